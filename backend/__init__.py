@@ -1,0 +1,1 @@
+"""The Tunesmith back end: data, training, inference and the life of runs."""

@@ -1,0 +1,74 @@
+"""Every error a person can mend, as one tree.
+
+TunesmithError
+├── ConfigError          a setting is unknown, missing or out of range (all problems at once)
+├── DataError            a data file or row cannot be used
+├── ModelError           a model, tokenizer or adapter cannot be loaded or does not fit
+├── RunError             a run folder is missing, damaged, busy or unfinished
+├── InferenceError       a prompt or a sampling option cannot be served
+└── TrainingError        training itself had to stop (non-finite values, memory, disk)
+
+Each carries three things a person needs: a stable ``code`` for machines, a message that says what is wrong
+and where, and a remedy that says what to do. Floor F0: imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TunesmithError(Exception):
+    """What went wrong in one sentence, and what to do about it in another.
+
+    ``code`` is stable and lower-case with dashes; it is what scripts and tests compare.
+    """
+
+    def __init__(self, message: str, *, remedy: str, code: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one setting: ``field`` is its dotted name."""
+
+    field: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message} {self.remedy}".strip()
+
+
+class ConfigError(TunesmithError):
+    """One or more settings are wrong; ``problems`` lists every one of them."""
+
+    def __init__(self, problems: Sequence[Problem], *, code: str = "bad-config") -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems), remedy="", code=code)
+
+
+class DataError(TunesmithError):
+    """A data file or row cannot be used; the message names the file and the row."""
+
+
+class ModelError(TunesmithError):
+    """A model, tokenizer or adapter is missing, damaged or does not fit what was asked."""
+
+
+class RunError(TunesmithError):
+    """A run folder is missing, damaged, busy or not far enough for what was asked."""
+
+
+class InferenceError(TunesmithError):
+    """A prompt or a sampling option cannot be served."""
+
+
+class TrainingError(TunesmithError):
+    """Training had to stop: a non-finite value, no memory, no disk space."""
