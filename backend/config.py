@@ -1,0 +1,288 @@
+"""RunConfig: every knob of a run, once, with its type, bound, default and help.
+
+Command-line flags, YAML, the JSON schema, the forms of the studio and the reference in the docs are all
+derived from this module. Names follow TRL and Hugging Face where those have one. Floor F0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from backend.errors import ConfigError, Problem
+from backend.utils.config_utils import closest, dotted_names, field_schema
+
+StepsOrShare = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about unknown keys, with text for every field."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
+        """YAML's yes/no must not pass for 1/0."""
+        annotation = str(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and "bool" not in annotation:
+            raise ValueError(f"{str(value).lower()} is not a number or text")
+        return value
+
+
+class ModelConfig(Section):
+    """Which model to start from."""
+
+    model_name_or_path: str = Field("smollm2-135m", min_length=1, max_length=4096)
+    """A local folder, a .gguf file, a Hugging Face id, or the alias smollm2-135m."""
+
+    revision: str | None = Field(None, min_length=1, max_length=256)
+    """Branch, tag or commit of a Hugging Face id; empty for the default branch."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the frozen weights during training; auto measures which pays on this machine."""
+
+
+class DataConfig(Section):
+    """Which rows to train on and which to hold out."""
+
+    train: str = Field(min_length=1, max_length=4096)
+    """The file to train on: JSONL, JSON, CSV or TSV."""
+
+    validation: str | float = Field(0.1, union_mode="left_to_right")
+    """The held-out rows: a file, or the share of the training rows to hold out; 0 for none."""
+
+    columns: dict[str, str] = {}
+    """Names of your columns, as role: column, for example prompt: question; empty to detect them."""
+
+    max_length: int = Field(1024, ge=8, le=1_048_576)
+    """Longest example in tokens; longer ones are refused or cut, as data.truncation says."""
+
+    truncation: Literal["error", "cut", "drop"] = "error"
+    """What to do with an example longer than max_length: stop, cut its end, or leave it out (and say so)."""
+
+    max_rejected_share: float = Field(0.0, ge=0, le=1)
+    """Share of unreadable rows to put up with before the run refuses to start."""
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _path_or_share(cls, value: Any) -> Any:
+        try:
+            share = float(value)
+        except (TypeError, ValueError):
+            return value
+        if not 0 <= share < 1:
+            raise ValueError(f"{value} is neither a file nor a share from 0 to below 1")
+        return share
+
+
+class TuningConfig(Section):
+    """How the model is made trainable."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora trains small adapter matrices beside frozen weights; full trains every weight."""
+
+    lora_r: int = Field(16, ge=1, le=1024)
+    """Rank of the LoRA matrices: more rank, more capacity, more memory."""
+
+    lora_alpha: int = Field(32, ge=1, le=8192)
+    """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
+
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of adapter inputs set to zero in training."""
+
+    lora_target_modules: str | list[str] = "all-linear"
+    """Modules that get an adapter: all-linear, or a list of module names such as q_proj, v_proj."""
+
+
+class TrainingConfig(Section):
+    """How long and how fast to learn, and when to save."""
+
+    num_train_epochs: float = Field(2.0, gt=0, le=10_000)
+    """Passes over the training rows."""
+
+    max_steps: int = Field(-1, ge=-1, le=100_000_000)
+    """Stop after this many optimizer steps, whatever the epochs say; -1 to go by epochs."""
+
+    per_device_train_batch_size: int = Field(16, ge=1, le=65_536)
+    """Examples in one step before accumulation."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1, le=65_536)
+    """Batches summed into one optimizer step; the loss stays the exact mean over all their trained tokens."""
+
+    micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
+    """Tokens computed at once; lower it when memory is short. The result does not depend on it."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    """Peak learning rate of AdamW."""
+
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after warm-up."""
+
+    warmup_steps: StepsOrShare = 0.05
+    """Steps of linear warm-up; below 1 it is a share of all steps."""
+
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """AdamW weight decay, on matrices only."""
+
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW decay of the first moment."""
+
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW decay of the second moment."""
+
+    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    """AdamW epsilon."""
+
+    max_grad_norm: float = Field(1.0, ge=0, le=1e6)
+    """Gradients are scaled down to this global L2 norm; 0 for no clipping."""
+
+    save_steps: StepsOrShare = 0.1
+    """Steps between checkpoints; below 1 a share of all steps; 0 to save at the end only."""
+
+    save_total_limit: int = Field(2, ge=1, le=10_000)
+    """Newest checkpoints to keep; the best one is kept besides."""
+
+
+class EvaluationConfig(Section):
+    """How the held-out rows are used while training."""
+
+    eval_steps: StepsOrShare = 0.25
+    """Steps between evaluations; below 1 a share of all steps; 0 to evaluate at the end only."""
+
+    sample_rows: int = Field(4, ge=0, le=1024)
+    """Held-out rows whose answers are written out at each evaluation: always the same ones."""
+
+    score_rows: int = Field(160, ge=0, le=100_000)
+    """Held-out rows scored by exact match at the end, when answers are short; 0 for none."""
+
+    max_new_tokens: int = Field(32, ge=1, le=4096)
+    """Longest answer to generate, in tokens."""
+
+
+class LoggingConfig(Section):
+    """What is written down while training."""
+
+    logging_steps: int = Field(1, ge=1, le=1_000_000)
+    """Steps between lines in metrics.jsonl and points in TensorBoard."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files beside metrics.jsonl."""
+
+
+class RunConfig(Section):
+    """Everything that decides a run. Stored whole as config.yaml in the run folder and never changed."""
+
+    version: Literal[1] = 1
+    """Version of this file format."""
+
+    name: str = Field("", max_length=64, pattern=r"^[^\x00-\x1f/\\]*$")
+    """A name of your own for the run; empty to name it after the data."""
+
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    """Seed of everything random: split, order, adapter start, dropout, sampling."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    tuning: TuningConfig = TuningConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, value: Any) -> Any:
+        """A section that is absent or empty in YAML means all its defaults."""
+        if isinstance(value, Mapping):
+            return {"data": {}} | {key: part for key, part in value.items() if part is not None}
+        return value
+
+
+def parse_config(raw: Mapping[str, Any]) -> RunConfig:
+    """Turn nested plain values into a RunConfig.
+
+    Raises ConfigError with every problem at once, each with its dotted field and a remedy.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_problems(error)) from error
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of a configuration file, as forms, docs and editors read it."""
+    return RunConfig.model_json_schema()
+
+
+def config_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML: every setting, resolved, in schema order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+
+def commented_yaml() -> str:
+    """A starting file: every setting with its default and its help as a comment above it."""
+    schema = config_schema()
+    lines = ["# A Tunesmith run. Only data.train is required; every other line shows its default."]
+    section = ""
+    for name in dotted_names(schema):
+        field = field_schema(name, schema)
+        head, _, key = name.rpartition(".")
+        if head != section:
+            section = head
+            lines += ["", f"{head}:"]
+        indent = "  " if head else ""
+        default = json.dumps(field.get("default", "rows.jsonl"))
+        lines += [f"{indent}# {field.get('description', '')}", f"{indent}{key}: {default}"]
+    return "\n".join(lines) + "\n"
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    """One Problem per field, in the order pydantic found them; union branches are folded into one."""
+    schema = config_schema()
+    problems: dict[str, Problem] = {}
+    for detail in error.errors(include_url=False):
+        name = ".".join(str(part) for part in detail["loc"] if str(part) not in {"str", "float", "list[str]"})
+        if name not in problems:
+            problems[name] = _problem(name or "config", detail, schema)
+    return list(problems.values())
+
+
+def _problem(name: str, detail: Any, schema: Mapping[str, Any]) -> Problem:
+    kind, value = detail["type"], detail.get("input")
+    if kind == "extra_forbidden":
+        near = closest(name, dotted_names(schema))
+        remedy = f"Did you mean {near}?" if near else "See `tunesmith config schema` for all settings."
+        return Problem(name, "there is no such setting.", remedy)
+    if kind == "missing":
+        return Problem(name, "is required.", f"Set it, for example --{name} rows.jsonl.")
+    if kind == "literal_error":
+        return Problem(name, f"{_shown(value)} is not possible.", f"Choose {detail['ctx']['expected']}.")
+    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    field = field_schema(name, schema)
+    default = f" The default is {field['default']}." if field.get("default") not in (None, "") else ""
+    remedy = f"{field.get('description', 'Change this value.')}{default}"
+    return Problem(name, f"{_shown(value)} does not fit: {message}.", remedy)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def resolve_steps(steps_or_share: float, total_steps: int) -> int:
+    """Steps meant by a Hugging Face style setting: below 1 a share of ``total_steps``; 0 stays 0."""
+    if steps_or_share <= 0:
+        return 0
+    if steps_or_share < 1:
+        return max(1, round(steps_or_share * total_steps))
+    return int(steps_or_share)

@@ -1,0 +1,226 @@
+"""YAML, dotted overrides and environment variables become one plain nested dict.
+
+No domain words in here, and nothing is kept between calls.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backend.errors import ConfigError, Problem
+
+MAX_YAML_BYTES = 1_000_000
+MAX_DEPTH = 16
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, without aliases, without repeated keys, and with YAML 1.2's idea of a number."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key} is set twice")
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
+    """Parse YAML text into a dict; ``where`` names the source in errors.
+
+    Raises ConfigError for anything but one plain mapping: tags, aliases, repeated keys, depth over 16.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_YAML_BYTES:
+        raise _bad_yaml(
+            where, f"is larger than {MAX_YAML_BYTES} bytes.", "A configuration is a few lines long."
+        )
+    try:
+        _check_depth(text)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise _bad_yaml(where, f"is not valid YAML: {reason[:300]}.", "Mend the line it names.") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise _bad_yaml(where, "is not a mapping of settings.", "Write lines such as `seed: 42`.")
+    return _numbers(value)
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.events.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError(f"nested deeper than {MAX_DEPTH}")
+        elif isinstance(event, yaml.events.CollectionEndEvent):
+            depth -= 1
+
+
+def _bad_yaml(where: str, message: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem(where, message, remedy)], code="bad-yaml")
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    if isinstance(value, dict):
+        return {str(key): _numbers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_numbers(part) for part in value]
+    if isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML file. Raises ConfigError naming the path when it is missing, unreadable or malformed."""
+    try:
+        if not path.is_file():
+            near = closest(path.name, _names_beside(path))
+            remedy = f"Did you mean {path.parent / near}?" if near else "Give the path of a YAML file."
+            raise ConfigError([Problem(str(path), "there is no such file.", remedy)], code="no-config")
+        with path.open("rb") as file:
+            raw = file.read(MAX_YAML_BYTES + 1)
+        return parse_yaml(raw.decode("utf-8-sig"), where=str(path))
+    except UnicodeDecodeError as error:
+        raise _bad_yaml(str(path), f"is not UTF-8 (byte {error.start}).", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(
+            [Problem(str(path), f"cannot be read: {error.strerror}.", "Check the path and its permissions.")],
+            code="no-config",
+        ) from error
+
+
+def _names_beside(path: Path) -> list[str]:
+    return sorted(child.name for child in path.parent.iterdir()) if path.parent.is_dir() else []
+
+
+def parse_value(text: str) -> Any:
+    """Read one command-line value as YAML would: numbers, booleans, null and lists; all else stays text."""
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError):
+        return text
+    return _numbers(value) if isinstance(value, bool | int | float | list | dict | str) else text
+
+
+def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
+    """Turn ``--section.key value`` and ``--section.key=value`` tokens into a flat dict of dotted names.
+
+    Raises ConfigError for a token that is not a flag or a flag without a value.
+    """
+    flags: dict[str, Any] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--") or len(token) < 3:
+            raise ConfigError(
+                [Problem(token, "is not a setting.", "Write --section.key value.")], code="bad-flag"
+            )
+        name, equals, value = token[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError([Problem(name, "has no value.", f"Write --{name} VALUE.")], code="bad-flag")
+            value = rest.pop(0)
+        flags[name.replace("-", "_")] = parse_value(value)
+    return flags
+
+
+def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``raw`` with each dotted override set; neither argument is changed.
+
+    Raises ConfigError when an override runs through something that is not a section.
+    """
+    result: dict[str, Any] = _copied(raw)
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        place = result
+        for section in sections:
+            inner = place.setdefault(section, {})
+            if inner is None:
+                inner = place[section] = {}
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    [
+                        Problem(
+                            dotted, f"{section} is a single value, not a section.", "Remove one of the two."
+                        )
+                    ],
+                    code="bad-flag",
+                )
+            place = inner
+        place[key] = value
+    return result
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copied(part) for key, part in value.items()}
+    return value
+
+
+def environment_overrides(environ: Mapping[str, str], *, prefix: str = "TUNESMITH__") -> dict[str, Any]:
+    """Dotted overrides from variables such as ``TUNESMITH__TRAINING__LEARNING_RATE=1e-4``."""
+    return {
+        name[len(prefix) :].lower().replace("__", "."): parse_value(value)
+        for name, value in sorted(environ.items())
+        if name.startswith(prefix)
+    }
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The known name most likely meant, compared whole and by its last part; "" when none is near."""
+    names = list(known)
+    whole = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    if whole:
+        return whole[0]
+    by_leaf = {full.rpartition(".")[2]: full for full in reversed(names)}
+    leaf = difflib.get_close_matches(name.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.7)
+    return by_leaf[leaf[0]] if leaf else ""
+
+
+def dotted_names(schema: Mapping[str, Any]) -> list[str]:
+    """Dotted names of every leaf of a JSON schema with ``$defs`` sections, in schema order."""
+
+    def walk(node: Mapping[str, Any], prefix: str) -> list[str]:
+        names: list[str] = []
+        for key, field in node.get("properties", {}).items():
+            section = _section(field, schema)
+            names += walk(section, f"{prefix}{key}.") if section else [prefix + key]
+        return names
+
+    return walk(schema, "")
+
+
+def field_schema(dotted: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of one setting by its dotted name; empty when there is none of that name."""
+    node: Mapping[str, Any] | None = schema
+    *sections, key = dotted.split(".")
+    for section in sections:
+        node = _section(node.get("properties", {}).get(section, {}), schema) if node else None
+    found: Mapping[str, Any] = node.get("properties", {}).get(key, {}) if node else {}
+    return found
+
+
+def _section(field: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    reference = field.get("$ref", "")
+    if not reference:
+        return None
+    section: Mapping[str, Any] = schema["$defs"][reference.rpartition("/")[2]]
+    return section if "properties" in section else None
