@@ -56,7 +56,8 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise _bad_yaml(where, "is not a mapping of settings.", "Write lines such as `seed: 42`.")
-    return _numbers(value)
+    numbers: dict[str, Any] = _numbers(value)
+    return numbers
 
 
 def _check_depth(text: str) -> None:

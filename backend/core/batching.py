@@ -1,0 +1,208 @@
+"""Examples become micro-batches: no padding in the matrix products, shared beginnings computed once.
+
+The rows of a step are sorted by their tokens, so that rows with a common beginning (a system prompt, an
+instruction, a whole prompt with several answers) stand side by side; each row then stores only the tokens in
+which it differs from the row before it. What is left is a prefix tree, laid out as one sequence. Because
+attention is causal, a shared token has the same hidden state in every row, so loss and gradient are exactly
+those of the rows one by one. Attention itself runs on small rectangles of rows of similar length (``cells``).
+
+The order of rows is a pure function of (seed, epoch), and a step's rows a pure function of the step number:
+resuming needs no iterator state. Floor F1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.errors import DataError
+
+RECTANGLE_SLACK = 1.5
+"""Rows share a rectangle while the longest is at most this many times the shortest."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as token ids: ``trained[i]`` says whether token i is something the model learns to say."""
+
+    input_ids: np.ndarray
+    trained: np.ndarray
+    row: str
+
+    def __post_init__(self) -> None:
+        if len(self.input_ids) != len(self.trained):
+            raise DataError(
+                f"{self.row} has {len(self.input_ids)} tokens but a mask of {len(self.trained)}.",
+                remedy="Report this row: ids and mask must have one length.",
+                code="bad-mask",
+            )
+        if not self.trained[1:].any():
+            raise DataError(
+                f"{self.row} has no token to learn: its answer is empty or cut off.",
+                remedy="Give the row an answer, or raise data.max_length.",
+                code="nothing-trained",
+            )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows laid out as one sequence of T distinct tokens.
+
+    ``input_ids``, ``position_ids``: int64 [T]. ``cells``: per rectangle an int64 [rows, length], the token
+    index of each position of each row; positions past a row's end repeat its first token. ``lengths``: per
+    rectangle an int64 [rows]. ``cell_of_token``: int64 [T], where each token's output is read from the
+    concatenated rectangles.
+    ``select``: int64 [N], token indices whose hidden state predicts the trained token in ``labels`` [N].
+    ``tokens`` counts the tokens of the rows as a person counts them, shared ones every time.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    cells: tuple[Tensor, ...]
+    lengths: tuple[Tensor, ...]
+    cell_of_token: Tensor
+    select: Tensor
+    labels: Tensor
+    tokens: int
+    rows: tuple[str, ...]
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same batch with every tensor on ``device``."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            cells=tuple(tensor.to(device) for tensor in self.cells),
+            lengths=tuple(tensor.to(device) for tensor in self.lengths),
+            cell_of_token=self.cell_of_token.to(device),
+            select=self.select.to(device),
+            labels=self.labels.to(device),
+        )
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Optimizer steps in one pass; the last one may be smaller, no row is dropped."""
+    return -(-rows // batch_size)
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the rows in one epoch, int64 [rows]: a permutation that depends on nothing else."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def step_rows(rows: int, batch_size: int, seed: int, first_step: int) -> Iterator[np.ndarray]:
+    """Row indices of every optimizer step from ``first_step`` (0-based) on, without end."""
+    per_epoch = steps_per_epoch(rows, batch_size)
+    epoch, within = divmod(first_step, per_epoch)
+    while True:
+        order = epoch_order(rows, seed, epoch)
+        for index in range(within, per_epoch):
+            yield order[index * batch_size : (index + 1) * batch_size]
+        epoch, within = epoch + 1, 0
+
+
+def common_prefix(first: np.ndarray, second: np.ndarray) -> int:
+    """Number of leading tokens that two id arrays share."""
+    length = min(len(first), len(second))
+    differs = np.flatnonzero(first[:length] != second[:length])
+    return int(differs[0]) if len(differs) else length
+
+
+def pack(
+    examples: Sequence[Example], *, budget: int, parts: int = 1, share_prefixes: bool = True
+) -> list[MicroBatch]:
+    """Lay the rows of one step out as micro-batches of about equal work.
+
+    No micro-batch computes more than ``budget`` tokens unless a single row is longer; about ``parts`` of
+    them come out where there are that many rows. The split depends on the arguments alone.
+    """
+    ordered = sorted(examples, key=lambda example: (example.input_ids.tolist(), example.row))
+    shared = [0] * len(ordered)
+    if share_prefixes:
+        shared[1:] = [common_prefix(a.input_ids, b.input_ids) for a, b in pairwise(ordered)]
+    total = sum(len(example.input_ids) - prefix for example, prefix in zip(ordered, shared, strict=True))
+    target = min(budget, -(-total // min(parts, len(ordered))))
+    batches: list[MicroBatch] = []
+    for first, last in _cuts(ordered, shared, target, budget):
+        batches.append(_lay_out(ordered[first:last], [0, *shared[first + 1 : last]]))
+    return batches
+
+
+def _cuts(
+    ordered: Sequence[Example], shared: Sequence[int], target: int, budget: int
+) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of rows: one closes once it reaches the target or the next row breaks the budget."""
+    first, work = 0, 0
+    for index, example in enumerate(ordered):
+        length = len(example.input_ids)
+        added = length - shared[index] if index > first else length
+        if index > first and (work >= target or work + added > budget):
+            yield first, index
+            first, work, added = index, 0, length
+        work += added
+    yield first, len(ordered)
+
+
+def _lay_out(rows: Sequence[Example], shared: Sequence[int]) -> MicroBatch:
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    index_rows: list[np.ndarray] = []
+    used = 0
+    for example, prefix in zip(rows, shared, strict=True):
+        length = len(example.input_ids)
+        fresh = np.arange(used, used + length - prefix)
+        index_rows.append(np.concatenate([index_rows[-1][:prefix], fresh]) if index_rows else fresh)
+        ids.append(example.input_ids[prefix:])
+        positions.append(np.arange(prefix, length))
+        used += length - prefix
+    cells, lengths, cell_of_token = _rectangles(index_rows, used)
+    targets = [np.flatnonzero(example.trained[1:]) + 1 for example in rows]
+    select = [row[target - 1] for row, target in zip(index_rows, targets, strict=True)]
+    labels = [example.input_ids[target] for example, target in zip(rows, targets, strict=True)]
+    return MicroBatch(
+        input_ids=_tensor(np.concatenate(ids)),
+        position_ids=_tensor(np.concatenate(positions)),
+        cells=cells,
+        lengths=lengths,
+        cell_of_token=cell_of_token,
+        select=_tensor(np.concatenate(select)),
+        labels=_tensor(np.concatenate(labels)),
+        tokens=sum(len(example.input_ids) for example in rows),
+        rows=tuple(example.row for example in rows),
+    )
+
+
+def _rectangles(
+    index_rows: Sequence[np.ndarray], tokens: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """Rows of similar length side by side, and for every token one cell that holds it."""
+    groups: list[list[np.ndarray]] = []
+    for row in sorted(index_rows, key=len):
+        if groups and len(row) <= RECTANGLE_SLACK * len(groups[-1][0]):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    cell_of_token = np.empty(tokens, dtype=np.int64)
+    cells: list[Tensor] = []
+    lengths: list[Tensor] = []
+    start = 0
+    for group in groups:
+        width = len(group[-1])
+        grid = np.empty((len(group), width), dtype=np.int64)
+        for line, row in enumerate(group):
+            grid[line, : len(row)] = row
+            grid[line, len(row) :] = row[0]
+            cell_of_token[row] = start + line * width + np.arange(len(row))
+        start += grid.size
+        cells.append(_tensor(grid))
+        lengths.append(_tensor(np.array([len(row) for row in group])))
+    return tuple(cells), tuple(lengths), _tensor(cell_of_token)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))

@@ -1,0 +1,133 @@
+"""What this machine can do: device, precision, threads and memory. Nothing is probed at import. Floor F1."""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+
+MAX_LANES = 8
+BFLOAT16_GAIN = 1.25
+"""bfloat16 must beat float32 by this factor to be chosen for frozen weights."""
+
+
+@dataclass(frozen=True)
+class ComputePlan:
+    """How the numbers of a run are computed. Chosen once, kept in the run, so that a resume gives the same bits.
+
+    ``lanes`` micro-batches run side by side, each on ``threads`` threads of its own; results are added up in the
+    order of the micro-batches, so the number of lanes at work changes the time and not one bit.
+    """
+
+    device: str
+    dtype: str
+    lanes: int
+    threads: int
+    matmul_precision: str
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The precision of the frozen weights as torch names it."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for environment.json and checkpoints."""
+        return asdict(self)
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may use: its affinity, and the quota of its container where there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePlan:
+    """Choose device, precision and threads for this machine; ``dtype`` auto measures, else is taken as given."""
+    if torch.cuda.is_available():
+        chosen = ("bfloat16" if torch.cuda.is_bf16_supported() else "float32") if dtype == "auto" else dtype
+        return ComputePlan("cuda", chosen, lanes=1, threads=1, matmul_precision="high")
+    precision = _matmul_precision()
+    cores = cores or available_cores()
+    lanes = min(cores, MAX_LANES)
+    chosen = ("bfloat16" if _bfloat16_pays() else "float32") if dtype == "auto" else dtype
+    return ComputePlan("cpu", chosen, lanes=lanes, threads=cores // lanes, matmul_precision=precision)
+
+
+def apply_plan(plan: ComputePlan) -> None:
+    """Set matmul precision and the threads of the calling thread."""
+    torch.set_float32_matmul_precision(plan.matmul_precision)
+    torch.set_num_threads(plan.threads)
+
+
+def _matmul_precision() -> str:
+    """Medium sends fp32 products to oneDNN, over twice as fast on AMD; kept only if it stays exact here."""
+    before = torch.get_float32_matmul_precision()
+    generator = torch.Generator().manual_seed(0)
+    x, w = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = x.double() @ w.double()
+    torch.set_float32_matmul_precision("medium")
+    error = float((F.linear(x, w.t().contiguous()).double() - exact).norm() / exact.norm())
+    torch.set_float32_matmul_precision(before)
+    return "medium" if error < 1e-6 else "highest"
+
+
+def _bfloat16_pays() -> bool:
+    """Whether bfloat16 products are really faster here, by the median of interleaved rounds on one thread."""
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision("medium")
+    torch.set_num_threads(1)
+    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    operands = {
+        dtype: (torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)) for dtype in times
+    }
+    for _ in range(7):
+        for dtype, (x, w) in operands.items():
+            started = time.perf_counter()
+            F.linear(x, w)
+            times[dtype].append(time.perf_counter() - started)
+    torch.set_float32_matmul_precision(before[0])
+    torch.set_num_threads(before[1])
+    gain = statistics.median(times[torch.float32]) / statistics.median(times[torch.bfloat16])
+    return gain >= BFLOAT16_GAIN
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global generator. Nothing of ours draws from them once training runs."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def step_seed(seed: int, step: int, part: int) -> int:
+    """A seed that is a pure function of where we are: run seed, step and micro-batch."""
+    return int(np.random.SeedSequence([seed, step, part]).generate_state(1)[0])
+
+
+def memory_bytes() -> int:
+    """Resident memory of this process now, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_memory_bytes(
+    status: Callable[[], str] = lambda: Path("/proc/self/status").read_text("ascii"),
+) -> int:
+    """Highest resident memory of this process so far, in bytes."""
+    try:
+        line = next(line for line in status().splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return memory_bytes()
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,61 @@
+"""Lanes: independent pieces of work side by side, results in order, bits independent of how many lanes there are.
+
+On CPU a step is split into micro-batches that run on one thread each instead of one product over all cores. No
+thread ever waits at a barrier inside a product, so a core taken away by another program costs its share of the
+time and no more. Floor F1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Lanes:
+    """A pool of ``count`` threads, each computing on ``threads`` threads of its own. Close it when done."""
+
+    def __init__(self, count: int, threads: int = 1) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(
+            count, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(threads,)
+        )
+
+    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Results of ``work`` in the order of ``items``; at most one item more than lanes is in flight.
+
+        An exception of ``work`` is raised here once the pieces in flight have ended.
+        """
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(work, item))
+                if len(waiting) > self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            for future in waiting:
+                if not future.cancelled():
+                    future.exception()
+
+    def close(self) -> None:
+        """End the threads after the work in flight."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Lanes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,152 @@
+"""Causal attention over packed rows, as a drop-in attention implementation of transformers models.
+
+The model runs on one sequence of distinct tokens (see batching); inside attention the tokens are gathered into
+rectangles of rows, attended to causally, and the outputs are read back. Padding exists only in here, where it is
+cheap. On CPU the backward pass is written out with batched fp32 matrix products, which measured faster and three
+times more accurate than torch's own CPU flash backward in bfloat16. Floor F1.
+
+The gradient follows FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithm 4): P = exp(S - lse),
+dS = P * (dO V^T - rowsum(dO * O)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+from backend.core.batching import MicroBatch
+
+NAME = "tunesmith_packed"
+BACKWARD_BYTES = 64 * 2**20
+"""Largest fp32 score matrix held at once in the CPU backward pass."""
+
+_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class _CausalRectangle(torch.autograd.Function):
+    """Causal attention of one rectangle on CPU: q [b, H, L, D], k and v [b, KV, L, D] -> [b, H, L, D]."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        groups = q.shape[1] // k.shape[1]
+        wide_k, wide_v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
+        out, lse = _flash_forward(q, wide_k, wide_v, 0.0, True, scale=scale)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.scale = scale
+        result: Tensor = out
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        d_out = grad_outputs[0]
+        batch, heads, length, width = q.shape
+        groups = heads // k.shape[1]
+        lead = batch * k.shape[1]
+        stacked = [t.reshape(lead, groups * length, width) for t in (q, out, d_out)]
+        keyed = [t.reshape(lead, length, width) for t in (k, v)]
+        lse = lse.reshape(lead, groups * length, 1)
+        dq, dk, dv = torch.empty_like(stacked[0]), torch.empty_like(keyed[0]), torch.empty_like(keyed[1])
+        for part in _slices(lead, groups * length * length * 4):
+            qf, of, df = (t[part].float() for t in stacked)
+            kf, vf = (t[part].float() for t in keyed)
+            delta = (df * of).sum(-1, keepdim=True)
+            p = torch.baddbmm(lse[part], qf, kf.transpose(1, 2), beta=-1, alpha=ctx.scale).exp_()
+            p.view(-1, groups, length, length).tril_()
+            dv[part] = torch.bmm(p.transpose(1, 2), df)
+            ds = torch.baddbmm(delta, df, vf.transpose(1, 2), beta=-1).mul_(p)
+            dq[part] = torch.bmm(ds, kf).mul_(ctx.scale)
+            dk[part] = torch.bmm(ds.transpose(1, 2), qf).mul_(ctx.scale)
+        return dq.view_as(q), dk.view_as(k), dv.view_as(v), None
+
+
+def _slices(lead: int, bytes_each: int) -> Iterator[slice]:
+    size = max(1, BACKWARD_BYTES // max(1, bytes_each))
+    for start in range(0, lead, size):
+        yield slice(start, start + size)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of ``source`` [T, C] at ``index`` [n]; the gradient adds up in fp32 in index order."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.shape = source.shape
+        return source.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (index,) = ctx.saved_tensors
+        grad = grad_outputs[0]
+        summed = torch.zeros(ctx.shape, dtype=torch.float32, device=grad.device)
+        summed.index_add_(0, index, grad.float())
+        return summed.to(grad.dtype), None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, batch: MicroBatch, scale: float) -> Tensor:
+    """Causal attention of every row of ``batch``: q [H, T, D], k and v [KV, T, D] -> [T, H, D]."""
+    heads, tokens, width = q.shape
+    flat = [t.transpose(0, 1).reshape(tokens, -1) for t in (q, k, v)]
+    outputs: list[Tensor] = []
+    for cells in batch.cells:
+        rows, length = cells.shape
+        index = cells.reshape(-1)
+        q_rows, k_rows, v_rows = (
+            _Gather.apply(t, index).view(rows, length, -1, width).transpose(1, 2) for t in flat
+        )
+        outputs.append(
+            _rectangle(q_rows, k_rows, v_rows, scale).transpose(1, 2).reshape(rows * length, heads * width)
+        )
+    cell_outputs = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return cell_outputs.index_select(0, batch.cell_of_token).view(tokens, heads, width)
+
+
+def _rectangle(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    if q.device.type == "cpu":
+        attended: Tensor = _CausalRectangle.apply(q, k, v, scale)
+        return attended
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def packed_attention(
+    _module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    packed: MicroBatch | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: query [1, H, T, D] -> ([1, T, H, D], no weights).
+
+    Raises ValueError when a model asks for something packed rows cannot give (a sliding window shorter than the
+    rows, capped scores, attention sinks), so that the caller can fall back to padded rows.
+    """
+    window = options.get("sliding_window")
+    if packed is None or attention_mask is not None:
+        raise ValueError("packed attention needs the packed batch and no mask")
+    if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout", 0.0):
+        raise ValueError("this model's attention cannot be packed")
+    if window is not None and window < max(cells.shape[1] for cells in packed.cells):
+        raise ValueError("this model's sliding window is shorter than the rows")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    return attend(query[0], key[0], value[0], packed, scale).unsqueeze(0), None
+
+
+def register() -> str:
+    """Make packed attention known to transformers and return the name to select it by."""
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    return NAME
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    return None

@@ -1,0 +1,186 @@
+"""The training loop: a generator of step reports. It knows nothing about files, screens or signals. Floor F1.
+
+Each optimizer step takes the exact mean over all its trained tokens, however the step is split into batches and
+micro-batches. A loss or gradient that is not finite ends training before it can touch a weight.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from backend.config import TrainingConfig
+from backend.core.batching import Example, MicroBatch, pack, step_rows, steps_per_epoch
+from backend.core.device import ComputePlan, step_seed
+from backend.core.forward import ForwardPass
+from backend.core.lanes import Lanes
+from backend.core.optimizer import build_optimizer, gradient_norm, learning_rate_factor
+from backend.core.tuning import trainable_parameters, uses_dropout
+from backend.errors import TrainingError
+from backend.reports import StepReport
+
+
+@dataclass
+class TrainState:
+    """What training changes: weights, optimizer moments and the counters. All of it goes into a checkpoint."""
+
+    forward: ForwardPass
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    tokens_seen: int = 0
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, forward: ForwardPass, training: TrainingConfig) -> TrainState:
+        """The state before the first step of a model that ``tuning`` made trainable."""
+        parameters = trainable_parameters(forward.model)
+        return cls(forward, build_optimizer(parameters, training), parameters=parameters)
+
+
+def total_steps(rows: int, training: TrainingConfig) -> int:
+    """Optimizer steps of the whole run: max_steps where set, else the epochs, rounded up."""
+    if training.max_steps > 0:
+        return training.max_steps
+    return max(1, math.ceil(training.num_train_epochs * steps_per_epoch(rows, rows_per_step(training))))
+
+
+def rows_per_step(training: TrainingConfig) -> int:
+    """Examples that go into one optimizer step."""
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps
+
+
+def train_steps(
+    state: TrainState, examples: Sequence[Example], training: TrainingConfig, plan: ComputePlan, *, seed: int
+) -> Iterator[StepReport]:
+    """Train from ``state.step`` to the end, one report per optimizer step; ``state`` is changed in place.
+
+    Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not.
+    Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before the weights of that step
+    are touched.
+    """
+    steps = total_steps(len(examples), training)
+    factor = learning_rate_factor(training, steps)
+    per_epoch = steps_per_epoch(len(examples), rows_per_step(training))
+    order = step_rows(len(examples), rows_per_step(training), seed, state.step)
+    lanes = 1 if uses_dropout(state.forward.model) else plan.lanes
+    with Lanes(lanes, plan.threads * (plan.lanes // lanes)) as pool:
+        while state.step < steps:
+            started = time.perf_counter()
+            chosen = [examples[index] for index in next(order)]
+            step = state.step + 1
+            rate = training.learning_rate * factor(step)
+            batches = pack(
+                chosen,
+                budget=training.micro_batch_tokens,
+                parts=plan.lanes,
+                share_prefixes=state.forward.packed and lanes == plan.lanes,
+            )
+            loss, norm = _update(state, batches, training, plan, pool, rate=rate, seed=seed, step=step)
+            tokens = sum(batch.tokens for batch in batches)
+            state.step, state.tokens_seen = step, state.tokens_seen + tokens
+            yield StepReport(
+                step=step,
+                total_steps=steps,
+                epoch=step / per_epoch,
+                loss=loss,
+                grad_norm=norm,
+                learning_rate=rate,
+                tokens=tokens,
+                trained_tokens=sum(len(batch.labels) for batch in batches),
+                seconds=time.perf_counter() - started,
+                tokens_seen=state.tokens_seen,
+                rows=tuple(example.row for example in chosen),
+            )
+
+
+def _update(
+    state: TrainState,
+    batches: Sequence[MicroBatch],
+    training: TrainingConfig,
+    plan: ComputePlan,
+    pool: Lanes,
+    *,
+    rate: float,
+    seed: int,
+    step: int,
+) -> tuple[float, float]:
+    """Gradients of all micro-batches, checked, clipped and applied; returns (mean loss, norm before clipping)."""
+    rows = ", ".join(row for batch in batches for row in batch.rows[:4])
+    loss, gradients = step_gradients(state, batches, plan, pool, seed=seed, step=step)
+    if not math.isfinite(loss):
+        raise _not_finite("loss", loss, step, rows)
+    norm = gradient_norm(gradients)
+    if not math.isfinite(norm):
+        raise _not_finite("gradient", norm, step, rows)
+    shrink = training.max_grad_norm / (norm + 1e-6) if training.max_grad_norm else 1.0
+    for parameter, gradient in zip(state.parameters.values(), gradients, strict=True):
+        parameter.grad = gradient.mul_(shrink) if shrink < 1.0 else gradient
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss, norm
+
+
+def _not_finite(what: str, value: float, step: int, rows: str) -> TrainingError:
+    return TrainingError(
+        f"The {what} became {value} at step {step}, in a step with the rows {rows} …",
+        remedy="Lower training.learning_rate, look at these rows, and resume: the last checkpoint is good.",
+        code=f"non-finite-{what}",
+    )
+
+
+def step_gradients(
+    state: TrainState, batches: Sequence[MicroBatch], plan: ComputePlan, pool: Lanes, *, seed: int, step: int
+) -> tuple[float, list[Tensor]]:
+    """Mean loss in nats over the trained tokens of all ``batches`` and its gradient, one tensor a parameter.
+
+    Raises TrainingError (out-of-memory) when a micro-batch does not fit.
+    """
+    parameters = list(state.parameters.values())
+    denominator = sum(len(batch.labels) for batch in batches)
+    device = torch.device(plan.device)
+    random = pool.count == 1 and uses_dropout(state.forward.model)
+
+    def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
+        part, batch = item
+        if random:
+            torch.manual_seed(step_seed(seed, step, part))
+        with autocast(state.forward, plan):
+            loss = state.forward.loss_sum(batch.to(device)) / denominator
+        return float(loss.detach()), torch.autograd.grad(loss, parameters)
+
+    total, summed = 0.0, list[Tensor]()
+    try:
+        for loss, gradients in pool.map(compute, enumerate(batches)):
+            total += loss
+            summed = (
+                [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
+            remedy="Lower training.micro_batch_tokens or data.max_length, and resume.",
+            code="out-of-memory",
+        ) from error
+    return total, summed
+
+
+def autocast(forward: ForwardPass, plan: ComputePlan) -> AbstractContextManager[object]:
+    """bfloat16 products over fp32 weights, where the plan says bfloat16 and the weights themselves are trained."""
+    if plan.dtype == "bfloat16" and forward.causal.dtype == torch.float32:
+        return torch.autocast(plan.device, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
