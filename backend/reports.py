@@ -1,12 +1,15 @@
 """The words that both wings use: what a run reports, how it ended, and what state it is in.
 
-Floor F0: plain frozen dataclasses and enums, no imports of ours.
+Floor F0: plain frozen dataclasses and enums; of ours it imports only ``utils``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import signal
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+
+from backend.utils.process_utils import ProcessIdentity
 
 
 class RunStatus(StrEnum):
@@ -87,7 +90,8 @@ class Outcome:
     """How an attempt at a run ended: the trainer's last act.
 
     ``status`` is one of finished, stopped and failed; ``code`` is a stable lower-case reason such as
-    ``completed``, ``stop-requested``, ``sigterm``, ``non-finite-loss``; ``remedy`` says what to do next.
+    ``completed``, ``stop-requested``, ``sigterm``, ``non-finite-loss``; ``remedy`` says what to do next;
+    ``attempt`` is the attempt it belongs to, filled in when it is written.
     """
 
     status: RunStatus
@@ -96,3 +100,108 @@ class Outcome:
     remedy: str = ""
     step: int = 0
     result: str = ""
+    attempt: int = 0
+
+
+_END_SENTENCES = {
+    "exited": "The trainer ended",
+    "no-outcome": "The trainer left without saying how it ended",
+    "error": "The trainer ended with an error",
+    "crashed": "The trainer crashed",
+    "killed": "The trainer was killed from outside",
+    "terminated": "The trainer was told to end before it could save",
+    "out-of-memory": "The machine ran out of memory and killed the trainer",
+    "disk-full": "The disk was full",
+    "crash-loop": "The trainer kept dying before it reached a new checkpoint",
+}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """How the process of one attempt ended: ``exit_code`` or ``signal_number``, never both.
+
+    ``reason`` is a stable word for the evidence: ``exited``, ``no-outcome``, ``error``, ``crashed``, ``killed``,
+    ``terminated``, ``out-of-memory``, ``disk-full``. ``ended`` is UTC in ISO 8601.
+    """
+
+    ended: str
+    reason: str
+    exit_code: int | None = None
+    signal_number: int | None = None
+
+    def describe(self) -> str:
+        """One sentence for a person, naming the signal or the exit code."""
+        how = (
+            f"exit code {self.exit_code}" if self.signal_number is None else _signal_name(self.signal_number)
+        )
+        return f"{_END_SENTENCES.get(self.reason, 'The trainer ended')} ({how})."
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a run, from its start to the end of its process. ``began`` is UTC in ISO 8601.
+
+    ``token`` stands in the environment of every process of the attempt, so that they can be told from strangers.
+    """
+
+    number: int
+    began: str
+    command: tuple[str, ...]
+    token: str = ""
+    process: ProcessIdentity | None = None
+    supervisor: ProcessIdentity | None = None
+    end: AttemptEnd | None = None
+
+
+@dataclass(frozen=True)
+class QueueTicket:
+    """A place in the queue: higher ``priority`` first, then lower ``position``; ``hold`` keeps it waiting.
+
+    It counts only while ``after_attempt`` is the run's latest attempt (0: none yet), so starting spends it.
+    """
+
+    queued: str
+    after_attempt: int
+    position: float
+    priority: int = 0
+    device: str = "default"
+    hold: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands and why: ``reason`` is a stable code, ``message`` a sentence, ``next_action`` what to do.
+
+    ``attempt`` is the number of the latest attempt, 0 when there was none. ``damage`` says what is wrong with
+    the folder, empty when nothing is.
+    """
+
+    status: RunStatus
+    reason: str
+    message: str
+    next_action: str
+    attempt: int = 0
+    damage: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a process holds the run right now."""
+        return self.status in {RunStatus.STARTING, RunStatus.RUNNING, RunStatus.STOPPING}
+
+
+def metrics_record(report: StepReport | EvalReport) -> dict[str, object]:
+    """The line of ``metrics.jsonl`` for a report: its numbers plus ``kind``, which is ``train`` or ``eval``."""
+    record = asdict(report)
+    if isinstance(report, StepReport):
+        del record["rows"]
+        return {"kind": "train", **record, "tokens_per_second": report.tokens_per_second}
+    del record["samples"]
+    return {"kind": "eval", **record}

@@ -1,0 +1,279 @@
+"""Files that survive: durable atomic writes, strict reads, published folders and safe names.
+
+Everything durable goes through a small ``FileSystem`` seam, so that a test can fail, crash or record each
+operation. The environment variable ``TUNESMITH_CRASHPOINT=save:3`` kills the process just before the third
+durable operation of the protocol ``save``. Floor F0: standard library only, no domain word.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import NoReturn, Protocol
+from urllib.parse import unquote
+
+CRASHPOINT = "TUNESMITH_CRASHPOINT"
+JSON_LIMIT_BYTES = 16 * 2**20
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{16}\.tmp$")
+_SAFE_NAME = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_RESERVED = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{stem}{n}" for stem in ("com", "lpt") for n in range(1, 10))]
+)
+
+
+class DamagedFileError(ValueError):
+    """A file is there but is not what its writer left: ``path`` and ``problem`` say where and why."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class UnsafeNameError(ValueError):
+    """A name that could lead out of its folder, or that some file system would read differently."""
+
+
+class FileSystem(Protocol):
+    """The operations that durability is made of. Each raises OSError when the disk refuses."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create ``path``, which must not exist, for its owner only, and fill it."""
+
+    def fsync(self, path: Path) -> None:
+        """Force a file's content, or a folder's entries, to the disk."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give ``source`` the name ``target`` in one step; a file under that name is replaced."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+
+    def mkdir(self, path: Path) -> None:
+        """Create a folder for its owner only; it must not exist."""
+
+
+class DiskFileSystem:
+    """The real thing."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create and fill one file, mode 0600; a half-written one is removed before the error leaves."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def fsync(self, path: Path) -> None:
+        """Force one file or folder to the disk; an error is the caller's, never retried."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Rename in one step."""
+        source.rename(target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove one file."""
+        path.unlink()
+
+    def mkdir(self, path: Path) -> None:
+        """Create one folder, mode 0700."""
+        path.mkdir(mode=0o700)
+
+
+@dataclass
+class CrashingFileSystem:
+    """A real file system that dies by SIGKILL just before its ``crash_at``-th operation (counted from 1)."""
+
+    crash_at: int
+    inner: FileSystem = field(default_factory=DiskFileSystem)
+    done: int = 0
+
+    def _count(self) -> None:
+        self.done += 1
+        if self.done == self.crash_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Count, then write."""
+        self._count()
+        self.inner.write(path, data)
+
+    def fsync(self, path: Path) -> None:
+        """Count, then fsync."""
+        self._count()
+        self.inner.fsync(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Count, then rename."""
+        self._count()
+        self.inner.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        """Count, then unlink."""
+        self._count()
+        self.inner.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        """Count, then mkdir."""
+        self._count()
+        self.inner.mkdir(path)
+
+
+def file_system(protocol: str) -> FileSystem:
+    """The disk, or the crashing disk when ``TUNESMITH_CRASHPOINT`` names this protocol (``save:3``)."""
+    named, _, count = os.environ.get(CRASHPOINT, "").partition(":")
+    return _crashing(protocol, int(count)) if named == protocol else DiskFileSystem()
+
+
+@cache
+def _crashing(_protocol: str, crash_at: int) -> CrashingFileSystem:
+    return CrashingFileSystem(crash_at)
+
+
+# --- whole files ------------------------------------------------------------------------------------------
+
+
+def write_text_durably(path: Path, text: str, *, fs: FileSystem | None = None) -> None:
+    """Put ``text`` under ``path`` so that any crash leaves the old content or the new, never a mixture.
+
+    Staged beside the target under an unpredictable name, fsynced, renamed, folder fsynced. Raises OSError;
+    nothing is left behind then and the old content stands.
+    """
+    fs = fs or file_system("state")
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        fs.write(staged, text.encode("utf-8"))
+        fs.fsync(staged)
+        fs.rename(staged, path)
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+    fs.fsync(path.parent)
+
+
+def write_json_durably(path: Path, value: object, *, fs: FileSystem | None = None) -> None:
+    """Like ``write_text_durably``, for a JSON value. Raises ValueError for NaN or infinity."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text_durably(path, text + "\n", fs=fs)
+
+
+def read_json(path: Path, *, limit_bytes: int = JSON_LIMIT_BYTES) -> object:
+    """The JSON value in ``path``. Raises DamagedFileError (cut short, not UTF-8, NaN, too big) or OSError."""
+    with path.open("rb") as stream:
+        data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise DamagedFileError(path, f"it is larger than {limit_bytes} bytes")
+    try:
+        return parse_json(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(path, f"it is not complete JSON ({error})") from error
+
+
+def read_json_object(path: Path) -> dict[str, object]:
+    """Like ``read_json``, for a file that must hold one JSON object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedFileError(path, "it holds no JSON object")
+    return value
+
+
+def parse_json(data: bytes) -> object:
+    """The JSON value in these bytes. Raises ValueError (NaN and bad UTF-8 included) or RecursionError."""
+    return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# --- names, hashes, space, folders ------------------------------------------------------------------------
+
+
+def safe_join(root: Path, name: str) -> Path:
+    """``root/name`` for a plain name of letters, digits, dot, dash and underscore (at most 64).
+
+    Raises UnsafeNameError for anything else: empty, a path, a hidden or reserved name, a percent-encoded
+    path, a trailing dot, or a link that leads out of ``root``.
+    """
+    decoded = unquote(unquote(name))
+    stem = decoded.split(".")[0].lower()
+    plain = bool(_SAFE_NAME.match(name)) and decoded == name and not name.endswith("\n")
+    if not plain or name.startswith(".") or name.endswith(".") or stem in _RESERVED:
+        raise UnsafeNameError(f"{name!r} is not a plain name")
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UnsafeNameError(f"{name!r} leads out of {root}")
+    return path
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's content as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that this user may still write on the file system that holds ``path``."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def publish_folder(staging: Path, final: Path, *, fs: FileSystem | None = None) -> None:
+    """Make ``staging`` appear as ``final``, whole and durable, or not at all.
+
+    Fsyncs every file and folder inside, renames, fsyncs the parent. Raises FileExistsError when ``final``
+    exists and OSError when the disk refuses; ``staging`` is left to the caller then.
+    """
+    fs = fs or file_system("save")
+    if final.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+    for path in sorted(staging.rglob("*"), reverse=True):
+        fs.fsync(path)
+    fs.fsync(staging)
+    fs.rename(staging, final)
+    fs.fsync(final.parent)
+
+
+def remove_folder(path: Path, *, fs: FileSystem | None = None) -> None:
+    """Delete a folder so that a crash leaves it whole or gone from its name: moved aside first, then purged.
+
+    Raises NotADirectoryError for a file or a link.
+    """
+    fs = fs or file_system("delete")
+    if path.is_symlink() or not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    fs.rename(path, aside)
+    fs.fsync(path.parent)
+    shutil.rmtree(aside)
+
+
+def sweep_temporaries(folder: Path, *, older_than_seconds: float = 3600.0) -> list[Path]:
+    """Remove what crashed writers of this module left in ``folder``; the removed paths come back."""
+    horizon = time.time() - older_than_seconds
+    swept = [path for path in _temporaries(folder) if path.lstat().st_mtime <= horizon]
+    for path in swept:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    return swept
+
+
+def _temporaries(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if _TEMPORARY.match(path.name))

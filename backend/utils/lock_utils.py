@@ -1,0 +1,79 @@
+"""A lock file that lives exactly as long as its holders: ``flock`` on an open description that children inherit.
+
+No pid, no time-out, nothing to clean up: the kernel lets go when the last holder dies. Floor F0: standard
+library only, no domain word.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE_SECONDS = 0.5
+"""How long taking a lock waits, so that somebody's short look at it (``is_locked``) does not turn it away."""
+
+
+class LockedError(OSError):
+    """Somebody else holds the lock."""
+
+
+@contextmanager
+def hold_lock(
+    path: Path, *, inherited: int | None = None, wait_seconds: float = PATIENCE_SECONDS
+) -> Iterator[int]:
+    """Hold the lock at ``path`` and yield its file descriptor, which a child may be given.
+
+    ``inherited`` is a descriptor from a parent that holds this lock: it is adopted when it is really that.
+    Raises LockedError when another holder does not let go within ``wait_seconds``, OSError when the file
+    system cannot lock.
+    """
+    adopted = inherited is not None and _is_open_on(inherited, path)
+    descriptor = inherited if adopted and inherited is not None else _open(path)
+    try:
+        _take(descriptor, path, time.monotonic() + wait_seconds)
+        os.set_inheritable(descriptor, False)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock at ``path`` now; a missing file is held by nobody."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _is_open_on(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
+
+
+def _take(descriptor: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise LockedError(error.errno, "held by another process", str(path)) from error
+            time.sleep(0.01)
+        else:
+            return
