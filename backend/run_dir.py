@@ -18,7 +18,16 @@ from pathlib import Path
 from backend.errors import RunError
 from backend.lifecycle import Evidence, derive
 from backend.reports import Attempt, Outcome, QueueTicket, RunState, RunStatus
-from backend.run_records import AttemptFiles, damaged, highest_number, parse_outcome, read_record, utc_now
+from backend.run_records import (
+    AttemptFiles,
+    damaged,
+    highest_number,
+    match_name,
+    parse_outcome,
+    read_record,
+    slugify,
+    utc_now,
+)
 from backend.utils.file_utils import (
     DamagedFileError,
     FileSystem,
