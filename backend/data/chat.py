@@ -1,0 +1,186 @@
+"""Conversations in every spelling people use, read into canonical messages.
+
+Roles come out as system, user, assistant and tool; content comes out as text, exactly as given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backend.data.exact_json import Spelled, decode, plain
+from backend.data.records import Message
+from backend.errors import DataError
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+}
+_KEPT = ("name", "tool_call_id", "reasoning_content")
+_TRAINED_KEYS = ("trained", "train", "weight", "loss_weight")
+_TRAINED = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+def bad_row(reason: str) -> DataError:
+    """The error that refuses one row; whoever knows its place adds it."""
+    return DataError(reason, remedy="", code="bad-row")
+
+
+def cell_text(value: Any, field: str) -> str:
+    """The text of a cell as given: numbers, true and false in the spelling of the file.
+
+    Raises ``DataError`` when there is nothing (null) or when a list or object stands there.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if value is None:
+        raise bad_row(f"the field {field!r} is null; write a text")
+    kind = "a list" if isinstance(value, Sequence) and not isinstance(value, bytes) else "an object"
+    if isinstance(value, bytes):
+        kind = "binary data"
+    raise bad_row(
+        f"the field {field!r} holds {kind} where a text belongs; write it as a text in quotation marks"
+    )
+
+
+def read_messages(value: Any, field: str) -> tuple[Message, ...]:
+    """Canonical messages from a list of role and content (or from and value) objects, or its JSON text.
+
+    Raises ``DataError`` naming the turn and what is wrong with it.
+    """
+    turns = read_json_cell(value, field)
+    if not isinstance(turns, list):
+        raise bad_row(f"the field {field!r} must be a list of messages")
+    if not turns:
+        raise bad_row(f"the field {field!r} is an empty list; a conversation needs at least one message")
+    return tuple(_message(turn, f"{field}[{number}]") for number, turn in enumerate(turns))
+
+
+def read_json_cell(value: Any, field: str) -> Any:
+    """A structured cell, parsed when it came as JSON text (as in CSV files)."""
+    if not isinstance(value, str) or isinstance(value, Spelled):
+        return value
+    try:
+        return decode(value)
+    except ValueError as error:
+        raise bad_row(f"the field {field!r} holds text that is not JSON: {error}") from None
+
+
+def json_text(value: Any, field: str) -> str | None:
+    """A structured cell as one JSON string, None when it is empty."""
+    parsed = plain(read_json_cell(value, field)) if value not in (None, "") else None
+    return json.dumps(parsed, ensure_ascii=False) if parsed else None
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a cell holds messages: a list of objects that each name a role."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value)
+    )
+
+
+def _message(turn: Any, field: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise bad_row(f"{field} must be an object with role and content")
+    given = turn.get("role", turn.get("from"))
+    role = ROLES.get(str(given).strip().lower())
+    if role is None:
+        what = "has no role" if given is None else f"has the unknown role {given!r}"
+        raise bad_row(f"{field} {what}; use system, user, assistant or tool")
+    calls = _tool_calls(turn, str(given), field)
+    message: Message = {
+        "role": role,
+        "content": "" if calls and given == "function_call" else _content(turn, field, calls),
+    }
+    if calls:
+        message["tool_calls"] = calls
+    message.update(
+        {key: cell_text(turn[key], f"{field}.{key}") for key in _KEPT if turn.get(key) is not None}
+    )
+    if not _trained(turn, field):
+        message["trained"] = False
+    return message
+
+
+def _content(turn: Mapping[str, Any], field: str, calls: list[dict[str, Any]]) -> str:
+    key = "content" if "content" in turn or "value" not in turn else "value"
+    value = turn.get(key)
+    if value is None and calls:
+        return ""
+    if isinstance(value, list):
+        return "".join(_part(part, f"{field}.{key}[{number}]") for number, part in enumerate(value))
+    return cell_text(value, f"{field}.{key}")
+
+
+def _part(part: Any, field: str) -> str:
+    if isinstance(part, str):
+        return str(part)
+    if not isinstance(part, Mapping):
+        raise bad_row(f"{field} must be a text or an object with type and text")
+    kind = str(part.get("type", "text"))
+    if kind not in ("text", "input_text", "output_text"):
+        raise bad_row(
+            f"{field} is of type {kind!r}; only text can be trained, images, audio and video cannot"
+        )
+    return cell_text(part.get("text", part.get("value")), f"{field}.text")
+
+
+def _tool_calls(turn: Mapping[str, Any], role: str, field: str) -> list[dict[str, Any]]:
+    given = turn.get("tool_calls")
+    if given is None and turn.get("function_call") is not None:
+        given = [{"type": "function", "function": turn["function_call"]}]
+    if given is None and role == "function_call":
+        call = read_json_cell(turn.get("value", turn.get("content")), f"{field}.value")
+        given = call if isinstance(call, list) else [call]
+    if given is None:
+        return []
+    calls = read_json_cell(given, f"{field}.tool_calls")
+    if not isinstance(calls, list):
+        raise bad_row(f"{field}.tool_calls must be a list")
+    return [_tool_call(call, f"{field}.tool_calls[{number}]") for number, call in enumerate(calls)]
+
+
+def _tool_call(call: Any, field: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise bad_row(f"{field} must hold a function with a name")
+    arguments = function.get("arguments", {})
+    result: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": str(function["name"]), "arguments": plain(arguments)},
+    }
+    if isinstance(call.get("id"), str):
+        result["id"] = str(call["id"])
+    return result
+
+
+def _trained(turn: Mapping[str, Any], field: str) -> bool:
+    for key in _TRAINED_KEYS:
+        if turn.get(key) is not None:
+            spelling = cell_text(turn[key], f"{field}.{key}")
+            if spelling not in _TRAINED:
+                raise bad_row(f"{field}.{key} is {spelling}; only 0 and 1 (or false and true) are possible")
+            return _TRAINED[spelling]
+    return True

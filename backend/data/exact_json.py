@@ -1,0 +1,139 @@
+"""JSON read without changing a character of anybody's text.
+
+The standard decoder turns ``1.10`` into ``1.1`` and keeps the last of two equal keys. Here a number keeps its
+spelling, a key that stands twice is refused, and so is nesting that no data set needs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+MAX_DEPTH = 100
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+class Spelled(str):
+    """A JSON number, as the text it was written in."""
+
+    __slots__ = ()
+
+
+class MalformedJsonError(ValueError):
+    """The text is not a whole JSON value; ``position`` is the character where it went wrong."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(message)
+        self.position = position
+
+
+class ExactDecoder:
+    """Decodes JSON values; one decoder serves one reader (it remembers keys that stood twice)."""
+
+    def __init__(self) -> None:
+        self._twice: list[str] = []
+        self._decoder = json.JSONDecoder(
+            parse_int=Spelled, parse_float=Spelled, parse_constant=Spelled, object_pairs_hook=self._pairs
+        )
+
+    def decode(self, text: str) -> Any:
+        """The one value that ``text`` holds.
+
+        Raises ``MalformedJsonError`` when the text is not JSON, and ``ValueError`` when it is but cannot be used.
+        """
+        start = len(text) - len(text.lstrip(" \t\r\n"))
+        value, end = self.scan(text, start)
+        if text[end:].strip(" \t\r\n"):
+            raise MalformedJsonError(f"more text follows the value at character {end + 1}", end)
+        self.check(text, value)
+        return value
+
+    def scan(self, text: str, start: int) -> tuple[Any, int]:
+        """The value that begins at ``start`` and the position behind it; ``check`` is left to the caller."""
+        self._twice.clear()
+        try:
+            return self._decoder.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            raise MalformedJsonError(f"{error.msg} at character {error.pos + 1}", error.pos) from None
+        except RecursionError:
+            raise ValueError(_too_deep()) from None
+
+    def check(self, source: str, value: Any) -> None:
+        """Raise ``ValueError`` when the value just scanned from ``source`` cannot be used as it stands."""
+        if self._twice:
+            raise ValueError(f"the key {self._twice[0]!r} stands twice in one object")
+        if source.count("[") + source.count("{") > MAX_DEPTH and depth(value) > MAX_DEPTH:
+            raise ValueError(_too_deep())
+        if _SURROGATE_ESCAPE.search(source) and (half := find_surrogate(value)):
+            raise ValueError(half)
+
+    def _pairs(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            self._twice.append(next(key for key in keys if keys.count(key) > 1))
+        return result
+
+
+def decode(text: str) -> Any:
+    """The one JSON value in ``text``, numbers as ``Spelled``; raises ``ValueError`` with the reason."""
+    return ExactDecoder().decode(text)
+
+
+def plain(value: Any) -> Any:
+    """The value with every ``Spelled`` number as an int or float, for structures that are no text cell."""
+    if isinstance(value, Spelled):
+        return json.loads(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def depth(value: Any) -> int:
+    """How many lists and objects stand inside each other at the deepest place; 0 for a scalar."""
+    deepest, open_values = 0, [(value, 0)]
+    while open_values:
+        current, level = open_values.pop()
+        if isinstance(current, dict | list):
+            deepest = max(deepest, level + 1)
+            items = current.values() if isinstance(current, dict) else current
+            open_values.extend((item, level + 1) for item in items)
+    return deepest
+
+
+def find_surrogate(value: Any) -> str | None:
+    """A sentence about the first text in ``value`` that is no valid Unicode, or None."""
+    open_values = [value]
+    while open_values:
+        current = open_values.pop()
+        if isinstance(current, str):
+            if reason := surrogate_reason(current):
+                return reason
+        elif isinstance(current, dict):
+            open_values.extend(current.values())
+            open_values.extend(current)
+        elif isinstance(current, list):
+            open_values.extend(current)
+    return None
+
+
+def surrogate_reason(text: str) -> str | None:
+    """A sentence about a byte that was not decodable or half a character in ``text``, or None."""
+    if text.isascii() or not (found := _SURROGATE.search(text)):
+        return None
+    code = ord(found.group())
+    if 0xDC80 <= code <= 0xDCFF:
+        return (
+            f"the byte 0x{code - 0xDC00:02X} at character {found.start() + 1} does not belong to the encoding "
+            "the file was read in; set the encoding, for example cp1252"
+        )
+    return f"half a character (\\u{code:04x}) stands without its other half; write the whole character"
+
+
+def _too_deep() -> str:
+    return f"lists and objects are nested deeper than {MAX_DEPTH} levels"

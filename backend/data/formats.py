@@ -1,0 +1,159 @@
+"""Which shape the records of a file have, and each record as a canonical row.
+
+Detection tries every shape on a sample and says why it chose one; an explicit column map beats it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from backend.data.records import Record, Row
+from backend.data.shapes import FAMILIES, OPTIONAL, REQUIRED, Family, build
+from backend.errors import DataError
+
+__all__ = ["Row", "Shape", "detect", "shape_from_columns", "to_row"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How rows are read: the shape's name, which column holds which part, and why this was chosen.
+
+    ``share`` is the fraction of the sampled records that fit, 0 to 1.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    reason: str
+    share: float
+
+
+def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) -> Shape:
+    """The shape that fits most of the records, or the one that an explicit column map spells out.
+
+    Raises ``DataError`` when there is no record, when no shape fits any of them, and when the map is wrong.
+    """
+    sample = list(records)
+    if not sample:
+        raise DataError(
+            "There is no row to look at.", remedy="Put at least one row into the file.", code="no-rows"
+        )
+    if columns:
+        return shape_from_columns(columns, sample)
+    names = _column_names(sample)
+    candidates = [_shape(family, names, sample) for family in FAMILIES if _present(family, names)]
+    best = max(candidates, key=lambda shape: shape.share, default=None)
+    if best is None:
+        raise _unknown_shape(names)
+    if best.share == 0:
+        raise DataError(
+            f"The rows look like {best.name}, but none can be read so: {_first_reason(best, sample)}",
+            remedy="Mend the rows, or say with data.columns which column holds what.",
+            code="unknown-shape",
+        )
+    return best
+
+
+def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> Shape:
+    """The shape whose parts the map names, for example ``{"prompt": "Question", "completion": "Answer"}``.
+
+    Raises ``DataError`` on a part that no shape has and on a column that the records do not have.
+    """
+    parts = set(columns) - {"group"}
+    names = [
+        name for name, required in REQUIRED.items() if set(required) <= parts <= {*required, *OPTIONAL[name]}
+    ]
+    if not names:
+        raise _unknown_parts(parts)
+    _check_columns(columns, sample)
+    shown = ", ".join(f"{part} from {column!r}" for part, column in columns.items())
+    shape = Shape(names[0], dict(columns), f"read as {names[0]} as asked: {shown}", 0.0)
+    return Shape(shape.name, shape.columns, shape.reason, _share(shape, sample))
+
+
+def to_row(record: Record, shape: Shape) -> Row:
+    """The record as a canonical row; raises ``DataError`` with the place, the field and the reason."""
+    try:
+        return build(shape.name, record.cells, shape.columns, record.place)
+    except DataError as error:
+        raise DataError(f"{record.place}: {error.message}.", remedy=error.remedy, code=error.code) from None
+
+
+def _present(family: Family, names: Mapping[str, str]) -> bool:
+    return all(column in names for column in family.required.values())
+
+
+def _shape(family: Family, names: Mapping[str, str], sample: Sequence[Record]) -> Shape:
+    wanted = {**family.required, **family.optional}
+    columns = {part: names[column] for part, column in wanted.items() if column in names}
+    share = _share(Shape(family.shape, columns, "", 0.0), sample)
+    shown = " and ".join(repr(columns[part]) for part in family.required)
+    reason = (
+        f"read as {family.shape} because of the {'columns' if len(family.required) > 1 else 'column'} {shown}; "
+        f"fits {share:.0%} of {len(sample)} sampled rows"
+    )
+    return Shape(family.shape, columns, reason, share)
+
+
+def _share(shape: Shape, sample: Sequence[Record]) -> float:
+    return sum(_fits(record, shape) for record in sample) / len(sample) if sample else 0.0
+
+
+def _fits(record: Record, shape: Shape) -> bool:
+    try:
+        to_row(record, shape)
+    except DataError:
+        return False
+    return True
+
+
+def _first_reason(shape: Shape, sample: Sequence[Record]) -> str:
+    try:
+        to_row(sample[0], shape)
+    except DataError as error:
+        return error.message
+    return ""
+
+
+def _column_names(sample: Sequence[Record]) -> dict[str, str]:
+    """Every column by its name in lower case, first spelling first."""
+    names: dict[str, str] = {}
+    for record in sample:
+        for column in record.cells:
+            names.setdefault(column.strip().lower(), column)
+    return names
+
+
+def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None:
+    present = list(dict.fromkeys(column for record in sample for column in record.cells))
+    for part, column in columns.items():
+        if column not in present:
+            close = difflib.get_close_matches(column, present, n=1)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            raise DataError(
+                f"data.columns names {column!r} for {part}, but no row has that column.",
+                remedy=f"{hint}The columns are: {', '.join(present)}.",
+                code="unknown-column",
+            )
+
+
+def _unknown_parts(parts: set[str]) -> DataError:
+    known = "; ".join(
+        f"{name}: {', '.join(REQUIRED[name])}"
+        + (f" (and {', '.join(OPTIONAL[name])})" if OPTIONAL[name] else "")
+        for name in REQUIRED
+    )
+    return DataError(
+        f"data.columns names the parts {', '.join(sorted(parts)) or '(none)'}, which make up no shape.",
+        remedy=f"Name the parts of one of these. {known}.",
+        code="unknown-columns",
+    )
+
+
+def _unknown_shape(names: Mapping[str, str]) -> DataError:
+    return DataError(
+        f"No known shape has the columns {', '.join(names.values())}.",
+        remedy="Say which column holds what, for example data.columns: {prompt: Question, completion: Answer}.",
+        code="unknown-shape",
+    )

@@ -1,0 +1,76 @@
+"""The words of the data room: what a reader yields, what is refused, and what a row becomes.
+
+Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+EXCERPT_CHARACTERS = 2_000
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it stands in a file: ``place`` is ``name:line`` or ``name:row``, 1-based.
+
+    Text cells are the text given, character for character; JSON numbers are ``exact_json.Spelled``.
+    """
+
+    place: str
+    cells: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that cannot be used: where it stands, why, and the first characters of what is there."""
+
+    place: str
+    reason: str
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A whole file of a folder or an archive that was not read, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One training row in canonical form.
+
+    ``messages`` are dicts with ``role`` (system, user, assistant or tool) and ``content`` (text); a message
+    may also hold ``"trained": False`` (no loss on it), ``tool_calls``, ``tool_call_id``, ``name`` and
+    ``reasoning_content``. A plain-text row has ``text`` and no messages. A preference row has ``chosen`` and
+    ``rejected`` replies to ``messages``; an unpaired preference row has ``label``. A pre-tokenised row has
+    ``input_ids`` and ``labels`` of the same length. ``segments`` are (text, trained) pieces of a row that
+    wants no template. ``tools`` is a JSON string. ``group`` is the text of the group column, when one is set.
+    """
+
+    place: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    tools: str | None = None
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    segments: tuple[tuple[str, bool], ...] = ()
+    input_ids: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    group: str | None = None
+
+
+def excerpt(text: str) -> str:
+    """The first ``EXCERPT_CHARACTERS`` characters of a text, with an ellipsis when it was cut.
+
+    Characters that cannot be written as UTF-8 are shown as escapes.
+    """
+    shown = text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
+    return shown.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -1,0 +1,195 @@
+"""CSV, TSV and their cousins: every cell stays the text it is.
+
+The delimiter is found from the first rows. A row whose quotes do not close or whose width is wrong costs only
+itself: the lines it swallowed are read again one by one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+from backend.data.exact_json import surrogate_reason
+from backend.data.lines import Line, bounded_lines, without_ending
+from backend.data.records import Record, Rejected, excerpt
+from backend.errors import DataError
+
+DELIMITERS = (",", "\t", ";", "|")
+
+_SUSPICIOUS_LINES = 20
+
+
+def read_table(
+    stream: TextIO, head: str, name: str, limit: int, *, delimiter: str | None = None
+) -> Iterator[Record | Rejected]:
+    """The rows of a delimited text with a header line, each cell as given.
+
+    ``head`` is the beginning of the file and decides the delimiter (unless given) and whether quotes quote.
+    ``limit`` is the most characters one row may have. Raises ``DataError`` on a header that names a column
+    twice and on a file without a header.
+    """
+    csv.field_size_limit(limit)
+    sample = _sample_lines(head)
+    chosen = delimiter or _find_delimiter(sample)
+    reader = _TableReader(
+        bounded_lines(stream, limit), name, _dialect(chosen, quotes=_quotes_quote(sample, chosen))
+    )
+    header = reader.header()
+    yield from reader.records(header)
+
+
+class _TableReader:
+    """Reads records and keeps the physical lines of the one being read, so that a bad one can be undone."""
+
+    def __init__(self, lines: Iterator[Line], name: str, dialect: type[csv.Dialect]) -> None:
+        self._lines = lines
+        self._name = name
+        self._dialect = dialect
+        self._taken: list[Line] = []
+        self._rows = csv.reader(self._tap(), dialect)
+
+    def header(self) -> tuple[str, ...]:
+        """The column names; a column without a name is called by its number."""
+        fields: list[str] = []
+        try:
+            while not fields:
+                fields = next(self._rows)
+        except StopIteration:
+            raise _header_error(self._name, "has no header line and no rows") from None
+        except csv.Error as error:
+            raise _header_error(self._name, f"has a header line that cannot be read ({error})") from None
+        names = tuple(field.strip() or f"column {number}" for number, field in enumerate(fields, 1))
+        if len(set(names)) < len(names):
+            twice = next(each for each in names if names.count(each) > 1)
+            raise _header_error(self._name, f"names the column {twice!r} twice")
+        if reason := surrogate_reason("".join(names)):
+            raise _header_error(self._name, f"has a header line that cannot be read: {reason}")
+        return names
+
+    def records(self, header: Sequence[str]) -> Iterator[Record | Rejected]:
+        """Every row under the header."""
+        width = len(header)
+        while True:
+            self._taken.clear()
+            try:
+                fields = next(self._rows)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield from self._one_by_one(header)
+                continue
+            if not fields:
+                continue
+            if len(fields) == width and not self._taken[-1].too_long and not self._swallowed(width):
+                yield self._record(header, fields, self._taken)
+            else:
+                yield from self._one_by_one(header)
+
+    def _swallowed(self, width: int) -> bool:
+        """Whether a stray quotation mark seems to have joined many whole rows into one."""
+        if len(self._taken) < _SUSPICIOUS_LINES or width < 2:
+            return False
+        unquoted = _dialect(self._dialect.delimiter, quotes=False)
+        return all(len(row) == width for row in csv.reader([line.text for line in self._taken], unquoted))
+
+    def _one_by_one(self, header: Sequence[str]) -> Iterator[Record | Rejected]:
+        """The lines just taken, each as a row of its own."""
+        for line in self._taken:
+            reason = f"the line has more than {csv.field_size_limit():,} characters" if line.too_long else ""
+            fields: list[str] = []
+            if not reason:
+                fields, reason = self._alone(line.text, len(header))
+            if reason:
+                yield Rejected(f"{self._name}:{line.number}", reason, excerpt(without_ending(line.text)))
+            elif fields:
+                yield self._record(header, fields, [line])
+
+    def _alone(self, text: str, width: int) -> tuple[list[str], str]:
+        try:
+            fields = next(csv.reader([text], self._dialect))
+        except csv.Error:
+            return [], "a quotation mark is opened and not closed, or stands inside a field unquoted"
+        if fields and len(fields) != width:
+            return [], f"the row has {len(fields)} fields, but the header names {width}"
+        return fields, ""
+
+    def _record(self, header: Sequence[str], fields: list[str], lines: list[Line]) -> Record | Rejected:
+        place = f"{self._name}:{lines[0].number}"
+        for field in fields:
+            if not field.isascii() and (reason := surrogate_reason(field)):
+                return Rejected(place, reason, excerpt("".join(line.text for line in lines)))
+        return Record(place, dict(zip(header, fields, strict=True)))
+
+    def _tap(self) -> Iterator[str]:
+        for line in self._lines:
+            self._taken.append(line)
+            yield line.text
+
+
+def _sample_lines(head: str) -> list[str]:
+    lines = list(io.StringIO(head, newline=""))
+    cut = len(lines) > 2 and not lines[-1].endswith(("\n", "\r"))
+    return lines[:-1] if cut else lines
+
+
+def _find_delimiter(sample: list[str]) -> str:
+    """The delimiter that makes the most rows as wide as the header, and the widest of those."""
+
+    def score(delimiter: str) -> tuple[float, int]:
+        parsed = [_parse(sample, _dialect(delimiter, quotes=quotes)) for quotes in (True, False)]
+        return max((_evenness(rows) for rows in parsed), default=(0.0, 1))
+
+    return max(DELIMITERS, key=score)
+
+
+def _evenness(rows: list[list[str]]) -> tuple[float, int]:
+    width = len(rows[0]) if rows else 1
+    if width < 2:
+        return (0.0, 1)
+    return (sum(len(row) == width for row in rows) / len(rows), width)
+
+
+def _quotes_quote(sample: list[str], delimiter: str) -> bool:
+    """Whether quotation marks enclose fields: no, when only reading them as plain text makes even rows."""
+    return _even(sample, _dialect(delimiter, quotes=True)) or not _even(
+        sample, _dialect(delimiter, quotes=False)
+    )
+
+
+def _even(lines: list[str], dialect: type[csv.Dialect]) -> bool:
+    rows = _parse(lines, dialect)
+    return bool(rows) and all(len(row) == len(rows[0]) for row in rows)
+
+
+def _parse(lines: list[str], dialect: type[csv.Dialect]) -> list[list[str]]:
+    """The rows that can be read; an error adds an empty row, which no header is as wide as."""
+    reader = csv.reader(lines, dialect)
+    rows: list[list[str]] = []
+    try:
+        rows.extend(row for row in reader if row)
+    except csv.Error:
+        rows.append([])
+    return rows
+
+
+def _dialect(delimiter: str, *, quotes: bool) -> type[csv.Dialect]:
+    settings: dict[str, Any] = {
+        "delimiter": delimiter,
+        "quotechar": '"' if quotes else None,
+        "doublequote": True,
+        "skipinitialspace": False,
+        "lineterminator": "\n",
+        "quoting": csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        "strict": True,
+    }
+    return type("TableDialect", (csv.Dialect,), settings)
+
+
+def _header_error(name: str, what: str) -> DataError:
+    return DataError(
+        f"{name} {what}.",
+        remedy="The first line must name each column once, for example: prompt,completion",
+        code="bad-header",
+    )

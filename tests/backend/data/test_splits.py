@@ -1,0 +1,64 @@
+import pytest
+
+from backend.data.records import Row
+from backend.data.splits import group_text, normalise, split_rows
+from backend.errors import DataError
+
+
+def chat(prompt, answer="a", place="f:1"):
+    return Row(
+        place, messages=({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+    )
+
+
+ROWS = [chat(f"question {number}", place=f"f:{number}") for number in range(400)]
+
+
+def test_split_rows_holds_out_about_the_share_and_keeps_every_row_once():
+    train, validation = split_rows(ROWS, 0.1, seed=0)
+    assert 20 <= len(validation) <= 60
+    assert sorted(row.place for row in train + validation) == sorted(row.place for row in ROWS)
+
+
+def test_split_rows_is_the_same_again_and_another_with_another_seed():
+    assert split_rows(ROWS, 0.1, seed=3) == split_rows(ROWS, 0.1, seed=3)
+    assert split_rows(ROWS, 0.1, seed=3) != split_rows(ROWS, 0.1, seed=4)
+
+
+def test_adding_rows_moves_no_old_row():
+    _, before = split_rows(ROWS[:200], 0.1, seed=0)
+    _, after = split_rows(ROWS, 0.1, seed=0)
+    assert before == [row for row in after if row in ROWS[:200]]
+
+
+def test_equal_prompts_stay_together_however_they_are_spelled():
+    doubled = [*ROWS, *(chat(f"  QUESTION {number}!", answer="other") for number in range(400))]
+    train, validation = split_rows(doubled, 0.2, seed=1)
+    assert not {group_text(row) for row in train} & {group_text(row) for row in validation}
+
+
+def test_a_small_set_still_has_a_row_on_both_sides():
+    for seed in range(20):
+        train, validation = split_rows(ROWS[:3], 0.01, seed=seed)
+        assert (len(train), len(validation)) == (2, 1)
+
+
+def test_a_share_of_zero_holds_nothing_out():
+    assert split_rows(ROWS, 0, seed=0) == (ROWS, [])
+
+
+def test_rows_of_one_group_cannot_be_split():
+    with pytest.raises(DataError, match="all have the same prompt"):
+        split_rows([chat("same"), chat("same", "b")], 0.5, seed=0)
+
+
+def test_group_text_is_the_prompt_the_answer_the_text_or_the_group_column():
+    assert group_text(chat("Hello, World", "Yes.")) == "hello world"
+    assert group_text(chat("Hello", "Yes."), by="answer") == "yes"
+    assert group_text(Row("f:1", text="Some  Text")) == "some text"
+    assert group_text(Row("f:1", text="Some  Text"), by="answer") == "some text"
+    assert group_text(Row("f:1", text="t", group="Doc 1")) == "Doc 1"
+
+
+def test_normalise_folds_width_case_spaces_and_punctuation():
+    assert normalise("  Ａ-b,\tC! ") == "a b c"
