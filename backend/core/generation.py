@@ -1,0 +1,194 @@
+"""The decode loop: many prompts side by side, one token each a turn, rows leave as they end. Floor F1.
+
+Prompts are padded on the left, with masks and positions set so that padding changes nothing. Every row draws from
+a generator of its own, so that what a row says does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from backend.errors import InferenceError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 is greedy: always the likeliest token.
+
+    ``top_k`` 0 and ``top_p`` 1 mean no cut. ``seed`` fixes the draw of each row. Raises InferenceError for values
+    that make no sense.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "max_new_tokens": (self.max_new_tokens, 1 <= self.max_new_tokens <= 1_048_576, "1 or more"),
+            "temperature": (self.temperature, 0 <= self.temperature <= 100, "from 0 to 100"),
+            "top_p": (self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k, self.top_k >= 0, "0 or more"),
+            "seed": (self.seed, 0 <= self.seed < 2**63, "0 or more"),
+        }
+        for name, (value, fits, wanted) in bounds.items():
+            if not fits:
+                raise InferenceError(
+                    f"{name} is {value}.", remedy=f"Use a value that is {wanted}.", code="bad-sampling"
+                )
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """One generated token of prompt ``row``; ``finish`` is "" while the row goes on, else stop or length."""
+
+    row: int
+    token_id: int
+    logprob: float
+    finish: str
+
+
+class Decoding:
+    """Prompts being continued. ``step()`` gives every row that is not done its next token.
+
+    Raises InferenceError for an empty prompt or one that leaves no room in the model's context.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        stop_ids: Collection[int],
+    ) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._stop_ids = frozenset(stop_ids)
+        self._sampling = sampling
+        limit = context_length(model)
+        for prompt in prompts:
+            check_prompt(prompt, limit)
+        self._room = [min(sampling.max_new_tokens, limit - len(prompt)) for prompt in prompts]
+        self._generators = [
+            torch.Generator().manual_seed((sampling.seed * 0x9E3779B97F4A7C15 + len(prompt)) % 2**63)
+            for prompt in prompts
+        ]
+        self.rows = list(range(len(prompts)))
+        self._cache = DynamicCache(config=model.config)
+        self._inputs, self._mask = _left_padded(prompts, self._device)
+        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+
+    @torch.inference_mode()
+    def step(self) -> list[NewToken]:
+        """The next token of every remaining row, in the order of ``rows``; rows that finish leave."""
+        if not self.rows:
+            return []
+        logits = (
+            self._model(
+                input_ids=self._inputs,
+                attention_mask=self._mask,
+                position_ids=self._positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            .logits[:, -1]
+            .float()
+        )
+        tokens = [self._choose(row, logits[place]) for place, row in enumerate(self.rows)]
+        self._advance(tokens)
+        return tokens
+
+    def drop(self, row: int) -> None:
+        """Let ``row`` go, finished or not; its place is freed before the next step."""
+        self._keep([place for place, other in enumerate(self.rows) if other != row])
+
+    def _choose(self, row: int, logits: Tensor) -> NewToken:
+        token_id = _draw(logits, self._sampling, self._generators[row])
+        self._room[row] -= 1
+        finish = "stop" if token_id in self._stop_ids else "" if self._room[row] else "length"
+        logprob = float(logits[token_id] - torch.logsumexp(logits, -1))
+        return NewToken(row, token_id, logprob, finish)
+
+    def _advance(self, tokens: Sequence[NewToken]) -> None:
+        """Make the new tokens the next input, then keep only the rows that go on."""
+        self._inputs = torch.tensor([[token.token_id] for token in tokens], device=self._device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        self._positions = self._positions[:, -1:] + 1
+        self._keep([place for place, token in enumerate(tokens) if not token.finish])
+
+    def _keep(self, places: list[int]) -> None:
+        if len(places) == len(self.rows):
+            return
+        self.rows = [self.rows[place] for place in places]
+        if self.rows:
+            index = torch.tensor(places, device=self._device)
+            self._inputs, self._mask = self._inputs[index], self._mask[index]
+            self._positions = self._positions[index]
+            if self._cache.get_seq_length():
+                self._cache.batch_select_indices(index)
+
+
+def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """One token id from ``logits`` [V]: the likeliest, or drawn by inverting the cumulative distribution."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probabilities, order = torch.softmax(logits.cpu() / sampling.temperature, -1).sort(descending=True)
+    kept = torch.cumsum(probabilities, -1) - probabilities < sampling.top_p
+    if sampling.top_k:
+        kept[sampling.top_k :] = False
+    cumulative = torch.cumsum(probabilities * kept, -1)
+    point = torch.rand((), generator=generator) * cumulative[-1]
+    place = int(torch.searchsorted(cumulative, point, right=True))
+    return int(order[min(place, len(order) - 1)])
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask), int64 [rows, longest]: prompts end at the right edge, the mask is 0 before they begin."""
+    width = max((len(prompt) for prompt in prompts), default=0)
+    ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def context_length(model: PreTrainedModel | PeftModel) -> int:
+    """Most tokens the model can look at: prompt and answer together."""
+    config = model.config.get_text_config()
+    return int(
+        getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
+    )
+
+
+def check_prompt(prompt: Sequence[int], limit: int) -> None:
+    """Raise InferenceError unless ``prompt`` has at least one token and leaves room for at least one more."""
+    if not prompt:
+        raise InferenceError("The prompt is empty.", remedy="Write a prompt.", code="empty-prompt")
+    if len(prompt) >= limit:
+        raise InferenceError(
+            f"The prompt has {len(prompt)} tokens, and this model can take {limit - 1} before it answers.",
+            remedy="Shorten the prompt.",
+            code="prompt-too-long",
+        )
+
+
+@contextmanager
+def for_inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """A training model made ready to generate: its own attention, no dropout; as it was afterwards."""
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    implementation, training = causal.config._attn_implementation, model.training
+    causal.set_attn_implementation("sdpa")
+    model.eval()
+    try:
+        yield
+    finally:
+        causal.set_attn_implementation(implementation)
+        model.train(training)
