@@ -73,7 +73,7 @@ def read_messages(value: Any, field: str) -> tuple[Message, ...]:
         raise bad_row(f"the field {field!r} must be a list of messages")
     if not turns:
         raise bad_row(f"the field {field!r} is an empty list; a conversation needs at least one message")
-    return tuple(_message(turn, f"{field}[{number}]") for number, turn in enumerate(turns))
+    return tuple(read_message(turn, f"{field}[{number}]") for number, turn in enumerate(turns))
 
 
 def read_json_cell(value: Any, field: str) -> Any:
@@ -101,7 +101,8 @@ def is_conversation(value: Any) -> bool:
     )
 
 
-def _message(turn: Any, field: str) -> Message:
+def read_message(turn: Any, field: str) -> Message:
+    """One canonical message from an object with a role; raises ``DataError`` naming what is wrong with it."""
     if not isinstance(turn, Mapping):
         raise bad_row(f"{field} must be an object with role and content")
     given = turn.get("role", turn.get("from"))

@@ -9,9 +9,12 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from backend.data.families import FAMILIES, PARTS, Family
 from backend.data.records import Record, Row
-from backend.data.shapes import FAMILIES, OPTIONAL, REQUIRED, Family, build
+from backend.data.shapes import build
 from backend.errors import DataError
+
+GOOD_SHARE = 0.5
 
 __all__ = ["Row", "Shape", "detect", "shape_from_columns", "to_row"]
 
@@ -30,7 +33,9 @@ class Shape:
 
 
 def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) -> Shape:
-    """The shape that fits most of the records, or the one that an explicit column map spells out.
+    """The most specific shape that fits at least half of the records, or the one an explicit column map spells out.
+
+    When none fits half of them, the one that fits most is taken; what does not fit will be rejected by row.
 
     Raises ``DataError`` when there is no record, when no shape fits any of them, and when the map is wrong.
     """
@@ -43,7 +48,8 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
         return shape_from_columns(columns, sample)
     names = _column_names(sample)
     candidates = [_shape(family, names, sample) for family in FAMILIES if _present(family, names)]
-    best = max(candidates, key=lambda shape: shape.share, default=None)
+    good = (shape for shape in candidates if shape.share >= GOOD_SHARE)
+    best = next(good, None) or max(candidates, key=lambda shape: shape.share, default=None)
     if best is None:
         raise _unknown_shape(names)
     if best.share == 0:
@@ -62,7 +68,9 @@ def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> 
     """
     parts = set(columns) - {"group"}
     names = [
-        name for name, required in REQUIRED.items() if set(required) <= parts <= {*required, *OPTIONAL[name]}
+        name
+        for name, each in PARTS.items()
+        if set(each.required) <= parts <= {*each.required, *each.optional}
     ]
     if not names:
         raise _unknown_parts(parts)
@@ -93,6 +101,9 @@ def _shape(family: Family, names: Mapping[str, str], sample: Sequence[Record]) -
         f"read as {family.shape} because of the {'columns' if len(family.required) > 1 else 'column'} {shown}; "
         f"fits {share:.0%} of {len(sample)} sampled rows"
     )
+    unused = [column for column in names.values() if column not in columns.values()]
+    if unused:
+        reason += f"; not used: {', '.join(unused)}"
     return Shape(family.shape, columns, reason, share)
 
 
@@ -140,9 +151,9 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
 
 def _unknown_parts(parts: set[str]) -> DataError:
     known = "; ".join(
-        f"{name}: {', '.join(REQUIRED[name])}"
-        + (f" (and {', '.join(OPTIONAL[name])})" if OPTIONAL[name] else "")
-        for name in REQUIRED
+        f"{name}: {', '.join(each.required)}"
+        + (f" (and {', '.join(each.optional)})" if each.optional else "")
+        for name, each in PARTS.items()
     )
     return DataError(
         f"data.columns names the parts {', '.join(sorted(parts)) or '(none)'}, which make up no shape.",

@@ -1,77 +1,39 @@
-"""The shapes rows come in, each with the columns it needs and how its cells become a row.
-
-A shape names *parts* (``prompt``, ``completion``, ``messages``, …); a mapping says which column holds each part.
-``FAMILIES`` lists the column names people use, in the order in which a tie is decided.
-"""
+"""How the cells of each shape become a row; a cell that does not fit is refused with its field and the reason."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from backend.data.chat import bad_row, cell_text, is_conversation, json_text, read_json_cell, read_messages
+from backend.data.chat import (
+    bad_row,
+    cell_text,
+    is_conversation,
+    json_text,
+    read_json_cell,
+    read_message,
+    read_messages,
+)
+from backend.data.families import PARTS, Columns
 from backend.data.records import Message, Row
 
 Cells = Mapping[str, Any]
-Columns = Mapping[str, str]
 
-
-@dataclass(frozen=True)
-class Family:
-    """Column names that mark a shape; ``required`` parts must be there, ``optional`` ones are used if they are."""
-
-    shape: str
-    required: Columns
-    optional: Columns
-
-
-def _pair(prompt: str, completion: str) -> Family:
-    return Family(
-        "prompt/completion",
-        {"prompt": prompt, "completion": completion},
-        {"system": "system", "tools": "tools"},
-    )
-
-
-_MESSAGES = ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns")
-_PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("prompt", "answer"),
-    ("prompt", "output"),
-    ("question", "answer"),
-    ("question", "response"),
-    ("q", "a"),
-    ("query", "response"),
-    ("query", "answer"),
-    ("instruction", "response"),
-    ("instruction", "completion"),
-    ("input", "output"),
-    ("input", "target"),
-    ("source", "target"),
-    ("user", "assistant"),
-    ("human", "assistant"),
-    ("text", "label"),
-)
-FAMILIES: tuple[Family, ...] = (
-    *(Family("messages", {"messages": name}, {"system": "system", "tools": "tools"}) for name in _MESSAGES),
-    Family(
-        "alpaca",
-        {"instruction": "instruction", "output": "output"},
-        {"input": "input", "system": "system", "history": "history"},
-    ),
-    *(_pair(*names) for names in _PAIRS),
-    Family("text", {"text": "text"}, {}),
-    Family("text", {"text": "content"}, {}),
-)
+_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 
 
 def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
     """The row that ``cells`` hold when read as ``shape``; raises ``DataError`` with the reason it is none."""
-    for part in REQUIRED[shape]:
+    for part in PARTS[shape].required:
         if columns[part] not in cells:
             raise bad_row(f"the field {columns[part]!r} is missing")
+    for field in _MEDIA:
+        if cells.get(field):
+            raise bad_row(
+                f"the field {field!r} is filled; only text can be trained, images, audio and video cannot"
+            )
     row = _BUILDERS[shape](cells, columns, place)
     if "group" in columns:
         row = replace(row, group=cell_text(cells.get(columns["group"]), columns["group"]))
@@ -88,20 +50,42 @@ def _messages(cells: Cells, columns: Columns, place: str) -> Row:
 
 
 def _prompt_completion(cells: Cells, columns: Columns, place: str) -> Row:
-    answer = _turns(cells[columns["completion"]], columns["completion"], "assistant")
+    row = _prompt(cells, columns, place)
+    completion = columns["completion"]
+    answer = _turns(_first_answer(cells[completion], completion), completion, "assistant")
+    return replace(row, messages=(*row.messages, *answer))
+
+
+def _prompt(cells: Cells, columns: Columns, place: str) -> Row:
     prompt = _untrained(_turns(cells[columns["prompt"]], columns["prompt"], "user"))
-    return Row(place, messages=(*_with_system(prompt, cells, columns), *answer), tools=_tools(cells, columns))
+    context = _optional_text(cells, columns, "context")
+    if context:
+        prompt = (*prompt[:-1], {**prompt[-1], "content": f"{context}\n\n{prompt[-1]['content']}"})
+    return Row(place, messages=_with_system(prompt, cells, columns), tools=_tools(cells, columns))
+
+
+def _first_answer(value: Any, field: str) -> Any:
+    """The first answer of SQuAD's ``{"text": [...], "answer_start": [...]}``; any other cell as it is."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("text"), list):
+        return value
+    if not value["text"]:
+        raise bad_row(f"the field {field!r} holds no answer")
+    return value["text"][0]
 
 
 def _alpaca(cells: Cells, columns: Columns, place: str) -> Row:
-    task = cell_text(cells[columns["instruction"]], columns["instruction"])
-    extra = _optional_text(cells, columns, "input")
-    messages = [
+    messages = (
         *_history(cells, columns),
-        {"role": "user", "content": f"{task}\n{extra}" if extra else task},
+        {"role": "user", "content": _task(cells, columns, "instruction")},
         {"role": "assistant", "content": cell_text(cells[columns["output"]], columns["output"])},
-    ]
-    return Row(place, messages=_with_system(tuple(messages), cells, columns))
+    )
+    return Row(place, messages=_with_system(messages, cells, columns))
+
+
+def _task(cells: Cells, columns: Columns, part: str) -> str:
+    task = cell_text(cells[columns[part]], columns[part])
+    extra = _optional_text(cells, columns, "input")
+    return f"{task}\n{extra}" if extra else task
 
 
 def _history(cells: Cells, columns: Columns) -> list[Message]:
@@ -117,6 +101,106 @@ def _history(cells: Cells, columns: Columns) -> list[Message]:
         for number, pair in enumerate(pairs)
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
+
+
+def _preference(cells: Cells, columns: Columns, place: str) -> Row:
+    chosen = _reply(cells[columns["chosen"]], columns["chosen"])
+    rejected = _reply(cells[columns["rejected"]], columns["rejected"])
+    tools = _tools(cells, columns)
+    value = cells.get(columns["prompt"]) if "prompt" in columns else None
+    if value is None:
+        prompt, chosen, rejected = _shared_prompt(chosen, rejected)
+    elif isinstance(value, Mapping):
+        field = columns["prompt"]
+        prompt = read_messages(value.get("messages"), f"{field}.messages")
+        tools = json_text(value.get("tools"), f"{field}.tools")
+    elif isinstance(value, list):
+        prompt = read_messages(value, columns["prompt"])
+    else:
+        prompt = ({"role": "user", "content": _task(cells, columns, "prompt")},)
+    prompt = _with_system(_untrained(prompt), cells, columns)
+    if chosen[: len(prompt)] == rejected[: len(prompt)] == prompt and min(len(chosen), len(rejected)) > len(
+        prompt
+    ):
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    return Row(place, messages=prompt, chosen=chosen, rejected=rejected, tools=tools)
+
+
+def _reply(value: Any, field: str) -> tuple[Message, ...]:
+    if isinstance(value, Mapping):
+        return (read_message(value, field),)
+    return _turns(value, field, "assistant")
+
+
+def _shared_prompt(
+    chosen: tuple[Message, ...], rejected: tuple[Message, ...]
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """The prompt that both replies begin with, and what is left of each."""
+    if len(chosen) == len(rejected) == 1:
+        texts = [chosen[0]["content"], rejected[0]["content"]]
+        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+        shared = "".join(left for left, _ in same)
+        cut = max(shared.rfind(" "), shared.rfind("\n")) + 1
+        if cut > 0:
+            left, right = ({"role": "assistant", "content": text[cut:]} for text in texts)
+            return ({"role": "user", "content": shared[:cut]},), (left,), (right,)
+    count = 0
+    while count < min(len(chosen), len(rejected)) - 1 and chosen[count] == rejected[count]:
+        count += 1
+    if count == 0:
+        raise bad_row("there is no prompt, and chosen and rejected do not begin with the same one")
+    return chosen[:count], chosen[count:], rejected[count:]
+
+
+def _unpaired(cells: Cells, columns: Columns, place: str) -> Row:
+    return replace(_prompt_completion(cells, columns, place), label=_flag(cells, columns))
+
+
+def _rated(cells: Cells, columns: Columns, place: str) -> Row:
+    return replace(_messages(cells, columns, place), label=_flag(cells, columns))
+
+
+def _flag(cells: Cells, columns: Columns) -> bool:
+    spelling = cell_text(cells[columns["label"]], columns["label"]).strip().lower()
+    if spelling not in ("true", "false"):
+        raise bad_row(f"the field {columns['label']!r} is {spelling!r}; it must be true or false")
+    return spelling == "true"
+
+
+def _tokens(cells: Cells, columns: Columns, place: str) -> Row:
+    ids = _integers(cells[columns["input_ids"]], columns["input_ids"], lowest=0)
+    labels = cells.get(columns["labels"]) if "labels" in columns else None
+    targets = ids if labels is None else _integers(labels, columns["labels"], lowest=-100)
+    if not ids:
+        raise bad_row(f"the field {columns['input_ids']!r} is an empty list")
+    if len(targets) != len(ids):
+        raise bad_row(f"there are {len(ids)} input_ids but {len(targets)} labels; each token needs one label")
+    return Row(place, input_ids=ids, labels=targets)
+
+
+def _integers(value: Any, field: str, *, lowest: int) -> tuple[int, ...]:
+    items = read_json_cell(value, field)
+    if not isinstance(items, list):
+        raise bad_row(f"the field {field!r} must be a list of token ids")
+    try:
+        numbers = tuple(int(item) for item in items if not isinstance(item, bool | float))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != len(items) or min(numbers, default=0) < lowest or max(numbers, default=0) >= 2**31:
+        raise bad_row(f"the field {field!r} holds something that is no token id")
+    return numbers
+
+
+def _segments(cells: Cells, columns: Columns, place: str) -> Row:
+    field = columns["segments"]
+    items = read_json_cell(cells[field], field)
+    if not isinstance(items, list) or not items or not all(isinstance(item, Mapping) for item in items):
+        raise bad_row(f"the field {field!r} must be a list of objects with text and label")
+    pieces = []
+    for number, item in enumerate(items):
+        text = cell_text(item.get("text"), f"{field}[{number}].text")
+        pieces.append((text, _flag({"label": item.get("label")}, {"label": "label"})))
+    return Row(place, segments=tuple(pieces))
 
 
 def _turns(value: Any, field: str, role: str) -> tuple[Message, ...]:
@@ -147,20 +231,14 @@ def _optional_text(cells: Cells, columns: Columns, part: str) -> str:
 
 
 _BUILDERS: Mapping[str, Callable[[Cells, Columns, str], Row]] = {
+    "preference": _preference,
+    "unpaired preference": _unpaired,
+    "rated messages": _rated,
     "messages": _messages,
+    "tokens": _tokens,
+    "segments": _segments,
     "alpaca": _alpaca,
     "prompt/completion": _prompt_completion,
     "text": _text,
-}
-REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "alpaca": ("instruction", "output"),
-    "prompt/completion": ("prompt", "completion"),
-    "text": ("text",),
-}
-OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    "messages": ("system", "tools"),
-    "alpaca": ("input", "system", "history"),
-    "prompt/completion": ("system", "tools"),
-    "text": (),
+    "prompt": _prompt,
 }
