@@ -43,15 +43,16 @@ _ENDS = {
     Event.FAIL: _S.FAILED,
     Event.VANISH: _S.INTERRUPTED,
 }
-_LIVE = (_S.STARTING, _S.RUNNING, _S.STOPPING)
+LIVE = (_S.STARTING, _S.RUNNING, _S.STOPPING)
+"""States in which a process holds the run."""
 
 
 def _table() -> dict[tuple[RunStatus, Event], frozenset[RunStatus]]:
     table = {(status, Event.START): {_S.STARTING} for status in (_S.CREATED, _S.QUEUED, *_RESUMABLE)}
     table |= {(status, Event.QUEUE): {_S.QUEUED} for status in (_S.CREATED, *_RESUMABLE)}
     table |= {(_S.QUEUED, Event.UNQUEUE): {_S.CREATED, *_RESUMABLE}}
-    table |= {(status, Event.STOP): {_S.STOPPING} for status in _LIVE}
-    table |= {(status, event): {target} for status in _LIVE for event, target in _ENDS.items()}
+    table |= {(status, Event.STOP): {_S.STOPPING} for status in LIVE}
+    table |= {(status, event): {target} for status in LIVE for event, target in _ENDS.items()}
     table |= {(_S.STARTING, Event.REPORT): {_S.RUNNING}, (_S.RUNNING, Event.RELAUNCH): {_S.STARTING}}
     table |= {(status, Event.DELETE): set() for status in (*_AT_REST, _S.QUEUED)}
     return {key: frozenset(targets) for key, targets in table.items()}

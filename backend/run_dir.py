@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.errors import RunError
-from backend.lifecycle import Evidence, derive
+from backend.lifecycle import derive
 from backend.reports import Attempt, Outcome, QueueTicket, RunState, RunStatus
 from backend.run_records import (
     AttemptFiles,
@@ -24,10 +24,13 @@ from backend.run_records import (
     highest_number,
     match_name,
     parse_outcome,
+    parse_ticket,
     read_record,
     slugify,
+    stat_or_none,
     utc_now,
 )
+from backend.run_state import read_evidence, read_records
 from backend.utils.file_utils import (
     DamagedFileError,
     FileSystem,
@@ -39,8 +42,8 @@ from backend.utils.file_utils import (
 )
 from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep_lines, read_jsonl_tail
 from backend.utils.lock_utils import LockedError, hold_lock, is_locked
-from backend.utils.process_utils import ProcessIdentity, boot_id
-from backend.utils.record_utils import record_from_json, record_to_json
+from backend.utils.process_utils import ProcessIdentity
+from backend.utils.record_utils import record_to_json
 
 LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
 CONFIG_END = "# end of config"
@@ -147,12 +150,30 @@ class RunDir:
     @classmethod
     def all_under(cls, root: Path) -> list[RunDir]:
         """Every run folder directly under ``root``, damaged ones included, oldest name first."""
-        if not root.is_dir():
-            return []
-        with os.scandir(root.absolute()) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        runs = (cls(root.absolute() / name) for name in sorted(names) if not name.startswith("."))
-        return [run for run in runs if run.exists()]
+        return [cls(root.absolute() / name) for name in cls.stamps(root)]
+
+    @classmethod
+    def stamps(cls, root: Path) -> dict[str, tuple[int, ...]]:
+        """The id of every run under ``root``, each with times and sizes that move when a run at rest changes.
+
+        Those are the folder's own time and the time and size of its outcome. Plain strings, since ten thousand
+        runs are looked at several times a minute.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        try:
+            entries = sorted(os.scandir(root.absolute()), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return found
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+                continue
+            folder = entry.stat(follow_symlinks=False).st_mtime_ns
+            outcome = stat_or_none(f"{entry.path}/outcome.json")
+            if outcome:
+                found[entry.name] = (folder, outcome.st_mtime_ns, outcome.st_size)
+            elif cls(Path(entry.path)).exists():
+                found[entry.name] = (folder,)
+        return found
 
     def exists(self) -> bool:
         """Whether the folder looks like a run, whole or damaged."""
@@ -194,7 +215,7 @@ class RunDir:
 
     def read_ticket(self) -> QueueTicket | None:
         """The place in the queue, while it counts. Raises RunError when damaged."""
-        ticket = read_record(self.ticket_file, lambda value: record_from_json(QueueTicket, value))
+        ticket = read_record(self.ticket_file, parse_ticket)
         return ticket if ticket and ticket.after_attempt == self.latest_attempt_number() else None
 
     def drop_ticket(self) -> None:
@@ -202,12 +223,13 @@ class RunDir:
         self.ticket_file.unlink(missing_ok=True)
 
     @property
-    def _attempt_files(self) -> AttemptFiles:
+    def attempt_files(self) -> AttemptFiles:
+        """The files of ``attempts/``."""
         return AttemptFiles(self.attempts)
 
     def latest_attempt_number(self) -> int:
         """The number of the latest attempt, 0 before the first."""
-        return self._attempt_files.latest_number()
+        return self.attempt_files.latest_number()
 
     def latest_attempt(self) -> Attempt | None:
         """The latest attempt; None before the first. Raises RunError when its file is damaged."""
@@ -216,7 +238,7 @@ class RunDir:
 
     def read_attempt(self, number: int) -> Attempt:
         """One attempt. Raises RunError when there is none of that number or its file is damaged."""
-        return self._attempt_files.read(number)
+        return self.attempt_files.read(number)
 
     def begin_attempt(
         self,
@@ -228,20 +250,20 @@ class RunDir:
     ) -> Attempt:
         """Record that a new attempt begins; only who holds the lock may. ``pid`` may follow by ``set_process``."""
         sweep_temporaries(self.path)
-        attempt = self._attempt_files.begin(command, token, pid, supervisor)
+        attempt = self.attempt_files.begin(command, token, pid, supervisor)
         self.drop_ticket()
         os.utime(self.path)  # a listing's cache watches the folder's time
         return attempt
 
     def set_process(self, attempt: Attempt, pid: int) -> Attempt:
         """Record which process carries out the attempt. Raises ProcessLookupError when it is gone already."""
-        return self._attempt_files.set_process(attempt, pid)
+        return self.attempt_files.set_process(attempt, pid)
 
     def end_attempt(
         self, attempt: Attempt, reason: str, *, exit_code: int | None = None, signal_number: int | None = None
     ) -> Attempt:
         """Record how the process of an attempt ended; see ``AttemptEnd`` for the reasons."""
-        ended = self._attempt_files.end(attempt, reason, exit_code, signal_number)
+        ended = self.attempt_files.end(attempt, reason, exit_code, signal_number)
         os.utime(self.path)
         return ended
 
@@ -322,49 +344,22 @@ class RunDir:
 
     def state(self) -> RunState:
         """Where the run stands, why, and what to do next. Raises nothing: damage is part of the answer."""
-        held = self.is_held()
-        evidence = Evidence(self.id, held=held, stop=self.stop_requested(), damage=self.damage())
-        if evidence.damage:
-            return derive(evidence)
-        attempt = self.latest_attempt()
-        return derive(
-            replace(
-                evidence,
-                attempt=attempt,
-                outcome=self.read_outcome(),
-                ticket=self.read_ticket(),
-                reported=attempt is not None and self.read_environment().get("attempt") == attempt.number,
-                same_boot=_is_this_boot(attempt),
-            )
-        )
+        evidence = read_evidence(self)
+        if not evidence.held and self.is_held():  # it was started while we were reading
+            evidence = read_evidence(self)
+        return derive(evidence)
 
     def damage(self) -> str:
         """What is wrong with the folder, in words; empty when nothing is."""
-        if not self.path.is_dir():
-            return "the folder is gone"
-        problems = (_problem(read) for read in (self.read_config_text, *self._records()))
-        return "; ".join(problem for problem in problems if problem)
+        return read_evidence(self).damage
 
     def set_damage_aside(self) -> list[Path]:
         """Move damaged records of past attempts out of the way, so that the run can go on; their new paths.
 
         The configuration is not touched: without it there is nothing to go on with.
         """
-        moved = []
-        for read, path in self._records().items():
-            if _problem(read):
-                aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(2)}")
-                moved.append(path.rename(aside))
-        return moved
-
-    def _records(self) -> dict[Callable[[], object], Path]:
-        """Each small file that the state rests on, with the function that reads it."""
-        return {
-            self.latest_attempt: self._attempt_files.file(self.latest_attempt_number()),
-            self.read_outcome: self.outcome_file,
-            self.read_ticket: self.ticket_file,
-            self.read_environment: self.environment,
-        }
+        broken = [path for path in read_records(self).problems if path != self.config]
+        return [path.rename(path.with_name(f"{path.name}.damaged-{secrets.token_hex(2)}")) for path in broken]
 
     def result_folder(self) -> Path | None:
         """The trained ``adapter/`` or ``model/``; None before the run has finished one."""
@@ -373,18 +368,6 @@ class RunDir:
     def newest_checkpoint_step(self) -> int:
         """The step of the newest published checkpoint, 0 before the first; nothing is verified here."""
         return highest_number(self.checkpoints, r"step-(\d{1,12})")
-
-
-def _problem(read: Callable[[], object]) -> str:
-    try:
-        read()
-    except RunError as error:
-        return error.message
-    return ""
-
-
-def _is_this_boot(attempt: Attempt | None) -> bool:
-    return attempt is None or attempt.process is None or attempt.process.boot_id == boot_id()
 
 
 def _step_of(record: Mapping[str, object]) -> float:

@@ -6,6 +6,7 @@ Only ``run_dir`` uses this room. Floor F0: imports errors, reports and utils.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.errors import RunError
-from backend.reports import Attempt, AttemptEnd, Outcome, RunStatus
+from backend.reports import Attempt, AttemptEnd, Outcome, QueueTicket, RunStatus
 from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
 from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_from_json, record_to_json
@@ -52,6 +53,19 @@ def parse_outcome(value: dict[str, object]) -> Outcome:
     if outcome.status not in _ENDED:
         raise ValueError(f"{outcome.status} is no way to end")
     return outcome
+
+
+def parse_ticket(value: dict[str, object]) -> QueueTicket:
+    """A place in the queue from JSON. Raises ValueError when it is none."""
+    return record_from_json(QueueTicket, value)
+
+
+def stat_or_none(path: str) -> os.stat_result | None:
+    """What the file system says of ``path``; None when there is nothing."""
+    try:
+        return os.stat(path)  # noqa: PTH116  a listing stats ten thousand of them
+    except OSError:
+        return None
 
 
 def highest_number(folder: Path, pattern: str) -> int:

@@ -177,7 +177,7 @@ def write_json_durably(path: Path, value: object, *, fs: FileSystem | None = Non
 
 def read_json(path: Path, *, limit_bytes: int = JSON_LIMIT_BYTES) -> object:
     """The JSON value in ``path``. Raises DamagedFileError (cut short, not UTF-8, NaN, too big) or OSError."""
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=0) as stream:
         data = stream.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise DamagedFileError(path, f"it is larger than {limit_bytes} bytes")

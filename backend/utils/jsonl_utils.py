@@ -9,7 +9,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -189,3 +189,19 @@ def keep_lines(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:
 def _keeps(line: bytes, keep: Callable[[dict[str, object]], bool]) -> bool:
     records, _ = _parse_lines(line)
     return bool(records) and keep(records[0])
+
+
+def last_records(path: Path, *, limit_bytes: int = 64 * 1024) -> Iterator[dict[str, object]]:
+    """The newest records of a JSONL file, newest first, from its last ``limit_bytes``; none without the file."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            start = max(0, size - limit_bytes)
+            stream.seek(start)
+            data = stream.read(limit_bytes)
+    except OSError:
+        return
+    whole = data[data.find(b"\n") + 1 if start else 0 : data.rfind(b"\n") + 1]
+    for line in reversed(whole.splitlines()):
+        records, _ = _parse_lines(line)
+        yield from records

@@ -7,13 +7,14 @@ library only, no domain word.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+Convert = Callable[[object, str], Any]
 
 
 def record_to_json(record: object) -> dict[str, Any]:
@@ -25,48 +26,64 @@ def record_to_json(record: object) -> dict[str, Any]:
 
 def record_from_json(kind: type[T], value: object) -> T:
     """A ``kind`` made from a JSON object. Raises ValueError naming the field that is missing or wrong."""
-    if not isinstance(value, Mapping):
-        raise ValueError(f"a {kind.__name__} must be a JSON object, not {type(value).__name__}")  # noqa: TRY004  one error for every wrong file
-    filled: dict[str, Any] = {}
-    for name, hint, required in _fields(cast("Hashable", kind)):
-        if name in value:
-            filled[name] = _convert(hint, value[name], name)
-        elif required:
-            raise ValueError(f"{name} is missing")
-    return kind(**filled)
+    record: T = _converter(cast("Hashable", kind))(value, kind.__name__)
+    return record
 
 
 @cache
-def _fields(kind: Hashable) -> list[tuple[str, Any, bool]]:
-    """Name, type and whether it must be given, for each field of a dataclass."""
+def _converter(hint: Any) -> Convert:
+    """The function that turns a JSON value into a ``hint``, made once for each type."""
+    if get_origin(hint) in {Union, UnionType}:
+        return _optional(get_args(hint))
+    if get_origin(hint) is tuple:
+        return _list_of(_converter(get_args(hint)[0]))
+    if dataclasses.is_dataclass(hint):
+        return _record(hint)
+    if issubclass(hint, Enum):
+        return lambda value, _name: hint(value)
+    return _plain(hint)
+
+
+def _plain(kind: type) -> Convert:
+    def convert(value: object, name: str) -> object:
+        if type(value) is kind:
+            return value
+        if kind is float and type(value) is int:
+            return float(value)
+        raise ValueError(f"{name} must be {kind.__name__}, not {value!r}")
+
+    return convert
+
+
+def _optional(choices: tuple[Any, ...]) -> Convert:
+    (inner,) = (_converter(choice) for choice in choices if choice is not NoneType)
+    return lambda value, name: None if value is None else inner(value, name)
+
+
+def _list_of(inner: Convert) -> Convert:
+    def convert(value: object, name: str) -> object:
+        if not isinstance(value, list):
+            raise ValueError(f"{name} must be a list, not {value!r}")  # noqa: TRY004  one error for a wrong file
+        return tuple(inner(item, name) for item in value)
+
+    return convert
+
+
+def _record(kind: Any) -> Convert:
     hints = get_type_hints(kind)
     missing = dataclasses.MISSING
-    return [
-        (item.name, hints[item.name], item.default is missing and item.default_factory is missing)
-        for item in dataclasses.fields(cast("type[Any]", kind))
+    fields = [
+        (item.name, _converter(hints[item.name]), item.default is missing and item.default_factory is missing)
+        for item in dataclasses.fields(kind)
         if item.init
     ]
 
+    def convert(value: object, name: str) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be an object, not {value!r}")  # noqa: TRY004  one error for a wrong file
+        absent = [field for field, _, required in fields if required and field not in value]
+        if absent:
+            raise ValueError(f"{absent[0]} is missing")
+        return kind(**{field: inner(value[field], field) for field, inner, _ in fields if field in value})
 
-def _convert(hint: Any, value: object, name: str) -> object:
-    origin = get_origin(hint)
-    if origin in {Union, UnionType}:
-        return _convert_optional(get_args(hint), value, name)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(get_args(hint)[0], item, name) for item in value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return record_from_json(hint, value)
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return hint(value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is hint:
-        return value
-    raise ValueError(f"{name} must be {getattr(hint, '__name__', hint)}, not {value!r}")
-
-
-def _convert_optional(choices: tuple[Any, ...], value: object, name: str) -> object:
-    if value is None and NoneType in choices:
-        return None
-    (hint,) = (choice for choice in choices if choice is not NoneType)
-    return _convert(hint, value, name)
+    return convert

@@ -1,0 +1,214 @@
+"""The runs under one folder: list, find, label, compare, import and delete them.
+
+There is no registry: a listing is a scan, remembered by the folders' times. Control wing: imports F0 only.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backend.errors import RunError
+from backend.lifecycle import LIVE, Event, require
+from backend.manager.run_summary import Labels, RunSummary, read_labels, summarise
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from backend.utils.file_utils import (
+    UnsafeNameError,
+    publish_folder,
+    remove_folder,
+    safe_join,
+    write_json_durably,
+)
+from backend.utils.lock_utils import hold_lock
+from backend.utils.record_utils import record_to_json
+
+_EDIT_LOCK = ".labels.lock"
+_PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs side by side. ``settings`` holds each dotted setting that differs, a value a run (None: unset)."""
+
+    runs: tuple[RunSummary, ...]
+    settings: dict[str, tuple[object, ...]]
+
+
+class RunManager:
+    """The runs directly under ``root``, which need not exist yet. Safe to use from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._remembered: dict[str, tuple[tuple[int, ...], RunSummary]] = {}
+        self._guard = threading.Lock()
+
+    def list(
+        self,
+        *,
+        status: RunStatus | None = None,
+        text: str = "",
+        tag: str = "",
+        archived: bool = False,
+    ) -> tuple[RunSummary, ...]:
+        """The runs, newest first; ``text`` is looked for in id, name, model, method and note.
+
+        Archived runs are left out unless ``archived``. Damaged runs are in the list and say so.
+        """
+        with self._guard:
+            stamps = RunDir.stamps(self.root)
+            summaries = [self._summary(name, stamp) for name, stamp in reversed(stamps.items())]
+            for gone in self._remembered.keys() - stamps.keys():
+                del self._remembered[gone]
+        return tuple(item for item in summaries if _matches(item, status, text.lower(), tag, archived))
+
+    def _summary(self, name: str, stamp: tuple[int, ...]) -> RunSummary:
+        """From memory when nothing in the folder has moved since the run was last seen at rest."""
+        known = self._remembered.get(name)
+        if known and known[0] == stamp:
+            return known[1]
+        summary = summarise(RunDir(self.root / name))
+        self._remembered[name] = ((), summary) if summary.status in LIVE else (stamp, summary)
+        return summary
+
+    def find(self, run: str) -> RunDir:
+        """The run of this id, unique beginning of an id, given name, or folder. Raises RunError."""
+        try:
+            return RunDir.find(self.root, run)
+        except RunError as error:
+            named = [item for item in self.list(archived=True) if run and item.labels.name == run]
+            if error.code != "no-such-run" or len(named) != 1:
+                raise
+        return RunDir(named[0].path)
+
+    def show(self, run: str) -> RunSummary:
+        """The summary of one run, read anew. Raises RunError when there is none."""
+        return summarise(self.find(run))
+
+    def rename(self, run: str, name: str) -> Labels:
+        """Give a run another name to show; its id and folder stay. Raises RunError for a name that is taken."""
+        found = self.find(run)
+        taken = [
+            item.id for item in self.list(archived=True) if item.labels.name == name and item.id != found.id
+        ]
+        if name and taken:
+            raise RunError(
+                f"The run {taken[0]} is called {name!r} already.", remedy="Choose another.", code="name-taken"
+            )
+        return self._label(found, lambda labels: replace(labels, name=name.strip()))
+
+    def tag(self, run: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> Labels:
+        """Add and remove tags; the new labels come back."""
+
+        def change(labels: Labels) -> Labels:
+            return replace(labels, tags=tuple(sorted({*labels.tags, *add} - set(remove))))
+
+        return self._label(self.find(run), change)
+
+    def note(self, run: str, text: str) -> Labels:
+        """Replace the note of a run."""
+        return self._label(self.find(run), lambda labels: replace(labels, note=text))
+
+    def archive(self, run: str, *, archived: bool = True) -> Labels:
+        """Leave a run out of listings, or bring it back; nothing is moved or deleted."""
+        return self._label(self.find(run), lambda labels: replace(labels, archived=archived))
+
+    def _label(self, run: RunDir, change: Callable[[Labels], Labels]) -> Labels:
+        with hold_lock(self.root / _EDIT_LOCK, wait_seconds=_PATIENCE_SECONDS):
+            labels = change(read_labels(run))
+            write_json_durably(run.labels_file, record_to_json(labels))
+        return labels
+
+    def compare(self, runs: Sequence[str]) -> Comparison:
+        """The runs side by side, with the settings that differ. Raises RunError for a missing or damaged one."""
+        found = [self.find(run) for run in runs]
+        settings = [_settings(run) for run in found]
+        names = sorted({name for one in settings for name in one})
+        rows = {name: tuple(one.get(name) for one in settings) for name in names}
+        differing = {
+            name: values for name, values in rows.items() if any(value != values[0] for value in values)
+        }
+        return Comparison(tuple(summarise(run) for run in found), differing)
+
+    def delete(self, run: str) -> None:
+        """Delete a run for good; ``run`` must be its whole id. Raises RunError when it lives or is not ours."""
+        found = self._exactly(run)
+        require(run, found.status(), Event.DELETE)
+        with found.lock():
+            remove_folder(found.path)
+
+    def _exactly(self, run: str) -> RunDir:
+        try:
+            found = RunDir(safe_join(self.root, run))
+        except UnsafeNameError as error:
+            raise self._not_whole(run) from error
+        if found.path.is_symlink() or not found.path.is_dir() or not found.exists():
+            raise self._not_whole(run)
+        return found
+
+    def _not_whole(self, run: str) -> RunError:
+        return RunError(
+            f"{run!r} is not the whole id of a run in {self.root}; nothing was deleted.",
+            remedy="See the ids with: tunesmith runs list",
+            code="no-such-run",
+        )
+
+    def import_folder(self, source: Path) -> RunDir:
+        """A copy of a run folder from elsewhere, under the same id. Raises RunError when it lives or is there."""
+        origin = RunDir(source.absolute())
+        if not origin.exists():
+            raise RunError(
+                f"{source} is no run folder.", remedy="Give the folder of a run.", code="not-a-run"
+            )
+        target = RunDir(self.root / origin.id)
+        if target.path.exists():
+            raise RunError(
+                f"{target.path} exists already.", remedy="Rename one of the two.", code="run-exists"
+            )
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staging = self.root / f".{origin.id}.{secrets.token_hex(8)}.tmp"
+        try:
+            with origin.lock():
+                shutil.copytree(origin.path, staging, ignore=_without_requests, symlinks=True)
+            publish_folder(staging, target.path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return target
+
+
+def _matches(item: RunSummary, status: RunStatus | None, text: str, tag: str, archived: bool) -> bool:
+    return (
+        (status is None or item.status is status)
+        and (not text or text in _words(item))
+        and (not tag or tag in item.labels.tags)
+        and (archived or not item.labels.archived)
+    )
+
+
+def _words(item: RunSummary) -> str:
+    return f"{item.id} {item.labels.name} {item.model} {item.method} {item.labels.note}".lower()
+
+
+def _settings(run: RunDir) -> dict[str, object]:
+    from backend.utils.config_utils import parse_yaml  # noqa: PLC0415  YAML only where it is needed
+
+    def flat(value: object, prefix: str) -> dict[str, object]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {
+            name: leaf for key, part in value.items() for name, leaf in flat(part, f"{prefix}.{key}").items()
+        }
+
+    return {
+        name.lstrip("."): value
+        for name, value in flat(parse_yaml(run.read_config_text(), where=run.id), "").items()
+    }
+
+
+def _without_requests(folder: str, names: Sequence[str]) -> set[str]:
+    run = RunDir(Path(folder))
+    return {path.name for path in (run.lock_file, run.stop_file, run.ticket_file)} & set(names)

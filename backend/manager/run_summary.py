@@ -1,0 +1,129 @@
+"""One run in one line: what a listing shows of it. Control wing: reads the run folder, imports F0 only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backend.errors import RunError
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from backend.run_records import read_record
+from backend.utils.jsonl_utils import last_records
+from backend.utils.record_utils import record_from_json
+
+_STAMP = re.compile(r"^(\d{8}-\d{6})-")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a person says about a run; ``name`` is shown in place of the id, which never changes."""
+
+    name: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    archived: bool = False
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of a listing. ``loss`` and ``eval_loss`` are the latest, in nats per trained token."""
+
+    id: str
+    path: Path
+    status: RunStatus
+    reason: str
+    message: str
+    next_action: str
+    created: str
+    model: str
+    method: str
+    step: int
+    total_steps: int
+    loss: float | None
+    eval_loss: float | None
+    attempt: int = 0
+    labels: Labels = Labels()
+    damage: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name that the person gave, or the id."""
+        return self.labels.name or self.id
+
+
+def summarise(run: RunDir) -> RunSummary:
+    """The line of one run. Raises nothing: a damaged run has a line that says so."""
+    state = run.state()
+    config = _config_text(run)
+    figures = _latest_figures(run)
+    return RunSummary(
+        id=run.id,
+        path=run.path,
+        status=state.status,
+        reason=state.reason,
+        message=state.message,
+        next_action=state.next_action,
+        created=_created(run),
+        model=peek(config, "model", "model_name_or_path"),
+        method=peek(config, "tuning", "method"),
+        step=int(figures.get("step", 0)),
+        total_steps=int(figures.get("total_steps", 0)),
+        loss=figures.get("loss"),
+        eval_loss=figures.get("eval_loss"),
+        attempt=state.attempt,
+        labels=read_labels(run),
+        damage=state.damage,
+    )
+
+
+def read_labels(run: RunDir) -> Labels:
+    """What a person said about the run; nothing when the file is missing or damaged, since no run rests on it."""
+    try:
+        return read_record(run.labels_file, lambda value: record_from_json(Labels, value)) or Labels()
+    except RunError:
+        return Labels()
+
+
+def peek(config_yaml: str, section: str, key: str) -> str:
+    """One plain value of a configuration that we wrote, without parsing the rest; empty when it is not there.
+
+    A listing of ten thousand runs has no time for a YAML parser.
+    """
+    body = re.search(rf"^{section}:\n((?:[ #].*\n|\n)*)", config_yaml, re.MULTILINE)
+    found = re.search(rf"^ +{key}: *(.+?)(?: +#.*)?$", body[1], re.MULTILINE) if body else None
+    return found[1].strip("'\"") if found else ""
+
+
+def _config_text(run: RunDir) -> str:
+    try:
+        return run.config.read_text("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _created(run: RunDir) -> str:
+    """When the run was made, UTC in ISO 8601: from its name, else from its configuration's date."""
+    stamp = _STAMP.match(run.id)
+    try:
+        if stamp:
+            return datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat()
+        return datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    except (OSError, ValueError):
+        return ""
+
+
+def _latest_figures(run: RunDir) -> dict[str, float]:
+    """``step``, ``total_steps`` and ``loss`` of the latest step, ``eval_loss`` of the latest evaluation."""
+    figures: dict[str, float] = {}
+    wanted = {"train/loss": "loss", "eval/loss": "eval_loss", "step": "step", "total_steps": "total_steps"}
+    for record in last_records(run.metrics_file):
+        for key, name in wanted.items():
+            value = record.get(key)
+            if isinstance(value, int | float):
+                figures.setdefault(name, value)
+        if len(figures) == len(wanted):
+            break
+    return figures
