@@ -6,7 +6,7 @@ Floor F0: plain frozen dataclasses and enums; of ours it imports only ``utils``.
 from __future__ import annotations
 
 import signal
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from backend.utils.process_utils import ProcessIdentity
@@ -198,10 +198,42 @@ class RunState:
 
 
 def metrics_record(report: StepReport | EvalReport) -> dict[str, object]:
-    """The line of ``metrics.jsonl`` for a report: its numbers plus ``kind``, which is ``train`` or ``eval``."""
-    record = asdict(report)
+    """The line of ``metrics.jsonl`` for a report: where it stands, and its numbers by their tag.
+
+    ``kind`` is ``train`` or ``eval``; the tags are those of TensorBoard, see ``metrics_scalars``.
+    """
+    place: dict[str, object] = {
+        "step": report.step,
+        "epoch": report.epoch,
+        "seconds": round(report.seconds, 4),
+    }
     if isinstance(report, StepReport):
-        del record["rows"]
-        return {"kind": "train", **record, "tokens_per_second": report.tokens_per_second}
-    del record["samples"]
-    return {"kind": "eval", **record}
+        return {"kind": "train", "total_steps": report.total_steps, **place, **metrics_scalars(report)}
+    return {
+        "kind": "eval",
+        "rows": report.rows,
+        "scored_rows": report.scored_rows,
+        **place,
+        **metrics_scalars(report),
+    }
+
+
+def metrics_scalars(report: StepReport | EvalReport) -> dict[str, float]:
+    """The curves a report adds a point to, by the tag names TensorBoard users expect.
+
+    Losses are nats per trained token; ``eval/exact_match`` is a share in [0, 1], absent where it means nothing.
+    """
+    if isinstance(report, StepReport):
+        return {
+            "train/loss": report.loss,
+            "train/grad_norm": report.grad_norm,
+            "train/learning_rate": report.learning_rate,
+            "train/tokens_per_second": report.tokens_per_second,
+            "train/tokens_seen": report.tokens_seen,
+            "train/trained_tokens": report.trained_tokens,
+            "train/epoch": report.epoch,
+        }
+    scalars: dict[str, float] = {"eval/loss": report.loss, "eval/trained_tokens": report.trained_tokens}
+    if report.exact_match is not None:
+        scalars["eval/exact_match"] = report.exact_match
+    return scalars

@@ -40,6 +40,13 @@ class ComputePlan:
         """The precision of the frozen weights as torch names it."""
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
 
+    @classmethod
+    def from_dict(cls, values: object) -> ComputePlan:
+        """The plan that ``to_dict`` wrote. Raises TypeError when it is something else."""
+        if not isinstance(values, dict):
+            raise TypeError(f"a compute plan is a mapping, not {type(values).__name__}")
+        return cls(**values)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for environment.json and checkpoints."""
         return asdict(self)

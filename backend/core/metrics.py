@@ -1,0 +1,51 @@
+"""Reports become one line in metrics.jsonl and the same numbers in TensorBoard, under the usual tag names. F1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from backend.reports import EvalReport, StepReport, metrics_record, metrics_scalars
+from backend.utils.jsonl_utils import JsonlWriter
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsWriter:
+    """Writes every report to both places. ``tensorboard`` None writes metrics.jsonl alone. Close it."""
+
+    def __init__(self, lines: JsonlWriter, tensorboard: Path | None, *, after_step: int = 0) -> None:
+        self._lines = lines
+        self._events = _event_writer(tensorboard, after_step) if tensorboard else None
+
+    def write(self, report: StepReport | EvalReport) -> None:
+        """One line in metrics.jsonl and one TensorBoard point a tag."""
+        self._lines.append(metrics_record(report))
+        if self._events is not None:
+            for tag, value in metrics_scalars(report).items():
+                self._events.add_scalar(tag, value, report.step)
+            self._events.flush()
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _event_writer(folder: Path, after_step: int) -> SummaryWriter:
+    """An event file that tells TensorBoard to forget what an earlier attempt wrote past ``after_step``."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - a second of imports, only when wanted
+
+    purge = after_step + 1 if after_step else None
+    return SummaryWriter(str(folder), purge_step=purge, flush_secs=5)

@@ -1,0 +1,197 @@
+"""The one door to data: files become rows, rows become examples and questions. Floor F2."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from backend.config import DataConfig
+from backend.core.batching import Example
+from backend.core.evaluation import Question
+from backend.core.tokenizer import (
+    Encoded,
+    encode_batch,
+    encode_messages,
+    encode_prompt,
+    encode_prompt_completion,
+    encode_text,
+)
+from backend.data.load import Loaded, load_rows
+from backend.data.records import Rejected, Row
+from backend.data.splits import split_rows
+from backend.errors import DataError, TunesmithError
+
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes."""
+
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    rejected: Sequence[Rejected]
+    reading: str
+    fingerprints: dict[str, str]
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Examples ready to train on; ``cut`` and ``dropped`` name the rows that were too long."""
+
+    examples: list[Example]
+    cut: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples."""
+        return sum(len(example.input_ids) for example in self.examples)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens the model learns to say."""
+        return sum(int(example.trained[1:].sum()) for example in self.examples)
+
+
+def load(data: DataConfig, *, seed: int) -> Dataset:
+    """Read and split the rows that ``data`` names.
+
+    Raises DataError naming file and row for whatever cannot be used.
+    """
+    train = _load(data.train, data)
+    fingerprints = {data.train: train.sha256}
+    rejected = list(train.rejected)
+    if isinstance(data.validation, str):
+        held_out = _load(data.validation, data)
+        fingerprints[data.validation] = held_out.sha256
+        rejected += held_out.rejected
+        rows, validation = list(train.rows), list(held_out.rows)
+    else:
+        rows, validation = split_rows(train.rows, data.validation, seed)
+    return Dataset(rows, validation, rejected, train.reason, fingerprints)
+
+
+def _load(path: str, data: DataConfig) -> Loaded:
+    return load_rows(Path(path), columns=data.columns, max_rejected_share=data.max_rejected_share)
+
+
+def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> EncodedRows:
+    """Rows as token ids with a mask on what is learned, in order.
+
+    Raises DataError (too-long, nothing-trained, template-refused) naming the row.
+    """
+    result = EncodedRows([])
+    for row, encoded in zip(rows, _encoded(rows, tokenizer), strict=True):
+        ids = np.asarray(encoded.input_ids, dtype=np.int64)
+        trained = np.asarray(encoded.trained, dtype=bool)
+        if len(ids) > data.max_length:
+            if data.truncation == "error":
+                raise _too_long(row, len(ids), data.max_length)
+            if data.truncation == "drop" or not trained[1 : data.max_length].any():
+                result.dropped.append(row.place)
+                continue
+            result.cut.append(row.place)
+            ids, trained = ids[: data.max_length], trained[: data.max_length]
+        result.examples.append(Example(ids, trained, row.place))
+    if not result.examples:
+        raise DataError(
+            f"None of the {len(rows)} rows is left to train on.",
+            remedy="Raise data.max_length or give more rows.",
+            code="no-rows",
+        )
+    return result
+
+
+def _too_long(row: Row, length: int, limit: int) -> DataError:
+    return DataError(
+        f"{row.place} has {length} tokens, more than data.max_length {limit}.",
+        remedy=f"Set data.max_length to {length} or more, or choose data.truncation cut or drop.",
+        code="too-long",
+    )
+
+
+def _encoded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
+    """Rows in order; runs of plain chats take the fast path together."""
+    for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
+        members = list(group)
+        if not plain:
+            yield from (_at_row(row, _encode_one(row, tokenizer)) for row in members)
+            continue
+        for start in range(0, len(members), ROWS_AT_ONCE):
+            chunk = members[start : start + ROWS_AT_ONCE]
+            try:
+                encoded = encode_batch(tokenizer, [row.messages for row in chunk])
+            except TunesmithError:
+                encoded = [_encode_named(row, tokenizer) for row in chunk]
+            yield from (_at_row(row, one) for row, one in zip(chunk, encoded, strict=True))
+
+
+def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
+    return row.text is None and row.tools is None and tokenizer.chat_template is not None
+
+
+def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """One row; an error names it."""
+    try:
+        return _encode_one(row, tokenizer)
+    except DataError as error:
+        raise DataError(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
+
+
+def _encode_one(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    if row.text is not None:
+        return encode_text(tokenizer, row.text)
+    if tokenizer.chat_template is None:
+        return encode_prompt_completion(tokenizer, *_prompt_and_answer(row))
+    return encode_messages(tokenizer, row.messages, tools=read_tools(row))
+
+
+def _at_row(row: Row, encoded: Encoded) -> Encoded:
+    if not any(encoded.trained[1:]):
+        raise DataError(
+            f"{row.place} has no token to learn: its answer is empty.",
+            remedy="Give the row an answer or leave it out.",
+            code="nothing-trained",
+        )
+    return encoded
+
+
+def _prompt_and_answer(row: Row) -> tuple[str, str]:
+    """A single exchange as (prompt, answer), for a model without a chat template."""
+    roles = [message["role"] for message in row.messages]
+    if roles != ["user", "assistant"]:
+        raise DataError(
+            f"{row.place} is a conversation ({', '.join(roles)}), and this model has no chat template.",
+            remedy="Use prompt and completion rows, or a model with a chat template.",
+            code="no-chat-template",
+        )
+    return str(row.messages[0]["content"]), str(row.messages[1]["content"])
+
+
+def read_tools(row: Row) -> list[dict[str, Any]] | None:
+    """The tools of a row as the template wants them, or None."""
+    return None if row.tools is None else json.loads(row.tools)
+
+
+def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
+    """Rows as questions: everything before the last answer is the prompt. Rows without one are left out."""
+    found: list[Question] = []
+    for row in rows:
+        if row.text is not None or not row.messages or row.messages[-1]["role"] != "assistant":
+            continue
+        asked, answer = list(row.messages[:-1]), str(row.messages[-1]["content"])
+        if tokenizer.chat_template is None:
+            whole = encode_prompt_completion(tokenizer, *_prompt_and_answer(row))
+            ids = whole.input_ids[: whole.trained.index(True)]
+        else:
+            ids = encode_prompt(tokenizer, asked, tools=read_tools(row))
+        found.append(Question(row.place, str(asked[-1]["content"]), tuple(ids), answer))
+    return found

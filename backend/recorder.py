@@ -1,0 +1,82 @@
+"""The recorder: what happens in a run goes into its folder as it happens. Floor F3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+from backend.config import RunConfig
+from backend.core.checkpoint import prune, save_checkpoint
+from backend.core.device import memory_bytes
+from backend.core.metrics import MetricsWriter
+from backend.core.training import TrainState
+from backend.reports import EvalReport, StepReport
+from backend.run_dir import RunDir
+
+
+class Recorder:
+    """Metrics, samples, the flight record and checkpoints of one attempt. Close it when the attempt ends.
+
+    ``facts`` go into every checkpoint; ``notes`` are those of the checkpoint the attempt resumed from.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        config: RunConfig,
+        state: TrainState,
+        facts: Mapping[str, Any],
+        notes: Mapping[str, Any],
+    ) -> None:
+        self._run, self._config, self._state, self._facts = run_dir, config, state, dict(facts)
+        self._best_loss: float | None = notes.get("best_loss")
+        self._best_step: int | None = notes.get("best_step")
+        tensorboard = run_dir.tensorboard if config.logging.tensorboard else None
+        self._metrics = MetricsWriter(run_dir.metrics_writer(), tensorboard, after_step=state.step)
+        self._samples = run_dir.samples_writer()
+        self._flight = run_dir.flight_writer()
+
+    def step(self, report: StepReport) -> None:
+        """Note one training step; the flight record keeps every step, the metrics every ``logging_steps``."""
+        if report.step % self._config.logging.logging_steps == 0 or report.step in {1, report.total_steps}:
+            self._metrics.write(report)
+        detail = {name: getattr(report, name) for name in ("step", "loss", "grad_norm", "learning_rate")}
+        self._flight.append({**detail, "rows": list(report.rows), "memory_bytes": memory_bytes()})
+
+    def evaluation(self, report: EvalReport) -> bool:
+        """Note one evaluation; whether it is the best of the run so far (the untrained model does not count)."""
+        self._metrics.write(report)
+        for sample in report.samples:
+            self._samples.append({"step": report.step, **asdict(sample), "exact_match": sample.exact_match})
+        better = report.step > 0 and (self._best_loss is None or report.loss < self._best_loss)
+        if better:
+            self._best_loss, self._best_step = report.loss, report.step
+        return better
+
+    def checkpoint(self, *, done: bool = False) -> None:
+        """Save a checkpoint of now, then drop those that are no longer wanted; ``done`` marks the last one."""
+        notes = {
+            "facts": self._facts,
+            "best_loss": self._best_loss,
+            "best_step": self._best_step,
+            "done": done,
+        }
+        save_checkpoint(self._run.checkpoints, self._state, notes)
+        prune(
+            self._run.checkpoints, keep_last=self._config.training.save_total_limit, best_step=self._best_step
+        )
+
+    def close(self) -> None:
+        """Close every file."""
+        for writer in (self._metrics, self._samples, self._flight):
+            writer.close()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,354 @@
+"""The trainer: one run folder in, a trained adapter or model and an outcome out. Floor F3.
+
+``python -m backend.trainer_main RUN_FOLDER`` carries out the run in that folder; ``run`` does the same in
+process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request ·
+130 stopped by SIGINT · 143 stopped by SIGTERM. Every way out but a kill ends in ``outcome.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from backend import data_pipeline
+from backend.config import RunConfig, parse_config, resolve_steps
+from backend.core.checkpoint import Checkpoint, newest_good, restore, save_result
+from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
+from backend.core.evaluation import HeldOut, evaluate
+from backend.core.forward import prove
+from backend.core.generation import context_length
+from backend.core.model_loader import load_base, model_fingerprint, resolve_model
+from backend.core.tokenizer import decode, load_tokenizer, stop_token_ids
+from backend.core.training import TrainState, total_steps, train_steps
+from backend.core.tuning import make_trainable
+from backend.data_pipeline import Dataset
+from backend.errors import DataError, RunError, TrainingError, TunesmithError
+from backend.recorder import Recorder
+from backend.reports import EvalReport, Outcome, RunStatus, StepReport
+from backend.run_dir import RunDir
+from backend.utils.config_utils import parse_yaml
+
+STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
+SHORT_ANSWER_TOKENS = 32
+"""Held-out answers are scored by exact match when none of them is longer than this, in tokens."""
+
+log = logging.getLogger("tunesmith")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the trainer is doing, for whoever shows it: a phase in words, and a report where there is one."""
+
+    phase: str
+    report: StepReport | EvalReport | None = None
+
+
+Watcher = Callable[[Progress], None]
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask for a stop once; the second one leaves at once."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError):  # only the main thread may set handlers
+                self._before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        if self.reason:
+            os._exit(128 + number)
+        self.reason = signal.Signals(number).name.lower()
+
+
+def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
+    """Carry out the run: from its newest good checkpoint where there is one, else from the start.
+
+    Returns the outcome, which is also written to the folder. Raises RunError already-running when another
+    process holds the run; every other failure comes back as a failed outcome.
+    """
+    with run_dir.lock(), _log_file(run_dir), _Signals() as signals:
+        attempt = (
+            None
+            if "TUNESMITH_ATTEMPT" in os.environ
+            else run_dir.begin_attempt(tuple(sys.argv), pid=os.getpid())
+        )
+        try:
+            outcome = _train(run_dir, signals, watch)
+        except TunesmithError as error:
+            log.exception("The run failed")
+            outcome = Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
+        except Exception as error:  # a door: whatever happens is written down whole
+            log.exception("The run failed")
+            message = f"Something unforeseen happened: {type(error).__name__}: {error}"
+            remedy = f"The traceback is in {run_dir.train_log}; report it, then resume the run."
+            outcome = Outcome(RunStatus.FAILED, "internal-error", message, remedy)
+        run_dir.write_outcome(outcome)
+        if attempt is not None:
+            run_dir.end_attempt(attempt, "exited", exit_code=exit_code(outcome))
+    return outcome
+
+
+def exit_code(outcome: Outcome) -> int:
+    """The process exit code that says how a run ended; see the head of this module."""
+    if outcome.status is RunStatus.FINISHED:
+        return 0
+    if outcome.status is RunStatus.STOPPED:
+        return STOP_EXIT_CODES.get(outcome.code, 3)
+    return 1 if outcome.code in TRAINING_FAILURES else 2
+
+
+TRAINING_FAILURES = {
+    "internal-error", "non-finite-loss", "non-finite-gradient", "out-of-memory", "disk-full", "cannot-save"
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _log_file(run_dir: RunDir) -> Any:
+    """Send our log to train.log, unless our output goes there already."""
+    if "TUNESMITH_ATTEMPT" in os.environ:
+        yield
+        return
+    handler = logging.FileHandler(run_dir.train_log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
+    """The run, top to bottom."""
+    config = parse_config(parse_yaml(run_dir.read_config_text(), where=str(run_dir.config)))
+    checkpoint = _newest_checkpoint(run_dir)
+    finished = run_dir.result_folder()
+    if finished and checkpoint and checkpoint.notes.get("done"):
+        return Outcome(
+            RunStatus.FINISHED,
+            "completed",
+            "The run is finished.",
+            step=checkpoint.step,
+            result=str(finished),
+        )
+
+    watch(Progress("reading the data"))
+    seed_everything(config.seed)
+    model_path = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
+    tokenizer = load_tokenizer(model_path)
+    dataset = data_pipeline.load(config.data, seed=config.seed)
+    rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
+    facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
+    known = run_dir.read_environment()
+    _same_inputs(known.get("facts"), facts)
+
+    watch(Progress("loading the model"))
+    plan = ComputePlan.from_dict(known["plan"]) if "plan" in known else plan_compute(config.model.dtype)
+    apply_plan(plan)
+    full = config.tuning.method == "full"
+    base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
+    _fits_context(rows.examples, context_length(base))
+    forward = prove(make_trainable(base, config.tuning, seed=config.seed))
+    state = TrainState.start(forward, config.training)
+    if checkpoint is not None:
+        restore(checkpoint, state)
+        log.info("Resuming after step %d", state.step)
+    run_dir.rewind_metrics(state.step if checkpoint else -1)
+    run_dir.write_environment(_environment(plan, facts, dataset, rows))
+
+    steps = total_steps(len(rows.examples), config.training)
+    eval_every = resolve_steps(config.evaluation.eval_steps, steps)
+    save_every = resolve_steps(config.training.save_steps, steps)
+    assess = _Assessor(config, plan, state, tokenizer, _held_out(dataset, tokenizer, config), watch)
+    recorder = Recorder(run_dir, config, state, facts, checkpoint.notes if checkpoint else {})
+    with recorder:
+        if checkpoint is None and assess.possible:
+            recorder.evaluation(assess(0, 0.0))
+        for report in train_steps(state, rows.examples, config.training, plan, seed=config.seed):
+            last = report.step == steps
+            recorder.step(report)
+            watch(Progress("training", report))
+            improved = False
+            if assess.possible and (last or _due(report.step, eval_every)):
+                improved = recorder.evaluation(assess(report.step, report.epoch, score=last))
+            if last or improved or _due(report.step, save_every):
+                recorder.checkpoint(done=last)
+            reason = signals.reason or run_dir.stop_requested()
+            if reason and not last:
+                recorder.checkpoint()
+                return _stopped(run_dir, reason, report)
+    watch(Progress("saving the result"))
+    result = save_result(forward.model, tokenizer, run_dir.model if full else run_dir.adapter)
+    return Outcome(RunStatus.FINISHED, "completed", f"Trained {steps} steps.", step=steps, result=str(result))
+
+
+def _newest_checkpoint(run_dir: RunDir) -> Checkpoint | None:
+    checkpoint, complaints = newest_good(run_dir.checkpoints)
+    for complaint in complaints:
+        log.warning("%s Going on from an older one.", complaint)
+    return checkpoint
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _stopped(run_dir: RunDir, reason: str, report: StepReport) -> Outcome:
+    return Outcome(
+        RunStatus.STOPPED,
+        reason,
+        f"Stopped after step {report.step} of {report.total_steps}; a checkpoint is saved.",
+        remedy=f"Go on with: tunesmith runs resume {run_dir.id}",
+        step=report.step,
+    )
+
+
+def _same_inputs(before: object, now: Mapping[str, Any]) -> None:
+    """Raise RunError when data or model changed since the run's first attempt."""
+    if not isinstance(before, dict) or before == now:
+        return
+    changed = [
+        f"{path} ({str(digest)[:12]} → {str(now['data'].get(path))[:12]})"
+        for path, digest in before.get("data", {}).items()
+        if now["data"].get(path) != digest
+    ]
+    changed += [f"the model ({str(before.get('model'))[:12]} → {now['model'][:12]})"] * (
+        before.get("model") != now["model"]
+    )
+    raise RunError(
+        f"Since this run began, {' and '.join(changed)} changed.",
+        remedy="Put the original back to resume, or start a new run.",
+        code="inputs-changed",
+    )
+
+
+def _fits_context(examples: Sequence[Any], limit: int) -> None:
+    longest = max(examples, key=lambda example: len(example.input_ids))
+    if len(longest.input_ids) > limit:
+        raise DataError(
+            f"{longest.row} has {len(longest.input_ids)} tokens; this model can look at {limit}.",
+            remedy=f"Set data.max_length to {limit} or less and data.truncation to cut or drop.",
+            code="too-long",
+        )
+
+
+def _held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
+    """Loss rows, a fixed panel spread over the set, and the rows to score where answers are short."""
+    if not dataset.validation:
+        return HeldOut([])
+    examples = data_pipeline.encode(dataset.validation, tokenizer, config.data).examples
+    questions = [
+        question
+        for question in data_pipeline.questions(dataset.validation, tokenizer)
+        if len(question.prompt_ids) < config.data.max_length
+    ]
+    short = all(len(question.expected) <= 8 * SHORT_ANSWER_TOKENS for question in questions) and all(
+        int(example.trained.sum()) <= SHORT_ANSWER_TOKENS for example in examples
+    )
+    every = max(1, len(questions) // max(1, config.evaluation.sample_rows))
+    panel = questions[::every][: config.evaluation.sample_rows]
+    return HeldOut(examples, panel, questions[: config.evaluation.score_rows] if short else [])
+
+
+class _Assessor:
+    """Evaluates the model as it stands; ``possible`` only where rows are held out."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: ComputePlan,
+        state: TrainState,
+        tokenizer: PreTrainedTokenizerBase,
+        held_out: HeldOut,
+        watch: Watcher,
+    ) -> None:
+        self.possible = bool(held_out.examples)
+        self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
+        self._held_out, self._watch = held_out, watch
+        self._stop_ids = stop_token_ids(tokenizer, state.forward.causal.generation_config.eos_token_id)
+
+    def __call__(self, step: int, epoch: float, *, score: bool = False) -> EvalReport:
+        self._watch(Progress("evaluating"))
+        report = evaluate(
+            self._state.forward,
+            self._held_out if score else HeldOut(self._held_out.examples, self._held_out.panel),
+            self._plan,
+            budget=self._config.training.micro_batch_tokens,
+            max_new_tokens=self._config.evaluation.max_new_tokens,
+            stop_ids=self._stop_ids,
+            decode=lambda ids: decode(self._tokenizer, ids),
+            step=step,
+            epoch=epoch,
+        )
+        self._watch(Progress("training", report))
+        return report
+
+
+def _environment(
+    plan: ComputePlan, facts: Mapping[str, Any], dataset: Dataset, rows: data_pipeline.EncodedRows
+) -> dict[str, object]:
+    packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in packages},
+        "plan": plan.to_dict(),
+        "facts": dict(facts),
+        "data": {
+            "read_as": dataset.reading,
+            "train_rows": len(rows.examples),
+            "validation_rows": len(dataset.validation),
+            "rejected_rows": [
+                {"place": item.place, "reason": item.reason} for item in dataset.rejected[:1000]
+            ],
+            "cut_rows": rows.cut[:1000],
+            "dropped_rows": rows.dropped[:1000],
+            "tokens": rows.tokens,
+            "trained_tokens": rows.trained_tokens,
+        },
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out the run in the folder that is the one argument; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print("Usage: python -m backend.trainer_main RUN_FOLDER", file=sys.stderr)  # noqa: T201 - a door
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        outcome = run(RunDir.open(Path(arguments[0])))
+    except TunesmithError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a door
+        return 1 if isinstance(error, TrainingError) else 2
+    print(f"{outcome.message} {outcome.remedy}".strip(), file=sys.stderr)  # noqa: T201 - a door
+    return exit_code(outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
