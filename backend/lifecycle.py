@@ -14,7 +14,7 @@ from types import MappingProxyType
 from backend.errors import RunError
 from backend.reports import Attempt, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
 
-LOST_REASONS = frozenset({"killed", "terminated", "crash-loop"})
+LOST_REASONS = frozenset({"killed", "terminated", "stop-forced", "crash-loop"})
 """Ends of an attempt that say nothing against the run itself: it is interrupted, not failed."""
 
 

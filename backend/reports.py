@@ -11,6 +11,8 @@ from enum import StrEnum
 
 from backend.utils.process_utils import ProcessIdentity
 
+DEFAULT_DEVICE = "default"
+
 
 class RunStatus(StrEnum):
     """Where a run stands. Always derived from its folder, never stored (see docs/lifecycle.md)."""
@@ -109,6 +111,7 @@ _END_SENTENCES = {
     "error": "The trainer ended with an error",
     "crashed": "The trainer crashed",
     "killed": "The trainer was killed from outside",
+    "stop-forced": "The trainer did not stop in time and was killed",
     "terminated": "The trainer was told to end before it could save",
     "out-of-memory": "The machine ran out of memory and killed the trainer",
     "disk-full": "The disk was full",
@@ -128,7 +131,7 @@ class AttemptEnd:
     """How the process of one attempt ended: ``exit_code`` or ``signal_number``, never both.
 
     ``reason`` is a stable word for the evidence: ``exited``, ``no-outcome``, ``error``, ``crashed``, ``killed``,
-    ``terminated``, ``out-of-memory``, ``disk-full``. ``ended`` is UTC in ISO 8601.
+    ``terminated``, ``stop-forced``, ``crash-loop``, ``out-of-memory``, ``disk-full``. ``ended`` is UTC in ISO 8601.
     """
 
     ended: str
@@ -148,7 +151,8 @@ class AttemptEnd:
 class Attempt:
     """One try at a run, from its start to the end of its process. ``began`` is UTC in ISO 8601.
 
-    ``token`` stands in the environment of every process of the attempt, so that they can be told from strangers.
+    ``device`` is the queue's name for what it runs on. ``token`` stands in the environment of every process of
+    the attempt, so that they can be told from strangers.
     """
 
     number: int
@@ -157,6 +161,7 @@ class Attempt:
     token: str = ""
     process: ProcessIdentity | None = None
     supervisor: ProcessIdentity | None = None
+    device: str = DEFAULT_DEVICE
     end: AttemptEnd | None = None
 
 
@@ -171,7 +176,7 @@ class QueueTicket:
     after_attempt: int
     position: float
     priority: int = 0
-    device: str = "default"
+    device: str = DEFAULT_DEVICE
     hold: bool = False
     note: str = ""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from backend.errors import RunError
 from backend.lifecycle import derive
-from backend.reports import Attempt, Outcome, QueueTicket, RunState, RunStatus
+from backend.reports import DEFAULT_DEVICE, Attempt, Outcome, QueueTicket, RunState, RunStatus
 from backend.run_records import (
     AttemptFiles,
     damaged,
@@ -28,6 +28,7 @@ from backend.run_records import (
     read_record,
     slugify,
     stat_or_none,
+    step_of,
     utc_now,
 )
 from backend.run_state import read_evidence, read_records
@@ -42,7 +43,7 @@ from backend.utils.file_utils import (
 )
 from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep_lines, read_jsonl_tail
 from backend.utils.lock_utils import LockedError, hold_lock, is_locked
-from backend.utils.process_utils import ProcessIdentity
+from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
 
 LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
@@ -107,10 +108,10 @@ class RunDir:
             fs.write(staging / "config.yaml", f"{config_yaml.rstrip()}\n{CONFIG_END}\n".encode())
             publish_folder(staging, final, fs=fs)
         except FileExistsError:
-            _discard(staging)
+            shutil.rmtree(staging, ignore_errors=True)
             return cls.create(root, slug, config_yaml, fs=fs)
         except OSError as error:
-            _discard(staging)
+            shutil.rmtree(staging, ignore_errors=True)
             raise RunError(
                 f"A run folder could not be written in {root} ({error.strerror}).",
                 remedy="Choose another folder with --runs, or make room there.",
@@ -250,7 +251,17 @@ class RunDir:
     ) -> Attempt:
         """Record that a new attempt begins; only who holds the lock may. ``pid`` may follow by ``set_process``."""
         sweep_temporaries(self.path)
-        attempt = self.attempt_files.begin(command, token, pid, supervisor)
+        ticket = self.read_ticket()
+        attempt = Attempt(
+            number=0,
+            began=utc_now(),
+            command=command,
+            token=token,
+            process=None if pid is None else identify(pid),
+            supervisor=supervisor,
+            device=ticket.device if ticket else DEFAULT_DEVICE,
+        )
+        attempt = self.attempt_files.begin(attempt)
         self.drop_ticket()
         os.utime(self.path)  # a listing's cache watches the folder's time
         return attempt
@@ -311,7 +322,7 @@ class RunDir:
     def rewind_metrics(self, step: int) -> None:
         """Forget reports and samples past ``step``, so that a resumed series equals the undisturbed one."""
         for path in (self.metrics_file, self.samples_file):
-            keep_lines(path, lambda record: _step_of(record) <= step)
+            keep_lines(path, lambda record: step_of(record) <= step)
 
     @contextmanager
     def lock(self) -> Iterator[int]:
@@ -349,6 +360,10 @@ class RunDir:
             evidence = read_evidence(self)
         return derive(evidence)
 
+    def state_at_rest(self) -> RunState:
+        """The state as the folder tells it, for the one who holds the lock."""
+        return derive(replace(read_evidence(self), held=False))
+
     def damage(self) -> str:
         """What is wrong with the folder, in words; empty when nothing is."""
         return read_evidence(self).damage
@@ -365,18 +380,13 @@ class RunDir:
         """The trained ``adapter/`` or ``model/``; None before the run has finished one."""
         return next((path for path in (self.adapter, self.model) if path.is_dir()), None)
 
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:06d}"
+
     def newest_checkpoint_step(self) -> int:
         """The step of the newest published checkpoint, 0 before the first; nothing is verified here."""
         return highest_number(self.checkpoints, r"step-(\d{1,12})")
-
-
-def _step_of(record: Mapping[str, object]) -> float:
-    step = record.get("step")
-    return step if isinstance(step, int) else float("inf")
-
-
-def _discard(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _not_a_run(path: Path) -> RunError:

@@ -6,9 +6,10 @@ Only ``run_dir`` uses this room. Floor F0: imports errors, reports and utils.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TypeVar
 from backend.errors import RunError
 from backend.reports import Attempt, AttemptEnd, Outcome, QueueTicket, RunStatus
 from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
-from backend.utils.process_utils import ProcessIdentity, identify
+from backend.utils.process_utils import identify
 from backend.utils.record_utils import record_from_json, record_to_json
 
 _ENDED = (RunStatus.FINISHED, RunStatus.STOPPED, RunStatus.FAILED)
@@ -77,6 +78,12 @@ def highest_number(folder: Path, pattern: str) -> int:
     return max((int(match[1]) for match in matches if match), default=0)
 
 
+def step_of(record: Mapping[str, object]) -> float:
+    """The step that a line belongs to; infinity when it does not say."""
+    step = record.get("step")
+    return step if isinstance(step, int) else math.inf
+
+
 def slugify(text: str) -> str:
     """Lower-case letters, digits and single dashes, at most 40; ``run`` when nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "run"
@@ -119,15 +126,10 @@ class AttemptFiles:
             raise damaged(self.file(number), "it is missing")
         return attempt
 
-    def begin(
-        self, command: tuple[str, ...], token: str, pid: int | None, supervisor: ProcessIdentity | None
-    ) -> Attempt:
-        """Record the next attempt."""
-        process = None if pid is None else identify(pid)
+    def begin(self, attempt: Attempt) -> Attempt:
+        """Record ``attempt`` as the next one; it comes back with its number."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        return self._write(
-            Attempt(self.latest_number() + 1, utc_now(), command, token, process, supervisor=supervisor)
-        )
+        return self._write(replace(attempt, number=self.latest_number() + 1))
 
     def set_process(self, attempt: Attempt, pid: int) -> Attempt:
         """Record which process carries an attempt out. Raises ProcessLookupError when it is gone already."""

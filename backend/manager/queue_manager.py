@@ -1,0 +1,148 @@
+"""Which queued run starts next. No daemon: whoever looks, or ends a run, schedules under one lock.
+
+A run's place is the ticket in its own folder, so a queue survives any reboot. Control wing: F0 and its
+neighbours here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from backend.errors import RunError
+from backend.lifecycle import Event, require
+from backend.manager import process_manager
+from backend.reports import DEFAULT_DEVICE, QueueTicket, RunStatus
+from backend.run_dir import RunDir
+from backend.run_records import utc_now
+from backend.utils.file_utils import read_json_object, write_json_durably
+from backend.utils.lock_utils import hold_lock
+
+_LOCK = ".queue.lock"
+_SLOTS = "queue.json"
+_PATIENCE_SECONDS = 60.0
+DEFAULT_SLOTS: Mapping[str, int] = {DEFAULT_DEVICE: 1}
+
+Starter = Callable[[RunDir], object]
+
+
+class QueueManager:
+    """The queue of the runs under ``root``; ``starter`` starts one of them in the background."""
+
+    def __init__(self, root: Path, starter: Starter = process_manager.start) -> None:
+        self.root = root.absolute()
+        self._starter = starter
+
+    def enqueue(
+        self, run: RunDir, *, priority: int = 0, device: str = DEFAULT_DEVICE, hold: bool = False
+    ) -> QueueTicket:
+        """Put a run at the end of the queue. Raises RunError when it lives, has finished or waits already."""
+        require(run.id, run.status(), Event.QUEUE)
+        with hold_lock(self.root / _LOCK, wait_seconds=_PATIENCE_SECONDS):
+            last = max((ticket.position for _, ticket in self.waiting()), default=0.0)
+            ticket = QueueTicket(utc_now(), run.latest_attempt_number(), last + 1, priority, device, hold)
+            run.write_ticket(ticket)
+        return ticket
+
+    def waiting(self) -> list[tuple[RunDir, QueueTicket]]:
+        """The queue in the order in which it will start, held ones included."""
+        with_ticket = [run for run in RunDir.all_under(self.root) if run.ticket_file.exists()]
+        queued = [run for run in with_ticket if run.status() is RunStatus.QUEUED]
+        found = [(run, ticket) for run in queued if (ticket := run.read_ticket())]
+        return sorted(found, key=lambda item: (-item[1].priority, item[1].position, item[0].id))
+
+    def leave(self, run: RunDir) -> None:
+        """Take a run out of the queue. Raises RunError when it is not in it."""
+        require(run.id, run.status(), Event.UNQUEUE)
+        run.drop_ticket()
+
+    def change(
+        self,
+        run: RunDir,
+        *,
+        hold: bool | None = None,
+        priority: int | None = None,
+        before: RunDir | None = None,
+    ) -> QueueTicket:
+        """Hold or release a waiting run, change its priority, or move it before another. Raises RunError."""
+        require(run.id, run.status(), Event.UNQUEUE)
+        with hold_lock(self.root / _LOCK, wait_seconds=_PATIENCE_SECONDS):
+            ticket = _ticket(run)
+            if before:
+                ticket = self._before(ticket, run, before)
+            ticket = replace(
+                ticket,
+                hold=ticket.hold if hold is None else hold,
+                priority=ticket.priority if priority is None else priority,
+                note="" if hold is False else ticket.note,
+            )
+            run.write_ticket(ticket)
+        return ticket
+
+    def _before(self, ticket: QueueTicket, run: RunDir, other: RunDir) -> QueueTicket:
+        """The ticket with a position between ``other`` and whoever stands before it."""
+        behind = _ticket(other)
+        ahead = [
+            item.position
+            for found, item in self.waiting()
+            if item.priority == behind.priority and item.position < behind.position and found != run
+        ]
+        position = (max(ahead) + behind.position) / 2 if ahead else behind.position - 1
+        return replace(ticket, position=position, priority=behind.priority)
+
+    def slots(self) -> dict[str, int]:
+        """How many runs may train at a time on each device; ``default`` has one unless set."""
+        try:
+            stored = read_json_object(self.root / _SLOTS)
+        except (OSError, ValueError):
+            stored = {}
+        counts = {name: count for name, count in stored.items() if isinstance(count, int) and count >= 0}
+        return {**DEFAULT_SLOTS, **counts}
+
+    def set_slots(self, device: str, count: int) -> None:
+        """Let ``count`` runs train at a time on ``device``. Raises RunError for a negative count."""
+        if count < 0:
+            raise RunError(f"{count} slots are not possible.", remedy="Give 0 or more.", code="bad-slots")
+        with hold_lock(self.root / _LOCK, wait_seconds=_PATIENCE_SECONDS):
+            write_json_durably(self.root / _SLOTS, {**self.slots(), device: count})
+
+    def schedule(self) -> list[RunDir]:
+        """Start whatever has its turn and a free slot; the started runs come back. Two schedulers never collide.
+
+        A run that cannot be started is held, with the reason on its ticket, and the next one has its turn.
+        """
+        started: list[RunDir] = []
+        if not self.waiting():
+            return started
+        with hold_lock(self.root / _LOCK, wait_seconds=_PATIENCE_SECONDS):
+            free = self._free_slots()
+            for run, ticket in self.waiting():
+                if not ticket.hold and free.get(ticket.device, 0) > 0 and self._start(run, ticket):
+                    free[ticket.device] -= 1
+                    started.append(run)
+        return started
+
+    def _start(self, run: RunDir, ticket: QueueTicket) -> bool:
+        try:
+            self._starter(run)
+        except RunError as error:
+            if run.status() is RunStatus.QUEUED:
+                run.write_ticket(replace(ticket, hold=True, note=str(error)))
+            return False
+        return True
+
+    def _free_slots(self) -> dict[str, int]:
+        free = self.slots()
+        for run in filter(RunDir.is_held, RunDir.all_under(self.root)):
+            attempt = run.latest_attempt()
+            device = attempt.device if attempt else DEFAULT_DEVICE
+            free[device] = free.get(device, 0) - 1
+        return free
+
+
+def _ticket(run: RunDir) -> QueueTicket:
+    ticket = run.read_ticket()
+    if ticket is None:
+        raise RunError(f"The run {run.id} is not in the queue.", remedy="Queue it first.", code="not-queued")
+    return ticket

@@ -1,0 +1,277 @@
+"""The small detached process that owns one run: it starts the trainer, waits, and writes how each attempt ended.
+
+``python -m backend.manager.supervisor RUN [options] -- COMMAND``. It holds the run's lock, which the trainer
+inherits, so the run counts as alive while either lives. Control wing: imports F0 and psutil, never torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import RunError, TunesmithError
+from backend.lifecycle import Event, require
+from backend.manager.attempt_end import AttemptEvidence, kernel_oom_kills, reason_of
+from backend.manager.attempt_processes import TOKEN, ask_to_end, kill_all
+from backend.manager.housekeeping import Housekeeping
+from backend.reports import Attempt
+from backend.run_dir import LOCK_FD, RunDir
+from backend.utils.file_utils import free_bytes
+from backend.utils.process_utils import identify
+
+ATTEMPT = "TUNESMITH_ATTEMPT"
+TICK_SECONDS = 0.1
+LONGEST_BACKOFF_SECONDS = 60.0
+_WORTH_ANOTHER_TRY = frozenset({"killed", "crashed"})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient the supervisor is.
+
+    ``restarts``: how many times in a row a killed or crashed trainer is started again without a new checkpoint
+    in between. ``backoff_seconds``: the pause before the first of them, doubled each time. A stop request is
+    followed by SIGTERM after ``term_seconds`` and by SIGKILL after ``grace_seconds``.
+    """
+
+    restarts: int = 0
+    backoff_seconds: float = 1.0
+    term_seconds: float = 2.0
+    grace_seconds: float = 30.0
+    log_limit_bytes: int = 64 * 2**20
+
+
+class Breaker:
+    """Says whether a trainer that died may be started again: not for ever without a new checkpoint."""
+
+    def __init__(self, restarts: int, step: int) -> None:
+        self._allowed = restarts
+        self._step = step
+        self.used = 0
+
+    def allows(self, step: int) -> bool:
+        """Count one more death with ``step`` as the newest checkpoint; False when it was one too many."""
+        if step > self._step:
+            self._step, self.used = step, 0
+        self.used += 1
+        return self.used <= self._allowed
+
+
+class Ready:
+    """The supervisor's one message to its starter: all well, or the error that kept it from starting."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def say(self, error: TunesmithError | None = None) -> None:
+        """Send the message, once; whether anybody still listens does not matter."""
+        if self._descriptor is None:
+            return
+        message = {"message": error.message, "remedy": error.remedy, "code": error.code} if error else {}
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._descriptor, json.dumps(message).encode())
+        os.close(self._descriptor)
+        self._descriptor = None
+
+
+class Supervisor:
+    """One run and its attempts, for as long as ``lock``, the descriptor of the run's lock, is held."""
+
+    def __init__(self, run: RunDir, command: Sequence[str], policy: Policy, lock: int) -> None:
+        self._run = run
+        self._command = tuple(command)
+        self._policy = policy
+        self._lock = lock
+        self._breaker = Breaker(policy.restarts, run.newest_checkpoint_step())
+
+    def supervise(self, ready: Ready) -> None:
+        """Attempt after attempt until the run has ended, a stop was asked for, or the policy says no."""
+        while self._attempt(ready) and self._pause():
+            pass
+
+    def _attempt(self, ready: Ready) -> bool:
+        """One attempt from beginning to end; True when another one is worth it."""
+        oom_kills = kernel_oom_kills()
+        token = secrets.token_hex(16)
+        attempt = self._run.begin_attempt(self._command, supervisor=identify(os.getpid()), token=token)
+        child = self._launch(attempt)
+        with contextlib.suppress(ProcessLookupError):  # gone already: the wait below sees how
+            attempt = self._run.set_process(attempt, child.pid)
+        ready.say()
+        forced = self._watch(attempt, child)
+        kill_all(attempt)
+        evidence = AttemptEvidence(
+            returncode=child.returncode,
+            has_outcome=self._run.read_outcome() is not None,
+            forced=forced,
+            oom_kills=kernel_oom_kills() - oom_kills,
+            free_bytes=free_bytes(self._run.path),
+        )
+        return self._conclude(attempt, child.returncode, reason_of(evidence))
+
+    def _conclude(self, attempt: Attempt, returncode: int, reason: str) -> bool:
+        again = False
+        if reason in _WORTH_ANOTHER_TRY and self._policy.restarts and not self._run.stop_requested():
+            again = self._breaker.allows(self._run.newest_checkpoint_step())
+            reason = reason if again else "crash-loop"
+        self._run.end_attempt(
+            attempt,
+            reason,
+            exit_code=returncode if returncode >= 0 else None,
+            signal_number=-returncode if returncode < 0 else None,
+        )
+        return again
+
+    def _launch(self, attempt: Attempt) -> subprocess.Popen[bytes]:
+        """The trainer in a session of its own, with the lock, the attempt's number and its token."""
+        environ = {
+            **os.environ,
+            LOCK_FD: str(self._lock),
+            ATTEMPT: str(attempt.number),
+            TOKEN: attempt.token,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+            **_visible_devices(attempt.device),
+        }
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        log = os.open(self._run.train_log, flags, 0o600)
+        try:
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
+                pass_fds=(self._lock,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._run.end_attempt(attempt, "error", exit_code=127)
+            raise RunError(
+                f"The trainer could not be started ({error}).",
+                remedy="Check the installation with: tunesmith doctor",
+                code="cannot-start",
+            ) from error
+        finally:
+            os.close(log)
+
+    def _watch(self, attempt: Attempt, child: subprocess.Popen[bytes]) -> bool:
+        """Wait for the trainer, look after the run, and see a stop request through; True when it had to be killed."""
+        escalation = Escalation(attempt, self._policy)
+        housekeeping = Housekeeping(self._run, log_limit_bytes=self._policy.log_limit_bytes)
+        try:
+            while child.poll() is None:
+                housekeeping.tick()
+                if self._run.stop_requested():
+                    escalation.tick()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(TICK_SECONDS)
+        finally:
+            housekeeping.close()
+        return escalation.forced
+
+    def _pause(self) -> bool:
+        """Wait before the next attempt; False when a stop is asked for meanwhile."""
+        seconds = self._policy.backoff_seconds * 2 ** (self._breaker.used - 1)
+        deadline = time.monotonic() + min(seconds, LONGEST_BACKOFF_SECONDS)
+        while time.monotonic() < deadline and not self._run.stop_requested():
+            time.sleep(min(TICK_SECONDS, self._policy.backoff_seconds))
+        return not self._run.stop_requested()
+
+
+def _visible_devices(device: str) -> dict[str, str]:
+    """Queue device ``cuda:1`` shows the trainer that GPU only; other names show it everything."""
+    kind, _, index = device.partition(":")
+    return {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" and index.isdecimal() else {}
+
+
+class Escalation:
+    """What follows a stop request that the trainer does not heed: SIGTERM, then SIGKILL for all it started."""
+
+    def __init__(self, attempt: Attempt, policy: Policy) -> None:
+        self._attempt = attempt
+        self._policy = policy
+        self._began: float | None = None
+        self._asked = False
+        self.forced = False
+
+    def tick(self) -> None:
+        """Call often once a stop is asked for; the first call starts the clock."""
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        waited = now - self._began
+        if waited >= self._policy.term_seconds and not self._asked:
+            self._asked = True
+            ask_to_end(self._attempt)
+        if waited >= self._policy.grace_seconds:
+            self.forced = True
+            kill_all(self._attempt)
+
+
+def own(run: RunDir, command: Sequence[str], policy: Policy, ready: Ready) -> None:
+    """Take the run and see it through. Raises RunError when it is taken, over, or cannot be started."""
+    with run.lock() as lock:
+        signal.signal(signal.SIGTERM, lambda *_: run.request_stop("sigterm"))
+        run.set_damage_aside()
+        require(run.id, run.state_at_rest().status, Event.START)
+        Supervisor(run, command, policy, lock).supervise(ready)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The door of the process: 0 when the run was seen through, 1 when it could not be started."""
+    options = _parser().parse_args(argv)
+    policy = Policy(options.restarts, options.backoff, options.term, options.grace)
+    run, ready = RunDir(Path(options.run)), Ready(options.ready_fd)
+    try:
+        own(run, options.command, policy, ready)
+    except TunesmithError as error:
+        ready.say(error)
+        return 1
+    except Exception as error:  # noqa: BLE001  the door: the log gets all of it
+        traceback.print_exc()
+        ready.say(_broken(run, error))
+        return 1
+    finally:
+        _schedule_next(run)
+    return 0
+
+
+def _schedule_next(run: RunDir) -> None:
+    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415  the queue starts supervisors
+
+    QueueManager(run.path.parent).schedule()
+
+
+def _broken(run: RunDir, error: Exception) -> RunError:
+    return RunError(
+        f"The supervisor of {run.id} broke down ({type(error).__name__}).",
+        remedy=f"The whole story is in {run.supervisor_log}",
+        code="supervisor-broke",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="backend.manager.supervisor")
+    parser.add_argument("run")
+    parser.add_argument("--restarts", type=int, default=Policy.restarts)
+    parser.add_argument("--backoff", type=float, default=Policy.backoff_seconds)
+    parser.add_argument("--term", type=float, default=Policy.term_seconds)
+    parser.add_argument("--grace", type=float, default=Policy.grace_seconds)
+    parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("command", nargs="+")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
