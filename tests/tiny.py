@@ -1,10 +1,12 @@
-"""Real tiny models and tokenizers, built in code: the same classes and files as the big ones, in milliseconds.
+"""Real tiny models and tokenizers, built in code: the classes and files of the big ones, in milliseconds.
 
 Nothing here touches the network or the disk, except the functions that are given a folder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +23,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.utils import logging as transformers_logging
 
 Family = Literal["chatml", "llama3", "gemma", "mistral", "qwen3", "base"]
 Architecture = Literal["llama", "qwen2", "gpt2"]
@@ -45,12 +48,14 @@ _CHATML = (
 
 _LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{ message['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 
 _GEMMA = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role here') }}{% endif %}"
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role here') }}{% endif %}"
     "{% for message in messages %}"
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Roles must take turns, user first') }}{% endif %}"
@@ -69,7 +74,8 @@ _MISTRAL = (
 # Thinking blocks of turns before the last question are dropped; the newest answer always shows one.
 _QWEN3 = (
     "{% set ns = namespace(last=-1) %}"
-    "{% for message in messages %}{% if message['role'] == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
     "{% set parts = message['content'].split('</think>') %}"
@@ -102,7 +108,7 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], str | None, str, str | None]] = {
 
 
 def tiny_tokenizer(family: Family = "chatml") -> PreTrainedTokenizerFast:
-    """A byte-level BPE of about 400 tokens with a chat template of ``family`` ("base" has none); a fresh copy."""
+    """A byte-level BPE of 400 tokens with a chat template of ``family`` ("base" has none); a fresh copy."""
     special, bos, eos, template = _FAMILIES[family]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(_trained_bpe(special)), bos_token=bos, eos_token=eos
@@ -127,10 +133,10 @@ def tiny_model(
                     "n_embd": 32,
                     "n_layer": 2,
                     "n_head": 4,
-                    "n_positions": 256,
+                    "n_positions": 512,
                     "vocab_size": vocab_size,
                 }
-                return GPT2LMHeadModel(GPT2Config(**sizes, **_SPECIAL_IDS, **overrides)).eval()
+                return GPT2LMHeadModel(GPT2Config(**sizes, **overrides)).eval()
 
 
 def tiny_model_folder(
@@ -146,12 +152,21 @@ def tiny_model_folder(
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = tiny_model(architecture, vocab_size=len(tokenizer), seed=seed, **(ids | overrides))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-_SPECIAL_IDS: dict[str, Any] = {}
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars on a test's screen."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        (transformers_logging.enable_progress_bar if shown else transformers_logging.disable_progress_bar)()
 
 
 def _sizes(vocab_size: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ keeps only what the two renders prove about each other. Floor F1; imports errors
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from backend.errors import DataError, ModelError
 
 Message = Mapping[str, Any]
+Tools = Sequence[dict[str, Any]]
+Span = tuple[int, int]
 
-_PRIVATE_KEYS = frozenset({"trained", "weight"})
+_OUR_KEYS = frozenset({"trained", "weight"})
 _SENTINEL = "QxTunesmithSentinelxQ"
 
 
@@ -25,10 +28,10 @@ def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Tools | None = None,
     generation_prompt: bool = False,
 ) -> str:
-    """The text the model's own template makes of ``messages``.
+    """The text that the model's own template makes of ``messages``.
 
     Raises ModelError (``no-chat-template``) where there is no template and DataError (``template-refused``)
     where the template rejects the conversation: wrong role order, a missing or non-text content.
@@ -39,18 +42,37 @@ def render(
             code="no-chat-template",
             remedy="Give prompt and completion as plain text, or choose an instruction-tuned model.",
         )
-    public = [{key: value for key, value in m.items() if key not in _PRIVATE_KEYS} for m in messages]
+    public = [{key: value for key, value in m.items() if key not in _OUR_KEYS} for m in messages]
     try:
         text: str = tokenizer.apply_chat_template(
             public, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
         )
-    except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        roles = ", ".join(str(message.get("role")) for message in messages) or "no message"
         raise DataError(
-            f"The model's chat template refuses this conversation ({_roles(messages)}): {error}.",
+            f"The model's chat template refuses this conversation ({roles}): {error}.",
             code="template-refused",
-            remedy="Check that every message has a role this model knows and a text content, in an order it allows.",
+            remedy="Give every message a text content and a role this model knows, in an order it allows.",
         ) from error
     return text
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools | None = None
+) -> str:
+    """The text from which a model writes its answer: the conversation and the opening of the answer's turn.
+
+    That opening is the template's generation prompt. Where a template has none, it is whatever the template puts
+    before an answer, unless that is only white space, which the model writes itself.
+    """
+    prompt = render(tokenizer, messages, tools=tools, generation_prompt=True)
+    if prompt != render(tokenizer, messages, tools=tools):
+        return prompt
+    sentinel = fresh_sentinel(prompt)
+    answered = [*messages, {"role": "assistant", "content": sentinel}]
+    head, found, _ = render(tokenizer, answered, tools=tools).partition(sentinel)
+    opens = found and head.startswith(prompt) and head[len(prompt) :].strip()
+    return head if opens else prompt
 
 
 def answer_spans(
@@ -58,40 +80,64 @@ def answer_spans(
     messages: Sequence[Message],
     text: str,
     *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-) -> list[tuple[int, int]]:
-    """Character spans in ``text`` of every trained assistant turn, its end-of-turn token excluded.
+    tools: Tools | None = None,
+) -> list[Span]:
+    """Character spans in ``text`` of every trained assistant turn, its end-of-turn token included.
 
-    ``text`` is ``render(tokenizer, messages, tools=tools)``. A span holds what the model has to write after its
-    generation prompt: the answer, with tool calls or a thinking block where the template prints one.
-    Raises ModelError (``unmaskable-template``) where a span cannot be proved.
+    ``text`` is ``render(tokenizer, messages, tools=tools)``. A span holds what the model has to write after
+    ``render_prompt``: the answer, with tool calls or a thinking block where the template prints one. Raises
+    ModelError: ``unmaskable-template`` where a span cannot be proved, ``no-turn-end`` where no special token ends
+    it.
     """
-    return [
-        _answer_span(tokenizer, messages, index, text, tools)
-        for index, message in enumerate(messages)
-        if message.get("role") == "assistant" and is_trained(message)
-    ]
+    special = special_pattern(tokenizer)
+    spans = []
+    for index, message in enumerate(messages):
+        if message.get("role") == "assistant" and is_trained(message):
+            start, stop = _answer(tokenizer, messages, index, text, tools)
+            spans.append((start, _turn_end(special, text, stop)))
+    return spans
 
 
 def is_trained(message: Message) -> bool:
     """Whether an assistant message is a target: unless it says ``trained: False`` or ``weight: 0``."""
-    return message.get("trained", True) is not False and message.get("weight", 1) != 0
+    return message.get("trained") is not False and message.get("weight") != 0
 
 
-def _answer_span(
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The spelling of every special token, longest first."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
+
+
+def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """White space and then one special token."""
+    return re.compile(r"\s*(?:" + "|".join(map(re.escape, special_tokens(tokenizer))) + ")")
+
+
+def fresh_sentinel(text: str) -> str:
+    """A word that ``text`` does not hold and that no template changes."""
+    sentinel = _SENTINEL
+    while sentinel in text:
+        sentinel += "Q"
+    return sentinel
+
+
+def _answer(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     index: int,
     text: str,
-    tools: Sequence[Mapping[str, Any]] | None,
-) -> tuple[int, int]:
-    """The proof: text = head + answer + tail, where head and tail do not depend on the answer."""
-    sentinel = _fresh_sentinel(text)
+    tools: Tools | None,
+) -> Span:
+    """The proof: text = head + answer + tail, where neither head nor tail depends on the answer."""
+    sentinel = fresh_sentinel(text)
     marked = [*messages[:index], {"role": "assistant", "content": sentinel}, *messages[index + 1 :]]
     head, found, tail = render(tokenizer, marked, tools=tools).partition(sentinel)
-    prompt = render(tokenizer, messages[:index], tools=tools, generation_prompt=True)
-    bare = render(tokenizer, messages[:index], tools=tools)
-    if prompt != bare and head.startswith(prompt):
+    try:
+        prompt = render_prompt(tokenizer, messages[:index], tools=tools)
+    except DataError:  # a template may refuse to open a turn here, as before a first message
+        prompt = head
+    if head.startswith(prompt):
         head = prompt
     proved = found and sentinel not in tail and text.startswith(head) and text.endswith(tail)
     if not proved or len(head) + len(tail) > len(text):
@@ -104,12 +150,14 @@ def _answer_span(
     return len(head), len(text) - len(tail)
 
 
-def _fresh_sentinel(text: str) -> str:
-    sentinel = _SENTINEL
-    while sentinel in text:
-        sentinel += "Q"
-    return sentinel
-
-
-def _roles(messages: Sequence[Message]) -> str:
-    return ", ".join(str(message.get("role")) for message in messages) or "no messages"
+def _turn_end(special: re.Pattern[str], text: str, stop: int) -> int:
+    """The character after the special token that ends the answer which ends at ``stop``."""
+    ending = special.match(text, stop)
+    if ending is None:
+        raise ModelError(
+            "This model's chat template does not end an answer with a special token, so the model could never "
+            "learn to stop.",
+            code="no-turn-end",
+            remedy="Use a template that prints the end-of-sequence token after each answer.",
+        )
+    return ending.end()

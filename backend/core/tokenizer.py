@@ -6,17 +6,27 @@ trained on. Ids are always those of the model's own chat template. Floor F1; imp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from backend.core.template import Message, answer_spans, render
+from backend.core.model_folder import refuse_code
+from backend.core.template import (
+    Message,
+    Span,
+    Tools,
+    answer_spans,
+    render,
+    render_prompt,
+    special_tokens,
+)
 from backend.errors import DataError, ModelError
-
-Tools = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -30,26 +40,26 @@ class Encoded:
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer in folder ``path``, with a pad token and without truncation or padding set.
 
-    Where there is no pad token, EOS stands in: masks come from positions, never from pad ids, and the vocabulary
-    is never resized. Raises ModelError: ``no-tokenizer``, ``slow-tokenizer``, ``no-eos``.
+    Where there is no pad token, EOS stands in: masks come from positions, never from pad ids, and the
+    vocabulary is never resized. Raises ModelError: ``no-tokenizer``, ``damaged-tokenizer``, ``remote-code``,
+    ``no-eos``.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    folder = Path(path)
+    if not (folder / "tokenizer.json").is_file():
         raise ModelError(
-            f"{path} has no tokenizer that can be read: {error}.",
+            f"{folder} has no tokenizer.json.",
             code="no-tokenizer",
-            remedy="Put tokenizer.json and tokenizer_config.json beside the weights.",
-        ) from error
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{path} has only a slow tokenizer.",
-            code="slow-tokenizer",
-            remedy="Save it with tokenizer.json (a fast tokenizer) beside the weights.",
+            remedy="Put the model's tokenizer.json and tokenizer_config.json beside its weights.",
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        refuse_code(folder / name)
+    with _collector_paused(), _Translated(folder):
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
         )
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            f"The tokenizer in {path} names no end-of-sequence token, so a model could never learn to stop.",
+            f"The tokenizer in {folder} names no end-of-sequence token, so a model could never learn to stop.",
             code="no-eos",
             remedy="Set eos_token in its tokenizer_config.json.",
         )
@@ -65,32 +75,28 @@ def encode_messages(
 ) -> Encoded:
     """The template's own ids for a whole conversation; each answer and its end-of-turn token are trained.
 
-    The ids end with the last end-of-turn token that is trained: what the template prints after it (a newline, a
-    turn nobody trains on) can teach nothing. Raises DataError ``nothing-trained`` or ``template-refused`` and
-    ModelError ``unmaskable-template`` or ``no-turn-end``.
+    The ids end with the last trained token: what the template prints after it (a newline, a turn that nobody
+    trains on) can teach nothing. Raises DataError (``nothing-trained``, ``template-refused``) and ModelError
+    (``no-chat-template``, ``unmaskable-template``, ``no-turn-end``).
     """
     text = render(tokenizer, messages, tools=tools)
     spans = answer_spans(tokenizer, messages, text, tools=tools)
     encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-    ids: list[int] = encoding.ids
-    trained = [False] * len(ids)
-    for start, stop in spans:
-        end = _turn_end(tokenizer, text, ids, encoding.offsets, stop)
-        for index, (left, right) in enumerate(encoding.offsets[: end + 1]):
-            trained[index] |= right > start and left < right
-    return _cut(ids, trained)
+    return _masked(encoding.ids, encoding.offsets, spans)
 
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools | None = None
 ) -> list[int]:
-    """The ids a model continues from: the conversation and the template's generation prompt."""
-    text = render(tokenizer, messages, tools=tools, generation_prompt=True)
-    return _ids(tokenizer, text)
+    """The ids that a model continues from: the conversation and the opening of the answer's turn.
+
+    Raises DataError (``template-refused``) and ModelError (``no-chat-template``).
+    """
+    return _ids(tokenizer, render_prompt(tokenizer, messages, tools=tools))
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
-    """Plain text, every token trained: BOS where this tokenizer's convention adds one, then text, then EOS."""
+    """Plain text, every token trained: BOS where this tokenizer puts one, the text, EOS."""
     ids = [*_opening(tokenizer), *_ids(tokenizer, text), _eos(tokenizer)]
     return Encoded(ids, [True] * len(ids))
 
@@ -115,7 +121,7 @@ def encode_batch(
 def stop_token_ids(
     tokenizer: PreTrainedTokenizerBase, eos_token_ids: int | Iterable[int] | None = None
 ) -> set[int]:
-    """Ids that end an answer: the tokenizer's EOS, ``eos_token_ids`` of the model, and the template's turn end."""
+    """Ids that end an answer: the tokenizer's EOS, the model's ``eos_token_ids``, the template's turn end."""
     given = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids or ())
     stops = {_eos(tokenizer), *given}
     if tokenizer.chat_template is not None:
@@ -162,36 +168,55 @@ class IncrementalDecoder:
 
 def find_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """Special tokens spelt out in ``text``, in order: the template's parser would take them for real ones."""
-    special = _special_ids(tokenizer)
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-    return [
-        token for token, token_id in zip(encoding.tokens, encoding.ids, strict=True) if token_id in special
-    ]
+    special = set(special_tokens(tokenizer))
+    tokens = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
+    return [token for token in tokens if token in special]
 
 
-def _turn_end(
-    tokenizer: PreTrainedTokenizerBase,
-    text: str,
-    ids: Sequence[int],
-    offsets: Sequence[tuple[int, int]],
-    stop: int,
-) -> int:
-    """Index of the special token that ends the turn whose answer ends at character ``stop``."""
-    special = _special_ids(tokenizer)
-    for index, (left, _) in enumerate(offsets):
-        if left >= stop and ids[index] in special:
-            if text[stop:left].strip():
-                break
-            return index
-    raise ModelError(
-        "This model's chat template does not end an answer with a special token, so the model could never learn "
-        "to stop.",
-        code="no-turn-end",
-        remedy="Use a template that prints the end-of-sequence token after each answer.",
-    )
+class _Translated:
+    """Turns whatever reading a tokenizer raises into ModelError.
+
+    The tokenizers library raises plain ``Exception`` from Rust, and only that exact class means a damaged file.
+    """
+
+    _KNOWN = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception or isinstance(error, self._KNOWN):
+            raise ModelError(
+                f"The tokenizer in {self._folder} cannot be read: {error}.",
+                code="damaged-tokenizer",
+                remedy="Download the model again, or copy the tokenizer files of its base model here.",
+            ) from error
 
 
-def _cut(ids: list[int], trained: list[bool]) -> Encoded:
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Reading a vocabulary makes 100,000 containers; the collector would walk all of torch again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _masked(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> Encoded:
+    """Trained: every token that shares a character with a span. Cut after the last of them."""
+    trained = [False] * len(ids)
+    begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
+    for start, stop in spans:
+        first, last = bisect_right(ends, start), bisect_left(begins, stop)
+        trained[first:last] = [True] * (last - first)
     if True not in trained:
         raise DataError(
             "No token of this conversation would be trained.",
@@ -217,8 +242,3 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     eos: int = tokenizer.eos_token_id
     return eos
-
-
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    marked = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return marked | set(tokenizer.all_special_ids)

@@ -1,0 +1,178 @@
+"""What a folder must and must not hold before a model library may touch it, and a fingerprint of its content.
+
+A config.json can ask transformers to run its author's code and a pickle runs it by being read; both are refused
+here, by looking at JSON only. Floor F1; imports errors and utils.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from backend.errors import ModelError
+from backend.utils.file_utils import DamagedFileError, read_json
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+
+_CODE_KEYS = frozenset(
+    {
+        "auto_map",
+        "trust_remote_code",
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+        "kernel_config",
+        "custom_generate",
+    }
+)
+_IMPLEMENTATION_KEYS = frozenset(
+    {"attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"}
+)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_HASH_WHOLE_BYTES = 2 * 2**30
+_HASH_BLOCK_BYTES = 2**20
+_HASH_BLOCKS = 64
+
+
+def check_model_folder(folder: Path) -> dict[str, Any]:
+    """The folder's config.json, once it is known to be safe, complete and a causal language model.
+
+    Raises ModelError: ``no-config``, ``damaged-config``, ``remote-code``, ``not-causal``, ``no-weights``,
+    ``pickled-weights``, ``missing-shard``.
+    """
+    config = read_object(folder / "config.json", missing="no-config", damaged="damaged-config")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        refuse_code(folder / name)
+    _check_causal(folder, config)
+    _check_weights(folder)
+    return config
+
+
+def read_object(path: Path, *, missing: str, damaged: str) -> dict[str, Any]:
+    """The JSON object in ``path``; ``missing`` and ``damaged`` are the codes of the ModelError otherwise."""
+    remedy = f"Give a folder in Hugging Face layout, with a whole {path.name}."
+    try:
+        value = read_json(path)
+    except DamagedFileError as error:
+        raise ModelError(f"{error}.", code=damaged, remedy=remedy) from error
+    except OSError as error:
+        raise ModelError(
+            f"{path.parent} has no readable {path.name}.", code=missing, remedy=remedy
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object.", code=damaged, remedy=remedy)
+    return value
+
+
+def refuse_code(path: Path) -> None:
+    """Raise ModelError (``remote-code``) if the JSON file ``path`` asks a library to fetch or run code."""
+    if not path.is_file():
+        return
+    for key, value in _items(read_object(path, missing="no-config", damaged="damaged-config")):
+        kernel = key in _IMPLEMENTATION_KEYS and any(mark in str(value) for mark in "/:@")
+        if value not in (None, False) and (key in _CODE_KEYS or "kernels" in key or kernel):
+            raise ModelError(
+                f"{path} asks to run code that is not part of the model ({key}).",
+                code="remote-code",
+                remedy="Use a model that needs no code of its own; Tunesmith never runs a model author's code.",
+            )
+
+
+def _items(value: object) -> Iterator[tuple[str, object]]:
+    """Every key with its value, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key), inner
+            yield from _items(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _items(inner)
+
+
+def _check_causal(folder: Path, config: dict[str, Any]) -> None:
+    kind = config.get("model_type")
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind))
+    known = {causal} if isinstance(causal, str) else set(causal or ())
+    named = config.get("architectures") or list(known)
+    if not isinstance(named, list) or not known.intersection(map(str, named)):
+        raise ModelError(
+            f"{folder} is no causal language model that transformers knows (model_type {kind}, {named}).",
+            code="not-causal",
+            remedy="Choose a model whose architecture ends in ForCausalLM.",
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    if (folder / WEIGHTS).is_file():
+        return
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        _check_shards(index)
+    elif pickles := sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern)):
+        raise ModelError(
+            f"{folder} has its weights only as {pickles[0]}, a pickle, which can run code when it is read.",
+            code="pickled-weights",
+            remedy="Convert it to safetensors, or use a revision of the model that has model.safetensors.",
+        )
+    else:
+        raise ModelError(
+            f"{folder} has no weights (no {WEIGHTS} and no {WEIGHTS_INDEX}).",
+            code="no-weights",
+            remedy="Download the model again, or give the folder that holds its weights.",
+        )
+
+
+def _check_shards(index: Path) -> None:
+    shards = read_object(index, missing="no-weights", damaged="damaged-weights").get("weight_map")
+    names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+    absent = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+    if absent or not names:
+        raise ModelError(
+            f"{index} lists {absent[0] if absent else 'no file'}, which is not there.",
+            code="missing-shard",
+            remedy="Download the model again.",
+        )
+
+
+# --- fingerprint ------------------------------------------------------------------------------------------
+
+
+def model_fingerprint(folder: str | Path) -> str:
+    """32 hexadecimal digits that tell one model's content from another's: the same files, the same digits.
+
+    XXH3-128 over the name, size and content of every .json, .jinja and .safetensors file directly in the folder.
+    Above 2 GiB in total, a weight file counts with its header and 64 blocks of 1 MiB spread evenly: this says
+    "another model", not "a flipped bit". Raises ModelError (``no-config``) where there is nothing to read.
+    """
+    folder = Path(folder)
+    files = sorted(p for p in folder.glob("*") if p.suffix in {".json", ".jinja", ".safetensors"})
+    whole = sum(path.stat().st_size for path in files) <= _HASH_WHOLE_BYTES
+    if not files:
+        raise ModelError(
+            f"{folder} holds no model.", code="no-config", remedy="Give a folder in Hugging Face layout."
+        )
+    digest = xxhash.xxh3_128()
+    for path in files:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        for block in _blocks(path, whole=whole or path.suffix != ".safetensors"):
+            digest.update(block)
+    return str(digest.hexdigest())
+
+
+def _blocks(path: Path, *, whole: bool) -> Iterator[bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if whole or size <= _HASH_BLOCKS * _HASH_BLOCK_BYTES:
+            while block := stream.read(_HASH_BLOCK_BYTES):
+                yield block
+            return
+        (header_bytes,) = struct.unpack("<Q", stream.read(8))
+        yield stream.read(min(header_bytes, size))
+        for number in range(_HASH_BLOCKS):
+            stream.seek((size - _HASH_BLOCK_BYTES) * number // (_HASH_BLOCKS - 1))
+            yield stream.read(_HASH_BLOCK_BYTES)
