@@ -48,6 +48,7 @@ def read_records(run: RunDir) -> Records:
     attempt = read(run.attempt_files.file(number), lambda: run.read_attempt(number)) if number else None
     outcome = read(run.outcome_file, lambda: read_record(run.outcome_file, parse_outcome))
     ticket = read(run.ticket_file, lambda: read_record(run.ticket_file, parse_ticket))
+    read(run.environment, run.read_environment)
     return Records(attempt, outcome, ticket, problems)
 
 
