@@ -111,7 +111,8 @@ class RunDir:
             shutil.rmtree(staging, ignore_errors=True)
             return cls.create(root, slug, config_yaml, fs=fs)
         except OSError as error:
-            shutil.rmtree(staging, ignore_errors=True)
+            for leftover in (staging, final):
+                shutil.rmtree(leftover, ignore_errors=True)
             raise RunError(
                 f"A run folder could not be written in {root} ({error.strerror}).",
                 remedy="Choose another folder with --runs, or make room there.",
