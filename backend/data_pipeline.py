@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.config import DataConfig
+from backend.config import DataConfig, RunConfig
 from backend.core.batching import Example
 from backend.core.evaluation import Question
 from backend.core.tokenizer import (
@@ -195,3 +195,35 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
             ids = encode_prompt(tokenizer, asked, tools=read_tools(row))
         found.append(Question(row.place, str(asked[-1]["content"]), tuple(ids), answer))
     return found
+
+
+def load_prompts(path: Path) -> list[tuple[str, Any, str]]:
+    """(place, prompt, expected answer or "") of every row of a file, in order.
+
+    A prompt is text or messages. A row may hold a prompt alone (prompt, question, messages ending with the user),
+    or a whole example, whose last answer is then the expected one. Raises DataError naming what cannot be read.
+    """
+    if path.suffix.lower() in {".txt", ".md"}:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path} cannot be read: {error}.", remedy="Give a UTF-8 text file.", code="unreadable"
+            ) from error
+        return [
+            (f"{path.name}:{number}", line, "") for number, line in enumerate(lines, start=1) if line.strip()
+        ]
+    return [_as_prompt(row) for row in load_rows(path).rows]
+
+
+def held_out_prompts(config: RunConfig) -> list[tuple[str, Any, str]]:
+    """The held-out rows of a run as (place, prompt, expected answer), split as its trainer split them."""
+    return [_as_prompt(row) for row in load(config.data, seed=config.seed).validation]
+
+
+def _as_prompt(row: Row) -> tuple[str, Any, str]:
+    if row.text is not None:
+        return row.place, row.text, ""
+    messages = list(row.messages)
+    answer = str(messages.pop()["content"]) if messages and messages[-1]["role"] == "assistant" else ""
+    return row.place, messages, answer

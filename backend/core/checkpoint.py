@@ -175,7 +175,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises RunError (damaged-checkpoint, foreign-checkpoint) naming the file that is wrong.
     """
-    verify_folder(path)
+    names = verify_folder(path)
+    if {STATE, OPTIMIZER} - names:
+        raise _damaged(path, f"{MANIFEST} does not name its files")
     try:
         counters = read_json_object(path / STATE)
         if counters["version"] != FORMAT_VERSION:
@@ -192,13 +194,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise _damaged(path, f"{STATE} cannot be read: {error}") from error
 
 
-def verify_folder(path: Path) -> None:
-    """Raise RunError damaged-checkpoint unless ``path`` holds exactly the files of its manifest, bit for bit."""
+def verify_folder(path: Path) -> set[str]:
+    """The file names in the manifest of ``path``, once every one of them matched its size and hash.
+
+    Raises RunError damaged-checkpoint naming the file that is wrong.
+    """
     try:
         files = read_json_object(path / MANIFEST)["files"]
     except (OSError, DamagedFileError, KeyError) as error:
         raise _damaged(path, f"{MANIFEST} is missing or unreadable") from error
-    if not isinstance(files, dict) or {STATE, OPTIMIZER} - files.keys():
+    if not isinstance(files, dict) or not files:
         raise _damaged(path, f"{MANIFEST} does not name its files")
     for name, facts in files.items():
         file = path / name
@@ -208,6 +213,7 @@ def verify_folder(path: Path) -> None:
             raise _damaged(path, f"{name} has the wrong size")
         if sha256_file(file) != facts.get("sha256"):
             raise _damaged(path, f"{name} does not match its hash")
+    return set(files)
 
 
 def _damaged(path: Path, what: str) -> RunError:

@@ -10,12 +10,17 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from backend.core.batching import common_prefix
 from backend.errors import InferenceError
+
+MIN_SHARED = 8
+"""A common beginning shorter than this, in tokens, is not worth computing apart."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,25 @@ class Decoding:
         ]
         self.rows = list(range(len(prompts)))
         self._cache = DynamicCache(config=model.config)
-        self._inputs, self._mask = _left_padded(prompts, self._device)
-        self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        shared = self._prefill_shared(prompts)
+        self._inputs, mask = _left_padded([prompt[shared:] for prompt in prompts], self._device)
+        self._positions = shared + (mask.cumsum(1) - 1).clamp(min=0)
+        self._mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+
+    @torch.inference_mode()
+    def _prefill_shared(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Compute the beginning that all prompts share once, for all; returns its length in tokens."""
+        if len(prompts) < 2:
+            return 0
+        shortest = min(len(prompt) for prompt in prompts)
+        arrays = [np.asarray(prompt[:shortest]) for prompt in prompts]
+        shared = min(shortest - 1, *(common_prefix(arrays[0], array) for array in arrays[1:]))
+        if shared < MIN_SHARED:
+            return 0
+        ids = torch.tensor([list(prompts[0][:shared])], device=self._device)
+        self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache.batch_repeat_interleave(len(prompts))
+        return shared
 
     @torch.inference_mode()
     def step(self) -> list[NewToken]:

@@ -1,0 +1,1 @@
+"""The commands of ``tunesmith``, one module a group: parse, call one function, print. Heavy rooms load inside."""

@@ -1,0 +1,54 @@
+"""``tunesmith config``: the settings, as a schema for machines and as a commented file for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from backend.commands.output import print_json, say
+from backend.errors import ConfigError, Problem
+
+app = App(name="config", help="Every setting of a run, as a schema or as a file to start from.")
+
+
+@app.command
+def schema() -> int:
+    """Print the JSON schema of a configuration file.
+
+    Example
+    -------
+    tunesmith config schema > schema.json
+    """
+    from backend.config import config_schema  # noqa: PLC0415 - pydantic is not needed for --help
+
+    print_json(config_schema())
+    return 0
+
+
+@app.command
+def init(
+    path: Annotated[Path | None, Parameter(help="File to write; printed if left out.")] = None, /
+) -> int:
+    """Write a configuration file with every setting, its default and its help.
+
+    Example
+    -------
+    tunesmith config init run.yaml
+    """
+    from backend.config import commented_yaml  # noqa: PLC0415
+    from backend.utils.file_utils import write_text_durably  # noqa: PLC0415
+
+    if path is None:
+        say(commented_yaml().rstrip())
+        return 0
+    if path.exists():
+        raise ConfigError([Problem(str(path), "exists already.", "Choose another name.")], code="file-exists")
+    try:
+        write_text_durably(path, commented_yaml())
+    except OSError as error:
+        problem = Problem(str(path), f"cannot be written: {error.strerror}.", "Choose another place.")
+        raise ConfigError([problem], code="cannot-write") from error
+    say(f"Wrote {path}. Set data.train in it, then: tunesmith train {path}")
+    return 0

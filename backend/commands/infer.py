@@ -1,0 +1,268 @@
+"""``tunesmith infer``, ``chat`` and ``evaluate``: talk to a run, run it over a file, hold it against its base."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from backend.commands.output import print_json, say, table
+from backend.commands.train import AsJson, RunsFolder
+from backend.errors import ConfigError, InferenceError, Problem
+from backend.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from backend.inferencer import Inferencer
+
+RunName = Annotated[str, Parameter(help="A run's folder or id, a model folder, an alias or a hub id.")]
+Checkpoint = Annotated[str | None, Parameter(help="A checkpoint of the run: a step, or latest.")]
+Base = Annotated[bool, Parameter(negative=(), help="Use the base model without what was trained.")]
+MaxNewTokens = Annotated[int, Parameter(help="Longest answer in tokens.")]
+Temperature = Annotated[float, Parameter(help="0 takes the likeliest token; higher is more varied.")]
+
+
+def infer(
+    run: RunName,
+    *,
+    prompt: Annotated[str | None, Parameter(help="One prompt.")] = None,
+    file: Annotated[Path | None, Parameter(help="Rows to answer: JSONL, JSON, CSV, TSV or TXT.")] = None,
+    out: Annotated[Path | None, Parameter(help="Where the answers of --file go, as JSONL.")] = None,
+    checkpoint: Checkpoint = None,
+    base: Base = False,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: Annotated[
+        float, Parameter(help="Keep the likeliest tokens up to this share of probability.")
+    ] = 1.0,
+    top_k: Annotated[int, Parameter(help="Keep this many of the likeliest tokens; 0 for all.")] = 0,
+    seed: Annotated[int, Parameter(help="Fixes the draw when temperature is above 0.")] = 0,
+    stop: Annotated[tuple[str, ...], Parameter(help="Texts that end the answer.")] = (),
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
+    """Answer one prompt, or every row of a file.
+
+    Examples
+    --------
+    tunesmith infer RUN --prompt "Which store section does this food belong to? Bratwurst, pork"
+
+    tunesmith infer RUN --file questions.jsonl --out answers.jsonl
+    """
+    if (prompt is None) == (file is None):
+        raise _choose("--prompt or --file", "Give exactly one of them.")
+    if (file is None) != (out is None):
+        raise _choose("--out", "--file and --out go together.")
+    sampling = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
+    }  # fmt: skip
+    prompts = _read_prompts(file) if file else []
+    with _open(run, runs, checkpoint=checkpoint, base=base) as model:
+        if file is not None and out is not None:
+            return _answer_file(model, prompts, out, stop, sampling, as_json=as_json)
+        return _answer_one(model, str(prompt), stop, sampling, as_json=as_json)
+
+
+def _choose(field: str, message: str) -> ConfigError:
+    return ConfigError([Problem(field, message, "See `tunesmith infer --help`.")], code="bad-flag")
+
+
+def _open(run: str, runs: Path, **options: Any) -> Inferencer:
+    from backend.inferencer import Inferencer  # noqa: PLC0415 - torch loads here
+
+    return Inferencer(find_source(run, runs), **options)
+
+
+def find_source(name: str, runs: Path) -> RunDir | str:
+    """What a person means by a name: a run under ``runs`` or anywhere, else a model."""
+    from backend.core.model_loader import MODEL_ALIASES  # noqa: PLC0415
+
+    path = Path(name).expanduser()
+    if name in MODEL_ALIASES or (path.exists() and not (path / "config.yaml").exists()):
+        return name
+    if "/" in name and not path.exists() and name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        return name
+    return RunDir.find(runs, name)
+
+
+def _answer_one(
+    model: Inferencer, prompt: str, stop: tuple[str, ...], sampling: dict[str, Any], *, as_json: bool
+) -> int:
+    if as_json:
+        print_json({"prompt": prompt, "answer": model.infer(prompt, stop=stop, **sampling)})
+        return 0
+    for piece in model.stream(prompt, stop=stop, **sampling):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    say()
+    return 0
+
+
+def _read_prompts(file: Path) -> list[tuple[str, Any, str]]:
+    """(place, prompt, expected answer or "") of every row; a text file is a prompt a line."""
+    from backend.data_pipeline import load_prompts  # noqa: PLC0415
+
+    return load_prompts(file)
+
+
+def _answer_file(
+    model: Inferencer,
+    prompts: list[tuple[str, Any, str]],
+    out: Path,
+    stop: tuple[str, ...],
+    sampling: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    import json  # noqa: PLC0415
+
+    from backend.utils.file_utils import write_text_durably  # noqa: PLC0415
+
+    problems = {index: model.check(prompt) for index, (_, prompt, _) in enumerate(prompts)}
+    good = [index for index, problem in problems.items() if problem is None]
+    answers = dict(
+        zip(good, _with_bar(model, [prompts[i][1] for i in good], stop, sampling, as_json), strict=True)
+    )
+    lines = []
+    for index, (place, prompt, expected) in enumerate(prompts):
+        problem = problems[index]
+        record: dict[str, Any] = {"place": place, "prompt": prompt}
+        record |= {"expected": expected} if expected else {}
+        record |= {"error": str(problem)} if problem else {"answer": answers[index]}
+        lines.append(json.dumps(record, ensure_ascii=False))
+    write_text_durably(out, "\n".join(lines) + "\n")
+    bad = len(prompts) - len(good)
+    if as_json:
+        print_json({"rows": len(prompts), "answered": len(good), "failed": bad, "out": out})
+    else:
+        say(
+            f"{len(good)} answers in {out}"
+            + (f", {bad} rows could not be answered (see their error)" if bad else "")
+        )
+    return 0 if good else 2
+
+
+def _with_bar(
+    model: Inferencer, prompts: list[Any], stop: tuple[str, ...], sampling: dict[str, Any], quiet: bool
+) -> list[str]:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=quiet or not console.is_terminal) as bars:
+        task = bars.add_task("answering", total=len(prompts))
+        return model.infer_batch(prompts, stop=stop, progress=lambda n: bars.advance(task, n), **sampling)
+
+
+def evaluate(
+    run: Annotated[str, Parameter(help="A run's folder or id.")],
+    *,
+    data: Annotated[
+        Path | None, Parameter(help="Rows to score; the run's held-out rows if left out.")
+    ] = None,
+    rows: Annotated[int, Parameter(help="Score at most this many rows.")] = 1000,
+    show: Annotated[int, Parameter(help="Answers to print side by side.")] = 5,
+    max_new_tokens: MaxNewTokens = 32,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
+    """Score the base and the tuned model on held-out rows by exact match, side by side.
+
+    Example
+    -------
+    tunesmith evaluate RUN
+    """
+    from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
+    from backend.inferencer import Inferencer, run_config  # noqa: PLC0415
+
+    folder = RunDir.find(runs, run)
+    asked = load_prompts(data) if data else held_out_prompts(run_config(folder))
+    asked = [item for item in asked if item[2]][:rows]
+    if not asked:
+        raise InferenceError(
+            "There are no rows with an answer to score.", remedy="Give --data.", code="no-rows"
+        )
+    said: dict[str, list[str]] = {}
+    for name, base in (("base", True), ("tuned", False)):
+        if not as_json:
+            say(f"Answering {len(asked)} rows with the {name} model")
+        with Inferencer(folder, base=base) as model:
+            said[name] = _with_bar(
+                model, [item[1] for item in asked], (), {"max_new_tokens": max_new_tokens}, as_json
+            )
+    expected = [item[2].strip() for item in asked]
+    scores = {
+        name: sum(answer.strip() == wanted for answer, wanted in zip(answers, expected, strict=True))
+        / len(asked)
+        for name, answers in said.items()
+    }
+    if as_json:
+        print_json({"run": folder.id, "rows": len(asked), "exact_match": scores})
+        return 0
+    shown = [
+        (shown_prompt(item[1]), item[2], base.strip(), tuned.strip())
+        for item, base, tuned in list(zip(asked, said["base"], said["tuned"], strict=True))[:show]
+    ]
+    table(["question", "expected", "base", "tuned"], shown, title="A few answers")
+    table(["exact match", "base", "tuned"], [(f"{len(asked)} rows", *(f"{s:.1%}" for s in scores.values()))])
+    say(f"Next: tunesmith chat {run}")
+    return 0
+
+
+def shown_prompt(prompt: Any) -> str:
+    """A prompt in a table: its last message."""
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+def chat(
+    run: RunName,
+    *,
+    checkpoint: Checkpoint = None,
+    base: Base = False,
+    system: Annotated[str | None, Parameter(help="A system prompt.")] = None,
+    max_new_tokens: MaxNewTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Annotated[int, Parameter(help="Fixes the draw when temperature is above 0.")] = 0,
+    runs: RunsFolder = Path("runs"),
+) -> int:
+    """Talk to a run. /new starts over, /exit or Ctrl-D leaves, Ctrl-C ends an answer.
+
+    Example
+    -------
+    tunesmith chat RUN --temperature 0.7
+    """
+    opening = [{"role": "system", "content": system}] if system else []
+    messages = list(opening)
+    with _open(run, runs, checkpoint=checkpoint, base=base) as model:
+        say("Ask away. /new starts over, /exit leaves.")
+        while True:
+            try:
+                text = input("> ").strip()
+            except (EOFError, KeyboardInterrupt):
+                say()
+                return 0
+            if text == "/exit":
+                return 0
+            if text == "/new":
+                messages = list(opening)
+                continue
+            if text:
+                messages.append({"role": "user", "content": text})
+                options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+                messages.append({"role": "assistant", "content": _stream_answer(model, messages, options)})
+
+
+def _stream_answer(model: Inferencer, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    pieces: list[str] = []
+    try:
+        for piece in model.stream(messages, **options):
+            pieces.append(piece)
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    except InferenceError as error:
+        say(str(error))
+    say()
+    return "".join(pieces)

@@ -1,0 +1,64 @@
+"""What every command prints with: a console for people, one JSON object for machines, one sentence for errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from backend.errors import ConfigError, TrainingError, TunesmithError
+
+EXIT_BAD_INPUT = 2
+EXIT_FAILED = 1
+
+
+def print_json(value: object) -> None:
+    """One JSON object on standard output; numbers that are not finite become null."""
+    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    return [_plain(part) for part in value] if isinstance(value, Iterable) else str(value)
+
+
+def say(text: str = "") -> None:
+    """A line for a person, on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """A table for a person; cells are text and are never read as markup."""
+    from rich.console import Console  # noqa: PLC0415 - a tenth of a second, only when a table is drawn
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Table(title=title or None, title_justify="left", title_style="bold")
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    Console().print(drawn)
+
+
+def report_error(error: TunesmithError, *, as_json: bool) -> int:
+    """Show an error as one sentence (or JSON) and return the exit code it means."""
+    if as_json:
+        print_json({"error": error_record(error)})
+    else:
+        sys.stderr.write(f"Error: {error}\n" if "\n" not in str(error) else f"Errors:\n{error}\n")
+    return EXIT_FAILED if isinstance(error, TrainingError) else EXIT_BAD_INPUT
+
+
+def error_record(error: TunesmithError) -> dict[str, Any]:
+    """An error as plain values: code, message, remedy, and every problem of a configuration."""
+    record: dict[str, Any] = {"code": error.code, "message": error.message, "remedy": error.remedy}
+    if isinstance(error, ConfigError):
+        record["problems"] = [vars(problem) for problem in error.problems]
+    return record

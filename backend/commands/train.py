@@ -1,0 +1,166 @@
+"""``tunesmith train``: a configuration becomes a run folder, and the run is carried out before your eyes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from backend.commands.output import print_json, say
+from backend.errors import ConfigError, Problem
+from backend.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from backend.config import RunConfig
+    from backend.reports import Outcome
+
+RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
+Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+
+
+def train(
+    *settings: Settings,
+    runs: RunsFolder = Path("runs"),
+    dry_run: Annotated[
+        bool, Parameter(negative=(), help="Check everything, load no weights, train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Fine-tune a model: ``tunesmith train [CONFIG] [--section.key value …]``.
+
+    CONFIG is a YAML file (``tunesmith config init`` writes one); any setting can be given or overridden as a flag,
+    and only ``data.train`` is required.
+
+    Examples
+    --------
+    tunesmith train --data.train rows.jsonl
+
+    tunesmith train run.yaml --training.num_train_epochs 3 --tuning.lora_r 8
+    """
+    from backend.config import config_yaml  # noqa: PLC0415 - pydantic is not needed for --help
+
+    config = resolve_config(settings)
+    check_inputs(config)
+    if dry_run:
+        return _print_dry_run(config, as_json=as_json)
+    slug = config.name or Path(config.data.train).stem
+    run = RunDir.create(runs, slug, config_yaml(config))
+    return carry_out(run, as_json=as_json)
+
+
+def resolve_config(settings: Sequence[str]) -> RunConfig:
+    """The configuration that a command line means: file, then environment, then flags; paths made absolute.
+
+    Raises ConfigError with every problem at once.
+    """
+    from backend.config import parse_config  # noqa: PLC0415
+    from backend.utils.config_utils import (  # noqa: PLC0415
+        apply_overrides,
+        environment_overrides,
+        parse_flags,
+        read_yaml,
+    )
+
+    files = [settings[0]] if settings and not settings[0].startswith("--") else []
+    raw: dict[str, Any] = read_yaml(Path(files[0])) if files else {}
+    overrides = environment_overrides(os.environ) | parse_flags(settings[len(files) :])
+    raw = apply_overrides(raw, overrides)
+    config = parse_config(raw)
+    data = config.data.model_copy(update={"train": str(Path(config.data.train).expanduser().absolute())})
+    if isinstance(data.validation, str):
+        data = data.model_copy(update={"validation": str(Path(data.validation).expanduser().absolute())})
+    model = config.model
+    if Path(model.model_name_or_path).expanduser().exists():
+        absolute = str(Path(model.model_name_or_path).expanduser().absolute())
+        model = model.model_copy(update={"model_name_or_path": absolute})
+    return config.model_copy(update={"data": data, "model": model})
+
+
+def check_inputs(config: RunConfig) -> dict[str, Any]:
+    """Read data and tokenizer as the trainer will, before anything is written; returns what was found.
+
+    Raises the TunesmithError that the trainer would end with.
+    """
+    from backend import data_pipeline  # noqa: PLC0415 - torch and transformers load here
+    from backend.core.model_folder import check_model_folder  # noqa: PLC0415
+    from backend.core.model_loader import resolve_model  # noqa: PLC0415
+    from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
+
+    if not Path(config.data.train).exists():
+        raise _no_file("data.train", config.data.train)
+    if isinstance(config.data.validation, str) and not Path(config.data.validation).exists():
+        raise _no_file("data.validation", config.data.validation)
+    folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
+    check_model_folder(folder)
+    tokenizer = load_tokenizer(folder)
+    dataset = data_pipeline.load(config.data, seed=config.seed)
+    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
+    if dataset.validation:
+        data_pipeline.encode(dataset.validation, tokenizer, config.data)
+    return {
+        "model": str(folder),
+        "read_as": dataset.reading,
+        "train_rows": len(train_rows.examples),
+        "validation_rows": len(dataset.validation),
+        "tokens_per_epoch": train_rows.tokens,
+        "trained_tokens_per_epoch": train_rows.trained_tokens,
+    }
+
+
+def _no_file(field: str, path: str) -> ConfigError:
+    from backend.utils.config_utils import closest  # noqa: PLC0415
+
+    folder = Path(path).parent
+    near = closest(Path(path).name, sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
+    remedy = f"Did you mean {folder / near}?" if near else "Give the path of a JSONL, JSON, CSV or TSV file."
+    return ConfigError([Problem(field, f"there is no file {path}.", remedy)], code="no-file")
+
+
+def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
+    found = check_inputs(config)
+    if as_json:
+        print_json({"dry_run": found, "config": config.model_dump(mode="json")})
+        return 0
+    say("Everything that can be checked without loading weights is in order:")
+    for name, value in found.items():
+        say(f"  {name.replace('_', ' ')}: {value}")
+    return 0
+
+
+def carry_out(run: RunDir, *, as_json: bool) -> int:
+    """Train the run in this process with progress on the screen; returns the exit code."""
+    if not as_json:
+        say(f"Run {run.id}\n  in {run.path}")
+    from backend.commands.progress import ProgressView  # noqa: PLC0415
+    from backend.trainer_main import exit_code  # noqa: PLC0415
+    from backend.trainer_main import run as train_run  # noqa: PLC0415 - torch loads here, after the first line
+
+    with ProgressView(quiet=as_json) as view:
+        outcome = train_run(run, view)
+    if as_json:
+        print_json({"run": run.id, "path": run.path, **vars(outcome)})
+    else:
+        _print_outcome(run, outcome)
+    return exit_code(outcome)
+
+
+def _print_outcome(run: RunDir, outcome: Outcome) -> None:
+    from backend.reports import RunStatus  # noqa: PLC0415
+
+    say(f"{str(outcome.status).capitalize()}: {outcome.message}")
+    if outcome.status is RunStatus.FINISHED:
+        say(f"  result  {outcome.result}")
+        say("Next:")
+        say(f"  tunesmith evaluate {_shown(run)}   base and tuned side by side on the held-out rows")
+        say(f"  tunesmith chat {_shown(run)}")
+    elif outcome.remedy:
+        say(f"  {outcome.remedy}")
+
+
+def _shown(run: RunDir) -> str:
+    """The shortest way to name the run on a command line: its id where it lies in ./runs."""
+    return run.id if run.path.parent == Path("runs").absolute() else str(run.path)
