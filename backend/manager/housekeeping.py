@@ -10,6 +10,8 @@ import shutil
 import time
 from pathlib import Path
 
+from backend.manager.alerts import Alert, AlertSettings, send
+from backend.manager.health import health
 from backend.manager.system_manager import SystemSampler, forecast_disk
 from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import JsonlWriter
@@ -29,6 +31,7 @@ class Housekeeping:
         self._interval_seconds = interval_seconds
         self._sampler = SystemSampler(run.path)
         self._due = time.monotonic()
+        self._was_silent = False
 
     def tick(self) -> None:
         """Do what is due."""
@@ -43,6 +46,18 @@ class Housekeeping:
             pass  # no room even for this line; the forecast below stops the run in time
         if not forecast_disk(self._run).is_enough and not self._run.stop_requested():
             self._run.request_stop("disk-low")
+        self._watch_silence()
+
+    def _watch_silence(self) -> None:
+        """One alert when the trainer falls silent, and another only after it has spoken again."""
+        silent = not health(self._run).is_responding()
+        if silent and not self._was_silent:
+            message = "The trainer has not written anything for a while; it may hang."
+            send(
+                Alert(self._run.id, "silent", "not-responding", message),
+                AlertSettings.from_environ(os.environ),
+            )
+        self._was_silent = silent
 
     def close(self) -> None:
         """Let go of the sensors."""

@@ -11,10 +11,7 @@ import select
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from backend.errors import RunError
 from backend.lifecycle import Event, require
@@ -162,36 +159,6 @@ def wait(run: RunDir, *, timeout_seconds: float) -> RunState:
     while run.is_held() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return run.state()
-
-
-@dataclass(frozen=True)
-class Health:
-    """How a live run feels: seconds since it last wrote anything, and whether its process is suspended."""
-
-    silent_seconds: float
-    is_suspended: bool
-
-    def is_responding(self, patience_seconds: float = 300.0) -> bool:
-        """Whether there was a sign of life within ``patience_seconds``."""
-        return not self.is_suspended and self.silent_seconds < patience_seconds
-
-
-def health(run: RunDir) -> Health:
-    """The signs of life of a run, from the times of the files that its trainer writes."""
-    signs = (run.metrics_file, run.train_log, run.environment, run.checkpoints, run.attempts)
-    times = [sign.stat().st_mtime for sign in signs if sign.exists()]
-    silent = max(0.0, time.time() - max(times, default=time.time()))
-    attempt = run.latest_attempt()
-    return Health(silent, attempt is not None and _is_suspended(attempt))
-
-
-def _is_suspended(attempt: Attempt) -> bool:
-    if attempt.process is None or not is_alive(attempt.process):
-        return False
-    try:
-        return bool(psutil.Process(attempt.process.pid).status() == psutil.STATUS_STOPPED)
-    except psutil.Error:
-        return False
 
 
 def _is_supervised(attempt: Attempt) -> bool:

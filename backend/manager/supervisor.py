@@ -22,6 +22,7 @@ from pathlib import Path
 
 from backend.errors import RunError, TunesmithError
 from backend.lifecycle import Event, require
+from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.attempt_end import AttemptEvidence, kernel_oom_kills, reason_of
 from backend.manager.attempt_processes import TOKEN, ask_to_end, kill_all
 from backend.manager.housekeeping import Housekeeping
@@ -244,6 +245,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     finally:
         _schedule_next(run)
+    for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
+        print(problem, file=sys.stderr)  # noqa: T201  supervisor.log
     return 0
 
 

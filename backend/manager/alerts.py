@@ -1,0 +1,103 @@
+"""A word to the person when a run ends or falls silent: on the desktop, or to a web address that was allowed.
+
+Everything is off until it is set: ``TUNESMITH_ALERT_DESKTOP=1``, ``TUNESMITH_ALERT_WEBHOOK=https://host/path`` and
+``TUNESMITH_ALERT_HOSTS=host,other``. The address may hold a secret and is never logged. Control wing: F0 only.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from backend.reports import RunState
+
+_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What is said: which run, where it stands and one sentence."""
+
+    run: str
+    status: str
+    reason: str
+    message: str
+
+    @classmethod
+    def about(cls, run: str, state: RunState) -> Alert:
+        """The alert for where a run stands."""
+        return cls(run, str(state.status), state.reason, state.message)
+
+
+@dataclass(frozen=True)
+class AlertSettings:
+    """Where alerts go: nowhere by default. ``hosts`` are the host names that ``webhook`` may have."""
+
+    desktop: bool = False
+    webhook: str = ""
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> AlertSettings:
+        """The settings in the environment."""
+        hosts = environ.get("TUNESMITH_ALERT_HOSTS", "").split(",")
+        return cls(
+            desktop=environ.get("TUNESMITH_ALERT_DESKTOP") == "1",
+            webhook=environ.get("TUNESMITH_ALERT_WEBHOOK", ""),
+            hosts=tuple(host.strip().lower() for host in hosts if host.strip()),
+        )
+
+
+def send(alert: Alert, settings: AlertSettings) -> tuple[str, ...]:
+    """Send an alert wherever the settings say; what went wrong comes back in words. Raises nothing."""
+    problems = []
+    if settings.desktop:
+        problems.append(_to_desktop(alert))
+    if settings.webhook:
+        problems.append(_to_webhook(alert, settings))
+    return tuple(problem for problem in problems if problem)
+
+
+def _to_desktop(alert: Alert) -> str:
+    program = shutil.which("notify-send")
+    if program is None:
+        return "There is no notify-send on this machine."
+    text = [f"{alert.run}: {alert.status}", alert.message]
+    try:
+        subprocess.run([program, "--", *text], check=True, timeout=_TIMEOUT_SECONDS, capture_output=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"notify-send did not work ({type(error).__name__})."
+    return ""
+
+
+def _to_webhook(alert: Alert, settings: AlertSettings) -> str:
+    """One POST, no redirects, to a host that the person has listed."""
+    try:
+        address = urlsplit(settings.webhook)
+        host, port = (address.hostname or "").lower(), address.port
+    except ValueError:
+        return "TUNESMITH_ALERT_WEBHOOK is no web address."
+    if host not in settings.hosts:
+        return f"The host {host!r} is not listed in TUNESMITH_ALERT_HOSTS, so no alert was sent."
+    if address.scheme not in {"https", "http"}:
+        return "TUNESMITH_ALERT_WEBHOOK must begin with https:// or http://."
+    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, port, timeout=_TIMEOUT_SECONDS)
+    try:
+        body = json.dumps({**asdict(alert), "text": f"{alert.run}: {alert.message}"})
+        connection.request("POST", _path(address), body, {"Content-Type": "application/json"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{host} could not be reached ({type(error).__name__})."
+    finally:
+        connection.close()
+    return "" if status < 300 else f"{host} answered {status}."
+
+
+def _path(address: SplitResult) -> str:
+    return (address.path or "/") + (f"?{address.query}" if address.query else "")
