@@ -1,4 +1,4 @@
-"""A file into rows, with everything that was refused and the fingerprint of what was read."""
+"""A source into rows, with everything that was refused and the fingerprint of what was read."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.data.formats import Shape, detect, to_row
-from backend.data.records import Record, Rejected, Row, excerpt
-from backend.data.sources import ReadOptions, read, regular_file
+from backend.data.locate import Located, locate, regular_file, take_part, unreadable
+from backend.data.records import Record, Rejected, Row, Skipped, excerpt
+from backend.data.sources import Item, ReadOptions, read_file
+from backend.data.store import RowFile, write_rows
 from backend.errors import DataError
 
 SAMPLE_RECORDS = 200
@@ -20,12 +22,13 @@ MAX_REJECTED_KEPT = 10_000
 
 @dataclass(frozen=True)
 class Loaded:
-    """The rows of a source, what was refused, how it was read, and the SHA-256 of its bytes."""
+    """The rows of a source, what was refused or left aside, how it was read, and the SHA-256 of its bytes."""
 
     rows: Sequence[Row]
     rejected: tuple[Rejected, ...]
     shape: Shape
     sha256: str
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -33,73 +36,148 @@ class Loaded:
         return self.shape.reason
 
 
+@dataclass
+class _Aside:
+    """What is put aside while the rows stream by."""
+
+    limit: float
+    rejected: list[Rejected] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    rows: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.rows + len(self.rejected)
+
+    @property
+    def too_many(self) -> bool:
+        return len(self.rejected) > self.limit * self.total
+
+
 def load_rows(
     path: str | Path,
     columns: Mapping[str, str] | None = None,
     max_rejected_share: float = 0.0,
     options: ReadOptions | None = None,
+    *,
+    store: Path | None = None,
+    quarantine: Path | None = None,
 ) -> Loaded:
-    """Every row of a file in memory.
+    """Every row behind a path, folder, pattern or hub id, with a slice such as ``[:80%]`` applied.
 
-    ``columns`` maps parts to columns and beats detection. Raises ``DataError`` when the file cannot be read,
-    has no rows, or when more than ``max_rejected_share`` (0 to 1) of its records are refused.
+    ``columns`` maps parts to columns and beats detection. With ``store`` the rows go to that Arrow file and are
+    mapped from there (a ``RowFile``), so that memory does not grow with them. Rejected records are written to
+    ``quarantine`` when there are any. Raises ``DataError`` when the source cannot be read, has no rows, or when
+    more than ``max_rejected_share`` (0 to 1) of its records are refused.
     """
-    sha256 = file_sha256(path)
-    items = read(path, options)
-    sample = list(itertools.islice(items, SAMPLE_RECORDS))
-    records = [item for item in sample if isinstance(item, Record)]
-    if not records and not any(isinstance(item, Rejected) for item in sample):
-        raise DataError(f"{path} has no rows.", remedy="Put at least one row into it.", code="no-rows")
-    if not records:
-        raise _too_many_rejected(
-            str(path), [item for item in sample if isinstance(item, Rejected)], len(sample)
-        )
-    shape = detect(records, columns)
-    rows: list[Row] = []
-    rejected: list[Rejected] = []
-    for item in convert(itertools.chain(sample, items), shape):
-        if isinstance(item, Row):
-            rows.append(item)
-        else:
-            rejected.append(item)
-    total = len(rows) + len(rejected)
-    if len(rejected) > max_rejected_share * total or not rows:
-        raise _too_many_rejected(str(path), rejected, total)
-    if file_sha256(path) != sha256:
+    located = locate(path)
+    sha256 = fingerprint(located)
+    aside = _Aside(max_rejected_share, skipped=list(located.skipped))
+    records = _records(located, options or ReadOptions(), aside)
+    sample = list(itertools.islice(records, SAMPLE_RECORDS))
+    try:
+        if not sample and not aside.rejected:
+            raise DataError(f"{path} has no rows.", remedy="Put at least one row into it.", code="no-rows")
+        if not sample:
+            raise _too_many_rejected(str(path), aside)
+        shape = detect(sample, columns)
+        rows = _keep(_rows(itertools.chain(sample, records), shape, aside), store)
+        if aside.too_many or not rows:
+            raise _too_many_rejected(str(path), aside)
+    finally:
+        if quarantine and aside.rejected:
+            write_quarantine(aside.rejected, quarantine)
+    if fingerprint(located) != sha256:
         raise DataError(
             f"{path} changed while it was being read.",
             remedy="Start again once it is complete.",
             code="data-changed",
         )
-    return Loaded(rows, tuple(rejected), shape, sha256)
+    if located.part is not None:
+        rows = rows[take_part(len(rows), located.part)]
+    return Loaded(rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped))
 
 
-def convert(items: Iterable[Record | Rejected], shape: Shape) -> Iterator[Row | Rejected]:
+def convert(items: Iterable[Item], shape: Shape) -> Iterator[Row | Rejected]:
     """Each record as a row in ``shape``; what does not fit comes out as ``Rejected``."""
     for item in items:
-        if isinstance(item, Rejected):
+        if isinstance(item, Record):
+            try:
+                yield to_row(item, shape)
+            except DataError as error:
+                reason = error.message.removeprefix(f"{item.place}: ").removesuffix(".")
+                raw = json.dumps(item.cells, ensure_ascii=False, default=repr)
+                yield Rejected(item.place, reason, excerpt(raw))
+        elif isinstance(item, Rejected):
             yield item
-            continue
-        try:
-            yield to_row(item, shape)
-        except DataError as error:
-            reason = error.message.removeprefix(f"{item.place}: ").removesuffix(".")
-            yield Rejected(
-                item.place, reason, excerpt(json.dumps(item.cells, ensure_ascii=False, default=repr))
-            )
+
+
+def fingerprint(located: Located) -> str:
+    """The SHA-256 of a source: of one file its bytes, of several their names and SHA-256 in order."""
+    sums = [file_sha256(file.path) for file in located.files]
+    if len(sums) == 1:
+        return sums[0]
+    lines = "".join(f"{each}  {file.name}\n" for each, file in zip(sums, located.files, strict=True))
+    return hashlib.sha256(lines.encode("utf-8", errors="surrogateescape")).hexdigest()
 
 
 def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; raises ``DataError`` when it cannot be read."""
-    with regular_file(Path(path)).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    file = regular_file(Path(path))
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise unreadable(file, error) from None
 
 
-def _too_many_rejected(path: str, rejected: Sequence[Rejected], total: int) -> DataError:
+def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
+    """Write what was refused as JSONL with place, reason and the beginning of what stands there."""
+    with path.open("w", encoding="utf-8") as stream:
+        for item in rejected:
+            line = {"place": item.place, "reason": item.reason, "raw": item.raw}
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[Record]:
+    for file in located.files:
+        for item in read_file(file, options):
+            if isinstance(item, Record):
+                yield item
+            elif isinstance(item, Rejected):
+                _put_aside(item, aside)
+            else:
+                aside.skipped.append(item)
+
+
+def _rows(records: Iterable[Record], shape: Shape, aside: _Aside) -> Iterator[Row]:
+    for item in convert(records, shape):
+        if isinstance(item, Row):
+            aside.rows += 1
+            yield item
+        else:
+            _put_aside(item, aside)
+
+
+def _put_aside(item: Rejected, aside: _Aside) -> None:
+    aside.rejected.append(item)
+    if len(aside.rejected) >= MAX_REJECTED_KEPT and aside.too_many:
+        raise _too_many_rejected(item.place.rpartition(":")[0], aside)
+
+
+def _keep(rows: Iterator[Row], store: Path | None) -> Sequence[Row]:
+    if store is None:
+        return list(rows)
+    write_rows(rows, store)
+    return RowFile(store)
+
+
+def _too_many_rejected(path: str, aside: _Aside) -> DataError:
+    rejected = aside.rejected
     shown = "\n".join(f"  {item.place}: {item.reason}" for item in rejected[:3])
     more = f"\n  and {len(rejected) - 3:,} more" if len(rejected) > 3 else ""
     return DataError(
-        f"{len(rejected):,} of {total:,} rows of {path} cannot be used:\n{shown}{more}\n",
+        f"{len(rejected):,} of {aside.total:,} rows of {path} cannot be used:\n{shown}{more}\n",
         remedy="Mend these rows, or allow a share of them to be left out with data.max_rejected_share.",
         code="rejected-rows",
     )

@@ -1,38 +1,34 @@
 """From a path to records: what kind of file it is, and which reader reads it.
 
 Readers stream and hold one row at a time. Nothing is guessed in silence and nothing is dropped: what cannot be
-used comes out as ``Rejected`` with its place and reason, and a file that cannot be used at all is a ``DataError``.
+used comes out as ``Rejected`` with its place and reason, a file left aside as ``Skipped``, and a file that
+cannot be used at all is a ``DataError``. Compression and containers are known by their first bytes, texts by
+the ending of their name.
 """
 
 from __future__ import annotations
 
-import difflib
 import io
-import stat
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from backend.data import archives
+from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
 from backend.data.encodings import check_encoding, detect_encoding, open_text
 from backend.data.json_files import read_json
-from backend.data.records import Record, Rejected
+from backend.data.locate import PAPERWORK, SUFFIXES, DataFile, locate, regular_file, unreadable
+from backend.data.records import Record, Rejected, Skipped
+from backend.data.sheets import is_workbook, read_workbook
 from backend.data.tables import read_table
 from backend.data.text_files import read_text
 from backend.errors import DataError
 
 HEAD_BYTES = 65_536
-SUFFIXES = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "table",
-    ".tsv": "table",
-    ".tab": "table",
-    ".txt": "text",
-    ".md": "text",
-    ".markdown": "text",
-}
+
+Item = Record | Rejected | Skipped
 
 
 @dataclass(frozen=True)
@@ -40,107 +36,150 @@ class ReadOptions:
     """How to read, where the file itself does not say it.
 
     ``encoding`` and ``delimiter`` override what is detected; ``whole_file`` makes one row of each text file;
-    ``max_row_characters`` is the longest row that is read.
+    ``sheet`` names a workbook's sheet; ``max_row_characters`` is the longest row that is read.
     """
 
     encoding: str | None = None
     delimiter: str | None = None
     whole_file: bool = False
+    sheet: str | None = None
     max_row_characters: int = 16_000_000
 
 
-def read(path: str | Path, options: ReadOptions | None = None) -> Iterator[Record | Rejected]:
-    """Every record of a file, in order, one at a time.
+def read(path: str | Path, options: ReadOptions | None = None) -> Iterator[Item]:
+    """Every record behind a path, folder, pattern or hub id, in order, one at a time; a slice is not applied.
 
-    Raises ``DataError`` when the path is not a readable file of a known kind, or when the file is broken in a
-    way that hides the rows behind the break.
+    Raises ``DataError`` when there is no readable file of a known kind, or when a file is broken in a way that
+    hides the rows behind the break.
     """
-    file = regular_file(Path(path))
-    chosen = options or ReadOptions()
+    located = locate(path)
+    yield from located.skipped
+    for file in located.files:
+        yield from read_file(file, options or ReadOptions())
+
+
+def read_file(file: DataFile, options: ReadOptions) -> Iterator[Item]:
+    """Every record of one file; raises ``DataError`` as ``read`` does."""
+    path = regular_file(file.path)
     try:
-        with io.BufferedReader(file.open("rb", buffering=0), HEAD_BYTES) as stream:
-            yield from read_stream(stream, file.name, chosen)
-    except UnicodeError as error:
-        raise _not_decodable(file.name, error) from None
+        with io.BufferedReader(path.open("rb", buffering=0), HEAD_BYTES) as stream:
+            allowance = archives.Allowance(path.stat().st_size)
+            yield from _Reader(options, allowance).stream(stream, file.name, depth=0)
     except OSError as error:
-        raise _unreadable(file, error) from None
+        raise unreadable(path, error) from None
 
 
-def read_stream(
-    stream: io.BufferedReader[Any], name: str, options: ReadOptions
-) -> Iterator[Record | Rejected]:
-    """The records of one open file; ``name`` gives the ending and stands in every place."""
-    limit = options.max_row_characters
-    head_bytes = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
-    if not head_bytes:
-        raise DataError(f"{name} is empty.", remedy="Put at least one row into it.", code="empty-file")
-    if options.encoding is not None:
-        check_encoding(options.encoding)
-    head = head_bytes.decode(options.encoding or detect_encoding(head_bytes), errors="ignore")
-    kind = _kind(name, head)
-    newline = "\n" if kind in ("json", "jsonl") else ""
-    with open_text(stream, options.encoding, newline) as text:
-        if kind == "table":
-            yield from read_table(text, head, name, limit, delimiter=options.delimiter)
-        elif kind == "text":
-            yield from read_text(text, name, limit, whole_file=options.whole_file)
+@dataclass(frozen=True)
+class _Reader:
+    """Reads streams that may hold streams; all that is unpacked from one file shares one allowance."""
+
+    options: ReadOptions
+    allowance: archives.Allowance
+
+    def stream(self, stream: io.BufferedReader[Any], name: str, *, depth: int) -> Iterator[Item]:
+        """The records of an open stream, by its first bytes and its name; ``depth`` counts the packing around."""
+        head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+        if not head:
+            raise DataError(f"{name} is empty.", remedy="Put at least one row into it.", code="empty-file")
+        kind = columnar_kind(head)
+        packed = archives.compression(head)
+        if (packed or archives.is_tar(head) or archives.is_zip(head)) and depth > 1:
+            raise DataError(
+                f"{name} is packed more than twice.", remedy="Unpack it first.", code="archive-too-deep"
+            )
+        if packed:
+            with archives.decompressed(stream, packed, name, self.allowance) as inner:
+                yield from self.stream(inner, archives.inner_name(name, packed), depth=depth + 1)
+        elif archives.is_tar(head):
+            yield from self._members(archives.tar_members(stream, name, self.allowance), name, depth)
+        elif archives.is_zip(head):
+            yield from self._zip(stream, name, depth)
+        elif kind:
+            yield from self._columnar(stream, kind, name)
         else:
-            yield from read_json(text, head, name, limit, by_line=kind == "jsonl")
+            yield from self._text(stream, head, name)
+
+    def _zip(self, stream: io.BufferedReader[Any], name: str, depth: int) -> Iterator[Item]:
+        with archives.seekable(stream) as file:
+            with archives.damage_named(name), zipfile.ZipFile(file) as archive:
+                workbook = is_workbook(archive)
+            file.seek(0)
+            if workbook:
+                yield from read_workbook(file, name, self.options.sheet, self.allowance)
+            else:
+                yield from self._members(archives.zip_members(file, name, self.allowance), name, depth)
+
+    def _members(
+        self, members: Iterator[tuple[str, io.BufferedReader[Any]] | Skipped], name: str, depth: int
+    ) -> Iterator[Item]:
+        read_any = False
+        for member in members:
+            if isinstance(member, Skipped):
+                yield member
+                continue
+            place, opened = member
+            reason = _left_aside(place, opened)
+            if reason:
+                yield Skipped(place, reason)
+                continue
+            read_any = True
+            yield from self.stream(opened, place, depth=depth + 1)
+        if not read_any:
+            raise DataError(
+                f"{name} holds no file that can be read.",
+                remedy=f"Its files must end in one of {', '.join(SUFFIXES)}.",
+                code="no-files",
+            )
+
+    def _columnar(self, stream: io.BufferedReader[Any], kind: str, name: str) -> Iterator[Item]:
+        with archives.seekable(stream) as file, damaged_columnar(name):
+            yield from read_columnar(file, kind, name)
+
+    def _text(self, stream: io.BufferedReader[Any], head_bytes: bytes, name: str) -> Iterator[Item]:
+        options = self.options
+        encoding = check_encoding(options.encoding) if options.encoding else detect_encoding(head_bytes)
+        head = head_bytes.decode(encoding, errors="ignore")
+        kind = _text_kind(name, head)
+        newline = "\n" if kind in ("json", "jsonl") else ""
+        limit = options.max_row_characters
+        try:
+            with open_text(stream, encoding, newline) as text:
+                if kind == "table":
+                    yield from read_table(text, head, name, limit, delimiter=options.delimiter)
+                elif kind == "text":
+                    yield from read_text(text, name, limit, whole_file=options.whole_file)
+                else:
+                    yield from read_json(text, head, name, limit, by_line=kind == "jsonl")
+        except UnicodeError as error:
+            raise DataError(
+                f"{name} is not in the encoding it was read in: {error}.",
+                remedy="Set the encoding of the data, for example cp1252, or save the file as UTF-8.",
+                code="bad-encoding",
+            ) from None
 
 
-def regular_file(path: Path) -> Path:
-    """The path when it is a file that can be read; raises ``DataError`` with the likeliest name otherwise."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist.", remedy=_did_you_mean(path), code="file-not-found"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if stat.S_ISREG(mode):
-        return path
-    what = "a folder" if stat.S_ISDIR(mode) else "no regular file (a pipe, socket or device)"
-    raise DataError(f"{path} is {what}.", remedy="Name a data file, such as train.jsonl.", code="not-a-file")
+def _left_aside(place: str, opened: io.BufferedReader[Any]) -> str:
+    """Why a file of an archive is not read; '' when it is."""
+    path = PurePosixPath(place)
+    if path.suffix.lower() in SUFFIXES or archives.compression(opened.peek(16)):
+        return "it describes the data and holds no rows" if path.stem.lower() in PAPERWORK else ""
+    return "its ending is of no known kind"
 
 
-def _kind(name: str, head: str) -> str:
-    suffix = Path(name).suffix.lower()
-    if suffix in SUFFIXES:
-        return SUFFIXES[suffix]
-    if head.lstrip()[:1] in ("{", "["):
+def _text_kind(name: str, head: str) -> str:
+    kind = SUFFIXES.get(PurePosixPath(name).suffix.lower())
+    if kind in ("json", "jsonl", "table", "text"):
+        return kind
+    if kind is None and head.lstrip()[:1] in ("{", "["):
         return "json"
-    known = ", ".join(SUFFIXES)
+    if kind is not None:
+        raise DataError(
+            f"{name} is called {kind}, but it does not begin like one.",
+            remedy="Write or download it again, or rename it after what is in it.",
+            code="damaged-file",
+        )
     raise DataError(
-        f"{name} is of no known kind: its name ends in none of {known}.",
+        f"{name} is of no known kind: its name ends in none of {', '.join(SUFFIXES)}.",
         remedy="Rename it after what is in it, for example train.jsonl or train.csv.",
         code="unknown-format",
-    )
-
-
-def _did_you_mean(path: Path) -> str:
-    try:
-        neighbours = sorted(each.name for each in path.parent.iterdir())
-    except OSError:
-        return f"The folder {path.parent} cannot be listed either; check the path."
-    close = difflib.get_close_matches(path.name, neighbours, n=3, cutoff=0.5)
-    if close:
-        return "Did you mean " + " or ".join(str(path.parent / name) for name in close) + "?"
-    return "Check the path; relative paths start at the folder you are in."
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> DataError:
-    what = getattr(error, "strerror", None) or str(error)
-    return DataError(
-        f"{path} cannot be read: {what}.",
-        remedy="Check its permissions and that nothing else is writing it.",
-        code="unreadable-file",
-    )
-
-
-def _not_decodable(name: str, error: UnicodeError) -> DataError:
-    return DataError(
-        f"{name} is not in the encoding it was read in: {error}.",
-        remedy="Set the encoding of the data, for example cp1252, or save the file as UTF-8.",
-        code="bad-encoding",
     )

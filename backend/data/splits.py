@@ -6,37 +6,27 @@ and adding rows moves none of the old ones.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import xxhash
 
 from backend.data.records import Row
+from backend.data.texts import answer_text, prompt_text
 from backend.errors import DataError
-
-
-def normalise(text: str) -> str:
-    """The text for comparing: NFKC, lower case, runs of spaces and punctuation as one space."""
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    return " ".join("".join(each if each.isalnum() else " " for each in folded.lower()).split())
+from backend.utils.text_utils import normalise
 
 
 def group_text(row: Row, by: str = "prompt") -> str:
-    """What rows must share to stay on one side: the group column if set, else the prompt or the answer.
+    """What rows must share to stay on one side: the group column if set, else the prompt, answer or document.
 
-    The prompt is everything before the first assistant message; a plain-text row is its own text.
+    The prompt is everything before the first assistant message; a plain-text row is its own prompt and answer;
+    a document is a file.
     """
     if row.group is not None:
         return row.group
-    if by == "answer":
-        answers = [message["content"] for message in row.messages if message["role"] == "assistant"]
-        return normalise("\n".join(answers)) if answers else normalise(row.text or "")
-    prompt = []
-    for message in row.messages:
-        if message["role"] == "assistant":
-            break
-        prompt.append(message["content"])
-    return normalise("\n".join(prompt)) if prompt else normalise(row.text or "")
+    if by == "document":
+        return row.place.rpartition(":")[0]
+    return normalise(answer_text(row) if by == "answer" else prompt_text(row))
 
 
 def split_rows(

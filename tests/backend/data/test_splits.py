@@ -1,7 +1,7 @@
 import pytest
 
 from backend.data.records import Row
-from backend.data.splits import group_text, normalise, split_rows
+from backend.data.splits import group_text, split_rows
 from backend.errors import DataError
 
 
@@ -57,8 +57,5 @@ def test_group_text_is_the_prompt_the_answer_the_text_or_the_group_column():
     assert group_text(chat("Hello", "Yes."), by="answer") == "yes"
     assert group_text(Row("f:1", text="Some  Text")) == "some text"
     assert group_text(Row("f:1", text="Some  Text"), by="answer") == "some text"
+    assert group_text(Row("a/f.txt:1", text="t"), by="document") == "a/f.txt"
     assert group_text(Row("f:1", text="t", group="Doc 1")) == "Doc 1"
-
-
-def test_normalise_folds_width_case_spaces_and_punctuation():
-    assert normalise("  Ａ-b,\tC! ") == "a b c"

@@ -1,0 +1,236 @@
+"""Compressed files and archives, known by their first bytes and read without writing anything to disk.
+
+Members are streamed, so a name that points elsewhere could do no harm; such an archive is still refused, because
+it was not made in good faith. A stream that swells beyond all proportion is stopped.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import posixpath
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from backend.data.records import Skipped
+from backend.errors import DataError
+
+HEAD_BYTES = 65_536
+MAX_MEMBERS = 10_000
+FREE_BYTES = 256 * 2**20
+MAX_RATIO = 200
+
+_MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+_ENDINGS = {"gzip": (".gz", ".gzip"), "bz2": (".bz2",), "xz": (".xz",), "zstd": (".zst", ".zstd")}
+_SHORT = {".tgz": ".tar", ".tbz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
+_JUNK = re.compile(r"(^|/)(\.|__MACOSX(/|$)|Thumbs\.db$)")
+
+Stream = io.BufferedReader  # of bytes, with peek
+
+
+def compression(head: bytes) -> str | None:
+    """gzip, bz2, xz or zstd when ``head`` begins like one, else None."""
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether ``head`` (at least 512 bytes of it) is the beginning of a tar archive."""
+    return head[257:262] == b"ustar"
+
+
+def is_zip(head: bytes) -> bool:
+    """Whether ``head`` is the beginning of a ZIP archive (XLSX files are such archives too)."""
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def decompressed(stream: Stream[Any], kind: str, name: str, allowance: Allowance) -> Stream[Any]:
+    """The stream without its compression (``kind`` as ``compression`` says it)."""
+    opened: Any
+    if kind == "gzip":
+        opened = gzip.GzipFile(fileobj=stream, mode="rb")
+    elif kind == "bz2":
+        opened = bz2.BZ2File(stream)
+    elif kind == "xz":
+        opened = lzma.LZMAFile(stream)  # noqa: SIM115  # closed by what is returned
+    else:
+        opened = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
+    return guarded(opened, name, allowance)
+
+
+def seekable(stream: Stream[Any]) -> Any:
+    """The stream itself when it can be sought in, else a copy of it in an unnamed temporary file."""
+    if stream.seekable():
+        return nullcontext(stream)
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the caller
+    try:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+    except BaseException:
+        copy.close()
+        raise
+    copy.seek(0)
+    return copy
+
+
+class Allowance:
+    """How many bytes may still come out of one compressed file; shared by all members of an archive."""
+
+    def __init__(self, compressed_bytes: int) -> None:
+        self.total = max(FREE_BYTES, MAX_RATIO * compressed_bytes)
+        self.left = self.total
+
+    def spend(self, count: int, name: str) -> None:
+        """Take ``count`` bytes off; raises ``DataError`` when none are left."""
+        self.left -= count
+        if self.left < 0:
+            raise DataError(
+                f"{name} unpacks to more than {self.total:,} bytes, over {MAX_RATIO} times its size.",
+                remedy="It looks like a decompression bomb; unpack it yourself if you trust it.",
+                code="archive-too-large",
+            )
+
+
+def guarded(raw: Any, name: str, allowance: Allowance) -> Stream[Any]:
+    """A buffered stream over ``raw`` that spends ``allowance`` and says so when the bytes are damaged."""
+    return io.BufferedReader(_Guarded(raw, name, allowance), HEAD_BYTES)
+
+
+class _Guarded(io.RawIOBase):
+    def __init__(self, raw: Any, name: str, allowance: Allowance) -> None:
+        self._raw = raw
+        self._name = name
+        self._allowance = allowance
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        filled = 0
+        with damage_named(self._name):
+            while filled < len(view) and (chunk := self._raw.read(len(view) - filled)):
+                view[filled : filled + len(chunk)] = chunk
+                filled += len(chunk)
+        self._allowance.spend(filled, self._name)
+        return filled
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+@contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """Turn what the decompressors raise into a ``DataError`` that names the file."""
+    try:
+        yield
+    except (
+        EOFError,
+        OSError,
+        lzma.LZMAError,
+        zlib.error,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
+        raise DataError(
+            f"{name} is damaged or incomplete: {error}.",
+            remedy="Copy or download it again.",
+            code="damaged-archive",
+        ) from None
+    except RuntimeError as error:  # zipfile's answer to an encrypted member
+        raise DataError(
+            f"{name} cannot be unpacked: {error}.",
+            remedy="Unpack it yourself and name the data file in it.",
+            code="encrypted-archive",
+        ) from None
+
+
+def zip_members(
+    stream: Stream[Any], name: str, allowance: Allowance
+) -> Iterator[tuple[str, Stream[Any]] | Skipped]:
+    """Each file of a ZIP archive as (name, open stream), in order; the stream ends with the next step."""
+    with damage_named(name):
+        archive = zipfile.ZipFile(stream)
+    with archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        _check_members(name, [member.filename for member in members])
+        for member in members:
+            place = f"{name}/{member.filename}"
+            if _JUNK.search(member.filename):
+                yield Skipped(place, "a hidden or system file")
+            elif (member.external_attr >> 16) & 0o170000 == 0o120000:
+                yield Skipped(place, "a link, not a file")
+            else:
+                with damage_named(place):
+                    raw = archive.open(member)
+                with guarded(raw, place, allowance) as opened:
+                    yield place, opened
+
+
+def tar_members(
+    stream: Stream[Any], name: str, allowance: Allowance
+) -> Iterator[tuple[str, Stream[Any]] | Skipped]:
+    """Each file of a tar archive as (name, open stream), in order; the stream ends with the next step."""
+    with damage_named(name):
+        archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  # used below
+    with archive:
+        count = 0
+        while True:
+            with damage_named(name):
+                member = archive.next()
+            if member is None:
+                return
+            count += 1
+            _check_members(name, [member.name], count)
+            place = f"{name}/{member.name}"
+            if member.isdir():
+                continue
+            if _JUNK.search(member.name):
+                yield Skipped(place, "a hidden or system file")
+            elif not member.isreg():
+                yield Skipped(place, "a link or device, not a file")
+            else:
+                with damage_named(place):
+                    raw = archive.extractfile(member)
+                with guarded(raw, place, allowance) as opened:
+                    yield place, opened
+
+
+def _check_members(archive: str, names: list[str], count: int | None = None) -> None:
+    if (count or len(names)) > MAX_MEMBERS:
+        raise DataError(
+            f"{archive} holds more than {MAX_MEMBERS:,} files.",
+            remedy="Unpack it yourself and name the folder.",
+            code="archive-too-large",
+        )
+    for name in names:
+        path = posixpath.normpath(name.replace("\\", "/"))
+        if path.startswith(("/", "../")) or path == ".." or re.match(r"[A-Za-z]:", path) or "\0" in name:
+            raise DataError(
+                f"{archive} holds the file {name!r}, which points outside of the archive.",
+                remedy="Do not use this archive; it was made to write where it should not.",
+                code="unsafe-archive",
+            )
+
+
+def inner_name(name: str, kind: str) -> str:
+    """The name without the ending that says how it is compressed (``.tgz`` becomes ``.tar``)."""
+    for ending in _ENDINGS[kind]:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    for short, long in _SHORT.items():
+        if name.lower().endswith(short):
+            return name[: -len(short)] + long
+    return name

@@ -1,0 +1,29 @@
+"""What the data doctor looks for, a file for each kind of question; ``ALL`` has every check in the order of harm."""
+
+from __future__ import annotations
+
+from backend.data.checks.amounts import AMOUNT_CHECKS
+from backend.data.checks.base import Check, Example, Level, Scan
+from backend.data.checks.contents import CONTENT_CHECKS
+from backend.data.checks.conversations import CONVERSATION_CHECKS
+from backend.data.checks.labels import LABEL_CHECKS
+from backend.data.checks.repeats import REPEAT_CHECKS
+from backend.data.checks.secrets import SECRET_CHECKS
+from backend.data.checks.tokens import TOKEN_CHECKS
+
+__all__ = ["ALL", "Check", "Example", "Level", "Scan"]
+
+ALL: tuple[Check, ...] = tuple(
+    sorted(
+        (
+            *REPEAT_CHECKS,
+            *CONTENT_CHECKS,
+            *TOKEN_CHECKS,
+            *CONVERSATION_CHECKS,
+            *LABEL_CHECKS,
+            *SECRET_CHECKS,
+            *AMOUNT_CHECKS,
+        ),
+        key=lambda check: check.number,
+    )
+)

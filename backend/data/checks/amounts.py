@@ -1,0 +1,76 @@
+"""Checks 18 and 20: how long rows are and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from backend.data.checks.base import Check, Example, Scan
+from backend.data.texts import texts
+
+FEW_ROWS = 50
+FEW_HELD_OUT = 20
+MANY_EPOCHS = 10
+
+
+def extreme_lengths(scan: Scan) -> Iterator[Example]:
+    """Rows over four times as long as 99 % of the others, and one-word answers where most are long.
+
+    Lengths are in words; sets under 100 rows are left alone.
+    """
+    if len(scan.rows) < 100:
+        return
+    lengths = [sum(len(text.split()) for text in texts(row)) for row in scan.rows]
+    limit = 4 * sorted(lengths)[int(0.99 * len(lengths))]
+    words = [len(answer.split()) for answer in scan.answers]
+    long_answers = sorted(words)[len(words) // 2] >= 20
+    for row, length, answer in zip(scan.rows, lengths, words, strict=True):
+        if length > limit > 0:
+            yield Example(row.place, f"{length:,} words, where 99 % of the rows have at most {limit // 4:,}")
+        elif long_answers and answer == 1:
+            yield Example(row.place, "the answer is a single word, where most have 20 or more")
+
+
+def too_few(scan: Scan) -> Iterator[Example]:
+    """One example for each of: few training rows, few held-out rows, many epochs over few rows."""
+    count, held_out = len(scan.rows), len(scan.validation)
+    place = scan.rows[0].place
+    if count < FEW_ROWS:
+        yield Example(place, f"{count} training rows; {FEW_ROWS} is a usual minimum")
+    if 0 < held_out < FEW_HELD_OUT:
+        low, high = score_interval(round(0.8 * held_out), held_out)
+        yield Example(
+            scan.validation[0].place,
+            f"{held_out} held-out rows: a score of 80 % could as well be {low:.0%} or {high:.0%}",
+        )
+    if scan.epochs > MANY_EPOCHS and count < 20 * FEW_ROWS:
+        yield Example(place, f"{scan.epochs:g} epochs over {count:,} rows: the model will know them by heart")
+
+
+def score_interval(right: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share ``right / total``, as (low, high) between 0 and 1 (Wilson, 1927)."""
+    z = 1.959964
+    share = right / total
+    middle = share + z * z / (2 * total)
+    spread = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
+    return (middle - spread) / (1 + z * z / total), (middle + spread) / (1 + z * z / total)
+
+
+AMOUNT_CHECKS = (
+    Check(
+        18,
+        "extreme-lengths",
+        "Some rows are far longer or shorter than the others",
+        "info",
+        "A few very long rows set the memory and time of the whole run; check that they are meant.",
+        over_all=extreme_lengths,
+    ),
+    Check(
+        20,
+        "too-few-rows",
+        "There is too little data",
+        "warn",
+        "The model learns the rows by heart, and the score of few held-out rows is mostly chance.",
+        over_all=too_few,
+        of_rows=False,
+    ),
+)

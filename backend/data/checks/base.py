@@ -1,0 +1,98 @@
+"""The words of the doctor's checks: what one is, what it looks at, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol
+
+from backend.data.records import Rejected, Row
+from backend.data.texts import answer_text, prompt_text
+from backend.utils.text_utils import normalise
+
+Level = Literal["block", "warn", "info"]
+Need = Literal["validation", "encoder"]
+
+LABEL_CHARACTERS = 60
+MAX_LABELS = 100
+
+
+class EncodedRow(Protocol):
+    """A row as the model sees it: token ids, and for each whether it is a target of the loss."""
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        """The token ids."""
+
+    @property
+    def trained(self) -> Sequence[bool]:
+        """Whether each token is trained; as long as ``input_ids``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One place where a check found something, and what it found there."""
+
+    place: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All that the checks may look at. Row-by-row facts are worked out once, when first asked for.
+
+    ``encode`` turns a row into token ids and mask, ``end_ids`` are the ids that end a turn, ``max_length`` is in
+    tokens; without a model they are None and the checks that need them do not run.
+    """
+
+    rows: Sequence[Row]
+    validation: Sequence[Row] = ()
+    rejected: Sequence[Rejected] = ()
+    encode: Callable[[Row], EncodedRow] | None = None
+    end_ids: frozenset[int] = frozenset()
+    max_length: int | None = None
+    epochs: float = 1.0
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The normalised prompt of each row."""
+        return [normalise(prompt_text(row)) for row in self.rows]
+
+    @cached_property
+    def answers(self) -> list[str]:
+        """The answer of each row as given; '' for rows of plain text."""
+        return [answer_text(row) if row.text is None else "" for row in self.rows]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The answer of each row when the rows look like a labelling task, else an empty list.
+
+        They do when every answer is one short line and there are few distinct ones for the number of rows.
+        """
+        distinct = set(self.answers)
+        few = 2 <= len(distinct) <= min(MAX_LABELS, len(self.rows) // 3)
+        short = all(len(answer) <= LABEL_CHARACTERS and "\n" not in answer for answer in distinct)
+        return self.answers if few and short else []
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to the data. Exactly one of ``by_row`` and ``over_all`` is set.
+
+    ``by_row`` says what is wrong with one row, or None; ``over_all`` yields an example for each row concerned.
+    ``escalate`` raises the level once more than a share (0 to 1) of the rows is concerned. ``of_rows`` is False
+    for findings about the set, which have no share.
+    """
+
+    number: int
+    slug: str
+    title: str
+    level: Level
+    harm: str
+    by_row: Callable[[Row], str | None] | None = None
+    over_all: Callable[[Scan], Iterable[Example]] | None = None
+    escalate: tuple[float, Level] | None = None
+    needs: Need | None = None
+    fix: str | None = None
+    of_rows: bool = field(default=True)

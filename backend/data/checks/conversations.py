@@ -1,0 +1,171 @@
+"""Checks 8, 22 and 23: whether conversations, preferences and tool calls are well formed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+from backend.data.checks.base import Check, Example, Scan
+from backend.data.records import Message, Row
+from backend.utils.text_utils import shorten
+
+
+def role_order(row: Row) -> str | None:
+    """What is wrong with the order of the speakers; None for rows that are no conversation."""
+    return next(_order_problems(row), None) if row.messages else None
+
+
+def _order_problems(row: Row) -> Iterator[str]:
+    turns = [message["role"] for message in row.messages]
+    if "system" in turns[1:]:
+        yield f"a system message stands at place {turns.index('system', 1) + 1} instead of first"
+    spoken = turns[1:] if turns[0] == "system" else turns
+    if not spoken:
+        yield "there is nothing but a system message"
+        return
+    if spoken[0] == "assistant" and not row.chosen:
+        yield "the conversation begins with the assistant"
+    for place, (one, two) in enumerate(pairwise(spoken), 1 + len(turns) - len(spoken)):
+        if one == two != "tool":
+            yield f"two {one} messages follow each other at place {place}"
+    if spoken[-1] != "assistant" and not row.chosen:
+        yield f"the conversation ends with the {spoken[-1]}, so the last answer is missing"
+
+
+def equal_pair(row: Row) -> str | None:
+    """A preference row whose two replies say the same."""
+    if row.chosen and [_said(each) for each in row.chosen] == [_said(each) for each in row.rejected]:
+        return f"chosen and rejected are both {shorten(row.chosen[-1]['content'], 60)!r}"
+    return None
+
+
+def preference_prompt(row: Row) -> str | None:
+    """A preference row without anything to reply to."""
+    if row.chosen and not any(message["content"].strip() for message in row.messages):
+        return "there is no prompt that both replies answer"
+    return None
+
+
+def length_bias(scan: Scan) -> Iterator[Example]:
+    """One example when the preferred reply is the longer one in more than nine of ten preference rows."""
+    pairs = [row for row in scan.rows if row.chosen and row.rejected]
+    longer = [row for row in pairs if _length(row.chosen) > _length(row.rejected)]
+    if len(pairs) >= 20 and len(longer) > 0.9 * len(pairs):
+        yield Example(
+            longer[0].place, f"chosen is longer than rejected in {len(longer):,} of {len(pairs):,} rows"
+        )
+
+
+def one_sided(scan: Scan) -> Iterator[Example]:
+    """One example when nearly all ratings say the same (under a tenth say the other)."""
+    rated = [row for row in scan.rows if row.label is not None]
+    good = sum(bool(row.label) for row in rated)
+    if rated and min(good, len(rated) - good) < 0.1 * len(rated):
+        yield Example(rated[0].place, f"{good:,} of {len(rated):,} ratings are true")
+
+
+def tool_calls(row: Row) -> str | None:
+    """A tool call with arguments that are not JSON, to an unknown tool, or an answer to no call."""
+    known = _tool_names(row.tools)
+    open_ids: set[str] = set()
+    for number, message in enumerate(row.messages, 1):
+        for call in message.get("tool_calls", ()):
+            function = call["function"]
+            if problem := _call_problem(function, known):
+                return f"message {number}: {problem}"
+            open_ids.add(str(call.get("id", "")))
+        wanted = message.get("tool_call_id")
+        if wanted is not None and wanted not in open_ids:
+            return f"message {number} answers the tool call {wanted!r}, which nobody made"
+        if message["role"] == "tool" and not open_ids:
+            return f"message {number} is the answer of a tool that nobody called"
+    return None
+
+
+def _call_problem(function: Mapping[str, Any], known: set[str]) -> str | None:
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        try:
+            json.loads(arguments or "{}")
+        except ValueError:
+            return f"the arguments of {function['name']!r} are not JSON: {shorten(arguments, 60)}"
+    if known and function["name"] not in known:
+        return f"the tool {function['name']!r} is not among the row's tools ({', '.join(sorted(known))})"
+    return None
+
+
+def _tool_names(tools: str | None) -> set[str]:
+    try:
+        listed = json.loads(tools or "[]")
+    except ValueError:
+        return set()
+    if not isinstance(listed, list):
+        return set()
+    items = [each.get("function", each) for each in listed if isinstance(each, dict)]
+    return {str(each["name"]) for each in items if isinstance(each, dict) and "name" in each}
+
+
+def _said(message: Message) -> tuple[str, str]:
+    return message["content"].strip(), json.dumps(message.get("tool_calls"), sort_keys=True)
+
+
+def _length(messages: tuple[Message, ...]) -> int:
+    return sum(len(message["content"]) for message in messages)
+
+
+CONVERSATION_CHECKS = (
+    Check(
+        8,
+        "role-order",
+        "Speakers do not take turns",
+        "warn",
+        "Several chat templates refuse such rows, others train the model to speak out of turn.",
+        by_row=role_order,
+        fix="mend-turns",
+    ),
+    Check(
+        22,
+        "equal-pairs",
+        "Chosen and rejected are the same",
+        "block",
+        "Such a pair has no preference to learn and only adds noise.",
+        by_row=equal_pair,
+        fix="drop-equal-pairs",
+    ),
+    Check(
+        22,
+        "no-shared-prompt",
+        "Preference rows have no prompt",
+        "block",
+        "Without a prompt that both replies share, the comparison means nothing.",
+        by_row=preference_prompt,
+    ),
+    Check(
+        22,
+        "length-bias",
+        "The preferred reply is nearly always the longer one",
+        "warn",
+        "The model learns to be long instead of good.",
+        over_all=length_bias,
+        of_rows=False,
+    ),
+    Check(
+        22,
+        "one-sided-ratings",
+        "Nearly all ratings are the same",
+        "warn",
+        "Without enough rows of the other kind there is nothing to tell apart.",
+        over_all=one_sided,
+        of_rows=False,
+    ),
+    Check(
+        23,
+        "tool-calls",
+        "Tool calls do not fit together",
+        "warn",
+        "The model learns calls that no program can carry out.",
+        by_row=tool_calls,
+    ),
+)

@@ -1,0 +1,158 @@
+"""Checks 5, 6, 7 and 10: rows as the model sees them. Most need an encoder; unfinished answers show without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from backend.data.checks.base import Check, EncodedRow, Example, Scan
+from backend.data.records import Row
+from backend.data.texts import answers
+from backend.errors import DataError
+from backend.utils.text_utils import shorten
+
+ENCODED_ROWS = 2_000
+
+_FINAL = tuple(".!?…。！？)]}\"'`”’»*:;")
+
+
+def end_not_trained(scan: Scan) -> Iterator[Example]:
+    """Rows in which no token that ends a turn is trained."""
+    for row, encoded in _encoded(scan):
+        if encoded is not None and any(encoded.trained) and not _ends(encoded, scan.end_ids):
+            yield Example(row.place, "no end token is trained after the answer")
+
+
+def mask_wrong(scan: Scan) -> Iterator[Example]:
+    """Rows in which nothing is trained, and conversations in which everything is."""
+    for row, encoded in _encoded(scan):
+        if encoded is None:
+            continue
+        if not any(encoded.trained):
+            yield Example(row.place, f"none of {len(encoded.input_ids):,} tokens is trained")
+        elif all(encoded.trained) and len(row.messages) > 1:
+            yield Example(row.place, f"all {len(encoded.input_ids):,} tokens are trained, the prompt too")
+
+
+def not_rendered(scan: Scan) -> Iterator[Example]:
+    """Rows that the model's chat template refuses."""
+    for row in _sample(scan.rows):
+        try:
+            if scan.encode is not None:
+                scan.encode(row)
+        except DataError as error:
+            yield Example(row.place, shorten(error.message, 200))
+
+
+def too_long(scan: Scan) -> Iterator[Example]:
+    """Rows with more tokens than ``max_length``."""
+    for row, encoded in _encoded(scan):
+        if encoded is not None and scan.max_length is not None and len(encoded.input_ids) > scan.max_length:
+            yield Example(row.place, f"{len(encoded.input_ids):,} tokens, {scan.max_length:,} fit")
+
+
+def unfinished(scan: Scan) -> Iterator[Example]:
+    """Answers that end in the middle of a sentence while more than four fifths of the long ones do not."""
+    long = [(row, text) for row in scan.rows for text in answers(row) if len(text.split()) >= 12]
+    cut = [(row, text) for row, text in long if not text.rstrip().endswith(_FINAL)]
+    if len(long) >= 10 and len(cut) < 0.2 * len(long):
+        for row, text in cut:
+            yield Example(row.place, f"the answer ends with {text.rstrip()[-40:]!r}")
+
+
+def broken_answer(row: Row) -> str | None:
+    """An answer that begins as JSON but is none, or opens a code block without closing it."""
+    for text in answers(row):
+        stripped = text.strip()
+        if text.count("```") % 2:
+            return "a code block is opened with ``` and never closed"
+        if stripped[:2] in ('{"', "[{", '["') and not _is_json(stripped):
+            return f"the answer begins as JSON but is not: …{shorten(stripped[-60:], 60)}"
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow | None]]:
+    """An even sample of the rows with their tokens; None for those that the template refuses."""
+    if scan.encode is None:
+        return
+    for row in _sample(scan.rows):
+        try:
+            yield row, scan.encode(row)
+        except DataError:
+            yield row, None
+
+
+def _sample(rows: Sequence[Row]) -> Sequence[Row]:
+    step = -(-len(rows) // ENCODED_ROWS)
+    return rows[:: max(1, step)]
+
+
+def _ends(encoded: EncodedRow, end_ids: frozenset[int]) -> bool:
+    return any(
+        trained and token in end_ids
+        for token, trained in zip(encoded.input_ids, encoded.trained, strict=True)
+    )
+
+
+TOKEN_CHECKS = (
+    Check(
+        5,
+        "end-not-trained",
+        "The end of the answer is not trained",
+        "block",
+        "The model never learns to stop and talks on until it is cut off.",
+        over_all=end_not_trained,
+        needs="encoder",
+    ),
+    Check(
+        6,
+        "mask-wrong",
+        "The wrong tokens are trained",
+        "block",
+        "Rows in which nothing is trained teach nothing; rows in which the prompt is trained teach asking.",
+        over_all=mask_wrong,
+        needs="encoder",
+    ),
+    Check(
+        7,
+        "template-refused",
+        "The model's chat template refuses rows",
+        "block",
+        "These rows cannot be shown to the model at all.",
+        over_all=not_rendered,
+        needs="encoder",
+    ),
+    Check(
+        10,
+        "too-long",
+        "Rows are longer than the model is given",
+        "warn",
+        "What does not fit is cut off, and the model learns answers without their end.",
+        over_all=too_long,
+        needs="encoder",
+    ),
+    Check(
+        10,
+        "unfinished-answers",
+        "Answers stop in the middle",
+        "warn",
+        "The model learns to stop in the middle of a sentence.",
+        over_all=unfinished,
+    ),
+    Check(
+        10,
+        "broken-answers",
+        "Answers hold JSON or code that is cut off",
+        "warn",
+        "The model learns to write JSON or code that cannot be read.",
+        by_row=broken_answer,
+    ),
+)

@@ -1,0 +1,148 @@
+"""Cleaning by choice: repairing damaged Unicode and finding rows that repeat others.
+
+Nothing here changes rows by itself; functions say what they found, and ``doctor`` proposes it as a fix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import xxhash
+from ftfy import TextFixerConfig, fix_text
+from ftfy.badness import is_bad
+
+from backend.data.minhash import near_duplicates, overlap
+from backend.data.records import Row
+from backend.data.texts import answer_text, map_texts, prompt_text, texts
+from backend.utils.text_utils import normalise
+
+# Only what is certainly damage: words, quotes, ligatures, entities and line breaks stay as they were written.
+_REPAIR = TextFixerConfig(
+    unescape_html=False,
+    remove_terminal_escapes=False,
+    fix_latin_ligatures=False,
+    fix_character_width=False,
+    uncurl_quotes=False,
+    fix_line_breaks=False,
+    normalization=None,
+    explain=False,
+)
+
+
+LONG_ANSWER = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A training row that an evaluation row repeats; ``kind`` is ``exact`` (same prompt) or ``near``."""
+
+    train: int
+    evaluation: int
+    kind: str
+
+
+def is_damaged(text: str) -> bool:
+    """Whether a text holds mojibake (UTF-8 read as another encoding) or characters no text should hold."""
+    if text.isascii():
+        return "\0" in text
+    return "\ufffd" in text or "\0" in text or "\ufeff" in text or bool(is_bad(text))
+
+
+def repair_text(text: str) -> str:
+    """The text with mojibake undone and with NUL, stray byte-order marks and control characters taken out.
+
+    Uses ftfy (Speer, "ftfy", Zenodo 2019) with every setting off that touches sound text.
+    """
+    return fix_text(text, _REPAIR)
+
+
+def repair_row(row: Row) -> Row:
+    """The row with its damaged texts repaired, or the same object when none is damaged."""
+    return map_texts(row, lambda text: repair_text(text) if is_damaged(text) else text)
+
+
+def row_hash(row: Row) -> int:
+    """A 64-bit hash of everything the row says, blind to case, spacing and punctuation where words remain."""
+    parts = [f"{message['role']}\x1f{_key(message['content'])}" for message in (*row.messages, *row.chosen)]
+    parts += [_key(text) for text in texts(row)]
+    parts += [str(row.label), ",".join(map(str, row.input_ids)), ",".join(map(str, row.labels))]
+    return int(xxhash.xxh3_64_intdigest("\x1e".join(parts).encode("utf-8")))
+
+
+def exact_duplicates(rows: Iterable[Row]) -> dict[int, int]:
+    """For each row that says the same as an earlier one, the number of that one: ``{later: earlier}``."""
+    first: dict[int, int] = {}
+    found: dict[int, int] = {}
+    for number, row in enumerate(rows):
+        earlier = first.setdefault(row_hash(row), number)
+        if earlier != number:
+            found[number] = earlier
+    return found
+
+
+def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int, int]:
+    """For each row that nearly repeats an earlier one, prompt and answer, that one: ``{later: earlier}``.
+
+    Prompts are compared without what all of them begin with, so that a fixed instruction does not make
+    different questions alike; short answers must be equal. Exact duplicates are found too. ``threshold`` is the
+    Jaccard similarity of the pieces, 0 to 1.
+    """
+    prompts = without_shared_prefix([normalise(prompt_text(row)) for row in rows])
+    replies = [_reply(row) for row in rows]
+    found = near_duplicates(_joined(prompts, replies), threshold)
+    return {later: first for later, first in found.items() if _alike(replies[later], replies[first])}
+
+
+def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float = 0.8) -> list[Leak]:
+    """Training rows that stand among the evaluation rows, in order of the training rows.
+
+    An exact leak has the same prompt; a near one has nearly the same prompt and answer, as in
+    ``near_duplicate_rows``.
+    """
+    both = without_shared_prefix([normalise(prompt_text(row)) for row in (*evaluation, *train)])
+    held_out, mine = both[: len(evaluation)], both[len(evaluation) :]
+    first: dict[str, int] = {}
+    for number, text in enumerate(held_out):
+        first.setdefault(text, number)
+    exact = {number: first[text] for number, text in enumerate(mine) if text in first}
+    replies, held_replies = [_reply(row) for row in train], [_reply(row) for row in evaluation]
+    near = overlap(_joined(mine, replies), _joined(held_out, held_replies), threshold)
+    leaks = [Leak(number, other, "exact") for number, other in exact.items()]
+    leaks += [
+        Leak(number, other, "near")
+        for number, other in near.items()
+        if number not in exact and _alike(replies[number], held_replies[other])
+    ]
+    return sorted(leaks, key=lambda leak: leak.train)
+
+
+def _reply(row: Row) -> str:
+    return normalise(answer_text(row)) if row.messages else ""
+
+
+def _joined(prompts: Sequence[str], replies: Sequence[str]) -> list[str]:
+    return [f"{prompt} {reply}".strip() for prompt, reply in zip(prompts, replies, strict=True)]
+
+
+def _alike(one: str, other: str) -> bool:
+    return one == other or min(len(one), len(other)) > LONG_ANSWER
+
+
+def without_shared_prefix(texts_given: Sequence[str]) -> list[str]:
+    """The texts without the whole words that all of them begin with; unchanged when one would become empty."""
+    distinct = sorted(set(texts_given))
+    if len(distinct) < 2:
+        return list(texts_given)
+    low, high = distinct[0].split(" "), distinct[-1].split(" ")
+    shared = 0
+    while shared < min(len(low), len(high)) - 1 and low[shared] == high[shared]:
+        shared += 1
+    prefix = " ".join(low[:shared]) + " " if shared else ""
+    if not all(text.startswith(prefix) for text in distinct):
+        return list(texts_given)
+    return [text[len(prefix) :] for text in texts_given]
+
+
+def _key(text: str) -> str:
+    return normalise(text) or text

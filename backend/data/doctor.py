@@ -1,0 +1,209 @@
+"""The data doctor: every check over a set of rows, as a report that says what to do, most harmful first.
+
+The same rows give the same bytes of report. Imports no model code: whoever has a model passes an encoder in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from backend.data.checks import ALL, Check, Example, Level, Scan
+from backend.data.load import Loaded
+from backend.utils.text_utils import shorten
+
+EXAMPLES = 3
+REPORT_VERSION = 1
+
+_ORDER: dict[Level, int] = {"block": 0, "warn": 1, "info": 2}
+_COLOURS: dict[Level, str] = {"block": "red", "warn": "yellow", "info": "cyan"}
+_WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: how many rows, three of them, the harm, and the fix where one is safe.
+
+    ``share`` is the fraction of the rows concerned, 0 to 1, or None for a finding about the set.
+    """
+
+    number: int
+    check: str
+    title: str
+    level: Level
+    count: int
+    share: float | None
+    harm: str
+    examples: tuple[Example, ...]
+    fix: str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings about a source, most harmful first, and the checks that could not run with the reason."""
+
+    source: str
+    sha256: str
+    rows: int
+    rejected: int
+    validation_rows: int
+    shape: str
+    findings: tuple[Finding, ...]
+    not_run: tuple[tuple[str, str], ...]
+
+    @property
+    def blocks(self) -> bool:
+        """Whether something was found that should stop a run."""
+        return any(finding.level == "block" for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing blocks, 1 when something does (2 is for sources that cannot be read)."""
+        return int(self.blocks)
+
+    def to_json(self) -> str:
+        """The report as indented JSON; equal reports are equal byte for byte."""
+        content = {"version": REPORT_VERSION, "blocks": self.blocks, **asdict(self)}
+        return json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+
+
+def examine(loaded: Loaded, source: str, **more: Any) -> Report:
+    """The report on loaded rows; ``more`` are the further fields of ``Scan`` (validation, encode, …)."""
+    scan = Scan(loaded.rows, rejected=loaded.rejected, **more)
+    findings, not_run = run_checks(scan)
+    return Report(
+        source=source,
+        sha256=loaded.sha256,
+        rows=len(loaded.rows),
+        rejected=len(loaded.rejected),
+        validation_rows=len(scan.validation),
+        shape=loaded.reason,
+        findings=findings,
+        not_run=not_run,
+    )
+
+
+def run_checks(
+    scan: Scan, checks: Iterable[Check] = ALL
+) -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
+    """The findings of the checks that can run, most harmful first, and the others with the reason."""
+    chosen = list(checks)
+    not_run = [(check.slug, reason) for check in chosen if (reason := _cannot_run(check, scan))]
+    ready = [check for check in chosen if not _cannot_run(check, scan)]
+    counted = _count_by_row(scan, [check for check in ready if check.by_row])
+    findings = [_rejected_rows(scan)] if scan.rejected else []
+    for check in ready:
+        count, examples = counted[check.slug] if check.by_row else _count_over_all(check, scan)
+        if count:
+            findings.append(_finding(check, count, examples, len(scan.rows)))
+    return tuple(sorted(findings, key=lambda each: (_ORDER[each.level], each.number))), tuple(not_run)
+
+
+def table(report: Report) -> RenderableType:
+    """The report for a person: a line of summary, then a row a finding with its harm, examples and fix."""
+    stops = sum(finding.level == "block" for finding in report.findings)
+    looks = sum(finding.level == "warn" for finding in report.findings)
+    summary = Text(
+        f"{report.source}: {report.rows:,} rows, {report.rejected:,} refused; "
+        f"{_counted(stops, 'finding')} that should stop a run, {looks} to look at.",
+        style="bold red" if stops else "bold green",
+    )
+    lines: list[RenderableType] = [
+        summary,
+        Text(report.shape[:1].upper() + report.shape[1:] + ".", style="dim"),
+    ]
+    if report.findings:
+        lines.append(_findings_table(report.findings))
+    if report.not_run:
+        reasons: dict[str, list[str]] = {}
+        for slug, reason in report.not_run:
+            reasons.setdefault(reason, []).append(slug)
+        lines += [
+            Text(f"Not checked ({reason}): {', '.join(slugs)}", style="dim")
+            for reason, slugs in reasons.items()
+        ]
+    return Group(*lines)
+
+
+def _findings_table(findings: tuple[Finding, ...]) -> Table:
+    grid = Table(show_lines=True, expand=False)
+    grid.add_column("")
+    grid.add_column("what", ratio=3, overflow="fold")
+    grid.add_column("rows", justify="right")
+    grid.add_column("where, for example", ratio=4, overflow="fold")
+    for finding in findings:
+        what = Text(finding.title, style="bold")
+        what.append(f"\n{finding.harm}", style="not bold")
+        if finding.fix:
+            what.append(f"\nFix: {finding.fix}", style="not bold green")
+        rows = f"{finding.count:,}" + (f"\n{finding.share:.1%}" if finding.share is not None else "")
+        where = Text("\n".join(f"{each.place}  {each.detail}" for each in finding.examples))
+        grid.add_row(Text(_WORDS[finding.level], style=f"bold {_COLOURS[finding.level]}"), what, rows, where)
+    return grid
+
+
+def _cannot_run(check: Check, scan: Scan) -> str:
+    if not scan.rows:
+        return "there is no row"
+    if check.needs == "validation" and not scan.validation:
+        return "no evaluation rows were given"
+    if check.needs == "encoder" and scan.encode is None:
+        return "no model was given"
+    return ""
+
+
+def _count_by_row(scan: Scan, checks: list[Check]) -> dict[str, tuple[int, tuple[Example, ...]]]:
+    looks: list[tuple[str, Callable[..., str | None]]] = [
+        (each.slug, each.by_row) for each in checks if each.by_row
+    ]
+    counts = dict.fromkeys((slug for slug, _ in looks), 0)
+    examples: dict[str, list[Example]] = {slug: [] for slug in counts}
+    for row in scan.rows:
+        for slug, look in looks:
+            if detail := look(row):
+                counts[slug] += 1
+                if len(examples[slug]) < EXAMPLES:
+                    examples[slug].append(Example(row.place, detail))
+    return {slug: (count, tuple(examples[slug])) for slug, count in counts.items()}
+
+
+def _count_over_all(check: Check, scan: Scan) -> tuple[int, tuple[Example, ...]]:
+    found: Iterator[Example] = iter(check.over_all(scan) if check.over_all else ())
+    first = tuple(islice(found, EXAMPLES))
+    return len(first) + sum(1 for _ in found), first
+
+
+def _finding(check: Check, count: int, examples: tuple[Example, ...], rows: int) -> Finding:
+    share = round(count / rows, 6) if check.of_rows else None
+    level = check.level
+    if check.escalate and share is not None and share > check.escalate[0]:
+        level = check.escalate[1]
+    return Finding(
+        check.number, check.slug, check.title, level, count, share, check.harm, examples, check.fix
+    )
+
+
+def _rejected_rows(scan: Scan) -> Finding:
+    total = len(scan.rows) + len(scan.rejected)
+    return Finding(
+        number=0,
+        check="rejected-rows",
+        title="Rows cannot be read",
+        level="block",
+        count=len(scan.rejected),
+        share=round(len(scan.rejected) / total, 6),
+        harm="They are left out of training; a run stops unless a share of such rows is allowed.",
+        examples=tuple(Example(item.place, shorten(item.reason, 200)) for item in scan.rejected[:EXAMPLES]),
+        fix="drop-rejected",
+    )
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" + ("" if count == 1 else "s")

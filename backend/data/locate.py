@@ -1,0 +1,287 @@
+"""From what a person typed to the files that are meant: a file, folder, pattern, saved dataset or hub id.
+
+``train.jsonl`` · ``data/`` · ``data/*.csv`` · ``owner/name`` · ``hf://owner/name@revision`` – each may end in
+``:split`` and in a slice such as ``[:80%]`` or ``[100:200]``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from backend.data import hub
+from backend.data.records import Skipped
+from backend.errors import DataError
+
+SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "table",
+    ".tsv": "table",
+    ".tab": "table",
+    ".psv": "table",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".xlsx": "workbook",
+    ".xlsm": "workbook",
+}
+PACKED = (".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".tbz2", ".txz", ".tzst")
+
+_TYPED = re.compile(r"(?P<base>.+?)(?::(?P<split>[\w.-]+))?(?P<part>\[[-\d%]*:[-\d%]*\])?", re.DOTALL)
+_HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|training|validation|valid|val|dev|test|testing|eval)(?=[^a-z]|$)")
+_SPLIT_NAMES = {
+    "training": "train",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "testing": "test",
+}
+PAPERWORK = {"readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_infos", "state"}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file to read and the name it has in every place."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files that are meant, in order, those left aside, and the slice of rows that was asked for."""
+
+    files: tuple[DataFile, ...]
+    skipped: tuple[Skipped, ...] = ()
+    part: str | None = None
+
+
+def locate(typed: str | Path) -> Located:
+    """The files behind a path, pattern or hub id; raises ``DataError`` when there are none."""
+    text = str(typed)
+    if _exists(Path(text)):
+        return _local(Path(text), None)
+    found = _TYPED.fullmatch(text)
+    base, split, part = found.group("base", "split", "part") if found else (text, None, None)
+    located = _by_base(base, split) if not (split and _exists(Path(f"{base}:{split}"))) else None
+    located = located or _local(Path(f"{base}:{split}"), None)
+    return Located(located.files, located.skipped, part)
+
+
+def take_part(count: int, part: str | None) -> slice:
+    """The rows that a slice such as ``[10:20]`` or ``[:80%]`` means out of ``count``; per cent are rounded."""
+    if part is None:
+        return slice(0, count)
+    ends = part[1:-1].split(":")
+    try:
+        first, last = (_position(end, count) for end in ends)
+    except ValueError:
+        raise DataError(
+            f"The slice {part} is not understood.",
+            remedy="Write [:80%], [80%:] or [100:200].",
+            code="bad-slice",
+        ) from None
+    return slice(*slice(first, last).indices(count))
+
+
+def regular_file(path: Path) -> Path:
+    """The path when it is a file that can be read; raises ``DataError`` with the likeliest name otherwise."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} does not exist.", remedy=_did_you_mean(path), code="file-not-found"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    if stat.S_ISREG(mode):
+        return path
+    what = "a folder" if stat.S_ISDIR(mode) else "no regular file (a pipe, socket or device)"
+    raise DataError(f"{path} is {what}.", remedy="Name a data file, such as train.jsonl.", code="not-a-file")
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> DataError:
+    """The error for a path that the system does not let us read."""
+    what = getattr(error, "strerror", None) or str(error)
+    return DataError(
+        f"{path} cannot be read: {what}.",
+        remedy="Check its permissions and that nothing else is writing it.",
+        code="unreadable-file",
+    )
+
+
+def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Skipped]]:
+    """The names to read for a split, and the others with the reason each is left aside.
+
+    Without a split, ``train`` is taken where the names tell several splits apart, else everything.
+    """
+    skipped = [Skipped(name, reason) for name in names if (reason := _unfit(name))]
+    fit = [name for name in names if not _unfit(name)]
+    if any(_kind(name) != "text" for name in fit):
+        skipped += [Skipped(name, "a text beside data files") for name in fit if _kind(name) == "text"]
+        fit = [name for name in fit if _kind(name) != "text"]
+    splits = {name: split_of(name) for name in fit}
+    wanted = split
+    if wanted is None and len(set(splits.values())) > 1 and "train" in splits.values():
+        wanted = "train"
+    if wanted is not None:
+        skipped += [
+            Skipped(name, f"it belongs to {f'the split {of!r}' if of else 'no split'}")
+            for name, of in splits.items()
+            if of != _SPLIT_NAMES.get(wanted, wanted)
+        ]
+        fit = [name for name in fit if splits[name] == _SPLIT_NAMES.get(wanted, wanted)]
+    return fit, skipped
+
+
+def split_of(name: str) -> str | None:
+    """train, validation or test when a file's name or folder says so, else None."""
+    found = _SPLIT.findall(name.lower())
+    return _SPLIT_NAMES.get(found[-1], found[-1]) if found else None
+
+
+def _by_base(base: str, split: str | None) -> Located:
+    path = Path(base)
+    if _exists(path):
+        return _local(path, split)
+    if any(character in base for character in "*?["):
+        return _pattern(base, split)
+    found = _HUB_ID.fullmatch(base.removeprefix("hf://").removeprefix("datasets/"))
+    forced = base.startswith("hf://")
+    if found and (forced or (_kind(base) is None and not _exists(path.parent))):
+        folder = hub.fetch(found["repo"], found["revision"], lambda names: choose(names, split)[0])
+        return _folder(folder, split, links=True)
+    return _local(path, split)
+
+
+def _local(path: Path, split: str | None) -> Located:
+    if _exists(path) and path.is_dir():
+        return _folder(path, split)
+    return Located((DataFile(regular_file(path), path.name),))
+
+
+def _pattern(pattern: str, split: str | None) -> Located:
+    paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # may be absolute
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        raise DataError(
+            f"No file matches {pattern}.",
+            remedy="Check the pattern; ** crosses folders.",
+            code="file-not-found",
+        )
+    chosen, skipped = choose([str(path) for path in files], split)
+    return _some(
+        Located(tuple(DataFile(Path(name), Path(name).name) for name in chosen), tuple(skipped)), pattern
+    )
+
+
+def _folder(folder: Path, split: str | None, *, links: bool = False) -> Located:
+    splits = _read_json(folder / "dataset_dict.json").get("splits")
+    if isinstance(splits, list):
+        return _saved_splits(folder, [str(each) for each in splits], split)
+    saved = _read_json(folder / "state.json").get("_data_files")
+    if isinstance(saved, list):
+        names = [str(each.get("filename")) for each in saved if isinstance(each, dict)]
+        return Located(tuple(DataFile(regular_file(folder / Path(name).name), name) for name in names))
+    root = folder.resolve()
+    inside: list[str] = []
+    skipped: list[Skipped] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if not links and not path.resolve().is_relative_to(root):
+            skipped.append(Skipped(name, "a link that leads out of the folder"))
+        elif not path.is_file():
+            skipped.append(Skipped(name, "no regular file"))
+        else:
+            inside.append(name)
+    chosen, others = choose(inside, split)
+    files = tuple(DataFile(folder / name, name) for name in chosen)
+    return _some(Located(files, (*skipped, *others)), str(folder))
+
+
+def _saved_splits(folder: Path, splits: list[str], wanted: str | None) -> Located:
+    name = wanted or ("train" if "train" in splits else splits[0] if len(splits) == 1 else "")
+    if name not in splits:
+        raise DataError(
+            f"{folder} holds the splits {', '.join(splits)}" + (f", but not {wanted!r}." if wanted else "."),
+            remedy=f"Say which one, for example {folder}:{splits[0] if splits else 'train'}",
+            code="unknown-split",
+        )
+    located = _folder(folder / name, None)
+    files = tuple(DataFile(file.path, f"{name}/{file.name}") for file in located.files)
+    others = tuple(Skipped(each, f"it is the split {each!r}") for each in splits if each != name)
+    return Located(files, (*located.skipped, *others))
+
+
+def _some(located: Located, what: str) -> Located:
+    if located.files:
+        return located
+    reasons = "; ".join(f"{item.place}: {item.reason}" for item in located.skipped[:3])
+    raise DataError(
+        f"{what} holds no file that can be read" + (f" ({reasons})." if reasons else "."),
+        remedy=f"Files must end in one of {', '.join(SUFFIXES)}.",
+        code="no-files",
+    )
+
+
+def _unfit(name: str) -> str:
+    path = PurePosixPath(name)
+    if any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in path.parts):
+        return "a hidden or system file"
+    if path.stem.lower() in PAPERWORK:
+        return "it describes the data and holds no rows"
+    return "" if _kind(name) else "its ending is of no known kind"
+
+
+def _kind(name: str) -> str | None:
+    suffix = PurePosixPath(name).suffix.lower()
+    return SUFFIXES.get(suffix) or ("packed" if suffix in PACKED else None)
+
+
+def _position(end: str, count: int) -> int | None:
+    if not end:
+        return None
+    return round(count * int(end[:-1]) / 100) if end.endswith("%") else int(end)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists() or path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_bytes()[:10_000_000]) if path.is_file() else {}
+    except (ValueError, OSError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _did_you_mean(path: Path) -> str:
+    try:
+        neighbours = sorted(each.name for each in path.parent.iterdir())
+    except OSError:
+        return f"The folder {path.parent} cannot be listed either; check the path."
+    close = difflib.get_close_matches(path.name, neighbours, n=3, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(str(path.parent / name) for name in close) + "?"
+    return "Check the path; relative paths start at the folder you are in."

@@ -1,0 +1,34 @@
+"""Small tools for text that know nothing of what the text is about."""
+
+from __future__ import annotations
+
+import unicodedata
+from difflib import SequenceMatcher
+
+
+def normalise(text: str) -> str:
+    """The text for comparing: NFKC, lower case, runs of spaces and punctuation as one space."""
+    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    return " ".join("".join(each if each.isalnum() else " " for each in folded.lower()).split())
+
+
+def shorten(text: str, limit: int = 120) -> str:
+    """The text on one line, cut to ``limit`` characters with an ellipsis in its middle."""
+    line = " ".join(text.split())
+    if len(line) <= limit:
+        return line
+    head = (limit - 1) * 2 // 3
+    return f"{line[:head]}…{line[len(line) - (limit - 1 - head) :]}"
+
+
+def one_edit_apart(left: str, right: str) -> bool:
+    """Whether one inserted, deleted or replaced character turns one text into the other."""
+    if left == right or abs(len(left) - len(right)) > 1:
+        return False
+    codes = SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    changes = [
+        (left_end - left_at, right_end - right_at)
+        for tag, left_at, left_end, right_at, right_end in codes
+        if tag != "equal"
+    ]
+    return len(changes) == 1 and max(changes[0]) == 1
