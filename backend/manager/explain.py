@@ -1,7 +1,8 @@
 """What happened to a run, in plain words: from its state, its flight record and what the machine did.
 
 ``flight.jsonl`` has a line a step, written by the trainer: ``step``, ``loss``, ``grad_norm``, ``learning_rate``,
-``rows`` (the ids of the rows in the batch) and ``memory_bytes``; numbers that JSON lacks stand as ``"nan"`` or ``"inf"``.
+``rows`` (the ids of the rows in the batch) and ``memory_bytes``; numbers that JSON lacks stand as ``"nan"`` or
+``"inf"``.
 Control wing: imports F0 only.
 """
 
@@ -167,7 +168,5 @@ _ADVICE = {
 def _advice(state: RunState, suspect: FlightStep | None) -> list[str]:
     advice = [_ADVICE[state.reason]] if state.reason in _ADVICE else []
     if suspect and suspect.rows and state.status is RunStatus.FAILED:
-        advice.append(
-            f"Leave those rows out: tunesmith runs resume {run.id} --skip-rows {','.join(suspect.rows)}"
-        )
+        advice.append(f"Look at the rows of step {suspect.step} before going on: {', '.join(suspect.rows)}.")
     return [*advice, state.next_action]
