@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.output import print_json, say, table
-from backend.commands.train import AsJson, RunsFolder
+from backend.commands.train import AsJson, RunsFolder, find_run
 from backend.errors import ConfigError, InferenceError, Problem
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
     from backend.inferencer import Inferencer
 
-RunName = Annotated[str, Parameter(help="A run's folder or id, a model folder, an alias or a hub id.")]
+RunName = Annotated[
+    str, Parameter(help="A run's folder or id, latest, a model folder, an alias or a hub id.")
+]
 Checkpoint = Annotated[str | None, Parameter(help="A checkpoint of the run: a step, or latest.")]
 Base = Annotated[bool, Parameter(negative=(), help="Use the base model without what was trained.")]
 MaxNewTokens = Annotated[int, Parameter(help="Longest answer in tokens.")]
@@ -83,7 +85,7 @@ def find_source(name: str, runs: Path) -> RunDir | str:
         return name
     if "/" in name and not path.exists() and name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return name
-    return RunDir.find(runs, name)
+    return find_run(runs, name)
 
 
 def _answer_one(
@@ -156,7 +158,7 @@ def _with_bar(
 
 
 def evaluate(
-    run: Annotated[str, Parameter(help="A run's folder or id.")],
+    run: Annotated[str, Parameter(help="A run's folder or id, or latest.")],
     *,
     data: Annotated[
         Path | None, Parameter(help="Rows to score; the run's held-out rows if left out.")
@@ -176,7 +178,7 @@ def evaluate(
     from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
     from backend.inferencer import Inferencer, run_config  # noqa: PLC0415
 
-    folder = RunDir.find(runs, run)
+    folder = find_run(runs, run)
     asked = load_prompts(data) if data else held_out_prompts(run_config(folder))
     asked = [item for item in asked if item[2]][:rows]
     if not asked:

@@ -8,12 +8,11 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from backend.commands.output import print_json, say, table
-from backend.commands.train import AsJson, RunsFolder, carry_out
-from backend.run_dir import RunDir
+from backend.commands.train import AsJson, RunsFolder, carry_out, find_run
 
 app = App(name="runs", help="Look at runs and carry them on.")
 
-OneRun = Annotated[str, Parameter(help="A run's folder, its id, or the beginning of its id.")]
+OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, or latest.")]
 
 
 @app.command(name="list")
@@ -62,7 +61,7 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
     """
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
-    folder = RunDir.find(runs, run)
+    folder = find_run(runs, run)
     record = summary_record(summarise(folder))
     if as_json:
         result = folder.result_folder()
@@ -82,4 +81,4 @@ def resume(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fa
     -------
     tunesmith runs resume RUN
     """
-    return carry_out(RunDir.find(runs, run), as_json=as_json)
+    return carry_out(find_run(runs, run), as_json=as_json)

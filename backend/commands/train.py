@@ -111,6 +111,15 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def find_run(runs: Path, name: str) -> RunDir:
+    """The run a person means: a folder, an id or its beginning, or ``latest``. Raises RunError."""
+    if name == "latest" and not Path(name).exists():
+        newest = RunDir.all_under(runs)
+        if newest:
+            return max(newest, key=lambda run: run.id)
+    return RunDir.find(runs, name)
+
+
 def _no_file(field: str, path: str) -> ConfigError:
     from backend.utils.config_utils import closest  # noqa: PLC0415
 

