@@ -153,9 +153,12 @@ def _evenness(rows: list[list[str]]) -> tuple[float, int]:
 
 def _quotes_quote(sample: list[str], delimiter: str) -> bool:
     """Whether quotation marks enclose fields: no, when only reading them as plain text makes even rows."""
-    return _even(sample, _dialect(delimiter, quotes=True)) or not _even(
-        sample, _dialect(delimiter, quotes=False)
-    )
+    unquoted = _dialect(delimiter, quotes=False)
+    if _even(sample, _dialect(delimiter, quotes=True)) or not _even(sample, unquoted):
+        return True
+    fields = [field for row in _parse(sample, unquoted) for field in row if '"' in field]
+    enclosed = sum(len(field) > 1 and field[0] == field[-1] == '"' for field in fields)
+    return 2 * enclosed > len(fields)
 
 
 def _even(lines: list[str], dialect: type[csv.Dialect]) -> bool:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.data.records import Record
 from backend.data.locate import regular_file
+from backend.data.records import Record
 from backend.data.sources import ReadOptions, read
 from backend.errors import DataError
 

@@ -1,0 +1,213 @@
+"""Variations of training rows, all off by default, for the training side of a split only.
+
+What a row becomes depends on (seed, epoch, index) alone, so that any epoch can be made again. Answers, code,
+numbers and addresses are never touched, and each row keeps its place.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import xxhash
+
+from backend.data.records import Message, Row
+from backend.data.texts import answer_text
+from backend.errors import DataError
+
+MAX_TYPOS = 0.03
+MAX_NOISE = 0.1
+MAX_OVERSAMPLE = 3.0
+
+# Keys beside each other on a QWERTY keyboard.
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_NEIGHBOURS = {
+    key: "".join(row[max(0, place - 1) : place] + row[place + 1 : place + 2])
+    for row in _ROWS
+    for place, key in enumerate(row)
+}
+_WORD = re.compile(r"\S+")
+_PLAIN_WORD = re.compile(r"[a-z]{4,}[.,;:!?]?", re.ASCII)
+_CODE = re.compile(r"```|^\s*[\[{<$#]|[{};]\s*$|\w\(.*\)|--?\w+=|(?:^|\s)[~.]?/\w", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much of what to vary; every default is off.
+
+    ``prompt_templates`` are phrasings with ``{prompt}`` in them, one of which (or none) is chosen per sample;
+    ``noise`` is the probability per user turn of a change of case, end mark or spacing (at most 0.1), ``typos``
+    that per letter of a typing mistake (at most 0.03), ``drop_system`` that of leaving out the system message,
+    ``sub_turns`` that of ending a long chat at an earlier answer.
+    """
+
+    prompt_templates: tuple[str, ...] = ()
+    noise: float = 0.0
+    typos: float = 0.0
+    drop_system: float = 0.0
+    sub_turns: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ``DataError`` when a probability is out of range or a template lacks ``{prompt}``."""
+        limits = {"noise": MAX_NOISE, "typos": MAX_TYPOS, "drop_system": 1.0, "sub_turns": 1.0}
+        for name, limit in limits.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise DataError(
+                    f"augmentation.{name} is {getattr(self, name)}.",
+                    remedy=f"Use a value from 0 (off) to {limit}.",
+                    code="bad-augmentation",
+                )
+        for template in self.prompt_templates:
+            if template.count("{prompt}") != 1:
+                raise DataError(
+                    f"The prompt template {template!r} must hold {{prompt}} exactly once.",
+                    remedy="For example: Please answer: {prompt}",
+                    code="bad-augmentation",
+                )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is varied."""
+        return self == Augmentation()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row before and after."""
+
+    before: Row
+    after: Row
+
+
+def augment(row: Row, how: Augmentation, *, seed: int, epoch: int, index: int) -> Row:
+    """The row varied for one sample of one epoch; the very same object when nothing was varied."""
+    if how.is_off or not row.messages:
+        return row
+    chance = random.Random(xxhash.xxh64_intdigest(f"{seed}:{epoch}:{index}".encode()))  # noqa: S311  # no secret
+    messages = row.messages
+    if chance.random() < how.sub_turns:
+        messages = _shorter(messages, chance)
+    if chance.random() < how.drop_system and messages[0]["role"] == "system":
+        messages = messages[1:]
+    if how.prompt_templates:
+        messages = _phrased(messages, chance.choice(("{prompt}", *how.prompt_templates)))
+    if how.noise:
+        messages = _user_turns(messages, lambda text: add_noise(text, how.noise, chance))
+    if how.typos:
+        messages = _user_turns(messages, lambda text: add_typos(text, how.typos, chance))
+    return row if messages == row.messages else replace(row, messages=messages)
+
+
+def preview(
+    rows: Sequence[Row], how: Augmentation, *, seed: int, epoch: int = 0, count: int = 20
+) -> list[Pair]:
+    """The first ``count`` rows that change in an epoch, before and after."""
+    pairs: list[Pair] = []
+    for index, row in enumerate(rows):
+        after = augment(row, how, seed=seed, epoch=epoch, index=index)
+        if after is not row:
+            pairs.append(Pair(row, after))
+        if len(pairs) == count:
+            break
+    return pairs
+
+
+def oversample(rows: Sequence[Row], cap: float) -> list[Row]:
+    """The rows with those of rare answers repeated, each at most ``cap`` times (1 to 3), towards the most common.
+
+    The rows given come first and unchanged; repeats follow. Raises ``DataError`` when ``cap`` is out of range.
+    """
+    if not 1 <= cap <= MAX_OVERSAMPLE:
+        raise DataError(
+            f"The cap on repeating rows is {cap}.",
+            remedy=f"Use 1 (off) to {MAX_OVERSAMPLE:g}.",
+            code="bad-augmentation",
+        )
+    classes: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        classes[answer_text(row)].append(row)
+    largest = max(map(len, classes.values()), default=0)
+    repeats: list[Row] = []
+    for members in classes.values():
+        wanted = min(largest, int(len(members) * cap)) - len(members)
+        repeats += [members[number % len(members)] for number in range(wanted)]
+    return [*rows, *repeats]
+
+
+def add_noise(text: str, probability: float, chance: random.Random) -> str:
+    """The text with, each by ``probability``: no capitals, no end mark, a doubled space. Code is left alone."""
+    if _CODE.search(text):
+        return text
+    if chance.random() < probability:
+        text = _WORD.sub(
+            lambda found: found.group().lower() if found.group().isalpha() else found.group(), text
+        )
+    if chance.random() < probability:
+        text = text.rstrip(".!?")
+    if chance.random() < probability and " " in text:
+        places = [place for place, character in enumerate(text) if character == " "]
+        place = chance.choice(places)
+        text = text[:place] + " " + text[place:]
+    return text
+
+
+def add_typos(text: str, probability: float, chance: random.Random) -> str:
+    """The text with typing mistakes, by ``probability`` per letter.
+
+    Only plain lower-case words of four letters and more are touched, one mistake each at most: numbers, names,
+    addresses, code and the first letter of a word stay.
+    """
+    if _CODE.search(text):
+        return text
+
+    def mistyped(found: re.Match[str]) -> str:
+        word = found.group()
+        if not _PLAIN_WORD.fullmatch(word):
+            return word
+        letters = len(word.rstrip(".,;:!?"))
+        for place in range(1, letters):
+            if chance.random() < probability:
+                return _mistake(word, place, letters, chance)
+        return word
+
+    return _WORD.sub(mistyped, text)
+
+
+def _mistake(word: str, place: int, letters: int, chance: random.Random) -> str:
+    kind = chance.choice(("neighbour", "swap", "drop", "double"))
+    if kind == "swap" and place + 1 < letters:
+        return word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+    if kind == "drop":
+        return word[:place] + word[place + 1 :]
+    if kind == "double":
+        return word[:place] + word[place] + word[place:]
+    return word[:place] + chance.choice(_NEIGHBOURS[word[place]]) + word[place + 1 :]
+
+
+def _user_turns(messages: tuple[Message, ...], change: Callable[[str], str]) -> tuple[Message, ...]:
+    return tuple(
+        {**message, "content": change(message["content"])} if message["role"] == "user" else message
+        for message in messages
+    )
+
+
+def _phrased(messages: tuple[Message, ...], template: str) -> tuple[Message, ...]:
+    """The messages with the first user turn put into the template."""
+    first = next((number for number, message in enumerate(messages) if message["role"] == "user"), None)
+    if first is None:
+        return messages
+    content = template.replace("{prompt}", messages[first]["content"])
+    return (*messages[:first], {**messages[first], "content": content}, *messages[first + 1 :])
+
+
+def _shorter(messages: tuple[Message, ...], chance: random.Random) -> tuple[Message, ...]:
+    """The messages up to an earlier trained answer, when there is one."""
+    ends = [
+        number + 1
+        for number, message in enumerate(messages)
+        if message["role"] == "assistant" and message.get("trained", True) and not message.get("tool_calls")
+    ]
+    return messages[: chance.choice(ends[:-1])] if len(ends) > 1 else messages

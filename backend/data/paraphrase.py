@@ -1,0 +1,98 @@
+"""Paraphrases of prompts by a model, which reach training only through a file that a person has reviewed.
+
+What fails the plain tests (same numbers, same negations, similar length, not a copy) is never proposed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from backend.data.records import Row
+from backend.errors import DataError
+from backend.utils.text_utils import normalise
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NEGATION = re.compile(r"\b(?:no|not|never|none|without|nor|neither|cannot)\b|n't\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A paraphrase of one row's prompt; ``accepted`` is set to true by the person who reviews it."""
+
+    place: str
+    before: str
+    after: str
+    accepted: bool = False
+
+
+def propose(rows: Sequence[Row], paraphrase: Callable[[str], str]) -> Iterator[Proposal]:
+    """A proposal for each row whose last user turn ``paraphrase`` rewords without changing what can be tested."""
+    for row in rows:
+        before = _asked(row)
+        if before and same_meaning_possible(before, after := paraphrase(before).strip()):
+            yield Proposal(row.place, before, after)
+
+
+def same_meaning_possible(before: str, after: str) -> bool:
+    """Whether nothing speaks against two texts meaning the same: numbers, negations, length; and they differ."""
+    return (
+        normalise(before) != normalise(after)
+        and sorted(_NUMBER.findall(before)) == sorted(_NUMBER.findall(after))
+        and len(_NEGATION.findall(before)) == len(_NEGATION.findall(after))
+        and 0.5 <= len(after) / max(1, len(before)) <= 2
+    )
+
+
+def write_review(proposals: Iterable[Proposal], path: Path) -> int:
+    """Write proposals as JSONL for a person to set ``accepted`` in, and return how many there are."""
+    lines = [json.dumps(asdict(proposal), ensure_ascii=False) + "\n" for proposal in proposals]
+    path.write_text("".join(lines), encoding="utf-8")
+    return len(lines)
+
+
+def read_review(path: Path) -> list[Proposal]:
+    """The accepted proposals of a reviewed file; raises ``DataError`` naming the line that cannot be read."""
+    accepted = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            proposal = Proposal(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{path}:{number} is no reviewed paraphrase: {error}.",
+                remedy="Change nothing but accepted: true or false.",
+                code="bad-review",
+            ) from None
+        if proposal.accepted is True:
+            accepted.append(proposal)
+    return accepted
+
+
+def synthetic_rows(rows: Sequence[Row], accepted: Iterable[Proposal], share: float = 0.5) -> list[Row]:
+    """New rows with the accepted wording and the answer of their source, at most ``share`` of ``rows``.
+
+    Their place is the source's with ``#paraphrase`` behind it; proposals whose row has changed are left out.
+    """
+    by_place = {row.place: row for row in rows}
+    made: list[Row] = []
+    for proposal in accepted:
+        row = by_place.get(proposal.place)
+        if row is not None and _asked(row) == proposal.before and len(made) < share * len(rows):
+            made.append(_reworded(row, proposal.after))
+    return made
+
+
+def _asked(row: Row) -> str:
+    return next((message["content"] for message in reversed(row.messages) if message["role"] == "user"), "")
+
+
+def _reworded(row: Row, after: str) -> Row:
+    last = max(number for number, message in enumerate(row.messages) if message["role"] == "user")
+    messages = (*row.messages[:last], {**row.messages[last], "content": after}, *row.messages[last + 1 :])
+    return replace(row, place=f"{row.place}#paraphrase", messages=messages)

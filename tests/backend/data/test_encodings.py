@@ -1,0 +1,45 @@
+import io
+
+import pytest
+
+from backend.data.encodings import check_encoding, detect_encoding, open_text
+from backend.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xef\xbb\xbfabc", "utf-8-sig"),
+        ("abc".encode("utf-16"), "utf-16"),
+        (b"\xfe\xff\x00a", "utf-16"),
+        ("abc".encode("utf-32"), "utf-32"),
+        ('{"text": "x"}'.encode("utf-16-le"), "utf-16-le"),
+        ('{"text": "x"}'.encode("utf-16-be"), "utf-16-be"),
+        (b"plain", "utf-8"),
+        (b"nul\0byte in text", "utf-8"),
+        (b"", "utf-8"),
+    ],
+)
+def test_detect_encoding(data, name):
+    assert detect_encoding(data) == name
+
+
+def test_open_text_detects_and_changes_no_line_ending():
+    with open_text(io.BufferedReader(io.BytesIO(b"\xef\xbb\xbfa\r\nb\rc\n")), None) as text:
+        assert list(text) == ["a\r\n", "b\r", "c\n"]
+
+
+def test_open_text_takes_the_encoding_given():
+    with open_text(io.BufferedReader(io.BytesIO("ü".encode("cp1252"))), "cp1252") as text:
+        assert text.read() == "ü"
+
+
+@pytest.mark.parametrize("name", ["klingon", "hex", "a\0b"])
+def test_check_encoding_refuses_what_is_no_text_encoding(name):
+    with pytest.raises(DataError) as caught:
+        check_encoding(name)
+    assert caught.value.code == "unknown-encoding"
+
+
+def test_check_encoding_gives_the_name_back():
+    assert check_encoding("latin-1") == "latin-1"

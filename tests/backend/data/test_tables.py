@@ -1,0 +1,102 @@
+import io
+
+import pytest
+
+from backend.data.records import Record, Rejected
+from backend.data.tables import read_table
+from backend.errors import DataError
+
+
+def read_all(text, *, delimiter=None, limit=1_000_000):
+    return list(read_table(io.StringIO(text, newline=""), text[:65_536], "t.csv", limit, delimiter=delimiter))
+
+
+def values(items):
+    return [tuple(item.cells.values()) for item in items]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+def test_the_delimiter_is_found(delimiter):
+    lines = [("prompt", "completion"), ("What, now?", "a"), ("b", "c;d" if delimiter != ";" else "c,d")]
+    text = "\n".join(delimiter.join(f'"{cell}"' for cell in line) for line in lines)
+    assert values(read_all(text)) == lines[1:]
+
+
+def test_the_delimiter_given_beats_the_one_found():
+    assert read_all("a,b:c\n1,2:3\n", delimiter=":") == [Record("t.csv:2", {"a,b": "1,2", "c": "3"})]
+
+
+def test_places_are_lines_of_the_file():
+    items = read_all('a,b\n1,"two\nlines"\n\n3,4\n')
+    assert [item.place for item in items] == ["t.csv:2", "t.csv:5"]
+    assert values(items) == [("1", "two\nlines"), ("3", "4")]
+
+
+def test_rows_of_the_wrong_width_are_rejected_alone():
+    short, good, long = read_all("a,b\n1\n2,3\n4,5,6\n")
+    assert short == Rejected("t.csv:2", "the row has 1 fields, but the header names 2", "1")
+    assert good.cells == {"a": "2", "b": "3"}
+    assert "has 3 fields" in long.reason
+
+
+def test_a_stray_quotation_mark_costs_only_its_own_row():
+    text = "a,b\n" + '"x","y"\n' * 3 + '1,"open\n' + '"x","y"\n' * 3
+    items = read_all(text)
+    assert [type(item).__name__ for item in items] == ["Record"] * 3 + ["Rejected"] + ["Record"] * 3
+    assert items[3].place == "t.csv:5"
+    assert "a quotation mark" in items[3].reason
+
+
+def test_two_stray_quotation_marks_far_apart_join_no_rows():
+    text = "a,b\n" + '"x","y"\n' + '1,"open\n' + "x,y\n" * 30 + '1,open"\n' + '"x","y"\n'
+    items = read_all(text)
+    assert len([item for item in items if isinstance(item, Record)]) >= 32
+    assert all(len(item.cells["b"]) < 10 for item in items if isinstance(item, Record))
+
+
+def test_quotation_marks_in_a_table_without_quoting_are_text():
+    assert values(read_all('a\tb\n5" pipe\t"so called" pipe\nx\ty\n')) == [
+        ('5" pipe', '"so called" pipe'),
+        ("x", "y"),
+    ]
+
+
+def test_a_line_over_the_limit_is_rejected_alone():
+    items = read_all("a,b\n1,2\n" + "x" * 300 + "\n3,4\n", limit=100)
+    assert [type(item).__name__ for item in items] == ["Record", "Rejected", "Record"]
+    assert "more than 100 characters" in items[1].reason
+
+
+def test_a_quote_that_never_closes_stops_at_the_limit():
+    items = read_all('a,b\n"1","2"\n1,"open\n' + "x,y\n" * 999, limit=200)
+    assert sum(isinstance(item, Record) for item in items) == 1000
+    assert sum(isinstance(item, Rejected) for item in items) == 1
+
+
+def test_columns_without_a_name_are_called_by_number():
+    assert read_all(",b\n1,2\n")[0].cells == {"column 1": "1", "b": "2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a,a\n1,2\n", "names the column 'a' twice"),
+        ("\n\n", "has no header line"),
+        ('"a,b\n1,2\n', "header line"),
+    ],
+)
+def test_a_bad_header_is_an_error(text, what):
+    with pytest.raises(DataError, match=what) as caught:
+        read_all(text)
+    assert caught.value.code == "bad-header"
+
+
+def test_a_byte_that_could_not_be_decoded_rejects_its_row():
+    bad, good = read_all("a,b\n1,\udce9\n3,4\n")
+    assert "0xE9" in bad.reason
+    assert "\\udce9" in bad.raw
+    assert good.cells == {"a": "3", "b": "4"}
+
+
+def test_a_single_column_is_a_table():
+    assert values(read_all('text\n"one, two"\nthree\n')) == [("one, two",), ("three",)]
