@@ -50,7 +50,7 @@ contracts: $(STAMP) ## Who may import whom
 	$(BIN)/lint-imports
 
 bench-train: $(STAMP) ## Training speed beside TRL in one process: medians and the ratio
-	$(BIN)/python -m pip install --quiet -c constraints.txt trl datasets
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
 	$(BIN)/python benchmarks/train_speed.py
 
 clean: ## Remove what the build and the tools left behind; runs stay
