@@ -123,8 +123,8 @@ class TrainingConfig(Section):
     micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
     """Tokens computed at once; lower it when memory is short. The result does not depend on it."""
 
-    learning_rate: float = Field(1e-3, gt=0, le=10)
-    """Peak learning rate of AdamW."""
+    learning_rate: float | None = Field(None, gt=0, le=10)
+    """Peak learning rate of AdamW; empty to choose it by method and model width."""
 
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after warm-up."""

@@ -11,6 +11,16 @@ from torch import Tensor, nn
 from backend.config import TrainingConfig, resolve_steps
 
 
+def default_learning_rate(method: str, width: int) -> float:
+    """A peak learning rate that works for a model whose hidden states have ``width`` numbers.
+
+    Measured for LoRA at width 576 (see docs/performance.md) and carried over to other widths as width^-0.78, the
+    slope "LoRA Without Regret" (Schulman et al., 2025) found for Llama models; full fine-tuning takes a tenth.
+    """
+    at_576 = {"full": 2e-4}.get(method, 2e-3)
+    return float(f"{at_576 * (576 / width) ** 0.78:.2g}")
+
+
 def build_optimizer(parameters: Mapping[str, nn.Parameter], training: TrainingConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, arXiv:1711.05101) with weight decay on matrices only.
 
@@ -24,7 +34,7 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], training: TrainingCo
     ]
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=training.learning_rate,
+        lr=training.learning_rate or 0.0,
         betas=(training.adam_beta1, training.adam_beta2),
         eps=training.adam_epsilon,
         fused=True,

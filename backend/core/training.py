@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from backend.config import TrainingConfig
@@ -21,7 +22,7 @@ from backend.core.batching import Example, MicroBatch, pack, step_rows, steps_pe
 from backend.core.device import ComputePlan, step_seed
 from backend.core.forward import ForwardPass
 from backend.core.lanes import Lanes
-from backend.core.optimizer import build_optimizer, gradient_norm, learning_rate_factor
+from backend.core.optimizer import build_optimizer, default_learning_rate, gradient_norm, learning_rate_factor
 from backend.core.tuning import trainable_parameters, uses_dropout
 from backend.errors import TrainingError
 from backend.reports import StepReport
@@ -67,6 +68,7 @@ def train_steps(
     """
     steps = total_steps(len(examples), training)
     factor = learning_rate_factor(training, steps)
+    peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
     per_epoch = steps_per_epoch(len(examples), rows_per_step(training))
     order = step_rows(len(examples), rows_per_step(training), seed, state.step)
     lanes = 1 if uses_dropout(state.forward.model) else plan.lanes
@@ -75,7 +77,7 @@ def train_steps(
             started = time.perf_counter()
             chosen = [examples[index] for index in next(order)]
             step = state.step + 1
-            rate = training.learning_rate * factor(step)
+            rate = peak * factor(step)
             batches = pack(
                 chosen,
                 budget=training.micro_batch_tokens,
@@ -98,6 +100,11 @@ def train_steps(
                 tokens_seen=state.tokens_seen,
                 rows=tuple(example.row for example in chosen),
             )
+
+
+def _method_and_width(state: TrainState) -> tuple[str, int]:
+    method = "lora" if isinstance(state.forward.model, PeftModel) else "full"
+    return method, int(state.forward.causal.config.get_text_config().hidden_size)
 
 
 def _update(
