@@ -68,8 +68,8 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
         print_json({**record, "result": None if result is None else str(result)})
         return 0
     for name, value in record.items():
-        if value not in ("", None, (), {}):
-            say(f"{name.replace('_', ' '):>14}  {value}")
+        if name != "labels" and value not in ("", None):
+            say(f"{name.replace('_', ' '):>14}  {f'{value:.4f}' if isinstance(value, float) else value}")
     return 0
 
 
