@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,11 +222,20 @@ class Escalation:
 
 def own(run: RunDir, command: Sequence[str], policy: Policy, ready: Ready) -> None:
     """Take the run and see it through. Raises RunError when it is taken, over, or cannot be started."""
-    with run.lock() as lock:
-        signal.signal(signal.SIGTERM, lambda *_: run.request_stop("sigterm"))
+    with run.lock() as lock, _stop_on_sigterm(run):
         run.set_damage_aside()
         require(run.id, run.state_at_rest().status, Event.START)
         Supervisor(run, command, policy, lock).supervise(ready)
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm(run: RunDir) -> Iterator[None]:
+    """A machine that shuts down tells every process to end: for us that is a request to save and stop."""
+    before = signal.signal(signal.SIGTERM, lambda *_: run.request_stop("sigterm"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,0 +1,50 @@
+"""Why an attempt ended: backend/manager/attempt_end.py."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from backend.manager.attempt_end import AttemptEvidence, kernel_oom_kills, reason_of
+
+ROOMY = 10**12
+
+
+def evidence(
+    code: int, *, outcome: bool = False, forced: bool = False, ooms: int = 0, free: int = ROOMY
+) -> AttemptEvidence:
+    return AttemptEvidence(code, outcome, forced, ooms, free)
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (evidence(0, outcome=True), "exited"),
+        (evidence(1, outcome=True), "exited"),
+        (evidence(-signal.SIGKILL, outcome=True), "exited"),
+        (evidence(0), "no-outcome"),
+        (evidence(1), "error"),
+        (evidence(1, free=1000), "disk-full"),
+        (evidence(-signal.SIGKILL), "killed"),
+        (evidence(-signal.SIGKILL, ooms=1), "out-of-memory"),
+        (evidence(-signal.SIGKILL, forced=True, ooms=1), "stop-forced"),
+        (evidence(-signal.SIGTERM), "terminated"),
+        (evidence(-signal.SIGINT, ooms=1), "terminated"),
+        (evidence(-signal.SIGSEGV), "crashed"),
+        (evidence(-signal.SIGABRT), "crashed"),
+        (evidence(-signal.SIGBUS), "crashed"),
+    ],
+)
+def test_f24_f25_the_evidence_decides(seen: AttemptEvidence, reason: str) -> None:
+    assert reason_of(seen) == reason
+
+
+def test_the_kernel_counts_its_kills(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("pgfault 5\noom_kill 3\noom_kill_x 9\n")
+    assert kernel_oom_kills(tmp_path / "vmstat") == 3
+    (tmp_path / "vmstat").write_text("pgfault 5\n")
+    assert kernel_oom_kills(tmp_path / "vmstat") == 0
+    assert kernel_oom_kills(tmp_path / "missing") == 0
+    assert kernel_oom_kills() >= 0

@@ -1,0 +1,110 @@
+"""What happened to a run, in plain words: backend/manager/explain.py."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from backend.manager.explain import explain, read_flight
+from backend.reports import Outcome, RunStatus
+from backend.run_dir import RunDir
+from backend.utils.jsonl_utils import JsonlWriter
+
+
+def fly(run: RunDir, *losses: float, norm: float = 1.0) -> None:
+    with run.flight_writer() as writer:
+        for step, loss in enumerate(losses, start=1):
+            writer.append(
+                {
+                    "step": step, "loss": loss, "grad_norm": norm, "learning_rate": 1e-3,
+                    "rows": [f"food.jsonl:{step}"], "memory_bytes": 512 * 2**20,
+                }
+            )  # fmt: skip
+
+
+def fail(run: RunDir, code: str) -> None:
+    run.begin_attempt(("a",), pid=os.getpid())
+    run.write_outcome(Outcome(RunStatus.FAILED, code, "It failed.", "Mend it."))
+
+
+def test_a_new_run_has_little_to_tell(run: RunDir) -> None:
+    told = explain(run)
+    assert (told.status, told.reason) == ("created", "new")
+    assert told.findings == ("No step was recorded.",)
+    assert told.rows == ()
+
+
+def test_a_loss_that_was_no_number_names_its_rows(run: RunDir) -> None:
+    fail(run, "non-finite-loss")
+    fly(run, 2.0, 1.9, math.nan)
+    told = explain(run)
+    assert told.rows == ("food.jsonl:3",)
+    assert any("Step 3 stands out: loss nan" in finding for finding in told.findings)
+    assert "Lower training.learning_rate" in told.advice[0]
+    assert any("food.jsonl:3" in advice for advice in told.advice)
+    assert told.advice[-1] == "Mend it."
+
+
+def test_an_infinite_gradient_counts_too(run: RunDir) -> None:
+    fail(run, "non-finite-gradient")
+    fly(run, 2.0, norm=math.inf)
+    assert explain(run).rows == ("food.jsonl:1",)
+
+
+def test_a_spike_stands_out_and_a_steady_run_does_not(run: RunDir) -> None:
+    fail(run, "internal-error")
+    fly(run, 2.0, 2.1, 1.9, 2.0, 9.0, 2.0)
+    assert explain(run).rows == ("food.jsonl:5",)
+    run.flight_file.unlink()
+    fly(run, 2.0, 2.1, 1.9, 2.0, 2.2, 2.0)
+    assert explain(run).rows == ()
+
+
+def test_memory_and_machine_are_told(run: RunDir) -> None:
+    fail(run, "out-of-memory")
+    fly(run, 2.0)
+    with JsonlWriter(run.system_file) as writer:
+        writer.append({"memory_used_bytes": 90, "memory_total_bytes": 100, "disk_free_bytes": 2**30})
+    text = " ".join(explain(run).findings)
+    assert "up to 512 MiB" in text
+    assert "90% of its memory" in text
+    assert "1.0 GiB of disk" in text
+
+
+def test_a_machine_record_without_numbers_is_left_out(run: RunDir) -> None:
+    with JsonlWriter(run.system_file) as writer:
+        writer.append({"memory_used_bytes": "much"})
+    assert explain(run).findings == ("No step was recorded.",)
+
+
+def test_how_the_process_ended_and_what_is_kept(run: RunDir) -> None:
+    attempt = run.begin_attempt(("a",), pid=os.getpid())
+    run.checkpoint(20).mkdir(parents=True)
+    assert any("not recorded" in finding for finding in explain(run).findings)
+    run.end_attempt(attempt, "crashed", signal_number=11)
+    text = " ".join(explain(run).findings)
+    assert "SIGSEGV" in text
+    assert "newest checkpoint is of step 20" in text
+
+
+def test_a_damaged_run_can_be_explained(run: RunDir) -> None:
+    run.begin_attempt(("a",))
+    (run.attempts / "1.json").write_text("{")
+    told = explain(run)
+    assert told.reason == "damaged"
+    assert "1.json" in " ".join(told.findings)
+    assert "set aside" in told.advice[0]
+
+
+def test_odd_lines_of_the_flight_record_do_no_harm(run: RunDir) -> None:
+    run.flight_file.write_text(
+        '{"step":1}\n{"loss":2}\n{"step":2,"loss":"what","rows":"x","memory_bytes":"y"}\n'
+    )
+    steps = read_flight(run)
+    assert [step.step for step in steps] == [1, 2]
+    assert all(math.isnan(step.loss) and step.rows == () and step.memory_bytes == 0 for step in steps)
+
+
+def test_only_the_last_steps_are_shown(run: RunDir) -> None:
+    fly(run, *[2.0] * 30)
+    assert [step.step for step in explain(run).last_steps] == list(range(21, 31))

@@ -1,0 +1,318 @@
+"""Starting, stopping and watching real processes: backend/manager/process_manager.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import psutil
+import pytest
+
+from backend.errors import RunError
+from backend.manager import process_manager
+from backend.manager.attempt_processes import members
+from backend.manager.process_manager import kill, pause, start, stop, trainer_command, wait
+from backend.manager.supervisor import Policy
+from backend.reports import Attempt, RunStatus
+from backend.run_dir import RunDir
+from backend.utils.process_utils import ProcessIdentity, send_signal
+from tests.backend.manager.conftest import processes_of, stand_in
+from tests.eventually import eventually
+
+LONG = ("steps=100000", "pause=0.02")
+QUICK = Policy(term_seconds=0.2, grace_seconds=1.0)
+
+
+def running(run: RunDir) -> Attempt:
+    eventually(lambda: run.status() is RunStatus.RUNNING)
+    attempt = run.latest_attempt()
+    assert attempt is not None
+    return attempt
+
+
+def process_of(attempt: Attempt) -> ProcessIdentity:
+    assert attempt.process is not None
+    return attempt.process
+
+
+def supervisor_of(attempt: Attempt) -> ProcessIdentity:
+    assert attempt.supervisor is not None
+    return attempt.supervisor
+
+
+class TestStarting:
+    def test_a_run_goes_from_created_to_finished(self, run: RunDir) -> None:
+        state = start(run, command=stand_in(run))
+        assert state.status in {RunStatus.STARTING, RunStatus.RUNNING}
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+        assert "step 20" in run.train_log.read_text()
+        attempt = run.read_attempt(1)
+        assert attempt.end is not None
+        assert (attempt.end.reason, attempt.end.exit_code) == ("exited", 0)
+        assert run.supervisor_log.read_text() == ""
+
+    def test_it_starts_before_it_reports(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, "late"))
+        assert run.status() is RunStatus.STARTING
+        (run.path / "go").touch()
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+
+    def test_w08_the_trainer_is_no_child_of_ours(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG))
+        attempt = running(run)
+        children = [process.pid for process in psutil.Process().children(recursive=True)]
+        assert process_of(attempt).pid not in children
+        assert supervisor_of(attempt).pid not in children
+        assert os.getsid(process_of(attempt).pid) == process_of(attempt).pid
+        stop(run)
+
+    def test_w09_it_works_from_any_folder(
+        self, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "backend").mkdir()
+        (tmp_path / "backend" / "__init__.py").write_text("raise SystemExit('the wrong backend')")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        start(run, command=stand_in(run))
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+
+    def test_w09_the_real_trainer_is_named_in_full(self, run: RunDir) -> None:
+        command = trainer_command(run)
+        assert Path(command[0]).is_absolute()
+        assert command[-3:] == ("-m", "backend.trainer_main", str(run.path))
+        assert "-u" in command
+
+    def test_w05_a_child_that_dies_at_once_is_seen_at_once(self, run: RunDir) -> None:
+        before = time.monotonic()
+        start(run, command=(sys.executable, "-c", "raise SystemExit('no such model')"))
+        state = wait(run, timeout_seconds=20)
+        assert time.monotonic() - before < 5
+        assert (state.status, state.reason) == (RunStatus.FAILED, "error")
+        assert "no such model" in run.train_log.read_text()
+
+    def test_a_program_that_is_not_there_is_an_error(self, run: RunDir) -> None:
+        with pytest.raises(RunError, match="could not be started") as caught:
+            start(run, command=("/no/such/program",))
+        assert caught.value.code == "cannot-start"
+        assert wait(run, timeout_seconds=10).status is RunStatus.FAILED
+
+    def test_a_supervisor_that_never_speaks_is_an_error(
+        self, run: RunDir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(process_manager, "_supervisor_command", lambda *_: [sys.executable, "-c", "pass"])
+        with pytest.raises(RunError, match="did not start") as caught:
+            start(run)
+        assert caught.value.code == "cannot-start"
+
+    def test_a_finished_run_is_not_started_again(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, "steps=1"))
+        wait(run, timeout_seconds=20)
+        with pytest.raises(RunError, match="is finished, so it cannot start") as caught:
+            start(run, command=stand_in(run))
+        assert caught.value.code == "illegal-transition"
+        assert run.latest_attempt_number() == 1
+
+    def test_a_damaged_config_is_not_started(self, run: RunDir) -> None:
+        run.config.write_text("model:\n")
+        with pytest.raises(RunError, match="cut short"):
+            start(run, command=stand_in(run))
+        assert run.latest_attempt_number() == 0
+
+    def test_a_damaged_outcome_is_set_aside(self, run: RunDir) -> None:
+        run.begin_attempt(("a",))
+        run.outcome_file.write_text("{")
+        start(run, command=stand_in(run))
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+        assert [path.read_text() for path in run.path.glob("outcome.json.damaged-*")] == ["{"]
+
+    def test_a_full_disk_is_noticed_beforehand(self, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("backend.manager.system_manager.free_bytes", lambda _: 1000)
+        with pytest.raises(RunError, match="1,000 bytes free") as caught:
+            start(run, command=stand_in(run))
+        assert caught.value.code == "disk-low"
+        assert str(run.path) in caught.value.message
+
+
+class TestOnlyOnce:
+    def test_w06_f12_sixteen_threads_start_one_trainer(self, run: RunDir) -> None:
+        barrier = Barrier(16)
+
+        def try_it(_: int) -> str:
+            barrier.wait()
+            try:
+                start(run, command=stand_in(run, *LONG))
+            except RunError as error:
+                return error.code
+            return "started"
+
+        with ThreadPoolExecutor(16) as pool:
+            answers = sorted(pool.map(try_it, range(16)))
+        assert answers == ["already-running"] * 15 + ["started"]
+        running(run)
+        assert run.latest_attempt_number() == 1
+        eventually(lambda: len(processes_of(run.path)) == 2)  # one supervisor, one trainer
+        stop(run)
+
+    def test_f12_four_processes_start_one_trainer(self, run: RunDir) -> None:
+        program = (
+            "import sys, pathlib\n"
+            "from backend.errors import RunError\n"
+            "from backend.manager.process_manager import start\n"
+            "from backend.run_dir import RunDir\n"
+            "try:\n"
+            "    start(RunDir(pathlib.Path(sys.argv[1])), command=sys.argv[2:])\n"
+            "except RunError as error:\n"
+            "    sys.exit(9 if error.code == 'already-running' else 1)\n"
+        )
+        command = [sys.executable, "-c", program, str(run.path), *stand_in(run, *LONG)]
+        doors = [subprocess.Popen(command, cwd=Path(__file__).parents[3]) for _ in range(4)]
+        assert sorted(door.wait(60) for door in doors) == [0, 9, 9, 9]
+        running(run)
+        stop(run)
+
+    def test_a_second_start_is_told_so(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG))
+        with pytest.raises(RunError, match="being worked on already") as caught:
+            start(run, command=stand_in(run))
+        assert caught.value.code == "already-running"
+        stop(run)
+
+
+class TestStopping:
+    def test_w01_a_stop_stops(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG))
+        running(run)
+        state = stop(run)
+        assert (state.status, state.reason) == (RunStatus.STOPPED, "stop-requested")
+        eventually(lambda: processes_of(run.path) == [])
+
+    def test_w04_a_stop_deletes_nothing(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "checkpoint"))
+        running(run)
+        eventually(lambda: run.newest_checkpoint_step() >= 5)
+        before = {path.name for path in run.path.iterdir()}
+        stop(run)
+        assert before <= {path.name for path in run.path.iterdir()} | {"stop"}
+        assert run.newest_checkpoint_step() >= 5
+
+    def test_a_pause_says_so_and_a_resume_goes_on(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "checkpoint"))
+        eventually(lambda: run.newest_checkpoint_step() >= 5)
+        assert pause(run).reason == "paused"
+        reached = run.newest_checkpoint_step()
+        start(run, command=stand_in(run, f"steps={reached + 5}"))
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+        steps = [record["step"] for record in run.metrics().records]
+        assert steps == list(range(1, reached + 6))
+
+    def test_f04_sigterm_follows_a_request_that_is_not_heeded(self, run: RunDir) -> None:
+        start(run, policy=QUICK, command=stand_in(run, *LONG, "only-term"))
+        running(run)
+        assert stop(run, policy=QUICK).reason == "sigterm"
+
+    def test_f05_sigkill_follows_a_sigterm_that_is_not_heeded(self, run: RunDir) -> None:
+        start(run, policy=QUICK, command=stand_in(run, *LONG, "deaf", "child"))
+        running(run)
+        state = stop(run, policy=QUICK)
+        assert (state.status, state.reason) == (RunStatus.INTERRUPTED, "stop-forced")
+        eventually(lambda: processes_of(run.path) == [])
+
+    def test_f05_a_suspended_trainer_is_ended_too(self, run: RunDir) -> None:
+        start(run, policy=QUICK, command=stand_in(run, *LONG))
+        send_signal(process_of(running(run)), signal.SIGSTOP)
+        assert stop(run, policy=QUICK).reason == "stop-forced"
+
+    def test_w08_grandchildren_go_with_the_trainer(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "child"))
+        attempt = running(run)
+        helpers = eventually(lambda: [one for one in members(attempt) if one != process_of(attempt)])
+        stop(run)
+        assert members(attempt) == []
+        assert not any(send_signal(helper, signal.SIGTERM) for helper in helpers)
+
+    def test_w08_a_stranger_of_the_same_name_lives_on(self, run: RunDir, root: Path) -> None:
+        other = RunDir.create(root, "other", "seed: 1")
+        for one in (run, other):
+            start(one, command=stand_in(one, *LONG))
+            running(one)
+        stop(run)
+        assert other.status() is RunStatus.RUNNING
+        stop(other)
+
+    @pytest.mark.parametrize("end", [stop, pause, kill])
+    def test_what_does_not_run_cannot_be_stopped(self, run: RunDir, end: object) -> None:
+        assert callable(end)
+        with pytest.raises(RunError, match="is not running") as caught:
+            end(run)
+        assert caught.value.code == "not-running"
+        assert run.stop_requested() is None
+
+    def test_killing_ends_at_once_without_another_try(self, run: RunDir) -> None:
+        start(run, policy=Policy(restarts=5), command=stand_in(run, *LONG, "deaf"))
+        running(run)
+        state = kill(run)
+        assert state.status is RunStatus.INTERRUPTED
+        assert run.latest_attempt_number() == 1
+
+    def test_f05_what_survives_is_named_never_called_stopped(
+        self, run: RunDir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(process_manager, "_AFTER_GRACE_SECONDS", 0.2)
+        with run.lock():
+            run.begin_attempt(("a",), pid=os.getpid())
+            monkeypatch.setattr(process_manager, "kill_all", lambda _: 0)
+            with pytest.raises(RunError, match=f"processes: {os.getpid()}") as caught:
+                kill(run)
+        assert caught.value.code == "still-alive"
+
+
+class TestWithoutSupervisor:
+    def test_f08_the_trainer_outlives_its_supervisor(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, "steps=30", "pause=0.02"))
+        attempt = running(run)
+        assert send_signal(supervisor_of(attempt), signal.SIGKILL)
+        assert run.status() is RunStatus.RUNNING
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+
+    def test_f08_a_door_can_still_stop_it(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "deaf", "child"))
+        attempt = running(run)
+        send_signal(supervisor_of(attempt), signal.SIGKILL)
+        eventually(lambda: not send_signal(supervisor_of(attempt), signal.SIGKILL))
+        assert stop(run, policy=QUICK).status is RunStatus.INTERRUPTED
+        assert members(attempt) == []
+
+    def test_f08_f09_both_killed_is_interrupted(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG))
+        attempt = running(run)
+        send_signal(supervisor_of(attempt), signal.SIGKILL)
+        send_signal(process_of(attempt), signal.SIGKILL)
+        eventually(lambda: not run.is_held(), timeout_seconds=1)
+        state = run.state()
+        assert (state.status, state.reason) == (RunStatus.INTERRUPTED, "lost")
+
+    def test_w02_f07_a_new_door_finds_a_run_that_an_old_one_started(self, run: RunDir) -> None:
+        program = (
+            "import sys, pathlib, os\n"
+            "from backend.manager.process_manager import start\n"
+            "from backend.run_dir import RunDir\n"
+            "start(RunDir(pathlib.Path(sys.argv[1])), command=sys.argv[2:])\n"
+            "os.kill(os.getpid(), 9)\n"
+        )
+        command = [sys.executable, "-c", program, str(run.path), *stand_in(run, *LONG)]
+        door = subprocess.run(command, cwd=Path(__file__).parents[3], start_new_session=True, check=False)
+        assert door.returncode == -signal.SIGKILL
+        eventually(lambda: run.status() is RunStatus.RUNNING, timeout_seconds=2)
+        assert stop(run).status is RunStatus.STOPPED
+
+
+def test_waiting_ends_with_its_time(run: RunDir) -> None:
+    start(run, command=stand_in(run, *LONG))
+    assert wait(run, timeout_seconds=0.1).is_live
+    stop(run)

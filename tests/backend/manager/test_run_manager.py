@@ -1,0 +1,250 @@
+"""Listing, finding, labelling, comparing, importing and deleting runs: backend/manager/run_manager.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from backend.errors import RunError
+from backend.manager.run_manager import RunManager
+from backend.reports import Outcome, RunStatus
+from backend.run_dir import RunDir
+
+CONFIG = (
+    "model:\n  model_name_or_path: {model}\ntuning:\n  method: {method}\ntraining:\n  learning_rate: {rate}\n"
+)
+
+
+def make(root: Path, model: str = "tiny", method: str = "lora", rate: float = 0.001) -> RunDir:
+    return RunDir.create(root, model, CONFIG.format(model=model, method=method, rate=rate))
+
+
+@pytest.fixture
+def manager(root: Path) -> RunManager:
+    return RunManager(root)
+
+
+class TestListing:
+    def test_an_empty_or_missing_root_has_no_runs(self, manager: RunManager, tmp_path: Path) -> None:
+        assert manager.list() == ()
+        assert RunManager(tmp_path / "missing").list() == ()
+
+    def test_newest_first_with_what_a_line_shows(self, manager: RunManager, root: Path) -> None:
+        older, newer = root / "20260101-000000-a-0001", root / "20260102-000000-b-0002"
+        for path in (older, newer):
+            make(root).path.rename(path)
+        assert [item.id for item in manager.list()] == [newer.name, older.name]
+        assert manager.list()[1].created == "2026-01-01T00:00:00+00:00"
+
+    def test_filters(self, manager: RunManager, root: Path) -> None:
+        lora, full = make(root, "smol", "lora"), make(root, "qwen", "full")
+        full.begin_attempt(("a",))
+        manager.tag(lora.id, add=["keep"])
+        manager.note(lora.id, "The good one")
+        assert [item.id for item in manager.list(status=RunStatus.INTERRUPTED)] == [full.id]
+        assert [item.id for item in manager.list(text="QWEN")] == [full.id]
+        assert [item.id for item in manager.list(text="good one")] == [lora.id]
+        assert [item.id for item in manager.list(tag="keep")] == [lora.id]
+        assert manager.list(text="nothing") == ()
+
+    def test_f21_damaged_runs_are_listed_and_say_so(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        run.outcome_file.write_text("{")
+        (item,) = manager.list()
+        assert (item.status, item.reason) == (RunStatus.FAILED, "damaged")
+        assert "outcome.json" in item.damage
+
+    def test_w20_a_foreign_folder_is_no_finished_run(self, manager: RunManager, root: Path) -> None:
+        (root / "photos").mkdir()
+        (root / "notes.txt").write_text("hello")
+        assert manager.list() == ()
+
+    def test_a_run_at_rest_is_read_once(
+        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(root)
+        first = manager.list()
+        monkeypatch.setattr("backend.manager.run_manager.summarise", lambda _: pytest.fail("read again"))
+        assert manager.list() == first
+
+    def test_whatever_moves_is_read_again(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        seen = [manager.list()[0].status]
+        attempt = run.begin_attempt(("a",), pid=os.getpid())
+        seen.append(manager.list()[0].status)
+        run.write_outcome(Outcome(RunStatus.STOPPED, "paused", "Paused."))
+        seen.append(manager.list()[0].status)
+        run.end_attempt(attempt, "exited", exit_code=3)
+        with run.lock():
+            run.begin_attempt(("a",))
+            seen.append(manager.list()[0].status)
+            run.write_environment({})
+            seen.append(manager.list()[0].status)
+        seen.append(manager.list()[0].status)
+        assert seen == ["created", "interrupted", "stopped", "starting", "running", "interrupted"]
+
+    def test_a_deleted_run_is_forgotten(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        manager.list()
+        shutil.rmtree(run.path)
+        assert manager.list() == ()
+
+
+class TestFinding:
+    def test_by_name(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        manager.rename(run.id, "bratwurst")
+        assert manager.find("bratwurst") == run
+        assert manager.find(run.id) == run
+        assert manager.show("bratwurst").title == "bratwurst"
+
+    @pytest.mark.parametrize("name", ["", "unknown"])
+    def test_nothing(self, manager: RunManager, name: str) -> None:
+        with pytest.raises(RunError) as caught:
+            manager.find(name)
+        assert caught.value.code == "no-such-run"
+
+    def test_an_ambiguous_beginning_stays_ambiguous(self, manager: RunManager, root: Path) -> None:
+        first, _ = make(root), make(root)
+        with pytest.raises(RunError, match="begins the names of 2 runs"):
+            manager.find(first.id[:4])
+
+
+class TestLabels:
+    def test_a_name_is_unique_and_leaves_the_folder_alone(self, manager: RunManager, root: Path) -> None:
+        first, second = make(root), make(root)
+        manager.rename(first.id, " best ")
+        assert manager.show(first.id).title == "best"
+        with pytest.raises(RunError, match="called 'best' already") as caught:
+            manager.rename(second.id, "best")
+        assert caught.value.code == "name-taken"
+        manager.rename(first.id, "best")
+        manager.rename(first.id, "")
+        assert manager.show(first.id).title == first.id
+
+    def test_tags_are_a_set(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        manager.tag(run.id, add=["b", "a", "b"])
+        assert manager.tag(run.id, add=["c"], remove=["b", "x"]).tags == ("a", "c")
+
+    def test_archived_runs_step_back(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        manager.archive(run.id)
+        assert manager.list() == ()
+        assert [item.id for item in manager.list(archived=True)] == [run.id]
+        manager.archive(run.id, archived=False)
+        assert len(manager.list()) == 1
+
+    def test_damaged_labels_hide_nothing(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        run.labels_file.write_text("{")
+        assert manager.show(run.id).status is RunStatus.CREATED
+        manager.tag(run.id, add=["a"])
+        assert manager.show(run.id).labels.tags == ("a",)
+
+    def test_f13_no_edit_is_lost(self, root: Path) -> None:
+        run = make(root)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: RunManager(root).tag(run.id, add=[f"t{number}"]), range(40)))
+        assert len(RunManager(root).show(run.id).labels.tags) == 40
+
+
+class TestComparing:
+    def test_only_what_differs(self, manager: RunManager, root: Path) -> None:
+        first, second = make(root, rate=0.001), make(root, method="full", rate=0.002)
+        comparison = manager.compare([first.id, second.id])
+        assert comparison.settings == {
+            "training.learning_rate": (0.001, 0.002),
+            "tuning.method": ("lora", "full"),
+        }
+        assert [item.id for item in comparison.runs] == [first.id, second.id]
+
+    def test_a_setting_that_one_lacks(self, manager: RunManager, root: Path) -> None:
+        first = make(root)
+        second = RunDir.create(root, "x", "model:\n  model_name_or_path: tiny\n")
+        assert manager.compare([first.id, second.id]).settings["tuning.method"] == ("lora", None)
+
+    def test_a_damaged_run_cannot_be_compared(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        run.config.write_text("model:\n")
+        with pytest.raises(RunError, match="cut short"):
+            manager.compare([run.id])
+
+
+class TestDeleting:
+    def test_a_run_at_rest_goes_whole(self, manager: RunManager, root: Path) -> None:
+        run, other = make(root), make(root)
+        manager.delete(run.id)
+        assert [path.name for path in root.iterdir()] == [other.id]
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/", "%2e%2e", "runs", "*"])
+    def test_w12_names_that_lead_elsewhere_delete_nothing(
+        self, manager: RunManager, root: Path, name: str
+    ) -> None:
+        run = make(root)
+        outside = RunDir.create(root.parent / "x", "a", "seed: 1")
+        with pytest.raises(RunError, match="nothing was deleted"):
+            manager.delete(name)
+        assert run.exists()
+        assert outside.exists()
+
+    def test_w13_the_beginning_of_an_id_deletes_nothing(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        with pytest.raises(RunError, match="not the whole id"):
+            manager.delete(run.id[:-1])
+        assert run.exists()
+
+    def test_w13_f39_a_living_run_is_not_deleted(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        with run.lock(), pytest.raises(RunError, match="is starting, so it cannot delete") as caught:
+            manager.delete(run.id)
+        assert caught.value.code == "illegal-transition"
+        assert run.exists()
+
+    def test_a_link_and_a_foreign_folder_stay(self, manager: RunManager, root: Path, tmp_path: Path) -> None:
+        outside = RunDir.create(tmp_path / "elsewhere", "a", "seed: 1")
+        (root / "link").symlink_to(outside.path)
+        (root / "photos").mkdir()
+        for name in ("link", "photos"):
+            with pytest.raises(RunError, match="nothing was deleted"):
+                manager.delete(name)
+        assert outside.exists()
+        assert (root / "photos").exists()
+
+    def test_a_damaged_run_can_be_deleted(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        run.config.write_text("")
+        manager.delete(run.id)
+        assert not run.path.exists()
+
+
+class TestImporting:
+    def test_a_copy_without_requests(self, manager: RunManager, root: Path, tmp_path: Path) -> None:
+        origin = make(tmp_path / "elsewhere")
+        origin.begin_attempt(("a",))
+        origin.request_stop()
+        copy = manager.import_folder(origin.path)
+        assert copy.path == root / origin.id
+        assert copy.read_attempt(1) == origin.read_attempt(1)
+        assert {"stop", "run.lock"}.isdisjoint(path.name for path in copy.path.iterdir())
+        assert origin.exists()
+
+    def test_what_is_there_is_not_replaced(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        with pytest.raises(RunError, match="exists already") as caught:
+            manager.import_folder(run.path)
+        assert caught.value.code == "run-exists"
+
+    def test_a_foreign_folder_is_refused(self, manager: RunManager, tmp_path: Path) -> None:
+        with pytest.raises(RunError, match="no run folder"):
+            manager.import_folder(tmp_path)
+
+    def test_f39_a_living_run_is_not_copied(self, manager: RunManager, root: Path, tmp_path: Path) -> None:
+        origin = make(tmp_path / "elsewhere")
+        with origin.lock(), pytest.raises(RunError, match="being worked on"):
+            manager.import_folder(origin.path)
+        assert list(root.iterdir()) == []
