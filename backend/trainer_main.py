@@ -173,7 +173,8 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     full = config.tuning.method == "full"
     base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
     _fits_context(rows.examples, context_length(base))
-    forward = prove(make_trainable(base, config.tuning, seed=config.seed))
+    trainable = make_trainable(base, config.tuning, seed=config.seed)
+    forward = prove(trainable, longest_row=config.data.max_length)
     state = TrainState.start(forward, config.training)
     if checkpoint is not None:
         restore(checkpoint, state)

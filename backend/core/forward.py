@@ -7,6 +7,8 @@ model and keeps a short cut only if it gives the model's own numbers. Floor F1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,11 +94,12 @@ class _LogitTransform:
         return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
 
 
-def prove(model: PreTrainedModel | PeftModel) -> ForwardPass:
+def prove(model: PreTrainedModel | PeftModel, *, longest_row: int | None = None) -> ForwardPass:
     """Choose the fastest way to the loss that gives the model's own loss on two short rows.
 
-    Raises ModelError when not even padded rows reproduce the model's own loss. Leaves the model on the attention
-    implementation it chose.
+    ``longest_row`` is the length in tokens of the longest row to come: a model with a shorter sliding window, or
+    with any where it is not given, runs padded. Raises ModelError when not even padded rows reproduce the model's
+    own loss. Leaves the model in the mode it was in, on the attention implementation it chose.
     """
     slow = ForwardPass(model, packed=False)
     causal = slow.causal
@@ -106,21 +109,50 @@ def prove(model: PreTrainedModel | PeftModel) -> ForwardPass:
     examples = [Example(row, np.ones(len(row), dtype=bool), str(index)) for index, row in enumerate(rows)]
     own_attention = causal.config._attn_implementation
     tolerance = PROOF_TOLERANCE.get(causal.dtype, PROOF_TOLERANCE[torch.bfloat16])
-    expected = sum(_own_loss(model, row) for row in rows)
-    try:
-        causal.set_attn_implementation(packed_attention.register())
-        if _close(_loss(ForwardPass(model, packed=True), examples), expected, tolerance):
-            return ForwardPass(model, packed=True)
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
-        pass  # this architecture cannot run packed; the padded way below is proved on its own
+    with _without_dropout(model):
+        expected = sum(_own_loss(model, row) for row in rows)
+    if _sees_whole_rows(causal, longest_row) and _takes_packed_attention(causal):
+        fast = ForwardPass(model, packed=True)
+        try:
+            _loss(fast, examples)  # as training will call it: a model may refuse there what it takes at rest
+            with _without_dropout(model):
+                if _close(_loss(fast, examples), expected, tolerance):
+                    return fast
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
+            pass  # this architecture cannot run packed; the padded way below is proved on its own
     causal.set_attn_implementation(own_attention)
-    if not _close(_loss(slow, examples), expected, tolerance):
+    with _without_dropout(model):
+        padded = _loss(slow, examples)
+    if not _close(padded, expected, tolerance):
         raise ModelError(
             f"The loss of {causal.config.model_type} models cannot be reproduced from their hidden states.",
             remedy="Choose a model of another architecture.",
             code="unsupported-architecture",
         )
     return slow
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _sees_whole_rows(causal: PreTrainedModel, longest_row: int | None) -> bool:
+    window = getattr(causal.config.get_text_config(), "sliding_window", None)
+    return window is None or (longest_row is not None and longest_row <= window)
+
+
+def _takes_packed_attention(causal: PreTrainedModel) -> bool:
+    """Select packed attention where attention is all that links tokens and can be replaced."""
+    if causal._is_stateful or not causal._supports_attention_backend:
+        return False
+    causal.set_attn_implementation(packed_attention.register())
+    return True
 
 
 def _own_loss(model: PreTrainedModel | PeftModel, row: np.ndarray) -> float:
