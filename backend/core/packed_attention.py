@@ -138,6 +138,7 @@ def packed_attention(
     if window is not None and window < max(cells.shape[1] for cells in packed.cells):
         raise ValueError("this model's sliding window is shorter than the rows")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves rotated ones in fp32
     return attend(query[0], key[0], value[0], packed, scale).unsqueeze(0), None
 
 
