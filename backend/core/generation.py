@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from backend.core import packed_attention
 from backend.core.batching import common_prefix
 from backend.errors import InferenceError
 
@@ -204,13 +205,15 @@ def check_prompt(prompt: Sequence[int], limit: int) -> None:
 
 @contextmanager
 def for_inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """A training model made ready to generate: its own attention, no dropout; as it was afterwards."""
+    """A training model made ready to generate: unpacked attention, no dropout; as it was afterwards."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    implementation, training = causal.config._attn_implementation, model.training
-    causal.set_attn_implementation("sdpa")
+    packed, training = causal.config._attn_implementation == packed_attention.NAME, model.training
+    if packed:
+        causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
     model.eval()
     try:
         yield
     finally:
-        causal.set_attn_implementation(implementation)
+        if packed:
+            causal.set_attn_implementation(packed_attention.NAME)
         model.train(training)
