@@ -55,6 +55,8 @@ def linear_cross_entropy(
 
     Differentiable in hidden, weight and bias. Never holds more than CHUNK rows of logits.
     """
-    grads = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    grads = torch.is_grad_enabled() and any(
+        part is not None and part.requires_grad for part in (hidden, weight, bias)
+    )
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, grads)
     return loss
