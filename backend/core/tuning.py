@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -46,7 +47,7 @@ def _lora(model: PreTrainedModel, tuning: TuningConfig) -> PreTrainedModel | Pef
         with warnings.catch_warnings():  # peft asks transformers about a property that is to be renamed
             warnings.simplefilter("ignore", FutureWarning)
             adapted = get_peft_model(model, settings)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         names = sorted(
             {name.rpartition(".")[2] for name, part in model.named_modules() if type(part) is nn.Linear}
         )
