@@ -53,13 +53,16 @@ class Checkpoint:
 def save_checkpoint(
     folder: Path, state: TrainState, notes: Mapping[str, Any], *, fs: FileSystem | None = None
 ) -> Path:
-    """Write ``folder/step-<step>`` whole or not at all and return it; an existing one is left as it is.
+    """Write ``folder/step-<step>`` whole or not at all and return it; a good one is left, a damaged one replaced.
 
-    Raises TrainingError (disk-full, cannot-save) naming the path; nothing that was there before is touched.
+    Raises TrainingError (disk-full, cannot-save) naming the path; no other checkpoint is touched.
     """
     final = folder / step_name(state.step)
     if final.exists():
-        return final
+        try:
+            return read_checkpoint(final).path
+        except RunError:
+            _remove(final)
     moments = optimizer_tensors(state.optimizer, state.parameters)
     counters = {
         "version": FORMAT_VERSION,
@@ -94,7 +97,12 @@ def save_result(
     if folder.exists():
         folder.rename(aside)
     needed = sum(t.numel() * t.element_size() for t in model.parameters() if t.requires_grad)
-    published = _publish(folder, fill, needed, fs)
+    try:
+        published = _publish(folder, fill, needed, fs)
+    except BaseException:
+        if aside.exists():
+            aside.rename(folder)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
     return published
 
@@ -112,7 +120,7 @@ def _publish(final: Path, fill: Callable[[Path], None], needed: int, fs: FileSys
         publish_folder(staging, final, fs=fs)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if free_bytes(final.parent) < max(needed, 1 << 20):
+        if final.parent.is_dir() and free_bytes(final.parent) < max(needed, 1 << 20):
             raise _disk_full(final, needed) from error
         raise TrainingError(
             f"{final} could not be written: {error}.",
@@ -271,10 +279,15 @@ def prune(folder: Path, *, keep_last: int, best_step: int | None) -> list[Path]:
     old = checkpoint_folders(folder)[:-keep_last]
     deleted = [path for path in old if path.name not in kept]
     for path in deleted:
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        path.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(path)
     return deleted
+
+
+def _remove(path: Path) -> None:
+    """Take a folder from its name in one step, then delete it."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
