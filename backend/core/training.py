@@ -49,7 +49,8 @@ def total_steps(rows: int, training: TrainingConfig) -> int:
     """Optimizer steps of the whole run: max_steps where set, else the epochs, rounded up."""
     if training.max_steps > 0:
         return training.max_steps
-    return max(1, math.ceil(training.num_train_epochs * steps_per_epoch(rows, rows_per_step(training))))
+    steps = training.num_train_epochs * steps_per_epoch(rows, rows_per_step(training))
+    return max(1, math.ceil(round(steps, 6)))  # 1.1 * 10 is a little over 11
 
 
 def rows_per_step(training: TrainingConfig) -> int:
@@ -71,7 +72,8 @@ def train_steps(
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
     per_epoch = steps_per_epoch(len(examples), rows_per_step(training))
     order = step_rows(len(examples), rows_per_step(training), seed, state.step)
-    lanes = 1 if uses_dropout(state.forward.model) else plan.lanes
+    random = uses_dropout(state.forward.model)  # then in one lane, and every row draws for itself
+    lanes = 1 if random else plan.lanes
     with Lanes(lanes, plan.threads * (plan.lanes // lanes)) as pool:
         while state.step < steps:
             started = time.perf_counter()
@@ -82,7 +84,7 @@ def train_steps(
                 chosen,
                 budget=training.micro_batch_tokens,
                 parts=plan.lanes,
-                share_prefixes=state.forward.packed and lanes == plan.lanes,
+                share_prefixes=state.forward.packed and not random,
             )
             loss, norm = _update(state, batches, training, plan, pool, rate=rate, seed=seed, step=step)
             tokens = sum(batch.tokens for batch in batches)
