@@ -13,10 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
 from tests.tiny import tiny_model_folder
+
+# A busy machine is no counterexample.
+hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("tunesmith")
 
 _LOOPBACK = ("127.", "::1", "localhost")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -22,11 +22,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 from transformers.utils import logging as transformers_logging
 
 Family = Literal["chatml", "llama3", "gemma", "mistral", "qwen3", "base"]
-Architecture = Literal["llama", "qwen2", "gpt2"]
+Architecture = Literal["llama", "qwen2", "qwen3", "gpt2"]
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
@@ -36,6 +38,7 @@ _CORPUS = (
     "Which store section does this food belong to? Bratwurst, pork. Meat and sausages!",
     "user assistant system question answer hello world yes no one two three",
     "def add(a, b):\n    return a + b\n\n0123456789 {'key': [1, 2.5]}\n",
+    "1. one\n\n2. two!\n\n\n    three  four\n\n        five\n\n\n    six\n\n" * 4,
 )
 
 _CHATML = (
@@ -110,9 +113,8 @@ _FAMILIES: dict[str, tuple[tuple[str, ...], str | None, str, str | None]] = {
 def tiny_tokenizer(family: Family = "chatml") -> PreTrainedTokenizerFast:
     """A byte-level BPE of 400 tokens with a chat template of ``family`` ("base" has none); a fresh copy."""
     special, bos, eos, template = _FAMILIES[family]
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_bpe(special)), bos_token=bos, eos_token=eos
-    )
+    backend = Tokenizer.from_str(_trained_bpe(special, split=family in {"llama3", "qwen3"}))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos)
     tokenizer.chat_template = template
     return tokenizer
 
@@ -128,6 +130,8 @@ def tiny_model(
                 return LlamaForCausalLM(LlamaConfig(**_sizes(vocab_size), **overrides)).eval()
             case "qwen2":
                 return Qwen2ForCausalLM(Qwen2Config(**_sizes(vocab_size), **overrides)).eval()
+            case "qwen3":
+                return Qwen3ForCausalLM(Qwen3Config(**_sizes(vocab_size), head_dim=8, **overrides)).eval()
             case "gpt2":
                 sizes = {
                     "n_embd": 32,
@@ -182,11 +186,23 @@ def _sizes(vocab_size: int) -> dict[str, Any]:
     }
 
 
+# The word rule of the Llama 3 and Qwen tokenizers.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
 @cache
-def _trained_bpe(special: tuple[str, ...]) -> str:
+def _trained_bpe(special: tuple[str, ...], *, split: bool) -> str:
     """A trained tokenizer as JSON; training takes a few milliseconds and happens once a family."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_SPLIT), "isolated"), byte_level])
+        if split
+        else byte_level
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,

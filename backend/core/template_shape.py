@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any
 
 from jinja2 import Environment, TemplateError, nodes
 from jinja2.ext import Extension
@@ -164,45 +164,25 @@ class _Traced(str):
         self.looks.add(name)
         return getattr(str(self), name)
 
-    def __bool__(self) -> bool:
-        self.looks.add("bool")
-        return len(str(self)) > 0
 
-    def __len__(self) -> int:
-        self.looks.add("len")
-        return len(str(self))
+_LOOKS = (
+    *("len", "contains", "getitem", "iter", "hash", "mod", "rmod", "mul", "rmul"),
+    *("eq", "ne", "lt", "le", "gt", "ge"),
+)
 
-    def __contains__(self, key: str) -> bool:  # type: ignore[override]
-        self.looks.add("in")
-        return key in str(self)
 
-    def __getitem__(self, key: SupportsIndex | slice) -> str:
-        self.looks.add("[]")
-        return str(self)[key]
+def _watched(name: str) -> Callable[..., Any]:
+    method = getattr(str, name)
 
-    def __iter__(self) -> Any:
-        self.looks.add("iter")
-        return iter(str(self))
+    def look(self: _Traced, *arguments: Any) -> Any:
+        self.looks.add(name)
+        return method(str(self), *arguments)
 
-    def __eq__(self, other: object) -> bool:
-        self.looks.add("==")
-        return str(self) == other
+    return look
 
-    def __hash__(self) -> int:
-        self.looks.add("hash")
-        return hash(str(self))
 
-    def __lt__(self, other: str) -> bool:
-        self.looks.add("<")
-        return str(self) < other
-
-    def __mod__(self, value: Any) -> str:
-        self.looks.add("%")
-        return f"{str(self) % value}"
-
-    def __mul__(self, value: SupportsIndex) -> str:
-        self.looks.add("*")
-        return str(self) * value
+for _operation in _LOOKS:
+    setattr(_Traced, f"__{_operation}__", _watched(f"__{_operation}__"))
 
 
 def _traced(text: str, looks: set[str]) -> _Traced:

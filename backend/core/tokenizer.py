@@ -121,7 +121,8 @@ def encode_batch(
     Raises what ``encode_messages`` raises, with the number of the first conversation that cannot be encoded.
     """
     with _collector_paused():
-        rows = _batch_encoder(tokenizer, tokenizer.chat_template, len(tokenizer)).encode(conversations)
+        size = tokenizer.backend_tokenizer.get_vocab_size()
+        rows = _batch_encoder(tokenizer, str(tokenizer.chat_template), size).encode(conversations)
         return [
             Encoded(*row) if row else _numbered(tokenizer, messages, number)
             for number, (row, messages) in enumerate(zip(rows, conversations, strict=True), start=1)
@@ -149,18 +150,26 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 class IncrementalDecoder:
     """Text pieces of a growing sequence; joined, they equal ``decode`` of all its ids.
 
-    No piece ends inside a character: text is held back while its last bytes are unfinished.
+    No piece ends inside a character: text is held back while its last bytes are unfinished, and a run of single
+    bytes until it ends, since one more byte can change how the whole run reads.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._skipped = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        decoder = tokenizer.backend_tokenizer.decoder
+        self._has_byte_tokens = decoder is not None and b"ByteFallback" in decoder.__getstate__()
         self._ids: list[int] = []
-        self._start = 0
-        self._read = 0
+        self._start = 0  # of the window that is decoded again: what was emitted before is settled
+        self._read = 0  # ids whose text has been emitted
 
     def push(self, token_id: int) -> str:
         """The text that ``token_id`` completes; "" while a character is unfinished."""
+        if token_id in self._skipped:
+            return ""
         self._ids.append(token_id)
+        if self._has_byte_tokens and self._tokenizer.convert_ids_to_tokens(token_id).startswith("<0x"):
+            return ""
         return self._take(final=False)
 
     def finish(self) -> str:
@@ -224,7 +233,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def _batch_encoder(tokenizer: PreTrainedTokenizerBase, _template: str | None, _size: int) -> BatchEncoder:
+def _batch_encoder(tokenizer: PreTrainedTokenizerBase, _template: str, _size: int) -> BatchEncoder:
     """The encoder of the last tokenizers used, as long as neither template nor vocabulary has changed."""
     return BatchEncoder(tokenizer)
 
