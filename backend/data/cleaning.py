@@ -31,6 +31,7 @@ _REPAIR = TextFixerConfig(
 
 
 LONG_ANSWER = 80
+PREFIX_TEXTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,12 @@ def repair_row(row: Row) -> Row:
 
 
 def row_hash(row: Row) -> int:
-    """A 64-bit hash of everything the row says, blind to case, spacing and punctuation where words remain."""
-    parts = [f"{message['role']}\x1f{_key(message['content'])}" for message in (*row.messages, *row.chosen)]
+    """A 64-bit hash of everything the row says and trains, blind to case, spacing and end marks."""
+    messages = (*row.messages, {"role": "|", "content": ""}, *row.chosen)
+    parts = [f"{each['role']}{each.get('trained', True)}\x1f{_key(each['content'])}" for each in messages]
     parts += [_key(text) for text in texts(row)]
-    parts += [str(row.label), ",".join(map(str, row.input_ids)), ",".join(map(str, row.labels))]
+    parts += [str(row.label), *(str(trained) for _, trained in row.segments)]
+    parts += [",".join(map(str, row.input_ids)), ",".join(map(str, row.labels))]
     return int(xxhash.xxh3_64_intdigest("\x1e".join(parts).encode("utf-8")))
 
 
@@ -130,9 +133,9 @@ def _alike(one: str, other: str) -> bool:
 
 
 def without_shared_prefix(texts_given: Sequence[str]) -> list[str]:
-    """The texts without the whole words that all of them begin with; unchanged when one would become empty."""
+    """The texts without the whole words that all of them begin with, when there are ten different ones or more."""
     distinct = sorted(set(texts_given))
-    if len(distinct) < 2:
+    if len(distinct) < PREFIX_TEXTS:
         return list(texts_given)
     low, high = distinct[0].split(" "), distinct[-1].split(" ")
     shared = 0
@@ -145,4 +148,4 @@ def without_shared_prefix(texts_given: Sequence[str]) -> list[str]:
 
 
 def _key(text: str) -> str:
-    return normalise(text) or text
+    return " ".join(text.lower().split()).rstrip(".!?") or text

@@ -150,13 +150,21 @@ def mixed_scripts(scan: Scan) -> Iterator[Example]:
 
 
 def script_of(text: str) -> str:
-    """The script that most letters of a text belong to, in capitals; '' when it has fewer than five letters."""
+    """The script that most letters of a text belong to, in capitals; '' when it has fewer than five letters.
+
+    Kana and the Chinese characters beside them count as Japanese.
+    """
     sample = text[:_SCRIPT_CHARACTERS]
     if sample.isascii():
         return "LATIN" if sum(each.isalpha() for each in sample) >= 5 else ""
     letters = [unicodedata.name(each, "") for each in sample if each.isalpha()]
     found = Counter(script for name in letters for script in _SCRIPTS if name.startswith(script))
-    return found.most_common(1)[0][0] if sum(found.values()) >= 5 else ""
+    if sum(found.values()) < 5:
+        return ""
+    kana = found["HIRAGANA"] + found["KATAKANA"]
+    if kana:
+        found["JAPANESE"] = kana + found["CJK"]
+    return found.most_common(1)[0][0]
 
 
 CONTENT_CHECKS = (

@@ -1,0 +1,88 @@
+import datetime
+import decimal
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
+from backend.data.records import Record
+from backend.errors import DataError
+from tests.backend.data.containers import arrow_file, arrow_stream, parquet
+
+ROWS = [{"text": "007", "number": 7}, {"text": None, "number": None}]
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"), [(parquet, "parquet"), (arrow_file, "arrow"), (arrow_stream, "arrow-stream")]
+)
+def test_each_kind_is_known_and_read(tmp_path, write, kind):
+    data = write(ROWS, tmp_path / "t").read_bytes()
+    assert columnar_kind(data) == kind
+    assert list(read_columnar(io.BytesIO(data), kind, "t")) == [
+        Record("t:1", {"text": "007", "number": 7}),
+        Record("t:2", {"text": None, "number": None}),
+    ]
+
+
+def test_other_bytes_are_of_no_kind():
+    assert columnar_kind(b'{"a": 1}') is None
+
+
+def test_typed_values_are_spelled_out(tmp_path):
+    row = {
+        "day": datetime.date(2020, 1, 2),
+        "price": decimal.Decimal("1.10"),
+        "list": [{"when": datetime.datetime(2020, 1, 2, 3, 4)}],  # as people store it
+        "flag": True,
+    }
+    (record,) = read_columnar(io.BytesIO(parquet([row], tmp_path / "t").read_bytes()), "parquet", "t")
+    assert record.cells == {
+        "day": "2020-01-02",
+        "price": "1.10",
+        "list": [{"when": "2020-01-02T03:04:00"}],
+        "flag": True,
+    }
+
+
+def test_places_count_on_over_batches(tmp_path):
+    rows = [{"text": str(number)} for number in range(2500)]
+    for write, kind in ((parquet, "parquet"), (arrow_file, "arrow")):
+        found = list(read_columnar(io.BytesIO(write(rows, tmp_path / kind).read_bytes()), kind, "t"))
+        assert [record.cells["text"] for record in found] == [row["text"] for row in rows]
+        assert found[-1].place == "t:2500"
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"), [(parquet, "parquet"), (arrow_file, "arrow"), (arrow_stream, "arrow-stream")]
+)
+def test_a_damaged_file_is_a_data_error(tmp_path, write, kind):
+    data = write(ROWS, tmp_path / "t").read_bytes()
+    with pytest.raises(DataError, match="t is damaged"):
+        list(read_columnar(io.BytesIO(data[: len(data) // 2]), kind, "t"))
+
+
+def test_a_column_that_stands_twice_is_an_error():
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["x", "x"])
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    with pytest.raises(DataError, match="'x' stands twice"):
+        list(read_columnar(io.BytesIO(sink.getvalue()), "parquet", "t"))
+
+
+def test_text_that_is_no_utf8_is_an_error():
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")]
+    )
+    batch = pa.record_batch([bad], names=["text"])
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(DataError, match="damaged"):
+        list(read_columnar(io.BytesIO(sink.getvalue()), "arrow-stream", "t"))
+
+
+def test_damaged_columnar_names_the_file():
+    with pytest.raises(DataError, match="t is damaged or no such file: first"), damaged_columnar("t"):
+        raise pa.ArrowInvalid("first\nsecond")

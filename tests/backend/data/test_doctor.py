@@ -1,0 +1,103 @@
+import json
+
+from rich.console import Console
+
+from backend.data.checks import Check, Scan
+from backend.data.doctor import Report, examine, run_checks, table
+from backend.data.load import load_rows
+from tests.backend.data.rows import pairs
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+SOUND = [{"prompt": f"What is {n} plus {n}?", "completion": f"It is {2 * n}, of course."} for n in range(60)]
+
+
+def report_on(path, rows, **more):
+    return examine(load_rows(write(path, rows), max_rejected_share=0.5), "train.jsonl", **more)
+
+
+def test_sound_rows_give_a_clean_report(tmp_path):
+    report = report_on(tmp_path / "t.jsonl", SOUND)
+    assert report.findings == ()
+    assert (report.exit_code, report.rows, report.rejected) == (0, 60, 0)
+    assert dict(report.not_run)["contamination"] == "no evaluation rows were given"
+    assert dict(report.not_run)["too-long"] == "no model was given"
+
+
+def test_findings_come_by_harm_with_examples_and_fix(tmp_path):
+    rows = [*SOUND, {"prompt": "a", "completion": ""}, {"prompt": "b {{name}}", "completion": "x"}, SOUND[0]]
+    report = report_on(tmp_path / "t.jsonl", rows)
+    assert [(each.check, each.level) for each in report.findings] == [
+        ("empty-answers", "block"),
+        ("duplicates", "warn"),
+        ("placeholders", "warn"),
+    ]
+    empty = report.findings[0]
+    assert (empty.count, empty.share, empty.fix) == (1, round(1 / 63, 6), "drop-empty")
+    assert empty.examples[0].place == "t.jsonl:61"
+    assert report.exit_code == 1
+
+
+def test_rejected_rows_block(tmp_path):
+    report = report_on(tmp_path / "t.jsonl", [*SOUND, {"prompt": "a"}])
+    assert [each.check for each in report.findings] == ["rejected-rows"]
+    assert report.findings[0].examples[0].detail == "the field 'completion' is missing"
+    assert report.blocks
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    rows = [*SOUND, *SOUND[:5], {"prompt": "a", "completion": ""}]
+    one, two = (report_on(tmp_path / f"{name}.jsonl", rows).to_json() for name in ("t", "t"))
+    assert one == two
+    content = json.loads(one)
+    assert content["version"] == 1
+    assert content["blocks"] is True
+    assert content["findings"][0]["examples"][0] == {"detail": 'the answer is ""', "place": "t.jsonl:66"}
+
+
+def test_the_table_says_what_where_and_how_to_mend(tmp_path):
+    report = report_on(tmp_path / "t.jsonl", [*SOUND, {"prompt": "a [b]", "completion": ""}])
+    console = Console(width=140, record=True, file=(tmp_path / "out").open("w", encoding="utf-8"))
+    console.print(table(report))
+    text = console.export_text()
+    console.file.close()
+    assert "train.jsonl: 61 rows, 0 refused; 1 finding that should stop a run, 0 to look at." in text
+    for part in (
+        "STOP",
+        "Answers are empty",
+        "t.jsonl:61",
+        "drop-empty",
+        "Not checked (no model was given)",
+        "1.6%",
+    ):
+        assert part in text
+
+
+def test_no_rows_run_no_check():
+    findings, not_run = run_checks(Scan(()))
+    assert findings == ()
+    assert {reason for _, reason in not_run} == {"there is no row"}
+
+
+def test_a_level_rises_with_the_share():
+    check = Check(
+        1,
+        "x",
+        "t",
+        "info",
+        "h",
+        by_row=lambda row: (row.place.endswith("1") and "d") or None,
+        escalate=(0.2, "warn"),
+    )
+    rows = pairs([("q", "a")] * 10)
+    assert run_checks(Scan(rows), [check])[0][0].level == "info"
+    assert run_checks(Scan(rows[:4]), [check])[0][0].level == "warn"
+
+
+def test_a_report_without_findings_does_not_block():
+    report = Report("s", "0", 1, 0, 0, "read as text", (), ())
+    assert not report.blocks

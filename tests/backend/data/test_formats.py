@@ -1,0 +1,100 @@
+import pytest
+
+from backend.data.formats import Shape, detect, shape_from_columns, to_row
+from backend.data.records import Record
+from backend.errors import DataError
+
+
+def records(*cells):
+    return [Record(f"f:{number}", each) for number, each in enumerate(cells, 1)]
+
+
+MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("cells", "shape"),
+    [
+        ({"prompt": "q", "completion": "a"}, "prompt/completion"),
+        ({"Question": "q", "Answer": "a"}, "prompt/completion"),
+        ({"instruction": "q", "input": "", "output": "a"}, "alpaca"),
+        ({"instruction": "q", "context": "c", "response": "a"}, "prompt/completion"),
+        ({"messages": MESSAGES}, "messages"),
+        ({"conversations": [{"from": "human", "value": "q"}]}, "messages"),
+        ({"prompt": "q", "messages": MESSAGES}, "messages"),
+        ({"text": "t"}, "text"),
+        ({"text": "t", "label": "1"}, "prompt/completion"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "preference"),
+        (
+            {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "b"}]},
+            "preference",
+        ),
+        ({"prompt": "q", "completion": "a", "label": True}, "unpaired preference"),
+        ({"prompt": "q", "completion": "a", "label": "sports"}, "prompt/completion"),
+        ({"messages": MESSAGES, "kto_tag": "true"}, "rated messages"),
+        ({"input_ids": ["1", "2"], "labels": ["-100", "2"]}, "tokens"),
+        ({"segments": [{"label": True, "text": "a"}]}, "segments"),
+        ({"prompt": "q"}, "prompt"),
+    ],
+)
+def test_the_shape_is_detected(cells, shape):
+    assert detect(records(cells)).name == shape
+
+
+def test_detection_says_why_how_many_fit_and_what_is_not_used():
+    shape = detect(records({"id": "1", "prompt": "q", "completion": "a"}, {"id": "2", "prompt": "q"}))
+    assert shape.share == 0.5
+    assert shape.reason == (
+        "read as prompt/completion because of the columns 'prompt' and 'completion'; "
+        "fits 50% of 2 sampled rows; not used: id"
+    )
+
+
+def test_a_shape_that_fits_few_rows_yields_to_one_that_fits_more():
+    cells = [{"prompt": "q", "completion": None}] * 3 + [{"prompt": "q", "completion": "a"}]
+    assert detect(records(*cells)).name == "prompt"
+
+
+def test_no_rows_and_unknown_columns_are_errors():
+    with pytest.raises(DataError, match="no row"):
+        detect([])
+    with pytest.raises(DataError, match="No known shape has the columns a, b") as caught:
+        detect(records({"a": "1", "b": "2"}))
+    assert "data.columns" in caught.value.remedy
+
+
+def test_rows_that_look_right_but_cannot_be_read_say_why():
+    with pytest.raises(DataError, match="look like messages, but none can be read so: f:1"):
+        detect(records({"messages": []}))
+
+
+def test_a_column_map_is_taken_as_it_is():
+    sample = records({"Q": "q", "A": "a", "doc": "d"})
+    shape = shape_from_columns({"prompt": "Q", "completion": "A", "group": "doc"}, sample)
+    assert (shape.name, shape.share) == ("prompt/completion", 1.0)
+    assert to_row(sample[0], shape).group == "d"
+    assert detect(sample, {"prompt": "Q", "completion": "A"}).reason == (
+        "read as prompt/completion as asked: prompt from 'Q', completion from 'A'"
+    )
+
+
+def test_a_column_that_is_not_there_gets_the_likeliest_one():
+    with pytest.raises(DataError, match="names 'Qestion' for prompt") as caught:
+        shape_from_columns(
+            {"prompt": "Qestion", "completion": "Answer"}, records({"Question": "q", "Answer": "a"})
+        )
+    assert caught.value.remedy == "Did you mean 'Question'? The columns are: Question, Answer."
+
+
+def test_parts_that_make_up_no_shape_are_an_error():
+    with pytest.raises(DataError, match="completion, text, which make up no shape") as caught:
+        shape_from_columns({"text": "a", "completion": "b"}, records({"a": "1", "b": "2"}))
+    assert "prompt/completion: prompt, completion" in caught.value.remedy
+
+
+def test_to_row_names_the_place_and_the_field():
+    shape = Shape("text", {"text": "text"}, "", 1.0)
+    assert to_row(Record("f:1", {"text": "x"}), shape).text == "x"
+    with pytest.raises(DataError) as caught:
+        to_row(Record("f:2", {}), shape)
+    assert (caught.value.message, caught.value.code) == ("f:2: the field 'text' is missing.", "bad-row")

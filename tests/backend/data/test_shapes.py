@@ -1,0 +1,153 @@
+import pytest
+
+from backend.data.families import FAMILIES, PARTS
+from backend.data.records import Row
+from backend.data.shapes import build
+from backend.errors import DataError
+from tests.backend.data.rows import assistant, system, user
+
+
+def row_of(shape, columns=None, **cells):
+    known = [*PARTS[shape].required, *PARTS[shape].optional]
+    return build(shape, cells, columns or {part: part for part in known if part in cells}, "f:1")
+
+
+def test_every_family_names_the_parts_of_its_shape():
+    for family in FAMILIES:
+        parts = PARTS[family.shape]
+        assert set(family.required) >= set(parts.required)
+        assert {*family.required, *family.optional} <= {*parts.required, *parts.optional}
+
+
+def test_text():
+    assert row_of("text", text=" a ") == Row("f:1", text=" a ")
+
+
+def test_messages_with_system_and_tools():
+    row = row_of("messages", messages=[user("q"), assistant("a")], system="be kind", tools='[{"name": "f"}]')
+    assert row.messages == (system("be kind"), user("q"), assistant("a"))
+    assert row.tools == '[{"name": "f"}]'
+
+
+def test_prompt_and_completion_as_texts_and_as_messages():
+    assert row_of("prompt/completion", prompt="q", completion="a").messages == (user("q"), assistant("a"))
+    earlier = [user("1"), assistant("2"), user("3")]
+    row = row_of("prompt/completion", prompt=earlier, completion=[assistant("4")])
+    assert row.messages == (user("1"), assistant("2", trained=False), user("3"), assistant("4"))
+
+
+def test_context_comes_before_the_question():
+    row = row_of("prompt/completion", prompt="who?", context="text", completion="she", system="s")
+    assert row.messages == (system("s"), user("text\n\nwho?"), assistant("she"))
+
+
+def test_squad_answers_are_read():
+    row = row_of("prompt/completion", prompt="q", completion={"text": ["a", "b"], "answer_start": ["0", "1"]})
+    assert row.messages[-1] == assistant("a")
+    with pytest.raises(DataError, match="holds no answer"):
+        row_of("prompt/completion", prompt="q", completion={"text": []})
+
+
+def test_alpaca_joins_instruction_and_input_and_reads_history():
+    assert row_of("alpaca", instruction="do", input="", output="a").messages == (user("do"), assistant("a"))
+    row = row_of("alpaca", instruction="do", input="it", output="a", system="s", history=[["q1", "a1"]])
+    assert row.messages == (system("s"), user("q1"), assistant("a1"), user("do\nit"), assistant("a"))
+    assert row_of("alpaca", instruction="do", output="a", history="").messages == (user("do"), assistant("a"))
+    with pytest.raises(DataError, match="pairs"):
+        row_of("alpaca", instruction="do", output="a", history=["x"])
+
+
+def test_preference_in_its_spellings():
+    expected = ((user("q"),), (assistant("good"),), (assistant("bad"),))
+
+    def parts(row):
+        return row.messages, row.chosen, row.rejected
+
+    assert parts(row_of("preference", prompt="q", chosen="good", rejected="bad")) == expected
+    assert (
+        parts(
+            row_of("preference", prompt=[user("q")], chosen=[assistant("good")], rejected=[assistant("bad")])
+        )
+        == expected
+    )
+    full = {"chosen": [user("q"), assistant("good")], "rejected": [user("q"), assistant("bad")]}
+    assert parts(row_of("preference", **full)) == expected
+    assert parts(row_of("preference", prompt="q", **full)) == expected
+    turns = [{"from": "human", "value": "q"}]
+    replies = {"chosen": {"from": "gpt", "value": "good"}, "rejected": {"from": "gpt", "value": "bad"}}
+    assert parts(row_of("preference", prompt=turns, **replies)) == expected
+
+
+def test_preference_as_the_hosted_services_write_it():
+    row = row_of(
+        "preference",
+        prompt={"messages": [user("q")], "tools": [{"name": "f"}]},
+        chosen=[assistant("good")],
+        rejected=[assistant("bad")],
+    )
+    assert (row.messages, row.chosen, row.tools) == ((user("q"),), (assistant("good"),), '[{"name": "f"}]')
+
+
+def test_preference_texts_that_begin_alike_share_that_as_prompt():
+    row = row_of("preference", chosen="Q: who? A: me", rejected="Q: who? A: you")
+    assert (row.messages, row.chosen, row.rejected) == (
+        (user("Q: who? A: "),),
+        (assistant("me"),),
+        (assistant("you"),),
+    )
+    with pytest.raises(DataError, match="there is no prompt"):
+        row_of("preference", chosen="yes", rejected="no")
+
+
+def test_ratings():
+    assert row_of("unpaired preference", prompt="q", completion="a", label=True).label is True
+    assert row_of("rated messages", messages=[user("q"), assistant("a")], label="False").label is False
+    with pytest.raises(DataError, match="must be true or false"):
+        row_of("unpaired preference", prompt="q", completion="a", label="maybe")
+
+
+def test_tokens():
+    row = row_of("tokens", input_ids=["1", 2], labels="[-100, 2]")
+    assert (row.input_ids, row.labels) == ((1, 2), (-100, 2))
+    assert row_of("tokens", input_ids=[5]).labels == (5,)
+
+
+@pytest.mark.parametrize(
+    ("cells", "what"),
+    [
+        ({"input_ids": []}, "empty list"),
+        ({"input_ids": [1], "labels": [1, 2]}, "1 input_ids but 2 labels"),
+        ({"input_ids": [-1]}, "no token id"),
+        ({"input_ids": ["x"]}, "no token id"),
+        ({"input_ids": [True]}, "no token id"),
+        ({"input_ids": [2**31]}, "no token id"),
+        ({"input_ids": "text"}, "not JSON"),
+        ({"input_ids": {"a": 1}}, "must be a list"),
+    ],
+)
+def test_what_is_wrong_with_tokens_is_named(cells, what):
+    with pytest.raises(DataError, match=what):
+        row_of("tokens", **cells)
+
+
+def test_segments():
+    row = row_of("segments", segments=[{"label": False, "text": "q"}, {"label": True, "text": "a"}])
+    assert row.segments == (("q", False), ("a", True))
+    with pytest.raises(DataError, match="list of objects"):
+        row_of("segments", segments=[])
+
+
+def test_prompt_only():
+    assert row_of("prompt", prompt="q").messages == (user("q"),)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(DataError, match="the field 'A' is missing"):
+        build("prompt/completion", {"Q": "q"}, {"prompt": "Q", "completion": "A"}, "f:1")
+
+
+@pytest.mark.parametrize("field", ["image", "images", "audio", "videos"])
+def test_pictures_and_sounds_are_refused_by_name(field):
+    with pytest.raises(DataError, match=f"'{field}' is filled; only text"):
+        row_of("text", text="x", **{field: ["a.png"]})
+    assert row_of("text", text="x", **{field: []}).text == "x"

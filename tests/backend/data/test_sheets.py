@@ -1,0 +1,92 @@
+import datetime
+import io
+import sys
+import zipfile
+
+import openpyxl
+import pytest
+
+from backend.data import archives
+from backend.data.archives import Allowance
+from backend.data.records import Record, Rejected
+from backend.data.sheets import is_workbook, read_workbook
+from backend.errors import DataError
+
+
+def workbook(*lines, title="rows"):
+    book = openpyxl.Workbook()
+    book.active.title = title
+    for line in lines:
+        book.active.append(line)
+    raw = io.BytesIO()
+    book.save(raw)
+    return raw.getvalue()
+
+
+def read_all(data, sheet=None):
+    return list(read_workbook(io.BytesIO(data), "b.xlsx", sheet, Allowance(len(data))))
+
+
+def test_texts_stay_and_values_are_spelled_out():
+    data = workbook(
+        ["a", "b", "c", "d"], ["007", 7, 1.5, True], [" NA ", None, datetime.date(2020, 1, 2), "true"]
+    )
+    assert read_all(data) == [
+        Record("b.xlsx:2", {"a": "007", "b": "7", "c": "1.5", "d": "true"}),
+        Record("b.xlsx:3", {"a": " NA ", "b": None, "c": "2020-01-02T00:00:00", "d": "true"}),
+    ]
+
+
+def test_empty_rows_are_none_and_rows_wider_than_the_header_are_rejected():
+    good, wide = read_all(workbook(["a"], [], ["x"], ["y", "more"]))
+    assert good == Record("b.xlsx:3", {"a": "x"})
+    assert wide == Rejected("b.xlsx:4", "the row has more cells than the header's 1", "more")
+
+
+def test_a_sheet_can_be_named():
+    book = openpyxl.Workbook()
+    other = book.create_sheet("second")
+    other.append(["a"])
+    other.append(["x"])
+    raw = io.BytesIO()
+    book.save(raw)
+    assert read_all(raw.getvalue(), "second") == [Record("b.xlsx:2", {"a": "x"})]
+    with pytest.raises(DataError) as caught:
+        read_all(raw.getvalue(), "third")
+    assert caught.value.remedy == "Its sheets are: Sheet, second."
+
+
+def test_a_column_named_twice_is_an_error():
+    with pytest.raises(DataError, match="names the column 'a' twice"):
+        read_all(workbook(["a", "a"], ["1", "2"]))
+
+
+def test_a_damaged_workbook_is_an_error():
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<broken")
+    with pytest.raises(DataError, match="no workbook that can be read"):
+        read_all(raw.getvalue())
+
+
+def test_a_workbook_that_swells_is_stopped(monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 100)
+    data = workbook(["a"], ["x"])
+    with pytest.raises(DataError, match="unpacks to more than"):
+        list(read_workbook(io.BytesIO(data), "b.xlsx", None, Allowance(1)))
+
+
+def test_without_openpyxl_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(DataError) as caught:
+        read_all(b"")
+    assert "tunesmith[xlsx]" in caught.value.remedy
+
+
+def test_is_workbook_tells_workbooks_from_other_archives():
+    with zipfile.ZipFile(io.BytesIO(workbook(["a"]))) as archive:
+        assert is_workbook(archive)
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("a.csv", "x")
+        assert not is_workbook(archive)

@@ -1,0 +1,41 @@
+import pytest
+
+from backend.utils.text_utils import normalise, one_edit_apart, shorten
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("  Ａ-b,\tC! ", "a b c"), ("Grüße", "grüße"), ("ﬁne", "fine"), ("...", ""), ("", ""), ("a_b", "a b")],
+)
+def test_normalise(text, expected):
+    assert normalise(text) == expected
+
+
+def test_shorten_keeps_short_texts_on_one_line():
+    assert shorten(" a\n b ") == "a b"
+    assert shorten("x" * 120) == "x" * 120
+
+
+def test_shorten_cuts_in_the_middle():
+    cut = shorten("a" * 100 + "b" * 100, 60)
+    assert len(cut) == 60
+    assert cut.startswith("aaa")
+    assert cut.endswith("bbb")
+    assert "…" in cut
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        ("positive", "positve", True),
+        ("positive", "pozitive", True),
+        ("positive", "positives", True),
+        ("positive", "positive", False),
+        ("positive", "negative", False),
+        ("abcd", "abdc", False),
+        ("ab", "abcd", False),
+    ],
+)
+def test_one_edit_apart(left, right, expected):
+    assert one_edit_apart(left, right) is expected
+    assert one_edit_apart(right, left) is expected
