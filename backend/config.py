@@ -79,10 +79,12 @@ class DataConfig(Section):
     def _path_or_share(cls, value: Any) -> Any:
         try:
             share = float(value)
-        except (TypeError, ValueError):
-            return value
+        except (TypeError, ValueError, OverflowError):
+            if value != "" and not isinstance(value, int):
+                return value
+            share = -1.0
         if not 0 <= share < 1:
-            raise ValueError(f"{value} is neither a file nor a share from 0 to below 1")
+            raise ValueError("neither a file nor a share from 0 to below 1")
         return share
 
 
@@ -251,7 +253,8 @@ def _problems(error: ValidationError) -> list[Problem]:
     schema = config_schema()
     problems: dict[str, Problem] = {}
     for detail in error.errors(include_url=False):
-        name = ".".join(str(part) for part in detail["loc"] if str(part) not in {"str", "float", "list[str]"})
+        parts = [part for part in detail["loc"] if part not in {"str", "float", "list[str]", "[key]"}]
+        name = ".".join(part for part in parts if isinstance(part, str))
         if name not in problems:
             problems[name] = _problem(name or "config", detail, schema)
     return list(problems.values())
@@ -267,6 +270,8 @@ def _problem(name: str, detail: Any, schema: Mapping[str, Any]) -> Problem:
         return Problem(name, "is required.", f"Set it, for example --{name} rows.jsonl.")
     if kind == "literal_error":
         return Problem(name, f"{_shown(value)} is not possible.", f"Choose {detail['ctx']['expected']}.")
+    if kind == "model_type" or any(known.startswith(f"{name}.") for known in dotted_names(schema)):
+        return Problem(name, f"{_shown(value)} is not a section of settings.", "Write its settings below it.")
     message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     field = field_schema(name, schema)
     default = f" The default is {field['default']}." if field.get("default") not in (None, "") else ""

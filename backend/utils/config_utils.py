@@ -16,23 +16,34 @@ from backend.errors import ConfigError, Problem
 
 MAX_YAML_BYTES = 1_000_000
 MAX_DEPTH = 16
+_NULLS = {"null", "Null", "NULL", "~"}
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, without aliases, without repeated keys, and with YAML 1.2's idea of a number."""
+    """The safe loader, without aliases, tags, dates and repeated keys, and with YAML 1.2's idea of a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name is the library's
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        refused = "aliases" if isinstance(event, yaml.events.AliasEvent) else "tags"
+        if refused == "aliases" or getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {refused} are not allowed")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a key must be a single value")
             if key in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key} is set twice")
             seen.add(key)
+            key_node.tag = "tag:yaml.org,2002:str"  # a setting named no is not False, and << merges nothing
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
 
@@ -92,6 +103,9 @@ def _numbers(value: Any) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one YAML file. Raises ConfigError naming the path when it is missing, unreadable or malformed."""
     try:
+        if path.is_dir():
+            problem = Problem(str(path), "is a folder.", "Give the path of a YAML file.")
+            raise ConfigError([problem], code="no-config")
         if not path.is_file():
             near = closest(path.name, _names_beside(path))
             remedy = f"Did you mean {path.parent / near}?" if near else "Give the path of a YAML file."
@@ -115,10 +129,13 @@ def _names_beside(path: Path) -> list[str]:
 def parse_value(text: str) -> Any:
     """Read one command-line value as YAML would: numbers, booleans, null and lists; all else stays text."""
     try:
+        _check_depth(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError):
         return text
-    return _numbers(value) if isinstance(value, bool | int | float | list | dict | str) else text
+    if isinstance(value, str) and text[:1] not in {"'", '"'}:
+        return _numbers(text)  # a # in it begins no comment
+    return text if value is None and text not in _NULLS else _numbers(value)
 
 
 def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""What the tests of the run share: a tiny model that can learn, its rows, and one finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.run_dir import RunDir
+from tests.runs import LEARN, learner_folder, make_run, write_rows
+
+
+@pytest.fixture(scope="session")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that learns in twenty steps; read only."""
+    return learner_folder(tmp_path_factory.mktemp("learner") / "model")
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows it learns; read only."""
+    return write_rows(tmp_path_factory.mktemp("rows") / "foods.jsonl")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path) -> RunDir:
+    """A run that was really trained and finished; read only."""
+    from backend.trainer_main import run
+
+    made = make_run(tmp_path_factory.mktemp("trained") / "runs", learner, rows_file, LEARN)
+    assert run(made).code == "completed"
+    return made

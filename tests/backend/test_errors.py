@@ -1,0 +1,49 @@
+"""The error tree: backend/errors.py."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from backend import errors
+from backend.errors import ConfigError, Problem, TunesmithError
+
+PLAIN = [errors.DataError, errors.ModelError, errors.RunError, errors.InferenceError, errors.TrainingError]
+
+
+@pytest.mark.parametrize("kind", [TunesmithError, *PLAIN])
+def test_an_error_says_what_where_and_what_to_do(kind: type[TunesmithError]) -> None:
+    error = kind("Row 3 is empty.", remedy="Fill it.", code="empty-row")
+    assert (error.message, error.remedy, error.code) == ("Row 3 is empty.", "Fill it.", "empty-row")
+    assert str(error) == "Row 3 is empty. Fill it."
+    assert error.args == ("Row 3 is empty.",)
+
+
+def test_without_a_remedy_nothing_trails() -> None:
+    assert str(TunesmithError("It is full.", remedy="", code="full")) == "It is full."
+
+
+def test_a_configuration_error_holds_every_problem() -> None:
+    problems = [Problem("seed", "is odd.", "Choose 42."), Problem("data.train", "is required.", "Set it.")]
+    error = ConfigError(iter(problems))
+    assert error.problems == tuple(problems)
+    assert error.code == "bad-config"
+    assert str(error) == "seed: is odd. Choose 42.\ndata.train: is required. Set it."
+
+
+def test_a_configuration_error_can_have_its_own_code() -> None:
+    assert ConfigError([Problem("x", "y", "")], code="bad-flag").code == "bad-flag"
+    assert str(Problem("x", "y", "")) == "x: y"
+
+
+@pytest.mark.parametrize("kind", [ConfigError, *PLAIN])
+def test_one_base_catches_them_all(kind: type[TunesmithError]) -> None:
+    assert kind.__bases__ == (TunesmithError,)
+    assert not issubclass(TunesmithError, OSError | ValueError | RuntimeError)
+
+
+def test_the_drawing_in_the_docstring_is_the_tree() -> None:
+    drawn = re.findall(r"[├└]── (\w+)", errors.__doc__ or "")
+    assert sorted(drawn) == sorted(kind.__name__ for kind in TunesmithError.__subclasses__())
+    assert len(drawn) == 6
