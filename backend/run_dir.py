@@ -252,6 +252,7 @@ class RunDir:
     ) -> Attempt:
         """Record that a new attempt begins; only who holds the lock may. ``pid`` may follow by ``set_process``."""
         sweep_temporaries(self.path)
+        sweep_temporaries(self.checkpoints, older_than_seconds=0)  # only a holder of the lock writes there
         ticket = self.read_ticket()
         attempt = Attempt(
             number=0,

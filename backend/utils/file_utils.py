@@ -267,7 +267,7 @@ def remove_folder(path: Path, *, fs: FileSystem | None = None) -> None:
 
 
 def sweep_temporaries(folder: Path, *, older_than_seconds: float = 3600.0) -> list[Path]:
-    """Remove what crashed writers of this module left in ``folder``; the removed paths come back."""
+    """Remove what crashed writers left in ``folder``, if it exists; the removed paths come back."""
     horizon = time.time() - older_than_seconds
     swept = [path for path in _temporaries(folder) if path.lstat().st_mtime <= horizon]
     for path in swept:
@@ -276,4 +276,5 @@ def sweep_temporaries(folder: Path, *, older_than_seconds: float = 3600.0) -> li
 
 
 def _temporaries(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if _TEMPORARY.match(path.name))
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return (path for path in paths if _TEMPORARY.match(path.name))
