@@ -36,6 +36,7 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
     """The most specific shape that fits at least half of the records, or the one an explicit column map spells out.
 
     When none fits half of them, the one that fits most is taken; what does not fit will be rejected by row.
+    Prompts alone are a shape only where no row has an answer.
 
     Raises ``DataError`` when there is no record, when no shape fits any of them, and when the map is wrong.
     """
@@ -48,8 +49,9 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
         return shape_from_columns(columns, sample)
     names = _column_names(sample)
     candidates = [_shape(family, names, sample) for family in FAMILIES if _present(family, names)]
-    good = (shape for shape in candidates if shape.share >= GOOD_SHARE)
-    best = next(good, None) or max(candidates, key=lambda shape: shape.share, default=None)
+    taught = [shape for shape in candidates if shape.share > 0 and shape.name != "prompt"] or candidates
+    good = (shape for shape in taught if shape.share >= GOOD_SHARE)
+    best = next(good, None) or max(taught, key=lambda shape: shape.share, default=None)
     if best is None:
         raise _unknown_shape(names)
     if best.share == 0:

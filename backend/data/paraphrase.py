@@ -43,7 +43,7 @@ def same_meaning_possible(before: str, after: str) -> bool:
         normalise(before) != normalise(after)
         and sorted(_NUMBER.findall(before)) == sorted(_NUMBER.findall(after))
         and len(_NEGATION.findall(before)) == len(_NEGATION.findall(after))
-        and 0.5 <= len(after) / max(1, len(before)) <= 2
+        and len(before) <= 3 * len(after) <= 9 * len(before)
     )
 
 

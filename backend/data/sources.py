@@ -64,7 +64,7 @@ def read_file(file: DataFile, options: ReadOptions) -> Iterator[Item]:
     try:
         with io.BufferedReader(path.open("rb", buffering=0), HEAD_BYTES) as stream:
             allowance = archives.Allowance(path.stat().st_size)
-            yield from _Reader(options, allowance).stream(stream, file.name, depth=0)
+            yield from _Reader(options, allowance).stream(stream, file.name, file.name, depth=0)
     except OSError as error:
         raise unreadable(path, error) from None
 
@@ -76,8 +76,11 @@ class _Reader:
     options: ReadOptions
     allowance: archives.Allowance
 
-    def stream(self, stream: io.BufferedReader[Any], name: str, *, depth: int) -> Iterator[Item]:
-        """The records of an open stream, by its first bytes and its name; ``depth`` counts the packing around."""
+    def stream(self, stream: io.BufferedReader[Any], name: str, called: str, *, depth: int) -> Iterator[Item]:
+        """The records of an open stream, by its first bytes and what it is ``called`` once unpacked.
+
+        ``name`` stands in every place; ``depth`` counts the packing around.
+        """
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if not head:
             raise DataError(f"{name} is empty.", remedy="Put at least one row into it.", code="empty-file")
@@ -89,7 +92,7 @@ class _Reader:
             )
         if packed:
             with archives.decompressed(stream, packed, name, self.allowance) as inner:
-                yield from self.stream(inner, archives.inner_name(name, packed), depth=depth + 1)
+                yield from self.stream(inner, name, archives.inner_name(called, packed), depth=depth + 1)
         elif archives.is_tar(head):
             yield from self._members(archives.tar_members(stream, name, self.allowance), name, depth)
         elif archives.is_zip(head):
@@ -97,7 +100,7 @@ class _Reader:
         elif kind:
             yield from self._columnar(stream, kind, name)
         else:
-            yield from self._text(stream, head, name)
+            yield from self._text(stream, head, name, called)
 
     def _zip(self, stream: io.BufferedReader[Any], name: str, depth: int) -> Iterator[Item]:
         with archives.seekable(stream) as file:
@@ -123,7 +126,7 @@ class _Reader:
                 yield Skipped(place, reason)
                 continue
             read_any = True
-            yield from self.stream(opened, place, depth=depth + 1)
+            yield from self.stream(opened, place, place, depth=depth + 1)
         if not read_any:
             raise DataError(
                 f"{name} holds no file that can be read.",
@@ -135,11 +138,13 @@ class _Reader:
         with archives.seekable(stream) as file, damaged_columnar(name):
             yield from read_columnar(file, kind, name)
 
-    def _text(self, stream: io.BufferedReader[Any], head_bytes: bytes, name: str) -> Iterator[Item]:
+    def _text(
+        self, stream: io.BufferedReader[Any], head_bytes: bytes, name: str, called: str
+    ) -> Iterator[Item]:
         options = self.options
         encoding = check_encoding(options.encoding) if options.encoding else detect_encoding(head_bytes)
         head = head_bytes.decode(encoding, errors="ignore")
-        kind = _text_kind(name, head)
+        kind = _text_kind(name, called, head)
         newline = "\n" if kind in ("json", "jsonl") else ""
         limit = options.max_row_characters
         try:
@@ -166,8 +171,8 @@ def _left_aside(place: str, opened: io.BufferedReader[Any]) -> str:
     return "its ending is of no known kind"
 
 
-def _text_kind(name: str, head: str) -> str:
-    kind = SUFFIXES.get(PurePosixPath(name).suffix.lower())
+def _text_kind(name: str, called: str, head: str) -> str:
+    kind = SUFFIXES.get(PurePosixPath(called).suffix.lower())
     if kind in ("json", "jsonl", "table", "text"):
         return kind
     if kind is None and head.lstrip()[:1] in ("{", "["):

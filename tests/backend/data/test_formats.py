@@ -51,8 +51,14 @@ def test_detection_says_why_how_many_fit_and_what_is_not_used():
 
 
 def test_a_shape_that_fits_few_rows_yields_to_one_that_fits_more():
+    cells = [{"messages": [], "prompt": "q", "completion": "a"}] * 3 + [{"messages": MESSAGES}]
+    assert detect(records(*cells)).name == "prompt/completion"
+
+
+def test_prompts_alone_are_a_shape_only_where_no_row_has_an_answer():
     cells = [{"prompt": "q", "completion": None}] * 3 + [{"prompt": "q", "completion": "a"}]
-    assert detect(records(*cells)).name == "prompt"
+    assert detect(records(*cells)).name == "prompt/completion"
+    assert detect(records(*cells[:3])).name == "prompt"
 
 
 def test_no_rows_and_unknown_columns_are_errors():

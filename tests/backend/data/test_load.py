@@ -3,10 +3,14 @@ import json
 
 import pytest
 
+from backend.data import load
 from backend.data.formats import Shape
-from backend.data.load import convert, file_sha256, load_rows
+from backend.data.load import convert, file_sha256, fingerprint, load_rows, write_quarantine
+from backend.data.locate import locate
 from backend.data.records import Record, Rejected
+from backend.data.store import RowFile
 from backend.errors import DataError
+from tests.backend.data.containers import CONTAINERS
 
 PAIRS = [{"prompt": f"p{number}", "completion": f"c{number}"} for number in range(20)]
 
@@ -106,3 +110,115 @@ def test_convert_names_the_place_once():
 def test_file_sha256_of_a_missing_file_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         file_sha256(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_same_rows_come_out_of_every_container(tmp_path, name):
+    loaded = load_rows(CONTAINERS[name](PAIRS, tmp_path / name))
+    assert [[each["content"] for each in row.messages] for row in loaded.rows] == [
+        list(row.values()) for row in PAIRS
+    ]
+    assert loaded.rejected == ()
+    assert len({row.place for row in loaded.rows}) == 20
+
+
+SHAPES = {
+    "alpaca": {"instruction": "do", "input": "it", "output": "done"},
+    "conversations": {
+        "conversations": [{"from": "human", "value": "do\nit"}, {"from": "gpt", "value": "done"}]
+    },
+    "messages": {
+        "messages": [{"role": "user", "content": "do\nit"}, {"role": "assistant", "content": "done"}]
+    },
+    "prompt/completion": {"prompt": "do\nit", "completion": "done"},
+    "question": {"question": "do\nit", "answer": "done"},
+}
+FLAT = ("rows.csv", "rows.tsv", "semicolons.csv", "rows.xlsx")
+
+
+def check_shape(path, name, cells):
+    (row,) = load_rows(CONTAINERS[name]([cells], path)).rows
+    assert [(each["role"], each["content"]) for each in row.messages] == [
+        ("user", "do\nit"),
+        ("assistant", "done"),
+    ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in FLAT])
+def test_each_shape_in_each_container_is_the_same_row(tmp_path, name, shape):
+    check_shape(tmp_path / name, name, SHAPES[shape])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", FLAT)
+def test_in_tables_lists_are_json_text(tmp_path, name, shape):
+    cells = {key: json.dumps(value) for key, value in SHAPES[shape].items()}
+    plain = {key: value for key, value in SHAPES[shape].items() if isinstance(value, str)}
+    check_shape(tmp_path / name, name, {**cells, **plain})
+
+
+def test_a_slice_takes_its_rows(tmp_path):
+    file = write_lines(tmp_path / "t.jsonl", PAIRS)
+    assert [row.place for row in load_rows(f"{file}[:10%]").rows] == ["t.jsonl:1", "t.jsonl:2"]
+    assert len(load_rows(f"{file}[5:]").rows) == 15
+
+
+def test_rows_can_be_kept_in_a_store(tmp_path):
+    file = write_lines(tmp_path / "t.jsonl", PAIRS)
+    loaded = load_rows(file, store=tmp_path / "rows.arrow")
+    assert isinstance(loaded.rows, RowFile)
+    with loaded.rows:
+        assert list(loaded.rows) == list(load_rows(file).rows)
+
+
+def test_what_is_rejected_goes_to_the_quarantine_even_when_the_run_stops(tmp_path):
+    file = write_lines(tmp_path / "t.jsonl", [*PAIRS, {"prompt": "é"}])
+    with pytest.raises(DataError, match="cannot be used"):
+        load_rows(file, quarantine=tmp_path / "q.jsonl")
+    line = json.loads((tmp_path / "q.jsonl").read_text(encoding="utf-8"))
+    assert line == {
+        "place": "t.jsonl:21",
+        "reason": "the field 'completion' is missing",
+        "raw": '{"prompt": "é"}',
+    }
+    load_rows(write_lines(tmp_path / "good.jsonl", PAIRS), quarantine=tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_write_quarantine_writes_what_no_text_may_hold(tmp_path):
+    write_quarantine(
+        [Rejected("f:1", "bad", "a\udce9".encode("utf-8", "backslashreplace").decode())], tmp_path / "q"
+    )
+    assert json.loads((tmp_path / "q").read_text(encoding="utf-8"))["raw"] == "a\\udce9"
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):
+    file = write_lines(tmp_path / "t.jsonl", PAIRS)
+    sums = iter(["before", "after"])
+    monkeypatch.setattr(load, "fingerprint", lambda _: next(sums))
+    with pytest.raises(DataError, match="changed while it was being read") as caught:
+        load_rows(file)
+    assert caught.value.code == "data-changed"
+
+
+def test_the_fingerprint_of_several_files_depends_on_names_and_bytes(tmp_path):
+    for folder, names in {"one": "ab", "two": "ab", "three": "ac"}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            write_lines(tmp_path / folder / f"{name}.jsonl", PAIRS)
+    one, two, three = (fingerprint(locate(tmp_path / folder)) for folder in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_files_left_aside_are_named(tmp_path):
+    write_lines(tmp_path / "a.jsonl", PAIRS)
+    (tmp_path / "pic.png").touch()
+    assert [item.place for item in load_rows(tmp_path).skipped] == ["pic.png"]
+
+
+def test_reading_stops_when_nearly_everything_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "MAX_REJECTED_KEPT", 50)
+    file = write_lines(tmp_path / "t.jsonl", [*PAIRS, *({"prompt": "x"} for _ in range(500))])
+    with pytest.raises(DataError, match="50 of 70 rows"):
+        load_rows(file, max_rejected_share=0.5)

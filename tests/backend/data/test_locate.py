@@ -113,8 +113,15 @@ def test_a_folder_without_data_files_is_an_error(tmp_path):
     assert caught.value.code == "no-files"
 
 
-@pytest.mark.parametrize("typed", ["owner/name", "hf://owner/name", "hf://datasets/owner/name@v1:test[:5]"])
-def test_a_hub_id_is_fetched(tmp_path, monkeypatch, typed):
+@pytest.mark.parametrize(
+    ("typed", "revision", "name"),
+    [
+        ("owner/name", None, "train.jsonl"),
+        ("hf://owner/name", None, "train.jsonl"),
+        ("hf://datasets/owner/name@v1:test[:5]", "v1", "test.jsonl"),
+    ],
+)
+def test_a_hub_id_is_fetched(tmp_path, monkeypatch, typed, revision, name):
     touch(tmp_path, "train.jsonl", "test.jsonl")
     asked = []
 
@@ -124,9 +131,8 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, typed):
 
     monkeypatch.setattr(hub, "fetch", fetch)
     monkeypatch.chdir(tmp_path)
-    expected = "test.jsonl" if ":test" in typed else "train.jsonl"
-    assert names(locate(typed)) == [expected]
-    assert asked == [("owner/name", "v1" if "@" in typed else None, [expected])]
+    assert names(locate(typed)) == [name]
+    assert asked == [("owner/name", revision, [name])]
 
 
 @pytest.mark.parametrize("typed", ["data/trian.jsonl", "here/trian", "nothing"])

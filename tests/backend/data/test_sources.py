@@ -1,13 +1,17 @@
+import gzip
 import json
 import os
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from backend.data.locate import regular_file
-from backend.data.records import Record
+from backend.data.records import Record, Skipped
 from backend.data.sources import ReadOptions, read
 from backend.errors import DataError
+from tests.backend.data.containers import parquet
 
 TRICKY = [
     "007",
@@ -116,3 +120,106 @@ def test_an_unknown_encoding_is_an_error(tmp_path):
     (tmp_path / "t.csv").write_text("text\nabc\n", encoding="utf-8")
     with pytest.raises(DataError, match="'klingon' is not known"):
         list(read(tmp_path / "t.csv", ReadOptions(encoding="klingon")))
+
+
+def deep(levels):
+    return '{"text": ' + "[" * levels + "]" * levels + "}"
+
+
+BAD_FILES = {
+    "empty.jsonl": (b"", "is empty"),
+    "broken.json": (b'[{"a": 1},', "is not valid JSON"),
+    "half.parquet": (b"PAR1 and nothing more", "is damaged"),
+    "named.parquet": (b"not a parquet file", "is called parquet, but"),
+    "bomb.zip": (b"PK\x03\x04" + b"\0" * 40, "is damaged"),
+    "half.jsonl.gz": (b"\x1f\x8b\x08\x00broken", "is damaged"),
+    "half.jsonl.zst": (b"\x28\xb5\x2f\xfdbroken", "is damaged"),
+    "header.csv": (b"a,a\n1,2\n", "names the column 'a' twice"),
+    "deep.json": (b"[" + deep(10_000).encode() + b"]", "nested deeper than"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_cannot_be_used_is_one_sentence_with_its_name_and_a_remedy(tmp_path, name):
+    data, what = BAD_FILES[name]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=what) as caught:
+        list(read(tmp_path / name))
+    assert name.partition(".")[0] in caught.value.message
+    assert caught.value.remedy
+    assert caught.value.code
+
+
+BAD_ROWS = {
+    "deep": (deep(10_000), "nested deeper than"),
+    "duplicate keys": ('{"text": "a", "text": "b"}', "'text' stands twice"),
+    "lone surrogate": ('{"text": "\\ud83d"}', "half a character"),
+    "a list": ('["text"]', "here stands a list"),
+    "cut off": ('{"text": "a', "not valid JSON"),
+    "too long": ('{"text": "' + "x" * 40_000 + '"}', "more than 30,000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ROWS)
+def test_a_row_that_cannot_be_used_is_rejected_alone_with_place_and_reason(tmp_path, name):
+    line, what = BAD_ROWS[name]
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n' + line + '\n{"text": "b"}\n', encoding="utf-8")
+    good, bad, last = read(tmp_path / "t.jsonl", ReadOptions(max_row_characters=30_000))
+    assert (good.cells, last.cells) == ({"text": "a"}, {"text": "b"})
+    assert bad.place == "t.jsonl:2"
+    assert what in bad.reason
+
+
+def test_a_nul_is_a_character_like_any_other(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "a\\u0000b"}\n', encoding="utf-8")
+    (tmp_path / "t.csv").write_bytes(b"text,x\na\0b,y\n")
+    for name in ("t.jsonl", "t.csv"):
+        assert [item.cells["text"] for item in read(tmp_path / name)] == ["a\0b"]
+
+
+def test_a_file_that_the_system_does_not_let_us_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "t.jsonl").write_text("{}", encoding="utf-8")
+
+    def refuse(*_args, **_more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match="cannot be read: Permission denied") as caught:
+        list(read(tmp_path / "t.jsonl"))
+    assert caught.value.code == "unreadable-file"
+
+
+def test_an_archive_in_an_archive_in_an_archive_is_refused(tmp_path):
+    data = b'{"text": "a"}\n'
+    for _ in range(3):
+        data = gzip.compress(data)
+    (tmp_path / "t.jsonl.gz.gz.gz").write_bytes(data)
+    with pytest.raises(DataError, match="packed more than twice"):
+        list(read(tmp_path / "t.jsonl.gz.gz.gz"))
+
+
+def test_an_archive_names_what_it_leaves_aside(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("README.md", "about")
+        archive.writestr("pic.png", "x")
+        archive.writestr("a.csv", "text,x\na,b\n")
+    items = list(read(tmp_path / "t.zip"))
+    assert [item.reason for item in items if isinstance(item, Skipped)] == [
+        "it describes the data and holds no rows",
+        "its ending is of no known kind",
+    ]
+    assert items[-1] == Record("t.zip/a.csv:2", {"text": "a", "x": "b"})
+
+
+def test_an_archive_without_data_is_an_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("pic.png", "x")
+    with pytest.raises(DataError, match="holds no file that can be read"):
+        list(read(tmp_path / "t.zip"))
+
+
+def test_parquet_in_a_compressed_archive_is_read(tmp_path):
+    parquet([{"text": "a"}], tmp_path / "rows.parquet")
+    with tarfile.open(tmp_path / "t.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "rows.parquet", "rows.parquet")
+    assert list(read(tmp_path / "t.tar.xz")) == [Record("t.tar.xz/rows.parquet:1", {"text": "a"})]
