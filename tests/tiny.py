@@ -127,11 +127,13 @@ def tiny_model(
         torch.manual_seed(seed)
         match architecture:
             case "llama":
-                return LlamaForCausalLM(LlamaConfig(**_sizes(vocab_size), **overrides)).eval()
+                return LlamaForCausalLM(LlamaConfig(**_sizes(vocab_size) | overrides)).eval()
             case "qwen2":
-                return Qwen2ForCausalLM(Qwen2Config(**_sizes(vocab_size), **overrides)).eval()
+                return Qwen2ForCausalLM(Qwen2Config(**_sizes(vocab_size) | overrides)).eval()
             case "qwen3":
-                return Qwen3ForCausalLM(Qwen3Config(**_sizes(vocab_size), head_dim=8, **overrides)).eval()
+                return Qwen3ForCausalLM(
+                    Qwen3Config(**_sizes(vocab_size) | {"head_dim": 8} | overrides)
+                ).eval()
             case "gpt2":
                 sizes = {
                     "n_embd": 32,
@@ -140,7 +142,7 @@ def tiny_model(
                     "n_positions": 512,
                     "vocab_size": vocab_size,
                 }
-                return GPT2LMHeadModel(GPT2Config(**sizes, **overrides)).eval()
+                return GPT2LMHeadModel(GPT2Config(**sizes | overrides)).eval()
 
 
 def tiny_model_folder(

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf.quants import dequantize
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from backend.core.gguf_file import Bytes, GgufFile, GgufTensor, read_gguf
@@ -30,6 +31,11 @@ from backend.errors import ModelError
 from backend.utils.file_utils import publish_folder, sweep_temporaries
 
 _CHUNK_VALUES = 4_000_000
+# what a header of wrong types or sizes ends in, here, in gguf or in transformers
+_NONSENSE = (
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError),
+    StrictDataclassError,
+)
 
 _TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -105,14 +111,7 @@ def _convert(file: GgufFile, folder: Path) -> None:
         _check_shapes(file, config, tensors)
         for tensor in {tensor.kind: tensor for tensor in tensors.values()}.values():
             dequantize(tensor.rows[:1], tensor.kind)
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        NotImplementedError,
-    ) as error:
+    except _NONSENSE as error:
         raise _unsupported(file, f"{type(error).__name__} in what its header says, {error}") from error
     ids = ("bos_token_id", "eos_token_id", "pad_token_id")
     generation = {key: config[key] for key in ids if key in config}
@@ -125,9 +124,8 @@ def _convert(file: GgufFile, folder: Path) -> None:
             _write_text(staging / name, content)
         _write_weights(tensors, config, staging / "model.safetensors")
         publish_folder(staging, folder)
-    except BaseException:
+    finally:  # renamed by now, unless something failed
         shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _write_text(path: Path, content: Any) -> None:

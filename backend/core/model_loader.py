@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import xxhash
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -43,6 +43,13 @@ CACHE_VARIABLE = "TUNESMITH_CACHE"
 _LAYOUT = "1"  # of converted folders: raise it when the conversion changes, and old ones are left unused
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+
+
+# what transformers raises on a config.json that makes no sense
+_CONFIG_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError),
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True)
@@ -264,7 +271,7 @@ def _translated(folder: Path) -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         raise _misfit(folder, _first_line(error)) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except _CONFIG_ERRORS as error:
         raise ModelError(
             f"The model in {folder} cannot be loaded: {_first_line(error)}.",
             code="model-not-loadable",

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from backend.core import gguf_import
+from backend.core.gguf_import import convert_gguf
+from backend.core.model_loader import load_base
+from backend.core.tokenizer import encode_messages, load_tokenizer
+from backend.errors import ModelError
+from tests.backend.core.tiny_gguf import dequantised, tiny_gguf
+from tests.tiny import quiet_transformers, tiny_tokenizer
+
+KINDS = [
+    GGMLQuantizationType.F32,
+    GGMLQuantizationType.F16,
+    GGMLQuantizationType.Q8_0,
+    GGMLQuantizationType.Q4_1,
+]
+TEXTS = [
+    "Hello, world!  12\n\n1. one",
+    "déjà <|im_end|> 漢字 🎉",
+    "  a\tb\n",
+    "",
+    "<|im_start|>user\nHi<|im_end|>",
+]
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+
+
+def converted(tmp_path: Path, *arguments: object, **options: object) -> tuple[Path, object]:
+    model = tiny_gguf(tmp_path / "a.gguf", *arguments, **options)
+    convert_gguf(tmp_path / "a.gguf", tmp_path / "out")
+    return tmp_path / "out", model
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_weights_are_those_of_the_model_it_was_made_from(
+    tmp_path: Path, architecture: str, kind: GGMLQuantizationType
+) -> None:
+    folder, model = converted(tmp_path, architecture, quantisation=kind)
+    expected = dequantised(model, kind)
+    del expected["lm_head.weight"]
+    assert same(weights(folder), expected)
+
+
+def test_an_output_matrix_of_its_own_is_kept(tmp_path: Path) -> None:
+    folder, model = converted(tmp_path, tie_word_embeddings=False)
+    assert same(weights(folder), model.state_dict())
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_large_tensors_are_written_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_import, "_CHUNK_VALUES", 100)
+    folder, model = converted(tmp_path, tie_word_embeddings=False)
+    assert same(weights(folder), model.state_dict())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_the_loaded_model_computes_what_the_original_does(tmp_path: Path, architecture: str) -> None:
+    folder, model = converted(tmp_path, architecture)
+    ids = torch.arange(40).reshape(1, 40)
+    with torch.no_grad():
+        assert torch.equal(load_base(folder, dtype=torch.float32)(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])  # transformers loses the head size of this qwen3
+def test_equal_to_transformers_own_reading(tmp_path: Path, architecture: str) -> None:
+    folder, _ = converted(tmp_path, architecture, quantisation=GGMLQuantizationType.Q4_1)
+    with quiet_transformers():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32)
+    ours = load_base(folder, dtype=torch.float32)
+    assert same(ours.state_dict(), theirs.state_dict())
+    keys = (
+        "rope_parameters",
+        "rms_norm_eps",
+        "max_position_embeddings",
+        "eos_token_id",
+        "pad_token_id",
+        "vocab_size",
+    )
+    assert [getattr(ours.config, key) for key in keys] == [getattr(theirs.config, key) for key in keys]
+
+
+@pytest.mark.parametrize("rule", ["qwen2", "llama-bpe", "gpt-2", "smollm"])
+def test_the_tokenizer_is_equal_to_transformers_own_reading(tmp_path: Path, rule: str) -> None:
+    folder, _ = converted(tmp_path, metadata={"tokenizer.ggml.pre": rule})
+    ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(tmp_path, gguf_file="a.gguf")
+    assert [ours(text)["input_ids"] for text in TEXTS] == [theirs(text)["input_ids"] for text in TEXTS]
+    assert (ours.chat_template, ours.get_vocab()) == (theirs.chat_template, theirs.get_vocab())
+    assert (ours.eos_token, ours.pad_token, ours.bos_token) == (
+        theirs.eos_token,
+        theirs.pad_token,
+        theirs.bos_token,
+    )
+    assert list(ours.added_tokens_decoder) == list(theirs.added_tokens_decoder)
+
+
+def test_the_tokenizer_renders_like_the_one_it_was_made_from(tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path)
+    assert encode_messages(load_tokenizer(folder), CHAT) == encode_messages(tiny_tokenizer("qwen3"), CHAT)
+
+
+def test_generation_config_holds_the_special_ids(tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path)
+    assert json.loads((folder / "generation_config.json").read_text()) == {
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+
+
+def test_a_file_without_template_gives_a_folder_without_one(tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path, metadata={"tokenizer.chat_template": None})
+    assert not (folder / "chat_template.jinja").exists()
+    assert load_tokenizer(folder).chat_template is None
+
+
+# --- refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metadata": {"llama.expert_count": 4}},
+        {"metadata": {"llama.rope.scaling.type": "yarn"}},
+        {"metadata": {"llama.embedding_length": None}},
+        {"metadata": {"llama.embedding_length": "many"}},
+        {"metadata": {"llama.embedding_length": 64}},
+        {"metadata": {"llama.context_length": "long"}},
+        {"metadata": {"llama.attention.layer_norm_rms_epsilon": [1, 2]}},
+        {"metadata": {"llama.attention.head_count": 0}},
+        {"metadata": {"llama.attention.head_count_kv": 3}},
+        {"metadata": {"llama.block_count": 1}},
+        {"metadata": {"llama.block_count": 2_000_000_000}},
+        {"metadata": {"tokenizer.ggml.tokens": ["a", "b"]}},
+        {"metadata": {"tokenizer.ggml.tokens": None}},
+        {"metadata": {"tokenizer.ggml.merges": ["no such"]}},
+        {"metadata": {"tokenizer.ggml.merges": [1, 2]}},
+        {"metadata": {"tokenizer.ggml.token_type": [3] * 5000}},
+        {"metadata": {"tokenizer.ggml.eos_token_id": 5000}},
+        {"rename": {"blk.0.attn_q.weight": "blk.0.attn_qkv.weight"}},
+        {"rename": {"blk.1.attn_norm.weight": "rope_freqs.weight"}},
+        {"rename": {"blk.1.attn_norm.weight": "blk.7.attn_norm.weight"}},
+        {"rename": {"blk.1.attn_norm.weight": "blk.1.attn_q.bias"}},
+    ],
+)
+def test_a_file_that_does_not_add_up_is_refused(tmp_path: Path, options: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=r"a\.gguf") as caught:
+        converted(tmp_path, **options)
+    assert caught.value.code == "unsupported-gguf"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("entry", [{"tokenizer.ggml.pre": "deepseek-llm"}, {"tokenizer.ggml.model": "llama"}])
+def test_an_unknown_tokenizer_is_refused(tmp_path: Path, entry: dict[str, str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        converted(tmp_path, metadata=entry)
+    assert caught.value.code == "unsupported-tokenizer"
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "a.gguf")
+    content = (tmp_path / "a.gguf").read_bytes().replace(b"llama", b"mamba")
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(ModelError, match="mamba") as caught:
+        convert_gguf(tmp_path / "a.gguf", tmp_path / "out")
+    assert caught.value.code == "unsupported-gguf"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"GGUF\x03\0\0\0"])
+def test_a_damaged_file_leaves_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        convert_gguf(tmp_path / "a.gguf", tmp_path / "cache" / "out")
+    assert caught.value.code == "damaged-gguf"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".out.lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "a.gguf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="TUNESMITH_CACHE") as caught:
+        convert_gguf(tmp_path / "a.gguf", tmp_path / "file" / "out")
+    assert caught.value.code == "cache-not-writable"
+
+
+# --- never half -------------------------------------------------------------------------------------------
+
+
+def test_a_failed_write_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    tiny_gguf(tmp_path / "a.gguf")
+    monkeypatch.setattr(gguf_import, "_write_weights", full)
+    with pytest.raises(ModelError, match="No space left"):
+        convert_gguf(tmp_path / "a.gguf", tmp_path / "cache" / "out")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".out.lock"]
+
+
+def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    folder, _ = converted(tmp_path)
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    (tmp_path / "a.gguf").write_bytes(b"changed")
+    convert_gguf(tmp_path / "a.gguf", folder)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_leftovers_of_a_killed_conversion_are_swept(tmp_path: Path) -> None:
+    stale = tmp_path / f".out.{'a' * 16}.tmp"
+    stale.mkdir()
+    os.utime(stale, (0, 0))
+    converted(tmp_path)
+    assert not stale.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_two_processes_at_once_both_succeed(tmp_path: Path) -> None:
+    model = tiny_gguf(tmp_path / "a.gguf", tie_word_embeddings=False)
+    context = multiprocessing.get_context("fork")
+    arguments = (tmp_path / "a.gguf", tmp_path / "cache" / "out")
+    workers = [context.Process(target=convert_gguf, args=arguments) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert same(weights(tmp_path / "cache" / "out"), model.state_dict())
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [".out.lock", "out"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.integers(4, 3000), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_the_header_never_ends_in_another_error(
+    tmp_path: Path, original: Path, position: int, bit: int
+) -> None:
+    content = bytearray(original.read_bytes())
+    content[position] ^= 1 << bit
+    (tmp_path / "a.gguf").write_bytes(content)
+    assert outcome(tmp_path) in {"converted", "damaged-gguf", "unsupported-gguf", "unsupported-tokenizer"}
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "a.gguf"
+    tiny_gguf(path)
+    return path
+
+
+def outcome(folder: Path) -> str:
+    try:
+        convert_gguf(folder / "a.gguf", folder / secrets.token_hex(4))
+    except ModelError as error:
+        return error.code
+    return "converted"
+
+
+# --- the real one -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+def test_smollm2_is_equal_to_transformers_own_reading(smollm2: Path, smollm2_gguf: Path) -> None:
+    place = {"pretrained_model_name_or_path": smollm2_gguf.parent, "gguf_file": smollm2_gguf.name}
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    theirs, ours = AutoTokenizer.from_pretrained(**place), load_tokenizer(smollm2)
+    assert same(load_base(smollm2, dtype=torch.float32).state_dict(), model.state_dict())
+    texts = [*TEXTS, (smollm2 / "chat_template.jinja").read_text(), Path(__file__).read_text()]
+    assert [ours(text)["input_ids"] for text in texts] == [theirs(text)["input_ids"] for text in texts]
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.chat_template == theirs.chat_template
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert list(ours.added_tokens_decoder) == list(theirs.added_tokens_decoder)
