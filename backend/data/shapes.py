@@ -50,18 +50,22 @@ def _messages(cells: Cells, columns: Columns, place: str) -> Row:
 
 
 def _prompt_completion(cells: Cells, columns: Columns, place: str) -> Row:
-    row = _prompt(cells, columns, place)
+    prompt = _prompt_messages(cells, columns)
     completion = columns["completion"]
     answer = _turns(_first_answer(cells[completion], completion), completion, "assistant")
-    return replace(row, messages=(*row.messages, *answer))
+    return Row(place, messages=(*prompt, *answer), tools=_tools(cells, columns))
 
 
 def _prompt(cells: Cells, columns: Columns, place: str) -> Row:
+    return Row(place, messages=_prompt_messages(cells, columns), tools=_tools(cells, columns))
+
+
+def _prompt_messages(cells: Cells, columns: Columns) -> tuple[Message, ...]:
     prompt = _untrained(_turns(cells[columns["prompt"]], columns["prompt"], "user"))
     context = _optional_text(cells, columns, "context")
     if context:
         prompt = (*prompt[:-1], {**prompt[-1], "content": f"{context}\n\n{prompt[-1]['content']}"})
-    return Row(place, messages=_with_system(prompt, cells, columns), tools=_tools(cells, columns))
+    return _with_system(prompt, cells, columns)
 
 
 def _first_answer(value: Any, field: str) -> Any:

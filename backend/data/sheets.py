@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -11,6 +14,23 @@ from xml.etree.ElementTree import ParseError
 from backend.data.archives import Allowance
 from backend.data.records import Record, Rejected
 from backend.errors import DataError
+
+
+# What openpyxl, zipfile and the XML parser raise on a damaged workbook.
+_DAMAGE = (
+    *(
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        OSError,
+        EOFError,
+        ParseError,
+        RuntimeError,
+    ),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, AssertionError),
+)
 
 
 def is_workbook(archive: zipfile.ZipFile) -> bool:
@@ -41,19 +61,12 @@ def read_workbook(
             yield from _rows(_sheet(book, sheet, name), name)
         finally:
             book.close()
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        OSError,
-        EOFError,
-        ParseError,
-    ) as error:
-        raise _damaged(name, error) from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise _damaged(name, error) from None
+    except _DAMAGE as error:
+        raise DataError(
+            f"{name} is no workbook that can be read: {error}.",
+            remedy="Open it in a spreadsheet and save it as XLSX or CSV.",
+            code="damaged-file",
+        ) from None
 
 
 def _check_size(stream: Any, name: str, allowance: Allowance) -> None:
@@ -114,11 +127,3 @@ def _text(value: Any) -> str | None:
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     return repr(value) if isinstance(value, int | float) else str(value)
-
-
-def _damaged(name: str, error: Exception) -> DataError:
-    return DataError(
-        f"{name} is no workbook that can be read: {error}.",
-        remedy="Open it in a spreadsheet and save it as XLSX or CSV.",
-        code="damaged-file",
-    )

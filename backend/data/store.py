@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
 )
 _JSON = ("messages", "chosen", "rejected", "segments")
 _LISTS = ("input_ids", "labels")
+_ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> int:
@@ -115,7 +116,7 @@ def _batch(rows: list[Row]) -> Any:
     }
     for name in _JSON:
         values = (getattr(row, name) for row in rows)
-        columns[name] = [json.dumps(value, ensure_ascii=False) if value else None for value in values]
+        columns[name] = [_ENCODE(value) if value else None for value in values]
     for name in _LISTS:
         columns[name] = [getattr(row, name) or None for row in rows]
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)

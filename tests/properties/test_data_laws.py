@@ -1,0 +1,98 @@
+"""Laws of stores, copies, augmentation and near duplicates over generated rows."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.data.augmentation import Augmentation, augment
+from backend.data.cleaning import exact_duplicates, repair_row
+from backend.data.fixes import FIXES, mend
+from backend.data.load import load_rows
+from backend.data.minhash import near_duplicates
+from backend.data.records import Row
+from backend.data.store import RowFile, write_rows
+from backend.data.texts import answers
+from backend.data.write import write_jsonl
+from backend.utils.text_utils import normalise
+
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+message = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant"]), "content": text},
+    optional={"trained": st.just(False), "name": text},
+)
+messages = st.lists(message, min_size=1, max_size=4).map(tuple)
+row = st.one_of(
+    st.builds(Row, st.just("f:1"), messages=messages),
+    st.builds(Row, st.just("f:1"), text=text),
+    st.builds(Row, st.just("f:1"), messages=messages, label=st.booleans()),
+    st.builds(
+        Row,
+        st.just("f:1"),
+        segments=st.lists(st.tuples(text, st.booleans()), min_size=1, max_size=3).map(tuple),
+    ),
+)
+rows = st.lists(row, min_size=1, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows)
+def test_a_store_gives_back_what_was_put_in(given_rows):
+    with tempfile.TemporaryDirectory() as folder:
+        write_rows(given_rows, Path(folder) / "r.arrow")
+        with RowFile(Path(folder) / "r.arrow") as stored:
+            assert list(stored) == given_rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(row)
+def test_a_written_row_reads_back_as_it_was(given_row):
+    with tempfile.TemporaryDirectory() as folder:
+        write_jsonl([given_row], Path(folder) / "r.jsonl")
+        (read,) = load_rows(Path(folder) / "r.jsonl").rows
+    assert replace(read, place="f:1") == given_row
+
+
+@settings(deadline=None)
+@given(row, st.integers(0, 1000), st.integers(0, 10), st.integers(0, 1000))
+def test_augmentation_repeats_itself_and_never_touches_an_answer(given_row, seed, epoch, index):
+    how = Augmentation(("A: {prompt}",), noise=0.1, typos=0.03, drop_system=0.5)
+    once = augment(given_row, how, seed=seed, epoch=epoch, index=index)
+    assert once == augment(given_row, how, seed=seed, epoch=epoch, index=index)
+    assert answers(once) == answers(given_row)
+    assert augment(given_row, Augmentation(), seed=seed, epoch=epoch, index=index) is given_row
+
+
+@settings(deadline=None)
+@given(rows)
+def test_after_all_fixes_there_is_nothing_left_to_fix(given_rows):
+    once = mend(given_rows, FIXES)
+    again = mend(once.rows, ["drop-duplicates", "drop-empty", "repair-text"])
+    assert again.rows == once.rows
+
+
+@settings(deadline=None)
+@given(rows)
+def test_duplicates_point_back_to_a_first_row_that_is_none(given_rows):
+    found = exact_duplicates([*given_rows, *given_rows])
+    assert len(found) >= len(given_rows)
+    assert all(earlier < later and earlier not in found for later, earlier in found.items())
+
+
+@settings(deadline=None)
+@given(st.lists(text.map(normalise), max_size=12))
+def test_equal_texts_are_always_near(texts):
+    found = near_duplicates([*texts, *texts])
+    first = {each: number for number, each in reversed(list(enumerate(texts)))}
+    for number, each in enumerate(texts):
+        assert (len(texts) + number in found) is bool(each)
+        assert found.get(len(texts) + number, first[each]) <= first[each]
+
+
+@settings(deadline=None)
+@given(row)
+def test_repairing_twice_is_repairing_once(given_row):
+    once = repair_row(given_row)
+    assert repair_row(once) == once
