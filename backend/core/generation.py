@@ -6,7 +6,7 @@ a generator of its own, so that what a row says does not depend on the rows besi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from backend.core import packed_attention
 from backend.core.batching import common_prefix
+from backend.core.kv_cache import new_cache
 from backend.errors import InferenceError
 
 MIN_SHARED = 8
@@ -89,7 +90,10 @@ class Decoding:
             for prompt in prompts
         ]
         self.rows = list(range(len(prompts)))
-        self._cache = DynamicCache(config=model.config)
+        self._seats = list(self.rows)
+        # an index, not a number: a slice would make the head a batched product over copies of its weight
+        self._last = torch.tensor([-1], device=self._device)
+        self._cache = new_cache(model.config)
         shared = self._prefill_shared(prompts)
         self._inputs, mask = _left_padded([prompt[shared:] for prompt in prompts], self._device)
         self._positions = shared + (mask.cumsum(1) - 1).clamp(min=0)
@@ -106,7 +110,7 @@ class Decoding:
         if shared < MIN_SHARED:
             return 0
         ids = torch.tensor([list(prompts[0][:shared])], device=self._device)
-        self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=self._last)
         self._cache.batch_repeat_interleave(len(prompts))
         return shared
 
@@ -122,18 +126,22 @@ class Decoding:
                 position_ids=self._positions,
                 past_key_values=self._cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=self._last,
             )
             .logits[:, -1]
             .float()
         )
-        tokens = [self._choose(row, logits[place]) for place, row in enumerate(self.rows)]
+        going = set(self.rows)
+        tokens = {
+            seat: self._choose(row, logits[seat]) for seat, row in enumerate(self._seats) if row in going
+        }
         self._advance(tokens)
-        return tokens
+        return list(tokens.values())
 
     def drop(self, row: int) -> None:
-        """Let ``row`` go, finished or not; its place is freed before the next step."""
-        self._keep([place for place, other in enumerate(self.rows) if other != row])
+        """Let ``row`` go, finished or not: it gets no further token."""
+        self.rows.remove(row)
+        self._close_ranks()
 
     def _choose(self, row: int, logits: Tensor) -> NewToken:
         token_id = _draw(logits, self._sampling, self._generators[row])
@@ -142,23 +150,26 @@ class Decoding:
         logprob = float(logits[token_id] - torch.logsumexp(logits, -1))
         return NewToken(row, token_id, logprob, finish)
 
-    def _advance(self, tokens: Sequence[NewToken]) -> None:
-        """Make the new tokens the next input, then keep only the rows that go on."""
-        self._inputs = torch.tensor([[token.token_id] for token in tokens], device=self._device)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+    def _advance(self, tokens: Mapping[int, NewToken]) -> None:
+        """Make the new tokens, by seat, the next input; rows that finished leave."""
+        ids = [[tokens[seat].token_id if seat in tokens else 0] for seat in range(len(self._seats))]
+        self._inputs = torch.tensor(ids, device=self._device)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
         self._positions = self._positions[:, -1:] + 1
-        self._keep([place for place, token in enumerate(tokens) if not token.finish])
+        self.rows = [token.row for token in tokens.values() if not token.finish]
+        self._close_ranks()
 
-    def _keep(self, places: list[int]) -> None:
-        if len(places) == len(self.rows):
+    def _close_ranks(self) -> None:
+        """Give up the seats of rows that left once half of them are empty: moving the others costs a copy."""
+        if not self.rows or len(self.rows) > len(self._seats) // 2:
             return
-        self.rows = [self.rows[place] for place in places]
-        if self.rows:
-            index = torch.tensor(places, device=self._device)
-            self._inputs, self._mask = self._inputs[index], self._mask[index]
-            self._positions = self._positions[index]
-            if self._cache.get_seq_length():
-                self._cache.batch_select_indices(index)
+        index = torch.tensor([self._seats.index(row) for row in self.rows], device=self._device)
+        self._seats = list(self.rows)
+        self._inputs, self._mask, self._positions = (
+            kept[index] for kept in (self._inputs, self._mask, self._positions)
+        )
+        if self._cache.get_seq_length():
+            self._cache.batch_select_indices(index)
 
 
 def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
