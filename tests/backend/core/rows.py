@@ -1,0 +1,77 @@
+"""Rows, plans and started trainings for the tests of backend/core: all real, all tiny."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from backend.config import TrainingConfig, TuningConfig
+from backend.core.batching import Example
+from backend.core.device import ComputePlan
+from backend.core.forward import prove
+from backend.core.training import TrainState
+from backend.core.tuning import make_trainable
+from tests.tiny import Architecture, tiny_model
+
+PLAN = ComputePlan("cpu", "float32", lanes=2, threads=1, matmul_precision="highest")
+LORA = TuningConfig(lora_r=4, lora_alpha=8)
+FULL = TuningConfig(method="full")
+
+
+def example(ids: Sequence[int], trained: Sequence[int] | None = None, row: str = "row 1") -> Example:
+    """A row by hand; everything but its first token is trained unless ``trained`` says otherwise."""
+    mask = np.array(trained if trained is not None else [0] + [1] * (len(ids) - 1), dtype=bool)
+    return Example(np.array(ids, dtype=np.int64), mask, row)
+
+
+def random_rows(lengths: Sequence[int], *, shared: int = 0, seed: int = 0, vocab: int = 512) -> list[Example]:
+    """One row a length, the answer being its second half; the first ``shared`` tokens are common to all."""
+    generator = np.random.default_rng(seed)
+    beginning = generator.integers(0, vocab, shared)
+    ids = [np.concatenate([beginning, generator.integers(0, vocab, n)])[:n] for n in lengths]
+    return [
+        Example(row, np.arange(len(row)) >= len(row) // 2, f"row {place}") for place, row in enumerate(ids, 1)
+    ]
+
+
+def lively_model(architecture: Architecture = "llama", **overrides: Any) -> PreTrainedModel:
+    """A tiny model whose logits differ enough that a wrong token, mask or position shows in its loss."""
+    return tiny_model(architecture, **({"initializer_range": 0.3} | overrides))
+
+
+def start(
+    model: PreTrainedModel,
+    tuning: TuningConfig = LORA,
+    training: TrainingConfig | None = None,
+    *,
+    seed: int = 0,
+) -> TrainState:
+    """A training of ``model`` before its first step, as the trainer starts one."""
+    return TrainState.start(prove(make_trainable(model, tuning, seed=seed)), training or TrainingConfig())
+
+
+def shake(state: TrainState, *, seed: int = 1) -> None:
+    """Move the trained weights off their start, so that no product is hidden by LoRA's zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in state.parameters.values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+
+
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
+    """A copy of everything that training changes: weights and moments, by name."""
+    moments = {
+        f"{name}.{key}": value.clone()
+        for name, part in state.parameters.items()
+        for key, value in state.optimizer.state[part].items()
+    }
+    return {name: part.detach().clone() for name, part in state.parameters.items()} | moments
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of named tensors are equal to the last bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
