@@ -1,0 +1,259 @@
+"""The loss is the model's own, packed where that is proved and padded where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    BloomConfig,
+    BloomForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+    PreTrainedModel,
+)
+
+from backend.config import TuningConfig
+from backend.core import packed_attention
+from backend.core.batching import Example, pack
+from backend.core.forward import ForwardPass, prove
+from backend.core.tuning import make_trainable
+from backend.errors import ModelError
+from tests.backend.core.rows import LORA, lively_model, random_rows
+
+ROWS = random_rows([5, 9, 14, 30, 33], shared=4)
+SIZES = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+
+
+def _seeded(model: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return model(config).eval()
+
+
+PACKED: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: lively_model("llama"),
+    "llama untied": lambda: lively_model("llama", tie_word_embeddings=False),
+    "qwen2": lambda: lively_model("qwen2"),
+    "qwen3": lambda: lively_model("qwen3"),
+    "gpt2": lambda: lively_model("gpt2"),
+    "head with a bias": lambda: _seeded(PhiForCausalLM, PhiConfig(**GROUPED)),
+    "divided logits": lambda: _seeded(GraniteForCausalLM, GraniteConfig(**GROUPED, logits_scaling=4.0)),
+    "multiplied logits": lambda: _seeded(CohereForCausalLM, CohereConfig(**GROUPED, logit_scale=0.25)),
+}
+PADDED: dict[str, Callable[[], PreTrainedModel]] = {
+    "sliding window": lambda: _seeded(MistralForCausalLM, MistralConfig(**GROUPED, sliding_window=20)),
+    "capped scores": lambda: _seeded(Gemma2ForCausalLM, Gemma2Config(**GROUPED, head_dim=8)),
+    "own attention": lambda: _seeded(
+        BloomForCausalLM,
+        BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=512, initializer_range=0.3),
+    ),
+    "no attention": lambda: _seeded(
+        MambaForCausalLM,
+        MambaConfig(
+            **{k: SIZES[k] for k in ("vocab_size", "hidden_size", "num_hidden_layers")}, state_size=4
+        ),
+    ),
+}
+
+
+def _own_loss(model: PreTrainedModel, rows: list[Example]) -> float:
+    """The loss as transformers computes it, each row alone, -100 where nothing is trained."""
+    total = 0.0
+    for row in rows:
+        ids = torch.tensor(row.input_ids)[None]
+        labels = ids.masked_fill(~torch.tensor(row.trained)[None], -100)
+        logits = model(input_ids=ids, use_cache=False).logits
+        total += F.cross_entropy(
+            logits[0, :-1].float(), labels[0, 1:], ignore_index=-100, reduction="sum"
+        ).item()
+    return total
+
+
+def _loss(forward: ForwardPass, rows: list[Example]) -> float:
+    batches = pack(rows, budget=40, share_prefixes=forward.packed)
+    return sum(forward.loss_sum(batch).item() for batch in batches)
+
+
+@pytest.mark.parametrize("build", PACKED.values(), ids=PACKED)
+@torch.no_grad()
+def test_packed_rows_have_the_models_own_loss(build: Callable[[], PreTrainedModel]) -> None:
+    model = build()
+    expected = _own_loss(model, ROWS)
+
+    forward = prove(model)
+
+    assert forward.packed
+    assert model.config._attn_implementation == packed_attention.NAME
+    assert _loss(forward, ROWS) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("build", PADDED.values(), ids=PADDED)
+@torch.no_grad()
+def test_where_rows_cannot_be_packed_padded_ones_have_the_models_own_loss(
+    build: Callable[[], PreTrainedModel],
+) -> None:
+    model = build()
+    own_attention = model.config._attn_implementation
+    expected = _own_loss(model, ROWS)
+
+    forward = prove(model, longest_row=33)
+
+    assert not forward.packed
+    assert model.config._attn_implementation == own_attention
+    assert _loss(forward, ROWS) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("longest_row", "packed"), [(None, False), (21, False), (20, True), (8, True)])
+@torch.no_grad()
+def test_a_sliding_window_is_no_hindrance_to_rows_within_it(longest_row: int | None, packed: bool) -> None:
+    model = PADDED["sliding window"]()
+    rows = random_rows([5, 9, 14, 20])
+    expected = _own_loss(model, rows)
+
+    forward = prove(model, longest_row=longest_row)
+
+    assert forward.packed is packed
+    assert _loss(forward, rows) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "tuning", "packed"),
+    [
+        (lambda: lively_model("llama"), TuningConfig(lora_dropout=0.3), True),
+        (lambda: lively_model("llama", attention_dropout=0.3), LORA, False),
+        (lambda: lively_model("gpt2", attn_pdrop=0.3, resid_pdrop=0.3), TuningConfig(method="full"), False),
+    ],
+    ids=["LoRA dropout", "attention dropout", "dropout everywhere"],
+)
+def test_dropout_is_put_aside_for_the_proof_and_is_back_for_training(
+    build: Callable[[], PreTrainedModel], tuning: TuningConfig, packed: bool
+) -> None:
+    model = make_trainable(build(), tuning, seed=0)
+
+    forward = prove(model)
+
+    assert forward.packed is packed
+    assert model.training
+    assert all(part.training for part in model.modules())
+    assert _loss(forward, ROWS) > 0
+
+
+@torch.no_grad()
+def test_a_model_at_rest_stays_at_rest() -> None:
+    model = lively_model()
+
+    prove(model)
+
+    assert not any(part.training for part in model.modules())
+
+
+def test_a_model_whose_loss_is_not_in_its_hidden_states_is_refused() -> None:
+    """BERT's head transforms the states once more before the vocabulary."""
+    model = _seeded(BertLMHeadModel, BertConfig(**SIZES, is_decoder=True))
+
+    with pytest.raises(ModelError, match="bert") as caught:
+        prove(model)
+
+    assert caught.value.code == "unsupported-architecture"
+    assert caught.value.remedy
+
+
+class _Forgetful(nn.Module):
+    """A last norm that leaves the states of one position out when rows come packed."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        keep = torch.ones(states.shape[1], 1)
+        keep[20:] = 0.0
+        return self.norm(states) * keep
+
+
+@torch.no_grad()
+def test_a_packed_loss_that_is_wrong_is_not_used() -> None:
+    """Rows of the proof have 17 and 15 tokens alone and 26 packed; only the packed ones reach position 20."""
+    model = lively_model()
+    model.base_model.norm = _Forgetful(model.base_model.norm)
+
+    forward = prove(model)
+
+    assert not forward.packed
+
+
+@torch.no_grad()
+def test_the_states_come_one_a_distinct_token() -> None:
+    forward = prove(lively_model())
+    (batch,) = pack(ROWS, budget=1000)
+
+    assert forward.hidden_states(batch).shape == (len(batch.input_ids), 32)
+    assert len(batch.input_ids) < batch.tokens
+
+
+def test_the_model_under_an_adapter_and_a_bare_one_are_both_found() -> None:
+    base = lively_model()
+    adapted = make_trainable(base, LORA, seed=0)
+
+    assert ForwardPass(adapted, packed=False).causal is base
+    assert ForwardPass(base, packed=False).causal is base
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Model has .tie_word_embeddings=True:UserWarning"
+)  # that is what is tested
+def test_an_adapter_on_the_head_is_part_of_the_loss() -> None:
+    tuning = TuningConfig(lora_target_modules=["q_proj", "lm_head"])
+    model = make_trainable(lively_model(), tuning, seed=0)
+    with torch.no_grad():
+        model.get_base_model().lm_head.lora_B["default"].weight.add_(0.3)
+        expected = _own_loss(model, ROWS)
+
+        assert _loss(prove(model), ROWS) == pytest.approx(expected, rel=1e-5)
+
+
+@torch.no_grad()
+def test_attention_sinks_run_padded() -> None:
+    config = GptOssConfig(
+        **GROUPED,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+    )
+    model = _seeded(GptOssForCausalLM, config)
+    expected = _own_loss(model, ROWS)
+
+    forward = prove(model, longest_row=33)
+
+    assert not forward.packed
+    assert _loss(forward, ROWS) == pytest.approx(expected, rel=1e-5)
