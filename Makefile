@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check lint format types contracts bench-train clean
+.PHONY: help setup demo test test-fast check lint format types contracts bench-train bench-busy clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ contracts: $(STAMP) ## Who may import whom
 bench-train: $(STAMP) ## Training speed beside TRL in one process: medians and the ratio
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
 	$(BIN)/python benchmarks/train_speed.py
+
+bench-busy: $(STAMP) ## Training speed while another process holds one core
+	$(BIN)/python benchmarks/busy_core.py
 
 clean: ## Remove what the build and the tools left behind; runs stay
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 warnings.filterwarnings("ignore")
 
@@ -31,43 +30,13 @@ from datasets import Dataset  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from backend import data_pipeline  # noqa: E402
-from backend.config import DataConfig, TrainingConfig, TuningConfig  # noqa: E402
-from backend.core import training as loop  # noqa: E402
+from our_loop import SEED, read_rows, tunesmith  # noqa: E402
+
 from backend.core.batching import epoch_order  # noqa: E402
-from backend.core.device import available_cores, plan_compute  # noqa: E402
-from backend.core.forward import prove  # noqa: E402
-from backend.core.model_loader import load_base, resolve_model  # noqa: E402
-from backend.core.tokenizer import load_tokenizer  # noqa: E402
-from backend.core.tuning import make_trainable  # noqa: E402
+from backend.core.device import available_cores  # noqa: E402
+from backend.core.model_loader import resolve_model  # noqa: E402
 
-SEED = 0
 MIB = 2**20
-
-
-def tunesmith(model: Path, rows: data_pipeline.EncodedRows, batch: int, steps: int, *, share: bool) -> float:
-    """Seconds for all steps but the first, with our loop as a run uses it."""
-    plan = plan_compute()
-    torch.set_float32_matmul_precision(plan.matmul_precision)
-    torch.set_num_threads(plan.threads)
-    settings = TrainingConfig(per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-4)
-    forward = prove(make_trainable(load_base(model, dtype=plan.torch_dtype), TuningConfig(), seed=SEED))
-    state = loop.TrainState.start(forward, settings)
-    pack = loop.pack if share else _without_sharing(loop.pack)
-    with mock.patch.object(loop, "pack", pack):
-        reports = loop.train_steps(state, rows.examples, settings, plan, seed=SEED)
-        next(reports)
-        started = time.perf_counter()
-        for _ in reports:
-            pass
-    return time.perf_counter() - started
-
-
-def _without_sharing(pack: Callable[..., Any]) -> Callable[..., Any]:
-    def packed(*args: Any, **options: Any) -> Any:
-        return pack(*args, **{**options, "share_prefixes": False})
-
-    return packed
 
 
 class _Clock(transformers.TrainerCallback):
@@ -132,11 +101,9 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
 
     model = Path(resolve_model(options.model))
-    data = DataConfig(train=options.data, validation=0.0)
-    dataset = data_pipeline.load(data, seed=SEED)
+    dataset, rows = read_rows(model, options.data)
     order = epoch_order(len(dataset.train), SEED, 0)[: options.steps * options.batch]
     taken = [dataset.train[index] for index in order]
-    rows = data_pipeline.encode(dataset.train, load_tokenizer(model), data)
     tokens = sum(len(rows.examples[index].input_ids) for index in order[options.batch :])
     chats = [{"prompt": list(row.messages[:-1]), "completion": [row.messages[-1]]} for row in taken]
 

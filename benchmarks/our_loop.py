@@ -1,0 +1,55 @@
+"""Our training loop as the benchmarks time it: the same calls a run makes, without a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from backend import data_pipeline
+from backend.config import DataConfig, TrainingConfig, TuningConfig
+from backend.core import training as loop
+from backend.core.device import plan_compute
+from backend.core.forward import prove
+from backend.core.model_loader import load_base
+from backend.core.tokenizer import load_tokenizer
+from backend.core.tuning import make_trainable
+
+SEED = 0
+
+
+def read_rows(model: Path, path: str) -> tuple[data_pipeline.Dataset, data_pipeline.EncodedRows]:
+    """The rows of a file, as rows and as examples for ``model``."""
+    data = DataConfig(train=path, validation=0.0)
+    dataset = data_pipeline.load(data, seed=SEED)
+    return dataset, data_pipeline.encode(dataset.train, load_tokenizer(model), data)
+
+
+def tunesmith(
+    model: Path, rows: data_pipeline.EncodedRows, batch: int, steps: int, *, share: bool = True
+) -> float:
+    """Seconds for all steps but the first; ``share`` False turns prefix sharing off."""
+    plan = plan_compute()
+    torch.set_float32_matmul_precision(plan.matmul_precision)
+    torch.set_num_threads(plan.threads)
+    settings = TrainingConfig(per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-4)
+    forward = prove(make_trainable(load_base(model, dtype=plan.torch_dtype), TuningConfig(), seed=SEED))
+    state = loop.TrainState.start(forward, settings)
+    with mock.patch.object(loop, "pack", loop.pack if share else _without_sharing(loop.pack)):
+        reports = loop.train_steps(state, rows.examples, settings, plan, seed=SEED)
+        next(reports)
+        started = time.perf_counter()
+        for _ in reports:
+            pass
+    return time.perf_counter() - started
+
+
+def _without_sharing(pack: Callable[..., Any]) -> Callable[..., Any]:
+    def packed(*args: Any, **options: Any) -> Any:
+        return pack(*args, **{**options, "share_prefixes": False})
+
+    return packed
