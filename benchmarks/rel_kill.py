@@ -1,0 +1,69 @@
+"""Random SIGKILLs of the real trainer; every run must end with the bits of the undisturbed one.
+
+    make rel-kill N=25
+
+For each recipe one run is left alone; then runs of the same recipe are killed at random moments and started
+again until they are finished, N kills in all. Weights, optimizer moments, losses and sample answers are compared.
+Exits 1 on any difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rel_trainer import RECIPES, Workshop, bits, finish, kill_after
+
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=25, help="kills in all")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    dice = random.Random(options.seed)  # noqa: S311  dice, no secret
+    began = time.perf_counter()
+    kills = differing = runs = 0
+    with tempfile.TemporaryDirectory(prefix="rel-kill-") as folder:
+        shop = Workshop(Path(folder))
+        references = {recipe: shop.new_run(recipe) for recipe in RECIPES}
+        seconds = {recipe: finish(run) for recipe, run in references.items()}
+        expected = {recipe: bits(run) for recipe, run in references.items()}
+        while kills < options.n:
+            recipe = list(RECIPES)[runs % len(RECIPES)]
+            run = shop.new_run(recipe, like=references[recipe])
+            kills += disturb(run, seconds[recipe], dice, options.n - kills)
+            wrong = sorted(name for name, digest in bits(run).items() if expected[recipe].get(name) != digest)
+            wrong += sorted(expected[recipe].keys() - bits(run).keys())
+            runs += 1
+            differing += bool(wrong)
+            attempts = run.latest_attempt_number()
+            print(
+                f"{recipe:>13}: {kills:4} kills so far, {attempts} attempts, {wrong or 'same bits'}",
+                flush=True,
+            )
+    print(f"kills: {kills}, runs: {runs}, differing: {differing}, {time.perf_counter() - began:.0f} s")
+    return 1 if differing else 0
+
+
+def disturb(run: RunDir, seconds: float, dice: random.Random, allowed: int) -> int:
+    """Kill a run at random moments, at most ``allowed`` times, until it is finished; the number of kills."""
+    kills = 0
+    while run.status() is not RunStatus.FINISHED:
+        if kills == allowed:
+            finish(run)
+        elif kill_after(run, dice.uniform(0.0, seconds)):
+            kills += 1
+            if run.status() is not RunStatus.INTERRUPTED and run.result_folder() is None:
+                raise SystemExit(f"a killed run shows as {run.state()}")
+    return kills
+
+
+if __name__ == "__main__":
+    sys.exit(main())
