@@ -6,17 +6,18 @@ The same rows give the same bytes of report. Imports no model code: whoever has 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from backend.data.checks import ALL, Check, Example, Level, Scan
+from backend.data.checks.base import EncodedRow
 from backend.data.load import Loaded
+from backend.data.records import Row
 from backend.utils.text_utils import shorten
 
 EXAMPLES = 3
@@ -74,9 +75,22 @@ class Report:
         return json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
 
-def examine(loaded: Loaded, source: str, **more: Any) -> Report:
-    """The report on loaded rows; ``more`` are the further fields of ``Scan`` (validation, encode, …)."""
-    scan = Scan(loaded.rows, rejected=loaded.rejected, **more)
+def examine(
+    loaded: Loaded,
+    source: str,
+    *,
+    validation: Sequence[Row] = (),
+    encode: Callable[[Row], EncodedRow] | None = None,
+    end_ids: Iterable[int] = (),
+    max_length: int | None = None,
+    epochs: float = 1.0,
+) -> Report:
+    """The report on loaded rows.
+
+    ``encode`` turns a row into token ids and mask and may raise ``DataError`` for rows it refuses; ``end_ids`` are
+    the ids that end a turn and ``max_length`` is in tokens. Without an encoder the checks of tokens do not run.
+    """
+    scan = Scan(loaded.rows, validation, loaded.rejected, encode, frozenset(end_ids), max_length, epochs)
     findings, not_run = run_checks(scan)
     return Report(
         source=source,

@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from backend.data.checks.conversations import equal_pair
 from backend.data.checks.labels import variants
 from backend.data.checks.secrets import redact
 from backend.data.cleaning import exact_duplicates, find_leaks, near_duplicate_rows, repair_row
+from backend.data.locate import unwritable
 from backend.data.records import Message, Row
 from backend.data.texts import map_texts
 from backend.data.write import row_record, write_jsonl
@@ -77,31 +79,36 @@ def mend(rows: Sequence[Row], fixes: Iterable[str], validation: Sequence[Row] = 
 def write_copy(mended: Mended, out: Path, *, source: str, sha256: str) -> Path:
     """Write the mended rows as the next version under ``out`` and return its folder.
 
-    ``source`` and ``sha256`` are what the rows were loaded from. Raises ``DataError`` when ``out`` is a file.
+    ``source`` and ``sha256`` are what the rows were loaded from. Raises ``DataError`` when ``out`` is a file or
+    cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file.", remedy="Name a folder for the mended copy.", code="not-a-folder")
     versions = [int(each.name[1:]) for each in out.glob("v*") if re.fullmatch(r"v\d{3,}", each.name)]
     version = max(versions, default=0) + 1
-    staged = out / f".v{version:03d}.partial"
-    staged.mkdir(parents=True)
-    write_jsonl(mended.rows, staged / "rows.jsonl")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
+        _fill(staged, mended, {"source": source, "source_sha256": sha256, "version": version})
+        staged.chmod(0o755)
+        return staged.rename(out / f"v{version:03d}")
+    except OSError as error:
+        raise unwritable(out, error) from None
+
+
+def _fill(folder: Path, mended: Mended, origin: Mapping[str, object]) -> None:
+    write_jsonl(mended.rows, folder / "rows.jsonl")
     lines = (json.dumps(_difference(change), ensure_ascii=False) + "\n" for change in mended.changes)
-    (staged / "changes.jsonl").write_text("".join(lines), encoding="utf-8")
-    digest = hashlib.sha256((staged / "rows.jsonl").read_bytes()).hexdigest()
+    (folder / "changes.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
     lineage = {
-        "source": source,
-        "source_sha256": sha256,
-        "version": version,
+        **origin,
         "rows": len(mended.rows),
-        "rows_sha256": digest,
+        "rows_sha256": hashlib.sha256((folder / "rows.jsonl").read_bytes()).hexdigest(),
         "fixes": dict(sorted(Counter(change.fix for change in mended.changes).items())),
         "left_out": sum(change.after is None for change in mended.changes),
     }
-    (staged / "lineage.json").write_text(
-        json.dumps(lineage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    return staged.rename(out / f"v{version:03d}")
+    text = json.dumps(lineage, indent=2, ensure_ascii=False) + "\n"
+    (folder / "lineage.json").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _difference(change: Change) -> dict[str, object]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.data.formats import Shape, detect, to_row
-from backend.data.locate import Located, locate, regular_file, take_part, unreadable
+from backend.data.locate import Located, locate, regular_file, take_part, unreadable, unwritable
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows
@@ -132,11 +132,16 @@ def file_sha256(path: str | Path) -> str:
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
-    """Write what was refused as JSONL with place, reason and the beginning of what stands there."""
-    with path.open("w", encoding="utf-8") as stream:
-        for item in rejected:
-            line = {"place": item.place, "reason": item.reason, "raw": item.raw}
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    """Write what was refused as JSONL with place, reason and the beginning of what stands there.
+
+    Raises ``DataError`` when the file cannot be written.
+    """
+    lines = ({"place": item.place, "reason": item.reason, "raw": item.raw} for item in rejected)
+    try:
+        with path.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[Record]:

@@ -125,6 +125,15 @@ def unreadable(path: Path, error: OSError | ValueError) -> DataError:
     )
 
 
+def unwritable(path: Path, error: OSError) -> DataError:
+    """The error for a file that the system does not let us write."""
+    return DataError(
+        f"{path} cannot be written: {error.strerror or error}.",
+        remedy="Check the folder's permissions and the free disk space, or name another place.",
+        code="unwritable-file",
+    )
+
+
 def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Skipped]]:
     """The names to read for a split, and the others with the reason each is left aside.
 

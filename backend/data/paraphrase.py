@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from backend.data.locate import regular_file, unreadable, unwritable
 from backend.data.records import Row
 from backend.errors import DataError
 from backend.utils.text_utils import normalise
@@ -48,16 +49,25 @@ def same_meaning_possible(before: str, after: str) -> bool:
 
 
 def write_review(proposals: Iterable[Proposal], path: Path) -> int:
-    """Write proposals as JSONL for a person to set ``accepted`` in, and return how many there are."""
+    """Write proposals as JSONL for a person to set ``accepted`` in, and return how many there are.
+
+    Raises ``DataError`` when the file cannot be written.
+    """
     lines = [json.dumps(asdict(proposal), ensure_ascii=False) + "\n" for proposal in proposals]
-    path.write_text("".join(lines), encoding="utf-8")
+    try:
+        path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise unwritable(path, error) from None
     return len(lines)
 
 
 def read_review(path: Path) -> list[Proposal]:
     """The accepted proposals of a reviewed file; raises ``DataError`` naming the line that cannot be read."""
+    try:
+        lines = regular_file(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeError) as error:
+        raise unreadable(path, error) from None
     accepted = []
-    lines = path.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, 1):
         if not line:
             continue

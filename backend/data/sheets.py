@@ -15,7 +15,6 @@ from backend.data.archives import Allowance
 from backend.data.records import Record, Rejected
 from backend.errors import DataError
 
-
 # What openpyxl, zipfile and the XML parser raise on a damaged workbook.
 _DAMAGE = (
     *(

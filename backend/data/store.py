@@ -16,6 +16,7 @@ from typing import Any, Self, overload
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from backend.data.columnar import damaged_columnar
+from backend.data.locate import unwritable
 from backend.data.records import Row
 
 BATCH_ROWS = 5_000
@@ -42,7 +43,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 def write_rows(rows: Iterable[Row], path: Path) -> int:
     """Write the rows to ``path`` and return how many; the file appears only once it is whole.
 
-    Rows are taken one batch at a time. Raises ``OSError`` when the disk is full.
+    Rows are taken one batch at a time. Raises ``DataError`` when the file cannot be written.
     """
     count = 0
     partial = path.with_name(path.name + ".partial")
@@ -53,6 +54,8 @@ def write_rows(rows: Iterable[Row], path: Path) -> int:
                 writer.write_batch(_batch(batch))
                 count += len(batch)
         partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from None
     finally:
         partial.unlink(missing_ok=True)
     return count

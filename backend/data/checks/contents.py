@@ -32,6 +32,7 @@ _PLACEHOLDER = re.compile(
     r"\{\{\s*[\w.]+\s*\}\}|\[(?:YOUR|INSERT|ENTER|COMPANY|NAME|DATE|CITY)[ _A-Z]*\]|<(?:YOUR|INSERT)[ _A-Z]*>|"
     r"\bTODO\b|\bFIXME\b|\blorem ipsum\b|\bXXXX+\b",
 )
+_PLACEHOLDER_MARKS = ("{{", "[", "<", "TODO", "FIXME", "lorem", "XXXX")
 _TAG = re.compile(
     r"</?(?:div|span|p|br|a|li|ul|td|tr|table|font|b|i|strong|em|img|h\d)(?:\s[^<>]{0,300})?/?>", re.I
 )
@@ -117,7 +118,7 @@ def same_opening(scan: Scan) -> Iterator[Example]:
 def unresolved_placeholder(row: Row) -> str | None:
     """A gap that was never filled in, such as {{name}} or [YOUR NAME]."""
     for text in texts(row):
-        if found := _PLACEHOLDER.search(text):
+        if any(mark in text for mark in _PLACEHOLDER_MARKS) and (found := _PLACEHOLDER.search(text)):
             return f"{found.group()!r} was never filled in"
     return None
 

@@ -8,25 +8,42 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from backend.data.checks.base import Check
 from backend.data.records import Row
 from backend.data.texts import texts
 
-SECRETS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("AWS access key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
-    ("GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})\b")),
-    ("GitLab token", re.compile(r"\bglpat-[A-Za-z0-9_-]{20,}\b")),
-    ("Anthropic key", re.compile(r"\bsk-ant-[A-Za-z0-9_-]{20,}")),
-    ("OpenAI key", re.compile(r"\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}\b")),
-    ("Slack token", re.compile(r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}\b")),
-    ("Google API key", re.compile(r"\bAIza[0-9A-Za-z_-]{35}\b")),
-    ("Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{34,}\b")),
-    ("Stripe key", re.compile(r"\b[rs]k_live_[0-9A-Za-z]{16,}\b")),
-    ("SendGrid key", re.compile(r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}\b")),
-    ("JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\b")),
-    ("private key", re.compile(r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----")),
-    ("password in a URL", re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+")),
+
+@dataclass(frozen=True)
+class Secret:
+    """A kind of secret: the pattern, and the letters without one of which it cannot match."""
+
+    kind: str
+    marks: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+
+def _secret(kind: str, marks: str, pattern: str) -> Secret:
+    return Secret(kind, tuple(marks.split()), re.compile(pattern))
+
+
+SECRETS: tuple[Secret, ...] = (
+    _secret("AWS access key", "AKIA ASIA", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    _secret("GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_", r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
+    _secret("GitHub token", "github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{60,255}\b"),
+    _secret("GitLab token", "glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}\b"),
+    _secret("Anthropic key", "sk-ant-", r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
+    _secret("OpenAI key", "sk-", r"\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}\b"),
+    _secret("Slack token", "xox", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}\b"),
+    _secret("Google API key", "AIza", r"\bAIza[0-9A-Za-z_-]{35}\b"),
+    _secret("Hugging Face token", "hf_", r"\bhf_[A-Za-z0-9]{34,}\b"),
+    _secret("Stripe key", "k_live_", r"\b[rs]k_live_[0-9A-Za-z]{16,}\b"),
+    _secret("SendGrid key", "SG.", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}\b"),
+    _secret("JSON web token", "eyJ", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\b"),
+    _secret("private key", "KEY", r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"),
+    _secret("password in a URL", "://", r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+"),
 )
 
 _MAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,4}\.[A-Za-z]{2,24}\b")
@@ -37,22 +54,27 @@ _PHONE = re.compile(
 _CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w.-])")
 _ACCOUNT = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 _ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+_DIGITS = re.compile(r"\d\D{0,3}\d")
 _EXAMPLE_MAIL = re.compile(r"@(?:[\w-]+\.)*example\.(?:com|org|net)$", re.IGNORECASE)
 
 
 def find_secret(text: str) -> tuple[str, re.Match[str]] | None:
     """The kind and the match of the first secret in a text."""
-    for kind, pattern in SECRETS:
-        if found := pattern.search(text):
-            return kind, found
+    for each in _possible(text):
+        if found := each.pattern.search(text):
+            return each.kind, found
     return None
 
 
 def redact(text: str) -> str:
     """The text with each secret replaced by its kind in brackets, for example ``[GitHub token]``."""
-    for kind, pattern in SECRETS:
-        text = pattern.sub(f"[{kind}]", text)
+    for each in _possible(text):
+        text = each.pattern.sub(f"[{each.kind}]", text)
     return text
+
+
+def _possible(text: str) -> list[Secret]:
+    return [each for each in SECRETS if any(mark in text for mark in each.marks)]
 
 
 def secret(row: Row) -> str | None:
@@ -75,14 +97,10 @@ def find_personal(text: str) -> str | None:
     """The kind of the first personal data in a text, None when there is none."""
     if "@" in text and any(not _EXAMPLE_MAIL.search(found.group()) for found in _MAIL.finditer(text)):
         return "an e-mail address"
-    if any(passes_luhn(re.sub(r"\D", "", found.group())) for found in _CARD.finditer(text)):
-        return "a card number"
-    if any(passes_mod_97(found.group().replace(" ", "")) for found in _ACCOUNT.finditer(text)):
-        return "a bank account number (IBAN)"
-    if any(_is_phone(found.group()) for found in _PHONE.finditer(text)):
-        return "a phone number"
-    if any(_is_public(found.group()) for found in _ADDRESS.finditer(text)):
-        return "a public network address"
+    if _DIGITS.search(text):
+        for kind, pattern, proves in _NUMBERS:
+            if any(proves(found.group()) for found in pattern.finditer(text)):
+                return kind
     return None
 
 
@@ -110,6 +128,13 @@ def _is_public(text: str) -> bool:
     except ValueError:
         return False
 
+
+_NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
+    ("a card number", _CARD, lambda found: passes_luhn(re.sub(r"\D", "", found))),
+    ("a bank account number (IBAN)", _ACCOUNT, lambda found: passes_mod_97(found.replace(" ", ""))),
+    ("a phone number", _PHONE, _is_phone),
+    ("a public network address", _ADDRESS, _is_public),
+)
 
 SECRET_CHECKS = (
     Check(

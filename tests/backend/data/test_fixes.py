@@ -24,8 +24,8 @@ CASES = {
         [chat(system("s"), user("a\n\nb"), assistant("c"))],
     ),
     "unify-labels": (
-        pairs([(f"q{n}", "good" if n % 2 else "bad") for n in range(20)] + [("x", "Good ")]),
-        pairs([(f"q{n}", "good" if n % 2 else "bad") for n in range(20)] + [("x", "good")]),
+        pairs([(f"q{n}", ["bad", "good"][n % 2]) for n in range(20)] + [("x", "Good ")]),
+        pairs([(f"q{n}", ["bad", "good"][n % 2]) for n in range(20)] + [("x", "good")]),
     ),
     "drop-empty": ([pair("a", " "), pair("b", "x")], [pair("b", "x")]),
     "drop-equal-pairs": ([preference("a", "a"), preference("a", "b")], [preference("a", "b")]),
@@ -108,3 +108,10 @@ def test_a_copy_is_not_written_over_a_file(tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(DataError, match="is a file"):
         write_copy(mend([], []), tmp_path / "out", source="s", sha256="0")
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written") as caught:
+        write_copy(mend([], []), tmp_path / "file" / "out", source="s", sha256="0")
+    assert caught.value.code == "unwritable-file"

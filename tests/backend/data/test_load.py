@@ -222,3 +222,8 @@ def test_reading_stops_when_nearly_everything_is_rejected(tmp_path, monkeypatch)
     file = write_lines(tmp_path / "t.jsonl", [*PAIRS, *({"prompt": "x"} for _ in range(500))])
     with pytest.raises(DataError, match="50 of 70 rows"):
         load_rows(file, max_rejected_share=0.5)
+
+
+def test_a_quarantine_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="cannot be written"):
+        write_quarantine([], tmp_path / "no" / "q.jsonl")

@@ -66,3 +66,13 @@ def test_synthetic_rows_are_capped_and_fit_the_rows_as_they_are_now():
     proposals = [Proposal(row.place, row.messages[0]["content"], "new", accepted=True) for row in rows]
     assert len(synthetic_rows(rows, proposals, share=0.5)) == 2
     assert synthetic_rows(rows, [Proposal("f:1", "changed since", "new"), Proposal("g:1", "a", "new")]) == []
+
+
+def test_a_review_that_is_not_there_or_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_review(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_review([], tmp_path / "no" / "review.jsonl")
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_review(tmp_path / "bad.jsonl")

@@ -56,3 +56,8 @@ def test_a_damaged_file_is_a_data_error(tmp_path):
     (tmp_path / "r.arrow").write_bytes(b"ARROW1 and nothing more")
     with pytest.raises(DataError, match=r"r\.arrow is damaged"):
         RowFile(tmp_path / "r.arrow")
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="cannot be written"):
+        write_rows(ROWS, tmp_path / "no" / "r.arrow")

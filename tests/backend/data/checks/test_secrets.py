@@ -37,7 +37,11 @@ def test_each_kind_of_secret_is_found_and_redacted(kind):
 
 
 def test_every_pattern_has_a_case():
-    assert set(KEYS) == {kind for kind, _ in SECRETS}
+    assert set(KEYS) == {each.kind for each in SECRETS}
+
+
+def test_both_kinds_of_github_token_are_found():
+    assert find_secret("ghp_" + "a1" * 18)[0] == "GitHub token"
 
 
 def test_a_secret_is_never_shown_whole():
