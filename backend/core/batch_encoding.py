@@ -14,7 +14,7 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.template import Message, is_trained, special_tokens
+from backend.core.template import SURROGATE, Message, is_trained, special_tokens
 from backend.core.template_shape import TemplateShape, TemplateShapes
 from backend.core.word_cache import WordCache, word_cache
 
@@ -88,13 +88,14 @@ class BatchEncoder:
         if known is None:
             return None
         shape, pieces = known
+        if not all(shape.conditions.met_by(message["content"]) for message in messages):
+            return None
         plan = _Plan()
         text, boundary, answer = plan.pass_piece("", 0, pieces[0], answer=False)
         for index, message in enumerate(messages):
             if message["role"] == "assistant" and is_trained(message):
                 boundary, answer = len(text) - shape.leads[index], True
-            content = message["content"]
-            text += content.strip() if shape.strip else content
+            text += message["content"]
             text, boundary, answer = plan.pass_piece(text, boundary, pieces[index + 1], answer=answer)
         return plan
 
@@ -128,10 +129,13 @@ class BatchEncoder:
 
 
 def _is_plain(message: Message) -> bool:
+    """Whether it has only a role and a content, both text, and the content is not half a character."""
+    content = message.get("content")
     return (
         _PLAIN_KEYS.issuperset(message)
-        and type(message.get("content")) is str
+        and type(content) is str
         and type(message.get("role")) is str
+        and (content.isascii() or not SURROGATE.search(content))
     )
 
 

@@ -20,6 +20,8 @@ Message = Mapping[str, Any]
 Tools = Sequence[dict[str, Any]]
 Span = tuple[int, int]
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+
 _OUR_KEYS = frozenset({"trained", "weight"})
 _SENTINEL = "QxTunesmithSentinelxQ"
 
@@ -33,8 +35,8 @@ def render(
 ) -> str:
     """The text that the model's own template makes of ``messages``.
 
-    Raises ModelError (``no-chat-template``) where there is no template and DataError (``template-refused``)
-    where the template rejects the conversation: wrong role order, a missing or non-text content.
+    Raises ModelError (``no-chat-template``) where there is no template and DataError: ``template-refused`` where
+    the template rejects the conversation (wrong role order, a missing or non-text content), ``not-unicode``.
     """
     if tokenizer.chat_template is None:
         raise ModelError(
@@ -54,7 +56,18 @@ def render(
             code="template-refused",
             remedy="Give every message a text content and a role this model knows, in an order it allows.",
         ) from error
+    check_unicode(text)
     return text
+
+
+def check_unicode(text: str) -> None:
+    """Raise DataError (``not-unicode``) where ``text`` holds half a character, which has no bytes and no ids."""
+    if not text.isascii() and SURROGATE.search(text):
+        raise DataError(
+            "A text holds half a character (a lone surrogate), so it is not Unicode.",
+            code="not-unicode",
+            remedy="Save the data again as UTF-8.",
+        )
 
 
 def render_prompt(

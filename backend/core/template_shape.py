@@ -1,17 +1,18 @@
 """A chat template, taken apart once for a whole data set: fixed pieces with the messages' contents between them.
 
-Rendering a template runs a small program for every row. Most templates only join fixed text and contents; where
-that is proved, rows are joined by hand. The proof has three parts, and without any of them there is no shape:
-the template's source uses no filter or test that could hide a look at a content; a render whose contents record
-every look at them (comparison, length, slicing, search) records none but ``strip``; and a set of awkward contents
-renders to exactly what joining gives. Floor F1; imports errors and template.
+Rendering a template runs a small program for every row. Most templates only join fixed text and contents, or look
+at a content for a few fixed words (a thinking block, a tool's answer) and join where they find none. Where that
+is proved, rows are joined by hand. The proof has three parts, and without any of them there is no shape: the
+template's source uses no filter or test that could hide a look at a content; a render whose contents record every
+look at them records only looks whose outcome a few conditions on the content decide; and awkward contents that
+meet the conditions render to exactly what joining gives. Floor F1; imports errors and template.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -56,21 +57,35 @@ _PROBES = (
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What a content must be for a shape to hold: none of ``needles`` inside it, and what the flags say."""
+
+    needles: frozenset[str] = frozenset()
+    settled: bool = False  # no white space around it
+    nonempty: bool = False
+
+    def met_by(self, content: str) -> bool:
+        """Whether ``content`` meets every condition."""
+        if (self.settled and content != content.strip()) or (self.nonempty and not content):
+            return False
+        return not any(needle in content for needle in self.needles)
+
+
+@dataclass(frozen=True)
 class TemplateShape:
     """What a template prints for one sequence of roles: ``pieces[0] + content + pieces[1] + … + pieces[-1]``.
 
-    ``strip``: the template strips white space around contents. ``leads[i]``: how many characters before content
-    ``i`` the model already writes itself (0 for most); only for assistant messages.
+    It holds for contents that meet ``conditions``. ``leads[i]``: how many characters before content ``i`` the
+    model already writes itself (0 for most templates); only for assistant messages.
     """
 
     pieces: tuple[str, ...]
-    strip: bool
     leads: dict[int, int]
+    conditions: Conditions
 
     def join(self, contents: Sequence[str]) -> str:
         """The text that the template prints for these contents."""
-        inner = [content.strip() for content in contents] if self.strip else contents
-        pairs = zip(inner, self.pieces[1:], strict=True)
+        pairs = zip(contents, self.pieces[1:], strict=True)
         return self.pieces[0] + "".join(content + piece for content, piece in pairs)
 
 
@@ -97,23 +112,23 @@ class TemplateShapes:
         try:
             text = render(self._tokenizer, messages)
             spans = answer_spans(self._tokenizer, messages, text)
-            looks = self._trace(messages, text)
+            conditions = self._trace(messages, text)
         except (TunesmithError, TemplateError, TypeError, ValueError, LookupError, AttributeError):
             return None
         pieces = _split(text, sentinels)
-        if pieces is None or looks - {"strip"}:
+        if pieces is None or conditions is None:
             return None
         answers = [index for index, role in enumerate(roles) if role == "assistant"]
         starts = [text.index(sentinels[index]) for index in answers]
         leads = {i: at - start for i, at, (start, _) in zip(answers, starts, spans, strict=True)}
-        shape = TemplateShape(pieces, "strip" in looks, leads)
+        shape = TemplateShape(pieces, leads, conditions)
         return shape if self._holds(shape, roles) else None
 
     def _holds(self, shape: TemplateShape, roles: tuple[str, ...]) -> bool:
         """Whether joining gives what rendering gives, for every probe in every place."""
-        rounds = range(len(_PROBES))
-        for first in rounds:
-            contents = [_PROBES[(first + index) % len(_PROBES)] for index in range(len(roles))]
+        probes = [probe for probe in _PROBES if shape.conditions.met_by(probe)]
+        for first in range(len(probes)):
+            contents = [probes[(first + index) % len(probes)] for index in range(len(roles))]
             try:
                 if render(self._tokenizer, _messages(roles, contents)) != shape.join(contents):
                     return False
@@ -141,59 +156,136 @@ def _split(text: str, sentinels: Sequence[str]) -> tuple[str, ...] | None:
 # --- a render that records every look at a content --------------------------------------------------------
 
 
+@dataclass
+class _Looks:
+    """Every look that a render has taken at a content, and the conditions under which its outcome is known."""
+
+    needles: set[str] = field(default_factory=set)
+    settled: bool = False
+    nonempty: bool = False
+    undecided: set[str] = field(default_factory=set)
+
+    def conditions(self) -> Conditions | None:
+        if self.undecided:
+            return None
+        return Conditions(frozenset(self.needles), self.settled, self.nonempty)
+
+
 class _Traced(str):
-    """A string that notes in ``looks`` every operation on it but joining and printing; joins stay traced."""
+    """A content that answers every look as all contents would that meet the conditions it notes in ``looks``."""
 
     __slots__ = ("looks",)
-    looks: set[str]
+    looks: _Looks
 
-    def _like(self, text: str) -> _Traced:
-        return _traced(text, self.looks)
+    def __add__(self, other: str) -> _Joined:
+        return _joined(str(self) + str(other), self.looks)
 
-    def __add__(self, other: str) -> _Traced:
-        return self._like(str(self) + str(other))
-
-    def __radd__(self, other: str) -> _Traced:
-        return self._like(str(other) + str(self))
+    def __radd__(self, other: str) -> _Joined:
+        return _joined(str(other) + str(self), self.looks)
 
     def __getattribute__(self, name: str) -> Any:
-        if name in {"looks", "_like"} or name.startswith("__"):
+        if name == "looks" or name.startswith("__"):
             return object.__getattribute__(self, name)
-        if name == "strip":
-            return partial(_strip, self)
-        self.looks.add(name)
-        return getattr(str(self), name)
+        if name in _ANSWERS:
+            return partial(_ANSWERS[name], self)
+        return partial(_undecided, name, self)
+
+    def __contains__(self, needle: object) -> bool:
+        return _lacks(self, needle)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or _lacks(self, other)
+
+    def __hash__(self) -> int:
+        self.looks.undecided.add("hash")
+        return hash(str(self))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __bool__(self) -> bool:
+        self.looks.nonempty = True
+        return True
 
 
-_LOOKS = (
-    *("len", "contains", "getitem", "iter", "hash", "mod", "rmod", "mul", "rmul"),
-    *("eq", "ne", "lt", "le", "gt", "ge"),
-)
+class _Joined(_Traced):
+    """Fixed text and a content: what is in it, or around it, no condition on the content alone decides."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "looks" or name.startswith("__"):
+            return object.__getattribute__(self, name)
+        return partial(_undecided, name, self)
+
+    def __contains__(self, needle: object) -> bool:
+        self.looks.undecided.add("in")
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        self.looks.undecided.add("==")
+        return False
+
+    __hash__ = _Traced.__hash__
 
 
-def _watched(name: str) -> Callable[..., Any]:
-    method = getattr(str, name)
-
-    def look(self: _Traced, *arguments: Any) -> Any:
-        self.looks.add(name)
-        return method(str(self), *arguments)
-
-    return look
-
-
-for _operation in _LOOKS:
-    setattr(_Traced, f"__{_operation}__", _watched(f"__{_operation}__"))
-
-
-def _traced(text: str, looks: set[str]) -> _Traced:
+def _traced(text: str, looks: _Looks) -> _Traced:
     traced = _Traced(text)
     traced.looks = looks
     return traced
 
 
-def _strip(text: _Traced, characters: str | None = None) -> _Traced:
-    text.looks.add("strip" if characters is None else "strip(characters)")
-    return _traced(str(text).strip(characters), text.looks)
+def _joined(text: str, looks: _Looks) -> _Joined:
+    joined = _Joined(text)
+    joined.looks = looks
+    return joined
+
+
+def _undecided(name: str, content: _Traced, *arguments: Any) -> Any:
+    content.looks.undecided.add(name)
+    return getattr(str, name)(str(content), *arguments)
+
+
+def _lacks(content: _Traced, needle: object, *more: object) -> bool:
+    """False, the answer of every content that does not hold ``needle``."""
+    if not isinstance(needle, str) or not needle or isinstance(needle, _Traced) or more:
+        content.looks.undecided.add("search")
+    else:
+        content.looks.needles.add(needle)
+    return False
+
+
+def _uncut(content: _Traced, needle: object = None, *more: object) -> list[_Traced]:
+    """The one part into which a separator cuts a content that does not hold it."""
+    limits = [limit for limit in more if not isinstance(limit, int)]
+    _lacks(content, needle, *limits)
+    return [content]
+
+
+def _unstripped(content: _Traced, characters: object = None) -> _Traced:
+    """The content itself, which has no white space around it."""
+    content.looks.settled = True
+    if characters is not None and not str(characters).isspace():
+        content.looks.undecided.add("strip")
+    return content
+
+
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("startswith", "endswith"), _lacks),
+    **dict.fromkeys(("split", "rsplit"), _uncut),
+    **dict.fromkeys(("strip", "lstrip", "rstrip"), _unstripped),
+}
+
+
+def _watched(name: str) -> Callable[..., Any]:
+    def look(self: _Traced, *arguments: Any) -> Any:
+        return _undecided(name, self, *arguments)
+
+    return look
+
+
+for _operation in ("len", "getitem", "iter", "mod", "rmod", "mul", "rmul", "lt", "le", "gt", "ge"):
+    setattr(_Traced, f"__{_operation}__", _watched(f"__{_operation}__"))
 
 
 class _GenerationTag(Extension):
@@ -208,8 +300,8 @@ class _GenerationTag(Extension):
 
 def _tracer(
     tokenizer: PreTrainedTokenizerBase,
-) -> Callable[[Sequence[dict[str, str]], str], set[str]] | None:
-    """A function that renders messages and gives the looks at their contents; None if that cannot be known."""
+) -> Callable[[Sequence[dict[str, str]], str], Conditions | None] | None:
+    """A function from messages to the conditions under which joining is rendering; None if none can be known."""
     environment = _environment()
     if not isinstance(tokenizer.chat_template, str):
         return None
@@ -223,8 +315,8 @@ def _tracer(
     if filters - _FILTERS or tests - _TESTS:
         return None
 
-    def trace(messages: Sequence[dict[str, str]], expected: str) -> set[str]:
-        looks: set[str] = set()
+    def trace(messages: Sequence[dict[str, str]], expected: str) -> Conditions | None:
+        looks = _Looks()
         watched = [{**message, "content": _traced(message["content"], looks)} for message in messages]
         text = template.render(
             messages=watched,
@@ -233,7 +325,7 @@ def _tracer(
             add_generation_prompt=False,
             **tokenizer.special_tokens_map,
         )
-        return looks if text == expected else looks | {"another text"}
+        return looks.conditions() if text == expected else None
 
     return trace
 

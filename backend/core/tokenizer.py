@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
+from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from backend.core.batch_encoding import BatchEncoder
@@ -24,6 +25,7 @@ from backend.core.template import (
     Span,
     Tools,
     answer_spans,
+    check_unicode,
     render,
     render_prompt,
     special_tokens,
@@ -82,9 +84,9 @@ def encode_messages(
     (``no-chat-template``, ``unmaskable-template``, ``no-turn-end``).
     """
     text = render(tokenizer, messages, tools=tools)
-    spans = answer_spans(tokenizer, messages, text, tools=tools)
-    encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-    return _masked(encoding.ids, encoding.offsets, spans)
+    spans = _some(answer_spans(tokenizer, messages, text, tools=tools))
+    encoding = _encoding(tokenizer, text)
+    return Encoded(*_masked(encoding.ids, encoding.offsets, spans))
 
 
 def encode_prompt(
@@ -123,10 +125,14 @@ def encode_batch(
     with _collector_paused():
         size = tokenizer.backend_tokenizer.get_vocab_size()
         rows = _batch_encoder(tokenizer, str(tokenizer.chat_template), size).encode(conversations)
-        return [
-            Encoded(*row) if row else _numbered(tokenizer, messages, number)
-            for number, (row, messages) in enumerate(zip(rows, conversations, strict=True), start=1)
-        ]
+        slow = [index for index, row in enumerate(rows) if row is None]
+        rendered = [_rendered(tokenizer, conversations[index], index + 1) for index in slow]
+        encodings = tokenizer.backend_tokenizer.encode_batch(
+            [text for text, _ in rendered], add_special_tokens=False
+        )
+        for index, encoding, (_, spans) in zip(slow, encodings, rendered, strict=True):
+            rows[index] = _masked(encoding.ids, encoding.offsets, spans)
+        return [Encoded(*row) for row in rows if row]
 
 
 def stop_token_ids(
@@ -188,8 +194,7 @@ class IncrementalDecoder:
 def find_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     """Special tokens spelt out in ``text``, in order: the template's parser would take them for real ones."""
     special = set(special_tokens(tokenizer))
-    tokens = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).tokens
-    return [token for token in tokens if token in special]
+    return [token for token in _encoding(tokenizer, text).tokens if token in special]
 
 
 class _Translated:
@@ -238,33 +243,48 @@ def _batch_encoder(tokenizer: PreTrainedTokenizerBase, _template: str, _size: in
     return BatchEncoder(tokenizer)
 
 
-def _numbered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int) -> Encoded:
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int
+) -> tuple[str, list[Span]]:
+    """A conversation's text and the spans trained in it; an error says which conversation it is."""
     try:
-        return encode_messages(tokenizer, messages)
+        text = render(tokenizer, messages)
+        return text, _some(answer_spans(tokenizer, messages, text))
     except (DataError, ModelError) as error:
         message = f"Conversation {number}: {error.message}"
         raise type(error)(message, code=error.code, remedy=error.remedy) from error
 
 
-def _masked(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> Encoded:
-    """Trained: every token that shares a character with a span. Cut after the last of them."""
-    trained = [False] * len(ids)
-    begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
-    for start, stop in spans:
-        first, last = bisect_right(ends, start), bisect_left(begins, stop)
-        trained[first:last] = [True] * (last - first)
-    if True not in trained:
+def _some(spans: list[Span]) -> list[Span]:
+    """``spans``, unless there are none. A span is never empty: it ends with the turn's end token."""
+    if not spans:
         raise DataError(
             "No token of this conversation would be trained.",
             code="nothing-trained",
             remedy="It needs at least one assistant message that is not marked trained: false.",
         )
-    length = len(trained) - trained[::-1].index(True)
-    return Encoded(ids[:length], trained[:length])
+    return spans
+
+
+def _masked(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
+    """Trained: every token that shares a character with a span. Cut after the last of them."""
+    trained = [False] * len(ids)
+    begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
+    last = 0
+    for start, stop in spans:
+        first, last = bisect_right(ends, start), bisect_left(begins, stop)
+        trained[first:last] = [True] * (last - first)
+    return ids[:last], trained[:last]
+
+
+def _encoding(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoding:
+    check_unicode(text)
+    encoding: Encoding = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    return encoding
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+    ids: list[int] = _encoding(tokenizer, text).ids
     return ids
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from backend.core.template import (
     answer_spans,
+    check_unicode,
     fresh_sentinel,
     is_trained,
     render,
@@ -81,6 +82,18 @@ def test_a_refused_conversation_is_a_data_error(family: str, messages: list[dict
         render(tiny_tokenizer(family), messages)
     assert caught.value.code == "template-refused"
     assert "refuses this conversation" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["", "plain", "caf\u00e9 \U0001f389", "\ufffd"])
+def test_unicode_passes(text: str) -> None:
+    assert check_unicode(text) is None
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\udc00\ud800"])
+def test_half_a_character_is_a_data_error(text: str) -> None:
+    with pytest.raises(DataError) as caught:
+        render(tiny_tokenizer("chatml"), [{"role": "user", "content": text}])
+    assert caught.value.code == "not-unicode"
 
 
 @pytest.mark.parametrize("template", ["{% for %}", "{{ 1 // 0 }}", "{{ messages.clear() }}"])

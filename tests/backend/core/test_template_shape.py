@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from backend.core.template import render
-from backend.core.template_shape import TemplateShape, TemplateShapes
+from backend.core.template_shape import Conditions, TemplateShape, TemplateShapes
 from tests.tiny import tiny_tokenizer
 
 ROLES = ("user", "assistant", "user", "assistant")
@@ -56,8 +56,8 @@ def test_a_shape_is_the_fixed_text_around_the_contents() -> None:
             "<|im_end|>\n<|im_start|>assistant\n",
             "<|im_end|>\n",
         ),
-        strip=False,
-        leads={1: 0},
+        {1: 0},
+        Conditions(),
     )
 
 
@@ -65,10 +65,11 @@ def test_a_lead_counts_what_the_model_writes_before_the_answer() -> None:
     assert TemplateShapes(tiny_tokenizer("mistral")).get(ROLES).leads == {1: 1, 3: 1}
 
 
-@pytest.mark.parametrize("family", ["chatml", "llama3", "gemma", "mistral"])
-@given(contents=st.lists(texts, min_size=4, max_size=4))
-def test_joining_is_rendering(family: str, contents: list[str]) -> None:
+@pytest.mark.parametrize("family", ["chatml", "llama3", "gemma", "mistral", "qwen3"])
+@given(data=st.data())
+def test_joining_is_rendering(family: str, data: st.DataObject) -> None:
     tokenizer, shape = known(family)
+    contents = data.draw(st.lists(texts.filter(shape.conditions.met_by), min_size=4, max_size=4))
     messages = [{"role": role, "content": text} for role, text in zip(ROLES, contents, strict=True)]
     assert shape.join(contents) == render(tokenizer, messages)
 
@@ -76,22 +77,26 @@ def test_joining_is_rendering(family: str, contents: list[str]) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "{{ m.content.split('x')[0] }}",
         "{{ m.content | upper }}",
+        "{{ m.content.upper() }}",
         "{{ m.content | replace('a', 'b') }}",
+        "{{ m.content.replace('a', 'b') }}",
         "{{ m.content | tojson }}",
         "{{ m.content[:100000] }}",
-        "{{ m.content if 'rare' not in m.content else '' }}",
-        "{{ m.content if m.content != 'rare' else '' }}",
-        "{{ m.content if 'rare' != m.content else '' }}",
-        "{{ m.content if not m.content == 'rare' else '' }}",
+        "{{ m.content[0] }}",
         "{{ m.content if m.content < 'zzzz' else '' }}",
         "{{ m.content if m.content <= 'zzzz' else '' }}",
         "{{ m.content if m.content > '' else '' }}",
         "{{ m.content if 'zzzz' > m.content else '' }}",
-        "{{ m.content if m.content else 'nothing' }}",
         "{{ m.content if m.content | length < 100000 else '' }}",
         "{{ m.content.strip('x') }}",
+        "{{ m.content.split() | first }}",
+        "{{ m.content.split('') | first }}",
+        "{{ m.content if '' in m.content else '' }}",
+        "{{ m.content if not m.content.startswith('x', 3) else '' }}",
+        "{{ m.content if not m.content.startswith(('x', 'y')) else '' }}",
+        "{{ m.content if m.content not in messages[0].content else '' }}",
+        "{{ m.content if m.content != messages[0].content else m.content }}",
         "{{ m.content.removesuffix('rare') }}",
         "{{ m.content }}{{ {m.content: 1}['rare'] }}",
         "{% for letter in m.content %}{{ letter }}{% endfor %}",
@@ -100,6 +105,10 @@ def test_joining_is_rendering(family: str, contents: list[str]) -> None:
         "{{ m.content if m.content is not lower else m.content }}",
         "{{ m.content }}{{ m.content }}",
         "{{ ('x ' + m.content) | trim }}",
+        "{{ (m.content + ' y').split('z')[0] }}",
+        "{% if 'xy' not in 'x' + m.content %}{{ m.content }}{% endif %}",
+        "{% if ('x' + m.content) != 'xy' %}{{ m.content }}{% endif %}",
+        "{{ '%5s' % m.content }}",
         "{{ '%s' % m.content }}",
         "constant",
     ],
@@ -109,24 +118,47 @@ def test_a_template_that_looks_at_a_content_has_no_shape(content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "conditions"),
     [
-        "{{ m.content }}",
-        "{{ m['content'] | trim }}",
-        "{{ m.content.strip() }}",
-        "{{ 'a' ~ m.content ~ '' }}",
-        "{% if m.content is string %}{{ m.content }}{% endif %}",
-        "{% generation %}{{ m.content }}{% endgeneration %}",
-        "{% set text = m.content + '' %}{{ text }}",
+        ("{{ m.content }}", Conditions()),
+        ("{{ 'a' ~ m.content ~ '' }}", Conditions()),
+        ("{% if m.content is string %}{{ m.content }}{% endif %}", Conditions()),
+        ("{% generation %}{{ m.content }}{% endgeneration %}", Conditions()),
+        ("{% set text = m.content + '' %}{{ text }}", Conditions()),
+        ("{{ m['content'] | trim }}", Conditions(settled=True)),
+        ("{{ m.content.strip() }}", Conditions(settled=True)),
+        ("{{ m.content.lstrip('\n') }}", Conditions(settled=True)),
+        ("{{ m.content if m.content else 'nothing' }}", Conditions(nonempty=True)),
+        ("{{ m.content if 'rare' not in m.content else '' }}", Conditions(frozenset({"rare"}))),
+        ("{{ m.content if m.content != 'rare' else '' }}", Conditions(frozenset({"rare"}))),
+        ("{{ m.content if not m.content == 'rare' else '' }}", Conditions(frozenset({"rare"}))),
+        ("{{ m.content if 'rare' != m.content else '' }}", Conditions(frozenset({"rare"}))),
+        ("{{ '' if m.content.startswith('rare') else m.content }}", Conditions(frozenset({"rare"}))),
+        ("{{ '' if m.content.endswith('rare') else m.content }}", Conditions(frozenset({"rare"}))),
+        ("{{ m.content.split('rare')[-1].strip() }}", Conditions(frozenset({"rare"}), settled=True)),
+        ("{{ m.content.rsplit('rare', 1)[-1] }}", Conditions(frozenset({"rare"}))),
     ],
 )
-def test_a_template_that_only_prints_has_a_shape(content: str) -> None:
-    assert isinstance(shape_of(HEAD + content + TAIL), TemplateShape)
+def test_a_template_that_joins_under_conditions_has_a_shape(content: str, conditions: Conditions) -> None:
+    assert shape_of(HEAD + content + TAIL).conditions == conditions
 
 
-def test_strip_is_known_from_plain_printing() -> None:
-    shapes = [shape_of(HEAD + content + TAIL) for content in ("{{ m.content | trim }}", "{{ m.content }}")]
-    assert [shape.strip for shape in shapes] == [True, False]
+@pytest.mark.parametrize(
+    ("conditions", "content", "met"),
+    [
+        (Conditions(), " ", True),
+        (Conditions(settled=True), " a", False),
+        (Conditions(settled=True), "a\n", False),
+        (Conditions(settled=True), "a b", True),
+        (Conditions(settled=True), "", True),
+        (Conditions(nonempty=True), "", False),
+        (Conditions(nonempty=True), " ", True),
+        (Conditions(frozenset({"x", "y"})), "ay", False),
+        (Conditions(frozenset({"x", "y"})), "a", True),
+    ],
+)
+def test_conditions_are_met_or_not(conditions: Conditions, content: str, met: bool) -> None:
+    assert conditions.met_by(content) is met
 
 
 @pytest.mark.parametrize("family", ["gemma", "mistral"])

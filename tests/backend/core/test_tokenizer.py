@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,20 @@ def test_what_cannot_be_rendered_is_an_error(family: str, error: type[Exception]
     with pytest.raises(error) as caught:
         encode_messages(TOKENIZERS[family], [CHAT[1], CHAT[0]])
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("encode", [encode_text, find_special_tokens])
+def test_half_a_character_in_a_text_is_an_error(encode: Callable[..., object]) -> None:
+    with pytest.raises(DataError) as caught:
+        encode(TOKENIZERS["base"], "a\ud800b")
+    assert caught.value.code == "not-unicode"
+
+
+def test_half_a_character_in_a_message_is_an_error() -> None:
+    row = [CHAT[0], {"role": "assistant", "content": "a\udfff"}]
+    with pytest.raises(DataError, match="Conversation 2") as caught:
+        encode_batch(TOKENIZERS["chatml"], [CHAT, row])
+    assert caught.value.code == "not-unicode"
 
 
 def test_tools_reach_the_template() -> None:
