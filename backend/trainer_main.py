@@ -8,6 +8,7 @@ process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -101,15 +102,30 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
         except TunesmithError as error:
             log.exception("The run failed")
             outcome = Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
+        except OSError as error:
+            log.exception("The run failed")
+            outcome = _refused_by_the_system(error, run_dir)
         except Exception as error:  # a door: whatever happens is written down whole
             log.exception("The run failed")
-            message = f"Something unforeseen happened: {type(error).__name__}: {error}"
-            remedy = f"The traceback is in {run_dir.train_log}; report it, then resume the run."
-            outcome = Outcome(RunStatus.FAILED, "internal-error", message, remedy)
+            outcome = _unforeseen(error, run_dir)
         run_dir.write_outcome(outcome)
         if attempt is not None:
             run_dir.end_attempt(attempt, "exited", exit_code=exit_code(outcome))
     return outcome
+
+
+def _refused_by_the_system(error: OSError, run_dir: RunDir) -> Outcome:
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return _unforeseen(error, run_dir)
+    message = f"The disk is full: {error.filename or run_dir.path} could not be written."
+    remedy = "Make room and resume the run; its checkpoints are intact."
+    return Outcome(RunStatus.FAILED, "disk-full", message, remedy)
+
+
+def _unforeseen(error: Exception, run_dir: RunDir) -> Outcome:
+    message = f"Something unforeseen happened: {type(error).__name__}: {error}"
+    remedy = f"The traceback is in {run_dir.train_log}; report it, then resume the run."
+    return Outcome(RunStatus.FAILED, "internal-error", message, remedy)
 
 
 def exit_code(outcome: Outcome) -> int:
@@ -134,11 +150,12 @@ def _log_file(run_dir: RunDir) -> Any:
         return
     handler = logging.FileHandler(run_dir.train_log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    propagated, log.propagate = log.propagate, False
     log.addHandler(handler)
-    log.propagate = False
     try:
         yield
     finally:
+        log.propagate = propagated
         log.removeHandler(handler)
         handler.close()
 
@@ -347,6 +364,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TunesmithError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a door
         return 1 if isinstance(error, TrainingError) else 2
+    except OSError as error:
+        advice = "Make room or mend its permissions."
+        print(f"The run folder cannot be written: {error}. {advice}", file=sys.stderr)  # noqa: T201 - a door
+        return 1
     print(f"{outcome.message} {outcome.remedy}".strip(), file=sys.stderr)  # noqa: T201 - a door
     return exit_code(outcome)
 

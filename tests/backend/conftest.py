@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backend.run_dir import RunDir
 from tests.runs import LEARN, learner_folder, make_run, write_rows
+from tests.trainers import Trainers
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: 
     made = make_run(tmp_path_factory.mktemp("trained") / "runs", learner, rows_file, LEARN)
     assert run(made).code == "completed"
     return made
+
+
+@pytest.fixture(scope="session")
+def trainers() -> Iterator[Trainers]:
+    """Starts real trainer processes."""
+    with Trainers() as started:
+        yield started
