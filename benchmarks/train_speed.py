@@ -27,10 +27,9 @@ warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from our_loop import SEED, read_rows, tunesmith  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
-
-from our_loop import SEED, read_rows, tunesmith  # noqa: E402
 
 from backend.core.batching import epoch_order  # noqa: E402
 from backend.core.device import available_cores  # noqa: E402
