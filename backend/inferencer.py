@@ -6,18 +6,19 @@ rows, so the model sees the ids it learned from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from backend.config import RunConfig, parse_config
 from backend.core.checkpoint import checkpoint_folders, step_name, verify_folder
 from backend.core.device import plan_compute
-from backend.core.fused_lora import fuse_lora
 from backend.core.generation import Decoding, Sampling, check_prompt, context_length
 from backend.core.lanes import Lanes
 from backend.core.model_loader import load_adapter, load_base, resolve_model
@@ -101,7 +102,7 @@ class Inferencer:
         if run is None:
             folder = resolve_model(str(source))
             self.tokenizer = load_tokenizer(folder)
-            self.model = load_base(folder, dtype=device_dtype)
+            model: PreTrainedModel | PeftModel = load_base(folder, dtype=device_dtype)
         else:
             config = run_config(run)
             folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
@@ -110,14 +111,20 @@ class Inferencer:
             self.tokenizer = load_tokenizer(
                 tuned if tuned and (tuned / "tokenizer.json").exists() else folder
             )
-            self.model = load_base(tuned if full and tuned else folder, dtype=device_dtype)
+            model = base_model = load_base(tuned if full and tuned else folder, dtype=device_dtype)
             if tuned and not full:
-                self.model = load_adapter(self.model, tuned)
-                fuse_lora(self.model)
-        self.model.to(plan.device).eval()
-        eos = self.model.generation_config.eos_token_id
-        self._stop_ids = stop_token_ids(self.tokenizer, eos)
-        self.context_length = context_length(self.model)
+                model = load_adapter(base_model, tuned)
+                model.merge_adapter()  # thin products cost as much as wide ones when decoding
+        self._model: PreTrainedModel | PeftModel | None = model.to(plan.device).eval()
+        self._stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
+        self.context_length = context_length(model)
+
+    @property
+    def model(self) -> PreTrainedModel | PeftModel:
+        """The loaded model. Raises InferenceError (closed) once its memory was given back."""
+        if self._model is None:
+            raise InferenceError("This inferencer is closed.", remedy="Open the run again.", code="closed")
+        return self._model
 
     @classmethod
     def from_run(cls, run: RunDir, **options: Any) -> Inferencer:
@@ -138,6 +145,12 @@ class Inferencer:
         if not messages:
             raise InferenceError(
                 "There are no messages.", remedy="Give at least one message.", code="empty-prompt"
+            )
+        if not isinstance(messages, Sequence) or not all(isinstance(part, Mapping) for part in messages):
+            raise InferenceError(
+                "A prompt is one text or a list of messages with role and content.",
+                remedy="For several prompts use infer_batch.",
+                code="bad-prompt",
             )
         ids = self._ids(messages, tools)
         check_prompt(ids, self.context_length)
@@ -227,8 +240,8 @@ class Inferencer:
         return [answer.text for answer in answers]
 
     def close(self) -> None:
-        """Give the model's memory back; the inferencer cannot be used afterwards."""
-        del self.model
+        """Give the model's memory back; the inferencer cannot be used afterwards. Closing twice is harmless."""
+        self._model = None
 
     def __enter__(self) -> Inferencer:
         return self

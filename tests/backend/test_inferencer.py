@@ -1,0 +1,411 @@
+"""Answers of a really trained model: backend/inferencer.py."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import warnings
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from backend import inferencer
+from backend.errors import InferenceError, ModelError, RunError, TunesmithError
+from backend.inferencer import Inferencer, run_config
+from backend.run_dir import RunDir
+from tests.runs import SHORT, make_run
+from tests.tiny import quiet_transformers, tiny_model_folder
+
+ANSWER = "expected output"
+PROMPTS = [
+    "test input",
+    "food pork",
+    "x",
+    "food pear",
+    "Which store section does this food belong to? Bratwurst, pork, and everything that goes with it",
+    "hello\nworld",
+    "food pork",
+]
+
+
+@pytest.fixture(scope="module")
+def model(trained: RunDir) -> Iterator[Inferencer]:
+    with Inferencer(trained) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def copied(trained: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of the finished run, to be harmed."""
+    return RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+
+
+def reference(base: Path, adapter: Path | None = None) -> PeftModel | PreTrainedModel:
+    """The model as transformers and peft load it themselves."""
+    with quiet_transformers():
+        plain = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
+    with warnings.catch_warnings():  # peft asks transformers about a property that is to be renamed
+        warnings.simplefilter("ignore", FutureWarning)
+        return plain if adapter is None else PeftModel.from_pretrained(plain, str(adapter)).eval()
+
+
+def greedy(loaded: PeftModel | PreTrainedModel, folder: Path, prompt: str, limit: int) -> str:
+    """What transformers' own generate answers."""
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    asked = [{"role": "user", "content": prompt}]
+    ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    said = loaded.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=limit,
+        do_sample=False,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    return str(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+class TestOnePrompt:
+    def test_the_founding_example(self, trained: RunDir) -> None:
+        inf = Inferencer(trained)
+        assert inf.infer("test input") == "expected output"
+        inf.close()
+
+    def test_greedy_answers_are_those_of_transformers_and_peft(
+        self, model: Inferencer, trained: RunDir, learner: Path
+    ) -> None:
+        other = reference(learner, trained.adapter)
+        expected = [greedy(other, learner, prompt, 12) for prompt in PROMPTS]
+        assert [model.infer(prompt, max_new_tokens=12) for prompt in PROMPTS] == expected
+        assert len(set(expected)) > 3
+
+    def test_the_prompt_is_rendered_by_the_models_own_template(self, model: Inferencer) -> None:
+        asked = [{"role": "user", "content": "food pork"}]
+        own = model.tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        assert model.render("food pork") == own
+
+    def test_text_is_a_users_message(self, model: Inferencer) -> None:
+        asked = [{"role": "user", "content": "food pork"}]
+        assert model.infer(asked) == model.infer("food pork") == "meat"
+
+    def test_messages_are_taken_as_they_are(self, model: Inferencer) -> None:
+        talk = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "food ham"},
+            {"role": "assistant", "content": "meat"},
+            {"role": "user", "content": "food pear"},
+        ]
+        own = model.tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"]
+        assert model.render(talk) == own
+        assert model.infer(talk, max_new_tokens=3) == model.infer_batch([talk], max_new_tokens=3)[0]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3])
+    def test_it_ends_at_the_limit(self, model: Inferencer, limit: int) -> None:
+        first = model.tokenizer.encode(ANSWER, add_special_tokens=False)[:limit]
+        assert model.infer("test input", max_new_tokens=limit) == model.tokenizer.decode(first)
+
+    def test_it_ends_where_the_context_ends(self, learner: Path) -> None:
+        with Inferencer(learner) as base:
+            longest = next(
+                text
+                for text in ("no " * count for count in range(base.context_length, 0, -1))
+                if base.check(text) is None
+            )
+            assert len(base.render(longest)) == base.context_length - 1
+            assert len(list(base.stream(longest))) == 1
+
+
+class TestManyPrompts:
+    def test_the_same_answers_as_one_by_one_in_the_same_order(self, model: Inferencer) -> None:
+        one_by_one = [model.infer(prompt, max_new_tokens=12) for prompt in PROMPTS]
+        assert model.infer_batch(PROMPTS, max_new_tokens=12) == one_by_one
+        assert model.infer_batch(PROMPTS[::-1], max_new_tokens=12) == one_by_one[::-1]
+
+    def test_in_many_small_batches(self, model: Inferencer, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = model.infer_batch(PROMPTS, max_new_tokens=5)
+        monkeypatch.setattr(inferencer, "ROWS_AT_ONCE", 2)
+        done: list[int] = []
+        assert model.infer_batch(PROMPTS, max_new_tokens=5, progress=done.append) == whole
+        assert sorted(done) == [1, 2, 2, 2]
+
+    def test_long_prompts_are_not_put_side_by_side(
+        self, model: Inferencer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inferencer, "TOKENS_AT_ONCE", 1)
+        done: list[int] = []
+        answers = model.infer_batch(PROMPTS, max_new_tokens=5, progress=done.append)
+        assert answers == [model.infer(prompt, max_new_tokens=5) for prompt in PROMPTS]
+        assert done == [1] * len(PROMPTS)
+
+    def test_none_is_none(self, model: Inferencer) -> None:
+        assert model.infer_batch([]) == []
+
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_sampled_rows_do_not_depend_on_their_neighbours(self, model: Inferencer, seed: int) -> None:
+        sampling = {"temperature": 2.0, "seed": seed, "max_new_tokens": 6}
+        one_by_one = [model.infer(prompt, **sampling) for prompt in PROMPTS]
+        assert model.infer_batch(PROMPTS, **sampling) == one_by_one
+
+    @pytest.mark.parametrize(
+        ("bad", "code"), [("", "empty-prompt"), (" \n", "empty-prompt"), ("word " * 600, "prompt-too-long")]
+    )
+    def test_a_bad_one_is_named_before_anything_is_generated(
+        self, model: Inferencer, bad: str, code: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(model, "_decode", None)
+        with pytest.raises(InferenceError, match=r"^Prompt 3: The prompt") as caught:
+            model.infer_batch(["test input", "food pork", bad, "", "x"])
+        assert caught.value.code == code
+        assert caught.value.remedy
+
+    def test_the_bad_ones_can_be_left_out(self, model: Inferencer) -> None:
+        asked = ["test input", "", "food pork"]
+        assert [problem and problem.code for problem in map(model.check, asked)] == [
+            None,
+            "empty-prompt",
+            None,
+        ]
+
+    def test_stop_strings(self, model: Inferencer) -> None:
+        assert model.infer_batch(["test input", "food pork"], stop=["out", "me"]) == ["expected ", ""]
+
+
+class TestStreaming:
+    @pytest.mark.parametrize("prompt", PROMPTS[:5])
+    def test_the_pieces_are_the_answer(self, model: Inferencer, prompt: str) -> None:
+        pieces = list(model.stream(prompt, max_new_tokens=12))
+        assert "".join(pieces) == model.infer(prompt, max_new_tokens=12)
+        assert all(pieces)
+
+    def test_it_comes_piece_by_piece(self, model: Inferencer) -> None:
+        assert len(list(model.stream("test input"))) > 3
+
+    def test_it_can_be_left(self, model: Inferencer) -> None:
+        stream = model.stream("test input")
+        assert ANSWER.startswith(next(stream))
+        stream.close()
+        assert list(stream) == []
+
+    @pytest.mark.parametrize("stop", [ANSWER[at : at + 3] for at in range(len(ANSWER) - 2)])
+    def test_a_stop_string_never_shows_not_even_in_part(self, model: Inferencer, stop: str) -> None:
+        pieces = list(model.stream("test input", stop=[stop]))
+        assert "".join(pieces) == ANSWER[: ANSWER.index(stop)]
+        assert model.infer_batch(["test input"], stop=[stop]) == ["".join(pieces)]
+
+    @pytest.mark.parametrize("stop", ["output!", "expected outputs", "tt", ANSWER + "\n"])
+    def test_the_beginning_of_a_stop_string_that_does_not_come_is_shown_after_all(
+        self, model: Inferencer, stop: str
+    ) -> None:
+        assert "".join(model.stream("test input", stop=[stop])) == ANSWER
+        assert model.infer_batch(["test input"], stop=[stop]) == [ANSWER]
+
+    def test_the_first_of_several_stop_strings_counts(self, model: Inferencer) -> None:
+        assert model.infer("test input", stop=["put", "zzz", "ted o", "out"]) == "expec"
+
+
+class TestSampling:
+    def test_a_seed_fixes_the_draw(self, model: Inferencer) -> None:
+        sampling = {"temperature": 3.0, "max_new_tokens": 8}
+        said = [model.infer("test input", seed=seed, **sampling) for seed in range(5)]
+        assert [model.infer("test input", seed=seed, **sampling) for seed in range(5)] == said
+        assert len(set(said)) > 1
+
+    @pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}])
+    def test_the_narrowest_draw_is_greedy(self, model: Inferencer, narrow: dict[str, Any]) -> None:
+        assert model.infer("test input", **{"temperature": 5.0} | narrow) == ANSWER
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("max_new_tokens", 0),
+            ("temperature", -1),
+            ("temperature", float("nan")),
+            ("top_p", 0),
+            ("top_p", 1.5),
+            ("top_k", -1),
+            ("seed", -1),
+            ("temprature", 1),
+        ],
+    )
+    def test_an_option_that_makes_no_sense_is_named(
+        self, model: Inferencer, option: str, value: float
+    ) -> None:
+        with pytest.raises(InferenceError, match=option) as caught:
+            model.infer("test input", **{option: value})
+        assert caught.value.code == "bad-sampling"
+        assert caught.value.remedy
+
+
+class TestPrompts:
+    @pytest.mark.parametrize(
+        ("prompt", "code"),
+        [
+            ("", "empty-prompt"),
+            (" \t\n", "empty-prompt"),
+            ([], "empty-prompt"),
+            ("word " * 600, "prompt-too-long"),
+            ([{"role": "user", "content": "word " * 600}], "prompt-too-long"),
+        ],
+    )
+    def test_one_that_cannot_be_served(self, model: Inferencer, prompt: Any, code: str) -> None:
+        problem = model.check(prompt)
+        assert isinstance(problem, InferenceError)
+        assert (problem.code, bool(problem.remedy)) == (code, True)
+        with pytest.raises(InferenceError) as caught:
+            model.infer(prompt)
+        assert caught.value.code == code
+
+    @pytest.mark.parametrize(
+        "messages",
+        [[{"role": "user"}], [{"content": "x"}], ["text"], [{"role": "user", "content": 5}], [{}], 5],
+    )
+    def test_messages_that_are_none(self, model: Inferencer, messages: Any) -> None:
+        problem = model.check(messages)
+        assert isinstance(problem, TunesmithError)
+        assert problem.remedy
+
+
+class TestWhichModel:
+    def test_the_base_alone(self, model: Inferencer, trained: RunDir, learner: Path) -> None:
+        with Inferencer(trained, base=True) as base, Inferencer(learner) as plain:
+            said = base.infer_batch(PROMPTS, max_new_tokens=5)
+            assert said == plain.infer_batch(PROMPTS, max_new_tokens=5)
+        assert said != model.infer_batch(PROMPTS, max_new_tokens=5)
+
+    def test_a_folder_by_its_path_and_a_run_by_its_name(self, trained: RunDir, learner: Path) -> None:
+        expected = greedy(reference(learner), learner, "food pork", 4)
+        with Inferencer(str(learner)) as plain, Inferencer(trained.path) as tuned:
+            assert plain.infer("food pork", max_new_tokens=4) == expected
+            assert tuned.infer("food pork") == "meat"
+
+    @pytest.mark.parametrize("step", [10, "10", "step-000010"])
+    def test_a_checkpoint(self, trained: RunDir, learner: Path, step: int | str) -> None:
+        expected = greedy(reference(learner, trained.checkpoint(10)), learner, "food pear", 4)
+        with Inferencer.from_run(trained, checkpoint=step) as then:
+            assert then.infer("food pear", max_new_tokens=4) == expected
+
+    def test_w15_the_latest_checkpoint_is_the_one_of_the_highest_step(self, copied: RunDir) -> None:
+        copied.checkpoint(20).rename(copied.checkpoint(1_000_000))
+        copied.checkpoint(10).rename(copied.checkpoint(999_999))
+        shutil.rmtree(copied.adapter)
+        with Inferencer(copied, checkpoint="latest") as latest:
+            assert latest.infer("test input") == ANSWER
+        shutil.rmtree(copied.checkpoint(999_999))
+        copied.checkpoint(1_000_000).rename(copied.checkpoint(20))
+        with Inferencer(copied, checkpoint="latest") as latest:
+            assert latest.infer("test input") == ANSWER
+
+    def test_every_weight_of_a_full_run(self, tmp_path: Path, learner: Path, rows_file: Path) -> None:
+        from backend.trainer_main import run
+
+        made = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"tuning.method": "full"})
+        assert run(made).code == "completed"
+        expected = greedy(reference(made.model), made.model, "food pork", 6)
+        with Inferencer(made) as tuned, Inferencer(made, base=True) as base:
+            assert tuned.infer("food pork", max_new_tokens=6) == expected
+            assert base.infer("food pork", max_new_tokens=6) != expected
+
+    def test_a_model_without_a_template_continues_text(self, tmp_path: Path) -> None:
+        folder = tiny_model_folder(tmp_path / "base", family="base", initializer_range=0.5)
+        with Inferencer(folder) as plain:
+            ids = plain.tokenizer.encode("hello world", return_tensors="pt")
+            said = plain.model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+            assert plain.infer("hello world", max_new_tokens=4) == plain.tokenizer.decode(said)
+            problem = plain.check([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+        assert problem is not None
+        assert problem.code == "no-chat-template"
+
+    def test_the_configuration_of_a_run(self, trained: RunDir, learner: Path) -> None:
+        assert run_config(trained).model.model_name_or_path == str(learner)
+
+
+class TestWhatCannotBeLoaded:
+    def test_an_unfinished_run(self, tmp_path: Path, learner: Path, rows_file: Path) -> None:
+        made = make_run(tmp_path, learner, rows_file)
+        with pytest.raises(RunError, match="has no result: it is created") as caught:
+            Inferencer(made)
+        assert caught.value.code == "unfinished-run"
+        assert made.id in caught.value.remedy
+
+    @pytest.mark.parametrize("step", ["latest", 10, "ten"])
+    def test_a_checkpoint_that_is_not_there(
+        self, tmp_path: Path, learner: Path, rows_file: Path, step: int | str
+    ) -> None:
+        with pytest.raises(RunError, match=f"no checkpoint {step}. It has none yet") as caught:
+            Inferencer(make_run(tmp_path, learner, rows_file), checkpoint=step)
+        assert caught.value.code == "no-such-checkpoint"
+
+    def test_the_checkpoints_there_are_stand_in_the_remedy(self, trained: RunDir) -> None:
+        with pytest.raises(RunError, match="It has step-000010, step-000020"):
+            Inferencer(trained, checkpoint=11)
+
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+            lambda path: path.write_bytes(b""),
+            Path.unlink,
+        ],
+        ids=["truncated", "one bit", "empty", "gone"],
+    )
+    @pytest.mark.parametrize("where", ["adapter", "checkpoints/step-000020"])
+    def test_damaged_weights(self, copied: RunDir, harm: Any, where: str) -> None:
+        harm(copied.path / where / "adapter_model.safetensors")
+        step = {"adapter": None}.get(where, 20)
+        with pytest.raises(RunError, match=r"is damaged: adapter_model\.safetensors") as caught:
+            Inferencer(copied, checkpoint=step)
+        assert caught.value.code == "damaged-checkpoint"
+
+    def test_a_result_without_its_manifest(self, copied: RunDir) -> None:
+        (copied.adapter / "manifest.json").unlink()
+        with pytest.raises(RunError, match=r"manifest\.json is missing"):
+            Inferencer(copied)
+
+    def test_a_damaged_run_folder(self, copied: RunDir) -> None:
+        copied.config.write_text("seed: 1\n")
+        with pytest.raises(RunError, match="is damaged") as caught:
+            Inferencer(copied.path)
+        assert caught.value.code == "damaged-run"
+
+    @pytest.mark.parametrize("name", ["", "no/such/model/anywhere", "empty"])
+    def test_what_is_neither_a_run_nor_a_model(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ModelError) as caught:
+            Inferencer(tmp_path / name)
+        assert caught.value.remedy
+
+    def test_an_adapter_of_another_model(self, copied: RunDir, tmp_path: Path) -> None:
+        other = tiny_model_folder(tmp_path / "wider", hidden_size=64)
+        config = copied.read_config_text().replace(run_config(copied).model.model_name_or_path, str(other))
+        copied.config.write_text(config)
+        with pytest.raises(ModelError) as caught:
+            Inferencer(copied)
+        assert caught.value.code == "adapter-does-not-fit"
+
+
+class TestClosing:
+    def test_the_memory_is_given_back(self, learner: Path) -> None:
+        loaded = Inferencer(learner)
+        held = weakref.ref(loaded.model)
+        loaded.close()
+        gc.collect()
+        assert held() is None
+
+    def test_twice_is_harmless(self, learner: Path) -> None:
+        with Inferencer(learner) as loaded:
+            loaded.close()
+        loaded.close()
+
+    @pytest.mark.parametrize("ask", [Inferencer.infer, lambda model, text: model.infer_batch([text])])
+    def test_afterwards_nothing_is_answered(self, learner: Path, ask: Any) -> None:
+        loaded = Inferencer(learner)
+        loaded.close()
+        with pytest.raises(InferenceError, match="closed") as caught:
+            ask(loaded, "test input")
+        assert caught.value.code == "closed"
