@@ -106,30 +106,34 @@ def move(run: RunDir, name: str, dice: random.Random) -> None:
             raise
 
 
+def promise(kept: object, broken: str) -> None:
+    """Raise AssertionError with what is broken unless it was kept."""
+    if not kept:
+        raise AssertionError(broken)
+
+
 def check(run: RunDir, folder: str) -> None:
     """One trainer at most, a legal state with a reason, and live only while somebody lives."""
     state = run.state()
-    assert state.reason, "a state without a reason"
-    assert state.next_action, "a state without a next action"
+    promise(state.reason, "a state without a reason")
+    promise(state.next_action, "a state without a next action")
     trainers = [one for one in processes_of(Path(folder)) if "supervisor" not in " ".join(one.cmdline())]
-    assert len(trainers) <= 1, f"{len(trainers)} trainers at once"
+    promise(len(trainers) <= 1, f"{len(trainers)} trainers at once")
     steps = [record["step"] for record in run.metrics().records]
-    assert steps == list(range(1, len(steps) + 1)), "the steps have a gap or a repeat"
+    promise(steps == list(range(1, len(steps) + 1)), "the steps have a gap or a repeat")
 
 
 def settle(run: RunDir, folder: str) -> None:
     """Bring the run to rest; nothing of it may be left."""
     if run.is_held():
         state = stop(run, policy=POLICY)
-        assert state.status in {RunStatus.STOPPED, RunStatus.INTERRUPTED}, (
-            f"after a stop it is {state.status}"
-        )
+        rested = state.status in {RunStatus.STOPPED, RunStatus.INTERRUPTED}
+        promise(rested, f"after a stop it is {state.status}")
     eventually(lambda: not processes_of(Path(folder)))
     attempts = [run.read_attempt(number) for number in range(1, run.latest_attempt_number() + 1)]
-    assert not any(members(attempt) for attempt in attempts), "a process of the run lives on"
-    assert not any(attempt.process and is_alive(attempt.process) for attempt in attempts), (
-        "a trainer lives on"
-    )
+    promise(not any(members(attempt) for attempt in attempts), "a process of the run lives on")
+    alive = [attempt.process for attempt in attempts if attempt.process and is_alive(attempt.process)]
+    promise(not alive, "a trainer lives on")
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def stop(run: RunDir, *, reason: str = "stop-requested", policy: Policy | None =
         if not run.stop_requested():  # a holder that has only just begun swept it away
             run.request_stop(reason)
         time.sleep(POLL_SECONDS)
-    return run.state() if not run.is_held() else kill(run)
+    return kill(run) if run.is_held() else _settled(run, attempt)
 
 
 def pause(run: RunDir, *, policy: Policy | None = None) -> RunState:
@@ -150,6 +150,13 @@ def kill(run: RunDir) -> RunState:
             remedy="It may be waiting for a disk or a driver; the run folder is untouched.",
             code="still-alive",
         )
+    return _settled(run, attempt)
+
+
+def _settled(run: RunDir, attempt: Attempt | None) -> RunState:
+    """Where a run stands that is over, its helpers gone with it."""
+    if attempt:
+        kill_all(attempt)
     return run.state()
 
 

@@ -225,7 +225,15 @@ def own(run: RunDir, command: Sequence[str], policy: Policy, ready: Ready) -> No
     with run.lock() as lock, _stop_on_sigterm(run):
         run.set_damage_aside()
         require(run.id, run.state_at_rest().status, Event.START)
+        _sweep_last_attempt(run)
         Supervisor(run, command, policy, lock).supervise(ready)
+
+
+def _sweep_last_attempt(run: RunDir) -> None:
+    """Helpers of an attempt whose supervisor was killed have nobody else to end them."""
+    last = run.latest_attempt()
+    if last:
+        kill_all(last)
 
 
 @contextlib.contextmanager

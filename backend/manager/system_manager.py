@@ -17,7 +17,7 @@ from backend.run_dir import RunDir
 from backend.run_records import utc_now
 from backend.utils.file_utils import free_bytes
 
-MIN_FREE_BYTES = 64 * 2**20
+MIN_FREE_BYTES = 8 * 2**20
 CHECKPOINTS_AHEAD = 2
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "glusterfs", "fuse.sshfs", "afs"}

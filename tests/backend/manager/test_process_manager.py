@@ -288,6 +288,25 @@ class TestWithoutSupervisor:
         assert stop(run, policy=QUICK).status is RunStatus.INTERRUPTED
         assert members(attempt) == []
 
+    def test_w08_helpers_go_even_when_nobody_supervised_the_end(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "child"))
+        attempt = running(run)
+        eventually(lambda: len(members(attempt)) == 2)
+        send_signal(supervisor_of(attempt), signal.SIGKILL)
+        assert stop(run).status is RunStatus.STOPPED
+        assert members(attempt) == []
+
+    def test_w08_a_new_attempt_sweeps_up_after_the_last(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "child"))
+        attempt = running(run)
+        eventually(lambda: len(members(attempt)) == 2)
+        send_signal(supervisor_of(attempt), signal.SIGKILL)
+        send_signal(process_of(attempt), signal.SIGKILL)
+        eventually(lambda: not run.is_held())
+        start(run, command=stand_in(run, "steps=1"))
+        wait(run, timeout_seconds=20)
+        assert members(attempt) == []
+
     def test_f08_f09_both_killed_is_interrupted(self, run: RunDir) -> None:
         start(run, command=stand_in(run, *LONG))
         attempt = running(run)

@@ -130,7 +130,7 @@ class TestDisk:
     def test_a_run_without_a_checkpoint_needs_a_little(self, run: RunDir) -> None:
         forecast = forecast_disk(run)
         assert forecast.checkpoint_bytes == 0
-        assert forecast.needed_bytes == 64 * 2**20
+        assert forecast.needed_bytes == 8 * 2**20
         assert forecast.is_enough
 
     def test_the_newest_checkpoint_is_the_measure(self, run: RunDir) -> None:
