@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from types import TracebackType
@@ -50,7 +51,8 @@ class Recorder:
         self._metrics.write(report)
         for sample in report.samples:
             self._samples.append({"step": report.step, **asdict(sample), "exact_match": sample.exact_match})
-        better = report.step > 0 and (self._best_loss is None or report.loss < self._best_loss)
+        counts = report.step > 0 and math.isfinite(report.loss)
+        better = counts and (self._best_loss is None or report.loss < self._best_loss)
         if better:
             self._best_loss, self._best_step = report.loss, report.step
         return better
