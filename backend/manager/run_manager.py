@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from backend.utils.record_utils import record_to_json
 
 _EDIT_LOCK = ".labels.lock"
 _PATIENCE_SECONDS = 30.0
+_CLOCK_TICK_NS = 1_000_000_000
+"""Coarser than the clock of any file system in use."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,12 @@ class RunManager:
         known = self._remembered.get(name)
         if known and known[0] == stamp:
             return known[1]
+        read_at = time.time_ns()
         summary = summarise(RunDir(self.root / name))
-        self._remembered[name] = ((), summary) if summary.status in LIVE else (stamp, summary)
+        settled = (
+            abs(read_at - max(stamp[:2])) > _CLOCK_TICK_NS
+        )  # else the next change may bear the same time
+        self._remembered[name] = (stamp if settled and summary.status not in LIVE else (), summary)
         return summary
 
     def find(self, run: str) -> RunDir:

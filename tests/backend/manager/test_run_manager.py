@@ -66,10 +66,18 @@ class TestListing:
     def test_a_run_at_rest_is_read_once(
         self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        make(root)
+        os.utime(make(root).path, (1e9, 1e9))
         first = manager.list()
         monkeypatch.setattr("backend.manager.run_manager.summarise", lambda _: pytest.fail("read again"))
         assert manager.list() == first
+
+    def test_a_change_within_the_clock_s_tick_is_seen(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        before = run.path.stat().st_mtime_ns
+        assert manager.list()[0].status is RunStatus.CREATED
+        run.begin_attempt(("a",))
+        os.utime(run.path, ns=(before, before))
+        assert manager.list()[0].status is RunStatus.INTERRUPTED
 
     def test_whatever_moves_is_read_again(self, manager: RunManager, root: Path) -> None:
         run = make(root)
