@@ -89,7 +89,8 @@ class _TableReader:
 
     def _swallowed(self, width: int) -> bool:
         """Whether a stray quotation mark seems to have joined many whole rows into one."""
-        if len(self._taken) < _SUSPICIOUS_LINES or width < 2:
+        suspicious = 2 if self._dialect.delimiter == "\t" else _SUSPICIOUS_LINES
+        if len(self._taken) < suspicious or width < 2:
             return False
         unquoted = _dialect(self._dialect.delimiter, quotes=False)
         return all(len(row) == width for row in csv.reader([line.text for line in self._taken], unquoted))
@@ -118,9 +119,16 @@ class _TableReader:
     def _record(self, header: Sequence[str], fields: list[str], lines: list[Line]) -> Record | Rejected:
         place = f"{self._name}:{lines[0].number}"
         for field in fields:
-            if not field.isascii() and (reason := surrogate_reason(field)):
+            if reason := self._unfit(field):
                 return Rejected(place, reason, excerpt("".join(line.text for line in lines)))
         return Record(place, dict(zip(header, fields, strict=True)))
+
+    def _unfit(self, field: str) -> str | None:
+        """Why a field cannot be taken as it is; in a table without quoting one may still look quoted."""
+        unquoted = self._dialect.quoting == csv.QUOTE_NONE
+        if unquoted and len(field) > 3 and field[0] == field[-1] == '"' and '""' in field[1:-1]:
+            return "a field is quoted, but the first rows of the table quote none; quote the column names too"
+        return None if field.isascii() else surrogate_reason(field)
 
     def _tap(self) -> Iterator[str]:
         for line in self._lines:
@@ -152,11 +160,16 @@ def _evenness(rows: list[list[str]]) -> tuple[float, int]:
 
 
 def _quotes_quote(sample: list[str], delimiter: str) -> bool:
-    """Whether quotation marks enclose fields: no, when only reading them as plain text makes even rows."""
+    """Whether quotation marks enclose fields: no, when only reading them as plain text makes even rows.
+
+    A table with tabs has no quoting (text/tab-separated-values of IANA) unless its first rows show some.
+    """
     unquoted = _dialect(delimiter, quotes=False)
+    fields = [field for row in _parse(sample, unquoted) for field in row if '"' in field]
+    if delimiter == "\t" and not any(field.startswith('"') for field in fields):
+        return False
     if _even(sample, _dialect(delimiter, quotes=True)) or not _even(sample, unquoted):
         return True
-    fields = [field for row in _parse(sample, unquoted) for field in row if '"' in field]
     enclosed = sum(len(field) > 1 and field[0] == field[-1] == '"' for field in fields)
     return 2 * enclosed > len(fields)
 

@@ -51,6 +51,7 @@ _SCRIPTS = (
     "DEVANAGARI",
     "THAI",
 )
+_SCRIPT_NAMES = {"CJK": "Chinese", "HANGUL": "Korean"}
 _SCRIPT_CHARACTERS = 300
 
 
@@ -147,7 +148,7 @@ def mixed_scripts(scan: Scan) -> Iterator[Example]:
         main = ""
     for row, script in zip(scan.rows, scripts, strict=True):
         if script and script != main:
-            yield Example(row.place, f"written in {script.title()} letters")
+            yield Example(row.place, f"written in {_SCRIPT_NAMES.get(script, script.title())} letters")
 
 
 def script_of(text: str) -> str:

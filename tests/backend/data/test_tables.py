@@ -61,6 +61,29 @@ def test_quotation_marks_in_a_table_without_quoting_are_text():
     ]
 
 
+def test_a_table_with_tabs_that_shows_no_quoting_has_none():
+    rows = "a\tb\n" + "x\ty\n" * 20_000 + '1\t"AGENT" K\n2\t"open\n3\tclose"\n4\t"word"\n'
+    assert values(read_all(rows))[-4:] == [
+        ("1", '"AGENT" K'),
+        ("2", '"open'),
+        ("3", 'close"'),
+        ("4", '"word"'),
+    ]
+
+
+def test_a_quoted_field_far_behind_unquoted_rows_is_not_taken_for_plain_text():
+    rows = "a\tb\n" + "x\ty\n" * 20_000 + '1\t"say ""hi"""\n'
+    last = read_all(rows)[-1]
+    assert last.place == "t.csv:20002"
+    assert "a field is quoted" in last.reason
+
+
+def test_stray_quotation_marks_join_no_rows_of_a_table_with_tabs():
+    items = read_all('a\tb\n"x"\t"y"\n1\t"open\n2\tclose"\n')
+    assert [item.place for item in items if isinstance(item, Rejected)] == ["t.csv:3"]
+    assert values(items[::2]) == [("x", "y"), ("2", 'close"')]
+
+
 def test_a_line_over_the_limit_is_rejected_alone():
     items = read_all("a,b\n1,2\n" + "x" * 300 + "\n3,4\n", limit=100)
     assert [type(item).__name__ for item in items] == ["Record", "Rejected", "Record"]
