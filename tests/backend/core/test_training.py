@@ -1,0 +1,539 @@
+"""The loop learns what plain transformers and peft would, from the trained tokens alone, to the same bits twice."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from backend.config import TrainingConfig, TuningConfig
+from backend.core.batching import Example, MicroBatch, epoch_order, pack
+from backend.core.device import ComputePlan
+from backend.core.forward import ForwardPass
+from backend.core.lanes import Lanes
+from backend.core.optimizer import default_learning_rate, learning_rate_factor
+from backend.core.training import (
+    TrainState,
+    autocast,
+    rows_per_step,
+    step_gradients,
+    total_steps,
+    train_steps,
+)
+from backend.core.tuning import make_trainable
+from backend.errors import TrainingError
+from backend.reports import StepReport
+from tests.backend.core.rows import (
+    FULL,
+    LORA,
+    PLAN,
+    example,
+    lively_model,
+    random_rows,
+    same_bits,
+    shake,
+    start,
+    weights,
+)
+from tests.tiny import tiny_model
+
+ROWS = random_rows([9, 14, 20, 7, 30, 12, 25, 18], shared=5)
+SHORT = TrainingConfig(max_steps=3, per_device_train_batch_size=4, learning_rate=1e-2)
+DROPOUT = TuningConfig(lora_r=4, lora_dropout=0.3)
+ONE_LANE = replace(PLAN, lanes=1)
+
+
+def _train(
+    state: TrainState,
+    training: TrainingConfig = SHORT,
+    *,
+    rows: Sequence[Example] = ROWS,
+    plan: ComputePlan = PLAN,
+    seed: int = 0,
+) -> list[StepReport]:
+    return list(train_steps(state, rows, training, plan, seed=seed))
+
+
+def _trained(
+    tuning: TuningConfig = LORA,
+    training: TrainingConfig = SHORT,
+    *,
+    plan: ComputePlan = PLAN,
+    seed: int = 0,
+) -> tuple[list[float], dict[str, Tensor]]:
+    """(losses, weights and moments) after training the same fresh model."""
+    state = start(lively_model(), tuning, training)
+    return [report.loss for report in _train(state, training, plan=plan, seed=seed)], weights(state)
+
+
+# --- one step against transformers and peft ----------------------------------------------------------------
+
+
+def _plain(model: PreTrainedModel, tuning: TuningConfig) -> nn.Module:
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    return {"lora": lambda: get_peft_model(model, settings), "full": lambda: model}[tuning.method]()
+
+
+def _plain_step(model: nn.Module, rows: Sequence[Example]) -> tuple[float, dict[str, Tensor]]:
+    """Loss and gradients as everybody computes them: right-padded rows, labels -100 where nothing is learned."""
+    width = max(len(row.input_ids) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+    for line, row in enumerate(rows):
+        length = len(row.input_ids)
+        ids[line, :length], mask[line, :length] = torch.tensor(row.input_ids), 1
+        labels[line, :length] = ids[line, :length].masked_fill(~torch.tensor(row.trained), -100)
+    loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    loss.backward()
+    return loss.item(), {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+
+
+def _our_step(
+    state: TrainState, rows: Sequence[Example], *, budget: int = 10_000, lanes: int = 2
+) -> tuple[float, list[Tensor], list[MicroBatch]]:
+    batches = pack(rows, budget=budget, share_prefixes=state.forward.packed)
+    with Lanes(lanes) as pool:
+        loss, gradients = step_gradients(state, batches, PLAN, pool, seed=0, step=1)
+    return loss, gradients, batches
+
+
+def _relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    difference = math.sqrt(
+        sum(float((a - b).double().square().sum()) for a, b in zip(found, wanted, strict=True))
+    )
+    return difference / math.sqrt(sum(float(b.double().square().sum()) for b in wanted))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    ("architecture", "packed"), [("llama", True), ("qwen2", True), ("qwen3", True), ("llama", False)]
+)
+def test_a_real_step_has_the_gradients_of_transformers_and_peft(
+    architecture: str, packed: bool, tuning: TuningConfig
+) -> None:
+    state = start(lively_model(architecture), tuning)
+    shake(state)
+    state.forward.causal.set_attn_implementation({True: "tunesmith_packed", False: "sdpa"}[packed])
+    state.forward = ForwardPass(state.forward.model, packed=packed)
+    plain = _plain(lively_model(architecture), tuning)
+    with torch.no_grad():
+        for name, part in plain.named_parameters():
+            part.copy_(state.forward.model.get_parameter(name))
+
+    loss, gradients, _ = _our_step(state, ROWS, budget=60)
+    plain_loss, plain_gradients = _plain_step(plain, ROWS)
+
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert plain_gradients.keys() == state.parameters.keys()
+    wanted = [plain_gradients[name] for name in state.parameters]
+    assert _relative_error(gradients, wanted) < 1e-4
+    for found, expected in zip(gradients, wanted, strict=True):
+        assert _relative_error([found], [expected]) < 1e-3
+
+
+@pytest.mark.parametrize("budget", [8, 20, 40])
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_micro_batches_add_up_to_one_batch(budget: int, tuning: TuningConfig) -> None:
+    state = start(lively_model(), tuning)
+    shake(state)
+
+    whole_loss, whole, one = _our_step(state, ROWS)
+    loss, parts, many = _our_step(state, ROWS, budget=budget)
+
+    assert len(one) == 1
+    assert len(many) >= 4
+    assert loss == pytest.approx(whole_loss, rel=1e-6)
+    assert _relative_error(parts, whole) < 1e-5
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_the_number_of_lanes_at_work_changes_no_bit(lanes: int) -> None:
+    state = start(lively_model())
+    shake(state)
+
+    one_loss, one, _ = _our_step(state, ROWS, budget=20, lanes=1)
+    loss, many, _ = _our_step(state, ROWS, budget=20, lanes=lanes)
+
+    assert loss == one_loss
+    assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_a_run_on_one_lane_is_a_run_on_two() -> None:
+    small = SHORT.model_copy(update={"micro_batch_tokens": 16})
+
+    assert _same(_trained(training=small), _trained(training=small, plan=ONE_LANE))
+
+
+def _same(
+    first: tuple[list[float], dict[str, Tensor]], second: tuple[list[float], dict[str, Tensor]]
+) -> bool:
+    return first[0] == second[0] and same_bits(first[1], second[1])
+
+
+# --- what is learned ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tuning", [LORA, FULL, DROPOUT], ids=["lora", "full", "dropout"])
+def test_the_same_training_twice_gives_the_same_bits(tuning: TuningConfig) -> None:
+    assert _same(_trained(tuning, plan=ONE_LANE), _trained(tuning, plan=ONE_LANE))
+
+
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_the_loss_falls(tuning: TuningConfig) -> None:
+    training = TrainingConfig(max_steps=30, per_device_train_batch_size=4, learning_rate=1e-2)
+    rows = [example([10, 11, 12, 100 + n, 200 + n, 300 + n], [0, 0, 0, 0, 1, 1], str(n)) for n in range(4)]
+
+    losses = [report.loss for report in _train(start(lively_model(), tuning, training), training, rows=rows)]
+
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_lora_moves_every_adapter_and_no_weight_of_the_base() -> None:
+    state = start(lively_model())
+    base = {name: part.detach().clone() for name, part in state.forward.model.named_parameters()}
+
+    _train(state)
+
+    moved = {
+        name for name, part in state.forward.model.named_parameters() if not torch.equal(part, base[name])
+    }
+    assert moved == {name for name in base if ".lora_" in name}
+
+
+def test_full_moves_every_weight() -> None:
+    state = start(lively_model(), FULL)
+    before = {name: part.detach().clone() for name, part in state.parameters.items()}
+
+    _train(state)
+
+    assert not [name for name, part in state.parameters.items() if torch.equal(part, before[name])]
+
+
+def test_the_seed_decides_the_order_of_the_rows() -> None:
+    reports = {seed: _train(start(lively_model()), seed=seed) for seed in (0, 1)}
+
+    for seed, steps in reports.items():
+        order = epoch_order(len(ROWS), seed, 0)
+        assert [row for step in steps[:2] for row in step.rows] == [ROWS[index].row for index in order]
+    assert [step.loss for step in reports[0]] != [step.loss for step in reports[1]]
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(2, 2), (1, 4)])
+def test_accumulated_batches_are_one_large_batch(batch: int, accumulation: int) -> None:
+    split = SHORT.model_copy(
+        update={"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    )
+
+    assert rows_per_step(split) == rows_per_step(SHORT) == 4
+    assert _same(_trained(training=split), _trained())
+
+
+def test_every_batch_size_takes_that_many_rows() -> None:
+    for size in (1, 3, 8):
+        training = SHORT.model_copy(update={"per_device_train_batch_size": size, "max_steps": 1})
+
+        (report,) = _train(start(lively_model()), training)
+
+        assert len(report.rows) == size
+
+
+# --- steps and rates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "expected"),
+    [
+        (32, {"num_train_epochs": 2}, 4),
+        (33, {"num_train_epochs": 2}, 6),
+        (160, {"num_train_epochs": 1.1}, 11),
+        (160, {"num_train_epochs": 1.11}, 12),
+        (1, {"num_train_epochs": 0.001}, 1),
+        (160, {"num_train_epochs": 3, "max_steps": 7}, 7),
+        (160, {"num_train_epochs": 3, "max_steps": 0}, 30),
+        (32, {"num_train_epochs": 1, "gradient_accumulation_steps": 2}, 1),
+        (5, {"num_train_epochs": 1, "per_device_train_batch_size": 1}, 5),
+    ],
+)
+def test_steps_are_counted_from_rows_and_epochs_or_told(
+    rows: int, settings: dict[str, float], expected: int
+) -> None:
+    assert total_steps(rows, TrainingConfig(**settings)) == expected
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_every_step_learns_at_the_rate_of_the_schedule(kind: str) -> None:
+    training = SHORT.model_copy(update={"max_steps": 5, "lr_scheduler_type": kind, "warmup_steps": 2})
+    factor = learning_rate_factor(training, 5)
+
+    rates = [report.learning_rate for report in _train(start(lively_model()), training)]
+
+    assert rates == pytest.approx([1e-2 * factor(step) for step in range(1, 6)])
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_the_rate_is_the_size_of_adams_first_step(warmup: int) -> None:
+    training = SHORT.model_copy(update={"max_steps": 8, "warmup_steps": warmup, "max_grad_norm": 0.0})
+    state = start(lively_model(), FULL, training)
+    before = {name: part.detach().clone() for name, part in state.parameters.items()}
+
+    report = next(steps := train_steps(state, ROWS, training, PLAN, seed=0))
+    steps.close()
+
+    largest = max(
+        float((part.detach() - before[name]).abs().max()) for name, part in state.parameters.items()
+    )
+    assert report.learning_rate == pytest.approx(1e-2 / max(1, warmup))
+    assert largest == pytest.approx(report.learning_rate, rel=1e-2)
+
+
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_without_a_rate_the_usual_one_for_method_and_width_is_taken(tuning: TuningConfig) -> None:
+    training = SHORT.model_copy(update={"learning_rate": None, "warmup_steps": 0, "max_steps": 1})
+
+    (report,) = _train(start(lively_model(), tuning, training), training)
+
+    assert report.learning_rate == default_learning_rate(tuning.method, 32)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0.0, None), (1e6, None), (1e-3, 1e-3), (0.05, 0.05)])
+def test_gradients_are_scaled_down_to_the_largest_norm_allowed(limit: float, expected: float | None) -> None:
+    """Adam's first moment after one step is a tenth of the gradient it was given."""
+    training = SHORT.model_copy(update={"max_steps": 1, "max_grad_norm": limit})
+    state = start(lively_model(), LORA, training)
+
+    (report,) = _train(state, training)
+
+    moments = [value for name, value in weights(state).items() if name.endswith("exp_avg")]
+    given = math.sqrt(sum(float(moment.square().sum()) for moment in moments)) / (1 - training.adam_beta1)
+    assert report.grad_norm > 0.1
+    assert given == pytest.approx(expected or report.grad_norm, rel=1e-3)
+
+
+def test_a_report_says_what_the_step_was() -> None:
+    reports = _train(start(lively_model()))
+
+    lengths = {row.row: len(row.input_ids) for row in ROWS}
+    trained = {row.row: int(row.trained.sum()) for row in ROWS}
+    assert [report.step for report in reports] == [1, 2, 3]
+    assert [report.epoch for report in reports] == [0.5, 1.0, 1.5]
+    assert {report.total_steps for report in reports} == {3}
+    assert [report.tokens for report in reports] == [sum(lengths[row] for row in r.rows) for r in reports]
+    assert [report.trained_tokens for report in reports] == [
+        sum(trained[row] for row in r.rows) for r in reports
+    ]
+    assert [report.tokens_seen for report in reports] == [
+        sum(report.tokens for report in reports[: place + 1]) for place in range(3)
+    ]
+    assert all(report.seconds > 0 for report in reports)
+
+
+# --- going on, and leaving ----------------------------------------------------------------------------------
+
+
+def test_a_loop_begun_again_goes_on_as_if_undisturbed() -> None:
+    state = start(lively_model())
+    broken_off = train_steps(state, ROWS, SHORT, PLAN, seed=0)
+    losses = [report.loss for report in islice(broken_off, 1)]
+    broken_off.close()
+
+    losses += [report.loss for report in _train(state)]
+
+    assert _same((losses, weights(state)), _trained())
+
+
+def test_a_finished_training_has_no_step_left() -> None:
+    state = start(lively_model())
+    _train(state)
+    after = weights(state)
+
+    assert _train(state) == []
+    assert same_bits(weights(state), after)
+
+
+def test_breaking_off_leaves_no_thread() -> None:
+    steps = train_steps(start(lively_model()), ROWS, SHORT, PLAN, seed=0)
+    next(steps)
+
+    steps.close()
+
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+
+
+# --- dropout -----------------------------------------------------------------------------------------------
+
+
+def test_dropout_is_at_work_and_drawn_from_the_runs_seed() -> None:
+    state = start(lively_model(), DROPOUT)
+    shake(state)
+    batches = pack(ROWS, budget=40, share_prefixes=False)
+
+    def loss(seed: int, step: int) -> float:
+        torch.rand(3)  # the global generator is none of its business
+        with Lanes(1) as pool:
+            return step_gradients(state, batches, PLAN, pool, seed=seed, step=step)[0]
+
+    losses = [loss(0, 1), loss(1, 1), loss(0, 2)]
+    state.forward.model.eval()
+
+    assert losses[0] != loss(0, 1)
+    state.forward.model.train()
+    assert losses[0] == loss(0, 1)
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("plan", [PLAN, ONE_LANE], ids=["two lanes", "one lane"])
+def test_under_dropout_no_token_is_shared_by_two_rows(plan: ComputePlan) -> None:
+    training = TrainingConfig(max_steps=1, per_device_train_batch_size=8)
+    twins = [example([5, 6, 7, 8, 9, 10], row=str(n)) for n in range(8)]
+    state = start(lively_model(), DROPOUT, training)
+    seen: list[int] = []
+    state.forward = _Watched(state.forward.model, packed=True, look=lambda b: seen.append(len(b.input_ids)))
+
+    _train(state, training, rows=twins, plan=plan)
+
+    assert sum(seen) == 6 * 8
+
+
+class _Watched(ForwardPass):
+    """A real forward pass that lets a test look at, or break, what goes in."""
+
+    def __init__(self, model: nn.Module, *, packed: bool, look: Callable[[MicroBatch], object]) -> None:
+        super().__init__(model, packed)
+        object.__setattr__(self, "look", look)
+
+    def loss_sum(self, batch: MicroBatch) -> Tensor:
+        self.look(batch)
+        return super().loss_sum(batch)
+
+
+# --- precision ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tuning", "weights_in", "mixed"),
+    [(FULL, torch.float32, True), (LORA, torch.bfloat16, False)],
+    ids=["full", "lora"],
+)
+def test_half_precision_products_train_about_the_same(
+    tuning: TuningConfig, weights_in: torch.dtype, mixed: bool
+) -> None:
+    plan = replace(PLAN, dtype="bfloat16")
+    state = start(tiny_model(initializer_range=0.1).to(weights_in), tuning, SHORT)
+    exact = start(tiny_model(initializer_range=0.1), tuning, SHORT)
+
+    losses = [report.loss for report in _train(state, plan=plan)]
+
+    expected = [report.loss for report in _train(exact)]
+    assert losses == pytest.approx(expected, rel=1e-2)
+    assert losses != expected
+    assert {part.dtype for part in state.parameters.values()} == {torch.float32}
+    with autocast(state.forward, plan):
+        assert torch.is_autocast_enabled("cpu") is mixed
+
+
+def test_in_full_precision_nothing_is_cast() -> None:
+    with autocast(start(lively_model()).forward, PLAN):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+# --- what stops a run ---------------------------------------------------------------------------------------
+
+
+def _poisoned_base(state: TrainState) -> None:
+    """A frozen weight that is no number: so is the loss."""
+    state.forward.causal.base_model.norm.weight.data[3] = math.nan
+
+
+def _infinite_loss(state: TrainState) -> None:
+    state.forward.causal.base_model.norm.weight.data[3] = math.inf
+
+
+@pytest.mark.parametrize("poison", [_poisoned_base, _infinite_loss])
+def test_a_loss_that_is_no_number_stops_before_anything_changes(poison: Callable[[TrainState], None]) -> None:
+    state = start(lively_model())
+    steps = train_steps(state, ROWS, SHORT, PLAN, seed=0)
+    next(steps)
+    poison(state)
+    before = weights(state)
+
+    with pytest.raises(TrainingError, match=r"loss became (nan|inf) at step 2") as caught:
+        next(steps)
+
+    assert caught.value.code == "non-finite-loss"
+    assert "row " in caught.value.message
+    assert "learning_rate" in caught.value.remedy
+    assert same_bits(weights(state), before)
+    assert (state.step, {part.grad for part in state.parameters.values()}) == (1, {None})
+
+
+def test_a_gradient_that_is_no_number_stops_before_anything_changes() -> None:
+    """Norms of all-zero states with no epsilon to speak of: the loss is ln(512), its slope is beyond fp32."""
+    model = tiny_model(tie_word_embeddings=False, rms_norm_eps=1e-38)
+    model.get_input_embeddings().weight.data.zero_()
+    state = start(model, FULL, SHORT)
+    before = weights(state)
+
+    with pytest.raises(TrainingError, match=r"gradient became (nan|inf) at step 1") as caught:
+        _train(state)
+
+    assert caught.value.code == "non-finite-gradient"
+    assert "row " in caught.value.message
+    assert same_bits(weights(state), before)
+    assert state.step == 0
+
+
+def _allocate(_: MicroBatch) -> None:
+    torch.empty(1 << 50, dtype=torch.uint8)
+
+
+def _exhaust(_: MicroBatch) -> None:
+    raise MemoryError
+
+
+def _gpu_exhausted(_: MicroBatch) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("look", [_allocate, _exhaust, _gpu_exhausted])
+def test_memory_that_runs_out_is_said_with_what_to_lower(look: Callable[[MicroBatch], None]) -> None:
+    state = start(lively_model())
+    before = weights(state)
+    state.forward = _Watched(state.forward.model, packed=True, look=look)
+
+    with pytest.raises(TrainingError, match=r"Memory ran out at step 1 with up to \d+ tokens") as caught:
+        _train(state)
+
+    assert caught.value.code == "out-of-memory"
+    assert "micro_batch_tokens" in caught.value.remedy
+    assert same_bits(weights(state), before)
+
+
+def test_any_other_error_is_not_called_memory() -> None:
+    state = start(lively_model())
+
+    def break_(_: MicroBatch) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    state.forward = _Watched(state.forward.model, packed=True, look=break_)
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        _train(state)
+
+
+def test_the_state_before_the_first_step_is_all_that_is_trained() -> None:
+    model = make_trainable(tiny_model(), LORA, seed=0)
+
+    state = TrainState.start(ForwardPass(model, packed=False), TrainingConfig())
+
+    assert (state.step, state.tokens_seen) == (0, 0)
+    assert all(part.requires_grad for part in state.parameters.values())
+    assert set(map(id, state.parameters.values())) == {id(part) for part in state.optimizer.state}
