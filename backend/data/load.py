@@ -87,12 +87,7 @@ def load_rows(
     finally:
         if quarantine and aside.rejected:
             write_quarantine(aside.rejected, quarantine)
-    if fingerprint(located) != sha256:
-        raise DataError(
-            f"{path} changed while it was being read.",
-            remedy="Start again once it is complete.",
-            code="data-changed",
-        )
+    _check_unchanged(located, sha256, str(path))
     if located.part is not None:
         rows = rows[take_part(len(rows), located.part)]
     return Loaded(rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped))
@@ -142,6 +137,15 @@ def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
             stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def _check_unchanged(located: Located, sha256: str, path: str) -> None:
+    if fingerprint(located) != sha256:
+        raise DataError(
+            f"{path} changed while it was being read.",
+            remedy="Start again once it is complete.",
+            code="data-changed",
+        )
 
 
 def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[Record]:
