@@ -98,13 +98,13 @@ def save_result(
         folder.rename(aside)
     needed = sum(t.numel() * t.element_size() for t in model.parameters() if t.requires_grad)
     try:
-        published = _publish(folder, fill, needed, fs)
+        return _publish(folder, fill, needed, fs)
     except BaseException:
-        if aside.exists():
+        if aside.exists() and not folder.exists():
             aside.rename(folder)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
-    return published
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _publish(final: Path, fill: Callable[[Path], None], needed: int, fs: FileSystem | None) -> Path:
