@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.errors import RunError
@@ -25,8 +23,8 @@ from backend.run_records import (
     match_name,
     parse_outcome,
     parse_ticket,
+    publish_new,
     read_record,
-    slugify,
     stat_or_none,
     step_of,
     utc_now,
@@ -36,7 +34,6 @@ from backend.utils.file_utils import (
     DamagedFileError,
     FileSystem,
     file_system,
-    publish_folder,
     read_json_object,
     sweep_temporaries,
     write_json_durably,
@@ -98,27 +95,16 @@ class RunDir:
         ``slug`` is any text; what a folder name cannot carry is dropped. Raises RunError when ``root`` cannot
         be written.
         """
-        fs = fs or file_system("create")
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        final = root.absolute() / f"{stamp}-{slugify(slug)}-{secrets.token_hex(2)}"
-        staging = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
+        config = f"{config_yaml.rstrip()}\n{CONFIG_END}\n"
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fs.mkdir(staging)
-            fs.write(staging / "config.yaml", f"{config_yaml.rstrip()}\n{CONFIG_END}\n".encode())
-            publish_folder(staging, final, fs=fs)
-        except FileExistsError:
-            shutil.rmtree(staging, ignore_errors=True)
-            return cls.create(root, slug, config_yaml, fs=fs)
-        except OSError as error:
-            for leftover in (staging, final):
-                shutil.rmtree(leftover, ignore_errors=True)
+            return cls(publish_new(root.absolute(), slug, "config.yaml", config, fs or file_system("create")))
+        except (OSError, ValueError) as error:
             raise RunError(
-                f"A run folder could not be written in {root} ({error.strerror}).",
+                f"A run folder could not be written in {root} ({getattr(error, 'strerror', None) or error}).",
                 remedy="Choose another folder with --runs, or make room there.",
                 code="runs-not-writable",
             ) from error
-        return cls(final)
 
     @classmethod
     def open(cls, path: Path) -> RunDir:

@@ -5,10 +5,12 @@ Only ``run_dir`` uses this room. Floor F0: imports errors, reports and utils.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +19,13 @@ from typing import TypeVar
 
 from backend.errors import RunError
 from backend.reports import Attempt, AttemptEnd, Outcome, QueueTicket, RunStatus
-from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
+from backend.utils.file_utils import (
+    DamagedFileError,
+    FileSystem,
+    publish_folder,
+    read_json_object,
+    write_json_durably,
+)
 from backend.utils.process_utils import identify
 from backend.utils.record_utils import record_from_json, record_to_json
 
@@ -82,6 +90,36 @@ def step_of(record: Mapping[str, object]) -> float:
     """The step that a line belongs to; infinity when it does not say."""
     step = record.get("step")
     return step if isinstance(step, int) else math.inf
+
+
+def publish_new(root: Path, slug: str, name: str, text: str, fs: FileSystem) -> Path:
+    """A new folder ``<utc date>-<slug>-<4 hex>`` under ``root`` with one file in it, whole or not at all.
+
+    Raises OSError, and leaves nothing then.
+    """
+    while True:
+        final = root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{slugify(slug)}-{secrets.token_hex(2)}"
+        staging = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            fs.mkdir(staging)
+            fs.write(staging / name, text.encode("utf-8"))
+            publish_folder(staging, final, fs=fs)
+        except OSError as error:
+            taken = isinstance(error, FileExistsError)
+            for folder in (staging,) if taken else (staging, final):
+                _discard(folder, name)
+            if not taken:
+                raise
+        else:
+            return final
+
+
+def _discard(folder: Path, name: str) -> None:
+    """Remove a folder of one file, without opening anything: there may be no descriptors left."""
+    with contextlib.suppress(OSError):
+        (folder / name).unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def slugify(text: str) -> str:

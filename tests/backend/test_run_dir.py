@@ -46,8 +46,8 @@ class TestCreating:
 
     def test_a_name_that_is_taken_is_not_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tokens = iter(["aaaa", "1" * 16, "aaaa", "2" * 16, "bbbb", "3" * 16])
-        monkeypatch.setattr("backend.run_dir.datetime", _FrozenClock)
-        monkeypatch.setattr("backend.run_dir.secrets.token_hex", lambda _: next(tokens))
+        monkeypatch.setattr("backend.run_records.datetime", _FrozenClock)
+        monkeypatch.setattr("backend.run_records.secrets.token_hex", lambda _: next(tokens))
         first, second = (RunDir.create(tmp_path, "a", "seed: 1") for _ in range(2))
         assert [first.id[-4:], second.id[-4:]] == ["aaaa", "bbbb"]
         assert len(list(tmp_path.iterdir())) == 2
@@ -77,7 +77,7 @@ class _FrozenClock:
     def now(_: object) -> _FrozenClock:
         return _FrozenClock()
 
-    def strftime(self, _: str) -> str:
+    def __format__(self, _: str) -> str:
         return "20260101-000000"
 
 

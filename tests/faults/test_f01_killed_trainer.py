@@ -1,0 +1,55 @@
+"""F01, F04: the real trainer under the real supervisor, killed and told to end; then the bits are compared."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from backend.core.checkpoint import newest_good
+from backend.manager.process_manager import start, stop, wait
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from backend.utils.process_utils import send_signal
+from tests.eventually import eventually
+from tests.faults.conftest import MakeRun, losses, result_bits
+
+
+def kill_at(run: RunDir, step: int) -> None:
+    """SIGKILL to the trainer once it has reported ``step``."""
+    eventually(lambda: len(run.metrics().records) >= step, timeout_seconds=120)
+    attempt = run.latest_attempt()
+    assert attempt is not None
+    assert attempt.process is not None
+    send_signal(attempt.process, signal.SIGKILL)
+
+
+def test_f01_a_killed_run_ends_with_the_bits_of_the_undisturbed_one(
+    make_run: MakeRun, reference: RunDir, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path, like=reference)
+    start(run)
+    kill_at(run, 5)
+    eventually(lambda: run.status() is RunStatus.INTERRUPTED)
+    assert run.state().reason in {"killed", "lost"}
+    checkpoint, complaints = newest_good(run.checkpoints)
+    assert complaints == []
+    assert checkpoint is not None
+    assert checkpoint.step >= 4
+    wait(run, timeout_seconds=20)
+    start(run)
+    assert wait(run, timeout_seconds=120).status is RunStatus.FINISHED
+    assert run.latest_attempt_number() == 2
+    assert result_bits(run) == result_bits(reference)
+    assert losses(run) == losses(reference)
+
+
+def test_f04_a_stopped_run_saves_and_goes_on(make_run: MakeRun, reference: RunDir, tmp_path: Path) -> None:
+    run = make_run(tmp_path, like=reference, max_steps=2000)
+    start(run)
+    eventually(lambda: len(run.metrics().records) >= 3, timeout_seconds=120)
+    state = stop(run)
+    assert (state.status, state.reason) == (RunStatus.STOPPED, "stop-requested")
+    outcome = run.read_outcome()
+    assert outcome is not None
+    assert run.newest_checkpoint_step() == outcome.step >= 3
+    assert losses(run)[-1][0] == outcome.step
