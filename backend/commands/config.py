@@ -43,9 +43,10 @@ def init(
     if path is None:
         say(commented_yaml().rstrip())
         return 0
-    if path.exists():
-        raise ConfigError([Problem(str(path), "exists already.", "Choose another name.")], code="file-exists")
     try:
+        if path.exists():
+            problem = Problem(str(path), "exists already.", "Choose another name.")
+            raise ConfigError([problem], code="file-exists")
         write_text_durably(path, commented_yaml())
     except OSError as error:
         problem = Problem(str(path), f"cannot be written: {error.strerror}.", "Choose another place.")

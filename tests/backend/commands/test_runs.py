@@ -1,0 +1,105 @@
+"""Look at runs and carry them on: backend/commands/runs.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.cli import main
+from backend.commands.runs import summary_record
+from backend.manager.run_summary import summarise
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from backend.trainer_main import run as carry_out
+from tests.runs import make_run, series
+
+
+@pytest.fixture(autouse=True)
+def _wide_screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def made(tmp_path: Path, learner: Path, rows_file: Path) -> RunDir:
+    return make_run(tmp_path / "runs", learner, rows_file)
+
+
+def shown(words: list[str], capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main(["runs", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+class TestList:
+    def test_of_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["runs", "list"]) == 0
+        assert "There are no runs in runs yet." in capsys.readouterr().out
+        assert shown(["list"], capsys) == []
+
+    def test_newest_first(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("20200101-000000-a-0001", "20210101-000000-b-0002"):
+            RunDir.create(tmp_path / "runs", "x", "seed: 1").path.rename(tmp_path / "runs" / name)
+        assert [line["id"] for line in shown(["list"], capsys)] == [
+            "20210101-000000-b-0002",
+            "20200101-000000-a-0001",
+        ]
+
+    def test_a_finished_run_with_its_figures(
+        self, trained: RunDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["list", "--runs", str(trained.path.parent)]
+        (line,) = shown(words, capsys)
+        assert line == json.loads(json.dumps(summary_record(summarise(trained)), default=list))
+        assert (line["status"], line["step"], line["total_steps"]) == ("finished", 20, 20)
+        assert main(["runs", *words]) == 0
+        screen = capsys.readouterr().out
+        assert [
+            word for word in (trained.id, "finished", "20/20", f"{line['loss']:.4f}") if word not in screen
+        ] == []
+
+    def test_a_damaged_run_is_listed_and_says_so(
+        self, made: RunDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        made.config.write_text("seed")
+        (line,) = shown(["list"], capsys)
+        assert line["status"] == "failed"
+        assert "config.yaml" in line["damage"]
+
+
+class TestShow:
+    def test_a_finished_run(self, trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        record = shown(["show", str(trained.path)], capsys)
+        assert record["status"] == "finished"
+        assert record["result"] == str(trained.adapter)
+        assert main(["runs", "show", str(trained.path)]) == 0
+        assert f"status  {RunStatus.FINISHED}" in capsys.readouterr().out
+
+    def test_a_new_run(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        record = shown(["show", "latest"], capsys)
+        assert (record["id"], record["status"], record["result"]) == (made.id, "created", None)
+        assert made.id in record["next_action"]
+
+    def test_a_run_that_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["runs", "show", "nothing"]) == 2
+        assert capsys.readouterr().err.startswith("Error: There is no run 'nothing'.")
+
+
+class TestResume:
+    def test_a_stopped_run_goes_on_to_its_end(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        assert carry_out(made, lambda _: made.request_stop()).code == "stop-requested"
+        assert main(["runs", "resume", made.id]) == 0
+        assert "Finished: Trained 4 steps." in capsys.readouterr().out
+        assert [line["step"] for line in series(made) if line["kind"] == "train"] == [1, 2, 3, 4]
+        assert made.status() is RunStatus.FINISHED
+
+    def test_a_finished_run_stays_finished(self, trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        told = shown(["resume", str(trained.path)], capsys)
+        assert (told["run"], told["status"], told["step"]) == (trained.id, "finished", 20)
+
+    def test_a_busy_run_is_refused(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        with made.lock():
+            assert main(["runs", "resume", made.id]) == 2
+        assert "is being worked on already" in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""A configuration becomes a run, and the run is carried out: backend/commands/train.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend import trainer_main
+from backend.cli import main
+from backend.commands.train import carry_out, check_inputs, find_run, resolve_config
+from backend.config import commented_yaml, parse_config
+from backend.errors import ConfigError, DataError, ModelError, RunError, TunesmithError
+from backend.inferencer import run_config
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
+from tests.tiny import tiny_model_folder
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    _ = [monkeypatch.delenv(name) for name in os.environ if name.startswith("TUNESMITH__")]
+
+
+def flags(changes: dict[str, Any]) -> list[str]:
+    return [word for name, value in changes.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
+
+
+def short(model: Path, rows: Path, **changes: Any) -> list[str]:
+    fixed = {"model.model_name_or_path": str(model), "model.dtype": "float32", "data.train": str(rows)}
+    return flags(fixed | SHORT | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+class TestTraining:
+    def test_from_flags_to_adapter(
+        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", *short(learner, rows_file)]) == 0
+        (run,) = RunDir.all_under(tmp_path / "runs")
+        printed, screen = capsys.readouterr()
+        assert run.status() is RunStatus.FINISHED
+        assert f"Run {run.id}" in printed
+        assert "Finished: Trained 4 steps." in printed
+        assert str(run.adapter) in printed
+        assert f"tunesmith evaluate {run.id} " in printed
+        assert screen.count("held-out loss") == 3
+        assert run_config(run).training.max_steps == 4
+        assert "-foods-" in run.id
+
+    def test_from_a_file_with_an_override_as_json(
+        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = tmp_path / "run.yaml"
+        config.write_text(yaml.safe_dump(settings(learner, rows_file)))
+        words = [
+            "train",
+            "run.yaml",
+            "--training.max-steps",
+            "2",
+            "--name=Mine",
+            "--runs",
+            "elsewhere",
+            "--json",
+        ]
+        assert main(words) == 0
+        (run,) = RunDir.all_under(tmp_path / "elsewhere")
+        printed, screen = capsys.readouterr()
+        assert json.loads(printed) == {
+            "run": run.id,
+            "path": str(run.path),
+            "status": "finished",
+            "code": "completed",
+            "message": "Trained 2 steps.",
+            "remedy": "",
+            "step": 2,
+            "result": str(run.adapter),
+            "attempt": 0,
+        }
+        assert screen == ""
+        assert "-mine-" in run.id
+        assert max(line["step"] for line in series(run)) == 2
+
+    def test_a_stop_is_told_with_the_way_on(
+        self, tmp_path: Path, learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        run = make_run(tmp_path / "runs", learner, rows_file)
+        real = trainer_main.train_steps
+
+        def interrupted(*args: Any, **options: Any) -> Any:
+            for report in real(*args, **options):
+                os.kill(os.getpid(), {2: signal.SIGINT}.get(report.step, 0))
+                yield report
+
+        monkeypatch.setattr(trainer_main, "train_steps", interrupted)
+        assert carry_out(run, as_json=False) == 130
+        printed = capsys.readouterr().out
+        assert "Stopped: Stopped after step 2 of 4; a checkpoint is saved." in printed
+        assert f"tunesmith runs resume {run.id}" in printed
+
+    def test_a_failure_is_told_with_its_remedy(
+        self, tmp_path: Path, learner: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = write_rows(tmp_path / "rows.jsonl")
+        run = make_run(tmp_path / "runs", learner, rows)
+        write_rows(rows, [])
+        assert carry_out(run, as_json=False) == 2
+        printed = capsys.readouterr().out
+        assert "Failed: " in printed
+        assert "is empty" in printed
+        assert "Traceback" not in printed
+
+    def test_the_folder_is_named_where_the_id_is_not_enough(
+        self, tmp_path: Path, trained: RunDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert carry_out(trained, as_json=False) == 0
+        assert f"tunesmith chat {trained.path}" in capsys.readouterr().out
+
+
+class TestDryRun:
+    def test_it_says_what_it_found_and_writes_nothing(
+        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", *short(learner, rows_file), "--dry-run"]) == 0
+        shown = capsys.readouterr().out
+        assert "train rows: 14" in shown
+        assert "validation rows: 4" in shown
+        assert tree(tmp_path) == {}
+
+    def test_as_json(
+        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", *short(learner, rows_file), "--dry-run", "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["config"] == resolve_config(short(learner, rows_file)).model_dump(mode="json")
+        assert told["dry_run"]["train_rows"] + told["dry_run"]["validation_rows"] == len(ROWS)
+        assert 0 < told["dry_run"]["trained_tokens_per_epoch"] < told["dry_run"]["tokens_per_epoch"]
+
+    def test_it_reads_no_weights(
+        self, tmp_path: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tiny_model_folder(tmp_path / "model")
+        (folder / "model.safetensors").write_bytes(b"no weights at all")
+        assert main(["train", *short(folder, rows_file), "--dry-run"]) == 0
+
+
+class TestTheConfiguration:
+    def test_file_then_environment_then_flags(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "run.yaml").write_text(
+            "seed: 1\ndata: {train: x}\ntraining: {max_steps: 1, warmup_steps: 1}"
+        )
+        monkeypatch.setenv("TUNESMITH__SEED", "2")
+        monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "2")
+        config = resolve_config(["run.yaml", "--training.max_steps", "3"])
+        assert (config.seed, config.training.max_steps, config.training.warmup_steps) == (2, 3, 1)
+
+    def test_an_environment_variable_that_is_wrong_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "many")
+        with pytest.raises(ConfigError, match=r"training\.max_steps: 'many'"):
+            resolve_config(["--data.train", "x"])
+
+    def test_paths_do_not_depend_on_where_the_trainer_stands(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "model").mkdir()
+        monkeypatch.setenv("HOME", str(tmp_path))
+        words = ["--data.train", "rows.jsonl", "--data.validation", "~/held.csv"]
+        config = resolve_config([*words, "--model.model_name_or_path", "model"])
+        assert config.data.train == str(tmp_path / "rows.jsonl")
+        assert config.data.validation == str(tmp_path / "held.csv")
+        assert config.model.model_name_or_path == str(tmp_path / "model")
+
+    @pytest.mark.parametrize("name", ["smollm2-135m", "org/model"])
+    def test_a_name_stays_a_name(self, name: str) -> None:
+        config = resolve_config(["--data.train", "x", "--model.model_name_or_path", name])
+        assert config.model.model_name_or_path == name
+        assert config.data.validation == 0.1
+
+    def test_the_file_that_init_writes_is_taken(self, tmp_path: Path) -> None:
+        (tmp_path / "run.yaml").write_text(commented_yaml())
+        config = resolve_config(["run.yaml"])
+        assert config.data.train == str(tmp_path / "rows.jsonl")
+
+
+class TestWhatIsCheckedFirst:
+    @pytest.mark.parametrize(
+        ("changes", "kind", "code", "said"),
+        [
+            ({"data.train": "rows.json"}, ConfigError, "no-file", "Did you mean .*rows.jsonl"),
+            ({"data.train": "nowhere/x.csv"}, ConfigError, "no-file", "Give the path of a JSONL"),
+            ({"data.validation": "held.jsonl"}, ConfigError, "no-file", "data.validation: there is no file"),
+            ({"model.model_name_or_path": "smolm2-135m"}, ModelError, "model-not-found", "smollm2-135m"),
+            ({"model.model_name_or_path": "empty"}, ModelError, "no-config", "config.json"),
+            ({"data.max_length": 8}, DataError, "too-long", "rows.jsonl:1 has"),
+            ({"data.validation": "long.jsonl"}, DataError, "too-long", "long.jsonl:1 has"),
+            ({"data.columns": {"prompt": "question"}}, DataError, "unknown-column", "question"),
+        ],
+    )
+    def test_what_the_trainer_would_end_with(
+        self, tmp_path: Path, learner: Path, changes: dict[str, Any], kind: type, code: str, said: str
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        rows = write_rows(tmp_path / "rows.jsonl")
+        write_rows(tmp_path / "long.jsonl", [{"prompt": "word " * 2000, "completion": "x"}])
+        config = parse_config(settings(learner, rows, changes))
+        with pytest.raises(TunesmithError, match=said) as caught:
+            check_inputs(config)
+        assert isinstance(caught.value, kind)
+        assert caught.value.code == code
+
+
+class TestFindingARun:
+    def test_by_folder_id_beginning_and_latest(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        root = tmp_path / "runs"
+        old, new = (RunDir.create(root, slug, "seed: 1") for slug in ("one", "two"))
+        old.path.rename(root / "20200101-000000-one-aaaa")
+        old = RunDir(root / "20200101-000000-one-aaaa")
+        assert find_run(root, "latest") == new
+        assert find_run(root, new.id) == new
+        assert find_run(root, "2020") == old
+        assert find_run(tmp_path / "elsewhere", str(old.path)) == old
+
+    @pytest.mark.parametrize("name", ["latest", "nothing", "no/where"])
+    def test_none(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(RunError) as caught:
+            find_run(tmp_path / "runs", name)
+        assert caught.value.remedy

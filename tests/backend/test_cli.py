@@ -1,0 +1,165 @@
+"""Parse, call, print: backend/cli.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend import cli
+from backend.cli import main
+from backend.errors import RunError, TrainingError
+from tests.runs import child_environment, tree
+
+COMMANDS = ["train", "evaluate", "chat", "infer", "runs", "config", "doctor"]
+
+
+@pytest.fixture(autouse=True)
+def _wide_screen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"│ {name} " not in shown] == []
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frobnicate"], 'Unknown command "frobnicate"'),
+        (["runs", "frobnicate"], 'Unknown command "frobnicate"'),
+        (["config", "frobnicate"], 'Unknown command "frobnicate"'),
+        (["doctor", "--frobnicate"], "Unknown option: --frobnicate"),
+        (["runs", "list", "--frobnicate", "x"], "Unknown option: --frobnicate"),
+        (["runs", "show"], "requires an argument"),
+        (["infer"], "requires an argument"),
+        (["chat"], "requires an argument"),
+        (["evaluate"], "requires an argument"),
+        (["infer", "x", "--prompt", "a", "--top-k", "many"], "many"),
+        (["train", "--frobnicate"], "frobnicate: has no value"),
+        (["train", "--data.train", "x.jsonl", "--frobnicate", "3"], "frobnicate: there is no such setting"),
+        (["train"], "data.train: is required"),
+    ],
+)
+class TestWhatIsNoCommand:
+    def test_one_sentence_and_exit_code_2(
+        self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert main(arguments) == 2
+        screen = capsys.readouterr()
+        assert screen.out == ""
+        assert screen.err.startswith("Error: ")
+        assert said in screen.err
+        assert screen.err.count("\n") == 1
+        assert tree(tmp_path) == {}
+
+    def test_as_json(
+        self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert main([*arguments, "--json"]) == 2
+        screen = capsys.readouterr()
+        error = json.loads(screen.out)["error"]
+        assert screen.err == ""
+        assert error["code"]
+        assert error["message"]
+
+
+class TestHowCommandsEnd:
+    @pytest.mark.parametrize(("result", "code"), [(0, 0), (3, 3), (143, 143), (None, 0)])
+    def test_the_exit_code_is_the_commands(
+        self, monkeypatch: pytest.MonkeyPatch, result: int | None, code: int
+    ) -> None:
+        monkeypatch.setattr(cli, "app", lambda *_, **__: result)
+        assert main(["x"]) == code
+
+    @pytest.mark.parametrize(
+        ("error", "code"),
+        [
+            (RunError("It is busy.", remedy="Wait.", code="busy"), 2),
+            (TrainingError("It is full.", remedy="Make room.", code="disk-full"), 1),
+        ],
+    )
+    def test_an_error_is_a_sentence(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        error: RunError | TrainingError,
+        code: int,
+    ) -> None:
+        monkeypatch.setattr(cli, "app", raising(error))
+        assert main(["x"]) == code
+        assert capsys.readouterr() == ("", f"Error: {error}\n")
+        assert main(["x", "--json"]) == code
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == error.code
+
+    def test_ctrl_c(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(cli, "app", raising(KeyboardInterrupt()))
+        assert main(["x"]) == 130
+        assert capsys.readouterr() == ("", "Interrupted.\n")
+
+    def test_the_words_of_the_command_line_are_the_default(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(sys, "argv", ["tunesmith", "--version"])
+        assert main() == 0
+        assert capsys.readouterr().out == "0.1.0\n"
+
+    def test_what_the_system_refuses_is_a_sentence(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(cli, "app", raising(PermissionError(13, "Permission denied", "/root/x")))
+        assert main(["x"]) == 2
+        assert capsys.readouterr().err.startswith("Error: /root/x: Permission denied. Check the path")
+        assert main(["x", "--json"]) == 2
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == "system-error"
+
+
+class TestRealChildren:
+    def test_a_reader_that_left_is_no_error(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        child = subprocess.run(
+            [sys.executable, "-m", "backend.cli", "config", "schema"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+            check=False,
+            timeout=60,
+        )
+        os.close(writer)
+        assert (child.returncode, child.stderr) == (0, "")
+
+    def test_the_exit_code_reaches_the_shell(self) -> None:
+        child = subprocess.run(
+            [sys.executable, "-m", "backend.cli", "frobnicate"],
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+            check=False,
+            timeout=60,
+        )
+        assert (child.returncode, child.stdout) == (2, "")
+        assert child.stderr.startswith('Error: Unknown command "frobnicate"')
