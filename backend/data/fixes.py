@@ -22,7 +22,7 @@ from backend.data.checks.conversations import equal_pair
 from backend.data.checks.labels import variants
 from backend.data.checks.secrets import redact
 from backend.data.cleaning import exact_duplicates, find_leaks, near_duplicate_rows, repair_row
-from backend.data.locate import unwritable
+from backend.data.files import unwritable
 from backend.data.records import Message, Row
 from backend.data.texts import map_texts
 from backend.data.write import row_record, write_jsonl

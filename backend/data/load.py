@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.data.files import regular_file, unreadable, unwritable
 from backend.data.formats import Shape, detect, to_row
-from backend.data.locate import Located, locate, regular_file, take_part, unreadable, unwritable
+from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows

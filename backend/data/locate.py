@@ -1,21 +1,20 @@
 """From what a person typed to the files that are meant: a file, folder, pattern, saved dataset or hub id.
 
-``train.jsonl`` · ``data/`` · ``data/*.csv`` · ``owner/name`` · ``hf://owner/name@revision`` – each may end in
-``:split`` and in a slice such as ``[:80%]`` or ``[100:200]``.
+``train.jsonl`` · ``data/`` · ``data/*.csv`` · ``owner/name`` · ``hf://owner/name@revision`` · ``tfds://name`` –
+each may end in ``:split`` and in a slice such as ``[:80%]`` or ``[100:200]``.
 """
 
 from __future__ import annotations
 
-import difflib
 import glob
 import json
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from backend.data import hub
+from backend.data import hub, tfds
+from backend.data.files import regular_file
 from backend.data.records import Skipped
 from backend.errors import DataError
 
@@ -99,41 +98,6 @@ def take_part(count: int, part: str | None) -> slice:
     return slice(*slice(first, last).indices(count))
 
 
-def regular_file(path: Path) -> Path:
-    """The path when it is a file that can be read; raises ``DataError`` with the likeliest name otherwise."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} does not exist.", remedy=_did_you_mean(path), code="file-not-found"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from None
-    if stat.S_ISREG(mode):
-        return path
-    what = "a folder" if stat.S_ISDIR(mode) else "no regular file (a pipe, socket or device)"
-    raise DataError(f"{path} is {what}.", remedy="Name a data file, such as train.jsonl.", code="not-a-file")
-
-
-def unreadable(path: Path, error: OSError | ValueError) -> DataError:
-    """The error for a path that the system does not let us read."""
-    what = getattr(error, "strerror", None) or str(error)
-    return DataError(
-        f"{path} cannot be read: {what}.",
-        remedy="Check its permissions and that nothing else is writing it.",
-        code="unreadable-file",
-    )
-
-
-def unwritable(path: Path, error: OSError) -> DataError:
-    """The error for a file that the system does not let us write."""
-    return DataError(
-        f"{path} cannot be written: {error.strerror or error}.",
-        remedy="Check the folder's permissions and the free disk space, or name another place.",
-        code="unwritable-file",
-    )
-
-
 def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Skipped]]:
     """The names to read for a split, and the others with the reason each is left aside.
 
@@ -170,6 +134,8 @@ def _by_base(base: str, split: str | None) -> Located:
         return _local(path, split)
     if any(character in base for character in "*?["):
         return _pattern(base, split)
+    if base.startswith(tfds.PREFIX):
+        return _local(tfds.fetch(base.removeprefix(tfds.PREFIX), split), None)
     found = _HUB_ID.fullmatch(base.removeprefix("hf://").removeprefix("datasets/"))
     forced = base.startswith("hf://")
     if found and (forced or (_kind(base) is None and not _exists(path.parent))):
@@ -283,14 +249,3 @@ def _read_json(path: Path) -> dict[str, object]:
     except (ValueError, OSError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _did_you_mean(path: Path) -> str:
-    try:
-        neighbours = sorted(each.name for each in path.parent.iterdir())
-    except OSError:
-        return f"The folder {path.parent} cannot be listed either; check the path."
-    close = difflib.get_close_matches(path.name, neighbours, n=3, cutoff=0.5)
-    if close:
-        return "Did you mean " + " or ".join(str(path.parent / name) for name in close) + "?"
-    return "Check the path; relative paths start at the folder you are in."

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from backend.data.locate import regular_file, unreadable, unwritable
+from backend.data.files import regular_file, unreadable, unwritable
 from backend.data.records import Row
 from backend.errors import DataError
 from backend.utils.text_utils import normalise

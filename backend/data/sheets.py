@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import lzma
 import struct
 import zipfile
@@ -46,7 +47,7 @@ def read_workbook(
     ``DataError`` when openpyxl is missing, the sheet does not exist or the workbook is damaged.
     """
     try:
-        import openpyxl  # type: ignore[import-untyped]  # noqa: PLC0415  # an optional extra
+        openpyxl = importlib.import_module("openpyxl")
     except ImportError:
         raise DataError(
             f"{name} is an Excel workbook, and reading those needs the package openpyxl.",

@@ -18,8 +18,9 @@ from typing import Any
 from backend.data import archives
 from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
 from backend.data.encodings import check_encoding, detect_encoding, open_text
+from backend.data.files import regular_file, unreadable
 from backend.data.json_files import read_json
-from backend.data.locate import PAPERWORK, SUFFIXES, DataFile, locate, regular_file, unreadable
+from backend.data.locate import PAPERWORK, SUFFIXES, DataFile, locate
 from backend.data.records import Record, Rejected, Skipped
 from backend.data.sheets import is_workbook, read_workbook
 from backend.data.tables import read_table

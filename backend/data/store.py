@@ -16,7 +16,7 @@ from typing import Any, Self, overload
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from backend.data.columnar import damaged_columnar
-from backend.data.locate import unwritable
+from backend.data.files import unwritable
 from backend.data.records import Row
 
 BATCH_ROWS = 5_000

@@ -1,10 +1,9 @@
 import json
-from pathlib import Path
 
 import pytest
 
-from backend.data import hub
-from backend.data.locate import choose, locate, regular_file, split_of, take_part, unreadable
+from backend.data import hub, tfds
+from backend.data.locate import choose, locate, split_of, take_part
 from backend.data.records import Skipped
 from backend.errors import DataError
 from tests.backend.data.containers import saved_dataset
@@ -135,6 +134,13 @@ def test_a_hub_id_is_fetched(tmp_path, monkeypatch, typed, revision, name):
     assert asked == [("owner/name", revision, [name])]
 
 
+def test_a_tensorflow_data_set_is_fetched(tmp_path, monkeypatch):
+    touch(tmp_path, "squad-test.jsonl")
+    monkeypatch.setattr(tfds, "fetch", lambda name, split: tmp_path / f"{name}-{split}.jsonl")
+    located = locate("tfds://squad:test[:10]")
+    assert (names(located), located.part) == (["squad-test.jsonl"], "[:10]")
+
+
 @pytest.mark.parametrize("typed", ["data/trian.jsonl", "here/trian", "nothing"])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(tmp_path, monkeypatch, typed):
     (tmp_path / "here").mkdir()
@@ -188,16 +194,3 @@ def test_choose_takes_everything_when_no_name_says_train():
     assert choose(["a.csv", "b.csv"], None) == (["a.csv", "b.csv"], [])
     assert choose(["a.csv", "test.csv"], None)[0] == ["a.csv", "test.csv"]
     assert choose(["a.txt", "b.md"], None)[0] == ["a.txt", "b.md"]
-
-
-def test_regular_file_gives_the_path_back_or_says_what_it_is(tmp_path):
-    touch(tmp_path, "a.jsonl")
-    assert regular_file(tmp_path / "a.jsonl") == tmp_path / "a.jsonl"
-    with pytest.raises(DataError, match="is a folder"):
-        regular_file(tmp_path)
-    with pytest.raises(DataError, match="cannot be listed either"):
-        regular_file(tmp_path / "no/folder.jsonl")
-
-
-def test_unreadable_says_what_the_system_said():
-    assert "Permission denied" in unreadable(Path("x"), PermissionError(13, "Permission denied")).message

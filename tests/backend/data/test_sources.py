@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.data.locate import regular_file
+from backend.data.files import regular_file
 from backend.data.records import Record, Skipped
 from backend.data.sources import ReadOptions, read
 from backend.errors import DataError
