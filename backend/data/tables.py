@@ -18,7 +18,9 @@ from backend.errors import DataError
 
 DELIMITERS = (",", "\t", ";", "|")
 
+# Quoted cells over several lines are common in CSV files and rare in tables with tabs.
 _SUSPICIOUS_LINES = 20
+_SUSPICIOUS_LINES_WITH_TABS = 2
 
 
 def read_table(
@@ -33,20 +35,25 @@ def read_table(
     csv.field_size_limit(limit)
     sample = _sample_lines(head)
     chosen = delimiter or _find_delimiter(sample)
-    reader = _TableReader(
-        bounded_lines(stream, limit), name, _dialect(chosen, quotes=_quotes_quote(sample, chosen))
-    )
+    dialect = _dialect(chosen, quotes=_quotes_quote(sample, chosen))
+    rarely_quoted = chosen == "\t" and not (sample and sample[0].startswith('"'))
+    suspicious = _SUSPICIOUS_LINES_WITH_TABS if rarely_quoted else _SUSPICIOUS_LINES
+    reader = _TableReader(bounded_lines(stream, limit), name, dialect, suspicious)
     header = reader.header()
     yield from reader.records(header)
 
 
 class _TableReader:
-    """Reads records and keeps the physical lines of the one being read, so that a bad one can be undone."""
+    """Reads records and keeps the physical lines of the one being read, so that a bad one can be undone.
 
-    def __init__(self, lines: Iterator[Line], name: str, dialect: type[csv.Dialect]) -> None:
+    A record over ``suspicious`` lines or more, each of which could be a row, is taken for rows joined by mistake.
+    """
+
+    def __init__(self, lines: Iterator[Line], name: str, dialect: type[csv.Dialect], suspicious: int) -> None:
         self._lines = lines
         self._name = name
         self._dialect = dialect
+        self._suspicious = suspicious
         self._taken: list[Line] = []
         self._rows = csv.reader(self._tap(), dialect)
 
@@ -89,8 +96,7 @@ class _TableReader:
 
     def _swallowed(self, width: int) -> bool:
         """Whether a stray quotation mark seems to have joined many whole rows into one."""
-        suspicious = 2 if self._dialect.delimiter == "\t" else _SUSPICIOUS_LINES
-        if len(self._taken) < suspicious or width < 2:
+        if len(self._taken) < self._suspicious or width < 2:
             return False
         unquoted = _dialect(self._dialect.delimiter, quotes=False)
         return all(len(row) == width for row in csv.reader([line.text for line in self._taken], unquoted))

@@ -20,8 +20,8 @@ PREFIX = "tfds://"
 def fetch(name: str, split: str | None) -> Path:
     """The JSONL file that holds a split (default: train) of a data set such as ``squad/v1.1``.
 
-    It lies in ``tfds`` under TUNESMITH_CACHE or ~/.cache/tunesmith. TensorFlow itself is not needed. Raises ``DataError`` when the package is missing or the data set or split
-    cannot be had.
+    It lies in ``tfds`` under TUNESMITH_CACHE or ~/.cache/tunesmith. TensorFlow itself is not needed. Raises
+    ``DataError`` when the package is missing or the data set or split cannot be had.
     """
     try:
         module = importlib.import_module("tensorflow_datasets")
@@ -37,8 +37,9 @@ def fetch(name: str, split: str | None) -> Path:
             name, split=wanted, builder_kwargs={"file_format": "array_record"}, try_gcs=False
         )
     except (ValueError, LookupError, OSError, RuntimeError, ImportError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
-            f"The split {wanted!r} of {PREFIX}{name} cannot be had: {str(error).strip().splitlines()[0]}.",
+            f"The split {wanted!r} of {PREFIX}{name} cannot be had: {reason}.",
             remedy="Check the spelling of data set and split, and the network.",
             code="tfds-dataset",
         ) from None

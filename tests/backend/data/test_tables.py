@@ -84,6 +84,10 @@ def test_stray_quotation_marks_join_no_rows_of_a_table_with_tabs():
     assert values(items[::2]) == [("x", "y"), ("2", 'close"')]
 
 
+def test_cells_with_tabs_and_lines_are_whole_where_the_column_names_are_quoted():
+    assert values(read_all('"a"\t"b"\n"x"\t"1\n2\t3\n4\t5"\n')) == [("x", "1\n2\t3\n4\t5")]
+
+
 def test_a_line_over_the_limit_is_rejected_alone():
     items = read_all("a,b\n1,2\n" + "x" * 300 + "\n3,4\n", limit=100)
     assert [type(item).__name__ for item in items] == ["Record", "Rejected", "Record"]
