@@ -15,6 +15,7 @@ from pathlib import Path
 
 from backend.errors import RunError
 from backend.lifecycle import LIVE, Event, require
+from backend.manager.listing_cache import Entries, load_listing, save_listing
 from backend.manager.run_summary import Labels, RunSummary, read_labels, summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
@@ -30,6 +31,7 @@ from backend.utils.record_utils import record_to_json
 
 _EDIT_LOCK = ".labels.lock"
 _PATIENCE_SECONDS = 30.0
+_WORTH_SAVING = 100
 _CLOCK_TICK_NS = 1_000_000_000
 """Coarser than the clock of any file system in use."""
 
@@ -47,7 +49,7 @@ class RunManager:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self._remembered: dict[str, tuple[tuple[int, ...], RunSummary]] = {}
+        self._remembered: Entries | None = None
         self._guard = threading.Lock()
 
     def list(
@@ -63,24 +65,29 @@ class RunManager:
         Archived runs are left out unless ``archived``. Damaged runs are in the list and say so.
         """
         with self._guard:
-            stamps = RunDir.stamps(self.root)
-            summaries = [self._summary(name, stamp) for name, stamp in reversed(stamps.items())]
-            for gone in self._remembered.keys() - stamps.keys():
-                del self._remembered[gone]
+            summaries = self._scan()
         return tuple(item for item in summaries if _matches(item, status, text.lower(), tag, archived))
 
-    def _summary(self, name: str, stamp: tuple[int, ...]) -> RunSummary:
-        """From memory when nothing in the folder has moved since the run was last seen at rest."""
-        known = self._remembered.get(name)
-        if known and known[0] == stamp:
-            return known[1]
+    def _scan(self) -> tuple[RunSummary, ...]:
+        """Every run, from memory when nothing in its folder has moved since it was last seen at rest."""
+        before = load_listing(self.root) if self._remembered is None else self._remembered
+        stamps = RunDir.stamps(self.root)
+        now: Entries = {}
+        for name, stamp in reversed(stamps.items()):
+            known = before.get(name)
+            now[name] = known if known and known[0] == stamp else self._read(name, stamp)
+        self._remembered = now
+        if sum(now[name] is not before.get(name) for name in now) >= _WORTH_SAVING:
+            save_listing(self.root, now)
+        return tuple(summary for _, summary in now.values())
+
+    def _read(self, name: str, stamp: tuple[int, ...]) -> tuple[tuple[int, ...], RunSummary]:
         read_at = time.time_ns()
         summary = summarise(RunDir(self.root / name))
         settled = (
             abs(read_at - max(stamp[:2])) > _CLOCK_TICK_NS
         )  # else the next change may bear the same time
-        self._remembered[name] = (stamp if settled and summary.status not in LIVE else (), summary)
-        return summary
+        return (stamp if settled and summary.status not in LIVE else ()), summary
 
     def find(self, run: str) -> RunDir:
         """The run of this id, unique beginning of an id, given name, or folder. Raises RunError."""

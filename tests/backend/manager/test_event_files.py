@@ -100,7 +100,7 @@ def test_tensor_values_are_numbers_too(file: Path) -> None:
 class TestDamage:
     """F30: what is whole is read, the rest is noted, nothing is raised."""
 
-    def test_a_torn_tail_waits(self, file: Path) -> None:
+    def test_f30_a_torn_tail_waits(self, file: Path) -> None:
         whole = points(1, 3)
         file.write_bytes(whole[:-5])
         events = read(file.parent)
@@ -114,7 +114,7 @@ class TestDamage:
         file.write_bytes(points(1, 2) + point(3, 1.0)[:torn])
         assert list(read(file.parent).series["loss"]) == [1, 2]
 
-    def test_a_flipped_bit_costs_one_point_at_most(self, file: Path) -> None:
+    def test_f30_a_flipped_bit_costs_one_point_at_most(self, file: Path) -> None:
         whole = points(1, 9)
         size = len(whole) // 9
         for position in range(4 * size, 5 * size):

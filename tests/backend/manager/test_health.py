@@ -40,6 +40,13 @@ def test_f33_a_clock_that_went_back_is_no_silence(run: RunDir) -> None:
     assert health(run).silent_seconds == 0.0
 
 
+def test_f34_a_slow_disk_is_no_silence(run: RunDir) -> None:
+    run.metrics_file.write_text("")
+    five_seconds_ago = time.time() - 5
+    os.utime(run.metrics_file, (five_seconds_ago, five_seconds_ago))
+    assert health(run).is_responding()
+
+
 def test_a_run_without_signs_is_not_silent(run: RunDir) -> None:
     assert health(run) == Health(0.0, False)
 

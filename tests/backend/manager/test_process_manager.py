@@ -331,6 +331,50 @@ class TestWithoutSupervisor:
         assert stop(run).status is RunStatus.STOPPED
 
 
+def test_w03_a_finished_run_outlives_whoever_started_it(run: RunDir) -> None:
+    program = (
+        "import sys, pathlib\n"
+        "from backend.manager.process_manager import start, wait\n"
+        "from backend.run_dir import RunDir\n"
+        "run = RunDir(pathlib.Path(sys.argv[1]))\n"
+        "start(run, command=sys.argv[2:])\n"
+        "wait(run, timeout_seconds=20)\n"
+    )
+    command = [sys.executable, "-c", program, str(run.path), *stand_in(run, "checkpoint")]
+    subprocess.run(command, cwd=Path(__file__).parents[3], check=True)
+    assert run.status() is RunStatus.FINISHED
+    assert run.newest_checkpoint_step() == 20
+    assert run.train_log.exists()
+
+
+def test_w07_one_door_starts_one_run_after_another(root: Path) -> None:
+    for number in range(3):
+        run = RunDir.create(root, f"run{number}", "seed: 1")
+        start(run, command=stand_in(run, "steps=2"))
+        assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+
+
+def test_w07_a_start_that_failed_is_no_obstacle(run: RunDir) -> None:
+    with pytest.raises(RunError):
+        start(run, command=("/no/such/program",))
+    wait(run, timeout_seconds=10)
+    start(run, command=stand_in(run, "steps=2"))
+    assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
+
+
+def test_w21_words_in_a_log_are_no_errors(run: RunDir) -> None:
+    interpreter, script, folder = stand_in(run)
+    program = (
+        f"import sys, runpy; sys.argv = [{script!r}, {folder!r}, 'steps=2'];"
+        "print('Error: 0 errors so far, Traceback none');"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    start(run, command=(interpreter, "-c", program))
+    state = wait(run, timeout_seconds=20)
+    assert "0 errors so far" in run.train_log.read_text()
+    assert (state.status, state.reason) == (RunStatus.FINISHED, "completed")
+
+
 def test_waiting_ends_with_its_time(run: RunDir) -> None:
     start(run, command=stand_in(run, *LONG))
     assert wait(run, timeout_seconds=0.1).is_live

@@ -1,0 +1,137 @@
+"""A run as one file to send: everything that tells its story, without checkpoints unless asked for.
+
+Control wing: imports F0 and its neighbours here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import secrets
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from backend.errors import RunError
+from backend.run_dir import RunDir
+from backend.utils.file_utils import free_bytes
+
+BUNDLE_SUFFIX = ".tar.gz"
+
+
+def bundle_parts(run: RunDir, *, checkpoints: bool = False) -> list[Path]:
+    """The files and folders of a run that go into its bundle, as far as they are there."""
+    parts = [
+        run.config,
+        run.environment,
+        run.attempts,
+        run.metrics_file,
+        run.samples_file,
+        run.outcome_file,
+        run.labels_file,
+        run.adapter,
+        run.model,
+        *([run.checkpoints] if checkpoints else []),
+    ]
+    return [part for part in parts if part.exists()]
+
+
+def write_bundle(run: RunDir, out: Path, *, checkpoints: bool = False) -> Path:
+    """Write the bundle of a run to ``out``, whole or not at all, and return it.
+
+    Raises RunError: ``bundle-exists``, ``cannot-write``, and ``already-running`` when checkpoints are asked for
+    while a trainer may drop them.
+    """
+    if out.exists():
+        raise RunError(
+            f"{out} exists already.", remedy="Choose another name with --out.", code="bundle-exists"
+        )
+    staged = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        if checkpoints:
+            with run.lock():
+                _write(run, staged, bundle_parts(run, checkpoints=True))
+        else:
+            _write(run, staged, bundle_parts(run))
+        staged.replace(out)
+    except OSError as error:
+        raise RunError(
+            f"{out} could not be written ({error.strerror or error}).",
+            remedy="Choose another place with --out, or make room there.",
+            code="cannot-write",
+        ) from error
+    finally:
+        staged.unlink(missing_ok=True)
+    return out
+
+
+def _write(run: RunDir, staged: Path, parts: list[Path]) -> None:
+    with staged.open("xb") as stream:
+        with (
+            gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=6) as packed,
+            tarfile.open(fileobj=_writable(packed), mode="w", format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for part in parts:
+                archive.add(part, arcname=f"{run.id}/{part.name}", filter=_anonymous)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _writable(packed: gzip.GzipFile) -> IO[bytes]:
+    return packed  # type: ignore[return-value]  # typeshed knows it as a reader only
+
+
+def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Without the owner's name; links and half-written files stay behind."""
+    if not (member.isfile() or member.isdir()) or Path(member.name).name.startswith("."):
+        return None
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
+
+
+@contextmanager
+def opened_bundle(bundle: Path, workplace: Path) -> Iterator[Path]:
+    """The run folder in a bundle, unpacked under ``workplace`` for as long as the block lasts.
+
+    Raises RunError ``bad-bundle`` for anything but one run folder of plain files, ``disk-low`` when it does not fit.
+    """
+    workplace.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = workplace / f".bundle.{secrets.token_hex(8)}.tmp"
+    try:
+        try:
+            _unpack(bundle, folder)
+        except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+            raise _bad_bundle(bundle, str(error)) from error
+        found = list(folder.iterdir())
+        if len(found) != 1 or not RunDir(found[0]).exists():
+            raise _bad_bundle(bundle, "it holds no run folder")
+        yield found[0]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpack(bundle: Path, folder: Path) -> None:
+    with tarfile.open(bundle, "r:gz") as archive:
+        room, size = free_bytes(folder.parent), 0
+        for member in archive:
+            size += member.size
+            if size > room:
+                raise RunError(
+                    f"{bundle} unpacks to more than the {room:,} bytes that are free in {folder.parent}.",
+                    remedy="Make room there.",
+                    code="disk-low",
+                )
+        archive.extractall(folder, filter="data")
+
+
+def _bad_bundle(bundle: Path, why: str) -> RunError:
+    return RunError(
+        f"{bundle} is no bundle of a run: {why}.",
+        remedy="Give a run folder, or a file that `tunesmith runs export-bundle` wrote.",
+        code="bad-bundle",
+    )
