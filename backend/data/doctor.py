@@ -18,7 +18,7 @@ from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow
 from backend.data.load import Loaded
 from backend.data.records import Row
-from backend.utils.text_utils import shorten
+from backend.utils.text_utils import shorten, without_controls
 
 EXAMPLES = 3
 REPORT_VERSION = 1
@@ -158,7 +158,7 @@ def _findings_table(findings: tuple[Finding, ...]) -> Table:
         if finding.fix:
             what.append(f"\nFix: {finding.fix}", style="not bold green")
         rows = f"{finding.count:,}" + (f"\n{finding.share:.1%}" if finding.share is not None else "")
-        where = Text("\n".join(f"{each.place}  {each.detail}" for each in finding.examples))
+        where = Text(without_controls("\n".join(f"{each.place}  {each.detail}" for each in finding.examples)))
         grid.add_row(Text(_WORDS[finding.level], style=f"bold {_COLOURS[finding.level]}"), what, rows, where)
     return grid
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from difflib import SequenceMatcher
+
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 def normalise(text: str) -> str:
@@ -13,12 +16,17 @@ def normalise(text: str) -> str:
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """The text on one line, cut to ``limit`` characters with an ellipsis in its middle."""
-    line = " ".join(text.split())
+    """The text on one line, without control characters, cut to ``limit`` with an ellipsis in its middle."""
+    line = without_controls(" ".join(text.split()))
     if len(line) <= limit:
         return line
     head = (limit - 1) * 2 // 3
     return f"{line[:head]}…{line[len(line) - (limit - 1 - head) :]}"
+
+
+def without_controls(text: str) -> str:
+    """The text with each control character but the line break shown as ``·``, fit for a terminal."""
+    return _CONTROLS.sub("·", text)
 
 
 def one_edit_apart(left: str, right: str) -> bool:

@@ -1,6 +1,6 @@
 import pytest
 
-from backend.utils.text_utils import normalise, one_edit_apart, shorten
+from backend.utils.text_utils import normalise, one_edit_apart, shorten, without_controls
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,11 @@ def test_normalise(text, expected):
 def test_shorten_keeps_short_texts_on_one_line():
     assert shorten(" a\n b ") == "a b"
     assert shorten("x" * 120) == "x" * 120
+
+
+def test_control_characters_never_reach_a_terminal():
+    assert without_controls("a\x1b[31mb\x9bc\nd") == "a·[31mb·c\nd"
+    assert shorten("a\x1b]0;b\x07") == "a·]0;b·"
 
 
 def test_shorten_cuts_in_the_middle():
