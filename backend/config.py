@@ -74,6 +74,9 @@ class DataConfig(Section):
     max_rejected_share: float = Field(0.0, ge=0, le=1)
     """Share of unreadable rows to put up with before the run refuses to start."""
 
+    skip_rows: list[str] = []
+    """Training rows to leave out, by their place, such as train.jsonl:12; an unknown place is an error."""
+
     @field_validator("validation", mode="before")
     @classmethod
     def _path_or_share(cls, value: Any) -> Any:

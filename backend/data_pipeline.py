@@ -62,7 +62,7 @@ class EncodedRows:
 
 
 def load(data: DataConfig, *, seed: int) -> Dataset:
-    """Read and split the rows that ``data`` names.
+    """Read and split the rows that ``data`` names; ``data.skip_rows`` are then left out of the training side.
 
     Raises DataError naming file and row for whatever cannot be used.
     """
@@ -76,7 +76,19 @@ def load(data: DataConfig, *, seed: int) -> Dataset:
         rows, validation = list(train.rows), list(held_out.rows)
     else:
         rows, validation = split_rows(train.rows, data.validation, seed)
-    return Dataset(rows, validation, rejected, train.reason, fingerprints)
+    return Dataset(_without(rows, data.skip_rows), validation, rejected, train.reason, fingerprints)
+
+
+def _without(rows: list[Row], places: Sequence[str]) -> list[Row]:
+    left_out = set(places)
+    unknown = sorted(left_out - {row.place for row in rows}) if left_out else []
+    if unknown:
+        raise DataError(
+            f"data.skip_rows names {', '.join(unknown[:3])}, which is no training row.",
+            remedy=f"Places look like {rows[0].place if rows else 'train.jsonl:12'}; held-out rows are not trained.",
+            code="unknown-place",
+        )
+    return [row for row in rows if row.place not in left_out]
 
 
 def _load(path: str, data: DataConfig) -> Loaded:
@@ -123,7 +135,7 @@ def _encoded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterato
     for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
         members = list(group)
         if not plain:
-            yield from (_at_row(row, _encode_one(row, tokenizer)) for row in members)
+            yield from (_at_row(row, encode_row(row, tokenizer)) for row in members)
             continue
         for start in range(0, len(members), ROWS_AT_ONCE):
             chunk = members[start : start + ROWS_AT_ONCE]
@@ -141,12 +153,13 @@ def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
 def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """One row; an error names it."""
     try:
-        return _encode_one(row, tokenizer)
+        return encode_row(row, tokenizer)
     except DataError as error:
         raise DataError(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
 
 
-def _encode_one(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """One row as ids and mask, uncut. Raises DataError and ModelError where the template refuses it."""
     if row.text is not None:
         return encode_text(tokenizer, row.text)
     if tokenizer.chat_template is None:

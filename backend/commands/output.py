@@ -33,15 +33,17 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """A table for a person; cells are text and are never read as markup."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", whole: Sequence[str] = ()
+) -> None:
+    """A table for a person; cells are text and are never read as markup. The columns in ``whole`` never wrap."""
     from rich.console import Console  # noqa: PLC0415 - a tenth of a second, only when a table is drawn
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     drawn = Table(title=title or None, title_justify="left", title_style="bold")
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        drawn.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)

@@ -8,35 +8,74 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from backend.commands.output import print_json, say, table
-from backend.commands.train import AsJson, RunsFolder, carry_out, find_run
+from backend.commands.train import (
+    AsJson,
+    Detach,
+    RunsFolder,
+    carry_out,
+    check_inputs,
+    find_run,
+    start_detached,
+)
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
 
-app = App(name="runs", help="Look at runs and carry them on.")
+app = App(name="runs", help="Look at runs, steer them and carry them on.")
 
-OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, or latest.")]
+OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, its name, or latest.")]
 
 
 @app.command(name="list")
-def list_(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
+def list_(
+    *,
+    status: Annotated[RunStatus | None, Parameter(help="Only runs that stand here.")] = None,
+    text: Annotated[str, Parameter(help="Only runs with this in id, name, model, method or note.")] = "",
+    tag: Annotated[str, Parameter(help="Only runs with this tag.")] = "",
+    archived: Annotated[bool, Parameter(negative=(), help="Archived runs as well.")] = False,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
     """All runs, newest first.
 
-    Example
-    -------
+    Examples
+    --------
     tunesmith runs list
+
+    tunesmith runs list --status failed --tag baseline
     """
     from backend.manager.run_manager import RunManager  # noqa: PLC0415
 
-    found = RunManager(runs).list()
+    found = RunManager(runs).list(status=status, text=text, tag=tag, archived=archived)
     if as_json:
         print_json([summary_record(summary) for summary in found])
+    elif not found and (status or text or tag):
+        say(f"No run in {runs} is like that. See all with: tunesmith runs list --archived")
     elif not found:
         say(f"There are no runs in {runs} yet. Start one with: tunesmith train --data.train FILE")
     else:
-        rows = [
-            (s.id, str(s.status), f"{s.step}/{s.total_steps}", _loss(s.loss), _loss(s.eval_loss))
-            for s in found
-        ]
-        table(["run", "status", "step", "loss", "held-out loss"], rows)
+        _print_list(found)
     return 0
+
+
+def _print_list(found: Any) -> None:
+    """One line a run; names and tags have a column once there are any."""
+    labelled = any(s.labels.name or s.labels.tags for s in found)
+    rows = [
+        (
+            s.id,
+            *([" ".join(filter(None, [s.labels.name, *(f"#{tag}" for tag in s.labels.tags)]))] * labelled),
+            f"{s.status} (damaged)" if s.damage else str(s.status),
+            f"{s.step}/{s.total_steps}" if s.total_steps else "",
+            _loss(s.loss),
+            _loss(s.eval_loss),
+        )
+        for s in found
+    ]
+    table(
+        ["run", *["name"] * labelled, "status", "step", "loss", "held-out loss"],
+        rows,
+        whole=["run", "status", "step", "loss"],
+    )
 
 
 def _loss(value: float | None) -> str:
@@ -63,22 +102,67 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
 
     folder = find_run(runs, run)
     record = summary_record(summarise(folder))
+    result = folder.result_folder()
     if as_json:
-        result = folder.result_folder()
         print_json({**record, "result": None if result is None else str(result)})
         return 0
-    for name, value in record.items():
-        if name != "labels" and value not in ("", None):
+    labels = record.pop("labels")
+    shown = {**record, "result": result, **labels, "tags": " ".join(labels["tags"])}
+    for name, value in shown.items():
+        if value not in ("", None, False):
             say(f"{name.replace('_', ' '):>14}  {f'{value:.4f}' if isinstance(value, float) else value}")
     return 0
 
 
 @app.command
-def resume(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
+def resume(
+    run: OneRun,
+    *,
+    detach: Detach = False,
+    skip_rows: Annotated[
+        str,
+        Parameter(help="Branch without the rows in these places, such as train.jsonl:12,train.jsonl:40."),
+    ] = "",
+    lower_lr: Annotated[
+        float | None, Parameter(help="Branch with the learning rate times this factor, such as 0.5.")
+    ] = None,
+    from_step: Annotated[
+        int | None, Parameter(help="Branch from the checkpoint of this step, not the newest good one.")
+    ] = None,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
     """Go on with a run from its newest good checkpoint; bit for bit as if it had never stopped.
 
-    Example
-    -------
+    With --skip-rows, --lower-lr or --from-step a new run branches off there, and this one stays as it is.
+
+    Examples
+    --------
     tunesmith runs resume RUN
+
+    tunesmith runs resume RUN --lower-lr 0.5 --skip-rows train.jsonl:12,train.jsonl:40
     """
-    return carry_out(find_run(runs, run), as_json=as_json)
+    found = find_run(runs, run)
+    places = [place.strip() for place in skip_rows.split(",") if place.strip()]
+    if places or lower_lr is not None or from_step is not None:
+        found = _branch(found, places, lower_lr, from_step, as_json=as_json)
+    return start_detached(found, as_json=as_json) if detach else carry_out(found, as_json=as_json)
+
+
+def _branch(
+    run: RunDir, places: list[str], rate_factor: float | None, from_step: int | None, *, as_json: bool
+) -> RunDir:
+    """A new run off ``run``; its note says where it comes from."""
+    from backend.branching import branch, changed_config  # noqa: PLC0415 - torch loads here
+    from backend.manager.run_manager import RunManager  # noqa: PLC0415
+
+    config = changed_config(run, skip_rows=places, rate_factor=rate_factor)
+    check_inputs(config)
+    made = branch(run, config, from_step=from_step)
+    rate = f", learning rate {config.training.learning_rate:g}" if rate_factor else ""
+    skipped = f", without {', '.join(places)}" if places else ""
+    origin = f"Branched off {run.id} at step {made.step}{rate}{skipped}."
+    RunManager(made.run.path.parent).note(made.run.id, origin)
+    if not as_json:
+        say(f"{origin} That run stays as it is.")
+    return made.run

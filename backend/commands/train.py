@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
+Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
@@ -28,6 +29,8 @@ def train(
     dry_run: Annotated[
         bool, Parameter(negative=(), help="Check everything, load no weights, train nothing.")
     ] = False,
+    detach: Detach = False,
+    queue: Annotated[bool, Parameter(negative=(), help="Put the run into the queue instead.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """Fine-tune a model: ``tunesmith train [CONFIG] [--section.key value …]``.
@@ -40,6 +43,8 @@ def train(
     tunesmith train --data.train rows.jsonl
 
     tunesmith train run.yaml --training.num_train_epochs 3 --tuning.lora_r 8
+
+    tunesmith train run.yaml --detach
     """
     from backend.config import config_yaml  # noqa: PLC0415 - pydantic is not needed for --help
 
@@ -49,7 +54,11 @@ def train(
         return _print_dry_run(config, as_json=as_json)
     slug = config.name or Path(config.data.train).stem
     run = RunDir.create(runs, slug, config_yaml(config))
-    return carry_out(run, as_json=as_json)
+    if queue:
+        from backend.commands.run_queue import put_into_queue  # noqa: PLC0415
+
+        return put_into_queue(run, as_json=as_json)
+    return start_detached(run, as_json=as_json) if detach else carry_out(run, as_json=as_json)
 
 
 def resolve_config(settings: Sequence[str]) -> RunConfig:
@@ -112,12 +121,14 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
 
 
 def find_run(runs: Path, name: str) -> RunDir:
-    """The run a person means: a folder, an id or its beginning, or ``latest``. Raises RunError."""
+    """The run a person means: a folder, an id or its beginning, a given name, or ``latest``. Raises RunError."""
+    from backend.manager.run_manager import RunManager  # noqa: PLC0415
+
     if name == "latest" and not Path(name).exists():
         newest = RunDir.all_under(runs)
         if newest:
             return max(newest, key=lambda run: run.id)
-    return RunDir.find(runs, name)
+    return RunManager(runs).find(name)
 
 
 def _no_file(field: str, path: str) -> ConfigError:
@@ -137,6 +148,20 @@ def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
     say("Everything that can be checked without loading weights is in order:")
     for name, value in found.items():
         say(f"  {name.replace('_', ' ')}: {value}")
+    return 0
+
+
+def start_detached(run: RunDir, *, as_json: bool) -> int:
+    """Train the run in a process of its own that outlives this one; says how to watch and stop it."""
+    from backend.manager import process_manager  # noqa: PLC0415
+
+    state = process_manager.start(run)
+    if as_json:
+        print_json({"run": run.id, "path": run.path, "status": str(state.status), "attempt": state.attempt})
+        return 0
+    say(f"Run {run.id} trains in the background\n  in {run.path}")
+    say(f"  tunesmith runs watch {shown(run)}   curve, time left and log, live")
+    say(f"  tunesmith runs stop {shown(run)}    save a checkpoint and stop")
     return 0
 
 
@@ -164,12 +189,12 @@ def _print_outcome(run: RunDir, outcome: Outcome) -> None:
     if outcome.status is RunStatus.FINISHED:
         say(f"  result  {outcome.result}")
         say("Next:")
-        say(f"  tunesmith evaluate {_shown(run)}   base and tuned side by side on the held-out rows")
-        say(f"  tunesmith chat {_shown(run)}")
+        say(f"  tunesmith evaluate {shown(run)}   base and tuned side by side on the held-out rows")
+        say(f"  tunesmith chat {shown(run)}")
     elif outcome.remedy:
         say(f"  {outcome.remedy}")
 
 
-def _shown(run: RunDir) -> str:
+def shown(run: RunDir) -> str:
     """The shortest way to name the run on a command line: its id where it lies in ./runs."""
     return run.id if run.path.parent == Path("runs").absolute() else str(run.path)

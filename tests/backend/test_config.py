@@ -36,6 +36,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "data.max_length": (8, 7),
     "data.truncation": ("cut", "left"),
     "data.max_rejected_share": (0.5, 1.01),
+    "data.skip_rows": (["train.jsonl:12"], "train.jsonl:12"),
     "tuning.method": ("full", "magic"),
     "tuning.lora_r": (1, 0),
     "tuning.lora_alpha": (1, 0),

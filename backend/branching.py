@@ -1,0 +1,140 @@
+"""A branch: a new run that goes on from a checkpoint of another one with other settings. Floor F3.
+
+The other run stays as it is. The branch holds copies of its checkpoints up to the branching point, its curves so
+far and what it ran on, so that its trainer resumes as if the run were its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import AutoConfig
+
+from backend.config import ModelConfig, RunConfig, config_yaml, parse_config
+from backend.core.checkpoint import Checkpoint, checkpoint_folders, newest_good, read_checkpoint
+from backend.core.model_loader import resolve_model
+from backend.core.optimizer import default_learning_rate
+from backend.errors import RunError
+from backend.run_dir import RunDir
+from backend.utils.config_utils import parse_yaml
+from backend.utils.file_utils import publish_folder
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A new run, not started, and the step it goes on from; 0 when it begins anew."""
+
+    run: RunDir
+    step: int
+
+
+def changed_config(
+    run: RunDir, *, skip_rows: Sequence[str] = (), rate_factor: float | None = None
+) -> RunConfig:
+    """The configuration of ``run`` without the rows in these places and with the peak learning rate scaled.
+
+    Raises RunError for a factor that is not between 0 and 1.
+    """
+    config = parse_config(parse_yaml(run.read_config_text(), where=str(run.config)))
+    if rate_factor is not None and not 0 < rate_factor < 1:
+        raise RunError(
+            f"{rate_factor:g} does not lower the learning rate.",
+            remedy="Give a factor between 0 and 1, such as 0.5.",
+            code="bad-factor",
+        )
+    skipped = [*config.data.skip_rows, *(row for row in skip_rows if row not in config.data.skip_rows)]
+    peak = config.training.learning_rate
+    if rate_factor is not None:
+        peak = float(f"{rate_factor * (peak or _default_peak(config)):.6g}")
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"skip_rows": skipped}),
+            "training": config.training.model_copy(update={"learning_rate": peak}),
+        }
+    )
+
+
+def _default_peak(config: RunConfig) -> float:
+    """The peak that the trainer chooses where none is set."""
+    return default_learning_rate(config.tuning.method, _width(config.model))
+
+
+def _width(model: ModelConfig) -> int:
+    folder = resolve_model(model.model_name_or_path, revision=model.revision)
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    return int(config.get_text_config().hidden_size)
+
+
+def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> Branch:
+    """A new run beside ``run`` that goes on with ``config`` from its newest good checkpoint, or from that of a step.
+
+    It appears whole or not at all. Raises RunError: ``already-running``, ``no-such-checkpoint``, ``nothing-left``
+    when that checkpoint is the last one, ``cannot-branch`` when the disk refuses.
+    """
+    root = run.path.parent
+    staging = root / f".branch.{secrets.token_hex(8)}.tmp"
+    with run.lock():
+        start = _starting_point(run, from_step)
+        try:
+            made = RunDir.create(staging, config.name or "branch", config_yaml(config))
+            _fill(made, run, start)
+            publish_folder(made.path, root / made.id)
+        except OSError as error:
+            raise RunError(
+                f"The branch of {run.id} could not be written in {root} ({error.strerror}).",
+                remedy="Make room there; the run itself is untouched.",
+                code="cannot-branch",
+            ) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Branch(RunDir(root / made.id), start.step if start else 0)
+
+
+def _starting_point(run: RunDir, step: int | None) -> Checkpoint | None:
+    if step is None:
+        start, _ = newest_good(run.checkpoints)
+    else:
+        start = _checkpoint_of(run, step)
+    if start and start.notes.get("done"):
+        raise RunError(
+            f"The checkpoint of step {start.step} is the last of {run.id}; nothing is left to train from there.",
+            remedy=f"Choose an earlier one with --from-step: {_steps(run, start.step)}.",
+            code="nothing-left",
+        )
+    return start
+
+
+def _checkpoint_of(run: RunDir, step: int) -> Checkpoint:
+    if not run.checkpoint(step).is_dir():
+        raise RunError(
+            f"{run.id} has no checkpoint of step {step}.",
+            remedy=f"It has: {_steps(run)}.",
+            code="no-such-checkpoint",
+        )
+    return read_checkpoint(run.checkpoint(step))
+
+
+def _steps(run: RunDir, below: int | None = None) -> str:
+    steps = [int(path.name[5:]) for path in checkpoint_folders(run.checkpoints)]
+    return ", ".join(str(step) for step in steps if below is None or step < below) or "none"
+
+
+def _fill(made: RunDir, run: RunDir, start: Checkpoint | None) -> None:
+    """What the new run takes over; a run without a good checkpoint gives nothing but what it ran on."""
+    environment = {name: value for name, value in run.read_environment().items() if name != "attempt"}
+    if environment:
+        made.write_environment(environment)
+    if start is None:
+        return
+    for folder in checkpoint_folders(run.checkpoints):
+        if int(folder.name[5:]) <= start.step:
+            shutil.copytree(folder, made.checkpoints / folder.name)
+    for source, target in ((run.metrics_file, made.metrics_file), (run.samples_file, made.samples_file)):
+        if source.exists():
+            shutil.copyfile(source, target)
+    made.rewind_metrics(start.step)
+    if run.tensorboard.is_dir():
+        shutil.copytree(run.tensorboard, made.tensorboard)

@@ -1,0 +1,245 @@
+"""``tunesmith data``: what is wrong with the rows, and what the model will see of them, before any training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from backend.commands.output import print_json, say
+from backend.commands.train import AsJson
+
+if TYPE_CHECKING:
+    from backend.data.doctor import Report
+    from backend.data.fixes import Change, Mended
+    from backend.data.load import Loaded
+    from backend.data.records import Row
+
+app = App(name="data", help="What is wrong with the rows, and what the model will see of them.")
+
+Rows = Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")]
+Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
+Columns = Annotated[
+    dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
+]
+MaxLength = Annotated[int | None, Parameter(help="Longest example in tokens; data.max_length if left out.")]
+SHOWN_CHANGES = 2
+
+
+@app.command
+def check(
+    path: Rows,
+    *,
+    validation: Annotated[Path | None, Parameter(help="Held-out rows, to look for leaks.")] = None,
+    model: Annotated[str | None, Parameter(help="Check the tokens too, with this model's tokenizer.")] = None,
+    columns: Columns = None,
+    max_length: MaxLength = None,
+    fix: Annotated[Path | None, Parameter(help="Write a mended copy into this folder.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Look for everything that is known to spoil a training, with rows, harm and remedy.
+
+    The exit code is 0 when nothing blocks, 1 when something does, 2 when the rows cannot be read. --fix shows what
+    the safe fixes change, writes the next version under its folder, never over your file, and the exit code is
+    then that of the copy.
+
+    Examples
+    --------
+    tunesmith data check rows.jsonl --model smollm2-135m
+
+    tunesmith data check rows.jsonl --validation held-out.jsonl --fix mended
+    """
+    from backend.data.load import load_rows  # noqa: PLC0415 - pyarrow loads here
+
+    loaded = load_rows(path, columns, max_rejected_share=1.0)
+    held_out = load_rows(validation, columns, max_rejected_share=1.0).rows if validation else ()
+    options = _token_options(model, max_length)
+    report = _examine(loaded, path, held_out, options)
+    if fix is None:
+        return _print_report(report, path, as_json=as_json)
+    mended = _mend(report, loaded, held_out)
+    if not mended.changes and not loaded.rejected:
+        return _print_report(report, path, as_json=as_json)
+    return _write_fixed(report, mended, loaded, path, fix, held_out, options, as_json=as_json)
+
+
+def _token_options(model: str | None, max_length: int | None) -> dict[str, Any]:
+    """What the checks of tokens need; nothing without a model, so that torch is not loaded."""
+    if model is None:
+        return {}
+    from backend.config import DataConfig, TrainingConfig  # noqa: PLC0415
+    from backend.core.tokenizer import stop_token_ids  # noqa: PLC0415
+    from backend.data_pipeline import encode_row  # noqa: PLC0415
+
+    tokenizer = _tokenizer(model)
+    return {
+        "encode": lambda row: encode_row(row, tokenizer),
+        "end_ids": stop_token_ids(tokenizer),
+        "max_length": max_length or DataConfig.model_fields["max_length"].default,
+        "epochs": TrainingConfig.model_fields["num_train_epochs"].default,
+    }
+
+
+def _tokenizer(model: str) -> Any:
+    from backend.core.model_loader import resolve_model  # noqa: PLC0415 - torch loads here
+    from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
+
+    return load_tokenizer(resolve_model(model))
+
+
+def _examine(loaded: Loaded, path: Path, held_out: Sequence[Row], options: dict[str, Any]) -> Report:
+    from backend.data.doctor import examine  # noqa: PLC0415
+
+    return examine(loaded, str(path), validation=held_out, **options)
+
+
+def _print_report(report: Report, path: Path, *, as_json: bool) -> int:
+    if as_json:
+        print_json(json.loads(report.to_json()))
+        return report.exit_code
+    _print_table(report)
+    if any(finding.fix for finding in report.findings):
+        say(f"The fixes are safe and leave {path} alone: tunesmith data check {path} --fix mended")
+    elif report.exit_code == 0:
+        say(f"See what the model will see: tunesmith data preview {path}")
+    return report.exit_code
+
+
+def _print_table(report: Report) -> None:
+    from rich.console import Console  # noqa: PLC0415
+
+    from backend.data.doctor import table  # noqa: PLC0415
+
+    Console(highlight=False).print(table(report))
+
+
+def _mend(report: Report, loaded: Loaded, held_out: Sequence[Row]) -> Mended:
+    from backend.data.fixes import mend  # noqa: PLC0415
+
+    return mend(loaded.rows, {finding.fix for finding in report.findings if finding.fix}, held_out)
+
+
+def _write_fixed(
+    report: Report,
+    mended: Mended,
+    loaded: Loaded,
+    path: Path,
+    out: Path,
+    held_out: Sequence[Row],
+    options: dict[str, Any],
+    *,
+    as_json: bool,
+) -> int:
+    """Write the copy, say what changed and what is left to find in it; the exit code is that of the copy."""
+    from backend.data.fixes import write_copy  # noqa: PLC0415
+
+    copy = write_copy(mended, out, source=str(path), sha256=loaded.sha256) / "rows.jsonl"
+    remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), copy, held_out, options)
+    counts = change_counts(mended.changes, len(loaded.rejected))
+    if as_json:
+        fixed = {"copy": str(copy), "rows": len(mended.rows), "changes": counts, "blocks": remaining.blocks}
+        print_json({**json.loads(report.to_json()), "fixed": fixed})
+        return remaining.exit_code
+    _print_table(report)
+    say("\nWhat the fixes change")
+    for name, (changed, left_out) in counts.items():
+        amounts = [(changed, "changed"), (left_out, "left out")]
+        parts = [f"{_counted(count, 'row')} {how}" for count, how in amounts if count]
+        say(f"  {name}: {', '.join(parts)}")
+        for change in [each for each in mended.changes if each.fix == name][:SHOWN_CHANGES]:
+            _print_change(change)
+    say(
+        f"\nWrote {copy} ({len(mended.rows):,} rows; before and after of each change in changes.jsonl beside it)"
+    )
+    still = [finding.title for finding in remaining.findings if finding.level == "block"]
+    say(f"Still to mend by hand: {'; '.join(still)}." if still else f"Train on it: --data.train {copy}")
+    return remaining.exit_code
+
+
+def change_counts(changes: Sequence[Change], rejected: int) -> dict[str, tuple[int, int]]:
+    """For each fix how many rows it changed and how many it left out."""
+    counts = {"drop-rejected": (0, rejected)} if rejected else {}
+    for change in changes:
+        changed, left_out = counts.get(change.fix, (0, 0))
+        counts[change.fix] = (changed, left_out + 1) if change.after is None else (changed + 1, left_out)
+    return counts
+
+
+def _print_change(change: Change) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(Text(f"    {change.place}", style="dim"))
+    before, after = changed_part(change)
+    if change.fix != "redact-secrets":  # a secret is not for screens and logs
+        console.print(Text(f"    - {before}", style="red"))
+    if change.after is not None:
+        console.print(Text(f"    + {after}", style="green"))
+
+
+def changed_part(change: Change) -> tuple[str, str]:
+    """The part of a row that a fix changed, before and after, with a little of what stands around it."""
+    from backend.data.write import row_record  # noqa: PLC0415
+    from backend.utils.text_utils import shorten  # noqa: PLC0415
+
+    before = json.dumps(row_record(change.before), ensure_ascii=False)
+    if change.after is None:
+        return shorten(before, 100), ""
+    after = json.dumps(row_record(change.after), ensure_ascii=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    start = max(0, same - 30)
+    lead = "…" if start else ""
+    return lead + shorten(before[start:], 100), lead + shorten(after[start:], 100)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}" + "s" * (count != 1)
+
+
+@app.command
+def preview(
+    path: Rows,
+    *,
+    model: Model = "smollm2-135m",
+    rows: Annotated[int, Parameter(help="Rows to show token by token.")] = 3,
+    columns: Columns = None,
+    max_length: MaxLength = None,
+    truncation: Annotated[
+        Literal["error", "cut", "drop"], Parameter(help="What to do with longer rows, as data.truncation.")
+    ] = "cut",
+    batch_size: Annotated[int, Parameter(help="Examples in one step.")] = 16,
+    as_json: AsJson = False,
+) -> int:
+    """Show rows as the model will see them: which tokens it learns, and what an epoch costs.
+
+    Example
+    -------
+    tunesmith data preview rows.jsonl --model smollm2-135m --rows 2
+    """
+    from backend.commands.token_view import print_preview  # noqa: PLC0415
+    from backend.config import parse_config  # noqa: PLC0415
+    from backend.preview import preview as look  # noqa: PLC0415 - torch loads here
+
+    data: dict[str, Any] = {
+        "train": str(path),
+        "validation": 0,
+        "columns": columns or {},
+        "truncation": truncation,
+    }
+    data |= {} if max_length is None else {"max_length": max_length}
+    data["max_rejected_share"] = 1.0
+    config = parse_config({"data": data, "training": {"per_device_train_batch_size": batch_size}})
+    found = look(
+        config.data, _tokenizer(model), seed=config.seed, rows_per_step=batch_size, rows=max(0, rows)
+    )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_preview(found)
+    return 0

@@ -1,0 +1,309 @@
+"""``tunesmith runs watch``: a run as it trains, live in a terminal, as plain lines in a pipe, or as JSON."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from backend.commands.output import EXIT_FAILED, print_json, say
+from backend.commands.plot import bar, curve_lines, sparkline
+from backend.commands.runs import OneRun
+from backend.commands.train import AsJson, RunsFolder, find_run, shown
+from backend.reports import RunState, RunStatus
+from backend.run_dir import RunDir
+from backend.utils.jsonl_utils import last_records
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from backend.manager.scalars import RunScalars
+
+LOG_LINES = 5
+CURVE_POINTS = 400
+EXIT_STOPPED = 3
+_PACE_STEPS = 30
+_LOG_BYTES = 16 * 1024
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
+_COLOURS = {
+    RunStatus.FINISHED: "green",
+    RunStatus.FAILED: "red",
+    RunStatus.INTERRUPTED: "yellow",
+    RunStatus.STOPPED: "yellow",
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that is shown of a run at one moment. ``eta_seconds`` is None unless it trains; losses are in nats.
+
+    ``loss_curve`` and ``eval_curve`` are (steps, values), thinned; ``system`` is the latest machine sample of a
+    live run, ``log`` the last lines of its log.
+    """
+
+    run: str
+    title: str
+    state: RunState
+    step: int
+    total_steps: int
+    loss: float | None
+    eval_loss: float | None
+    tokens_per_second: float | None
+    learning_rate: float | None
+    eta_seconds: float | None
+    loss_curve: tuple[list[int], list[float]]
+    eval_curve: tuple[list[int], list[float]]
+    system: dict[str, object] = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more to come: it lives, or waits for its turn."""
+        return self.state.is_live or (self.state.status is RunStatus.QUEUED and self.state.reason != "held")
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0 to 1."""
+        return self.step / self.total_steps if self.total_steps else 0.0
+
+
+def watch(
+    run: OneRun,
+    *,
+    once: Annotated[bool, Parameter(negative=(), help="Show it as it is now, and leave.")] = False,
+    interval: Annotated[float, Parameter(help="Seconds between two looks.")] = 1.0,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
+    """Follow a run until it ends: curve, time left, machine and log. Ctrl-C leaves; the run goes on.
+
+    The exit code says how it ended: 0 finished, 1 failed or interrupted, 3 stopped. --once and --json look once.
+
+    Example
+    -------
+    tunesmith runs watch latest
+    """
+    from backend.manager.scalars import RunScalars  # noqa: PLC0415
+
+    found = find_run(runs, run)
+    scalars = RunScalars(found)
+    if as_json:
+        print_json(snapshot_record(take_snapshot(found, scalars)))
+        return 0
+    try:
+        return _follow(found, scalars, once=once, interval=max(0.05, interval))
+    except KeyboardInterrupt:
+        say(f"\nThe run goes on. Stop it with: tunesmith runs stop {shown(found)}")
+        return 0
+
+
+def _follow(run: RunDir, scalars: RunScalars, *, once: bool, interval: float) -> int:
+    from rich.console import Console  # noqa: PLC0415 - rich loads only when something is drawn
+
+    console = Console(highlight=False)
+    snapshot = take_snapshot(run, scalars)
+    if once or not snapshot.goes_on:
+        _print_once(console, snapshot)
+        return 0 if once else exit_code(snapshot.state)
+    follow = _follow_live if console.is_terminal else _follow_plainly
+    return exit_code(follow(console, run, scalars, interval).state)
+
+
+def _print_once(console: Any, snapshot: Snapshot) -> None:
+    if console.is_terminal:
+        console.print(view(snapshot, console.width))
+    else:
+        say("\n".join(plain_lines(snapshot)))
+
+
+def _follow_live(console: Any, run: RunDir, scalars: RunScalars, interval: float) -> Snapshot:
+    from rich.live import Live  # noqa: PLC0415
+
+    snapshot = take_snapshot(run, scalars)
+    with Live(view(snapshot, console.width), console=console, auto_refresh=False) as live:
+        while snapshot.goes_on:
+            time.sleep(interval)
+            snapshot = take_snapshot(run, scalars)
+            live.update(view(snapshot, console.width), refresh=True)
+    return snapshot
+
+
+def _follow_plainly(_: Any, run: RunDir, scalars: RunScalars, interval: float) -> Snapshot:
+    """A line whenever the status changes, an evaluation comes in or another tenth is done."""
+    snapshot = take_snapshot(run, scalars)
+    said: tuple[object, ...] = ()
+    while snapshot.goes_on:
+        news = (snapshot.state.status, snapshot.eval_loss, int(10 * snapshot.share))
+        if news != said:
+            say(progress_line(snapshot))
+            sys.stdout.flush()
+            said = news
+        time.sleep(interval)
+        snapshot = take_snapshot(run, scalars)
+    say("\n".join(plain_lines(snapshot)))
+    return snapshot
+
+
+def exit_code(state: RunState) -> int:
+    """0 for a run that finished or never began, 3 for a stopped one, 1 for one that did not get through."""
+    if state.status in {RunStatus.FAILED, RunStatus.INTERRUPTED}:
+        return EXIT_FAILED
+    return EXIT_STOPPED if state.status is RunStatus.STOPPED else 0
+
+
+def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
+    """The run as it is now; ``scalars`` are its curves, brought up to date here."""
+    from backend.manager.run_summary import summarise  # noqa: PLC0415
+
+    state = run.state()
+    scalars.poll()
+    summary = summarise(run)
+    return Snapshot(
+        run=run.id,
+        title=summary.title,
+        state=state,
+        step=summary.step,
+        total_steps=summary.total_steps,
+        loss=summary.loss,
+        eval_loss=summary.eval_loss,
+        tokens_per_second=_latest(scalars, "train/tokens_per_second"),
+        learning_rate=_latest(scalars, "train/learning_rate"),
+        eta_seconds=_eta(run, summary.step, summary.total_steps) if state.is_live else None,
+        loss_curve=scalars.curve("train/loss", limit=CURVE_POINTS),
+        eval_curve=scalars.curve("eval/loss", limit=CURVE_POINTS),
+        system=next(last_records(run.system_file), {}) if state.is_live else {},
+        log=tail_lines(run.train_log, LOG_LINES),
+    )
+
+
+def _latest(scalars: RunScalars, tag: str) -> float | None:
+    value = scalars.latest.get(tag)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _eta(run: RunDir, step: int, total_steps: int) -> float | None:
+    """Seconds left at the pace of the latest steps."""
+    from backend.manager.scalars import eta_seconds  # noqa: PLC0415
+
+    records = (record for record in last_records(run.metrics_file) if record.get("kind") == "train")
+    seconds = [record.get("seconds") for _, record in zip(range(_PACE_STEPS), records, strict=False)]
+    paces = [float(value) for value in seconds if isinstance(value, int | float)]
+    return eta_seconds(statistics.mean(paces), step, total_steps) if paces and total_steps else None
+
+
+def tail_lines(path: Path, count: int) -> tuple[str, ...]:
+    """The last lines of a text file without control characters; none when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - _LOG_BYTES))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ()
+    lines = (_ESCAPES.sub("", line.rpartition("\r")[2]).rstrip() for line in text.split("\n"))
+    return tuple([line for line in lines if line][-count:])
+
+
+def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
+    """The snapshot as plain values, the state's own words on the top level."""
+    record = asdict(snapshot)
+    state = record.pop("state")
+    curves = {
+        name: dict(zip(("steps", "values"), record.pop(name), strict=True))
+        for name in ("loss_curve", "eval_curve")
+    }
+    return {**record, **state, "status": str(snapshot.state.status), "live": snapshot.state.is_live, **curves}
+
+
+def view(snapshot: Snapshot, width: int) -> RenderableType:
+    """The snapshot as a panel for a terminal of ``width`` characters."""
+    from rich.console import Group  # noqa: PLC0415
+    from rich.panel import Panel  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    inner = max(40, min(width, 110) - 4)
+    colour = _COLOURS.get(snapshot.state.status, "cyan")
+    parts: list[RenderableType] = [Text(headline(snapshot), style=f"bold {colour}")]
+    if snapshot.total_steps:
+        filled = bar(snapshot.share, inner - 30)
+        progress = Text(filled, style=colour)
+        progress.append("─" * (inner - 30 - len(filled)), style="dim")
+        progress.append(f" {progress_words(snapshot)}", style="default")
+        parts += [progress, Text(figures(snapshot))]
+    plot = curve_lines(*snapshot.loss_curve, width=inner, height=6, last_step=snapshot.total_steps)
+    if len(snapshot.loss_curve[0]) > 1:
+        parts += [Text(), Text("training loss", style="dim"), Text("\n".join(plot), style="cyan")]
+    if machine(snapshot):
+        parts += [Text(), Text(machine(snapshot))]
+    if snapshot.log:
+        parts += [Text(), *(Text(line[:inner], style="dim") for line in snapshot.log)]
+    if not snapshot.goes_on:
+        parts += [Text(), Text(snapshot.state.next_action)]
+    return Panel(Group(*parts), title=Text(snapshot.title), title_align="left", width=inner + 4)
+
+
+def headline(snapshot: Snapshot) -> str:
+    """Where the run stands, in words."""
+    return f"{str(snapshot.state.status).capitalize()} · {snapshot.state.message}"
+
+
+def progress_words(snapshot: Snapshot) -> str:
+    """``120/200 · 1:23 min left``."""
+    from backend.manager.scalars import duration  # noqa: PLC0415
+
+    left = "" if snapshot.eta_seconds is None else f" · {duration(snapshot.eta_seconds)} left"
+    return f"{snapshot.step:,}/{snapshot.total_steps:,}{left}"
+
+
+def figures(snapshot: Snapshot) -> str:
+    """Losses, speed and learning rate, as far as they are known."""
+    known = [
+        ("loss {:.4f}", snapshot.loss),
+        ("held-out loss {:.4f}", snapshot.eval_loss),
+        ("{:,.0f} tokens/s", snapshot.tokens_per_second),
+        ("learning rate {:.2g}", snapshot.learning_rate),
+    ]
+    return " · ".join(shape.format(value) for shape, value in known if value is not None)
+
+
+def machine(snapshot: Snapshot) -> str:
+    """Processor, memory, disk and GPUs in one line; empty when nothing was measured."""
+    sample = snapshot.system
+    cpu, used, total, free = (
+        sample.get(name)
+        for name in ("cpu_percent", "memory_used_bytes", "memory_total_bytes", "disk_free_bytes")
+    )
+    parts = []
+    if isinstance(cpu, int | float):
+        parts.append(f"processor {cpu:.0f} %")
+    if isinstance(used, int) and isinstance(total, int):
+        parts.append(f"memory {used / 2**30:.1f} of {total / 2**30:.1f} GiB")
+    if isinstance(free, int):
+        parts.append(f"{free / 2**30:,.0f} GiB disk free")
+    gpus = sample.get("gpus")
+    busy = (
+        [f"GPU {gpu['index']} {gpu['busy_percent']:.0f} %" for gpu in gpus] if isinstance(gpus, list) else []
+    )
+    return " · ".join([*parts, *busy])
+
+
+def progress_line(snapshot: Snapshot) -> str:
+    """The snapshot in one line."""
+    steps = [progress_words(snapshot), figures(snapshot)] if snapshot.total_steps else []
+    return " · ".join([str(snapshot.state.status), *filter(None, steps)])
+
+
+def plain_lines(snapshot: Snapshot) -> list[str]:
+    """The snapshot for a pipe: no colours, no frame."""
+    lines = [snapshot.title, headline(snapshot)]
+    if snapshot.total_steps:
+        lines += [f"step {progress_words(snapshot)}", figures(snapshot)]
+    if len(snapshot.loss_curve[0]) > 1:
+        lines.append(f"training loss {sparkline(snapshot.loss_curve[1][-60:])}")
+    lines += [machine(snapshot), *(f"  {line}" for line in snapshot.log), snapshot.state.next_action]
+    return [line for line in lines if line]
