@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check lint format types contracts bench-train bench-busy clean
+.PHONY: help setup demo test test-fast check lint format types contracts bench-train bench-busy bench-data \
+	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +56,31 @@ bench-train: $(STAMP) ## Training speed beside TRL in one process: medians and t
 
 bench-busy: $(STAMP) ## Training speed while another process holds one core
 	$(BIN)/python benchmarks/busy_core.py
+
+bench-data: $(STAMP) ## Tokenising beside datasets.map, ingest of a large file, near-duplicate search
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
+	$(BIN)/python benchmarks/tokenize_speed.py
+	$(BIN)/python benchmarks/data_ingest.py
+	$(BIN)/python benchmarks/near_duplicates.py
+
+fuzz-data: $(STAMP) ## Read 20,000 broken files: no traceback, no hang
+	$(BIN)/python benchmarks/fuzz_data.py
+
+N ?= 25
+rel-kill: $(STAMP) ## Kill the real trainer N times and compare the bits
+	$(BIN)/python benchmarks/rel_kill.py -n $(N)
+
+rel-corrupt: $(STAMP) ## Damage N checkpoints: all noticed, all fallen back from
+	$(BIN)/python benchmarks/rel_corrupt.py -n $(N)
+
+rel-crashstates: $(STAMP) ## Every state a crash can leave behind while saving
+	$(BIN)/python benchmarks/rel_crashstates.py
+
+rel-machine: $(STAMP) ## The life of a run as a state machine, shaken
+	$(BIN)/python benchmarks/rel_machine.py
+
+rel-matrix: $(STAMP) ## Every fault row and its test
+	$(BIN)/python benchmarks/rel_matrix.py
 
 clean: ## Remove what the build and the tools left behind; runs stay
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
