@@ -27,7 +27,7 @@ WORDS = (
     "the of and to in model data train learn small large table river city people water energy system number value "
     "result simple clear point time year idea question answer explain because example history music language code "
     "function list string error memory batch layer token weight step loss rate plan goal work help make find show"
-).split()
+).split()  # noqa: SIM905 - easier to read
 
 
 def chats(count: int) -> list[list[dict[str, str]]]:
