@@ -9,7 +9,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which 
 import importlib.util
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from tests.tiny import tiny_model_folder
 
 # A busy machine is no counterexample.
-hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("tunesmith")
 
 _LOOPBACK = ("127.", "::1", "localhost")
@@ -29,30 +29,47 @@ _LOOPBACK = ("127.", "::1", "localhost")
 @pytest.fixture(autouse=True, scope="session")
 def _loopback_only() -> Iterator[None]:
     """Any connection to another machine fails the test that makes it."""
-    connect = socket.socket.connect
-
-    def guarded(self: socket.socket, address: Any) -> None:
-        if self.family in {socket.AF_INET, socket.AF_INET6} and not str(address[0]).startswith(_LOOPBACK):
-            pytest.fail(f"a test reached for the network: {address}")
-        connect(self, address)
-
     patch = pytest.MonkeyPatch()
-    patch.setattr(socket.socket, "connect", guarded)
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
     yield
     patch.undo()
+
+
+def _guarded(reach: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in {socket.AF_INET, socket.AF_INET6} and not str(address[0]).startswith(_LOOPBACK):
+            pytest.fail(f"a test reached for the network: {address}")
+        return reach(self, address)
+
+    return guarded
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
     """A child process or a thread that outlives the test that started it fails that test."""
-    children, threads = set(psutil.Process().children()), set(threading.enumerate())
+    before = living()
     yield
-    started = set(threading.enumerate()) - threads
+    left = alive_since(before, patience_seconds=2)
+    assert not left, f"left behind: {left}"
+
+
+Living = tuple[set[psutil.Process], set[threading.Thread]]
+
+
+def living() -> Living:
+    """This process's children and threads."""
+    return set(psutil.Process().children()), set(threading.enumerate())
+
+
+def alive_since(before: Living, *, patience_seconds: float = 0) -> list[str]:
+    """The children and the non-daemon threads that were not there before and do not end in time."""
+    children, threads = before
+    started = [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
     for thread in started:
-        thread.join(timeout=0 if thread.daemon else 2)
-    alive = [thread.name for thread in started if thread.is_alive() and not thread.daemon]
-    alive += [str(child) for child in set(psutil.Process().children()) - children]
-    assert not alive, f"left behind: {alive}"
+        thread.join(timeout=patience_seconds)
+    alive = [thread.name for thread in started if thread.is_alive()]
+    return alive + [str(child) for child in psutil.Process().children() if child not in children]
 
 
 @pytest.fixture(scope="session")
