@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError
 
-from backend.commands import config, runs
+from backend.commands import config, data, run_queue, runs, tensorboard
+from backend.commands import run_actions as _actions  # noqa: F401 - puts its commands under runs
 from backend.commands.doctor import doctor
 from backend.commands.infer import chat, evaluate, infer
 from backend.commands.output import EXIT_BAD_INPUT, print_json, report_error
 from backend.commands.train import train
+from backend.commands.watch import watch
 from backend.errors import TunesmithError
 
 EXIT_INTERRUPTED = 130
@@ -36,9 +39,19 @@ app.command(train)
 app.command(evaluate)
 app.command(chat)
 app.command(infer)
+runs.app.command(watch)
+runs.app.command(run_queue.app)
 app.command(runs.app)
+app.command(data.app)
+app.command(tensorboard.app)
 app.command(config.app)
 app.command(doctor)
+
+
+def _refused_by_the_system(error: OSError) -> TunesmithError:
+    place = f"{error.filename}: " if error.filename else ""
+    remedy = "Check the path, its permissions and the room on its disk."
+    return TunesmithError(f"{place}{error.strerror or error}.", remedy=remedy, code="system-error")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in tokens
     try:
         result = app(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except TunesmithError as error:
         return report_error(error, as_json=as_json)
     except CycloptsError as error:
@@ -57,8 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"Error: {message} See `tunesmith --help`.\n")
         return EXIT_BAD_INPUT
     except BrokenPipeError:
-        sys.stderr.close()  # the reader left; nothing more can be said
+        nobody = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nobody, sys.stdout.fileno())  # the reader left; the rest is said to nobody
         return 0
+    except OSError as error:
+        return report_error(_refused_by_the_system(error), as_json=as_json)
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED
