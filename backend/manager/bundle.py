@@ -104,6 +104,7 @@ def opened_bundle(bundle: Path, workplace: Path) -> Iterator[Path]:
     folder = workplace / f".bundle.{secrets.token_hex(8)}.tmp"
     try:
         try:
+            folder.mkdir(mode=0o700)
             _unpack(bundle, folder)
         except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
             raise _bad_bundle(bundle, str(error)) from error

@@ -1,0 +1,163 @@
+"""A run as one file: backend/manager/bundle.py."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from backend.errors import RunError
+from backend.manager import bundle
+from backend.manager.bundle import opened_bundle, write_bundle
+from backend.manager.run_manager import RunManager
+from backend.reports import Outcome, RunStatus
+from backend.run_dir import RunDir
+
+
+@pytest.fixture
+def finished(run: RunDir) -> RunDir:
+    """A run with every file that a finished one has."""
+    attempt = run.begin_attempt(("train",))
+    run.write_environment({"python": "3"})
+    run.metrics_file.write_text('{"kind":"train","step":1,"total_steps":1,"train/loss":0.5}\n')
+    run.samples_file.write_text("{}\n")
+    for folder in (run.adapter, run.checkpoint(1), run.tensorboard):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"w" * 100)
+    run.write_outcome(Outcome(RunStatus.FINISHED, "completed", "Trained 1 steps.", step=1))
+    run.end_attempt(attempt, "exited", exit_code=0)
+    return run
+
+
+def names(file: Path) -> set[str]:
+    with tarfile.open(file) as archive:
+        return {member.name.partition("/")[2] for member in archive if member.isfile()}
+
+
+def packed(file: Path, members: dict[str, bytes], *, link: str = "") -> Path:
+    with tarfile.open(file, "w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for name in filter(None, [link]):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc"
+            archive.addfile(member)
+    return file
+
+
+STORY = {
+    "config.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "outcome.json",
+    "attempts/1.json",
+    "adapter/weights",
+}
+
+
+def test_it_holds_the_story_and_no_checkpoints(finished: RunDir, tmp_path: Path) -> None:
+    assert names(write_bundle(finished, tmp_path / "run.tar.gz")) == STORY
+
+
+def test_checkpoints_come_when_asked_for(finished: RunDir, tmp_path: Path) -> None:
+    file = write_bundle(finished, tmp_path / "run.tar.gz", checkpoints=True)
+    assert names(file) == STORY | {"checkpoints/step-000001/weights"}
+
+
+def test_it_names_nobody_and_takes_no_links(finished: RunDir, tmp_path: Path) -> None:
+    (finished.adapter / "secret").symlink_to("/etc/passwd")
+    (finished.adapter / ".half.tmp").write_text("half")
+    file = write_bundle(finished, tmp_path / "run.tar.gz")
+    assert names(file) == STORY
+    with tarfile.open(file) as archive:
+        assert {(one.uid, one.gid, one.uname, one.gname) for one in archive} == {(0, 0, "", "")}
+
+
+def test_an_imported_bundle_stands_where_the_run_stood(finished: RunDir, tmp_path: Path) -> None:
+    file = write_bundle(finished, tmp_path / "run.tar.gz")
+    other = tmp_path / "other"
+    with opened_bundle(file, other) as folder:
+        made = RunManager(other).import_folder(folder)
+    assert made.id == finished.id
+    assert made.state() == finished.state()
+    assert [path.name for path in other.iterdir()] == [finished.id]
+
+
+def test_nothing_is_overwritten(finished: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "run.tar.gz").write_text("mine")
+    with pytest.raises(RunError) as caught:
+        write_bundle(finished, tmp_path / "run.tar.gz")
+    assert caught.value.code == "bundle-exists"
+    assert (tmp_path / "run.tar.gz").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_named(finished: RunDir, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nowhere") as caught:
+        write_bundle(finished, tmp_path / "nowhere" / "run.tar.gz")
+    assert caught.value.code == "cannot-write"
+
+
+def test_a_failure_on_the_way_leaves_nothing(
+    finished: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(bundle.os, "fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        write_bundle(finished, tmp_path / "run.tar.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_checkpoints_of_a_run_at_work_are_not_taken(finished: RunDir, tmp_path: Path) -> None:
+    with finished.lock(), pytest.raises(RunError) as caught:
+        write_bundle(finished, tmp_path / "run.tar.gz", checkpoints=True)
+    assert caught.value.code == "already-running"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"readme": b"no run"},
+        {"../out/config.yaml": b"x"},
+        {"/out/config.yaml": b"x", "b/config.yaml": b"x"},
+        {"a/config.yaml": b"x", "b/config.yaml": b"x"},
+    ],
+    ids=["empty", "a file", "out of it", "absolute", "two runs"],
+)
+def test_what_is_no_bundle_is_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
+    file = packed(tmp_path / "run.tar.gz", members)
+    with pytest.raises(RunError) as caught, opened_bundle(file, tmp_path / "place"):
+        pytest.fail("it was opened")
+    assert caught.value.code == "bad-bundle"
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_a_link_out_of_a_bundle_is_refused(tmp_path: Path) -> None:
+    file = packed(tmp_path / "run.tar.gz", {"a/config.yaml": b"x"}, link="a/adapter")
+    with pytest.raises(RunError) as caught, opened_bundle(file, tmp_path / "place"):
+        pytest.fail("it was opened")
+    assert caught.value.code == "bad-bundle"
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08\x00broken"])
+def test_bytes_that_are_no_archive_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.tar.gz").write_bytes(content)
+    with pytest.raises(RunError) as caught, opened_bundle(tmp_path / "run.tar.gz", tmp_path / "place"):
+        pytest.fail("it was opened")
+    assert caught.value.code == "bad-bundle"
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = packed(tmp_path / "run.tar.gz", {"a/config.yaml": bytes(100_000)})
+    monkeypatch.setattr(bundle, "free_bytes", lambda _: 50_000)
+    with pytest.raises(RunError) as caught, opened_bundle(file, tmp_path / "place"):
+        pytest.fail("it was opened")
+    assert caught.value.code == "disk-low"
+    assert list((tmp_path / "place").iterdir()) == []

@@ -1,0 +1,193 @@
+"""Rows as the model will see them: backend/preview.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from backend import data_pipeline
+from backend import preview as preview_module
+from backend.config import DataConfig, TrainingConfig
+from backend.core.template import special_tokens
+from backend.core.training import total_steps
+from backend.data.records import Row
+from backend.preview import Preview, PreviewRow, preview, preview_row
+from tests.runs import write_rows
+from tests.tiny import FAMILIES, Family, tiny_tokenizer
+
+CHAT = Row(
+    "chat.jsonl:1",
+    (
+        {"role": "user", "content": "user"},
+        {"role": "assistant", "content": "the assistant says: user"},
+        {"role": "user", "content": "  and the end? ünï 😀 "},
+        {"role": "assistant", "content": "end"},
+    ),
+)
+
+
+def asked(question: str, answer: str) -> Row:
+    return Row("x.jsonl:1", ({"role": "user", "content": question}, {"role": "assistant", "content": answer}))
+
+
+def data(**changes: object) -> DataConfig:
+    return DataConfig.model_validate({"train": "x.jsonl", "validation": 0, **changes})
+
+
+def text(row: PreviewRow, *, state: str = "", template: bool | None = None) -> str:
+    return "".join(
+        token.text
+        for token in row.tokens
+        if state in {"", token.state} and template in {None, token.from_template}
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_and_trained_tokens_are_those_of_the_trainer(family: Family) -> None:
+    tokenizer, row = tiny_tokenizer(family), asked("Is it so?", "yes no")
+    shown = preview_row(row, tokenizer, data())
+    (example,) = data_pipeline.encode([row], tokenizer, data()).examples
+    assert [token.id for token in shown.tokens] == example.input_ids.tolist()
+    assert [token.state == "trained" for token in shown.tokens] == example.trained.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_person_wrote_is_told_from_what_the_template_put_there(family: Family) -> None:
+    shown = preview_row(asked("Is it so?", "yes no"), tiny_tokenizer(family), data())
+    assert text(shown, template=False).replace(" ", "") == "Isitso?yesno"
+    assert text(shown, state="trained", template=False).strip() == "yes no"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_token_ends_the_turn_and_it_is_the_last(family: Family) -> None:
+    tokenizer = tiny_tokenizer(family)
+    shown = preview_row(asked("Is it so?", "yes"), tokenizer, data())
+    assert [token.ends_turn for token in shown.tokens] == [False] * (len(shown.tokens) - 1) + [True]
+    assert shown.tokens[-1].text in special_tokens(tokenizer)
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3", "gemma", "qwen3"])
+def test_words_of_the_template_in_a_persons_mouth_are_the_persons(family: Family) -> None:
+    shown = preview_row(CHAT, tiny_tokenizer(family), data())
+    own = "".join(str(message["content"]) for message in CHAT.messages)
+    assert text(shown, template=False).replace(" ", "") == own.replace(" ", "")
+    assert sum(token.ends_turn for token in shown.tokens) == 2
+
+
+def test_every_character_of_the_rendered_row_is_shown_once() -> None:
+    tokenizer = tiny_tokenizer()
+    shown = preview_row(CHAT, tokenizer, data())
+    whole = tokenizer.apply_chat_template(list(CHAT.messages), tokenize=False)
+    assert text(shown) == whole.removesuffix("\n")
+
+
+def test_plain_text_is_the_persons_and_its_end_is_not() -> None:
+    tokenizer = tiny_tokenizer("base")
+    shown = preview_row(Row("x.txt:1", text="hello wörld"), tokenizer, data())
+    assert text(shown, template=False) == "hello wörld"
+    assert text(shown, template=True) == "<|endoftext|>"
+    assert {token.state for token in shown.tokens[1:]} == {"trained"}
+    assert shown.tokens[0].state == "context"  # nothing predicts the first token
+
+
+class TestTooLong:
+    row = asked("one two three", "yes no hello world")
+
+    def whole(self) -> PreviewRow:
+        return preview_row(self.row, tiny_tokenizer(), data())
+
+    def test_cut(self) -> None:
+        limit = len(self.whole().tokens) - 2
+        shown = preview_row(self.row, tiny_tokenizer(), data(max_length=limit, truncation="cut"))
+        assert shown.fate == "cut"
+        assert f"data.max_length is {limit}" in shown.problem
+        assert [token.state for token in shown.tokens[limit:]] == ["cut", "cut"]
+        assert "cut" not in {token.state for token in shown.tokens[:limit]}
+
+    def test_cut_to_nothing_is_dropped(self) -> None:
+        shown = preview_row(self.row, tiny_tokenizer(), data(max_length=8, truncation="cut"))
+        assert shown.fate == "dropped"
+
+    @pytest.mark.parametrize(("truncation", "fate"), [("drop", "dropped"), ("error", "refused")])
+    def test_dropped_or_refused(self, truncation: str, fate: str) -> None:
+        shown = preview_row(self.row, tiny_tokenizer(), data(max_length=20, truncation=truncation))
+        assert shown.fate == fate
+        assert shown.problem
+
+
+def test_a_row_that_the_template_refuses_says_why() -> None:
+    row = Row("x.jsonl:7", ({"role": "assistant", "content": "first"},))
+    shown = preview_row(row, tiny_tokenizer("gemma"), data())
+    assert (shown.place, shown.fate, shown.tokens) == ("x.jsonl:7", "refused", ())
+    assert "take turns" in shown.problem
+
+
+ROWS = [{"prompt": f"count to {n}", "completion": "one two three " * n} for n in range(1, 41)]
+
+
+class TestTheWhole:
+    def look(self, tmp_path: Path, tokenizer: PreTrainedTokenizerBase, **changes: object) -> Preview:
+        file = write_rows(tmp_path / "rows.jsonl", ROWS)
+        return preview(data(train=str(file), **changes), tokenizer, seed=1, rows_per_step=16, rows=2)
+
+    def test_an_epoch_costs_what_the_trainer_will_count(self, tmp_path: Path) -> None:
+        found = self.look(tmp_path, tiny_tokenizer())
+        file = str(tmp_path / "rows.jsonl")
+        rows = data_pipeline.load(data(train=file), seed=1).train
+        encoded = data_pipeline.encode(rows, tiny_tokenizer(), data())
+        epoch = found.epoch
+        assert (epoch.tokens, epoch.trained_tokens) == (encoded.tokens, encoded.trained_tokens)
+        assert epoch.steps == total_steps(40, TrainingConfig(num_train_epochs=1)) == 3
+        assert (epoch.rows, epoch.cut, epoch.dropped, epoch.refused, epoch.is_estimate) == (
+            40,
+            0,
+            0,
+            0,
+            False,
+        )
+
+    def test_the_first_rows_are_shown(self, tmp_path: Path) -> None:
+        found = self.look(tmp_path, tiny_tokenizer())
+        assert [row.place for row in found.rows] == ["rows.jsonl:1", "rows.jsonl:2"]
+        assert (found.train_rows, found.validation_rows, found.rejected) == (40, 0, 0)
+
+    def test_the_histogram_counts_every_row_once(self, tmp_path: Path) -> None:
+        lengths = self.look(tmp_path, tiny_tokenizer()).lengths
+        assert sum(each.rows for each in lengths.bins) == 40
+        assert lengths.bins[0].low == lengths.shortest
+        assert lengths.bins[-1].high >= lengths.longest > lengths.median > lengths.shortest
+        assert all(one.high + 1 == two.low for one, two in zip(lengths.bins, lengths.bins[1:], strict=False))
+
+    @pytest.mark.parametrize(("truncation", "kept"), [("cut", 40), ("drop", 20), ("error", 20)])
+    def test_rows_that_are_too_long_are_counted(self, tmp_path: Path, truncation: str, kept: int) -> None:
+        limit = self.look(tmp_path, tiny_tokenizer()).lengths
+        tokens = sorted(self.lengths(tmp_path))[19]
+        found = self.look(tmp_path, tiny_tokenizer(), max_length=tokens, truncation=truncation)
+        assert found.epoch.rows == kept
+        assert found.epoch.cut + found.epoch.dropped + found.epoch.refused == 20
+        assert found.lengths == limit
+
+    def lengths(self, tmp_path: Path) -> list[int]:
+        rows = data_pipeline.load(data(train=str(tmp_path / "rows.jsonl")), seed=1).train
+        return [len(one.input_ids) for one in data_pipeline.encode(rows, tiny_tokenizer(), data()).examples]
+
+    def test_a_large_set_is_estimated_from_a_sample(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        exact = self.look(tmp_path, tiny_tokenizer()).epoch
+        monkeypatch.setattr(preview_module, "MEASURED_ROWS", 10)
+        epoch = self.look(tmp_path, tiny_tokenizer()).epoch
+        assert epoch.is_estimate
+        assert epoch.rows == 40
+        assert epoch.tokens == pytest.approx(exact.tokens, rel=0.2)
+
+
+def test_nothing_usable_is_an_answer_too(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    found = preview(
+        data(train=str(file), max_length=8, truncation="drop"), tiny_tokenizer(), seed=1, rows_per_step=4
+    )
+    assert found.epoch.dropped == 1
+    assert (found.epoch.rows, found.epoch.steps, found.epoch.tokens) == (0, 0, 0)
