@@ -23,11 +23,11 @@ from transformers import AutoTokenizer
 from backend.core.model_loader import resolve_model
 from backend.core.tokenizer import encode_batch, load_tokenizer
 
-WORDS = (
+WORDS = (  # noqa: SIM905 - easier to read
     "the of and to in model data train learn small large table river city people water energy system number value "
     "result simple clear point time year idea question answer explain because example history music language code "
     "function list string error memory batch layer token weight step loss rate plan goal work help make find show"
-).split()  # noqa: SIM905 - easier to read
+).split()
 
 
 def chats(count: int) -> list[list[dict[str, str]]]:
