@@ -81,10 +81,10 @@ class Decoding:
         self._device = next(model.parameters()).device
         self._stop_ids = frozenset(stop_ids)
         self._sampling = sampling
-        limit = context_length(model)
+        self._limit = context_length(model)
         for prompt in prompts:
-            check_prompt(prompt, limit)
-        self._room = [min(sampling.max_new_tokens, limit - len(prompt)) for prompt in prompts]
+            check_prompt(prompt, self._limit)
+        self._room = [min(sampling.max_new_tokens, self._limit - len(prompt)) for prompt in prompts]
         self._generators = [
             torch.Generator().manual_seed((sampling.seed * 0x9E3779B97F4A7C15 + len(prompt)) % 2**63)
             for prompt in prompts
@@ -101,8 +101,11 @@ class Decoding:
 
     @torch.inference_mode()
     def _prefill_shared(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Compute the beginning that all prompts share once, for all; returns its length in tokens."""
-        if len(prompts) < 2:
+        """Compute the beginning that all prompts share once, for all; returns its length in tokens.
+
+        Not under a sliding window: padding between the beginning and the rest would take places in it.
+        """
+        if len(prompts) < 2 or any(layer.is_sliding for layer in self._cache.layers):
             return 0
         shortest = min(len(prompt) for prompt in prompts)
         arrays = [np.asarray(prompt[:shortest]) for prompt in prompts]
@@ -140,7 +143,7 @@ class Decoding:
 
     def drop(self, row: int) -> None:
         """Let ``row`` go, finished or not: it gets no further token."""
-        self.rows.remove(row)
+        self.rows = [other for other in self.rows if other != row]
         self._close_ranks()
 
     def _choose(self, row: int, logits: Tensor) -> NewToken:
@@ -155,7 +158,8 @@ class Decoding:
         ids = [[tokens[seat].token_id if seat in tokens else 0] for seat in range(len(self._seats))]
         self._inputs = torch.tensor(ids, device=self._device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        self._positions = self._positions[:, -1:] + 1
+        # a row that ended where the context does keeps its seat for a while: hold its position inside
+        self._positions = (self._positions[:, -1:] + 1).clamp(max=self._limit - 1)
         self.rows = [token.row for token in tokens.values() if not token.finish]
         self._close_ranks()
 
@@ -191,7 +195,9 @@ def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tupl
     width = max((len(prompt) for prompt in prompts), default=0)
     ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    both = (torch.tensor(part, dtype=torch.int64, device=device) for part in (ids, mask))
+    first, second = (part.view(len(prompts), width) for part in both)
+    return first, second
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:
