@@ -195,6 +195,12 @@ def test_a_budget_cuts_where_the_next_row_would_break_it() -> None:
     assert [batch.rows for batch in batches] == [("0", "1"), ("2",), ("3",), ("4",)]
 
 
+def test_a_beginning_that_a_cut_parts_from_its_rows_counts_again() -> None:
+    batches = pack(random_rows([10] * 8, shared=8), budget=14)
+
+    assert [len(batch.input_ids) for batch in batches] == [14, 14, 12]
+
+
 def test_a_batch_moves_whole() -> None:
     (batch,) = pack(random_rows([5, 9]), budget=100)
 

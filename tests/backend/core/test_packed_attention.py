@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
 
 from backend.core import packed_attention
 from backend.core.batching import Example, MicroBatch, pack
@@ -157,6 +159,13 @@ def test_a_model_gives_packed_rows_the_states_they_have_alone(architecture: str)
     assert found.keys() == by_length.keys()
     for length, states in found.items():
         torch.testing.assert_close(states, by_length[length], rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_makes_no_mask_for_packed_rows() -> None:
+    name = register()
+
+    assert AttentionMaskInterface()[name](1, 7, 7, mask_function=None) is None
+    assert AttentionInterface()[name] is packed_attention.packed_attention
 
 
 def _call(batch: MicroBatch | None, mask: Tensor | None = None, **options: object) -> Tensor:
