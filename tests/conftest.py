@@ -26,14 +26,13 @@ hypothesis.settings.load_profile("tunesmith")
 _LOOPBACK = ("127.", "::1", "localhost")
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _loopback_only() -> Iterator[None]:
     """Any connection to another machine fails the test that makes it."""
-    patch = pytest.MonkeyPatch()
-    for name in ("connect", "connect_ex"):
-        patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
-    yield
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _guarded(getattr(socket.socket, name)))
+        yield
 
 
 def _guarded(reach: Callable[..., Any]) -> Callable[..., Any]:
