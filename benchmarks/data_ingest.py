@@ -26,7 +26,7 @@ def make_table(path: Path) -> None:
         stream.write("prompt\tcompletion\n")
         for number in range(ROWS):
             prompt = " ".join(chance.choices(words, k=8))
-            stream.write(f"{prompt} {number}\t{' '.join(chance.choices(words, k=4))}\n")
+            stream.write(f"{prompt} {number}\t{' '.join(chance.choices(words, k=4))}.\n")
 
 
 def measure(folder: Path) -> None:
@@ -38,7 +38,11 @@ def measure(folder: Path) -> None:
     count, last = len(loaded.rows), loaded.rows[-1].place
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = (folder / "rows.tsv").stat().st_size / 1e6
-    print(f"ingest of {size:.0f} MB, {count:,} rows (last {last}): {seconds:.1f} s, peak {megabytes:.0f} MB")
+    busy = time.process_time()
+    print(
+        f"ingest of {size:.0f} MB, {count:,} rows (last {last}): {seconds:.1f} s "
+        f"({busy:.1f} s of processor time), peak {megabytes:.0f} MB"
+    )
     sys.exit(int(count != ROWS or seconds >= MAX_SECONDS or megabytes >= MAX_MEGABYTES))
 
 
