@@ -15,6 +15,9 @@ from pathlib import Path
 
 from backend.utils.file_utils import DiskFileSystem
 
+MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108
+"""Where thousands of small files are quick to write, if there is such a place."""
+
 Tree = dict[Path, bytes | None]
 """Paths relative to the root, with the content of files and None for folders."""
 

@@ -21,6 +21,7 @@ from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
 from backend.reports import Attempt, Outcome, RunStatus
 from backend.run_dir import RunDir
+from tests.faults.crash_states import MEMORY
 
 ENDINGS = {
     RunStatus.FINISHED: "completed",
@@ -28,7 +29,6 @@ ENDINGS = {
     RunStatus.FAILED: "non-finite-loss",
 }
 RECORDS = ("attempts", "outcome.json", "queued", "environment.json", "labels.json")
-MEMORY = next((place for place in ("/dev/shm",) if Path(place).is_dir()), None)  # noqa: S108  a disk that is quick
 DEATHS = st.sampled_from([("killed", 9), ("crashed", 11), ("out-of-memory", 9), ("terminated", 15)])
 
 

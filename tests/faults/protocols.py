@@ -20,7 +20,7 @@ from backend.utils.file_utils import (
     sha256_file,
     write_json_durably,
 )
-from tests.faults.crash_states import Recorder, Tree, crash_states, read_tree, write_tree
+from tests.faults.crash_states import MEMORY, Recorder, Tree, crash_states, read_tree, write_tree
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,6 @@ def examine(protocol: Protocol, folder: Path) -> Verdict:
 
 
 def _judge(protocol: Protocol, tree: Tree, acknowledged: bool) -> str:
-    with tempfile.TemporaryDirectory(prefix="crash-state-") as place:
+    with tempfile.TemporaryDirectory(prefix="crash-state-", dir=MEMORY) as place:
         write_tree(Path(place), tree)
         return protocol.judge(Path(place), acknowledged)
