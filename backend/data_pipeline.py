@@ -29,6 +29,8 @@ from backend.data.splits import split_rows
 from backend.errors import DataError, TunesmithError
 
 ROWS_AT_ONCE = 1024
+IGNORED_LABEL = -100
+"""Label of a token that is not learned, as transformers and TRL write it."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _without(rows: list[Row], places: Sequence[str]) -> list[Row]:
 
 
 def _load(path: str, data: DataConfig) -> Loaded:
-    return load_rows(Path(path), columns=data.columns, max_rejected_share=data.max_rejected_share)
+    return load_rows(path, columns=data.columns, max_rejected_share=data.max_rejected_share)
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> EncodedRows:
@@ -147,7 +149,12 @@ def _encoded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterato
 
 
 def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return row.text is None and row.tools is None and tokenizer.chat_template is not None
+    plain = row.text is None and row.tools is None and not row.input_ids and not row.segments
+    return plain and not _is_preference(row) and tokenizer.chat_template is not None
+
+
+def _is_preference(row: Row) -> bool:
+    return bool(row.chosen) or bool(row.rejected) or row.label is not None
 
 
 def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -160,11 +167,32 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """One row as ids and mask, uncut. Raises DataError and ModelError where the template refuses it."""
+    if _is_preference(row):
+        raise DataError(
+            f"{row.place} is a preference row (an answer preferred to another, or judged good or bad).",
+            remedy="Give prompt and completion rows: this method learns from answers as they are.",
+            code="preference-rows",
+        )
+    if row.input_ids:
+        return Encoded(list(row.input_ids), [label != IGNORED_LABEL for label in row.labels])
+    if row.segments:
+        return _encode_segments(row, tokenizer)
     if row.text is not None:
         return encode_text(tokenizer, row.text)
     if tokenizer.chat_template is None:
         return encode_prompt_completion(tokenizer, *_prompt_and_answer(row))
     return encode_messages(tokenizer, row.messages, tools=read_tools(row))
+
+
+def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Pieces of text that want no template, each tokenised on its own and trained or not."""
+    ids: list[int] = []
+    trained: list[bool] = []
+    for text, learns in row.segments:
+        piece = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        ids += piece
+        trained += [learns] * len(piece)
+    return Encoded(ids, trained)
 
 
 def _at_row(row: Row, encoded: Encoded) -> Encoded:

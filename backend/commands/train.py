@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.output import print_json, say
-from backend.errors import ConfigError, Problem
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -79,14 +78,20 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     overrides = environment_overrides(os.environ) | parse_flags(settings[len(files) :])
     raw = apply_overrides(raw, overrides)
     config = parse_config(raw)
-    data = config.data.model_copy(update={"train": str(Path(config.data.train).expanduser().absolute())})
-    if isinstance(data.validation, str):
-        data = data.model_copy(update={"validation": str(Path(data.validation).expanduser().absolute())})
+    named = {"train": _absolute(config.data.train)}
+    if isinstance(config.data.validation, str):
+        named["validation"] = _absolute(config.data.validation)
+    data = config.data.model_copy(update=named)
     model = config.model
     if Path(model.model_name_or_path).expanduser().exists():
         absolute = str(Path(model.model_name_or_path).expanduser().absolute())
         model = model.model_copy(update={"model_name_or_path": absolute})
     return config.model_copy(update={"data": data, "model": model})
+
+
+def _absolute(source: str) -> str:
+    """A local path made absolute; the address of a hub data set as it is."""
+    return source if "://" in source else str(Path(source).expanduser().absolute())
 
 
 def check_inputs(config: RunConfig) -> dict[str, Any]:
@@ -99,14 +104,10 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     from backend.core.model_loader import resolve_model  # noqa: PLC0415
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
-    if not Path(config.data.train).exists():
-        raise _no_file("data.train", config.data.train)
-    if isinstance(config.data.validation, str) and not Path(config.data.validation).exists():
-        raise _no_file("data.validation", config.data.validation)
+    dataset = data_pipeline.load(config.data, seed=config.seed)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     check_model_folder(folder)
     tokenizer = load_tokenizer(folder)
-    dataset = data_pipeline.load(config.data, seed=config.seed)
     train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
     if dataset.validation:
         data_pipeline.encode(dataset.validation, tokenizer, config.data)
@@ -129,15 +130,6 @@ def find_run(runs: Path, name: str) -> RunDir:
         if newest:
             return max(newest, key=lambda run: run.id)
     return RunManager(runs).find(name)
-
-
-def _no_file(field: str, path: str) -> ConfigError:
-    from backend.utils.config_utils import closest  # noqa: PLC0415
-
-    folder = Path(path).parent
-    near = closest(Path(path).name, sorted(p.name for p in folder.iterdir())) if folder.is_dir() else ""
-    remedy = f"Did you mean {folder / near}?" if near else "Give the path of a JSONL, JSON, CSV or TSV file."
-    return ConfigError([Problem(field, f"there is no file {path}.", remedy)], code="no-file")
 
 
 def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
