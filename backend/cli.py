@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +48,19 @@ app.command(data.app)
 app.command(tensorboard.app)
 app.command(config.app)
 app.command(doctor)
+
+
+def _show_examples(group: App) -> None:
+    """Put the examples of each command's docstring under its help; the library leaves them out."""
+    for command in (group[name] for name in group if not name.startswith("-")):
+        _show_examples(command)
+        text = inspect.getdoc(command.default_command) if command.default_command else None
+        found = re.findall(r"^tunesmith .*$", text or "", re.MULTILINE)
+        if found:
+            command.help_epilogue = "\n".join(["For example:", "", *(f"- `{line}`" for line in found)])
+
+
+_show_examples(app)
 
 
 def _refused_by_the_system(error: OSError) -> TunesmithError:
