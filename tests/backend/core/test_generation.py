@@ -124,7 +124,7 @@ def test_a_shared_beginning_changes_nothing(kind: str) -> None:
     assert _ids(said) == [_reference(prompt, 12, model=model) for prompt in ALIKE]
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     shared=st.integers(0, 12),
     tails=st.lists(st.lists(st.integers(0, 511), min_size=1, max_size=9), min_size=1, max_size=4),
@@ -300,7 +300,7 @@ LOGITS = torch.log(torch.tensor([0.05, 0.4, 0.25, 0.2, 0.1]))
 """Five tokens; by likelihood 1, 2, 3, 4, 0."""
 
 
-def _shares(sampling: Sampling, draws: int = 4000) -> list[float]:
+def _shares(sampling: Sampling, draws: int = 1500) -> list[float]:
     """How often each of the five tokens is drawn."""
     generator = torch.Generator().manual_seed(1)
     counts = Counter(generation._draw(LOGITS, sampling, generator) for _ in range(draws))
@@ -326,7 +326,7 @@ def _shares(sampling: Sampling, draws: int = 4000) -> list[float]:
 def test_tokens_come_as_often_as_the_settings_say(settings: dict[str, Any], expected: list[float]) -> None:
     shares = _shares(Sampling(**({"temperature": 1.0} | settings)))
 
-    assert shares == pytest.approx(expected, abs=0.03)
+    assert shares == pytest.approx(expected, abs=0.05)
     assert [share == 0 for share in shares] == [share == 0 for share in expected]
 
 
