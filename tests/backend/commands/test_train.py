@@ -194,9 +194,9 @@ class TestWhatIsCheckedFirst:
     @pytest.mark.parametrize(
         ("changes", "kind", "code", "said"),
         [
-            ({"data.train": "rows.json"}, ConfigError, "no-file", "Did you mean .*rows.jsonl"),
-            ({"data.train": "nowhere/x.csv"}, ConfigError, "no-file", "Give the path of a JSONL"),
-            ({"data.validation": "held.jsonl"}, ConfigError, "no-file", "data.validation: there is no file"),
+            ({"data.train": "rows.json"}, DataError, "file-not-found", "Did you mean .*rows.jsonl"),
+            ({"data.train": "./nowhere/x.csv"}, DataError, "file-not-found", "nowhere/x.csv does not exist"),
+            ({"data.validation": "held.jsonl"}, DataError, "file-not-found", "held.jsonl does not exist"),
             ({"model.model_name_or_path": "smolm2-135m"}, ModelError, "model-not-found", "smollm2-135m"),
             ({"model.model_name_or_path": "empty"}, ModelError, "no-config", "config.json"),
             ({"data.max_length": 8}, DataError, "too-long", "rows.jsonl:1 has"),
