@@ -110,8 +110,7 @@ class BatchEncoder:
             return None
         pieces = [self._piece(text) for text in shape.pieces]
         begins = all(lead <= len(pieces[index].tail) for index, lead in shape.leads.items())
-        ends = all(pieces[index + 1].ids and not pieces[index + 1].head.strip() for index in shape.leads)
-        return (shape, pieces) if begins and ends and not self._overlapping(shape) else None
+        return (shape, pieces) if begins and not self._overlapping(shape) else None
 
     def _piece(self, text: str) -> _Piece:
         found = list(self._special.finditer(text))

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -124,7 +125,9 @@ def encode_batch(
     """
     with _collector_paused():
         size = tokenizer.backend_tokenizer.get_vocab_size()
-        rows = _batch_encoder(tokenizer, str(tokenizer.chat_template), size).encode(conversations)
+        today = datetime.now().astimezone().date()
+        encoder = _batch_encoder(tokenizer, str(tokenizer.chat_template), size, today)
+        rows = encoder.encode(conversations)
         slow = [index for index, row in enumerate(rows) if row is None]
         rendered = [_rendered(tokenizer, conversations[index], index + 1) for index in slow]
         encodings = tokenizer.backend_tokenizer.encode_batch(
@@ -238,8 +241,10 @@ def _collector_paused() -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def _batch_encoder(tokenizer: PreTrainedTokenizerBase, _template: str, _size: int) -> BatchEncoder:
-    """The encoder of the last tokenizers used, as long as neither template nor vocabulary has changed."""
+def _batch_encoder(
+    tokenizer: PreTrainedTokenizerBase, _template: str, _size: int, _today: date
+) -> BatchEncoder:
+    """The encoder of the last tokenizers used, until template, vocabulary or the date that some print changes."""
     return BatchEncoder(tokenizer)
 
 

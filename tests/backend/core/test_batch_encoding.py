@@ -59,8 +59,10 @@ def test_fast_rows_are_the_slow_rows(family: str, rows: list[list[dict[str, obje
 
 
 @pytest.mark.parametrize("family", FAST)
-def test_an_ordinary_row_is_a_fast_row(family: str) -> None:
-    assert ENCODERS[family].encode([CHAT]) == slow(family, [CHAT])
+@pytest.mark.parametrize("content", ["Hello you.", "D\u00e9j\u00e0 vu, \u6f22\u5b57 \U0001f389."])
+def test_an_ordinary_row_is_a_fast_row(family: str, content: str) -> None:
+    row = [CHAT[0], {"role": "assistant", "content": content}]
+    assert ENCODERS[family].encode([row]) == slow(family, [row])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from backend.core import template_shape
 from backend.core.template import render
-from backend.core.template_shape import Conditions, TemplateShape, TemplateShapes
+from backend.core.template_shape import TemplateShape, TemplateShapes
+from backend.core.template_trace import Conditions
 from tests.tiny import tiny_tokenizer
 
 ROLES = ("user", "assistant", "user", "assistant")
@@ -74,91 +76,26 @@ def test_joining_is_rendering(family: str, data: st.DataObject) -> None:
     assert shape.join(contents) == render(tokenizer, messages)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{{ m.content | upper }}",
-        "{{ m.content.upper() }}",
-        "{{ m.content | replace('a', 'b') }}",
-        "{{ m.content.replace('a', 'b') }}",
-        "{{ m.content | tojson }}",
-        "{{ m.content[:100000] }}",
-        "{{ m.content[0] }}",
-        "{{ m.content if m.content < 'zzzz' else '' }}",
-        "{{ m.content if m.content <= 'zzzz' else '' }}",
-        "{{ m.content if m.content > '' else '' }}",
-        "{{ m.content if 'zzzz' > m.content else '' }}",
-        "{{ m.content if m.content | length < 100000 else '' }}",
-        "{{ m.content.strip('x') }}",
-        "{{ m.content.split() | first }}",
-        "{{ m.content.split('') | first }}",
-        "{{ m.content if '' in m.content else '' }}",
-        "{{ m.content if not m.content.startswith('x', 3) else '' }}",
-        "{{ m.content if not m.content.startswith(('x', 'y')) else '' }}",
-        "{{ m.content if m.content not in messages[0].content else '' }}",
-        "{{ m.content if m.content != messages[0].content else m.content }}",
-        "{{ m.content.removesuffix('rare') }}",
-        "{{ m.content }}{{ {m.content: 1}['rare'] }}",
-        "{% for letter in m.content %}{{ letter }}{% endfor %}",
-        "{{ m.content * 1 }}",
-        "{{ m.content % () }}",
-        "{{ m.content if m.content is not lower else m.content }}",
-        "{{ m.content }}{{ m.content }}",
-        "{{ ('x ' + m.content) | trim }}",
-        "{{ (m.content + ' y').split('z')[0] }}",
-        "{% if 'xy' not in 'x' + m.content %}{{ m.content }}{% endif %}",
-        "{% if ('x' + m.content) != 'xy' %}{{ m.content }}{% endif %}",
-        "{{ '%5s' % m.content }}",
-        "{{ '%s' % m.content }}",
-        "constant",
-    ],
-)
-def test_a_template_that_looks_at_a_content_has_no_shape(content: str) -> None:
-    assert shape_of(HEAD + content + TAIL) is None
+def test_a_template_that_looks_at_a_content_has_no_shape() -> None:
+    assert shape_of(HEAD + "{{ m.content[:100000] }}" + TAIL) is None
 
 
-@pytest.mark.parametrize(
-    ("content", "conditions"),
-    [
-        ("{{ m.content }}", Conditions()),
-        ("{{ 'a' ~ m.content ~ '' }}", Conditions()),
-        ("{% if m.content is string %}{{ m.content }}{% endif %}", Conditions()),
-        ("{% generation %}{{ m.content }}{% endgeneration %}", Conditions()),
-        ("{% set text = m.content + '' %}{{ text }}", Conditions()),
-        ("{{ m['content'] | trim }}", Conditions(settled=True)),
-        ("{{ m.content.strip() }}", Conditions(settled=True)),
-        ("{{ m.content.lstrip('\n') }}", Conditions(settled=True)),
-        ("{{ m.content if m.content else 'nothing' }}", Conditions(nonempty=True)),
-        ("{{ m.content if 'rare' not in m.content else '' }}", Conditions(frozenset({"rare"}))),
-        ("{{ m.content if m.content != 'rare' else '' }}", Conditions(frozenset({"rare"}))),
-        ("{{ m.content if not m.content == 'rare' else '' }}", Conditions(frozenset({"rare"}))),
-        ("{{ m.content if 'rare' != m.content else '' }}", Conditions(frozenset({"rare"}))),
-        ("{{ '' if m.content.startswith('rare') else m.content }}", Conditions(frozenset({"rare"}))),
-        ("{{ '' if m.content.endswith('rare') else m.content }}", Conditions(frozenset({"rare"}))),
-        ("{{ m.content.split('rare')[-1].strip() }}", Conditions(frozenset({"rare"}), settled=True)),
-        ("{{ m.content.rsplit('rare', 1)[-1] }}", Conditions(frozenset({"rare"}))),
-    ],
-)
-def test_a_template_that_joins_under_conditions_has_a_shape(content: str, conditions: Conditions) -> None:
-    assert shape_of(HEAD + content + TAIL).conditions == conditions
+def test_a_template_that_prints_a_content_twice_has_no_shape() -> None:
+    assert shape_of(HEAD + "{{ m.content }}{{ m.content }}" + TAIL) is None
 
 
-@pytest.mark.parametrize(
-    ("conditions", "content", "met"),
-    [
-        (Conditions(), " ", True),
-        (Conditions(settled=True), " a", False),
-        (Conditions(settled=True), "a\n", False),
-        (Conditions(settled=True), "a b", True),
-        (Conditions(settled=True), "", True),
-        (Conditions(nonempty=True), "", False),
-        (Conditions(nonempty=True), " ", True),
-        (Conditions(frozenset({"x", "y"})), "ay", False),
-        (Conditions(frozenset({"x", "y"})), "a", True),
-    ],
-)
-def test_conditions_are_met_or_not(conditions: Conditions, content: str, met: bool) -> None:
-    assert conditions.met_by(content) is met
+def test_a_template_that_prints_no_content_has_no_shape() -> None:
+    assert shape_of(HEAD + "constant" + TAIL) is None
+
+
+def test_conditions_go_with_the_shape() -> None:
+    shape = shape_of(HEAD + "{{ m.content | trim }}" + TAIL)
+    assert shape.conditions == Conditions(settled=True)
+
+
+def test_probes_refute_what_the_trace_let_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_shape, "tracer", lambda _: lambda *_: Conditions())
+    assert shape_of(HEAD + "{{ m.content | trim }}" + TAIL) is None
 
 
 @pytest.mark.parametrize("family", ["gemma", "mistral"])

@@ -5,7 +5,17 @@ from functools import cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import PreTrainedTokenizerFast
 
 from backend.core import word_cache as room
@@ -105,6 +115,14 @@ def test_words_give_the_ids_and_counts_of_the_whole(
 
 def test_the_vocabulary_under_test_has_tokens_of_several_spaces() -> None:
     assert {"ĠĠ", "ĊĊ"} <= set(fast("gpt2").get_vocab())
+
+
+def test_what_the_tokenizer_puts_around_texts_is_left_out() -> None:
+    tokenizer = fast("gpt2")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|e|> $A <|e|>", special_tokens=[("<|e|>", 0)]
+    )
+    assert word_cache(tokenizer).encode(["one two"], [4]) == [whole(tokenizer, "one two", 4)]
 
 
 def test_a_full_cache_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
