@@ -8,7 +8,7 @@ from collections.abc import Sequence
 _BRAILLE = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _BARS = "▁▂▃▄▅▆▇█"
-_LABEL = 9
+_LABEL = 10
 
 
 def curve_lines(

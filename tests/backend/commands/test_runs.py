@@ -10,6 +10,8 @@ import pytest
 
 from backend.cli import main
 from backend.commands.runs import summary_record
+from backend.inferencer import run_config
+from backend.manager import process_manager
 from backend.manager.run_summary import summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
@@ -103,3 +105,47 @@ class TestResume:
         with made.lock():
             assert main(["runs", "resume", made.id]) == 2
         assert "is being worked on already" in capsys.readouterr().err
+
+
+class TestFilters:
+    def test_by_status(self, made: RunDir, trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        assert [line["id"] for line in shown(["list", "--status", "created"], capsys)] == [made.id]
+        assert shown(["list", "--status", "finished"], capsys) == []
+        assert main(["runs", "list", "--status", "finished"]) == 0
+        assert "No run in runs is like that." in capsys.readouterr().out
+        assert main(["runs", "list", "--status", "asleep"]) == 2
+
+    def test_by_text(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        assert [line["id"] for line in shown(["list", "--text", "LORA"], capsys)] == [made.id]
+        assert shown(["list", "--text", "qlora"], capsys) == []
+
+
+class TestResumeElsewhere:
+    def test_in_the_background(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+        found = shown(["resume", made.id, "--detach"], capsys)
+        assert (found["run"], found["attempt"]) == (made.id, 1)
+        assert process_manager.wait(made, timeout_seconds=120).status is RunStatus.FINISHED
+
+    def test_a_branch_says_where_it_comes_from(
+        self, made: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert carry_out(made).code == "completed"
+        words = ["--from-step", "2", "--lower-lr", "0.5", "--skip-rows", "foods.jsonl:1, foods.jsonl:2"]
+        assert main(["runs", "resume", made.id, *words]) == 0
+        (branch,) = [run for run in RunDir.all_under(tmp_path / "runs") if run != made]
+        origin = (
+            f"Branched off {made.id} at step 2, learning rate 0.015, without foods.jsonl:1, foods.jsonl:2."
+        )
+        assert origin in capsys.readouterr().out
+        assert shown(["show", branch.id], capsys)["labels"]["note"] == origin
+        assert branch.status() is RunStatus.FINISHED
+        config = run_config(branch)
+        assert config.training.learning_rate == 0.015
+        assert config.data.skip_rows == ["foods.jsonl:1", "foods.jsonl:2"]
+
+    def test_a_row_that_is_not_there_makes_no_branch(
+        self, made: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["runs", "resume", made.id, "--skip-rows", "foods.jsonl:999"]) == 2
+        assert "foods.jsonl:999, which is no training row" in capsys.readouterr().err
+        assert RunDir.all_under(tmp_path / "runs") == [made]

@@ -17,6 +17,8 @@ from backend.commands.train import carry_out, check_inputs, find_run, resolve_co
 from backend.config import commented_yaml, parse_config
 from backend.errors import ConfigError, DataError, ModelError, RunError, TunesmithError
 from backend.inferencer import run_config
+from backend.manager import process_manager
+from backend.manager.run_manager import RunManager
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
@@ -233,3 +235,23 @@ class TestFindingARun:
         with pytest.raises(RunError) as caught:
             find_run(tmp_path / "runs", name)
         assert caught.value.remedy
+
+
+class TestInTheBackground:
+    def test_it_returns_at_once_and_says_how_to_watch_and_stop(
+        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", *short(learner, rows_file, training__max_steps=100_000), "--detach"]) == 0
+        (run,) = RunDir.all_under(tmp_path / "runs")
+        printed = capsys.readouterr().out
+        assert f"tunesmith runs watch {run.id} " in printed
+        assert f"tunesmith runs stop {run.id} " in printed
+        assert run.state().is_live
+        assert process_manager.stop(run).status in {RunStatus.STOPPED, RunStatus.INTERRUPTED}
+
+    def test_a_run_is_found_by_the_name_it_was_given(
+        self, learner: Path, rows_file: Path, tmp_path: Path
+    ) -> None:
+        run = make_run(tmp_path / "runs", learner, rows_file)
+        RunManager(tmp_path / "runs").rename(run.id, "first try")
+        assert find_run(Path("runs"), "first try") == run

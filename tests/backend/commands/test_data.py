@@ -1,0 +1,224 @@
+"""Check and preview data: backend/commands/data.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.cli import main
+from backend.commands.data import change_counts, changed_part
+from backend.data.doctor import examine
+from backend.data.fixes import Change
+from backend.data.load import load_rows
+from backend.data.records import Row
+from tests.runs import write_rows
+from tests.tiny import tiny_model_folder
+
+GOOD = [
+    {"prompt": f"What is {n} and {n * n}?", "completion": f"It is {n + n * n}, I say."} for n in range(60)
+]
+KEY = "sk-abcdefghijklmnopqrstuvwxyz123456"
+BAD = [
+    *GOOD,
+    GOOD[7],
+    {"prompt": "empty", "completion": ""},
+    {"prompt": "key", "completion": f"It is {KEY}, hush."},
+    {"prompt": "html", "completion": "Salt &amp; pepper, I say."},
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "good.jsonl", GOOD)
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "bad.jsonl", BAD)
+
+
+Screen = pytest.CaptureFixture[str]
+
+
+def record(capsys: Screen, code: int, *words: str) -> Any:
+    assert main(["data", *words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def found(report: Any) -> dict[str, int]:
+    return {finding["check"]: finding["count"] for finding in report["findings"]}
+
+
+class TestCheck:
+    def test_clean_rows(self, good: Path, capsys: Screen) -> None:
+        assert main(["data", "check", "good.jsonl"]) == 0
+        screen = capsys.readouterr().out
+        assert "60 rows, 0 refused; 0 findings that should stop a run" in screen
+        assert "no model was given" in screen
+        assert "tunesmith data preview good.jsonl" in screen
+
+    def test_blocking_rows_and_the_way_to_mend_them(self, bad: Path, capsys: Screen) -> None:
+        assert main(["data", "check", "bad.jsonl"]) == 1
+        screen = capsys.readouterr().out
+        assert "Answers are empty" in screen
+        assert "bad.jsonl:62" in screen
+        assert "tunesmith data check bad.jsonl --fix mended" in screen
+        assert KEY not in screen
+
+    def test_the_json_is_the_doctors_own(self, bad: Path, capsys: Screen) -> None:
+        assert main(["data", "check", "bad.jsonl", "--json"]) == 1
+        assert capsys.readouterr().out == examine(load_rows("bad.jsonl"), "bad.jsonl").to_json()
+
+    @pytest.mark.parametrize("content", ["", '{"prompt":'], ids=["empty", "broken"])
+    def test_what_cannot_be_read(self, tmp_path: Path, capsys: Screen, content: str) -> None:
+        (tmp_path / "x.jsonl").write_text(content)
+        assert main(["data", "check", "x.jsonl"]) == 2
+        assert capsys.readouterr().err.startswith("Error")
+        assert main(["data", "check", "nowhere.jsonl"]) == 2
+
+    def test_broken_rows_are_a_finding_and_not_the_end(self, good: Path, capsys: Screen) -> None:
+        good.write_text(good.read_text() + "{broken\n")
+        assert found(record(capsys, 1, "check", "good.jsonl"))["rejected-rows"] == 1
+
+    def test_leaks_into_held_out_rows(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
+        write_rows(tmp_path / "held.jsonl", GOOD[:3])
+        report = record(capsys, 1, "check", "good.jsonl", "--validation", "held.jsonl")
+        assert found(report)["contamination"] == 3
+
+    def test_tokens_are_checked_with_a_model(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
+        words = ["check", "good.jsonl", "--model", str(tiny_folder)]
+        report = record(capsys, 0, *words, "--max-length", "30")
+        assert found(report)["too-long"] == 60
+        assert "too-long" not in found(record(capsys, 0, *words))
+
+    def test_columns_by_name(self, tmp_path: Path, capsys: Screen) -> None:
+        rows = [{"a": row["prompt"], "b": row["completion"], "c": "x"} for row in GOOD]
+        write_rows(tmp_path / "odd.jsonl", rows)
+        report = record(capsys, 0, "check", "odd.jsonl", "--columns.prompt", "a", "--columns.completion", "b")
+        assert report["rows"] == 60
+
+
+class TestFix:
+    def test_a_mended_copy_beside_an_untouched_original(self, bad: Path, capsys: Screen) -> None:
+        before = hashlib.sha256(bad.read_bytes()).hexdigest()
+        report = record(capsys, 0, "check", "bad.jsonl", "--fix", "mended")
+        assert hashlib.sha256(bad.read_bytes()).hexdigest() == before
+        fixed = report["fixed"]
+        assert fixed["copy"] == "mended/v001/rows.jsonl"
+        assert fixed["changes"] == {
+            "unescape-html": [1, 0],
+            "redact-secrets": [1, 0],
+            "drop-empty": [0, 1],
+            "drop-duplicates": [0, 1],
+        }
+        assert report["blocks"]
+        assert found(record(capsys, 0, "check", fixed["copy"])) == {}
+        assert (
+            record(capsys, 0, "check", "bad.jsonl", "--fix", "mended")["fixed"]["copy"]
+            == "mended/v002/rows.jsonl"
+        )
+
+    def test_the_differences_are_shown_and_the_secret_is_not(self, bad: Path, capsys: Screen) -> None:
+        assert main(["data", "check", "bad.jsonl", "--fix", "mended"]) == 0
+        screen = capsys.readouterr().out
+        assert "unescape-html: 1 row changed" in screen
+        assert 'Salt &amp; pepper, I say."' in screen
+        assert 'Salt & pepper, I say."' in screen
+        assert "drop-duplicates: 1 row left out" in screen
+        assert "[OpenAI key]" in screen
+        assert KEY not in screen
+        assert "Train on it: --data.train mended/v001/rows.jsonl" in screen
+
+    def test_what_stays_wrong_is_said(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
+        model = tiny_model_folder(tmp_path / "gemma", family="gemma")
+        system = {"role": "system", "content": "Be kind."}
+        turns = [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Salt &amp; pepper, I say."},
+        ]
+        good.write_text(json.dumps({"messages": [system, *turns]}) + "\n")
+        assert main(["data", "check", "good.jsonl", "--fix", "mended", "--model", str(model)]) == 1
+        screen = capsys.readouterr().out
+        assert "Wrote mended/v001/rows.jsonl" in screen
+        assert "Still to mend by hand: The model's chat template refuses rows." in screen
+
+    def test_broken_rows_are_left_out_of_the_copy(self, good: Path, capsys: Screen) -> None:
+        good.write_text(good.read_text() + "{broken\n")
+        report = record(capsys, 0, "check", "good.jsonl", "--fix", "mended")
+        assert report["fixed"]["changes"] == {"drop-rejected": [0, 1]}
+        assert len(Path(report["fixed"]["copy"]).read_text().splitlines()) == 60
+
+    def test_nothing_to_mend_writes_nothing(self, good: Path, capsys: Screen) -> None:
+        assert "fixed" not in record(capsys, 0, "check", "good.jsonl", "--fix", "mended")
+        assert not Path("mended").exists()
+
+    def test_a_file_in_the_way(self, bad: Path, tmp_path: Path, capsys: Screen) -> None:
+        (tmp_path / "mended").write_text("mine")
+        assert record(capsys, 2, "check", "bad.jsonl", "--fix", "mended")["error"]["code"] == "not-a-folder"
+
+
+class TestDifferences:
+    row = Row("x:1", text="a" * 200 + "before" + "b" * 200)
+
+    def test_only_what_changed_and_a_little_around_it(self) -> None:
+        after = Row("x:1", text="a" * 200 + "after" + "b" * 200)
+        old, new = changed_part(Change("fix", "x:1", self.row, after))
+        assert old.startswith("…" + "a" * 30 + "before")
+        assert new.startswith("…" + "a" * 30 + "after")
+        assert max(len(old), len(new)) <= 101
+
+    def test_a_row_that_goes(self) -> None:
+        assert changed_part(Change("fix", "x:1", self.row, None))[1] == ""
+
+    def test_counts(self) -> None:
+        changes = [Change("a", "x:1", self.row, self.row), Change("a", "x:2", self.row, None)]
+        assert change_counts(changes, 3) == {"drop-rejected": (0, 3), "a": (1, 1)}
+        assert change_counts([], 0) == {}
+
+
+class TestPreview:
+    def test_tokens_for_a_person(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
+        assert main(["data", "preview", "good.jsonl", "--model", str(tiny_folder), "--rows", "1"]) == 0
+        screen = capsys.readouterr().out
+        assert "good.jsonl:1 · " in screen
+        assert "good.jsonl:2" not in screen
+        assert "<|im_end|>■›]" in screen
+        assert "60 rows in 4 steps" in screen
+
+    def test_tokens_for_a_machine(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
+        words = ["preview", "good.jsonl", "--model", str(tiny_folder), "--rows", "2", "--batch-size", "7"]
+        shown = record(capsys, 0, *words)
+        assert [row["place"] for row in shown["rows"]] == ["good.jsonl:1", "good.jsonl:2"]
+        assert shown["epoch"]["steps"] == 9
+        trained = [token["text"] for token in shown["rows"][0]["tokens"] if token["state"] == "trained"]
+        assert "".join(trained) == f"{GOOD[0]['completion']}<|im_end|>"
+        assert shown["rows"][0]["tokens"][-1]["ends_turn"]
+
+    def test_what_would_be_cut(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
+        words = ["preview", "good.jsonl", "--model", str(tiny_folder)]
+        limit = len(record(capsys, 0, *words)["rows"][0]["tokens"]) - 3
+        words += ["--max-length", str(limit)]
+        row = record(capsys, 0, *words)["rows"][0]
+        assert row["fate"] == "cut"
+        assert [token["state"] for token in row["tokens"][limit - 1 :]] == ["trained", "cut", "cut", "cut"]
+        assert record(capsys, 0, *words, "--truncation", "drop")["rows"][0]["fate"] == "dropped"
+
+    def test_rows_that_cannot_be_read_are_counted(
+        self, good: Path, tiny_folder: Path, capsys: Screen
+    ) -> None:
+        good.write_text(good.read_text() + "{broken\n")
+        assert record(capsys, 0, "preview", "good.jsonl", "--model", str(tiny_folder))["rejected"] == 1
+
+    def test_a_model_that_is_not_there(self, good: Path, capsys: Screen) -> None:
+        assert main(["data", "preview", "good.jsonl", "--model", "./nowhere"]) == 2
+        assert "nowhere" in capsys.readouterr().err

@@ -1,0 +1,221 @@
+"""A run as it trains: backend/commands/watch.py."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from backend.cli import main
+from backend.commands import watch as watch_module
+from backend.commands.watch import (
+    Snapshot,
+    exit_code,
+    figures,
+    machine,
+    plain_lines,
+    progress_words,
+    snapshot_record,
+    tail_lines,
+    take_snapshot,
+    view,
+)
+from backend.manager import process_manager
+from backend.manager.scalars import RunScalars
+from backend.reports import RunState, RunStatus
+from backend.run_dir import RunDir
+from tests.eventually import eventually
+from tests.runs import LONG, SHORT, make_run
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+Screen = pytest.CaptureFixture[str]
+SAMPLE = {
+    "cpu_percent": 87.4,
+    "memory_used_bytes": 3 * 2**30,
+    "memory_total_bytes": 16 * 2**30,
+    "disk_free_bytes": 72 * 2**30,
+    "gpus": [],
+}
+
+
+def snapshot(status: RunStatus = RunStatus.RUNNING, **changes: object) -> Snapshot:
+    made = Snapshot(
+        run="20260101-000000-food-0001",
+        title="food",
+        state=RunState(status, "training", "Training is under way.", "Watch it."),
+        step=50,
+        total_steps=200,
+        loss=1.25,
+        eval_loss=1.5,
+        tokens_per_second=3400.4,
+        learning_rate=0.00195,
+        eta_seconds=83.0,
+        loss_curve=([1, 25, 50], [4.0, 2.0, 1.25]),
+        eval_curve=([0, 50], [4.5, 1.5]),
+        system=SAMPLE,
+        log=("INFO Resuming after step 10",),
+    )
+    return replace(made, **changes)
+
+
+def drawn(shown: Snapshot, width: int = 90) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    with console.capture() as capture:
+        console.print(view(shown, width))
+    return capture.get()
+
+
+class TestWords:
+    def test_progress_and_figures(self) -> None:
+        assert progress_words(snapshot()) == "50/200 · 1:23 min left"
+        assert (
+            figures(snapshot())
+            == "loss 1.2500 · held-out loss 1.5000 · 3,400 tokens/s · learning rate 0.0019"
+        )
+
+    def test_what_is_not_known_is_left_out(self) -> None:
+        unknown = snapshot(eta_seconds=None, eval_loss=None, tokens_per_second=None, learning_rate=None)
+        assert progress_words(unknown) == "50/200"
+        assert figures(unknown) == "loss 1.2500"
+
+    def test_the_machine(self) -> None:
+        assert machine(snapshot()) == "processor 87 % · memory 3.0 of 16.0 GiB · 72 GiB disk free"
+        assert machine(snapshot(system={})) == ""
+        gpus = [{"index": 0, "busy_percent": 55.0}, {"index": 1, "busy_percent": 5.0}]
+        assert machine(snapshot(system={"gpus": gpus})) == "GPU 0 55 % · GPU 1 5 %"
+
+    @pytest.mark.parametrize(
+        ("status", "code"),
+        [("finished", 0), ("created", 0), ("failed", 1), ("interrupted", 1), ("stopped", 3)],
+    )
+    def test_the_exit_code_says_how_it_ended(self, status: str, code: int) -> None:
+        assert exit_code(snapshot(RunStatus(status)).state) == code
+
+
+class TestView:
+    @pytest.mark.parametrize("width", [20, 60, 90, 200])
+    def test_it_holds_everything_and_fits(self, width: int) -> None:
+        lines = drawn(snapshot(), width).splitlines()
+        assert {len(line) for line in lines} == {len(lines[0])}
+        assert len(lines[0]) <= max(width, 44)
+
+    def test_its_parts(self) -> None:
+        screen = drawn(snapshot())
+        parts = ["food", "Running · Training is under way.", "50/200 · 1:23 min left", "loss 1.2500", "87 %"]
+        assert [
+            part for part in [*parts, "training loss", "4┤", "1.25┤", "Resuming"] if part not in screen
+        ] == []
+        assert "Watch it." not in screen
+
+    def test_what_to_do_next_comes_at_the_end(self) -> None:
+        screen = drawn(snapshot(RunStatus.STOPPED))
+        assert "Watch it." in screen
+
+    def test_a_run_without_a_step_has_no_bar_and_no_curve(self) -> None:
+        empty = snapshot(RunStatus.CREATED, step=0, total_steps=0, loss_curve=([], []), system={}, log=())
+        assert "training loss" not in drawn(empty)
+        assert plain_lines(empty) == ["food", "Created · Training is under way.", "Watch it."]
+
+
+class TestLog:
+    def test_the_last_lines_without_control_characters(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        log.write_bytes(b"one\n\x1b[31mtwo\x1b[0m\n 10%\r 99%\rdone\n\xff\x07three\n\n")
+        assert tail_lines(log, 3) == ("two", "done", "\ufffdthree")
+
+    def test_no_log(self, tmp_path: Path) -> None:
+        assert tail_lines(tmp_path / "log", 3) == ()
+
+    def test_only_the_end_of_a_large_one_is_read(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        log.write_text("x" * 100_000 + "\nlast\n")
+        assert tail_lines(log, 1) == ("last",)
+
+
+class TestAFinishedRun:
+    def test_once(self, trained: RunDir, capsys: Screen) -> None:
+        assert main(["runs", "watch", str(trained.path), "--once"]) == 0
+        screen = capsys.readouterr().out
+        assert "Finished · Trained 20 steps." in screen
+        assert "step 20/20" in screen
+        assert "training loss █" in screen
+        assert "left" not in screen
+
+    def test_it_does_not_wait_for_what_is_over(self, trained: RunDir, capsys: Screen) -> None:
+        assert main(["runs", "watch", str(trained.path)]) == 0
+        assert "Finished" in capsys.readouterr().out
+
+    def test_as_json(self, trained: RunDir, capsys: Screen) -> None:
+        assert main(["runs", "watch", str(trained.path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["status"], found["live"], found["step"]) == ("finished", False, 20)
+        assert found["loss_curve"]["steps"] == list(range(1, 21))
+        assert found["eval_curve"]["steps"] == [0, 10, 20]
+        assert found["eta_seconds"] is None
+        assert found == json.loads(json.dumps(snapshot_record(take_snapshot(trained, RunScalars(trained)))))
+
+    def test_a_damaged_run_has_a_face(self, trained: RunDir, tmp_path: Path, capsys: Screen) -> None:
+        broken = RunDir(Path(shutil.copytree(trained.path, tmp_path / "broken")))
+        broken.outcome_file.write_text("{")
+        assert main(["runs", "watch", str(broken.path)]) == 1
+        assert "damaged" in capsys.readouterr().out
+
+
+class TestALiveRun:
+    def test_it_is_followed_to_its_end(
+        self, tmp_path: Path, learner: Path, rows_file: Path, capsys: Screen
+    ) -> None:
+        made = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.max_steps": 30})
+        process_manager.start(made)
+        assert main(["runs", "watch", made.id, "--interval", "0.05"]) == 0
+        screen = capsys.readouterr().out
+        assert screen.startswith(("starting", "running"))
+        assert "Finished · Trained 30 steps." in screen
+        assert not made.is_held()
+
+    def test_a_live_view_in_a_terminal_until_it_is_stopped(
+        self,
+        tmp_path: Path,
+        learner: Path,
+        rows_file: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: Screen,
+    ) -> None:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("COLUMNS", "100")
+        made = make_run(tmp_path / "runs", learner, rows_file, LONG)
+        process_manager.start(made)
+        eventually(lambda: made.metrics().records and made.system_file.exists(), timeout_seconds=120)
+        now = take_snapshot(made, RunScalars(made))
+        assert now.eta_seconds is not None
+        assert "disk free" in machine(now)
+        stopper = threading.Timer(0.5, process_manager.stop, [made])
+        stopper.start()
+        assert main(["runs", "watch", made.id, "--interval", "0.1"]) == 3
+        stopper.join()
+        screen = capsys.readouterr().out
+        assert "Training is under way." in screen
+        assert "100,000" in screen
+        assert "Stopped" in screen
+
+    def test_control_c_leaves_and_the_run_goes_on(
+        self, monkeypatch: pytest.MonkeyPatch, trained: RunDir, capsys: Screen
+    ) -> None:
+        def leave(*_: object) -> Snapshot:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(watch_module, "take_snapshot", leave)
+        assert main(["runs", "watch", str(trained.path)]) == 0
+        assert "The run goes on." in capsys.readouterr().out
