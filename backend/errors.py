@@ -14,7 +14,7 @@ and where, and a remedy that says what to do. Floor F0: imports nothing of ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -71,4 +71,13 @@ class InferenceError(TunesmithError):
 
 
 class TrainingError(TunesmithError):
-    """Training had to stop: a non-finite value, no memory, no disk space."""
+    """Training had to stop: a non-finite value, no memory, no disk space.
+
+    ``step_record`` is what is known of the step that could not be taken, for the flight record.
+    """
+
+    def __init__(
+        self, message: str, *, remedy: str, code: str, step_record: Mapping[str, object] | None = None
+    ) -> None:
+        super().__init__(message, remedy=remedy, code=code)
+        self.step_record = dict(step_record or {})

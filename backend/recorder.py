@@ -13,6 +13,7 @@ from backend.core.checkpoint import prune, save_checkpoint
 from backend.core.device import memory_bytes
 from backend.core.metrics import MetricsWriter
 from backend.core.training import TrainState
+from backend.errors import TrainingError
 from backend.reports import EvalReport, StepReport
 from backend.run_dir import RunDir
 
@@ -65,6 +66,7 @@ class Recorder:
             "best_step": self._best_step,
             "done": done,
         }
+        self._metrics.sync()  # a power cut must not leave the series shorter than the checkpoint
         save_checkpoint(self._run.checkpoints, self._state, notes)
         prune(
             self._run.checkpoints, keep_last=self._config.training.save_total_limit, best_step=self._best_step
@@ -81,4 +83,6 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(value, TrainingError) and value.step_record:
+            self._flight.append({**value.step_record, "memory_bytes": memory_bytes()})
         self.close()

@@ -92,6 +92,8 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
     process holds the run; every other failure comes back as a failed outcome.
     """
     with run_dir.lock(), _log_file(run_dir), _Signals() as signals:
+        for aside in run_dir.set_damage_aside():
+            log.warning("A damaged record was moved aside: %s", aside)
         attempt = (
             None
             if "TUNESMITH_ATTEMPT" in os.environ

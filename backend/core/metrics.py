@@ -28,6 +28,10 @@ class MetricsWriter:
                 self._events.add_scalar(tag, value, report.step)
             self._events.flush()
 
+    def sync(self) -> None:
+        """Put what was written to metrics.jsonl on the disk."""
+        self._lines.sync()
+
     def close(self) -> None:
         """Flush and close both."""
         self._lines.close()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -121,13 +122,14 @@ def _update(
     step: int,
 ) -> tuple[float, float]:
     """Gradients of all micro-batches, checked, clipped and applied; returns (mean loss, norm before clipping)."""
-    rows = ", ".join(row for batch in batches for row in batch.rows[:4])
+    rows = [row for batch in batches for row in batch.rows]
     loss, gradients = step_gradients(state, batches, plan, pool, seed=seed, step=step)
     if not math.isfinite(loss):
-        raise _not_finite("loss", loss, step, rows)
+        raise _not_finite("loss", {"step": step, "loss": loss, "learning_rate": rate, "rows": rows})
     norm = gradient_norm(gradients)
     if not math.isfinite(norm):
-        raise _not_finite("gradient", norm, step, rows)
+        record = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "rows": rows}
+        raise _not_finite("gradient", record)
     shrink = training.max_grad_norm / (norm + 1e-6) if training.max_grad_norm else 1.0
     for parameter, gradient in zip(state.parameters.values(), gradients, strict=True):
         parameter.grad = gradient.mul_(shrink) if shrink < 1.0 else gradient
@@ -138,11 +140,14 @@ def _update(
     return loss, norm
 
 
-def _not_finite(what: str, value: float, step: int, rows: str) -> TrainingError:
+def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:
+    value = record["loss" if what == "loss" else "grad_norm"]
+    shown = ", ".join(record["rows"][:4])
     return TrainingError(
-        f"The {what} became {value} at step {step}, in a step with the rows {rows} …",
+        f"The {what} became {value} at step {record['step']}, in a step with the rows {shown} …",
         remedy="Lower training.learning_rate, look at these rows, and resume: the last checkpoint is good.",
         code=f"non-finite-{what}",
+        step_record=record,
     )
 
 

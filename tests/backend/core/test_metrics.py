@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -104,8 +105,12 @@ def test_a_line_and_a_point_are_there_at_once(folder: Path) -> None:
     assert seen == (1, [(1, 1.5)])
 
 
-def test_a_resumed_run_takes_back_the_points_after_its_checkpoint(folder: Path) -> None:
+def test_a_resumed_run_takes_back_the_points_after_its_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _write(folder, *(_step(step, loss=9.0) for step in range(1, 6)))
+    later = time.time() + 10  # event files of one second are read in the order of their names
+    monkeypatch.setattr(time, "time", lambda: later)
 
     _write(folder, *(_step(step, loss=1.0) for step in range(4, 7)), after_step=3)
 
