@@ -401,6 +401,7 @@ class TestClosing:
         with Inferencer(learner) as loaded:
             loaded.close()
         loaded.close()
+        assert loaded.tokenizer is not None
 
     @pytest.mark.parametrize("ask", [Inferencer.infer, lambda model, text: model.infer_batch([text])])
     def test_afterwards_nothing_is_answered(self, learner: Path, ask: Any) -> None:

@@ -1,0 +1,425 @@
+"""The house stands as it is drawn: rooms, floors, imports, knobs, commands, tests and the wheel."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cyclopts import App
+
+from backend.cli import app, main
+from backend.config import config_schema
+from backend.utils.config_utils import dotted_names, field_schema
+from tests.imports import HEAVY
+from tests.runs import child_environment
+
+ROOT = Path(__file__).parents[1]
+BACKEND = sorted(ROOT.glob("backend/**/*.py"))
+ROOMS = [path for path in BACKEND if path.name != "__init__.py"]
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = [dotted(path) for path in BACKEND]
+LIGHT = [
+    name
+    for name in MODULES
+    if name == "backend.cli" or name.startswith(("backend.manager", "backend.data.", "backend.commands"))
+]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def test_the_guards_below_see_the_house() -> None:
+    """None of them can pass because it looked at nothing."""
+    assert len(ROOMS) > 90
+    assert len(MODULES) > len(ROOMS)
+    assert len(LIGHT) > 40
+    assert len(TESTS) > 60
+    assert sum(1 for _ in all_tests()) > 500
+    assert len(COMMANDS) > 10
+    assert len(FIELDS) > 35
+
+
+WITHOUT_ROOM = {Path("backend/data/test_docs.py")}  # holds docs/data.md against the code
+
+
+class TestMirrored:
+    def test_every_room_has_its_test_file(self) -> None:
+        missing = [
+            str(path.relative_to(ROOT))
+            for path in ROOMS
+            if not (ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.name}")).is_file()
+        ]
+        assert missing == []
+
+    def test_every_test_file_has_its_room(self) -> None:
+        mirrors = {path.relative_to(ROOT / "tests") for path in ROOT.glob("tests/backend/**/test_*.py")}
+        rooms = {path.relative_to(ROOT).with_name(f"test_{path.name}") for path in ROOMS}
+        packages = {
+            path.parent.relative_to(ROOT) / f"test_{path.parent.name}.py"
+            for path in BACKEND
+            if path.name == "__init__.py"
+        }
+        assert mirrors - rooms - packages - WITHOUT_ROOM == set()
+
+    def test_every_folder_is_a_package(self) -> None:
+        folders = {path.parent for path in [*BACKEND, *TESTS]}
+        assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+        assert len(folders) > 12
+
+    def test_the_founding_names(self) -> None:
+        from backend.inferencer import Inferencer
+
+        names = [
+            *("inferencer", "data_pipeline", "trainer_main", "manager.tensorboard_manager"),
+            *("manager.process_manager", "core.model_loader", "core.tokenizer", "utils.file_utils"),
+        ]
+        assert {f"backend.{name}" for name in names} <= set(MODULES)
+        assert list(inspect.signature(Inferencer.infer).parameters)[:2] == ["self", "prompt"]
+
+
+def ask(modules: list[str], preload: list[str]) -> dict[str, Any]:
+    child = subprocess.run(
+        [sys.executable, "-B", "-m", "tests.imports"],
+        input=json.dumps({"modules": modules, "preload": preload}),
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+        check=True,
+        timeout=240,
+        cwd=ROOT,
+    )
+    answer: dict[str, Any] = json.loads(child.stdout)
+    return answer
+
+
+def foreign_imports() -> list[str]:
+    """Every import of somebody else's package at the top of a room, as a statement."""
+    found = set()
+    for path in BACKEND:
+        for node in parsed(path).body:
+            names = [alias.name for alias in getattr(node, "names", [])]
+            source = getattr(node, "module", None)
+            if isinstance(node, ast.Import):
+                found |= {f"import {name}" for name in names if not name.startswith("backend")}
+            elif (
+                isinstance(node, ast.ImportFrom)
+                and source
+                and not source.startswith(("backend", "__future__"))
+            ):
+                found.add(f"from {source} import {', '.join(names)}")
+    return sorted(found)
+
+
+class TestImporting:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def imported(cls) -> dict[str, Any]:
+        return ask(MODULES, foreign_imports())
+
+    def test_every_module_comes_up_on_its_own(self, imported: dict[str, Any]) -> None:
+        assert {name: seen["error"] for name, seen in imported.items() if seen["error"]} == {}
+        assert sorted(imported) == sorted(MODULES)
+
+    def test_nothing_happens_at_import(self, imported: dict[str, Any]) -> None:
+        """No file is written, no thread or process started, no socket opened, no signal taken."""
+        assert {name: seen["did"] for name, seen in imported.items() if seen["did"]} == {}
+        assert {seen["threads"] for seen in imported.values()} == {1}
+
+    def test_the_watch_would_notice(self, tmp_path: Path) -> None:
+        seen = ask(["tests.backend.harm", "tests.tiny"], [])
+        assert "ModuleNotFoundError" in seen["tests.backend.harm"]["error"]
+        assert set(seen["tests.tiny"]["loaded"]) >= {"torch", "transformers"}
+        assert seen["tests.tiny"]["error"] == ""
+
+    def test_doors_managers_and_data_leave_the_heavy_rooms_alone(self) -> None:
+        statements = [f"import {name}" for name in LIGHT]
+        look = (
+            f"import sys; loaded = [n for n in {HEAVY[:4]!r} if n in sys.modules]; assert not loaded, loaded"
+        )
+        script = "\n".join(f"{statement}; {look}" for statement in statements)
+        child = subprocess.run(
+            [sys.executable, "-B", "-c", script],
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+            check=False,
+            timeout=120,
+            cwd=ROOT,
+        )
+        assert child.returncode == 0, child.stderr
+
+    def test_nothing_here_knows_the_pages(self) -> None:
+        named = {
+            (dotted(path), name.split(".")[0])
+            for path in BACKEND
+            for node in ast.walk(parsed(path))
+            for name in imported_names(node)
+        }
+        assert {pair for pair in named if pair[1] in {"streamlit", "app"}} == set()
+        assert ("backend.core.training", "torch") in named
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def commands(group: App, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in group:
+        if not name.startswith("-"):
+            command = group[name]
+            if command.default_command:
+                yield (*words, name)
+            yield from commands(command, (*words, name))
+
+
+COMMANDS = sorted(commands(app))
+WITHOUT_JSON = {
+    ("chat",),  # a conversation
+    ("config", "init"),  # prints a file
+    ("config", "schema"),  # is JSON
+}
+
+
+class TestCommands:
+    @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+    def test_help_has_an_example_and_json(
+        self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "240")
+        assert main([*words, "--help"]) == 0
+        shown = capsys.readouterr().out
+        assert f"• tunesmith {' '.join(words)}" in shown.split("For example:")[-1]
+        assert ("--json" in shown) == (words not in WITHOUT_JSON)
+        (summary,) = re.findall(r"Usage: .*\n\n(.+)", shown)
+        assert len(summary) > 10
+
+    def test_help_loads_nothing_heavy(self) -> None:
+        script = (
+            "import sys; from backend.cli import main; code = main(['--help']);"
+            f"print([n for n in {HEAVY!r} if n in sys.modules], code, file=sys.stderr)"
+        )
+        child = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+            check=True,
+            timeout=60,
+            cwd=ROOT,
+        )
+        assert child.stderr == "[] 0\n"
+        assert "Commands" in child.stdout
+
+
+# --- settings ---------------------------------------------------------------------------------------------
+
+FIELDS = dotted_names(config_schema())
+ONLY_CHECKED = {"version"}  # a Literal: reading the file is what uses it
+
+
+@cache
+def attributes_read() -> frozenset[str]:
+    """``section.key`` of every attribute that any room but config.py reads, by the last name before the dot."""
+    found = set()
+    for path in ROOMS:
+        for node in ast.walk(parsed(path)):
+            if (
+                path.name != "config.py"
+                and isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Load)
+            ):
+                before = node.value
+                owner = before.id if isinstance(before, ast.Name) else getattr(before, "attr", "")
+                found.add(f"{owner.lstrip('_')}.{node.attr}")
+    return frozenset(found)
+
+
+class TestSettings:
+    @pytest.mark.parametrize("field", [field for field in FIELDS if field not in ONLY_CHECKED])
+    def test_something_reads_it(self, field: str) -> None:
+        section, _, key = field.rpartition(".")
+        assert f"{section or 'config'}.{key}" in attributes_read()
+
+    def test_a_setting_that_nobody_reads_would_be_seen(self) -> None:
+        assert "training.colour" not in attributes_read()
+        assert "training.learning_rate" in attributes_read()
+
+    @pytest.mark.parametrize("field", FIELDS)
+    def test_it_has_help(self, field: str) -> None:
+        assert field_schema(field, config_schema()).get("description", "").endswith(".")
+
+
+# --- the tests themselves ---------------------------------------------------------------------------------
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(path: Path) -> Iterator[Function]:
+    return (node for node in ast.walk(parsed(path)) if isinstance(node, Function))
+
+
+def all_tests() -> Iterator[tuple[str, Function]]:
+    for path in TESTS:
+        for node in functions(path):
+            if node.name.startswith("test_") and path.name.startswith("test_"):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def called(node: ast.AST) -> set[str]:
+    """Names of everything that is called inside ``node``, without what stands before the last dot."""
+    calls = (each.func for each in ast.walk(node) if isinstance(each, ast.Call))
+    return {getattr(func, "attr", getattr(func, "id", "")) for func in calls}
+
+
+@cache
+def checking_helpers() -> frozenset[str]:
+    """Functions of ours that check something, directly or through another."""
+    helpers = {
+        node.name: node for path in TESTS for node in functions(path) if not node.name.startswith("test_")
+    }
+    checking = {"raises", "fail", "warns"}  # pytest's own
+    checking |= {
+        name for name, node in helpers.items() if any(isinstance(each, ast.Assert) for each in ast.walk(node))
+    }
+    checking |= {name for name, node in helpers.items() if called(node) & checking}
+    return frozenset(checking)
+
+
+def checks(node: Function) -> bool:
+    return any(name in checking_helpers() or name.startswith("assert_") for name in called(node))
+
+
+def is_constant(node: ast.AST) -> bool:
+    return isinstance(node, ast.Assert) and isinstance(node.test, ast.Constant)
+
+
+class TestTests:
+    def test_no_branches(self) -> None:
+        """An ``if`` in a test hides a case that is never checked."""
+        branching = (ast.If, ast.Match)
+        found = [
+            place for place, node in all_tests() if any(isinstance(each, branching) for each in within(node))
+        ]
+        assert found == []
+
+    def test_each_checks_something(self) -> None:
+        found = [
+            place
+            for place, node in all_tests()
+            if not any(isinstance(each, ast.Assert) for each in ast.walk(node)) and not checks(node)
+        ]
+        assert found == []
+
+    def test_none_asserts_a_constant(self) -> None:
+        found = [
+            f"{path}:{node.lineno}" for path in TESTS for node in ast.walk(parsed(path)) if is_constant(node)
+        ]
+        assert found == []
+
+    def test_none_waits_for_a_fixed_time(self) -> None:
+        waiting = [
+            str(path.relative_to(ROOT))
+            for path in TESTS
+            if path.name.startswith("test_")
+            and any(ast.unparse(node.func) in {"time.sleep", "sleep"} for node in calls(path))
+        ]
+        assert waiting == []
+
+    @pytest.mark.parametrize(
+        ("source", "guard"),
+        [
+            ("def test_x():\n    if y:\n        assert z", "branch"),
+            ("def test_x():\n    y()", "check"),
+            ("def test_x():\n    assert True", "constant"),
+        ],
+    )
+    def test_the_guards_bite(self, source: str, guard: str) -> None:
+        (node,) = ast.parse(source).body
+        assert isinstance(node, ast.FunctionDef)
+        bites = {
+            "branch": any(isinstance(each, ast.If) for each in within(node)),
+            "check": not checks(node) and "assert" not in source,
+            "constant": any(is_constant(each) for each in ast.walk(node)),
+        }
+        assert [name for name, bitten in bites.items() if bitten] == [guard]
+
+
+def within(node: Function) -> Iterator[ast.AST]:
+    """Everything in a test but the functions that it defines, such as a fake's."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, Function | ast.Lambda | ast.ClassDef):
+            yield child
+            yield from within(child)  # type: ignore[arg-type]
+
+
+def calls(path: Path) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
+
+
+# --- the wheel --------------------------------------------------------------------------------------------
+
+
+class TestWheel:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def wheel(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        build = importlib.import_module("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+        (built,) = build.build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
+        return Path(built)
+
+    def test_w27_every_module_is_in_it(self, wheel: Path) -> None:
+        names = set(zipfile.ZipFile(wheel).namelist())
+        assert {path.relative_to(ROOT).as_posix() for path in BACKEND} - names == set()
+
+    def test_nothing_else_is(self, wheel: Path) -> None:
+        tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+        assert len(tops) == 2
+        assert tops > {"backend"}
+
+    def test_it_carries_the_command_and_the_licence(self, wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            texts = {
+                Path(name).name: archive.read(name).decode() for name in archive.namelist() if "info/" in name
+            }
+        assert "tunesmith = backend.cli:main" in texts["entry_points.txt"]
+        assert "Apache" in texts["LICENSE"]
+
+    def test_it_comes_up_from_the_wheel_alone(self, wheel: Path, tmp_path: Path) -> None:
+        script = (
+            "import sys; sys.path.insert(0, sys.argv.pop()); from backend import cli;"
+            "print(cli.__file__); cli.main(['--version'])"
+        )
+        child = subprocess.run(
+            [sys.executable, "-B", "-c", script, str(wheel)],
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+            check=True,
+            timeout=60,
+            cwd=tmp_path,
+        )
+        assert child.stdout.splitlines()[0] == f"{wheel}/backend/cli.py"

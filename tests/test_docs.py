@@ -1,0 +1,188 @@
+"""What README and docs say can be typed and opened."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from cyclopts import App
+
+from backend.cli import app
+from backend.config import config_schema, parse_config
+from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+SETTINGS = dotted_names(config_schema())
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_COMMAND = re.compile(r"(?:\.venv/bin/)?tunesmith(?= )(.*)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_MACHINE = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp|mnt|opt|var)/\w|[A-Z]:\\\\")
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        yield from ((page, body) for kind, body in _FENCE.findall(text_of(page)) if kind == language)
+
+
+def shown_commands() -> Iterator[tuple[str, str]]:
+    """(page, words after ``tunesmith``) of every command in a fenced block, in inline code and in the help."""
+    for page in PAGES:
+        spans = [body for _, body in _FENCE.findall(text_of(page))]
+        spans += re.findall(r"`([^`\n]+)`", _FENCE.sub("", text_of(page)))
+        for line in "\n".join(spans).splitlines():
+            found = _COMMAND.match(line.strip().removeprefix("$ "))
+            if found:
+                yield page.name, found[1].split(" #")[0].strip()
+
+
+def made_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", text_of(ROOT / "Makefile"), re.MULTILINE))
+
+
+COMMANDS = sorted(set(shown_commands()))
+LINKS = sorted({(page, link) for page in PAGES for link in _LINK.findall(_FENCE.sub("", text_of(page)))})
+LOCAL = [(page, link) for page, link in LINKS if not re.match(r"[a-z]+:|#", link)]
+TARGETS = sorted(
+    {
+        (page.name, target)
+        for page in PAGES
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", text_of(page), re.MULTILINE)
+    }
+)
+
+
+def test_the_tests_below_see_the_docs() -> None:
+    assert len(PAGES) > 5
+    assert ROOT / "README.md" in PAGES
+    assert len(COMMANDS) > 10
+    assert len(LOCAL) > 5
+    assert {("README.md", "demo"), ("README.md", "test")} <= set(TARGETS)
+
+
+@pytest.mark.parametrize(("page", "target"), TARGETS)
+def test_every_target_exists(page: str, target: str) -> None:
+    assert target in made_targets()
+
+
+def test_help_lists_every_target_that_is_for_people() -> None:
+    described = set(re.findall(r"^([a-z-]+):.*##", text_of(ROOT / "Makefile"), re.MULTILINE))
+    assert made_targets() - described == set()
+
+
+def resolve(words: list[str]) -> tuple[App, list[str]]:
+    """The command that the words name, and what is left of them."""
+    command: App = app
+    while words and not words[0].startswith("-") and words[0] in command:
+        command, words = command[words[0]], words[1:]
+    return command, words
+
+
+def options(command: App) -> set[str]:
+    """Every ``--flag`` of a command."""
+    arguments = command.assemble_argument_collection() if command.default_command else []
+    return {name for argument in arguments for name in argument.names if name.startswith("--")} | {
+        "--help",
+        "--version",
+    }
+
+
+def is_placeholder(word: str) -> bool:
+    """Whether a word of a synopsis stands for something else, such as [CONFIG] or …"""
+    return bool(re.match(r"[\[(|…]", word)) or word in {"…]", "value", "…"}
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS)
+def test_every_command_exists_with_its_flags(page: str, words: str) -> None:
+    command, rest = resolve(shlex.split(words.replace("…", "")))
+    flags = [word.strip("[]()").partition("=")[0] for word in rest if word.strip("[(").startswith("--")]
+    settings = {f"--{name}" for name in [*SETTINGS, "section.key"]}
+    known = options(command) | (settings if command is app["train"] else set())
+    assert command.default_command or {*rest} & {"--help", "--version"} or (command is not app and not rest)
+    assert [flag for flag in flags if flag not in known and flag.replace("-", "_") not in known] == []
+
+
+@pytest.mark.parametrize(("page", "words"), [pair for pair in COMMANDS if pair[1].startswith("train ")])
+def test_every_training_command_is_a_configuration(page: str, words: str) -> None:
+    own = {"--dry-run", "--detach", "--queue", "--json"}
+    rest = [word for word in shlex.split(words)[1:] if not is_placeholder(word) and word not in own]
+    first = next((number for number, word in enumerate(rest) if word.startswith("--")), len(rest))
+    changes = {name: value for name, value in parse_flags(rest[first:]).items() if name in SETTINGS}
+    assert parse_config(apply_overrides({"data": {"train": "rows.jsonl"}}, changes))
+    assert first <= 1
+
+
+@pytest.mark.parametrize(("page", "link"), LOCAL, ids=lambda part: getattr(part, "name", part))
+def test_every_link_leads_somewhere(page: Path, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    target = page.parent / path
+    assert target.exists()
+    headings = re.findall(r"^#+ (.+)$", text_of(target), re.MULTILINE) if anchor else []
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert anchor in anchors | {""}
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "Makefile", *ROOT.glob("examples/*.yaml")], ids=lambda page: page.name
+)
+def test_no_page_speaks_of_one_machine(page: Path) -> None:
+    assert _MACHINE.findall(text_of(page)) == []
+
+
+@pytest.mark.parametrize("text", ["see /home/me/x", "in /work/shared", "at C:\\\\Users"])
+def test_a_machine_would_be_seen(text: str) -> None:
+    assert _MACHINE.search(text)
+
+
+def test_every_name_in_an_inline_code_span_that_looks_like_a_setting_is_one() -> None:
+    sections = {name.partition(".")[0] for name in SETTINGS if "." in name}
+    spans = {
+        (page.name, span)
+        for page in PAGES
+        for span in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z][a-z_0-9]*)`", text_of(page))
+    }
+    files = {".py", ".md", ".json", ".yaml", ".jsonl", ".csv", ".txt", ".safetensors"}
+    unknown = {
+        span for span in spans if span[1] not in SETTINGS and f".{span[1].rpartition('.')[2]}" not in files
+    }
+    assert unknown == set()
+
+
+def test_every_python_example_compiles_and_imports_what_exists() -> None:
+    examples = list(blocks("python"))
+    assert examples
+    for page, body in examples:
+        compile(body, page.name, "exec")
+        exec("\n".join(line for line in body.splitlines() if line.startswith(("from ", "import "))), {})  # noqa: S102
+
+
+def test_every_yaml_example_is_a_configuration() -> None:
+    files = [(path, text_of(path)) for path in ROOT.glob("examples/*.yaml")]
+    shown = [(page, body) for page, body in blocks("yaml") if "data:" in body]
+    assert files
+    for path, body in [*files, *shown]:
+        assert parse_config(yaml.safe_load(body)).data.train, path
+
+
+def test_the_exit_codes_are_those_of_the_trainer() -> None:
+    from backend import trainer_main
+
+    told = text_of(ROOT / "docs" / "cli.md")
+    codes = set(re.findall(r"^\| ([\d, ]+) \|", told, re.MULTILINE))
+    named = {code.strip() for group in codes for code in group.split(",")}
+    assert named == {"0", "1", "2", "3", *map(str, trainer_main.STOP_EXIT_CODES.values())}
+
+
+def test_every_command_stands_in_the_reference() -> None:
+    told = text_of(ROOT / "docs" / "cli.md")
+    names = [name for name in app if not name.startswith("-")]
+    assert [name for name in names if f"tunesmith {name}" not in told] == []
+    assert len(names) > 5
