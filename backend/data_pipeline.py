@@ -137,7 +137,7 @@ def _encoded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterato
     for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
         members = list(group)
         if not plain:
-            yield from (_at_row(row, encode_row(row, tokenizer)) for row in members)
+            yield from (_at_row(row, _encode_named(row, tokenizer)) for row in members)
             continue
         for start in range(0, len(members), ROWS_AT_ONCE):
             chunk = members[start : start + ROWS_AT_ONCE]
@@ -162,6 +162,8 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     try:
         return encode_row(row, tokenizer)
     except DataError as error:
+        if error.message.startswith(row.place):
+            raise
         raise DataError(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
 
 
@@ -226,7 +228,7 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
     """Rows as questions: everything before the last answer is the prompt. Rows without one are left out."""
     found: list[Question] = []
     for row in rows:
-        if row.text is not None or not row.messages or row.messages[-1]["role"] != "assistant":
+        if row.text is not None or len(row.messages) < 2 or row.messages[-1]["role"] != "assistant":
             continue
         asked, answer = list(row.messages[:-1]), str(row.messages[-1]["content"])
         if tokenizer.chat_template is None:

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backend.config import DataConfig
-from backend.data_pipeline import load
+from backend.config import DataConfig, parse_config
+from backend.data.records import Row
+from backend.data_pipeline import (
+    encode,
+    encode_row,
+    held_out_prompts,
+    load,
+    load_prompts,
+    questions,
+    read_tools,
+)
 from backend.errors import DataError
+from tests.runs import ROWS, settings, tree, write_rows
+from tests.tiny import tiny_tokenizer
+
+CHATML = tiny_tokenizer("chatml")
+BASE = tiny_tokenizer("base")
+DATA = DataConfig(train="rows.jsonl")
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def chat(place: str, *texts: str) -> Row:
+    """A row whose texts are said by user and assistant in turns."""
+    turns = [(assistant if number % 2 else user)(text) for number, text in enumerate(texts)]
+    return Row(place, messages=tuple(turns))
 
 
 def places(rows_file: Path, **changes: object) -> tuple[list[str], list[str]]:
@@ -33,3 +65,246 @@ class TestSkippedRows:
         _, held_out = places(rows_file)
         with pytest.raises(DataError, match="held-out rows are not trained"):
             places(rows_file, skip_rows=held_out[:1])
+
+
+class TestLoading:
+    @staticmethod
+    def table(rows: list[dict[str, str]], mark: str) -> str:
+        return "".join(
+            f"{a}{mark}{b}\n" for a, b in [("prompt", "completion"), *(row.values() for row in rows)]
+        )
+
+    FORMATS = {  # noqa: RUF012 - read only
+        "rows.jsonl": lambda rows: "".join(json.dumps(row) + "\n" for row in rows),
+        "rows.json": lambda rows: json.dumps(rows, indent=2),
+        "rows.csv": lambda rows: TestLoading.table(rows, ","),
+        "rows.tsv": lambda rows: TestLoading.table(rows, "\t"),
+    }
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_every_format_gives_the_same_rows_and_is_left_as_it_was(self, tmp_path: Path, name: str) -> None:
+        rows = [{"prompt": f"question {number}", "completion": f"0{number}"} for number in range(20)]
+        path = tmp_path / name
+        path.write_text(self.FORMATS[name](rows))
+        before = tree(tmp_path)
+        dataset = load(DataConfig(train=str(path), validation=0), seed=1)
+        said = [tuple(message["content"] for message in row.messages) for row in dataset.train]
+        assert said == [(row["prompt"], row["completion"]) for row in rows]
+        assert dataset.fingerprints == {str(path): hashlib.sha256(path.read_bytes()).hexdigest()}
+        assert tree(tmp_path) == before
+        assert dataset.reading
+
+    def test_a_share_is_held_out_without_a_shared_prompt(self, rows_file: Path) -> None:
+        train, held_out = places(rows_file, validation=0.3)
+        dataset = load(DataConfig(train=str(rows_file), validation=0.3), seed=42)
+        asked = [{row.messages[0]["content"] for row in side} for side in (dataset.train, dataset.validation)]
+        assert len(train) + len(held_out) == len(ROWS)
+        assert asked[0] & asked[1] == set()
+        assert asked[1]
+
+    def test_the_seed_decides_which(self, rows_file: Path) -> None:
+        data = DataConfig(train=str(rows_file), validation=0.4)
+        sides = [tuple(row.place for row in load(data, seed=seed).validation) for seed in (1, 2, 3, 4, 1)]
+        assert sides[0] == sides[4]
+        assert len(set(sides)) > 1
+
+    def test_a_file_of_its_own_is_held_out_whole(self, rows_file: Path, tmp_path: Path) -> None:
+        held = write_rows(tmp_path / "held.jsonl", ROWS[:2])
+        dataset = load(DataConfig(train=str(rows_file), validation=str(held)), seed=1)
+        assert (len(dataset.train), len(dataset.validation)) == (len(ROWS), 2)
+        assert list(dataset.fingerprints) == [str(rows_file), str(held)]
+
+    def test_columns_of_other_names(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", [{"left": "a", "right": "b"}])
+        columns = {"prompt": "left", "completion": "right"}
+        dataset = load(DataConfig(train=str(path), validation=0, columns=columns), seed=1)
+        assert dataset.train[0].messages == (user("a"), assistant("b"))
+
+    def test_some_bad_rows_are_put_up_with_and_named(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "rows.jsonl", [*ROWS, {"prompt": "x"}])
+        data = DataConfig(train=str(path), validation=0)
+        with pytest.raises(DataError, match=r"rows\.jsonl:19") as caught:
+            load(data, seed=1)
+        assert caught.value.code == "rejected-rows"
+        dataset = load(data.model_copy(update={"max_rejected_share": 0.1}), seed=1)
+        assert [item.place for item in dataset.rejected] == ["rows.jsonl:19"]
+        assert len(dataset.train) == len(ROWS)
+
+
+class TestEncoding:
+    def test_only_the_answer_and_its_end_are_trained(self) -> None:
+        rows = [chat("r:1", "food pork", "meat"), chat("r:2", "x", "yes", "y", "no")]
+        encoded = encode(rows, CHATML, DATA)
+        said = [
+            CHATML.decode([int(token) for token in example.input_ids[example.trained]])
+            for example in encoded.examples
+        ]
+        assert said == ["meat<|im_end|>", "yes<|im_end|>no<|im_end|>"]
+        assert [example.row for example in encoded.examples] == ["r:1", "r:2"]
+        assert encoded.tokens == sum(len(example.input_ids) for example in encoded.examples)
+        assert encoded.trained_tokens == sum(int(example.trained.sum()) for example in encoded.examples)
+
+    def test_whole_sets_and_single_rows_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        plain = [chat(f"r:{number}", f"food {number}", "meat" * number) for number in range(1, 8)]
+        rows = [*plain[:3], Row("r:t", text="plain text"), *plain[3:]]
+        monkeypatch.setattr("backend.data_pipeline.ROWS_AT_ONCE", 2)
+        encoded = encode(rows, CHATML, DATA).examples
+        one_by_one = [encode_row(row, CHATML) for row in rows]
+        assert [example.input_ids.tolist() for example in encoded] == [one.input_ids for one in one_by_one]
+        assert [example.trained.tolist() for example in encoded] == [one.trained for one in one_by_one]
+
+    def test_plain_text_is_learned_whole(self) -> None:
+        (example,) = encode([Row("r:1", text="hello world")], CHATML, DATA).examples
+        assert example.trained.all()
+        assert CHATML.decode(example.input_ids.tolist()) == "hello world<|im_end|>"
+
+    def test_without_a_template_prompt_and_answer_follow_each_other(self) -> None:
+        (example,) = encode([chat("r:1", "hello", " world")], BASE, DATA).examples
+        assert BASE.decode(example.input_ids.tolist()) == "hello world<|endoftext|>"
+        assert BASE.decode(example.input_ids[example.trained].tolist()) == " world<|endoftext|>"
+
+    def test_rows_that_are_tokens_already(self) -> None:
+        row = Row("r:1", input_ids=(5, 6, 7), labels=(-100, 6, 7))
+        (example,) = encode([row], CHATML, DATA).examples
+        assert (example.input_ids.tolist(), example.trained.tolist()) == ([5, 6, 7], [False, True, True])
+
+    def test_rows_in_pieces(self) -> None:
+        row = Row("r:1", segments=(("Q: x A: ", False), ("y", True)))
+        (example,) = encode([row], BASE, DATA).examples
+        assert BASE.decode(example.input_ids.tolist()) == "Q: x A: y"
+        assert BASE.decode(example.input_ids[example.trained].tolist()) == "y"
+
+
+class TestLongRows:
+    LONG = chat("r:2", "food pork", "meat " * 50)
+    EARLY = chat("r:3", "word " * 50, "meat")
+    SHORT = chat("r:1", "food pork", "meat")
+
+    def limited(self, truncation: str, limit: int = 40) -> DataConfig:
+        return DataConfig.model_validate({"train": "x", "max_length": limit, "truncation": truncation})
+
+    def test_the_longest_that_fits(self) -> None:
+        length = len(encode([self.LONG], CHATML, DATA).examples[0].input_ids)
+        assert encode([self.LONG], CHATML, self.limited("error", length)).tokens == length
+        with pytest.raises(
+            DataError, match=f"r:2 has {length} tokens, more than data.max_length {length - 1}"
+        ) as error:
+            encode([self.SHORT, self.LONG], CHATML, self.limited("error", length - 1))
+        assert error.value.code == "too-long"
+        assert f"data.max_length to {length}" in error.value.remedy
+
+    def test_cut_at_its_end(self) -> None:
+        whole = encode([self.LONG], CHATML, DATA).examples[0]
+        encoded = encode([self.SHORT, self.LONG], CHATML, self.limited("cut"))
+        assert (encoded.cut, encoded.dropped) == (["r:2"], [])
+        assert encoded.examples[1].input_ids.tolist() == whole.input_ids[:40].tolist()
+        assert encoded.examples[1].trained.tolist() == whole.trained[:40].tolist()
+
+    def test_a_row_with_nothing_to_learn_once_cut_is_left_out_and_named(self) -> None:
+        encoded = encode([self.SHORT, self.EARLY], CHATML, self.limited("cut"))
+        assert (encoded.cut, encoded.dropped) == ([], ["r:3"])
+        assert [example.row for example in encoded.examples] == ["r:1"]
+
+    def test_left_out_and_named(self) -> None:
+        encoded = encode([self.LONG, self.SHORT, self.EARLY], CHATML, self.limited("drop"))
+        assert (encoded.cut, encoded.dropped) == ([], ["r:2", "r:3"])
+        assert [example.row for example in encoded.examples] == ["r:1"]
+
+    def test_none_left(self) -> None:
+        with pytest.raises(DataError, match="None of the 1 rows is left to train on") as caught:
+            encode([self.LONG], CHATML, self.limited("drop"))
+        assert caught.value.code == "no-rows"
+
+
+class TestRowsThatCannotBeLearned:
+    @pytest.mark.parametrize(
+        ("row", "code"),
+        [
+            (Row("r:7", messages=(user("x"),)), "nothing-trained"),
+            (Row("r:7", messages=(user("x"), assistant("y") | {"trained": False})), "nothing-trained"),
+            (Row("r:7", messages=(user("x"), assistant("y")), label=True), "preference-rows"),
+            (Row("r:7", messages=(user("x"),), chosen=(assistant("y"),)), "preference-rows"),
+            (Row("r:7", input_ids=(5, 6), labels=(-100, -100)), "nothing-trained"),
+            (Row("r:7", segments=(("x", False),)), "nothing-trained"),
+        ],
+    )
+    def test_they_are_named(self, row: Row, code: str) -> None:
+        with pytest.raises(DataError, match="r:7") as caught:
+            encode([chat("r:1", "food pork", "meat"), row], CHATML, DATA)
+        assert caught.value.code == code
+        assert caught.value.remedy
+
+    @pytest.mark.parametrize("tools", [None, "[]"])
+    def test_a_conversation_that_the_template_refuses_is_named(self, tools: str | None) -> None:
+        row = Row("r:7", messages=(assistant("x"), user("y"), assistant("z")), tools=tools)
+        with pytest.raises(DataError, match=r"^r:7: The model's chat template refuses") as caught:
+            encode([row], tiny_tokenizer("gemma"), DATA)
+        assert caught.value.code == "template-refused"
+
+    def test_a_conversation_without_a_template_is_named(self) -> None:
+        with pytest.raises(DataError, match=r"r:7 is a conversation \(user, assistant, user, assistant\)"):
+            encode([chat("r:7", "a", "b", "c", "d")], BASE, DATA)
+
+
+class TestQuestions:
+    def test_the_prompt_is_everything_before_the_last_answer(self) -> None:
+        (asked,) = questions([chat("r:1", "a", "b", "c", "d")], CHATML)
+        own = CHATML.apply_chat_template([user("a"), assistant("b"), user("c")], add_generation_prompt=True)
+        assert (asked.row, asked.prompt, asked.expected) == ("r:1", "c", "d")
+        assert list(asked.prompt_ids) == own["input_ids"]
+
+    def test_without_a_template(self) -> None:
+        (asked,) = questions([chat("r:1", "hello", " world")], BASE)
+        assert BASE.decode(list(asked.prompt_ids)) == "hello"
+        assert asked.expected == " world"
+
+    @pytest.mark.parametrize(
+        "row",
+        [
+            Row("r:1", text="plain"),
+            Row("r:1", messages=(user("x"),)),
+            Row("r:1", messages=(assistant("x"),)),
+            Row("r:1", input_ids=(1, 2), labels=(1, 2)),
+        ],
+    )
+    def test_rows_that_ask_nothing_are_left_out(self, row: Row) -> None:
+        assert questions([row], CHATML) == []
+
+    @pytest.mark.parametrize(
+        ("tools", "read"), [(None, None), ('[{"type": "function"}]', [{"type": "function"}])]
+    )
+    def test_tools(self, tools: str | None, read: Any) -> None:
+        assert read_tools(Row("r:1", tools=tools)) == read
+
+
+class TestPrompts:
+    def test_a_line_each(self, tmp_path: Path) -> None:
+        path = tmp_path / "asked.txt"
+        path.write_bytes(b"\xef\xbb\xbffirst\n\n  \nsecond \xc3\xa9\n")
+        assert load_prompts(path) == [("asked.txt:1", "first", ""), ("asked.txt:4", "second é", "")]
+
+    def test_whole_rows_bring_their_answer(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "asked.jsonl", [{"prompt": "a", "completion": "b"}])
+        assert load_prompts(path) == [("asked.jsonl:1", [user("a")], "b")]
+
+    def test_prompts_alone(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "asked.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+        assert load_prompts(path) == [("asked.jsonl:1", [user("a")], ""), ("asked.jsonl:2", [user("b")], "")]
+
+    def test_plain_text_rows(self, tmp_path: Path) -> None:
+        path = write_rows(tmp_path / "asked.jsonl", [{"text": "a"}])
+        assert load_prompts(path) == [("asked.jsonl:1", "a", "")]
+
+    @pytest.mark.parametrize("name", ["nowhere.txt", "latin.txt", "nowhere.jsonl", "empty.jsonl"])
+    def test_what_cannot_be_read_is_named(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "latin.txt").write_bytes(b"K\xfcche")
+        (tmp_path / "empty.jsonl").write_text("")
+        with pytest.raises(DataError, match=name) as caught:
+            load_prompts(tmp_path / name)
+        assert caught.value.remedy
+
+    def test_the_held_out_rows_are_the_trainers(self, rows_file: Path) -> None:
+        config = parse_config(settings(Path("model"), rows_file, {"data.validation": 0.3, "seed": 7}))
+        held_out = load(config.data, seed=7).validation
+        assert [place for place, _, _ in held_out_prompts(config)] == [row.place for row in held_out]
+        assert {answer for _, _, answer in held_out_prompts(config)} <= {row["completion"] for row in ROWS}
