@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 
 from backend.core.batch_encoding import BatchEncoder
 from backend.core.tokenizer import encode_messages
@@ -59,10 +59,26 @@ def test_fast_rows_are_the_slow_rows(family: str, rows: list[list[dict[str, obje
 
 
 @pytest.mark.parametrize("family", FAST)
-@pytest.mark.parametrize("content", ["Hello you.", "D\u00e9j\u00e0 vu, \u6f22\u5b57 \U0001f389."])
-def test_an_ordinary_row_is_a_fast_row(family: str, content: str) -> None:
-    row = [CHAT[0], {"role": "assistant", "content": content}]
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"content": "Hello you."},
+        {"content": "D\u00e9j\u00e0 vu, \u6f22\u5b57 \U0001f389."},
+        {"content": "a", "trained": True},
+        {"content": "a", "weight": 1},
+    ],
+)
+def test_an_ordinary_row_is_a_fast_row(family: str, answer: dict[str, object]) -> None:
+    row = [CHAT[0], {"role": "assistant", **answer}]
     assert ENCODERS[family].encode([row]) == slow(family, [row])
+
+
+def test_what_the_tokenizer_puts_around_plain_text_stays_out() -> None:
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>", special_tokens=[("<|im_start|>", 0), ("<|im_end|>", 1)]
+    )
+    assert BatchEncoder(tokenizer).encode([CHAT]) == slow("chatml", [CHAT])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -128,11 +129,22 @@ def test_a_truncated_tokenizer_says_so(folder: Path) -> None:
         load_tokenizer(folder)
 
 
-def test_a_tokenizer_that_brings_code_is_refused(folder: Path) -> None:
-    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_a_tokenizer_that_brings_code_is_refused(folder: Path, name: str) -> None:
+    edit(folder / name, auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
     with pytest.raises(ModelError) as caught:
         load_tokenizer(folder)
     assert caught.value.code == "remote-code"
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_collector_is_left_as_it_was(tiny_folder: Path, collecting: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    load_tokenizer(tiny_folder)
+    left = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    assert left is collecting
 
 
 def test_a_tokenizer_without_an_end_says_so(folder: Path) -> None:
