@@ -410,7 +410,15 @@ def sentencepiece_like() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
 
 
-DECODED = {"bytes": TOKENIZERS["chatml"], "pieces": sentencepiece_like()}
+def words_only() -> PreTrainedTokenizerFast:
+    """Whole words, and no decoder."""
+    vocabulary = {"<unk>": 0, "</s>": 1, "word": 2, "a": 3, "1": 4, ".": 5}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+
+
+DECODED = {"bytes": TOKENIZERS["chatml"], "pieces": sentencepiece_like(), "words": words_only()}
 
 
 @given(text=texts)
