@@ -91,7 +91,8 @@ class TestCheck:
         assert found(record(capsys, 1, "check", "good.jsonl"))["rejected-rows"] == 1
 
     def test_leaks_into_held_out_rows(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
-        write_rows(tmp_path / "held.jsonl", GOOD[:3])
+        held = write_rows(tmp_path / "held.jsonl", GOOD[:3])
+        held.write_text(held.read_text() + "{broken\n")
         report = record(capsys, 1, "check", "good.jsonl", "--validation", "held.jsonl")
         assert found(report)["contamination"] == 3
 

@@ -174,6 +174,8 @@ class TestDelete:
     def test_a_run_at_work_is_not_deleted(self, done: RunDir, capsys: Screen) -> None:
         with done.lock():
             assert code(capsys, "delete", done.id, "--yes") == "illegal-transition"
+            assert runs("delete", done.id) == 2
+        assert "Delete it?" not in capsys.readouterr().out
         assert done.path.exists()
 
 

@@ -87,6 +87,15 @@ def test_a_free_slot_starts_the_first_one_for_real(three: list[RunDir], capsys: 
     assert second.status() is RunStatus.QUEUED
 
 
+def test_a_run_with_a_free_slot_does_not_wait(
+    tmp_path: Path, learner: Path, rows_file: Path, capsys: Screen
+) -> None:
+    run = make_run(tmp_path / "runs", learner, rows_file)
+    assert queue("enqueue", run.id) == 0
+    assert f"{run.id} had a free slot and trains now." in capsys.readouterr().out
+    assert process_manager.wait(run, timeout_seconds=120).status is RunStatus.FINISHED
+
+
 def test_train_puts_a_new_run_into_the_queue(three: list[RunDir], tmp_path: Path, capsys: Screen) -> None:
     config = three[0].config
     assert main(["train", str(config), "--queue"]) == 0
