@@ -51,7 +51,7 @@ def total_steps(rows: int, training: TrainingConfig) -> int:
     if training.max_steps > 0:
         return training.max_steps
     steps = training.num_train_epochs * steps_per_epoch(rows, rows_per_step(training))
-    return max(1, math.ceil(round(steps, 6)))  # 1.1 * 10 is a little over 11
+    return max(1, math.ceil(round(steps, 6)))  # 1.1 * 50 is a little over 55
 
 
 def rows_per_step(training: TrainingConfig) -> int:

@@ -233,6 +233,24 @@ def test_a_row_let_go_is_gone_and_the_others_do_not_notice(before: int) -> None:
     assert said == expected | {1: expected[1][:before]}
 
 
+@pytest.mark.parametrize(("dropped", "computed"), [([], 4), ([1], 4), ([1, 3], 2), ([0, 1, 2], 1)])
+def test_rows_that_left_are_computed_no_longer_once_half_are_gone(dropped: list[int], computed: int) -> None:
+    seen: list[int] = []
+    model = _model()
+    decoding = Decoding(model, PROMPTS[:4], Sampling(max_new_tokens=6), ())
+    decoding.step()
+    for row in dropped:
+        decoding.drop(row)
+
+    hook = model.get_input_embeddings().register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].numel())
+    )
+    decoding.step()
+    hook.remove()
+
+    assert seen == [computed]
+
+
 def test_the_last_row_may_be_let_go_too() -> None:
     decoding = Decoding(_model(), [LONG], Sampling(max_new_tokens=6), ())
 

@@ -254,8 +254,8 @@ def test_every_batch_size_takes_that_many_rows() -> None:
     [
         (32, {"num_train_epochs": 2}, 4),
         (33, {"num_train_epochs": 2}, 6),
-        (160, {"num_train_epochs": 1.1}, 11),
-        (160, {"num_train_epochs": 1.11}, 12),
+        (800, {"num_train_epochs": 1.1}, 55),
+        (800, {"num_train_epochs": 1.11}, 56),
         (1, {"num_train_epochs": 0.001}, 1),
         (160, {"num_train_epochs": 3, "max_steps": 7}, 7),
         (160, {"num_train_epochs": 3, "max_steps": 0}, 30),

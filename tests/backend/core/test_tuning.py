@@ -31,7 +31,7 @@ def test_lora_trains_adapters_beside_every_linear_layer_and_nothing_else() -> No
 
 
 def test_full_trains_every_weight_and_adds_none() -> None:
-    base = tiny_model()
+    base = tiny_model().requires_grad_(requires_grad=False)
     count = sum(part.numel() for part in base.parameters())
 
     model = make_trainable(base, FULL, seed=0)
@@ -49,6 +49,14 @@ def test_rank_and_scale_are_those_asked_for(rank: int, alpha: int) -> None:
     assert layer.lora_A["default"].weight.shape == (rank, 32)
     assert layer.lora_B["default"].weight.shape == (32, rank)
     assert layer.scaling["default"] == alpha / rank
+
+
+def test_adapters_are_computed_fused() -> None:
+    model = make_trainable(tiny_model(), LORA, seed=0)
+
+    out = model.get_base_model().base_model.layers[0].self_attn.q_proj(torch.ones(1, 2, 32))
+
+    assert "FusedLora" in out.grad_fn.name()
 
 
 @pytest.mark.parametrize(
