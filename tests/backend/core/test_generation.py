@@ -216,21 +216,21 @@ def test_no_prompt_is_done_at_once() -> None:
 
 
 @pytest.mark.parametrize("before", [0, 2])
-def test_a_row_let_go_is_gone_and_the_others_do_not_notice(before: int) -> None:
+@pytest.mark.parametrize("dropped", [[1], [1, 3, 1], [0, 1, 4], [4, 3, 2, 0]], ids=str)
+def test_rows_let_go_are_gone_and_the_others_do_not_notice(dropped: list[int], before: int) -> None:
     decoding = Decoding(_model(), PROMPTS, Sampling(max_new_tokens=6), ())
     said: dict[int, list[int]] = {row: [] for row in range(len(PROMPTS))}
-    for _ in range(before):
-        for token in decoding.step():
-            said[token.row].append(token.token_id)
+    tokens = [token for _ in range(before) for token in decoding.step()]
 
-    decoding.drop(1)
-    decoding.drop(1)
+    for row in dropped:
+        decoding.drop(row)
     while decoding.rows:
-        for token in decoding.step():
-            said[token.row].append(token.token_id)
+        tokens += decoding.step()
 
+    for token in tokens:
+        said[token.row].append(token.token_id)
     expected = {row: _reference(prompt, 6) for row, prompt in enumerate(PROMPTS)}
-    assert said == expected | {1: expected[1][:before]}
+    assert said == expected | {row: expected[row][:before] for row in dropped}
 
 
 @pytest.mark.parametrize(("dropped", "computed"), [([], 4), ([1], 4), ([1, 3], 2), ([0, 1, 2], 1)])
