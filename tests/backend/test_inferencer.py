@@ -206,6 +206,7 @@ class TestStreaming:
 
     def test_the_first_of_several_stop_strings_counts(self, model: Inferencer) -> None:
         assert model.infer("test input", stop=["put", "zzz", "ted o", "out"]) == "expec"
+        assert model.infer("test input", stop=["c", "xpec"]) == "e"  # both are there at once
 
 
 class TestSampling:

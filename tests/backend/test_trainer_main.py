@@ -195,6 +195,13 @@ class TestStopping:
         assert result_bytes(made) == result_bytes(undisturbed)
         assert series(made) == series(undisturbed)
 
+    def test_no_step_is_trained_twice(self, made: RunDir) -> None:
+        run(made, at_step(3, made.request_stop))
+        seen: list[Progress] = []
+        run(made, seen.append)
+        steps = [report.step for report in (told.report for told in seen) if isinstance(report, StepReport)]
+        assert steps == [4]
+
     def test_a_stop_at_the_last_step_changes_nothing(self, made: RunDir) -> None:
         assert run(made, at_step(4, made.request_stop)).code == "completed"
 
@@ -379,11 +386,14 @@ class TestFailing:
         assert caught.value.code == "already-running"
         assert made.latest_attempt_number() == 0
 
-    def test_the_log_goes_to_the_run_and_nowhere_else_afterwards(self, made: RunDir) -> None:
-        before = list(logging.getLogger("tunesmith").handlers), logging.getLogger("tunesmith").propagate
-        run(made, at_step(1, made.request_stop))
+    def test_the_log_goes_to_the_run_and_nowhere_else_afterwards(
+        self, made: RunDir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         logger = logging.getLogger("tunesmith")
-        assert (list(logger.handlers), logger.propagate) == before
+        monkeypatch.setattr(logger, "propagate", True)
+        before = list(logger.handlers)
+        run(made, at_step(1, made.request_stop))
+        assert (list(logger.handlers), logger.propagate) == (before, True)
 
 
 @pytest.mark.parametrize(
