@@ -26,7 +26,7 @@ NAME = "tunesmith_packed"
 BACKWARD_BYTES = 64 * 2**20
 """Largest fp32 score matrix held at once in the CPU backward pass."""
 
-_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 class _CausalRectangle(torch.autograd.Function):

@@ -112,4 +112,4 @@ def test_f23_a_loss_that_is_no_number_stops_before_the_update(
 
 def test_the_records_of_a_real_run_are_whole_json(reference: RunDir) -> None:
     for path in (*reference.attempts.iterdir(), reference.outcome_file, reference.environment):
-        json.loads(path.read_text("utf-8"))
+        assert json.loads(path.read_text("utf-8"))

@@ -129,8 +129,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "an unknown flag": ([*FINE, "rows.jsonl", "--lora-r", "8"], ["lora_r", "Did you mean tuning.lora_r?"]),
     "an unknown command": (["trian"], ["trian", "--help"]),
     # the data
-    "no such data": ([*FINE, "row.jsonl"], ["row.jsonl", "Did you mean", "rows.jsonl?"]),
-    "no such held-out file": ([*FINE, "rows.jsonl", "--data.validation", "x"], ["data.validation", "/x"]),
+    "no such data": ([*FINE, "row.jsonl"], ["row.jsonl does not exist", "Did you mean", "rows.jsonl"]),
+    "no such held-out file": ([*FINE, "rows.jsonl", "--data.validation", "x"], ["/x does not exist"]),
     "an empty file": ([*FINE, "empty.jsonl"], ["empty.jsonl is empty", "at least one row"]),
     "an empty folder": ([*FINE, "nothing"], ["nothing holds no file", ".jsonl"]),
     "half a line": ([*FINE, "half.jsonl"], ["half.jsonl:2", "data.max_rejected_share"]),

@@ -422,7 +422,7 @@ def test_a_prompt_that_cannot_be_answered_is_refused(prompt: list[int], code: st
 
 @pytest.mark.parametrize("length", [1, 15])
 def test_a_prompt_that_leaves_room_is_taken(length: int) -> None:
-    check_prompt([1] * length, 16)
+    assert check_prompt([1] * length, 16) is None
 
 
 @pytest.mark.parametrize("bad", [[], [1] * 512])

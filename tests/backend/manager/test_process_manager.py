@@ -294,7 +294,8 @@ class TestWithoutSupervisor:
         eventually(lambda: len(members(attempt)) == 2)
         send_signal(supervisor_of(attempt), signal.SIGKILL)
         assert stop(run).status is RunStatus.STOPPED
-        assert members(attempt) == []
+        eventually(lambda: members(attempt) == [])
+        assert not run.is_held()
 
     def test_w08_a_new_attempt_sweeps_up_after_the_last(self, run: RunDir) -> None:
         start(run, command=stand_in(run, *LONG, "child"))

@@ -174,6 +174,8 @@ class TestReady:
         os.close(reader)
         Ready(writer).say()
         Ready(None).say()
+        with pytest.raises(OSError, match="descriptor"):
+            os.fstat(writer)
 
 
 class TestDoor:

@@ -1,0 +1,45 @@
+from backend.data.checks.base import Scan
+from backend.data.checks.repeats import (
+    conflicts,
+    contamination,
+    duplicates,
+    near_contamination,
+    near_duplicates,
+)
+from tests.backend.data.rows import pair, pairs
+
+LONG = "Which store section does this food belong to? Peas, split, mature seeds, cooked, boiled, without "
+
+
+def places(examples):
+    return [example.place for example in examples]
+
+
+def test_a_prompt_on_both_sides_is_contamination():
+    scan = Scan(pairs([("one", "1"), ("two", "2")]), validation=[pair("Two!", "2", "v:1")])
+    assert places(contamination(scan)) == ["f:2"]
+    assert list(contamination(Scan(scan.rows, validation=[pair("three", "3", "v:1")]))) == []
+
+
+def test_nearly_the_same_row_is_near_contamination():
+    scan = Scan(
+        pairs([(LONG + "salt", "Legumes"), ("bread", "Baked")]), validation=[pair(LONG + "salts", "Legumes")]
+    )
+    assert places(near_contamination(scan)) == ["f:1"]
+    assert places(contamination(scan)) == []
+
+
+def test_the_most_repeated_row_comes_first():
+    scan = Scan(pairs([("a", "1"), ("b", "2"), ("b", "2"), ("a", "1"), ("b", "2")]))
+    assert places(duplicates(scan)) == ["f:3", "f:5", "f:4"]
+    assert list(duplicates(Scan(pairs([("a", "1"), ("b", "2")])))) == []
+
+
+def test_near_duplicates_leave_exact_ones_out():
+    scan = Scan(pairs([(LONG + "salt", "x"), (LONG + "salts", "x"), (LONG + "salt", "x"), ("other", "y")]))
+    assert places(near_duplicates(scan)) == ["f:2"]
+
+
+def test_one_prompt_with_two_answers_conflicts():
+    scan = Scan(pairs([("a", "1"), ("A", "2"), ("a", " 1"), ("", "3"), ("", "4")]))
+    assert places(conflicts(scan)) == ["f:2"]

@@ -1,0 +1,88 @@
+from dataclasses import dataclass
+
+import pytest
+
+from backend.data.checks.base import Scan
+from backend.data.checks.tokens import (
+    broken_answer,
+    end_not_trained,
+    mask_wrong,
+    not_rendered,
+    too_long,
+    unfinished,
+)
+from backend.errors import DataError
+from tests.backend.data.rows import pair, pairs
+
+END = frozenset({9})
+
+
+@dataclass
+class Tokens:
+    input_ids: list[int]
+    trained: list[bool]
+
+
+def scan(tokens, **more):
+    return Scan([pair("a", "b")], encode=lambda _: tokens, end_ids=END, **more)
+
+
+def refuse(row):
+    raise DataError("roles must take turns.", remedy="Mend it.", code="template-refused")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "count"),
+    [
+        (Tokens([1, 2, 9], [False, True, True]), 0),
+        (Tokens([1, 2, 9], [False, True, False]), 1),
+        (Tokens([1, 2, 3], [False, True, True]), 1),
+        (Tokens([1, 2, 9], [False, False, False]), 0),
+    ],
+)
+def test_the_end_must_be_trained(tokens, count):
+    assert len(list(end_not_trained(scan(tokens)))) == count
+
+
+@pytest.mark.parametrize(
+    ("trained", "said"),
+    [([False, False], "none of 2"), ([True, True], "the prompt too")],
+)
+def test_a_mask_of_one_kind_is_wrong(trained, said):
+    assert said in next(iter(mask_wrong(scan(Tokens([1, 9], trained))))).detail
+
+
+def test_a_mixed_mask_is_right():
+    assert list(mask_wrong(scan(Tokens([1, 9], [False, True])))) == []
+
+
+def test_refused_rows_are_named_and_stop_no_other_check():
+    refused = Scan([pair("a", "b")], encode=refuse, end_ids=END, max_length=1)
+    assert "roles must take turns" in next(iter(not_rendered(refused))).detail
+    assert [*mask_wrong(refused), *end_not_trained(refused), *too_long(refused)] == []
+
+
+def test_nothing_is_refused_without_a_model():
+    assert list(not_rendered(Scan([pair("a", "b")]))) == []
+
+
+def test_too_long_is_one_more_than_fits():
+    tokens = Tokens([1, 2, 9], [False, True, True])
+    assert len(list(too_long(scan(tokens, max_length=2)))) == 1
+    assert list(too_long(scan(tokens, max_length=3))) == []
+
+
+def test_a_few_answers_that_stop_in_mid_sentence():
+    whole = "one two three four five six seven eight nine ten eleven twelve."
+    rows = pairs([("a", whole)] * 10 + [("b", whole.rstrip("."))])
+    assert [example.place for example in unfinished(Scan(rows))] == ["f:11"]
+    assert list(unfinished(Scan(rows[:9] + rows[10:][:0]))) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [('{"a": 1', "begins as JSON"), ("```py\nx", "never closed"), ('{"a": 1}', ""), ("[see] this", "")],
+)
+def test_broken_answers(answer, said):
+    assert said in (broken_answer(pair("a", answer)) or "")
+    assert bool(broken_answer(pair("a", answer))) == bool(said)
