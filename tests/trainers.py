@@ -42,6 +42,7 @@ class Trainer:
 
     def signal(self, *numbers: int) -> None:
         """Send signals, in this order, seen together where the process was stopped between them."""
+        assert self.pid > 1  # 0 and below would be a whole group of processes
         for number in numbers:
             os.kill(self.pid, number)
 
