@@ -390,6 +390,14 @@ def test_dropout_is_at_work_and_drawn_from_the_runs_seed() -> None:
     assert len(set(losses)) == 3
 
 
+def test_under_dropout_a_plan_of_two_lanes_repeats_too() -> None:
+    """Micro-batches side by side would draw from one generator in whatever order they come."""
+    first, _ = _trained(DROPOUT)
+    torch.rand(3)
+
+    assert _trained(DROPOUT)[0] == first
+
+
 @pytest.mark.parametrize("plan", [PLAN, ONE_LANE], ids=["two lanes", "one lane"])
 def test_under_dropout_no_token_is_shared_by_two_rows(plan: ComputePlan) -> None:
     training = TrainingConfig(max_steps=1, per_device_train_batch_size=8)
