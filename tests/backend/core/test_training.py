@@ -392,10 +392,11 @@ def test_dropout_is_at_work_and_drawn_from_the_runs_seed() -> None:
 
 def test_under_dropout_a_plan_of_two_lanes_repeats_too() -> None:
     """Micro-batches side by side would draw from one generator in whatever order they come."""
-    first, _ = _trained(DROPOUT)
+    one_step = SHORT.model_copy(update={"max_steps": 1})
+    _, first = _trained(DROPOUT, one_step)
     torch.rand(3)
 
-    assert _trained(DROPOUT)[0] == first
+    assert same_bits(_trained(DROPOUT, one_step)[1], first)
 
 
 @pytest.mark.parametrize("plan", [PLAN, ONE_LANE], ids=["two lanes", "one lane"])
