@@ -43,6 +43,10 @@ def test_metadata_and_tensors_are_those_of_the_gguf_package(tiny_file: Path) -> 
 @pytest.mark.parametrize(
     ("layout", "kind", "value"),
     [
+        ("<I", 4, 2**31),
+        ("<i", 5, -(2**30)),
+        ("<f", 6, 0.25),
+        ("<Q", 10, 2**60),
         ("<B", 0, 200),
         ("<b", 1, -3),
         ("<H", 2, 9),

@@ -128,6 +128,28 @@ def test_generation_config_holds_the_special_ids(tmp_path: Path) -> None:
     }
 
 
+def test_config_names_class_positions_and_special_ids(tmp_path: Path) -> None:
+    positions = {"rope_type": "default", "rope_theta": 500_000.0}
+    folder, model = converted(
+        tmp_path, rope_parameters=positions, metadata={"tokenizer.ggml.bos_token_id": 1}
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["rope_parameters"] == positions
+    assert config["bos_token_id"] == 1
+    assert config["hidden_act"] == model.config.hidden_act
+
+
+def test_an_unreadable_quantisation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise NotImplementedError("Dequantization for Q9_9 is not yet implemented")
+
+    monkeypatch.setattr(gguf_import, "dequantize", unknown)
+    with pytest.raises(ModelError, match="Q9_9") as caught:
+        converted(tmp_path)
+    assert caught.value.code == "unsupported-gguf"
+
+
 def test_a_file_without_template_gives_a_folder_without_one(tmp_path: Path) -> None:
     folder, _ = converted(tmp_path, metadata={"tokenizer.chat_template": None})
     assert not (folder / "chat_template.jinja").exists()

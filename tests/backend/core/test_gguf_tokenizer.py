@@ -76,9 +76,30 @@ def test_the_word_rule_decides_what_can_merge(rule: str, expected: list[str]) ->
 
 
 def test_named_tokens_go_to_the_config() -> None:
-    config = tokenizer_files(metadata(padding_token_id=1))["tokenizer_config.json"]
-    assert (config["bos_token"], config["eos_token"], config["pad_token"]) == ("<s>", "</s>", "</s>")
-    assert "unk_token" not in config
+    config = tokenizer_files(metadata(padding_token_id=1, unknown_token_id=2))["tokenizer_config.json"]
+    assert config == {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<tool>",
+        "pad_token": "</s>",
+    }
+
+
+def test_tokens_without_an_id_are_not_named() -> None:
+    config = tokenizer_files(metadata(bos_token_id=None))["tokenizer_config.json"]
+    assert config.keys() & {"bos_token", "unk_token", "pad_token"} == set()
+
+
+def test_two_texts_are_told_apart() -> None:
+    pair = built(add_bos_token=True, add_eos_token=True).encode("ab", "ab")
+    assert (pair.tokens, pair.type_ids) == (["<s>", "ab", "</s>", "ab", "</s>"], [0, 0, 0, 1, 0])
+
+
+def test_added_tokens_take_nothing_around_them() -> None:
+    assert built().encode("a <tool> b").tokens == ["a", "Ġ", "<tool>", "Ġ", "b"]
+    assert built().encode("a<tool>b").tokens == ["a", "<tool>", "b"]
 
 
 @pytest.mark.parametrize(("changes", "expected"), [({}, ""), ({"x": 1}, "")])
