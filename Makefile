@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast check lint format types contracts bench-train bench-busy bench-data \
-	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix clean
+	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix mutants clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,9 @@ rel-machine: $(STAMP) ## The life of a run as a state machine, shaken
 
 rel-matrix: $(STAMP) ## Every fault row and its test
 	$(BIN)/python benchmarks/rel_matrix.py
+
+mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
+	$(BIN)/python benchmarks/mutants.py
 
 clean: ## Remove what the build and the tools left behind; runs stay
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

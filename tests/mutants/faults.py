@@ -1,0 +1,384 @@
+"""The planted faults: one replaced piece of code each, with the tests that must fail because of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``was``, which stands exactly once in ``file``, becomes ``becomes``; one of ``tests`` must then fail."""
+
+    name: str
+    file: str
+    was: str
+    becomes: str
+    tests: tuple[str, ...]
+
+
+BATCHING = "tests/backend/core/test_batching.py"
+TRAINING = "tests/backend/core/test_training.py"
+PIPELINE = "tests/backend/test_data_pipeline.py"
+TRAINER = "tests/backend/test_trainer_main.py"
+INFERENCER = "tests/backend/test_inferencer.py"
+CHECKPOINT = "tests/backend/core/test_checkpoint.py"
+TUNING = "tests/backend/core/test_tuning.py"
+OPTIMIZER = "tests/backend/core/test_optimizer.py"
+PROCESSES = "tests/backend/manager/test_process_manager.py"
+SUPERVISOR = "tests/backend/manager/test_supervisor.py"
+ATTEMPT = "tests/backend/manager/test_attempt_processes.py"
+RUNS = "tests/backend/manager/test_run_manager.py"
+
+FAULTS: tuple[Fault, ...] = (
+    # --- what is learned
+    Fault(
+        "loss mask dropped",
+        "backend/core/batching.py",
+        "targets = [np.flatnonzero(example.trained[1:]) + 1 for example in rows]",
+        "targets = [np.arange(1, len(example.input_ids)) for example in rows]",
+        (BATCHING,),
+    ),
+    Fault(
+        "labels are the inputs",
+        "backend/core/batching.py",
+        "labels = [example.input_ids[target] for",
+        "labels = [example.input_ids[target - 1] for",
+        (BATCHING,),
+    ),
+    Fault(
+        "the end token is not learned",
+        "backend/data_pipeline.py",
+        "trained = np.asarray(encoded.trained, dtype=bool)",
+        "trained = np.asarray([*encoded.trained[:-2], False, False], dtype=bool)",
+        (PIPELINE,),
+    ),
+    Fault(
+        "prompt and answer change places",
+        "backend/data/shapes.py",
+        "return Row(place, messages=(*prompt, *answer), tools=_tools(cells, columns))",
+        "return Row(place, messages=(*answer, *prompt), tools=_tools(cells, columns))",
+        ("tests/backend/data/test_shapes.py",),
+    ),
+    Fault(
+        "held-out rows are trained on",
+        "backend/trainer_main.py",
+        "rows = data_pipeline.encode(dataset.train, tokenizer,",
+        "rows = data_pipeline.encode(dataset.validation, tokenizer,",
+        (TRAINER, "tests/integration/test_train_and_answer.py"),
+    ),
+    Fault(
+        "max_length ignored",
+        "backend/data_pipeline.py",
+        "if len(ids) > data.max_length:",
+        "if len(ids) > 10**9:",
+        (PIPELINE,),
+    ),
+    Fault(
+        "truncation cuts nothing",
+        "backend/data_pipeline.py",
+        "ids, trained = ids[: data.max_length], trained[: data.max_length]",
+        "ids, trained = ids, trained",
+        (PIPELINE,),
+    ),
+    Fault(
+        "the first row is dropped",
+        "backend/core/batching.py",
+        "return np.random.default_rng([seed, epoch]).permutation(rows)",
+        "return np.maximum(np.random.default_rng([seed, epoch]).permutation(rows), 1)",
+        (BATCHING,),
+    ),
+    Fault(
+        "the seed of the order is ignored",
+        "backend/core/batching.py",
+        "np.random.default_rng([seed, epoch])",
+        "np.random.default_rng([0, epoch])",
+        (BATCHING,),
+    ),
+    Fault(
+        "every epoch has the same order",
+        "backend/core/batching.py",
+        "np.random.default_rng([seed, epoch])",
+        "np.random.default_rng([seed, 0])",
+        (BATCHING,),
+    ),
+    Fault(
+        "the seed of the split is ignored",
+        "backend/data/splits.py",
+        '.encode("utf-8"), seed=seed)',
+        '.encode("utf-8"), seed=0)',
+        ("tests/backend/data/test_splits.py",),
+    ),
+    Fault(
+        "the seed of the adapter is ignored",
+        "backend/core/tuning.py",
+        "torch.manual_seed(seed)",
+        "torch.manual_seed(0)",
+        (TUNING,),
+    ),
+    # --- how it is learned
+    Fault(
+        "the optimizer does nothing",
+        "backend/core/training.py",
+        "    state.optimizer.step()\n",
+        "",
+        (TRAINING,),
+    ),
+    Fault(
+        "LoRA became full",
+        "backend/core/tuning.py",
+        '"lora": _lora,',
+        '"lora": _full,',
+        (TUNING,),
+    ),
+    Fault("the rank is ignored", "backend/core/tuning.py", "r=tuning.lora_r,", "r=4,", (TUNING,)),
+    Fault(
+        "lora_alpha is ignored",
+        "backend/core/tuning.py",
+        "lora_alpha=tuning.lora_alpha,",
+        "lora_alpha=tuning.lora_r,",
+        (TUNING,),
+    ),
+    Fault(
+        "the learning rate is ignored",
+        "backend/core/training.py",
+        "rate = peak * factor(step)",
+        "rate = 1e-3",
+        (TRAINING,),
+    ),
+    Fault(
+        "the schedule is constant",
+        "backend/core/optimizer.py",
+        'if kind == "constant":',
+        'if kind != "constant":',
+        (OPTIMIZER,),
+    ),
+    Fault("no warm-up", "backend/core/optimizer.py", "return step / warmup", "return 1.0", (OPTIMIZER,)),
+    Fault(
+        "the batch size is ignored",
+        "backend/core/training.py",
+        "return training.per_device_train_batch_size * training.gradient_accumulation_steps",
+        "return 8 * training.gradient_accumulation_steps",
+        (TRAINING,),
+    ),
+    Fault(
+        "accumulation is ignored",
+        "backend/core/training.py",
+        "return training.per_device_train_batch_size * training.gradient_accumulation_steps",
+        "return training.per_device_train_batch_size",
+        (TRAINING,),
+    ),
+    Fault(
+        "the mean is taken over each micro-batch",
+        "backend/core/training.py",
+        "denominator = sum(len(batch.labels) for batch in batches)",
+        "denominator = len(batches[0].labels)",
+        (TRAINING,),
+    ),
+    Fault(
+        "gradients are not clipped",
+        "backend/core/training.py",
+        "if training.max_grad_norm else 1.0",
+        "if not training.max_grad_norm else 1.0",
+        (TRAINING,),
+    ),
+    Fault(
+        "a loss that is no number is put up with",
+        "backend/core/training.py",
+        "if not math.isfinite(loss):",
+        "if loss is None:",
+        (TRAINING,),
+    ),
+    Fault(
+        "weight decay on everything",
+        "backend/core/optimizer.py",
+        '{"params": others, "weight_decay": 0.0},',
+        '{"params": others, "weight_decay": training.weight_decay},',
+        (OPTIMIZER,),
+    ),
+    Fault(
+        "max_steps is ignored",
+        "backend/core/training.py",
+        "if training.max_steps > 0:",
+        "if training.max_steps > 10**6:",
+        (TRAINING,),
+    ),
+    # --- what is kept
+    Fault(
+        "a resume forgets the moments",
+        "backend/core/optimizer.py",
+        "        value.copy_(tensors[name])\n",
+        "        value.copy_(value)\n",
+        (OPTIMIZER, CHECKPOINT),
+    ),
+    Fault(
+        "the oldest checkpoint is resumed",
+        "backend/core/checkpoint.py",
+        "for path in reversed(checkpoint_folders(folder)):",
+        "for path in checkpoint_folders(folder):",
+        (CHECKPOINT,),
+    ),
+    Fault(
+        "hashes are not compared",
+        "backend/core/checkpoint.py",
+        'if sha256_file(file) != facts.get("sha256"):',
+        'if not facts.get("sha256"):',
+        (CHECKPOINT,),
+    ),
+    Fault(
+        "state is not written atomically",
+        "backend/utils/file_utils.py",
+        '    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")\n    try:',
+        "    path.unlink(missing_ok=True)\n    staged = path\n    try:",
+        ("tests/backend/utils/test_file_utils.py",),
+    ),
+    Fault(
+        "metrics of a lost future stay",
+        "backend/trainer_main.py",
+        "run_dir.rewind_metrics(state.step if checkpoint else -1)",
+        "run_dir.rewind_metrics(10**9)",
+        (TRAINER, "tests/integration/test_kill_and_resume.py"),
+    ),
+    Fault(
+        "changed data is resumed on",
+        "backend/trainer_main.py",
+        "if not isinstance(before, dict) or before == now:",
+        "if True:",
+        (TRAINER,),
+    ),
+    # --- the model that answers
+    Fault(
+        "another checkpoint is loaded",
+        "backend/inferencer.py",
+        'wanted = names[-1] if checkpoint == "latest"',
+        'wanted = names[0] if checkpoint == "latest"',
+        (INFERENCER,),
+    ),
+    Fault(
+        "the prompt is ignored",
+        "backend/inferencer.py",
+        'messages: Sequence[dict[str, Any]] = [{"role": "user", "content": prompt}]',
+        'messages: Sequence[dict[str, Any]] = [{"role": "user", "content": "Hello"}]',
+        (INFERENCER,),
+    ),
+    Fault(
+        "missing weights are drawn at random",
+        "backend/core/model_loader.py",
+        "raise _misfit(folder, f",
+        "_misfit(folder, f",
+        ("tests/backend/core/test_model_loader.py",),
+    ),
+    Fault(
+        "a closed model stays loaded",
+        "backend/inferencer.py",
+        "        self._model = None\n\n    def __enter__",
+        "        pass\n\n    def __enter__",
+        (INFERENCER,),
+    ),
+    # --- the life of a run
+    Fault(
+        "a stop stops nothing",
+        "backend/manager/process_manager.py",
+        "    policy = policy or Policy()\n    _refuse_unless_live(run)\n    run.request_stop(reason)\n",
+        "    policy = policy or Policy()\n    _refuse_unless_live(run)\n    return run.state()\n",
+        (PROCESSES,),
+    ),
+    Fault(
+        "a stop request is not heeded",
+        "backend/trainer_main.py",
+        "reason = signals.reason or run_dir.stop_requested()",
+        "reason = signals.reason",
+        (TRAINER,),
+    ),
+    Fault(
+        "no signal is sent",
+        "backend/manager/attempt_processes.py",
+        "return attempt.process is not None and send_signal(attempt.process, signal.SIGTERM)",
+        "return attempt.process is not None",
+        (ATTEMPT, SUPERVISOR),
+    ),
+    Fault(
+        "cleaning up kills nothing",
+        "backend/manager/attempt_processes.py",
+        "            send_signal(identity, signal.SIGKILL)\n",
+        "",
+        (ATTEMPT, SUPERVISOR),
+    ),
+    Fault(
+        "a stranger's pid is signalled",
+        "backend/utils/process_utils.py",
+        "return _start_ticks(identity.pid) == identity.start_ticks",
+        "return _start_ticks(identity.pid) > 0",
+        ("tests/backend/utils/test_process_utils.py",),
+    ),
+    Fault(
+        "the wrong pid is written down",
+        "backend/manager/supervisor.py",
+        "self._run.set_process(attempt, child.pid)",
+        "self._run.set_process(attempt, os.getpid())",
+        (SUPERVISOR, PROCESSES),
+    ),
+    Fault(
+        "the trainer's words go nowhere",
+        "backend/manager/supervisor.py",
+        "                stdout=log,\n                stderr=log,\n",
+        "                stdout=subprocess.DEVNULL,\n                stderr=subprocess.DEVNULL,\n",
+        (SUPERVISOR, PROCESSES),
+    ),
+    Fault(
+        "a start does not wait for the run",
+        "backend/manager/process_manager.py",
+        "        _await_message(run, reader)\n",
+        "",
+        (PROCESSES,),
+    ),
+    Fault(
+        "a time-out is swallowed",
+        "backend/manager/process_manager.py",
+        "    if not text:\n        raise RunError(",
+        "    if not text:\n        return\n        raise RunError(",
+        (PROCESSES,),
+    ),
+    Fault(
+        "a running run can be deleted",
+        "backend/manager/run_manager.py",
+        "        require(run, found.status(), Event.DELETE)\n        with found.lock():\n",
+        "        if found:\n",
+        (RUNS,),
+    ),
+    Fault(
+        "deleting deletes nothing",
+        "backend/manager/run_manager.py",
+        "            remove_folder(found.path)",
+        "            pass",
+        (RUNS,),
+    ),
+    # --- what is shown
+    Fault(
+        "one point a curve",
+        "backend/manager/scalars.py",
+        "                steps.append(step)\n                values.append(float(value))",
+        "                steps[:] = [step]\n                values[:] = [float(value)]",
+        ("tests/backend/manager/test_scalars.py",),
+    ),
+    Fault(
+        "the event file is never read",
+        "backend/manager/event_files.py",
+        "return sum(self._read(path) for path in files)",
+        "return len(files)",
+        ("tests/backend/manager/test_event_files.py",),
+    ),
+    Fault(
+        "an error of the configuration is not told",
+        "backend/cli.py",
+        "        return report_error(error, as_json=as_json)\n    except CycloptsError",
+        "        return EXIT_BAD_INPUT\n    except CycloptsError",
+        ("tests/backend/test_cli.py", "tests/integration/test_bad_inputs.py"),
+    ),
+    Fault(
+        "a preview shows every token as trained",
+        "backend/preview.py",
+        'else "trained" if trained and index else "context"',
+        'else "trained"',
+        ("tests/backend/test_preview.py",),
+    ),
+)
