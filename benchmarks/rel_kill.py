@@ -1,6 +1,7 @@
 """Random SIGKILLs of the real trainer; every run must end with the bits of the undisturbed one.
 
     make rel-kill N=25
+    python benchmarks/rel_kill.py -n 5 --model smollm2-135m --recipes lora
 
 For each recipe one run is left alone; then runs of the same recipe are killed at random moments and started
 again until they are finished, N kills in all. Weights, optimizer moments, losses and sample answers are compared.
@@ -26,17 +27,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=25, help="kills in all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="", help="a model to train instead of the tiny one")
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
     dice = random.Random(options.seed)  # noqa: S311  dice, no secret
     began = time.perf_counter()
     kills = differing = runs = 0
     with tempfile.TemporaryDirectory(prefix="rel-kill-") as folder:
-        shop = Workshop(Path(folder))
-        references = {recipe: shop.new_run(recipe) for recipe in RECIPES}
+        shop = Workshop(Path(folder), options.model)
+        references = {recipe: shop.new_run(recipe) for recipe in options.recipes}
         seconds = {recipe: finish(run) for recipe, run in references.items()}
         expected = {recipe: bits(run) for recipe, run in references.items()}
         while kills < options.n:
-            recipe = list(RECIPES)[runs % len(RECIPES)]
+            recipe = options.recipes[runs % len(options.recipes)]
             run = shop.new_run(recipe, like=references[recipe])
             kills += disturb(run, seconds[recipe], dice, options.n - kills)
             wrong = sorted(name for name, digest in bits(run).items() if expected[recipe].get(name) != digest)

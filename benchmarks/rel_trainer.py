@@ -41,20 +41,22 @@ STEPS = 24
 
 @dataclass(frozen=True)
 class Workshop:
-    """A folder with a tiny model, some real rows, and runs."""
+    """A folder with a tiny model (or the one that ``named`` says), some real rows, and runs."""
 
     folder: Path
+    named: str = ""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         rows = (Path(__file__).resolve().parents[1] / "examples/food-category/train.jsonl").read_text("utf-8")
         self.data.write_text("\n".join(rows.splitlines()[:ROWS]) + "\n", encoding="utf-8")
-        in_child(lambda: _make_model(self.model))
+        if not self.named:
+            in_child(lambda: _make_model(Path(self.model)))
 
     @property
-    def model(self) -> Path:
-        """The tiny model."""
-        return self.folder / "model"
+    def model(self) -> str:
+        """The model that is trained."""
+        return self.named or str(self.folder / "model")
 
     @property
     def data(self) -> Path:
@@ -65,7 +67,7 @@ class Workshop:
         """A run of a recipe. ``like`` lends it the compute plan, which a machine may choose differently each time."""
         steps = {"max_steps": STEPS, "save_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
         raw = {
-            "model": {"model_name_or_path": str(self.model)},
+            "model": {"model_name_or_path": self.model},
             "data": {"train": str(self.data), "max_length": 512},
             "evaluation": {"eval_steps": 11, "sample_rows": 1, "score_rows": 2, "max_new_tokens": 4},
             "logging": {"tensorboard": False},
