@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check lint format types contracts bench-train bench-busy bench-data \
+.PHONY: help setup demo studio test test-fast check lint format types contracts bench-train bench-busy bench-data \
 	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix mutants clean
 
 help: ## Show the targets
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Fine-tune the default model on the food examples and score it
 	$(BIN)/tunesmith train examples/food-category.yaml
 	$(BIN)/tunesmith evaluate latest
+
+studio: $(STAMP) ## Open the studio in a browser
+	$(BIN)/tunesmith studio
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

@@ -14,8 +14,10 @@ from cyclopts import App, CycloptsError
 from backend.commands import config, data, run_queue, runs, tensorboard
 from backend.commands import run_actions as _actions  # noqa: F401 - puts its commands under runs
 from backend.commands.doctor import doctor
+from backend.commands.estimate import estimate
 from backend.commands.infer import chat, evaluate, infer
 from backend.commands.output import EXIT_BAD_INPUT, print_json, report_error
+from backend.commands.studio import studio
 from backend.commands.train import train
 from backend.commands.watch import watch
 from backend.errors import TunesmithError
@@ -37,7 +39,9 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
+app.command(studio)
 app.command(train)
+app.command(estimate)
 app.command(evaluate)
 app.command(chat)
 app.command(infer)

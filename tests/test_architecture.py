@@ -26,6 +26,7 @@ from tests.runs import child_environment
 
 ROOT = Path(__file__).parents[1]
 BACKEND = sorted(ROOT.glob("backend/**/*.py"))
+APP = sorted(ROOT.glob("app/**/*.py"))
 ROOMS = [path for path in BACKEND if path.name != "__init__.py"]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
@@ -201,6 +202,7 @@ WITHOUT_JSON = {
     ("chat",),  # a conversation
     ("config", "init"),  # prints a file
     ("config", "schema"),  # is JSON
+    ("studio",),  # a server
 }
 
 
@@ -393,11 +395,13 @@ class TestWheel:
 
     def test_w27_every_module_is_in_it(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())
-        assert {path.relative_to(ROOT).as_posix() for path in BACKEND} - names == set()
+        assert {path.relative_to(ROOT).as_posix() for path in [*BACKEND, *APP]} - names == set()
+        assert "app/.streamlit/config.toml" in names
 
     def test_nothing_else_is(self, wheel: Path) -> None:
         tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-        assert len(tops) == 2
+        assert {top for top in tops if not top.endswith(".dist-info")} == {"app", "backend"}
+        assert len(tops) == 3
         assert tops > {"backend"}
 
     def test_it_carries_the_command_and_the_licence(self, wheel: Path) -> None:

@@ -1,0 +1,1 @@
+"""One file a page: reads values, draws, calls one function a button."""

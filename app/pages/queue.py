@@ -1,0 +1,7 @@
+"""Queue."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+st.title("Queue")

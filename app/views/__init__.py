@@ -1,0 +1,1 @@
+"""Drawing helpers: values in, pixels out."""

@@ -1,0 +1,87 @@
+"""``tunesmith studio``: the studio in a browser, on this machine only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from backend.commands.output import say
+from backend.errors import RunError
+
+HOST = "127.0.0.1"
+USUAL_PORT = 8501
+_CODE = Path(__file__).resolve().parents[2]
+
+
+def studio(
+    *,
+    root: Annotated[Path, Parameter(help="Folder to work in; the runs are in its folder runs.")] = Path(),
+    port: Annotated[
+        int | None, Parameter(help="Port to listen on; if left out, 8501 or whichever is free.")
+    ] = None,
+    no_browser: Annotated[bool, Parameter(negative=(), help="Do not open a browser.")] = False,
+) -> int:
+    """Open the studio: the whole journey in a browser. It listens on this machine only, until Ctrl-C.
+
+    Example
+    -------
+    tunesmith studio
+    """
+    chosen = _free_port() if port is None else _checked(port)
+    say(f"The studio is at http://{HOST}:{chosen}\nCtrl-C ends it. Runs go on without it.")
+    sys.stdout.flush()
+    command = studio_command(chosen, headless=no_browser)
+    os.execve(sys.executable, command, studio_environment(root))  # noqa: S606 - ours; Ctrl-C reaches it
+
+
+def studio_command(port: int, *, headless: bool) -> list[str]:
+    """The command line that serves the studio on ``port``; what must hold is said here, where nothing overrides."""
+    options = {
+        "server.address": HOST,
+        "server.port": port,
+        "browser.gatherUsageStats": "false",
+        "server.fileWatcherType": "none",
+        "server.enableStaticServing": "false",
+    }
+    if headless:
+        options["server.headless"] = "true"
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-P", "-m", "streamlit", "run", str(_CODE / "app" / "main.py"), *flags]
+
+
+def studio_environment(root: Path) -> dict[str, str]:
+    """Ours, with the studio's folder, and our own code first on the path."""
+    paths = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "TUNESMITH_ROOT": str(root.absolute()), "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _free_port() -> int:
+    return _bound(USUAL_PORT) or _bound(0)
+
+
+def _checked(port: int) -> int:
+    if not 0 < port < 65_536:
+        raise RunError(f"{port} is no port.", remedy="Give one from 1 to 65535, or none.", code="bad-port")
+    if not _bound(port):
+        raise RunError(
+            f"Port {port} is taken on {HOST}.",
+            remedy="Give another with --port, or leave it out.",
+            code="port-taken",
+        )
+    return port
+
+
+def _bound(port: int) -> int:
+    """The port that could be bound (0: any that is free), or 0."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError:
+            return 0
+        return int(listener.getsockname()[1])

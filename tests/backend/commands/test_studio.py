@@ -1,0 +1,96 @@
+"""The door to the studio: what it starts, on which port, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import pytest
+
+from backend.cli import main
+from backend.commands.studio import HOST, studio_command, studio_environment
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody listens on."""
+    with socket.create_server((HOST, 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def exec_(monkeypatch: pytest.MonkeyPatch) -> object:
+    """In place of the system call that never comes back."""
+    fake = create_autospec(os.execve)
+    monkeypatch.setattr(os, "execve", fake)
+    return fake
+
+
+def flag(command: list[str], name: str) -> str:
+    (value,) = [word.partition("=")[2] for word in command if word.startswith(f"--{name}=")]
+    return value
+
+
+class TestCommand:
+    def test_it_serves_the_pages_on_loopback_only(self) -> None:
+        command = studio_command(8600, headless=True)
+        assert command[:5] == [sys.executable, "-P", "-m", "streamlit", "run"]
+        assert Path(command[5]).parts[-2:] == ("app", "main.py")
+        assert Path(command[5]).is_file()
+        assert flag(command, "server.address") == "127.0.0.1"
+        assert flag(command, "server.port") == "8600"
+
+    def test_nothing_is_told_to_anybody(self) -> None:
+        assert flag(studio_command(8600, headless=True), "browser.gatherUsageStats") == "false"
+
+    @pytest.mark.parametrize(("headless", "count"), [(True, 1), (False, 0)])
+    def test_the_browser_is_opened_unless_told_otherwise(self, headless: bool, count: int) -> None:
+        assert studio_command(8600, headless=headless).count("--server.headless=true") == count
+
+    def test_the_folder_is_absolute_and_our_code_comes_first(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", "elsewhere")
+        environ = studio_environment(Path("mine"))
+        assert environ["TUNESMITH_ROOT"] == str(tmp_path / "mine")
+        ours, theirs = environ["PYTHONPATH"].split(os.pathsep)
+        assert (Path(ours) / "backend" / "cli.py").is_file()
+        assert theirs == "elsewhere"
+
+
+class TestPort:
+    def test_a_free_one_is_found(self, exec_: object, capsys: pytest.CaptureFixture[str]) -> None:
+        main(["studio", "--no-browser"])
+        (program, command, _) = exec_.call_args.args  # type: ignore[attr-defined]
+        port = flag(command, "server.port")
+        assert program == sys.executable
+        assert f"http://127.0.0.1:{port}\n" in capsys.readouterr().out
+        with socket.create_server((HOST, int(port))) as server:
+            assert server.getsockname()[1] == int(port)
+
+    def test_the_next_one_when_the_usual_one_is_taken(
+        self, exec_: object, monkeypatch: pytest.MonkeyPatch, taken: int
+    ) -> None:
+        monkeypatch.setattr("backend.commands.studio.USUAL_PORT", taken)
+        main(["studio", "--no-browser"])
+        assert flag(exec_.call_args.args[1], "server.port") not in {"0", str(taken)}  # type: ignore[attr-defined]
+
+    def test_a_taken_one_is_refused(
+        self, exec_: object, taken: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["studio", "--port", str(taken)]) == 2
+        assert f"Port {taken} is taken" in capsys.readouterr().err
+        assert not exec_.called  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("port", ["0", "-1", "65536"])
+    def test_what_is_no_port_is_refused(
+        self, exec_: object, port: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["studio", f"--port={port}"]) == 2
+        assert "is no port" in capsys.readouterr().err
+        assert not exec_.called  # type: ignore[attr-defined]
