@@ -6,6 +6,7 @@ TunesmithError
 ├── ModelError           a model, tokenizer or adapter cannot be loaded or does not fit
 ├── RunError             a run folder is missing, damaged, busy or unfinished
 ├── InferenceError       a prompt or a sampling option cannot be served
+├── ExportError          a result cannot be written for another program, or must not leave
 └── TrainingError        training itself had to stop (non-finite values, memory, disk)
 
 Each carries three things a person needs: a stable ``code`` for machines, a message that says what is wrong
@@ -68,6 +69,10 @@ class RunError(TunesmithError):
 
 class InferenceError(TunesmithError):
     """A prompt or a sampling option cannot be served."""
+
+
+class ExportError(TunesmithError):
+    """A result cannot be written in the form that was asked for, or must not be published."""
 
 
 class TrainingError(TunesmithError):

@@ -19,7 +19,7 @@ _LLAMA3 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_WORD_RULES: dict[str, str | None] = {
+WORD_RULES: dict[str, str | None] = {
     "gpt-2": None,
     # SmolLM's digits are single tokens whatever the rule, so GPT-2's gives the ids that transformers gives.
     "smollm": None,
@@ -34,15 +34,15 @@ def tokenizer_files(metadata: dict[str, Any]) -> dict[str, Any]:
     Raises ModelError (``unsupported-tokenizer``) for another kind of vocabulary or word rule.
     """
     kind, rule = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2" or rule not in _WORD_RULES:
+    if kind != "gpt2" or rule not in WORD_RULES:
         raise ModelError(
             f"This GGUF file's tokenizer ({kind}, {rule}) cannot be read; ours are "
-            f"gpt2 with one of {', '.join(_WORD_RULES)}.",
+            f"gpt2 with one of {', '.join(WORD_RULES)}.",
             code="unsupported-tokenizer",
             remedy="Give the model's Hugging Face folder or id instead.",
         )
     return {
-        "tokenizer.json": _tokenizer_json(metadata, _WORD_RULES[rule]),
+        "tokenizer.json": _tokenizer_json(metadata, WORD_RULES[rule]),
         "tokenizer_config.json": _tokenizer_config(metadata),
         "chat_template.jinja": metadata.get("tokenizer.chat_template", ""),
     }
@@ -73,7 +73,7 @@ def _tokenizer_json(metadata: dict[str, Any], rule: str | None) -> dict[str, Any
         "padding": None,
         "added_tokens": added,
         "normalizer": None,
-        "pre_tokenizer": _pre_tokenizer(rule),
+        "pre_tokenizer": pre_tokenizer(rule),
         "post_processor": _post_processor(metadata),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
@@ -96,7 +96,7 @@ def _added_token(index: int, content: str, *, special: bool) -> dict[str, Any]:
     return {"id": index, "content": content, **flags}
 
 
-def _pre_tokenizer(rule: str | None) -> dict[str, Any]:
+def pre_tokenizer(rule: str | None) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if rule is None:
         return byte_level | {"use_regex": True}

@@ -9,7 +9,10 @@ import pytest
 from backend import errors
 from backend.errors import ConfigError, Problem, TunesmithError
 
-PLAIN = [errors.DataError, errors.ModelError, errors.RunError, errors.InferenceError, errors.TrainingError]
+PLAIN = [
+    *(errors.DataError, errors.ModelError, errors.RunError, errors.InferenceError),
+    *(errors.ExportError, errors.TrainingError),
+]
 
 
 @pytest.mark.parametrize("kind", [TunesmithError, *PLAIN])
@@ -46,4 +49,4 @@ def test_one_base_catches_them_all(kind: type[TunesmithError]) -> None:
 def test_the_drawing_in_the_docstring_is_the_tree() -> None:
     drawn = re.findall(r"[├└]── (\w+)", errors.__doc__ or "")
     assert sorted(drawn) == sorted(kind.__name__ for kind in TunesmithError.__subclasses__())
-    assert len(drawn) == 6
+    assert len(drawn) == 7
