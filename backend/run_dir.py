@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.errors import RunError
 from backend.lifecycle import derive
 from backend.reports import DEFAULT_DEVICE, Attempt, Outcome, QueueTicket, RunState, RunStatus
+from backend.run_locks import LOCK_FD, RunLocks
 from backend.run_records import (
     AttemptFiles,
     damaged,
@@ -39,11 +40,12 @@ from backend.utils.file_utils import (
     write_json_durably,
 )
 from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep_lines, read_jsonl_tail
-from backend.utils.lock_utils import LockedError, hold_lock, is_locked
+from backend.utils.lock_utils import is_locked, is_shared
 from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
 
-LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
+__all__ = ["CONFIG_END", "FLIGHT_STEPS", "LOCK_FD", "RunDir"]
+
 CONFIG_END = "# end of config"
 FLIGHT_STEPS = 200
 
@@ -67,6 +69,7 @@ class RunDir:
     config = _Part("config.yaml")  # the whole resolved configuration; the door writes it once
     environment = _Part("environment.json")  # versions, device, fingerprints; the trainer, each attempt
     lock_file = _Part("run.lock")  # locked while a process works on the run: this is liveness
+    use_file = _Part("run.use")  # locked, together with others, by whoever reads the run and needs it to stay
     attempts = _Part("attempts")  # a file for each attempt, from the supervisor (or a foreground trainer)
     ticket_file = _Part("queued")  # a place in the queue
     stop_file = _Part("stop")  # a request to stop; anyone may write it, an empty one counts
@@ -317,25 +320,35 @@ class RunDir:
         """Hold the run, alone; yields the lock's descriptor, which a child is given by ``LOCK_FD``.
 
         A trainer that a supervisor started adopts the supervisor's lock. A new holder starts with no request
-        to stop. Raises RunError ``already-running`` when another process holds the run.
+        to stop. Raises RunError ``already-running`` when another process holds the run, ``no-such-run``.
         """
-        given = os.environ.get(LOCK_FD, "")
-        inherited = int(given) if given.isdecimal() else None
-        try:
-            with hold_lock(self.lock_file, inherited=inherited) as descriptor:
-                if descriptor != inherited:
-                    self.clear_stop()
-                yield descriptor
-        except LockedError as error:
-            raise RunError(
-                f"The run {self.id} is being worked on already.",
-                remedy=f"Watch it with: tunesmith runs watch {self.id}",
-                code="already-running",
-            ) from error
+        with self._locks.work() as (descriptor, adopted):
+            if not adopted:
+                self.clear_stop()
+            yield descriptor
 
     def is_held(self) -> bool:
         """Whether a living process works on the run."""
         return is_locked(self.lock_file)
+
+    def hold_for_reading(self) -> AbstractContextManager[None]:
+        """Keep the run from being deleted while it is served, exported or sent; any number may, beside a trainer.
+
+        Raises RunError ``no-such-run`` when the run is gone or being deleted.
+        """
+        return self._locks.read()
+
+    def is_in_use(self) -> bool:
+        """Whether somebody holds the run for reading."""
+        return is_shared(self.use_file)
+
+    def hold_for_deleting(self) -> AbstractContextManager[None]:
+        """Hold the run against trainers and readers. Raises RunError (``already-running``, ``in-use``, …)."""
+        return self._locks.delete()
+
+    @property
+    def _locks(self) -> RunLocks:
+        return RunLocks(self.id, self.lock_file, self.use_file)
 
     def status(self) -> RunStatus:
         """Where the run stands; derived, never stored."""

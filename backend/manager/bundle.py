@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -52,11 +52,8 @@ def write_bundle(run: RunDir, out: Path, *, checkpoints: bool = False) -> Path:
         )
     staged = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
     try:
-        if checkpoints:
-            with run.lock():
-                _write(run, staged, bundle_parts(run, checkpoints=True))
-        else:
-            _write(run, staged, bundle_parts(run))
+        with run.hold_for_reading(), run.lock() if checkpoints else nullcontext():
+            _write(run, staged, bundle_parts(run, checkpoints=checkpoints))
         staged.replace(out)
     except OSError as error:
         raise RunError(

@@ -149,10 +149,13 @@ class RunManager:
         return Comparison(tuple(summarise(run) for run in found), differing)
 
     def delete(self, run: str) -> None:
-        """Delete a run for good; ``run`` must be its whole id. Raises RunError when it lives or is not ours."""
+        """Delete a run for good; ``run`` must be its whole id.
+
+        Raises RunError: it lives, somebody reads it (``in-use``), or it is not ours.
+        """
         found = self._exactly(run)
         require(run, found.status(), Event.DELETE)
-        with found.lock():
+        with found.hold_for_deleting():
             remove_folder(found.path)
 
     def _exactly(self, run: str) -> RunDir:
@@ -186,7 +189,7 @@ class RunManager:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         staging = self.root / f".{origin.id}.{secrets.token_hex(8)}.tmp"
         try:
-            with origin.lock():
+            with origin.lock(), origin.hold_for_reading():
                 shutil.copytree(origin.path, staging, ignore=_without_requests, symlinks=True)
             publish_folder(staging, target.path)
         finally:
@@ -225,4 +228,4 @@ def _settings(run: RunDir) -> dict[str, object]:
 
 def _without_requests(folder: str, names: Sequence[str]) -> set[str]:
     run = RunDir(Path(folder))
-    return {path.name for path in (run.lock_file, run.stop_file, run.ticket_file)} & set(names)
+    return {path.name for path in (run.lock_file, run.use_file, run.stop_file, run.ticket_file)} & set(names)

@@ -6,6 +6,7 @@ library only, no domain word.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -22,10 +23,27 @@ class LockedError(OSError):
 
 
 @contextmanager
+def share_lock(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold the lock at ``path`` together with whoever else shares it.
+
+    Raises LockedError when somebody holds it alone for longer than ``wait_seconds``, FileNotFoundError when that
+    holder took the file away, OSError when the file system cannot lock.
+    """
+    descriptor = _open(path)
+    try:
+        _take(descriptor, path, time.monotonic() + wait_seconds, fcntl.LOCK_SH)
+        if not _is_open_on(descriptor, path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def hold_lock(
     path: Path, *, inherited: int | None = None, wait_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[int]:
-    """Hold the lock at ``path`` and yield its file descriptor, which a child may be given.
+    """Hold the lock at ``path`` alone and yield its file descriptor, which a child may be given.
 
     ``inherited`` is a descriptor from a parent that holds this lock: it is adopted when it is really that.
     Raises LockedError when another holder does not let go within ``wait_seconds``, OSError when the file
@@ -34,7 +52,7 @@ def hold_lock(
     adopted = inherited is not None and _is_open_on(inherited, path)
     descriptor = inherited if adopted and inherited is not None else _open(path)
     try:
-        _take(descriptor, path, time.monotonic() + wait_seconds)
+        _take(descriptor, path, time.monotonic() + wait_seconds, fcntl.LOCK_EX)
         os.set_inheritable(descriptor, False)
         yield descriptor
     finally:
@@ -42,13 +60,22 @@ def hold_lock(
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock at ``path`` now; a missing file is held by nobody."""
+    """Whether some process holds the lock at ``path`` alone now; a missing file is held by nobody."""
+    return _is_refused(path, fcntl.LOCK_SH)
+
+
+def is_shared(path: Path) -> bool:
+    """Whether some process holds the lock at ``path`` now, alone or with others."""
+    return _is_refused(path, fcntl.LOCK_EX)
+
+
+def _is_refused(path: Path, kind: int) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if kind == fcntl.LOCK_SH else os.O_RDWR))
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -67,10 +94,10 @@ def _is_open_on(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _take(descriptor: int, path: Path, deadline: float) -> None:
+def _take(descriptor: int, path: Path, deadline: float, kind: int) -> None:
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
                 raise LockedError(error.errno, "held by another process", str(path)) from error

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
 from backend.errors import RunError
 from backend.manager import bundle
-from backend.manager.bundle import opened_bundle, write_bundle
+from backend.manager.bundle import bundle_parts, opened_bundle, write_bundle
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
@@ -161,3 +162,15 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
         pytest.fail("it was opened")
     assert caught.value.code == "disk-low"
     assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_f39_a_run_is_not_deleted_while_it_is_packed(
+    finished: RunDir, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete_meanwhile(parts_of: RunDir, **_: bool) -> list[Path]:
+        with pytest.raises(RunError, match="in use"):
+            RunManager(root).delete(parts_of.id)
+        return [parts_of.config]
+
+    monkeypatch.setattr(bundle, "bundle_parts", create_autospec(bundle_parts, side_effect=delete_meanwhile))
+    assert names(write_bundle(finished, tmp_path / "run.tar.gz")) == {"config.yaml"}

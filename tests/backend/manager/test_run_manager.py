@@ -213,6 +213,36 @@ class TestDeleting:
         assert caught.value.code == "illegal-transition"
         assert run.exists()
 
+    def test_f39_a_run_that_somebody_reads_is_not_deleted(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        with run.hold_for_reading(), pytest.raises(RunError, match="in use") as caught:
+            manager.delete(run.id)
+        assert (caught.value.code, run.exists()) == ("in-use", True)
+        manager.delete(run.id)
+        assert not run.path.exists()
+
+    def test_f39_readers_and_deleters_at_once(self, manager: RunManager, root: Path) -> None:
+        """Whoever reads finds the whole run; whoever deletes finds no reader; all others get a sentence."""
+        runs = [make(root) for _ in range(4)]
+
+        def read(run: RunDir) -> bool:
+            try:
+                with run.hold_for_reading():
+                    return run.read_config_text() != "" and run.exists()
+            except RunError as error:
+                return error.code == "no-such-run"
+
+        def delete(run: RunDir) -> bool:
+            try:
+                manager.delete(run.id)
+            except RunError as error:
+                return error.code in {"in-use", "no-such-run", "already-running", "illegal-transition"}
+            return not run.path.exists()
+
+        with ThreadPoolExecutor(8) as pool:
+            done = [pool.submit(work, run) for run in runs for work in (read, delete, read, delete, read)]
+            assert all(one.result() for one in done)
+
     def test_a_link_and_a_foreign_folder_stay(self, manager: RunManager, root: Path, tmp_path: Path) -> None:
         outside = RunDir.create(tmp_path / "elsewhere", "a", "seed: 1")
         (root / "link").symlink_to(outside.path)

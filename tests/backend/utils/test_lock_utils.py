@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.utils.lock_utils import LockedError, hold_lock, is_locked
+from backend.utils.lock_utils import LockedError, hold_lock, is_locked, is_shared, share_lock
 from tests.eventually import eventually
 
 SLEEPER = "import time; time.sleep(60)"
@@ -133,3 +133,57 @@ def test_a_missing_folder_is_an_error_to_hold_and_free_to_look_at(tmp_path: Path
     assert not is_locked(tmp_path / "gone" / "lock")
     with pytest.raises(FileNotFoundError), hold_lock(tmp_path / "gone" / "lock"):
         pytest.fail("held nothing")
+
+
+class TestSharing:
+    def test_any_number_share(self, tmp_path: Path) -> None:
+        path = tmp_path / "lock"
+        assert not is_shared(path)
+        with share_lock(path), share_lock(path):
+            assert is_shared(path)
+            assert not is_locked(path)
+        assert not is_shared(path)
+
+    def test_nobody_has_it_alone_meanwhile(self, tmp_path: Path) -> None:
+        with (
+            share_lock(tmp_path / "lock"),
+            pytest.raises(LockedError, match="held"),
+            hold_lock(tmp_path / "lock", wait_seconds=0.05),
+        ):
+            pytest.fail("alone beside another")
+
+    def test_nobody_shares_what_one_has_alone(self, tmp_path: Path) -> None:
+        with (
+            hold_lock(tmp_path / "lock"),
+            pytest.raises(LockedError, match="held"),
+            share_lock(tmp_path / "lock", wait_seconds=0.05),
+        ):
+            pytest.fail("shared with a loner")
+
+    def test_a_file_that_its_holder_took_away_is_gone(self, tmp_path: Path) -> None:
+        path, refused = tmp_path / "lock", threading.Event()
+
+        def share() -> None:
+            try:
+                with share_lock(path, wait_seconds=20):
+                    pass
+            except FileNotFoundError:
+                refused.set()
+
+        with hold_lock(path):
+            late = threading.Thread(target=share)
+            late.start()
+            eventually(lambda: _open_on(path) == 2)
+            path.unlink()
+        late.join()
+        assert refused.is_set()
+
+    def test_a_missing_folder_is_shared_by_nobody(self, tmp_path: Path) -> None:
+        assert not is_shared(tmp_path / "gone" / "lock")
+        with pytest.raises(FileNotFoundError), share_lock(tmp_path / "gone" / "lock"):
+            pytest.fail("held nothing")
+
+
+def _open_on(path: Path) -> int:
+    """How many descriptors of this process are open on a file."""
+    return len([link for link in Path("/proc/self/fd").iterdir() if link.resolve() == path])

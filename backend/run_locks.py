@@ -1,0 +1,98 @@
+"""The two locks of a run: one for the process that works on it, one that its readers share.
+
+Only ``run_dir`` uses this room. Floor F0: imports errors and utils.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from backend.errors import RunError
+from backend.utils.lock_utils import LockedError, hold_lock, share_lock
+
+LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
+"""The environment variable by which a supervisor hands its lock to the trainer."""
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunLocks:
+    """``work_file`` is held alone by who trains, ``use_file`` together by who reads, both alone by who deletes."""
+
+    run: str
+    work_file: Path
+    use_file: Path
+
+    @contextmanager
+    def work(self) -> Iterator[tuple[int, bool]]:
+        """Hold the run as its one worker: the lock's descriptor, and whether it was inherited from a supervisor.
+
+        Raises RunError ``already-running`` or ``no-such-run``.
+        """
+        given = os.environ.get(LOCK_FD, "")
+        inherited = int(given) if given.isdecimal() else None
+        with ExitStack() as stack:
+            descriptor = self._enter(
+                stack, hold_lock(self.work_file, inherited=inherited), self._is_worked_on()
+            )
+            yield descriptor, descriptor == inherited
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Hold the run as one of its readers. A folder that cannot be written needs no lock: nobody can delete it.
+
+        Raises RunError ``no-such-run``.
+        """
+        with ExitStack() as stack:
+            try:
+                self._enter(stack, share_lock(self.use_file), self._is_gone())
+            except OSError as error:
+                if error.errno not in _READ_ONLY:
+                    raise
+            yield
+
+    @contextmanager
+    def delete(self) -> Iterator[None]:
+        """Hold the run against workers and readers. Raises RunError (``already-running``, ``in-use``, …)."""
+        with ExitStack() as stack:
+            stack.enter_context(self.work())
+            self._enter(stack, hold_lock(self.use_file), self._is_in_use())
+            yield
+
+    def _enter(self, stack: ExitStack, lock: AbstractContextManager[T], refusal: RunError) -> T:
+        try:
+            return stack.enter_context(lock)
+        except LockedError as error:
+            raise refusal from error
+        except FileNotFoundError as error:
+            raise self._is_gone() from error
+
+    def _is_worked_on(self) -> RunError:
+        return RunError(
+            f"The run {self.run} is being worked on already.",
+            remedy=f"Watch it with: tunesmith runs watch {self.run}",
+            code="already-running",
+        )
+
+    def _is_in_use(self) -> RunError:
+        return RunError(
+            f"The run {self.run} is in use: it is being served, exported or sent.",
+            remedy="End that first, then delete the run.",
+            code="in-use",
+        )
+
+    def _is_gone(self) -> RunError:
+        return RunError(
+            f"The run {self.run} is gone or being deleted.",
+            remedy="See the runs with: tunesmith runs list",
+            code="no-such-run",
+        )
