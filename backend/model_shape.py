@@ -1,0 +1,118 @@
+"""The shape of a model, read from config.json and the headers of its weights: no weight and no library is loaded.
+
+Floor F0: imports errors and utils.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.errors import ModelError
+from backend.utils.file_utils import DamagedFileError, read_json_object
+
+MAX_HEADER_BYTES = 100_000_000
+_EMBEDDINGS = re.compile(r"(^|\.)(embed_\w+|wte|wpe|word_embeddings|embeddings|lm_head)(\.|$)")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One weight matrix that an adapter can stand beside: ``inputs`` to ``outputs``, in numbers."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a model decides time, memory and disk. ``context`` is in tokens, 0 where it is not said."""
+
+    parameters: int
+    layers: int
+    width: int
+    intermediate: int
+    vocabulary: int
+    context: int
+    linears: tuple[Linear, ...]
+
+    @property
+    def linear_parameters(self) -> int:
+        """The parameters in the matrices that every token passes through; embeddings and the head are none."""
+        return sum(one.inputs * one.outputs for one in self.linears)
+
+    def lora_parameters(self, rank: int, targets: str | list[str]) -> int:
+        """Parameters of LoRA matrices of ``rank`` beside ``targets``, matched as peft does (Hu et al., 2021)."""
+        return sum(rank * (one.inputs + one.outputs) for one in self.linears if _is_target(one.name, targets))
+
+
+def _is_target(name: str, targets: str | list[str]) -> bool:
+    if targets == "all-linear":
+        return True
+    if isinstance(targets, str):
+        try:
+            return re.fullmatch(targets, name) is not None
+        except re.error:
+            return False
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The shape of the model in ``folder``. Raises ModelError (``no-config``, ``damaged-weights``)."""
+    try:
+        config = read_json_object(folder / "config.json")
+    except (OSError, DamagedFileError) as error:
+        raise ModelError(
+            f"{folder} has no readable config.json.",
+            remedy="Give a folder in Hugging Face layout.",
+            code="no-config",
+        ) from error
+    inner = config.get("text_config")
+    text = inner if isinstance(inner, dict) else config
+    tensors = dict(_tensors(folder))
+    width = _first(text, "hidden_size", "n_embd", "d_model")
+    return ModelShape(
+        parameters=sum(math.prod(shape) for shape in tensors.values()),
+        layers=_first(text, "num_hidden_layers", "n_layer", "num_layers"),
+        width=width,
+        intermediate=_first(text, "intermediate_size", "n_inner", "d_ff") or 4 * width,
+        vocabulary=_first(text, "vocab_size"),
+        context=_first(text, "max_position_embeddings", "n_positions"),
+        linears=tuple(_linears(tensors)),
+    )
+
+
+def _first(config: Mapping[str, Any], *names: str) -> int:
+    return next((value for name in names if isinstance(value := config.get(name), int)), 0)
+
+
+def _linears(tensors: Mapping[str, tuple[int, ...]]) -> Iterator[Linear]:
+    for name, shape in sorted(tensors.items()):
+        if len(shape) == 2 and name.endswith(".weight") and not _EMBEDDINGS.search(name):
+            yield Linear(name.removesuffix(".weight"), shape[1], shape[0])
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor in the folder's safetensors files, from their headers alone."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                if length > MAX_HEADER_BYTES:
+                    raise ValueError("its header is too long")
+                header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            found = [(name, tuple(int(size) for size in entry["shape"])) for name, entry in header.items()]
+        except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"The header of {path} cannot be read.",
+                remedy="Download or convert the model again.",
+                code="damaged-weights",
+            ) from error
+        yield from found

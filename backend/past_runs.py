@@ -1,0 +1,88 @@
+"""What the finished runs under a root took, for the estimate of the next one. Floor F0: reads run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from backend.config import parse_config
+from backend.errors import TunesmithError
+from backend.estimator import DataFigures, PastRun, work_of
+from backend.model_names import local_folder
+from backend.model_shape import read_shape
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from backend.utils.config_utils import parse_yaml
+from backend.utils.jsonl_utils import last_records
+
+NEWEST = 40
+
+
+def read_past(root: Path, *, newest: int = NEWEST) -> list[PastRun]:
+    """The ``newest`` finished runs under ``root`` whose model is still here, newest first; others say nothing."""
+    found: list[PastRun] = []
+    for run in reversed(RunDir.all_under(root)):
+        if len(found) == newest:
+            break
+        past = past_run(run)
+        found += [past] if past else []
+    return found
+
+
+def past_run(run: RunDir) -> PastRun | None:
+    """What one run had to do and what it took; None unless it finished and everything needed is there."""
+    try:
+        if run.status() is not RunStatus.FINISHED:
+            return None
+        config = parse_config(parse_yaml(run.read_config_text(), where=run.id))
+        folder = local_folder(config.model.model_name_or_path, config.model.revision)
+        environment = run.read_environment()
+        data, plan = _part(environment, "data"), _part(environment, "plan")
+        seconds = _seconds(run)
+        if folder is None or not seconds or not data.get("train_rows"):
+            return None
+        shape = read_shape(folder)
+    except TunesmithError:
+        return None
+    figures = DataFigures(
+        int(data["train_rows"]),
+        int(data.get("tokens", 0)),
+        int(data.get("trained_tokens", 0)),
+        int(data.get("validation_rows", 0)),
+    )
+    dtype, lanes = str(plan.get("dtype", "float32")), int(plan.get("lanes", 1))
+    return PastRun(
+        id=run.id,
+        parameters=shape.parameters,
+        method=config.tuning.method,
+        device=str(plan.get("device", "cpu")),
+        dtype=dtype,
+        work=work_of(config, shape, figures, dtype=dtype, lanes=lanes),
+        seconds=seconds,
+        memory_bytes=_highest_memory(run),
+        disk_bytes=float(sum(path.lstat().st_size for path in run.path.rglob("*") if path.is_file())),
+    )
+
+
+def _part(environment: Mapping[str, object], name: str) -> dict[str, Any]:
+    part = environment.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _seconds(run: RunDir) -> float:
+    """Seconds at work, over all attempts; 0 where one has no end."""
+    total = 0.0
+    for number in range(1, run.latest_attempt_number() + 1):
+        attempt = run.read_attempt(number)
+        if attempt.end is None:
+            return 0.0
+        begun, ended = (datetime.fromisoformat(text) for text in (attempt.began, attempt.end.ended))
+        total += (ended - begun).total_seconds()
+    return total
+
+
+def _highest_memory(run: RunDir) -> float:
+    known = (record.get("memory_bytes") for record in last_records(run.flight_file))
+    return float(max((value for value in known if isinstance(value, int)), default=0))

@@ -1,0 +1,59 @@
+"""``tunesmith estimate``: backend/commands/estimate.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend.cli import main
+from backend.commands.estimate import this_machine
+from tests.runs import write_rows
+
+
+@pytest.fixture
+def words(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    model = ["--model.model_name_or_path", str(tiny_folder)]
+    return ["estimate", "--data.train", str(rows), *model, "--runs", str(tmp_path / "runs")]
+
+
+def test_it_says_what_a_run_will_cost(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.splitlines()[:3]] == ["Time", "Memory", "Disk"]
+    assert "4 steps" in told or "2 steps" in told
+    assert "guess from the model's shape" in told
+
+
+def test_as_json_with_everything_the_formulas_need(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--json", "--training.max_steps", "7"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["estimate"]["steps"] == 7
+    assert told["estimate"]["seconds"]["low"] < told["estimate"]["seconds"]["high"]
+    assert told["data"]["rows"] + told["data"]["validation_rows"] == 18
+    assert told["shape"]["width"] == 32
+    assert told["read_as"]
+
+
+def test_what_will_not_fit_is_said(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.utils.file_utils.free_bytes", lambda _: 10)
+    assert main(words) == 0
+    assert "Will not fit: training.save_total_limit" in capsys.readouterr().out
+
+
+def test_bad_input_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--training.max_steps", "many"]) == 2
+    assert "training.max_steps" in capsys.readouterr().err
+
+
+def test_the_machine_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    machine = this_machine(tmp_path / "not" / "yet")
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 10**8
+    assert machine.disk_free_bytes > 0

@@ -1,0 +1,182 @@
+"""Time, memory and disk before a run: backend/estimator.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.config import RunConfig, parse_config
+from backend.estimator import (
+    START_SECONDS,
+    DataFigures,
+    Interval,
+    Machine,
+    PastRun,
+    Work,
+    around,
+    estimate,
+    like_runs,
+    own_error,
+    typical,
+    work_of,
+)
+from backend.model_shape import Linear, ModelShape
+from backend.utils.config_utils import apply_overrides
+
+SHAPE = ModelShape(
+    parameters=134_515_008,
+    layers=30,
+    width=576,
+    intermediate=1536,
+    vocabulary=49_152,
+    context=8192,
+    linears=tuple(Linear(f"layers.{n}.up_proj", 576, 6144) for n in range(30)),
+)
+DATA = DataFigures(rows=700, tokens=42_000, trained_tokens=4_000, validation_rows=160)
+MACHINE = Machine(cores=2, memory_bytes=24 * 10**9, disk_free_bytes=10**11)
+WORK = Work(100, 10_000, 10**6, operations=1e12, memory_bytes=1e9, disk_bytes=1e8)
+PAST = PastRun("run", SHAPE.parameters, "lora", "cpu", "bfloat16", WORK, START_SECONDS + 10.0, 2e9, 1e8)
+
+
+def config(**changes: Any) -> RunConfig:
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return parse_config(apply_overrides({"data": {"train": "rows.jsonl"}}, dotted))
+
+
+def test_steps_and_tokens_are_those_of_the_trainer() -> None:
+    work = work_of(config(training__num_train_epochs=2), SHAPE, DATA)
+    assert (work.steps, work.tokens) == (88, 84_000)
+    assert work_of(config(training__max_steps=22), SHAPE, DATA).tokens == 21_000
+    assert work_of(config(training__gradient_accumulation_steps=100), SHAPE, DATA).steps == 2
+    assert work_of(config(training__num_train_epochs=0.001), SHAPE, DATA).steps == 1
+
+
+def test_trained_parameters() -> None:
+    lora = work_of(config(tuning__lora_r=16), SHAPE, DATA)
+    assert lora.trainable_parameters == 30 * 16 * (576 + 6144)
+    assert work_of(config(tuning__method="full"), SHAPE, DATA).trainable_parameters == SHAPE.parameters
+
+
+def test_a_token_costs_two_passes_through_frozen_weights_and_three_through_trained_ones() -> None:
+    matrices, no_data = SHAPE.linear_parameters, replace(DATA, validation_rows=0, trained_tokens=0)
+    once = {"training__num_train_epochs": 1}
+    attention = 6 * 30 * 576 * 60
+    full = work_of(config(tuning__method="full", **once), SHAPE, no_data)
+    lora = work_of(config(**once), SHAPE, no_data)
+    assert full.operations == pytest.approx(42_000 * (6 * matrices + attention))
+    assert lora.operations == pytest.approx(
+        42_000 * (4 * matrices + 6 * lora.trainable_parameters + attention)
+    )
+
+
+def test_memory_is_weights_moments_gradients_and_what_a_pass_keeps() -> None:
+    def memory(**changes: Any) -> float:
+        return work_of(config(**changes), SHAPE, DATA, dtype="float32").memory_bytes
+
+    trained, everything = work_of(config(), SHAPE, DATA).trainable_parameters, SHAPE.parameters
+    more = 20 * everything - (4 * everything + 20 * trained)
+    assert memory(tuning__method="full") - memory() == pytest.approx(more)
+    assert memory(training__micro_batch_tokens=64) < memory()
+    assert work_of(config(), SHAPE, DATA, dtype="bfloat16").memory_bytes < memory()
+
+
+def test_disk_is_the_checkpoints_that_are_kept_and_the_result() -> None:
+    trained = work_of(config(), SHAPE, DATA).trainable_parameters
+    one = work_of(config(training__save_total_limit=1), SHAPE, DATA).disk_bytes
+    three = work_of(config(training__save_total_limit=3), SHAPE, DATA).disk_bytes
+    assert three - one == pytest.approx(2 * 12 * trained)
+    at_the_end = config(training__save_steps=0, training__save_total_limit=9)
+    assert work_of(at_the_end, SHAPE, replace(DATA, validation_rows=0)).disk_bytes < one
+
+
+def test_without_experience_the_interval_is_wide_and_says_so() -> None:
+    found = estimate(config(), SHAPE, DATA, MACHINE)
+    assert found.based_on == 0
+    assert "guess" in found.basis
+    assert found.seconds.high / found.seconds.low == pytest.approx(16)
+    assert found.problems == ()
+
+
+def test_experience_sets_the_speed() -> None:
+    slow = replace(PAST, seconds=START_SECONDS + 1000.0)
+    fast = estimate(config(), SHAPE, DATA, MACHINE, [PAST])
+    assert fast.seconds.likely < estimate(config(), SHAPE, DATA, MACHINE, [slow]).seconds.likely
+    assert (fast.based_on, fast.seconds.high) == (1, pytest.approx(1.6 * fast.seconds.likely))
+
+
+def test_memory_is_corrected_by_what_was_really_used() -> None:
+    known = estimate(config(), SHAPE, DATA, MACHINE, [PAST, PAST])
+    formula = work_of(config(), SHAPE, DATA, dtype="bfloat16", lanes=2).memory_bytes
+    assert known.memory_bytes.likely == pytest.approx(2 * formula)
+    silent = replace(PAST, memory_bytes=0)
+    assert estimate(config(), SHAPE, DATA, MACHINE, [silent]).memory_bytes.likely == pytest.approx(formula)
+
+
+def test_the_interval_is_the_estimates_own_past_error() -> None:
+    runs = [replace(PAST, seconds=START_SECONDS + seconds) for seconds in (100.0, 100.0, 200.0)]
+    found = estimate(config(), SHAPE, DATA, MACHINE, runs)
+    (low, likely, high) = (found.seconds.low, found.seconds.likely, found.seconds.high)
+    assert high / likely == pytest.approx(likely / low)
+    assert high / likely == pytest.approx((212 / 112) ** (4 / 3))
+    assert "3 finished runs" in found.basis
+
+
+def test_steady_runs_never_claim_to_be_exact() -> None:
+    assert own_error([PAST] * 5, lambda _one, _rest: 1.0) == 1.1
+
+
+def test_only_runs_of_like_size_count_and_the_nearest_comes_first() -> None:
+    near, far = replace(PAST, parameters=SHAPE.parameters * 2), replace(PAST, parameters=SHAPE.parameters * 5)
+    full, gpu = replace(PAST, method="full"), replace(PAST, device="cuda")
+    assert like_runs([far, near, full, gpu, PAST], SHAPE.parameters, "lora", "cpu") == [PAST, near]
+
+
+def test_what_does_not_fit_is_said_beside_its_field() -> None:
+    small = Machine(cores=2, memory_bytes=10**9, disk_free_bytes=10**6)
+    problems = estimate(config(tuning__method="full"), SHAPE, DATA, small).problems
+    assert [each.field for each in problems] == ["training.micro_batch_tokens", "training.save_total_limit"]
+    assert "GB" in str(problems[0])
+    assert all(each.remedy for each in problems)
+
+
+def test_a_gpu_is_assumed_to_be_faster() -> None:
+    gpu = replace(MACHINE, device="cuda")
+    assert (
+        estimate(config(), SHAPE, DATA, gpu).seconds.likely
+        < estimate(config(), SHAPE, DATA, MACHINE).seconds.likely
+    )
+
+
+def test_nothing_known_costs_nothing_much() -> None:
+    nothing = ModelShape(0, 0, 0, 0, 0, 0, ())
+    found = estimate(config(), nothing, DataFigures(0, 0, 0), MACHINE)
+    assert (found.steps, found.tokens, found.trainable_parameters) == (1, 0, 0)
+    assert found.seconds.likely == START_SECONDS
+
+
+def test_around_and_typical() -> None:
+    assert around(8.0, 2.0) == Interval(4.0, 8.0, 16.0)
+    assert typical([1.0, 100.0]) == pytest.approx(10.0)
+
+
+@given(
+    rows=st.integers(1, 10**6),
+    length=st.integers(2, 4096),
+    speeds=st.lists(st.floats(1.0, 1e5), max_size=6),
+    full=st.booleans(),
+)
+def test_bounds_enclose_and_more_data_never_costs_less(
+    rows: int, length: int, speeds: list[float], full: bool
+) -> None:
+    past = [replace(PAST, seconds=START_SECONDS + speed) for speed in speeds]
+    settings = config(tuning__method="full" if full else "lora")
+    data = DataFigures(rows, rows * length, rows)
+    found = estimate(settings, SHAPE, data, MACHINE, past)
+    more = estimate(settings, SHAPE, DataFigures(rows + 1, (rows + 1) * length, rows + 1), MACHINE, past)
+    for each in (found.seconds, found.memory_bytes, found.disk_bytes):
+        assert 0 < each.low <= each.likely <= each.high
+    assert more.seconds.likely >= found.seconds.likely

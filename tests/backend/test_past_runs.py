@@ -1,0 +1,84 @@
+"""What finished runs took: backend/past_runs.py, over a real run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.errors import TunesmithError
+from backend.past_runs import past_run, read_past
+from backend.run_dir import RunDir
+from backend.trainer_main import run as train_run
+from tests.runs import make_run, write_rows
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
+    folder = tmp_path_factory.mktemp("past")
+    run = make_run(folder / "runs", tiny_folder, write_rows(folder / "rows.jsonl"))
+    train_run(run)
+    yield run
+
+
+@pytest.fixture
+def copy(finished: RunDir, tmp_path: Path) -> RunDir:
+    return RunDir(shutil.copytree(finished.path, tmp_path / finished.id))
+
+
+def test_what_a_finished_run_took(finished: RunDir) -> None:
+    found = past_run(finished)
+    assert found is not None
+    assert (found.id, found.method, found.device, found.dtype) == (finished.id, "lora", "cpu", "float32")
+    assert found.parameters > 10_000
+    assert found.work.steps == 4
+    assert 0 < found.seconds < 120
+    assert found.memory_bytes > 10**8
+    assert found.disk_bytes > 10_000
+    assert found.speed > 0
+
+
+def test_the_formula_of_the_disk_is_near(finished: RunDir) -> None:
+    found = past_run(finished)
+    assert found is not None
+    without_tokenizer = found.work.disk_bytes - 4_000_000
+    assert without_tokenizer == pytest.approx(found.disk_bytes, rel=0.9)
+
+
+def test_the_newest_come_first_and_no_more_than_asked(finished: RunDir, tmp_path: Path) -> None:
+    for name in ("20260101-000000-a-0000", "20260102-000000-b-0000", "20260103-000000-c-0000"):
+        shutil.copytree(finished.path, tmp_path / name)
+    assert [one.id[16] for one in read_past(tmp_path, newest=2)] == ["c", "b"]
+    assert read_past(tmp_path / "nowhere") == []
+
+
+def test_attempts_are_added_up(copy: RunDir) -> None:
+    alone = past_run(copy)
+    shutil.copy(copy.attempts / "1.json", copy.attempts / "2.json")
+    for path, key, value in [
+        (copy.attempts / "2.json", "number", 2),
+        (copy.outcome_file, "attempt", 2),
+    ]:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    both = past_run(copy)
+    assert alone is not None
+    assert both is not None
+    assert both.seconds == pytest.approx(2 * alone.seconds)
+
+
+@pytest.mark.parametrize("spoiled", ["config.yaml", "environment.json", "attempts/1.json", "outcome.json"])
+@pytest.mark.parametrize("content", ["", "{}", "null"])
+def test_a_run_that_lacks_something_says_nothing(copy: RunDir, spoiled: str, content: str) -> None:
+    (copy.path / spoiled).write_text(content)
+    assert past_run(copy) is None
+
+
+def test_a_model_that_is_gone_says_nothing(copy: RunDir) -> None:
+    text = copy.config.read_text()
+    copy.config.write_text(text.replace("chatml-llama", "elsewhere"))
+    assert past_run(copy) is None
+    with pytest.raises(TunesmithError):
+        RunDir.find(copy.path.parent, "nothing")
