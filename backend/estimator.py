@@ -153,8 +153,8 @@ def work_of(
     trainable = shape.parameters if full else adapter
     length = data.tokens / max(1, data.rows)
     head = shape.vocabulary * shape.width
-    per_token = (6 if full else 4) * shape.linear_parameters + (0 if full else 6 * adapter)
-    per_token += 6 * shape.layers * shape.width * length
+    matrices = (6 if full else 4) * shape.linear_parameters + (0 if full else 6 * adapter)
+    per_token = matrices + 6 * shape.layers * shape.width * length
     operations = epochs * (data.tokens * per_token + data.trained_tokens * head * (6 if full else 4))
     operations += _evaluations(config, steps, data) * data.validation_rows * length * 2 * shape.parameters
     return Work(

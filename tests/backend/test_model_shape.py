@@ -28,6 +28,7 @@ def test_it_is_the_shape_of_the_loaded_model(architecture: Architecture, tmp_pat
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("rank", [1, 4])
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 def test_adapters_have_as_many_parameters_as_peft_gives_them(
     architecture: Architecture, rank: int, tmp_path: Path
 ) -> None:
