@@ -11,12 +11,29 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from backend.errors import ConfigError, Problem
 from backend.utils.config_utils import closest, dotted_names, field_schema
 
 StepsOrShare = Annotated[float, Field(ge=0)]
+
+
+def _one_place(template: str) -> str:
+    if template.count("{prompt}") != 1:
+        raise ValueError("it must hold {prompt} exactly once")
+    return template
+
+
+PromptTemplate = Annotated[str, AfterValidator(_one_place)]
 
 
 class Section(BaseModel):
@@ -91,6 +108,34 @@ class DataConfig(Section):
         return share
 
 
+class AugmentationConfig(Section):
+    """How training rows vary from epoch to epoch. All off by default; held-out rows and answers never change."""
+
+    share: float = Field(1.0, ge=0, le=1)
+    """Probability that a row may vary at all in an epoch; the others stay as they are."""
+
+    prompt_templates: list[PromptTemplate] = []
+    """Phrasings with {prompt} in them; each time one of them, or none, is put around the first prompt."""
+
+    noise: float = Field(0.0, ge=0, le=0.1)
+    """Probability for a user turn of losing its capitals, losing its end mark, and a doubled space, each."""
+
+    typos: float = Field(0.0, ge=0, le=0.03)
+    """Probability for a letter of a plain word in a user turn of a typing mistake."""
+
+    drop_system: float = Field(0.0, ge=0, le=1)
+    """Probability of leaving out the system message."""
+
+    sub_turns: float = Field(0.0, ge=0, le=1)
+    """Probability of ending a chat of several answers at an earlier one."""
+
+    oversample: float = Field(1.0, ge=1, le=3)
+    """Rows of rare answers are repeated towards the most common one, each at most this many times; 1 for off."""
+
+    paraphrases: str = Field("", max_length=4096)
+    """A file of reworded prompts that a person has reviewed; the accepted ones become further rows."""
+
+
 class TuningConfig(Section):
     """How the model is made trainable."""
 
@@ -152,6 +197,9 @@ class TrainingConfig(Section):
     max_grad_norm: float = Field(1.0, ge=0, le=1e6)
     """Gradients are scaled down to this global L2 norm; 0 for no clipping."""
 
+    neftune_noise_alpha: float | None = Field(None, gt=0, le=100)
+    """Strength of NEFTune noise on the embeddings while training, 5 to 15 where it helps; empty for none."""
+
     save_steps: StepsOrShare = 0.1
     """Steps between checkpoints; below 1 a share of all steps; 0 to save at the end only."""
 
@@ -199,6 +247,7 @@ class RunConfig(Section):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
     tuning: TuningConfig = TuningConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.config import DataConfig, RunConfig
+from backend.config import AugmentationConfig, DataConfig, RunConfig
 from backend.core.batching import Example
 from backend.core.evaluation import Question
 from backend.core.tokenizer import (
@@ -23,9 +23,11 @@ from backend.core.tokenizer import (
     encode_prompt_completion,
     encode_text,
 )
-from backend.data.load import Loaded, load_rows
+from backend.data.augmentation import oversample
+from backend.data.load import Loaded, file_sha256, load_rows
+from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Rejected, Row
-from backend.data.splits import split_rows
+from backend.data.splits import group_text, split_rows
 from backend.errors import DataError, TunesmithError
 
 ROWS_AT_ONCE = 1024
@@ -46,9 +48,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Examples ready to train on; ``cut`` and ``dropped`` name the rows that were too long."""
+    """Examples ready to train on, the rows they came from, and ``cut`` and ``dropped``: places of too long ones."""
 
     examples: list[Example]
+    sources: list[Row] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
@@ -63,10 +66,11 @@ class EncodedRows:
         return sum(int(example.trained[1:].sum()) for example in self.examples)
 
 
-def load(data: DataConfig, *, seed: int) -> Dataset:
+def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None = None) -> Dataset:
     """Read and split the rows that ``data`` names; ``data.skip_rows`` are then left out of the training side.
 
-    Raises DataError naming file and row for whatever cannot be used.
+    Repeats and reviewed paraphrases, where ``augmentation`` wants them, follow the training rows. Raises DataError
+    naming file and row for whatever cannot be used.
     """
     train = _load(data.train, data)
     fingerprints = {data.train: train.sha256}
@@ -78,7 +82,20 @@ def load(data: DataConfig, *, seed: int) -> Dataset:
         rows, validation = list(train.rows), list(held_out.rows)
     else:
         rows, validation = split_rows(train.rows, data.validation, seed)
-    return Dataset(_without(rows, data.skip_rows), validation, rejected, train.reason, fingerprints)
+    rows = _without(rows, data.skip_rows)
+    if augmentation and augmentation.paraphrases:
+        rows += _paraphrased(rows, validation, Path(augmentation.paraphrases))
+        fingerprints[augmentation.paraphrases] = file_sha256(augmentation.paraphrases)
+    if augmentation:
+        rows = oversample(rows, augmentation.oversample)
+    return Dataset(rows, validation, rejected, train.reason, fingerprints)
+
+
+def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -> list[Row]:
+    """The accepted paraphrases of a review file as rows, but for those that ask what a held-out row asks."""
+    asked = {group_text(row) for row in validation}
+    made = synthetic_rows(rows, read_review(review))
+    return [row for row in made if group_text(row) not in asked]
 
 
 def _without(rows: list[Row], places: Sequence[str]) -> list[Row]:
@@ -103,7 +120,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataCo
     Raises DataError (too-long, nothing-trained, template-refused) naming the row.
     """
     result = EncodedRows([])
-    for row, encoded in zip(rows, _encoded(rows, tokenizer), strict=True):
+    for row, encoded in zip(rows, encode_each(rows, tokenizer), strict=True):
         ids = np.asarray(encoded.input_ids, dtype=np.int64)
         trained = np.asarray(encoded.trained, dtype=bool)
         if len(ids) > data.max_length:
@@ -115,6 +132,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataCo
             result.cut.append(row.place)
             ids, trained = ids[: data.max_length], trained[: data.max_length]
         result.examples.append(Example(ids, trained, row.place))
+        result.sources.append(row)
     if not result.examples:
         raise DataError(
             f"None of the {len(rows)} rows is left to train on.",
@@ -132,8 +150,8 @@ def _too_long(row: Row, length: int, limit: int) -> DataError:
     )
 
 
-def _encoded(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
-    """Rows in order; runs of plain chats take the fast path together."""
+def encode_each(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
+    """Every row, uncut and in order; runs of plain chats take the fast path together. Raises as ``encode`` does."""
     for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
         members = list(group)
         if not plain:

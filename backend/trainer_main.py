@@ -15,7 +15,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -33,14 +33,16 @@ from backend.core.forward import prove
 from backend.core.generation import context_length
 from backend.core.model_loader import load_base, model_fingerprint, resolve_model
 from backend.core.tokenizer import decode, load_tokenizer, stop_token_ids
-from backend.core.training import TrainState, total_steps, train_steps
+from backend.core.training import TrainState, Variation, total_steps, train_steps
 from backend.core.tuning import make_trainable
+from backend.data.augmentation import varies
 from backend.data_pipeline import Dataset
 from backend.errors import DataError, RunError, TrainingError, TunesmithError
 from backend.recorder import Recorder
 from backend.reports import EvalReport, Outcome, RunStatus, StepReport
 from backend.run_dir import RunDir
 from backend.utils.config_utils import parse_yaml
+from backend.varied_rows import VariedRows
 
 STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
 SHORT_ANSWER_TOKENS = 32
@@ -180,7 +182,7 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     seed_everything(config.seed)
     model_path = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     tokenizer = load_tokenizer(model_path)
-    dataset = data_pipeline.load(config.data, seed=config.seed)
+    dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
     facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
     known = run_dir.read_environment()
@@ -193,7 +195,10 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
     _fits_context(rows.examples, context_length(base))
     trainable = make_trainable(base, config.tuning, seed=config.seed)
-    forward = prove(trainable, longest_row=config.data.max_length)
+    forward = replace(
+        prove(trainable, longest_row=config.data.max_length),
+        neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
+    )
     state = TrainState.start(forward, config.training)
     if checkpoint is not None:
         restore(checkpoint, state)
@@ -209,7 +214,14 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     with recorder:
         if checkpoint is None and assess.possible:
             recorder.evaluation(assess(0, 0.0))
-        for report in train_steps(state, rows.examples, config.training, plan, seed=config.seed):
+        for report in train_steps(
+            state,
+            rows.examples,
+            config.training,
+            plan,
+            seed=config.seed,
+            vary=_variation(rows, tokenizer, config),
+        ):
             last = report.step == steps
             recorder.step(report)
             watch(Progress("training", report))
@@ -225,6 +237,15 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     watch(Progress("saving the result"))
     result = save_result(forward.model, tokenizer, run_dir.model if full else run_dir.adapter)
     return Outcome(RunStatus.FINISHED, "completed", f"Trained {steps} steps.", step=steps, result=str(result))
+
+
+def _variation(
+    rows: data_pipeline.EncodedRows, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> Variation | None:
+    """What the rows are in each epoch; None where they never vary."""
+    if not varies(config.augmentation):
+        return None
+    return VariedRows(rows, tokenizer, config.augmentation, config.data.max_length, config.seed)
 
 
 def _newest_checkpoint(run_dir: RunDir) -> Checkpoint | None:

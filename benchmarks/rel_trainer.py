@@ -34,6 +34,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "training": {"gradient_accumulation_steps": 3},
     },
     "dropout": {"tuning": {"method": "lora", "lora_r": 4, "lora_dropout": 0.2}},
+    "augmentation": {
+        "tuning": {"method": "lora", "lora_r": 4},
+        "training": {"neftune_noise_alpha": 5.0},
+        "augmentation": {"prompt_templates": ["Please: {prompt}"], "noise": 0.1, "typos": 0.03},
+    },
 }
 ROWS = 96
 STEPS = 24

@@ -82,11 +82,13 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     if isinstance(config.data.validation, str):
         named["validation"] = _absolute(config.data.validation)
     data = config.data.model_copy(update=named)
+    review = config.augmentation.paraphrases
+    augmentation = config.augmentation.model_copy(update={"paraphrases": _absolute(review) if review else ""})
     model = config.model
     if Path(model.model_name_or_path).expanduser().exists():
         absolute = str(Path(model.model_name_or_path).expanduser().absolute())
         model = model.model_copy(update={"model_name_or_path": absolute})
-    return config.model_copy(update={"data": data, "model": model})
+    return config.model_copy(update={"data": data, "augmentation": augmentation, "model": model})
 
 
 def _absolute(source: str) -> str:
@@ -104,7 +106,7 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     from backend.core.model_loader import resolve_model  # noqa: PLC0415
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
-    dataset = data_pipeline.load(config.data, seed=config.seed)
+    dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     check_model_folder(folder)
     tokenizer = load_tokenizer(folder)

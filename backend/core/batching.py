@@ -71,6 +71,14 @@ class MicroBatch:
     tokens: int
     rows: tuple[str, ...]
 
+    def row_lengths(self) -> Tensor:
+        """int64 [T]: for each token the length in tokens of a row it stands in."""
+        cells = [
+            lengths[:, None].expand(grid.shape).flatten()
+            for grid, lengths in zip(self.cells, self.lengths, strict=True)
+        ]
+        return torch.cat(cells).index_select(0, self.cell_of_token)
+
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch with every tensor on ``device``."""
         return replace(

@@ -8,7 +8,7 @@ model and keeps a short cut only if it gives the model's own numbers. Floor F1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from backend.core import packed_attention
 from backend.core.batching import Example, MicroBatch, pack
 from backend.core.loss import linear_cross_entropy
+from backend.core.neftune import noisy
 from backend.errors import ModelError
 
 PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -29,10 +30,14 @@ PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """How this model's loss is computed: ``packed`` rows or padded ones."""
+    """How this model's loss is computed: ``packed`` rows or padded ones, and NEFTune noise while training.
+
+    Noise needs batches that share no beginnings, so that every row draws its own.
+    """
 
     model: PreTrainedModel | PeftModel
     packed: bool
+    neftune_noise_alpha: float = 0.0
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -53,7 +58,9 @@ class ForwardPass:
     def hidden_states(self, batch: MicroBatch) -> Tensor:
         """Last hidden states of every distinct token of ``batch``: [T, h]."""
         body = self.causal.base_model
-        if self.packed:
+        if not self.packed:
+            return self._padded_states(body, batch)
+        with self._noise(batch.row_lengths()[None]):
             output = body(
                 input_ids=batch.input_ids[None],
                 position_ids=batch.position_ids[None],
@@ -61,18 +68,21 @@ class ForwardPass:
                 use_cache=False,
                 packed=batch,
             )
-            states: Tensor = output.last_hidden_state[0]
-            return states
-        return self._padded_states(body, batch)
+        states: Tensor = output.last_hidden_state[0]
+        return states
 
-    @staticmethod
-    def _padded_states(body: nn.Module, batch: MicroBatch) -> Tensor:
+    def _padded_states(self, body: nn.Module, batch: MicroBatch) -> Tensor:
         cells: list[Tensor] = []
         for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
             mask = torch.arange(grid.shape[1], device=grid.device)[None] < lengths[:, None]
-            output = body(input_ids=batch.input_ids[grid], attention_mask=mask.long(), use_cache=False)
+            with self._noise(lengths[:, None].expand(grid.shape)):
+                output = body(input_ids=batch.input_ids[grid], attention_mask=mask.long(), use_cache=False)
             cells.append(output.last_hidden_state.flatten(0, 1))
         return torch.cat(cells).index_select(0, batch.cell_of_token)
+
+    def _noise(self, lengths: Tensor) -> AbstractContextManager[None]:
+        alpha = self.neftune_noise_alpha if self.model.training else 0.0
+        return noisy(self.causal.get_input_embeddings(), alpha, lengths)
 
 
 @dataclass(frozen=True)

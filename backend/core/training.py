@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,11 +59,22 @@ def rows_per_step(training: TrainingConfig) -> int:
     return training.per_device_train_batch_size * training.gradient_accumulation_steps
 
 
+Variation = Callable[[int, Sequence[int]], list[Example]]
+"""(epoch, indices) → what the examples at those indices are in that epoch; a pure function of both."""
+
+
 def train_steps(
-    state: TrainState, examples: Sequence[Example], training: TrainingConfig, plan: ComputePlan, *, seed: int
+    state: TrainState,
+    examples: Sequence[Example],
+    training: TrainingConfig,
+    plan: ComputePlan,
+    *,
+    seed: int,
+    vary: Variation | None = None,
 ) -> Iterator[StepReport]:
     """Train from ``state.step`` to the end, one report per optimizer step; ``state`` is changed in place.
 
+    ``vary`` says what the examples are in an epoch (from 0), where they differ from epoch to epoch.
     Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not.
     Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before the weights of that step
     are touched.
@@ -73,12 +84,15 @@ def train_steps(
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
     per_epoch = steps_per_epoch(len(examples), rows_per_step(training))
     order = step_rows(len(examples), rows_per_step(training), seed, state.step)
-    random = uses_dropout(state.forward.model)  # then in one lane, and every row draws for itself
+    random = is_random(state.forward)  # then in one lane, and every row draws for itself
     lanes = 1 if random else plan.lanes
     with Lanes(lanes, plan.threads * (plan.lanes // lanes)) as pool:
         while state.step < steps:
             started = time.perf_counter()
-            chosen = [examples[index] for index in next(order)]
+            indices = next(order).tolist()
+            chosen = (
+                vary(state.step // per_epoch, indices) if vary else [examples[index] for index in indices]
+            )
             step = state.step + 1
             rate = peak * factor(step)
             batches = pack(
@@ -103,6 +117,11 @@ def train_steps(
                 tokens_seen=state.tokens_seen,
                 rows=tuple(example.row for example in chosen),
             )
+
+
+def is_random(forward: ForwardPass) -> bool:
+    """Whether a pass draws random numbers while training: dropout or noise."""
+    return forward.neftune_noise_alpha > 0 or uses_dropout(forward.model)
 
 
 def _method_and_width(state: TrainState) -> tuple[str, int]:
@@ -161,7 +180,7 @@ def step_gradients(
     parameters = list(state.parameters.values())
     denominator = sum(len(batch.labels) for batch in batches)
     device = torch.device(plan.device)
-    random = pool.count == 1 and uses_dropout(state.forward.model)
+    random = pool.count == 1 and is_random(state.forward)
 
     def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
         part, batch = item

@@ -1,7 +1,8 @@
 """Variations of training rows, all off by default, for the training side of a split only.
 
 What a row becomes depends on (seed, epoch, index) alone, so that any epoch can be made again. Answers, code,
-numbers and addresses are never touched, and each row keeps its place.
+numbers and addresses are never touched, and each row keeps its place. How much of what is a matter of
+``AugmentationConfig``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,9 @@ from dataclasses import dataclass, replace
 
 import xxhash
 
+from backend.config import AugmentationConfig
 from backend.data.records import Message, Row
 from backend.data.texts import answer_text
-from backend.errors import DataError
-
-MAX_TYPOS = 0.03
-MAX_NOISE = 0.1
-MAX_OVERSAMPLE = 3.0
 
 # Keys beside each other on a QWERTY keyboard.
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -35,46 +32,6 @@ _CODE = re.compile(r"```|^\s*[\[{<$#]|[{};]\s*$|\w\(.*\)|--?\w+=|(?:^|\s)[~.]?/\
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """How much of what to vary; every default is off.
-
-    ``prompt_templates`` are phrasings with ``{prompt}`` in them, one of which (or none) is chosen per sample;
-    ``noise`` is the probability per user turn of a change of case, end mark or spacing (at most 0.1), ``typos``
-    that per letter of a typing mistake (at most 0.03), ``drop_system`` that of leaving out the system message,
-    ``sub_turns`` that of ending a long chat at an earlier answer.
-    """
-
-    prompt_templates: tuple[str, ...] = ()
-    noise: float = 0.0
-    typos: float = 0.0
-    drop_system: float = 0.0
-    sub_turns: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise ``DataError`` when a probability is out of range or a template lacks ``{prompt}``."""
-        limits = {"noise": MAX_NOISE, "typos": MAX_TYPOS, "drop_system": 1.0, "sub_turns": 1.0}
-        for name, limit in limits.items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise DataError(
-                    f"augmentation.{name} is {getattr(self, name)}.",
-                    remedy=f"Use a value from 0 (off) to {limit}.",
-                    code="bad-augmentation",
-                )
-        for template in self.prompt_templates:
-            if template.count("{prompt}") != 1:
-                raise DataError(
-                    f"The prompt template {template!r} must hold {{prompt}} exactly once.",
-                    remedy="For example: Please answer: {prompt}",
-                    code="bad-augmentation",
-                )
-
-    @property
-    def is_off(self) -> bool:
-        """Whether nothing is varied."""
-        return self == Augmentation()
-
-
-@dataclass(frozen=True)
 class Pair:
     """One row before and after."""
 
@@ -82,32 +39,40 @@ class Pair:
     after: Row
 
 
-def augment(row: Row, how: Augmentation, *, seed: int, epoch: int, index: int) -> Row:
+def varies(augmentation: AugmentationConfig) -> bool:
+    """Whether rows may differ from epoch to epoch; repeats and paraphrases are rows like all others."""
+    chances = (augmentation.noise, augmentation.typos, augmentation.drop_system, augmentation.sub_turns)
+    return augmentation.share > 0 and (bool(augmentation.prompt_templates) or any(chances))
+
+
+def augment(row: Row, augmentation: AugmentationConfig, *, seed: int, epoch: int, index: int) -> Row:
     """The row varied for one sample of one epoch; the very same object when nothing was varied."""
-    if how.is_off or not row.messages:
+    if not row.messages or not varies(augmentation):
         return row
     chance = random.Random(xxhash.xxh64_intdigest(f"{seed}:{epoch}:{index}".encode()))  # noqa: S311  # no secret
+    if chance.random() >= augmentation.share:
+        return row
     messages = row.messages
-    if chance.random() < how.sub_turns:
+    if chance.random() < augmentation.sub_turns:
         messages = _shorter(messages, chance)
-    if chance.random() < how.drop_system and messages[0]["role"] == "system":
+    if chance.random() < augmentation.drop_system and messages[0]["role"] == "system":
         messages = messages[1:]
-    if how.prompt_templates:
-        messages = _phrased(messages, chance.choice(("{prompt}", *how.prompt_templates)))
-    if how.noise:
-        messages = _user_turns(messages, lambda text: add_noise(text, how.noise, chance))
-    if how.typos:
-        messages = _user_turns(messages, lambda text: add_typos(text, how.typos, chance))
+    if augmentation.prompt_templates:
+        messages = _phrased(messages, chance.choice(("{prompt}", *augmentation.prompt_templates)))
+    if augmentation.noise:
+        messages = _user_turns(messages, lambda text: add_noise(text, augmentation.noise, chance))
+    if augmentation.typos:
+        messages = _user_turns(messages, lambda text: add_typos(text, augmentation.typos, chance))
     return row if messages == row.messages else replace(row, messages=messages)
 
 
 def preview(
-    rows: Sequence[Row], how: Augmentation, *, seed: int, epoch: int = 0, count: int = 20
+    rows: Sequence[Row], augmentation: AugmentationConfig, *, seed: int, epoch: int = 0, count: int = 20
 ) -> list[Pair]:
     """The first ``count`` rows that change in an epoch, before and after."""
     pairs: list[Pair] = []
     for index, row in enumerate(rows):
-        after = augment(row, how, seed=seed, epoch=epoch, index=index)
+        after = augment(row, augmentation, seed=seed, epoch=epoch, index=index)
         if after is not row:
             pairs.append(Pair(row, after))
         if len(pairs) == count:
@@ -118,14 +83,8 @@ def preview(
 def oversample(rows: Sequence[Row], cap: float) -> list[Row]:
     """The rows with those of rare answers repeated, each at most ``cap`` times (1 to 3), towards the most common.
 
-    The rows given come first and unchanged; repeats follow. Raises ``DataError`` when ``cap`` is out of range.
+    The rows given come first and unchanged; repeats follow.
     """
-    if not 1 <= cap <= MAX_OVERSAMPLE:
-        raise DataError(
-            f"The cap on repeating rows is {cap}.",
-            remedy=f"Use 1 (off) to {MAX_OVERSAMPLE:g}.",
-            code="bad-augmentation",
-        )
     classes: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         classes[answer_text(row)].append(row)

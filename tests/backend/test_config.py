@@ -37,6 +37,14 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "data.truncation": ("cut", "left"),
     "data.max_rejected_share": (0.5, 1.01),
     "data.skip_rows": (["train.jsonl:12"], "train.jsonl:12"),
+    "augmentation.share": (0.5, 1.5),
+    "augmentation.prompt_templates": (["A {prompt}"], "A {prompt}"),
+    "augmentation.noise": (0.1, 0.2),
+    "augmentation.typos": (0.01, 0.04),
+    "augmentation.drop_system": (1.0, -0.1),
+    "augmentation.sub_turns": (0.5, 1.1),
+    "augmentation.oversample": (3.0, 3.5),
+    "augmentation.paraphrases": ("review.jsonl", 5),
     "tuning.method": ("full", "magic"),
     "tuning.lora_r": (1, 0),
     "tuning.lora_alpha": (1, 0),
@@ -55,6 +63,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "training.adam_beta2": (0.5, 1.0),
     "training.adam_epsilon": (1e-06, 0),
     "training.max_grad_norm": (0.0, -1),
+    "training.neftune_noise_alpha": (5.0, 0),
     "training.save_steps": (0.0, -0.1),
     "training.save_total_limit": (1, 0),
     "evaluation.eval_steps": (0.0, -1),
@@ -65,6 +74,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "logging.tensorboard": (False, "perhaps"),
 }
 NAMES = list(OTHER_AND_WRONG)
+SECTIONS = ["model", "data", "augmentation", "tuning", "training", "evaluation", "logging"]
 SCHEMA = config_schema()
 
 
@@ -158,7 +168,7 @@ class TestWhatIsRefused:
         assert str(problem) == "data.train: is required. Set it, for example --data.train rows.jsonl."
 
     @pytest.mark.parametrize("value", [[], "adam", 5, True])
-    @pytest.mark.parametrize("section", ["model", "data", "tuning", "training", "evaluation", "logging"])
+    @pytest.mark.parametrize("section", SECTIONS)
     def test_a_section_that_is_none(self, section: str, value: Any) -> None:
         (problem,) = refused(plain({section: value})).problems
         assert problem.field == section
@@ -173,6 +183,12 @@ class TestWhatIsRefused:
     def test_a_list_is_one_problem(self) -> None:
         (problem,) = refused(plain({"tuning.lora_target_modules": [1, 2]})).problems
         assert problem.field == "tuning.lora_target_modules"
+
+    @pytest.mark.parametrize("template", ["no place", "{prompt}{prompt}"])
+    def test_a_phrasing_without_its_one_place(self, template: str) -> None:
+        (problem,) = refused(plain({"augmentation.prompt_templates": [template]})).problems
+        assert problem.field == "augmentation.prompt_templates"
+        assert "exactly once" in problem.message
 
     def test_a_long_value_is_cut(self) -> None:
         (problem,) = refused(plain({"seed": "x" * 10_000})).problems
@@ -197,7 +213,7 @@ class TestWhatIsTaken:
         config = parse_config({"data": {"train": "rows.jsonl"}})
         assert (config.seed, config.tuning.method, config.data.validation) == (42, "lora", 0.1)
 
-    @pytest.mark.parametrize("section", ["model", "tuning", "training", "evaluation", "logging"])
+    @pytest.mark.parametrize("section", sorted(set(SECTIONS) - {"data"}))
     def test_an_empty_section_means_its_defaults(self, section: str) -> None:
         assert parse_config(plain({section: None})) == parse_config(plain({}))
 
@@ -232,7 +248,7 @@ class TestYaml:
     def test_the_schema_refuses_unknown_keys_everywhere(self) -> None:
         schema = config_schema()
         sections = [schema, *schema["$defs"].values()]
-        assert len(sections) == 7
+        assert len(sections) == len(SECTIONS) + 1
         assert all(section["additionalProperties"] is False for section in sections)
 
     def test_sections_are_what_they_say(self) -> None:

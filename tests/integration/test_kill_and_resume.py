@@ -20,10 +20,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora with dropout": TEN | {"tuning.lora_dropout": 0.3},
     "full": TEN | {"tuning.method": "full", "training.learning_rate": 0.003},
     "accumulation": TEN | {"training.gradient_accumulation_steps": 3, "training.micro_batch_tokens": 32},
+    "augmentation": TEN
+    | {
+        "training.neftune_noise_alpha": 5.0,
+        "augmentation.prompt_templates": ["Say: {prompt}"],
+        "augmentation.noise": 0.1,
+        "augmentation.typos": 0.03,
+        "augmentation.oversample": 2.0,
+    },
 }
 MOMENTS = [(2, "before"), (4, "after"), (7, "before"), (10, "before")]
 """Killed before or after a step is written down: without any checkpoint yet, right after one, between, at the end."""
-MOMENTS_OF = dict.fromkeys(METHODS, MOMENTS) | {"lora with dropout": MOMENTS[2:3]}
+MOMENTS_OF = dict.fromkeys(METHODS, MOMENTS) | {
+    "lora with dropout": MOMENTS[2:3],
+    "augmentation": MOMENTS[1:3],
+}
 KILL = """
 import os, signal
 real = trainer.train_steps

@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.data.augmentation import Augmentation, augment
+from backend.config import AugmentationConfig
+from backend.data.augmentation import augment
 from backend.data.cleaning import exact_duplicates, repair_row
 from backend.data.fixes import FIXES, mend
 from backend.data.load import load_rows
@@ -58,11 +59,11 @@ def test_a_written_row_reads_back_as_it_was(given_row):
 @settings(deadline=None)
 @given(row, st.integers(0, 1000), st.integers(0, 10), st.integers(0, 1000))
 def test_augmentation_repeats_itself_and_never_touches_an_answer(given_row, seed, epoch, index):
-    how = Augmentation(("A: {prompt}",), noise=0.1, typos=0.03, drop_system=0.5)
+    how = AugmentationConfig(prompt_templates=["A: {prompt}"], noise=0.1, typos=0.03, drop_system=0.5)
     once = augment(given_row, how, seed=seed, epoch=epoch, index=index)
     assert once == augment(given_row, how, seed=seed, epoch=epoch, index=index)
     assert answers(once) == answers(given_row)
-    assert augment(given_row, Augmentation(), seed=seed, epoch=epoch, index=index) is given_row
+    assert augment(given_row, AugmentationConfig(), seed=seed, epoch=epoch, index=index) is given_row
 
 
 @settings(deadline=None)

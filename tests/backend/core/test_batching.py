@@ -300,3 +300,13 @@ def test_neighbouring_rows_share_the_longest_beginning_they_can() -> None:
     ordered = sorted(rows, key=lambda row: row.input_ids.tolist())
     saved = sum(common_prefix(a.input_ids, b.input_ids) for a, b in pairwise(ordered))
     assert len(batch.input_ids) == 12 + 15 + 9 - saved
+
+
+def test_every_token_knows_the_length_of_its_row() -> None:
+    lengths = [3, 9, 4, 17]
+    rows = [example(range(10 * number, 10 * number + length)) for number, length in enumerate(lengths)]
+    (batch,) = pack(rows, budget=1000, share_prefixes=False)
+    told = batch.row_lengths()
+    assert sorted(told.tolist()) == sorted(length for length in lengths for _ in range(length))
+    starts = batch.position_ids == 0
+    assert sorted(told[starts].tolist()) == sorted(lengths)

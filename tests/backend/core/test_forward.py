@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -262,3 +263,21 @@ def test_attention_sinks_run_padded() -> None:
 
     assert not forward.packed
     assert _loss(forward, ROWS) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("build", [PACKED["llama"], PADDED["own attention"]], ids=["packed", "padded"])
+@torch.no_grad()
+def test_noise_is_drawn_while_training_only(build: Callable[[], PreTrainedModel]) -> None:
+    plain = prove(build())
+    noisy = replace(plain, neftune_noise_alpha=5.0)
+    (batch,) = pack(ROWS, budget=1 << 20, share_prefixes=False)
+    quiet = float(noisy.loss_sum(batch))
+    assert quiet == float(plain.loss_sum(batch))
+
+    noisy.model.train()
+    torch.manual_seed(1)
+    first = float(noisy.loss_sum(batch))
+    torch.manual_seed(1)
+    assert first == float(noisy.loss_sum(batch))
+    assert first != quiet
+    assert float(plain.loss_sum(batch)) == quiet

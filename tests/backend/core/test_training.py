@@ -549,3 +549,49 @@ def test_the_state_before_the_first_step_is_all_that_is_trained() -> None:
     assert (state.step, state.tokens_seen) == (0, 0)
     assert all(part.requires_grad for part in state.parameters.values())
     assert set(map(id, state.parameters.values())) == {id(part) for part in state.optimizer.state}
+
+
+# --- rows that vary, and noise ----------------------------------------------------------------------------
+
+
+def test_varied_rows_are_asked_for_by_epoch_and_index_and_trained_on() -> None:
+    asked: list[tuple[int, list[int]]] = []
+
+    def vary(epoch: int, indices: Sequence[int]) -> list[Example]:
+        asked.append((epoch, list(indices)))
+        return [example([7, 8, 9], row=f"{epoch}/{index}") for index in indices]
+
+    training = TrainingConfig(max_steps=5, per_device_train_batch_size=4, learning_rate=1e-2)
+    state = start(lively_model(), LORA, training)
+    reports = list(train_steps(state, ROWS, training, PLAN, seed=3, vary=vary))
+    orders = [epoch_order(len(ROWS), 3, epoch).tolist() for epoch in range(3)]
+    assert asked == [
+        (e, orders[e][4 * half : 4 * half + 4]) for e, half in [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    ]
+    assert reports[2].rows == tuple(f"1/{index}" for index in orders[1][:4])
+    assert {report.tokens for report in reports} == {12}
+
+
+def test_a_resume_asks_for_the_rows_of_its_epoch() -> None:
+    def vary(epoch: int, indices: Sequence[int]) -> list[Example]:
+        return [example([7, 8, 9 + epoch], row=f"{epoch}/{index}") for index in indices]
+
+    training = TrainingConfig(max_steps=5, per_device_train_batch_size=4, learning_rate=1e-2)
+    state = start(lively_model(), LORA, training)
+    whole = [report.rows for report in train_steps(state, ROWS, training, PLAN, seed=3, vary=vary)]
+    state = start(lively_model(), LORA, training)
+    state.step = 3
+    resumed = [report.rows for report in train_steps(state, ROWS, training, PLAN, seed=3, vary=vary)]
+    assert resumed == whole[3:]
+
+
+def test_noise_on_embeddings_repeats_with_its_seed_and_changes_what_is_learned() -> None:
+    def learned(alpha: float, seed: int = 0) -> dict[str, Tensor]:
+        state = start(lively_model(), LORA, SHORT)
+        state.forward = replace(state.forward, neftune_noise_alpha=alpha)
+        _train(state, SHORT, seed=seed)
+        return weights(state)
+
+    assert same_bits(learned(5.0), learned(5.0))
+    assert not same_bits(learned(5.0), learned(0.0))
+    assert same_bits(learned(0.0), _trained()[1])

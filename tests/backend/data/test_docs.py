@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from backend.data.augmentation import Augmentation
+from backend.config import AugmentationConfig
 from backend.data.checks import ALL
 from backend.data.families import PARTS
 from backend.data.fixes import FIXES
@@ -21,7 +21,7 @@ def test_every_check_is_listed_under_its_number():
 
 def test_every_fix_and_setting_is_listed():
     assert set(FIXES) - {"drop-rejected"} <= CODE
-    assert set(Augmentation.__dataclass_fields__) <= CODE
+    assert set(AugmentationConfig.model_fields) <= CODE
 
 
 def test_every_shape_is_listed_with_its_parts():

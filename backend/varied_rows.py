@@ -1,0 +1,61 @@
+"""The training rows of any epoch as examples, where augmentation lets them vary. Floor F2.
+
+What a row becomes depends on (seed, epoch, index) alone: a resume, or any number of workers that share the indices
+out among themselves, sees the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from backend.config import AugmentationConfig
+from backend.core.batching import Example
+from backend.data.augmentation import augment
+from backend.data.records import Row
+from backend.data_pipeline import EncodedRows, encode_each
+from backend.errors import TunesmithError
+
+
+@dataclass(frozen=True)
+class VariedRows:
+    """Calling it with an epoch, from 0, and indices gives the examples at these indices in that epoch.
+
+    A row that does not vary is the very example of ``rows``. One whose variation the template refuses, or that
+    would be longer than ``max_length`` tokens, is used as it was: an epoch has all its rows, always.
+    """
+
+    rows: EncodedRows
+    tokenizer: PreTrainedTokenizerBase
+    augmentation: AugmentationConfig
+    max_length: int
+    seed: int
+
+    def __call__(self, epoch: int, indices: Sequence[int]) -> list[Example]:
+        """The examples of ``epoch`` at ``indices``, in their order."""
+        sources = [self.rows.sources[index] for index in indices]
+        varied = [
+            augment(row, self.augmentation, seed=self.seed, epoch=epoch, index=index)
+            for row, index in zip(sources, indices, strict=True)
+        ]
+        changed = [number for number, row in enumerate(varied) if row is not sources[number]]
+        made = self._encoded([varied[number] for number in changed])
+        examples = [self.rows.examples[index] for index in indices]
+        for number, example in zip(changed, made, strict=True):
+            examples[number] = example or examples[number]
+        return examples
+
+    def _encoded(self, rows: Sequence[Row]) -> list[Example | None]:
+        try:
+            encoded = list(encode_each(rows, self.tokenizer))
+        except TunesmithError:
+            return [self._encoded([row])[0] for row in rows] if len(rows) > 1 else [None]
+        return [
+            Example(np.asarray(one.input_ids, dtype=np.int64), np.asarray(one.trained, dtype=bool), row.place)
+            if len(one.input_ids) <= self.max_length
+            else None
+            for row, one in zip(rows, encoded, strict=True)
+        ]
