@@ -22,8 +22,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from backend.errors import RunError
 from backend.manager.attempt_processes import members
+from backend.manager.escalation import Policy
 from backend.manager.process_manager import kill, start, stop, wait
-from backend.manager.supervisor import Policy
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.utils.process_utils import is_alive, send_signal

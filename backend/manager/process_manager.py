@@ -16,7 +16,7 @@ from pathlib import Path
 from backend.errors import RunError
 from backend.lifecycle import Event, require
 from backend.manager.attempt_processes import kill_all, members
-from backend.manager.supervisor import Escalation, Policy
+from backend.manager.escalation import Escalation, Policy
 from backend.manager.system_manager import forecast_disk
 from backend.reports import Attempt, RunState
 from backend.run_dir import RunDir

@@ -12,20 +12,22 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import RunError, TunesmithError
 from backend.lifecycle import Event, require
 from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.attempt_end import AttemptEvidence, kernel_oom_kills, reason_of
-from backend.manager.attempt_processes import TOKEN, ask_to_end, kill_all
+from backend.manager.attempt_processes import TOKEN, kill_all
+from backend.manager.escalation import Escalation, Policy
 from backend.manager.housekeeping import Housekeeping
+from backend.manager.queue_manager import QueueManager
+from backend.manager.ranks import Ranks, launch
+from backend.manager.run_summary import peek
 from backend.reports import Attempt
 from backend.run_dir import LOCK_FD, RunDir
 from backend.utils.file_utils import free_bytes
@@ -35,22 +37,6 @@ ATTEMPT = "TUNESMITH_ATTEMPT"
 TICK_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
 _WORTH_ANOTHER_TRY = frozenset({"killed", "crashed"})
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How patient the supervisor is.
-
-    ``restarts``: how many times in a row a killed or crashed trainer is started again without a new checkpoint
-    in between. ``backoff_seconds``: the pause before the first of them, doubled each time. A stop request is
-    followed by SIGTERM after ``term_seconds`` and by SIGKILL after ``grace_seconds``.
-    """
-
-    restarts: int = 0
-    backoff_seconds: float = 1.0
-    term_seconds: float = 2.0
-    grace_seconds: float = 30.0
-    log_limit_bytes: int = 64 * 2**20
 
 
 class Breaker:
@@ -94,6 +80,7 @@ class Supervisor:
         self._command = tuple(command)
         self._policy = policy
         self._lock = lock
+        self._nproc_per_node = int(peek(run.read_config_text(), "training", "nproc_per_node") or 1)
         self._breaker = Breaker(policy.restarts, run.newest_checkpoint_step())
 
     def supervise(self, ready: Ready) -> None:
@@ -106,20 +93,20 @@ class Supervisor:
         oom_kills = kernel_oom_kills()
         token = secrets.token_hex(16)
         attempt = self._run.begin_attempt(self._command, supervisor=identify(os.getpid()), token=token)
-        child = self._launch(attempt)
+        trainer = self._launch(attempt)
         with contextlib.suppress(ProcessLookupError):  # gone already: the wait below sees how
-            attempt = self._run.set_process(attempt, child.pid)
+            attempt = self._run.set_process(attempt, trainer.pid)
         ready.say()
-        forced = self._watch(attempt, child)
+        forced = self._watch(attempt, trainer)
         kill_all(attempt)
         evidence = AttemptEvidence(
-            returncode=child.returncode,
+            returncode=trainer.returncode,
             has_outcome=self._run.read_outcome() is not None,
             forced=forced,
             oom_kills=kernel_oom_kills() - oom_kills,
             free_bytes=free_bytes(self._run.path),
         )
-        return self._conclude(attempt, child.returncode, reason_of(evidence))
+        return self._conclude(attempt, trainer.returncode, reason_of(evidence))
 
     def _conclude(self, attempt: Attempt, returncode: int, reason: str) -> bool:
         again = False
@@ -134,7 +121,7 @@ class Supervisor:
         )
         return again
 
-    def _launch(self, attempt: Attempt) -> subprocess.Popen[bytes]:
+    def _launch(self, attempt: Attempt) -> Ranks:
         """The trainer in a session of its own, with the lock, the attempt's number and its token."""
         environ = {
             **os.environ,
@@ -145,18 +132,8 @@ class Supervisor:
             "PYTHONFAULTHANDLER": "1",
             **_visible_devices(attempt.device),
         }
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        log = os.open(self._run.train_log, flags, 0o600)
         try:
-            return subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environ,
-                pass_fds=(self._lock,),
-                start_new_session=True,
-            )
+            return launch(self._command, environ, run=self._run, lock=self._lock, count=self._nproc_per_node)
         except OSError as error:
             self._run.end_attempt(attempt, "error", exit_code=127)
             raise RunError(
@@ -164,20 +141,16 @@ class Supervisor:
                 remedy="Check the installation with: tunesmith doctor",
                 code="cannot-start",
             ) from error
-        finally:
-            os.close(log)
 
-    def _watch(self, attempt: Attempt, child: subprocess.Popen[bytes]) -> bool:
+    def _watch(self, attempt: Attempt, trainer: Ranks) -> bool:
         """Wait for the trainer, look after the run, and see a stop request through; True when it had to be killed."""
         escalation = Escalation(attempt, self._policy)
         housekeeping = Housekeeping(self._run, log_limit_bytes=self._policy.log_limit_bytes)
         try:
-            while child.poll() is None:
+            while not trainer.wait(TICK_SECONDS):
                 housekeeping.tick()
                 if self._run.stop_requested():
                     escalation.tick()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(TICK_SECONDS)
         finally:
             housekeeping.close()
         return escalation.forced
@@ -195,29 +168,6 @@ def _visible_devices(device: str) -> dict[str, str]:
     """Queue device ``cuda:1`` shows the trainer that GPU only; other names show it everything."""
     kind, _, index = device.partition(":")
     return {"CUDA_VISIBLE_DEVICES": index} if kind == "cuda" and index.isdecimal() else {}
-
-
-class Escalation:
-    """What follows a stop request that the trainer does not heed: SIGTERM, then SIGKILL for all it started."""
-
-    def __init__(self, attempt: Attempt, policy: Policy) -> None:
-        self._attempt = attempt
-        self._policy = policy
-        self._began: float | None = None
-        self._asked = False
-        self.forced = False
-
-    def tick(self) -> None:
-        """Call often once a stop is asked for; the first call starts the clock."""
-        now = time.monotonic()
-        self._began = now if self._began is None else self._began
-        waited = now - self._began
-        if waited >= self._policy.term_seconds and not self._asked:
-            self._asked = True
-            ask_to_end(self._attempt)
-        if waited >= self._policy.grace_seconds:
-            self.forced = True
-            kill_all(self._attempt)
 
 
 def own(run: RunDir, command: Sequence[str], policy: Policy, ready: Ready) -> None:
@@ -261,16 +211,10 @@ def main(argv: Sequence[str]) -> int:
         ready.say(_broken(run, error))
         return 1
     finally:
-        _schedule_next(run)
+        QueueManager(run.path.parent).schedule()
     for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
         print(problem, file=sys.stderr)  # noqa: T201  supervisor.log
     return 0
-
-
-def _schedule_next(run: RunDir) -> None:
-    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415  the queue starts supervisors
-
-    QueueManager(run.path.parent).schedule()
 
 
 def _broken(run: RunDir, error: Exception) -> RunError:

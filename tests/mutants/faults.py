@@ -313,15 +313,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the wrong pid is written down",
         "backend/manager/supervisor.py",
-        "self._run.set_process(attempt, child.pid)",
+        "self._run.set_process(attempt, trainer.pid)",
         "self._run.set_process(attempt, os.getpid())",
         (SUPERVISOR, PROCESSES),
     ),
     Fault(
         "the trainer's words go nowhere",
-        "backend/manager/supervisor.py",
-        "                stdout=log,\n                stderr=log,\n",
-        "                stdout=subprocess.DEVNULL,\n                stderr=subprocess.DEVNULL,\n",
+        "backend/manager/ranks.py",
+        "                    stdout=log,\n                    stderr=log,\n",
+        "                    stdout=subprocess.DEVNULL,\n                    stderr=subprocess.DEVNULL,\n",
         (SUPERVISOR, PROCESSES),
     ),
     Fault(

@@ -17,8 +17,8 @@ import pytest
 from backend.errors import RunError
 from backend.manager import process_manager
 from backend.manager.attempt_processes import members
+from backend.manager.escalation import Policy
 from backend.manager.process_manager import kill, pause, start, stop, trainer_command, wait
-from backend.manager.supervisor import Policy
 from backend.reports import Attempt, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.process_utils import ProcessIdentity, send_signal

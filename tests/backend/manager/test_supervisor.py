@@ -14,9 +14,10 @@ import pytest
 
 from backend.errors import RunError
 from backend.manager import supervisor
+from backend.manager.escalation import Policy
 from backend.manager.process_manager import start, stop, wait
-from backend.manager.supervisor import ATTEMPT, Breaker, Escalation, Policy, Ready, own
-from backend.reports import Attempt, AttemptEnd, RunStatus
+from backend.manager.supervisor import ATTEMPT, Breaker, Ready, own
+from backend.reports import AttemptEnd, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.process_utils import identify, send_signal
 from tests.backend.manager.conftest import stand_in
@@ -119,18 +120,6 @@ class TestSignals:
         send_signal(attempt.supervisor, signal.SIGTERM)
         state = wait(run, timeout_seconds=20)
         assert (state.status, state.reason) == (RunStatus.STOPPED, "sigterm")
-
-    def test_escalation_asks_once_then_kills(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls: list[str] = []
-        clock = iter([100.0, 101.0, 102.5, 103.0, 111.0])
-        monkeypatch.setattr(supervisor.time, "monotonic", lambda: next(clock))
-        monkeypatch.setattr(supervisor, "ask_to_end", lambda _: calls.append("term"))
-        monkeypatch.setattr(supervisor, "kill_all", lambda _: calls.append("kill"))
-        escalation = Escalation(Attempt(1, "now", ("a",)), Policy(term_seconds=2, grace_seconds=10))
-        for _ in range(5):
-            escalation.tick()
-        assert calls == ["term", "kill"]
-        assert escalation.forced
 
 
 class TestLaunching:

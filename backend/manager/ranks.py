@@ -1,0 +1,119 @@
+"""The processes that train one run together: started as one, watched as one.
+
+Each gets the variables that torchrun would give it (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``).
+They are our own children and not torchrun's, so that each inherits the run's lock and the way each of them died is
+seen. They meet through a file and talk over the loopback interface. Control wing: imports F0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backend.run_dir import RunDir
+
+MEETING_FILE = "TUNESMITH_MEETING_FILE"
+"""The environment variable that names the file through which the ranks find each other."""
+PEER_SECONDS = 5.0
+"""How long the others live on after one rank has failed: time to write down why."""
+
+
+class Ranks:
+    """The processes of one attempt, rank 0 first."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[bytes]], meeting: Path | None = None) -> None:
+        self._processes = tuple(processes)
+        self._meeting = meeting
+        self._failed_at: float | None = None
+        self._ended_by_us: set[int] = set()
+
+    @property
+    def pid(self) -> int:
+        """The process that writes: rank 0."""
+        return self._processes[0].pid
+
+    @property
+    def returncode(self) -> int:
+        """The most telling end, once all have ended: a signal (negative) before an exit code before 0."""
+        codes = [one.returncode for one in self._processes if one.pid not in self._ended_by_us]
+        return min((code for code in codes if code < 0), default=max(codes, default=0))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait a little; True once every process has ended. One that fails takes the others with it."""
+        living = [one for one in self._processes if one.poll() is None]
+        if not living:
+            self._forget_meeting()
+            return True
+        if any(one.returncode for one in self._processes):
+            self._failed_at = self._failed_at or time.monotonic()
+            if time.monotonic() - self._failed_at > PEER_SECONDS:
+                self._end(living)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            living[0].wait(seconds)
+        return False
+
+    def _end(self, living: Sequence[subprocess.Popen[bytes]]) -> None:
+        for one in living:
+            self._ended_by_us.add(one.pid)
+            one.kill()
+
+    def close(self) -> None:
+        """End whatever still lives, at once."""
+        self._end([one for one in self._processes if one.poll() is None])
+        for one in self._processes:
+            one.wait()
+        self._forget_meeting()
+
+    def _forget_meeting(self) -> None:
+        if self._meeting:
+            self._meeting.unlink(missing_ok=True)
+
+
+def launch(
+    command: Sequence[str], environ: Mapping[str, str], *, run: RunDir, lock: int, count: int
+) -> Ranks:
+    """Start ``command`` ``count`` times, each in a session of its own, printing to the run's log.
+
+    ``lock`` is a descriptor that each inherits. Raises OSError when one cannot be started; none is left then.
+    """
+    meeting = run.path / f".meeting.{secrets.token_hex(8)}.tmp" if count > 1 else None
+    log = os.open(run.train_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(count):
+            started.append(  # noqa: PERF401  those that came up must be known when one does not
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**environ, **(_rank_environ(rank, count, meeting) if meeting else {})},
+                    pass_fds=(lock,),
+                    start_new_session=True,
+                )
+            )
+    except OSError:
+        Ranks(started).close()
+        raise
+    finally:
+        os.close(log)
+    return Ranks(started, meeting)
+
+
+def _rank_environ(rank: int, count: int, meeting: Path) -> dict[str, str]:
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        MEETING_FILE: str(meeting),
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+    }

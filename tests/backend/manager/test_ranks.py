@@ -1,0 +1,127 @@
+"""Processes that train together, watched as one: backend/manager/ranks.py, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backend.manager import ranks
+from backend.manager.ranks import MEETING_FILE, Ranks, launch
+from backend.run_dir import RunDir
+from backend.utils.lock_utils import is_locked
+from tests.eventually import eventually
+
+TELL = "import json, os; print(json.dumps(dict(os.environ)), flush=True)"
+WAIT = "import time; time.sleep(60)"
+BY_RANK = "import os, sys, time; what = sys.argv[1 + int(os.environ['RANK'])]; "
+ACT = (
+    BY_RANK
+    + "time.sleep(60) if what == 'wait' else os.kill(os.getpid(), 9) if what == 'die' else sys.exit(int(what))"
+)
+    BY_RANK
+    + "time.sleep(60) if what == 'wait' else os.kill(os.getpid(), 9) if what == 'die' else sys.exit(int(what))"
+)
+
+
+@contextmanager
+def started(run: RunDir, program: str, *words: str, count: int = 2) -> Iterator[Ranks]:
+    command = (sys.executable, "-c", program, *words)
+    with run.lock() as lock, closing(launch(command, os.environ, run=run, lock=lock, count=count)) as found:
+        yield found
+
+
+def ended(found: Ranks) -> bool:
+    return found.wait(0.01)
+
+
+def test_each_gets_what_torchrun_would_give_it(run: RunDir) -> None:
+    with started(run, TELL, count=3) as found:
+        eventually(lambda: ended(found))
+        told = [json.loads(line) for line in run.train_log.read_text().splitlines()]
+    assert sorted(one["RANK"] for one in told) == ["0", "1", "2"]
+    assert [one["RANK"] for one in told] == [one["LOCAL_RANK"] for one in told]
+    assert {one["WORLD_SIZE"] + one["LOCAL_WORLD_SIZE"] for one in told} == {"33"}
+    assert len({one[MEETING_FILE] for one in told}) == 1
+    assert {one["GLOO_SOCKET_IFNAME"] for one in told} <= {"lo", "lo0"}
+    assert found.returncode == 0
+
+
+def test_one_alone_is_told_of_nobody(run: RunDir) -> None:
+    with started(run, TELL, count=1) as found:
+        eventually(lambda: ended(found))
+    told = json.loads(run.train_log.read_text())
+    assert {"RANK", "WORLD_SIZE", MEETING_FILE} & told.keys() == set()
+
+
+def test_each_keeps_the_run_alive(run: RunDir) -> None:
+    with started(run, WAIT) as found:
+        pids = [one.pid for one in found._processes]
+    assert not is_locked(run.lock_file)
+    assert found.pid == pids[0]
+    assert len(set(pids)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("0", "0"), 0),
+        (("3", "0"), 3),
+        (("0", "7"), 7),
+        (("die", "7"), -signal.SIGKILL),
+        (("7", "die"), -signal.SIGKILL),
+    ],
+)
+def test_the_most_telling_end_counts(run: RunDir, words: tuple[str, str], code: int) -> None:
+    with started(run, ACT, *words) as found:
+        eventually(lambda: ended(found))
+        assert found.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(("wait", "die"), -9), (("die", "wait"), -9), (("wait", "7"), 7)]
+)
+def test_one_that_fails_takes_the_others_with_it(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str], code: int
+) -> None:
+    monkeypatch.setattr(ranks, "PEER_SECONDS", 0.05)
+    with started(run, ACT, *words) as found:
+        eventually(lambda: ended(found))
+        assert found.returncode == code
+
+
+def test_one_that_is_done_leaves_the_others_in_peace(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "PEER_SECONDS", 0.0)
+    with started(run, ACT, "wait", "0") as found:
+        eventually(lambda: found._processes[1].poll() == 0)
+        assert [found.wait(0.05), found.wait(0.05)] == [False, False]
+
+
+def test_closing_ends_all_and_leaves_no_file(run: RunDir) -> None:
+    with started(run, WAIT) as found:
+        meeting = found._meeting
+        assert meeting is not None
+        meeting.touch()
+        processes = [psutil.Process(one.pid) for one in found._processes]
+    assert not meeting.exists()
+    assert [process.is_running() for process in processes] == [False, False]
+
+
+def test_what_cannot_be_started_leaves_nobody(run: RunDir) -> None:
+    with run.lock() as lock, pytest.raises(FileNotFoundError):
+        launch((str(run.path / "none"),), {}, run=run, lock=lock, count=2)
+
+
+def test_a_link_in_place_of_the_log_is_not_followed(run: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    run.train_log.symlink_to(tmp_path / "precious")
+    with run.lock() as lock, pytest.raises(OSError, match="symbolic"):
+        launch((sys.executable, "-c", TELL), {}, run=run, lock=lock, count=1)
+    assert (tmp_path / "precious").read_text() == "mine"
