@@ -26,9 +26,6 @@ ACT = (
     BY_RANK
     + "time.sleep(60) if what == 'wait' else os.kill(os.getpid(), 9) if what == 'die' else sys.exit(int(what))"
 )
-    BY_RANK
-    + "time.sleep(60) if what == 'wait' else os.kill(os.getpid(), 9) if what == 'die' else sys.exit(int(what))"
-)
 
 
 @contextmanager
