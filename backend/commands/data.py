@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from backend.commands.output import print_json, say
+from backend.commands.rows import rows as show_rows
 from backend.commands.train import AsJson
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from backend.data.records import Row
 
 app = App(name="data", help="What is wrong with the rows, and what the model will see of them.")
+app.command(show_rows, name="rows")
 
 Rows = Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")]
 Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
@@ -214,6 +216,9 @@ def preview(
         Literal["error", "cut", "drop"], Parameter(help="What to do with longer rows, as data.truncation.")
     ] = "cut",
     batch_size: Annotated[int, Parameter(help="Examples in one step.")] = 16,
+    augmentation: Annotated[
+        dict[str, str] | None, Parameter(help="Settings of that section: --augmentation.noise 0.1.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Show rows as the model will see them: which tokens it learns, and what an epoch costs.
@@ -221,10 +226,13 @@ def preview(
     Example
     -------
     tunesmith data preview rows.jsonl --model smollm2-135m --rows 2
+
+    tunesmith data preview rows.jsonl --augmentation.typos 0.02
     """
     from backend.commands.token_view import print_preview  # noqa: PLC0415
     from backend.config import parse_config  # noqa: PLC0415
     from backend.preview import preview as look  # noqa: PLC0415 - torch loads here
+    from backend.utils.config_utils import parse_value  # noqa: PLC0415
 
     data: dict[str, Any] = {
         "train": str(path),
@@ -234,9 +242,16 @@ def preview(
     }
     data |= {} if max_length is None else {"max_length": max_length}
     data["max_rejected_share"] = 1.0
-    config = parse_config({"data": data, "training": {"per_device_train_batch_size": batch_size}})
+    varied = {name: parse_value(text) for name, text in (augmentation or {}).items()}
+    training = {"per_device_train_batch_size": batch_size}
+    config = parse_config({"data": data, "augmentation": varied, "training": training})
     found = look(
-        config.data, _tokenizer(model), seed=config.seed, rows_per_step=batch_size, rows=max(0, rows)
+        config.data,
+        _tokenizer(model),
+        seed=config.seed,
+        rows_per_step=batch_size,
+        rows=max(0, rows),
+        augmentation=config.augmentation,
     )
     if as_json:
         print_json(asdict(found))

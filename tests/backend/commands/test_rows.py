@@ -1,0 +1,77 @@
+"""``tunesmith data rows``: backend/commands/rows.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.cli import main
+from tests.runs import write_rows
+
+FOODS = [{"question": f"food {n}", "answer": "Meat" if n % 2 else "Fruit"} for n in range(30)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "foods.jsonl", FOODS)
+
+
+def ask(capsys: pytest.CaptureFixture[str], source: Path, *words: str) -> dict[str, Any]:
+    assert main(["data", "rows", str(source), "--json", *words]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def test_a_page_of_records_with_their_places(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ask(capsys, source, "--offset", "10", "--limit", "3")
+    assert [row["place"] for row in told["rows"]] == [f"foods.jsonl:{n}" for n in (11, 12, 13)]
+    assert told["rows"][0]["cells"] == FOODS[10]
+    assert (told["total"], told["matching"]) == (30, 30)
+
+
+def test_how_they_are_read(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ask(capsys, source)
+    assert told["columns"] == ["question", "answer"]
+    assert told["roles"] == {"prompt": "question", "completion": "answer"}
+    assert told["shape"] == "prompt/completion"
+    assert "because" in told["read_as"]
+
+
+def test_searching_finds_capitals_or_not(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ask(capsys, source, "--text", "mEAT", "--offset", "1", "--limit", "2")
+    assert told["matching"] == 15
+    assert [row["cells"]["question"] for row in told["rows"]] == ["food 3", "food 5"]
+    assert ask(capsys, source, "--text", "nothing like it")["rows"] == []
+
+
+def test_records_of_no_known_shape_are_shown_with_the_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_rows(tmp_path / "odd.jsonl", [{"frage": "was", "antwort": "das"}])
+    told = ask(capsys, source)
+    assert told["problem"]["code"] == "unknown-shape"
+    assert told["rows"][0]["cells"] == {"frage": "was", "antwort": "das"}
+    mapped = ask(capsys, source, "--columns.prompt", "frage", "--columns.completion", "antwort")
+    assert mapped["problem"] is None
+    assert mapped["roles"] == {"prompt": "frage", "completion": "antwort"}
+
+
+def test_broken_lines_do_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "broken.jsonl"
+    source.write_text('{"prompt": "a", "completion": "b"}\n{broken\n')
+    assert ask(capsys, source)["total"] == 1
+
+
+def test_for_people(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "rows", str(source), "--limit", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "foods.jsonl:1" in told
+    assert "30 of 30 records." in told
+
+
+def test_a_source_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "rows", str(tmp_path / "nothing.jsonl"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"]
