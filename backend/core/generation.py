@@ -1,7 +1,8 @@
 """The decode loop: many prompts side by side, one token each a turn, rows leave as they end. Floor F1.
 
-Prompts are padded on the left, with masks and positions set so that padding changes nothing. Every row draws from
-a generator of its own, so that what a row says does not depend on the rows beside it.
+Prompts are padded on the left, with masks and positions set so that padding changes nothing. Rows may join while
+others are being continued. Every row draws from a generator of its own, so that what a row says does not depend on
+the rows beside it.
 """
 
 from __future__ import annotations
@@ -12,85 +13,97 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from backend.core import packed_attention
 from backend.core.batching import common_prefix
-from backend.core.kv_cache import new_cache
+from backend.core.kv_cache import new_cache, takes_rows
+from backend.core.sampling import Chooser, Matcher, Sampling
 from backend.errors import InferenceError
+
+__all__ = ["Decoding", "NewToken", "Prefill", "Sampling", "check_prompt", "context_length", "for_inference"]
 
 MIN_SHARED = 8
 """A common beginning shorter than this, in tokens, is not worth computing apart."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen. ``temperature`` 0 is greedy: always the likeliest token.
-
-    ``top_k`` 0 and ``top_p`` 1 mean no cut. ``seed`` fixes the draw of each row. Raises InferenceError for values
-    that make no sense.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        bounds = {
-            "max_new_tokens": (self.max_new_tokens, 1 <= self.max_new_tokens <= 1_048_576, "1 or more"),
-            "temperature": (self.temperature, 0 <= self.temperature <= 100, "from 0 to 100"),
-            "top_p": (self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
-            "top_k": (self.top_k, self.top_k >= 0, "0 or more"),
-            "seed": (self.seed, 0 <= self.seed < 2**63, "0 or more"),
-        }
-        for name, (value, fits, wanted) in bounds.items():
-            if not fits:
-                raise InferenceError(
-                    f"{name} is {value}.", remedy=f"Use a value that is {wanted}.", code="bad-sampling"
-                )
+SPARE_SEATS = 0.5
+"""Seats that are made at once when one is wanted, as a share of those there are."""
 
 
 @dataclass(frozen=True)
 class NewToken:
-    """One generated token of prompt ``row``; ``finish`` is "" while the row goes on, else stop or length."""
+    """One generated token of prompt ``row``; ``finish`` is "" while the row goes on, else stop or length.
+
+    ``logprob`` and the alternatives in ``top`` are the model's own, before penalties, temperature and cuts.
+    """
 
     row: int
     token_id: int
     logprob: float
     finish: str
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Prefill:
+    """One prompt read piece by piece, all but its last token, so that nobody has to wait for a long one.
+
+    Raises InferenceError for an empty prompt or one that leaves no room in the model's context.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel, prompt: Sequence[int]) -> None:
+        check_prompt(prompt, context_length(model))
+        self.prompt = list(prompt)
+        self.cache = new_cache(model.config)
+        self._model = model
+        self._last = torch.tensor([-1], device=model.device)
+
+    @property
+    def left(self) -> int:
+        """Tokens still to be read."""
+        return len(self.prompt) - 1 - int(self.cache.get_seq_length())
+
+    @torch.inference_mode()
+    def advance(self, tokens: int) -> None:
+        """Read at most so many tokens more."""
+        done = self.cache.get_seq_length()
+        piece = self.prompt[done : min(done + tokens, len(self.prompt) - 1)]
+        if piece:
+            ids = torch.tensor([piece], device=self._model.device)
+            self._model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=self._last)
 
 
 class Decoding:
     """Prompts being continued. ``step()`` gives every row that is not done its next token.
 
-    Raises InferenceError for an empty prompt or one that leaves no room in the model's context.
+    ``sampling`` is for all rows, or one for each; ``matchers`` hold rows to a form. Raises InferenceError for an
+    empty prompt or one that leaves no room in the model's context.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | PeftModel,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
+        sampling: Sampling | Sequence[Sampling],
         stop_ids: Collection[int],
+        matchers: Sequence[Matcher | None] = (),
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device
         self._stop_ids = frozenset(stop_ids)
-        self._sampling = sampling
         self._limit = context_length(model)
         for prompt in prompts:
             check_prompt(prompt, self._limit)
-        self._room = [min(sampling.max_new_tokens, self._limit - len(prompt)) for prompt in prompts]
-        self._generators = [
-            torch.Generator().manual_seed((sampling.seed * 0x9E3779B97F4A7C15 + len(prompt)) % 2**63)
-            for prompt in prompts
-        ]
-        self.rows = list(range(len(prompts)))
-        self._seats = list(self.rows)
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        held = list(matchers) or [None] * len(prompts)
+        self._room: dict[int, int] = {}
+        self._choosers: dict[int, Chooser] = {}
+        self.rows: list[int] = []
+        self._seats: list[int] = []
+        self._count = 0
+        for prompt, wanted, matcher in zip(prompts, each, held, strict=True):
+            self._seats.append(self._new_row(len(prompt), Chooser(wanted, prompt, matcher)))
         # an index, not a number: a slice would make the head a batched product over copies of its weight
         self._last = torch.tensor([-1], device=self._device)
         self._cache = new_cache(model.config)
@@ -98,6 +111,14 @@ class Decoding:
         self._inputs, mask = _left_padded([prompt[shared:] for prompt in prompts], self._device)
         self._positions = shared + (mask.cumsum(1) - 1).clamp(min=0)
         self._mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+
+    def _new_row(self, length: int, chooser: Chooser) -> int:
+        row = self._count
+        self._count += 1
+        self._room[row] = min(chooser.sampling.max_new_tokens, self._limit - length)
+        self._choosers[row] = chooser
+        self.rows.append(row)
+        return row
 
     @torch.inference_mode()
     def _prefill_shared(self, prompts: Sequence[Sequence[int]]) -> int:
@@ -119,7 +140,7 @@ class Decoding:
 
     @torch.inference_mode()
     def step(self) -> list[NewToken]:
-        """The next token of every remaining row, in the order of ``rows``; rows that finish leave."""
+        """The next token of every remaining row, in the order of the seats; rows that finish leave."""
         if not self.rows:
             return []
         logits = (
@@ -143,15 +164,74 @@ class Decoding:
 
     def drop(self, row: int) -> None:
         """Let ``row`` go, finished or not: it gets no further token."""
-        self.rows = [other for other in self.rows if other != row]
-        self._close_ranks()
+        self._keep([other for other in self.rows if other != row])
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether ``join`` may be called now: nobody is left, or all have begun and can make room."""
+        return not self.rows or (self._begun and takes_rows(self._cache))
+
+    @property
+    def _begun(self) -> bool:
+        """Whether the cache holds all of every row but its last token, which is the next input."""
+        held = self._cache.get_seq_length()
+        return bool(held) and self._mask.shape[1] == held + 1
+
+    @torch.inference_mode()
+    def join(self, prefill: Prefill, choosers: Sequence[Chooser]) -> list[int]:
+        """Continue the prompt of ``prefill``, read to its end, in a row for each of ``choosers``; their numbers.
+
+        What the rows already here say does not change. See ``takes_rows``.
+        """
+        rows = [self._new_row(len(prefill.prompt), chooser) for chooser in choosers]
+        length = len(prefill.prompt)
+        if len(self.rows) == len(rows):
+            self._begin(prefill, rows)
+            return rows
+        self._make_seats(len(rows), columns=length - self._mask.shape[1])
+        for row in rows:
+            seat = next(seat for seat, held in enumerate(self._seats) if held not in self._choosers)
+            self._seats[seat] = row
+            if length > 1:
+                for layer, read in zip(self._cache.layers, prefill.cache.layers, strict=True):
+                    layer.write(seat, read)
+            self._mask[seat] = 0
+            self._mask[seat, -length:] = 1
+            self._inputs[seat], self._positions[seat] = prefill.prompt[-1], length - 1
+        return rows
+
+    def _begin(self, prefill: Prefill, rows: list[int]) -> None:
+        """Start over with these rows alone."""
+        self._seats = list(rows)
+        self._cache = prefill.cache
+        if len(rows) > 1 and self._cache.get_seq_length():
+            self._cache.batch_repeat_interleave(len(rows))
+        shape, length = (len(rows), 1), len(prefill.prompt)
+        self._inputs = torch.full(shape, prefill.prompt[-1], device=self._device)
+        self._positions = torch.full(shape, length - 1, device=self._device)
+        self._mask = self._inputs.new_ones(len(rows), length)
+
+    def _make_seats(self, wanted: int, *, columns: int) -> None:
+        """Room for ``wanted`` more rows and, where ``columns`` is above 0, for longer ones."""
+        free = sum(held not in self._choosers for held in self._seats)
+        more = 0 if free >= wanted else max(wanted - free, int(len(self._seats) * SPARE_SEATS))
+        columns = max(0, columns)
+        if not more and not columns:
+            return
+        for layer in self._cache.layers:
+            layer.extend(more, columns)
+        self._seats += [-1] * more
+        self._mask = F.pad(self._mask, (columns, 0, 0, more))
+        self._mask[:, -1] = 1  # an empty seat looks at itself: a row of nothing but masked places is NaN
+        self._inputs, self._positions = (
+            F.pad(part, (0, 0, 0, more)) for part in (self._inputs, self._positions)
+        )
 
     def _choose(self, row: int, logits: Tensor) -> NewToken:
-        token_id = _draw(logits, self._sampling, self._generators[row])
+        chosen = self._choosers[row].choose(logits)
         self._room[row] -= 1
-        finish = "stop" if token_id in self._stop_ids else "" if self._room[row] else "length"
-        logprob = float(logits[token_id] - torch.logsumexp(logits, -1))
-        return NewToken(row, token_id, logprob, finish)
+        finish = "stop" if chosen.token_id in self._stop_ids else "" if self._room[row] else "length"
+        return NewToken(row, chosen.token_id, chosen.logprob, finish, chosen.top)
 
     def _advance(self, tokens: Mapping[int, NewToken]) -> None:
         """Make the new tokens, by seat, the next input; rows that finished leave."""
@@ -160,8 +240,27 @@ class Decoding:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
         # a row that ended where the context does keeps its seat for a while: hold its position inside
         self._positions = (self._positions[:, -1:] + 1).clamp(max=self._limit - 1)
-        self.rows = [token.row for token in tokens.values() if not token.finish]
-        self._close_ranks()
+        self._keep([token.row for token in tokens.values() if not token.finish])
+
+    def _keep(self, rows: list[int]) -> None:
+        """Go on with ``rows`` alone; what only the others needed is given up."""
+        for row in {*self.rows} - {*rows}:
+            del self._choosers[row], self._room[row]
+        if rows != self.rows:
+            self.rows = rows
+            self._close_ranks()
+            self._drop_columns()
+
+    def _drop_columns(self) -> None:
+        """Forget the places left of the beginning of the longest row."""
+        if not self.rows or not self._begun or not takes_rows(self._cache):
+            return
+        seats = [self._seats.index(row) for row in self.rows]
+        unused = min(int(self._mask[seats].argmax(1).min()), self._cache.get_seq_length() - 1)
+        if unused:
+            for layer in self._cache.layers:
+                layer.drop_columns(unused)
+            self._mask = self._mask[:, unused:]
 
     def _close_ranks(self) -> None:
         """Give up the seats of rows that left once half of them are empty: moving the others costs a copy."""
@@ -174,20 +273,6 @@ class Decoding:
         )
         if self._cache.get_seq_length():
             self._cache.batch_select_indices(index)
-
-
-def _draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token id from ``logits`` [V]: the likeliest, or drawn by inverting the cumulative distribution."""
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    probabilities, order = torch.softmax(logits.cpu() / sampling.temperature, -1).sort(descending=True)
-    kept = torch.cumsum(probabilities, -1) - probabilities < sampling.top_p
-    if sampling.top_k:
-        kept[sampling.top_k :] = False
-    cumulative = torch.cumsum(probabilities * kept, -1)
-    point = torch.rand((), generator=generator) * cumulative[-1]
-    place = int(torch.searchsorted(cumulative, point, right=True))
-    return int(order[min(place, len(order) - 1)])
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

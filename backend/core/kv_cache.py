@@ -1,4 +1,8 @@
-"""A key-value cache with room to grow: a new token is written in place instead of copying what came before. F1."""
+"""A key-value cache with room to grow: a new token is written in place instead of copying what came before. F1.
+
+Rows may take a seat in it while others are being continued: every row ends at the right edge, and whatever lies left
+of its beginning is masked.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,26 @@ class RoomyLayer(DynamicLayer):
                 room[:, :, :length] = old
         return rooms[0], rooms[1]
 
+    def extend(self, seats: int, columns: int) -> None:
+        """Add ``seats`` rows of zeros below and ``columns`` zeros left of every row.
+
+        Zeros and not whatever memory holds: a masked NaN times nothing is still NaN.
+        """
+        self.keys, self.values = (_extended(old, seats, columns) for old in (self.keys, self.values))
+        self._rooms = None
+
+    def write(self, seat: int, other: DynamicLayer) -> None:
+        """Put the single row of ``other`` into ``seat``, its end at the right edge."""
+        length = other.get_seq_length()
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            mine[seat, :, mine.shape[2] - length :] = theirs[0]
+
+    def drop_columns(self, count: int) -> None:
+        """Forget the leftmost ``count`` places of every row."""
+        self.keys, self.values = self.keys[:, :, count:], self.values[:, :, count:]
+        if self._rooms is not None:
+            self._rooms = self._rooms[0][:, :, count:], self._rooms[1][:, :, count:]
+
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
         super().batch_repeat_interleave(repeats)
@@ -54,8 +78,20 @@ class RoomyLayer(DynamicLayer):
         super().reset()
 
 
+def _extended(old: Tensor, seats: int, columns: int) -> Tensor:
+    rows, heads, length, width = old.shape
+    new = old.new_zeros(rows + seats, heads, length + columns, width)
+    new[:rows, :, columns:] = old
+    return new
+
+
 def new_cache(config: PreTrainedConfig) -> DynamicCache:
     """An empty cache for a model of this configuration; only full-attention layers get room."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def takes_rows(cache: DynamicCache) -> bool:
+    """Whether rows may take a seat in ``cache`` while others are being continued: no layer forgets places."""
+    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)

@@ -22,17 +22,18 @@ from transformers import (
     PreTrainedModel,
 )
 
-from backend.core import generation
 from backend.core.forward import prove
 from backend.core.generation import (
     MIN_SHARED,
     Decoding,
     NewToken,
+    Prefill,
     Sampling,
     check_prompt,
     context_length,
     for_inference,
 )
+from backend.core.sampling import Chooser, draw
 from backend.core.tuning import make_trainable
 from backend.errors import InferenceError
 from tests.backend.core.rows import FULL, LORA, lively_model
@@ -278,6 +279,132 @@ def test_a_row_at_the_end_of_the_context_does_not_hold_up_the_others(kind: str) 
     assert said == [_reference(p, len(row), model=model) for p, row in zip(prompts, said, strict=True)]
 
 
+# --- rows that join ----------------------------------------------------------------------------------------
+
+
+def _read(prompt: Sequence[int], piece: int = 7, *, model: PreTrainedModel | None = None) -> Prefill:
+    prefill = Prefill(model or _model(), prompt)
+    while prefill.left:
+        prefill.advance(piece)
+    return prefill
+
+
+def _joined(
+    arrivals: Sequence[tuple[int, Sequence[int], Sampling]], *, model: PreTrainedModel | None = None
+) -> tuple[list[list[int]], Decoding]:
+    """What each row says when it joins before the step of its number; nobody joins who cannot."""
+    decoding = Decoding(model or _model(), [], Sampling(), ())
+    said: dict[int, list[int]] = {}
+    waiting, step = list(arrivals), 0
+    while waiting or decoding.rows:
+        while waiting and waiting[0][0] <= step and decoding.takes_rows:
+            _, prompt, sampling = waiting.pop(0)
+            (row,) = decoding.join(_read(prompt, model=model), [Chooser(sampling, prompt)])
+            said[row] = []
+        for token in decoding.step():
+            said[token.row].append(token.token_id)
+        step += 1
+    return list(said.values()), decoding
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window", "capped scores"])
+def test_rows_that_join_say_what_they_would_say_alone(kind: str) -> None:
+    model = _model(kind)
+    wanted = Sampling(max_new_tokens=12)
+
+    said, _ = _joined([(2 * n, prompt, wanted) for n, prompt in enumerate(PROMPTS)], model=model)
+
+    assert said == [_reference(prompt, 12, model=model) for prompt in PROMPTS]
+
+
+@settings(max_examples=12)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),
+            st.lists(st.integers(0, 511), min_size=1, max_size=40),
+            st.integers(1, 9),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
+def test_whoever_comes_and_goes_a_row_says_the_same(
+    guests: list[tuple[int, list[int], int, bool]],
+) -> None:
+    torch.set_num_threads(1)
+    arrivals = [
+        (at, prompt, Sampling(max_new_tokens=count, temperature=float(free), seed=at))
+        for at, prompt, count, free in sorted(guests, key=lambda guest: guest[0])
+    ]
+
+    said, decoding = _joined(arrivals)
+
+    assert said == [_ids(_say([prompt], sampling))[0] for _, prompt, sampling in arrivals]
+    assert (decoding._choosers, decoding._room) == ({}, {})
+
+
+def test_one_prompt_is_read_once_for_several_answers() -> None:
+    decoding = Decoding(_model(), [], Sampling(), ())
+    decoding.join(_read(PROMPTS[1]), [Chooser(Sampling(max_new_tokens=6), PROMPTS[1])])
+    decoding.step()
+
+    rows = decoding.join(_read(LONG), [Chooser(Sampling(max_new_tokens=6), LONG) for _ in range(3)])
+    said = {row: [] for row in rows}
+    for token in [token for _ in range(6) for token in decoding.step() if token.row in said]:
+        said[token.row].append(token.token_id)
+
+    assert list(said.values()) == [_reference(LONG, 6)] * 3
+
+
+def test_what_the_longest_row_needed_is_forgotten_when_it_leaves() -> None:
+    decoding = Decoding(_model(), [], Sampling(), ())
+    for prompt, count in ((range(3, 203), 1), ((5, 6), 9), ((7, 8, 9), 9)):
+        decoding.join(_read(list(prompt), 50), [Chooser(Sampling(max_new_tokens=count), [])])
+        decoding.step()
+
+    assert decoding._cache.get_seq_length() == 3
+    assert decoding._mask.shape[1] == 4
+
+
+def test_a_prompt_is_read_in_pieces() -> None:
+    prefill = Prefill(_model(), LONG)
+    left = [prefill.left]
+    while prefill.left:
+        prefill.advance(12)
+        left.append(prefill.left)
+    prefill.advance(5)
+
+    assert left == [29, 17, 5, 0]
+    assert prefill.cache.get_seq_length() == 29
+
+
+@pytest.mark.parametrize("bad", [[], [1] * 512])
+def test_a_prompt_that_cannot_be_answered_is_not_read(bad: list[int]) -> None:
+    with pytest.raises(InferenceError):
+        Prefill(_model(), bad)
+
+
+def test_nobody_joins_rows_that_have_not_begun() -> None:
+    decoding = Decoding(_model(), PROMPTS, Sampling(max_new_tokens=3), ())
+    before = decoding.takes_rows
+    decoding.step()
+
+    assert (before, decoding.takes_rows) == (False, True)
+
+
+def test_rows_of_one_call_may_want_different_things() -> None:
+    each = [Sampling(max_new_tokens=3), Sampling(max_new_tokens=5, temperature=2.0, seed=8)]
+    decoding = Decoding(_model(), [LONG, PROMPTS[1]], each, ())
+    said: list[list[int]] = [[], []]
+    while decoding.rows:
+        for token in decoding.step():
+            said[token.row].append(token.token_id)
+
+    assert said == [_reference(LONG, 3), _ids(_say([PROMPTS[1]], each[1]))[0]]
+
+
 # --- sampling ----------------------------------------------------------------------------------------------
 
 
@@ -321,7 +448,7 @@ LOGITS = torch.log(torch.tensor([0.05, 0.4, 0.25, 0.2, 0.1]))
 def _shares(sampling: Sampling, draws: int = 1500) -> list[float]:
     """How often each of the five tokens is drawn."""
     generator = torch.Generator().manual_seed(1)
-    counts = Counter(generation._draw(LOGITS, sampling, generator) for _ in range(draws))
+    counts = Counter(draw(LOGITS, sampling, generator) for _ in range(draws))
     return [counts[token] / draws for token in range(5)]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, MistralConfig
 from transformers.cache_utils import DynamicLayer
 
-from backend.core.kv_cache import ROOM, RoomyLayer, new_cache
+from backend.core.kv_cache import ROOM, RoomyLayer, new_cache, takes_rows
 from tests.tiny import tiny_model
 
 Layers = tuple[RoomyLayer, DynamicLayer]
@@ -111,3 +111,39 @@ def test_only_layers_that_keep_everything_get_room() -> None:
     assert [type(layer) for layer in plain.layers] == [RoomyLayer, RoomyLayer]
     assert not [layer for layer in sliding.layers if isinstance(layer, RoomyLayer)]
     assert isinstance(sliding, DynamicCache)
+
+
+def test_a_row_takes_a_seat_with_its_end_at_the_right_edge() -> None:
+    layer, guest = RoomyLayer(), RoomyLayer()
+    layer.update(*_states(2, 4, 0))
+    keys, values = guest.update(*_states(1, 6, 1))
+    before = layer.keys.clone()
+
+    layer.extend(seats=1, columns=2)
+    layer.write(2, guest)
+
+    assert torch.equal(layer.keys[2], keys[0])
+    assert torch.equal(layer.values[2], values[0])
+    assert torch.equal(layer.keys[:2, :, 2:], before)
+    assert not layer.keys[:2, :, :2].any()
+
+
+def test_columns_are_dropped_on_the_left_and_it_goes_on_in_place() -> None:
+    layer = RoomyLayer()
+    layer.update(*_states(2, 4, 0))
+    layer.update(*_states(2, 1, 1))
+    before, place = layer.keys.clone(), layer.keys[:, :, 3:].data_ptr()
+
+    layer.drop_columns(3)
+    layer.update(*_states(2, 1, 2))
+
+    assert layer.get_seq_length() == 3
+    assert torch.equal(layer.keys[:, :, :2], before[:, :, 3:])
+    assert layer.keys.data_ptr() == place
+
+
+def test_only_a_cache_that_forgets_nothing_takes_rows() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+    assert takes_rows(new_cache(tiny_model().config))
+    assert not takes_rows(new_cache(MistralConfig(**sizes, sliding_window=8)))

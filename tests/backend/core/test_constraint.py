@@ -1,0 +1,112 @@
+"""An answer held to a form has it, whatever the model would rather say: backend/core/constraint.py."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+
+from backend.core.constraint import MAX_CHARACTERS, MAX_CHOICES, Constrainer, Constraint
+from backend.core.generation import Decoding, Sampling
+from backend.core.tokenizer import decode
+from backend.errors import InferenceError
+from tests.tiny import tiny_model, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+STOPS = {TOKENIZER.convert_tokens_to_ids("<|im_end|>")}
+VOCABULARY = 512  # more logits than tokens, as many models have
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["meat", "fruit"]}, "ripe": {"type": "boolean"}},
+    "required": ["kind", "ripe"],
+    "additionalProperties": False,
+}
+
+
+@cache
+def _constrainer() -> Constrainer:
+    return Constrainer(TOKENIZER, VOCABULARY, STOPS)
+
+
+def _said(constraint: Constraint, *, seed: int = 0, limit: int = 200) -> tuple[str, str]:
+    """What a random model says under ``constraint``, and how it ended."""
+    model = tiny_model(initializer_range=0.3)
+    sampling = Sampling(max_new_tokens=limit, temperature=1.0, seed=seed)
+    decoding = Decoding(model, [[5, 6]], sampling, STOPS, [_constrainer().matcher(constraint)])
+    tokens = [token for _ in range(limit) for token in decoding.step()]
+    return decode(TOKENIZER, [token.token_id for token in tokens]), tokens[-1].finish
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "texts", [("Meat",), ("Meat", "Meatball", "Fruit & Nuts"), ('"quoted"', "back\\slash", "two\nlines", "é")]
+)
+def test_one_of_some_texts(texts: tuple[str, ...], seed: int) -> None:
+    said, finish = _said(Constraint.choice(*texts), seed=seed)
+
+    assert said in texts
+    assert finish == "stop"
+
+
+@pytest.mark.parametrize("pattern", [r"\d{3}-\d{4}", r"(yes|no)\.", r"[a-f]{2,5}", r"ä+b?c"])
+def test_a_regular_expression(pattern: str) -> None:
+    said, finish = _said(Constraint.regex(pattern), limit=500)
+
+    assert finish == "stop"
+    assert re.fullmatch(pattern, said)
+
+
+def test_a_schema() -> None:
+    said, finish = _said(Constraint.json(SCHEMA), limit=400)
+
+    assert finish == "stop"
+    value = json.loads(said)
+    assert value["kind"] in {"meat", "fruit"}
+    assert isinstance(value["ripe"], bool)
+
+
+def test_json_without_a_schema_is_an_object() -> None:
+    said, _ = _said(Constraint.json(), limit=3)
+
+    assert said.startswith("{")
+
+
+def test_cut_off_by_the_limit_it_is_the_beginning_of_one() -> None:
+    said, finish = _said(Constraint.choice("Meat and everything that goes with it"), limit=2)
+
+    assert finish == "length"
+    assert "Meat and everything that goes with it".startswith(said)
+
+
+def test_matchers_share_nothing() -> None:
+    first, second = (_constrainer().matcher(Constraint.choice("a", "b")) for _ in range(2))
+    first.accept(TOKENIZER.encode("a", add_special_tokens=False)[0])
+
+    assert first.allowed(VOCABULARY).nonzero().flatten().tolist() == sorted(STOPS)
+    assert second.allowed(VOCABULARY).sum() >= 2
+
+
+@pytest.mark.parametrize(
+    ("constraint", "said"),
+    [
+        (Constraint.regex("("), "regex"),
+        (Constraint.regex("(?=a)b"), "regex"),
+        (Constraint.choice(), "choice"),
+        (Constraint.choice("a", ""), "choice"),
+        (Constraint.choice(*["a"] * (MAX_CHOICES + 1)), "too long"),
+        (Constraint.regex("a" * (MAX_CHARACTERS + 1)), "too long"),
+        (Constraint("json", "{"), "json"),
+        (Constraint.json({"type": "nonsense"}), "json"),
+        (Constraint.json([1]), "json"),
+    ],
+    ids=lambda part: str(part)[:40],
+)
+def test_a_form_that_nothing_can_have(constraint: Any, said: str) -> None:
+    with pytest.raises(InferenceError, match=said) as caught:
+        _constrainer().matcher(constraint)
+
+    assert caught.value.code == "bad-constraint"
+    assert "\n" not in caught.value.message
