@@ -48,10 +48,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Examples ready to train on, the rows they came from, and ``cut`` and ``dropped``: places of too long ones."""
+    """Examples ready to train on; ``cut`` and ``dropped`` name the rows that were too long.
+
+    ``numbers``: for each example the index of its row among those given.
+    """
 
     examples: list[Example]
-    sources: list[Row] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
 
@@ -120,7 +123,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataCo
     Raises DataError (too-long, nothing-trained, template-refused) naming the row.
     """
     result = EncodedRows([])
-    for row, encoded in zip(rows, encode_each(rows, tokenizer), strict=True):
+    for number, (row, encoded) in enumerate(zip(rows, encode_each(rows, tokenizer), strict=True)):
         ids = np.asarray(encoded.input_ids, dtype=np.int64)
         trained = np.asarray(encoded.trained, dtype=bool)
         if len(ids) > data.max_length:
@@ -132,7 +135,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataCo
             result.cut.append(row.place)
             ids, trained = ids[: data.max_length], trained[: data.max_length]
         result.examples.append(Example(ids, trained, row.place))
-        result.sources.append(row)
+        result.numbers.append(number)
     if not result.examples:
         raise DataError(
             f"None of the {len(rows)} rows is left to train on.",

@@ -12,10 +12,11 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.config import DataConfig
+from backend.config import AugmentationConfig, DataConfig
 from backend.core.batching import steps_per_epoch
 from backend.core.template import Span, fresh_sentinel, render
 from backend.core.tokenizer import Encoded, stop_token_ids
+from backend.data.augmentation import Pair, varied_pairs
 from backend.data.records import Row
 from backend.data_pipeline import Dataset, encode_row, load, read_tools
 from backend.errors import DataError, TunesmithError
@@ -25,6 +26,7 @@ Fate = Literal["whole", "cut", "dropped", "refused"]
 
 MEASURED_ROWS = 2_000
 BINS = 10
+VARIED_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Epoch:
 class Preview:
     """The first training rows token by token, and the whole training side in figures.
 
-    ``rejected`` counts the records that could not be read at all.
+    ``rejected`` counts the records that could not be read at all. ``varied`` are rows that augmentation changes in
+    the first epoch, before and after; ``varied_share`` says what part of the training rows does change, 0 to 1.
     """
 
     read_as: str
@@ -103,6 +106,8 @@ class Preview:
     rows: tuple[PreviewRow, ...]
     lengths: Lengths
     epoch: Epoch
+    varied: tuple[Pair, ...] = ()
+    varied_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,12 +125,15 @@ def preview(
     seed: int,
     rows_per_step: int,
     rows: int = 3,
+    augmentation: AugmentationConfig | None = None,
 ) -> Preview:
     """The preview of a run on ``data``: its first ``rows`` training rows, its lengths and the cost of an epoch.
 
     A row that cannot be used is part of the answer, with the reason. Raises DataError when the data cannot be read.
     """
-    dataset = load(data, seed=seed)
+    dataset = load(data, seed=seed, augmentation=augmentation)
+    measured = dataset.train[:MEASURED_ROWS]
+    varied = varied_pairs(measured, augmentation or AugmentationConfig(), seed=seed)
     measures = [_measure(row, tokenizer, data) for row in _sampled(dataset.train)]
     stops = stop_token_ids(tokenizer)
     return Preview(
@@ -136,6 +144,8 @@ def preview(
         rows=tuple(preview_row(row, tokenizer, data, stops) for row in dataset.train[:rows]),
         lengths=_lengths([each.length for each in measures if each.length]),
         epoch=_epoch(dataset, measures, rows_per_step),
+        varied=tuple(varied[:VARIED_SHOWN]),
+        varied_share=len(varied) / len(measured) if measured else 0.0,
     )
 
 

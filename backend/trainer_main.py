@@ -36,6 +36,7 @@ from backend.core.tokenizer import decode, load_tokenizer, stop_token_ids
 from backend.core.training import TrainState, Variation, total_steps, train_steps
 from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
+from backend.data.records import Row
 from backend.data_pipeline import Dataset
 from backend.errors import DataError, RunError, TrainingError, TunesmithError
 from backend.recorder import Recorder
@@ -220,7 +221,7 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
             config.training,
             plan,
             seed=config.seed,
-            vary=_variation(rows, tokenizer, config),
+            vary=_variation(dataset.train, rows, tokenizer, config),
         ):
             last = report.step == steps
             recorder.step(report)
@@ -240,12 +241,15 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
 
 
 def _variation(
-    rows: data_pipeline.EncodedRows, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+    rows: Sequence[Row],
+    encoded: data_pipeline.EncodedRows,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig,
 ) -> Variation | None:
     """What the rows are in each epoch; None where they never vary."""
     if not varies(config.augmentation):
         return None
-    return VariedRows(rows, tokenizer, config.augmentation, config.data.max_length, config.seed)
+    return VariedRows(rows, encoded, tokenizer, config.augmentation, config.data.max_length, config.seed)
 
 
 def _newest_checkpoint(run_dir: RunDir) -> Checkpoint | None:

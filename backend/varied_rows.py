@@ -24,11 +24,13 @@ from backend.errors import TunesmithError
 class VariedRows:
     """Calling it with an epoch, from 0, and indices gives the examples at these indices in that epoch.
 
-    A row that does not vary is the very example of ``rows``. One whose variation the template refuses, or that
-    would be longer than ``max_length`` tokens, is used as it was: an epoch has all its rows, always.
+    ``encoded`` are ``rows`` as examples; a row that does not vary is its very example. One whose variation the
+    template refuses, or that would be longer than ``max_length`` tokens, is used as it was: an epoch has all its
+    rows, always.
     """
 
-    rows: EncodedRows
+    rows: Sequence[Row]
+    encoded: EncodedRows
     tokenizer: PreTrainedTokenizerBase
     augmentation: AugmentationConfig
     max_length: int
@@ -36,23 +38,22 @@ class VariedRows:
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Example]:
         """The examples of ``epoch`` at ``indices``, in their order."""
-        sources = [self.rows.sources[index] for index in indices]
+        numbers = [self.encoded.numbers[index] for index in indices]
         varied = [
-            augment(row, self.augmentation, seed=self.seed, epoch=epoch, index=index)
-            for row, index in zip(sources, indices, strict=True)
+            augment(self.rows[number], self.augmentation, seed=self.seed, epoch=epoch, index=number)
+            for number in numbers
         ]
-        changed = [number for number, row in enumerate(varied) if row is not sources[number]]
-        made = self._encoded([varied[number] for number in changed])
-        examples = [self.rows.examples[index] for index in indices]
-        for number, example in zip(changed, made, strict=True):
-            examples[number] = example or examples[number]
+        changed = [place for place, number in enumerate(numbers) if varied[place] is not self.rows[number]]
+        examples = [self.encoded.examples[index] for index in indices]
+        for place, example in zip(changed, self._encode([varied[place] for place in changed]), strict=True):
+            examples[place] = example or examples[place]
         return examples
 
-    def _encoded(self, rows: Sequence[Row]) -> list[Example | None]:
+    def _encode(self, rows: Sequence[Row]) -> list[Example | None]:
         try:
             encoded = list(encode_each(rows, self.tokenizer))
         except TunesmithError:
-            return [self._encoded([row])[0] for row in rows] if len(rows) > 1 else [None]
+            return [self._encode([row])[0] for row in rows] if len(rows) > 1 else [None]
         return [
             Example(np.asarray(one.input_ids, dtype=np.int64), np.asarray(one.trained, dtype=bool), row.place)
             if len(one.input_ids) <= self.max_length

@@ -9,12 +9,15 @@ from rich.console import Console
 from rich.text import Text
 
 from backend.commands.plot import bar
+from backend.utils.text_utils import without_controls
 
 if TYPE_CHECKING:
+    from backend.data.records import Row
     from backend.preview import Preview, PreviewRow, PreviewToken
 
 BAR_WIDTH = 40
 MAX_TOKENS = 600
+MAX_CHARACTERS = 400
 
 _MARKS = {"trained": ("[", "]"), "context": ("", ""), "cut": ("~", "~")}
 
@@ -33,7 +36,7 @@ def print_preview(preview: Preview, console: Console | None = None) -> None:
             console.print(Text(row.problem, style="yellow" if row.fate == "cut" else "red"))
         console.print(row_text(row, coloured=coloured))
     console.print()
-    for line in figures(preview):
+    for line in [*figures(preview), *varied(preview)]:
         console.print(line)
 
 
@@ -130,3 +133,24 @@ def figures(preview: Preview) -> list[Text]:
         words = ", ".join(f"{count:,} {name}" for name, count in aside if count)
         lines.append(Text(f"Too long or unusable: {about}{words}", style="yellow"))
     return lines
+
+
+def varied(preview: Preview) -> list[Text]:
+    """The rows that augmentation changes, before and after; nothing where it changes none."""
+    if not preview.varied:
+        return []
+    share = f"{preview.varied_share:.0%} of the training rows vary in the first epoch"
+    lines = [Text(f"Augmentation: {share}; answers stay as they are", style="bold")]
+    for pair in preview.varied:
+        lines.append(Text(pair.before.place, style="dim"))
+        lines += [
+            Text(f"{mark} {_visible(_said(row))}", style=style)
+            for mark, row, style in (("-", pair.before, "red"), ("+", pair.after, "green"))
+        ]
+    return lines
+
+
+def _said(row: Row) -> str:
+    """The turns of a row on one line."""
+    said = " | ".join(f"{message['role']}: {message['content']}" for message in row.messages)
+    return without_controls(said if len(said) <= MAX_CHARACTERS else f"{said[:MAX_CHARACTERS]}…")

@@ -66,18 +66,14 @@ def augment(row: Row, augmentation: AugmentationConfig, *, seed: int, epoch: int
     return row if messages == row.messages else replace(row, messages=messages)
 
 
-def preview(
-    rows: Sequence[Row], augmentation: AugmentationConfig, *, seed: int, epoch: int = 0, count: int = 20
+def varied_pairs(
+    rows: Sequence[Row], augmentation: AugmentationConfig, *, seed: int, epoch: int = 0
 ) -> list[Pair]:
-    """The first ``count`` rows that change in an epoch, before and after."""
-    pairs: list[Pair] = []
-    for index, row in enumerate(rows):
-        after = augment(row, augmentation, seed=seed, epoch=epoch, index=index)
-        if after is not row:
-            pairs.append(Pair(row, after))
-        if len(pairs) == count:
-            break
-    return pairs
+    """The rows that change in an epoch, before and after."""
+    after = [
+        augment(row, augmentation, seed=seed, epoch=epoch, index=index) for index, row in enumerate(rows)
+    ]
+    return [Pair(row, changed) for row, changed in zip(rows, after, strict=True) if changed is not row]
 
 
 def oversample(rows: Sequence[Row], cap: float) -> list[Row]:

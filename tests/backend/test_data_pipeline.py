@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backend.config import DataConfig, parse_config
+from backend.config import AugmentationConfig, DataConfig, parse_config
 from backend.data.records import Row
 from backend.data_pipeline import (
+    Dataset,
     encode,
     encode_row,
     held_out_prompts,
@@ -129,6 +131,54 @@ class TestLoading:
         dataset = load(data.model_copy(update={"max_rejected_share": 0.1}), seed=1)
         assert [item.place for item in dataset.rejected] == ["rows.jsonl:19"]
         assert len(dataset.train) == len(ROWS)
+
+
+class TestAddedRows:
+    """Repeats and paraphrases are training rows; what is held out never changes."""
+
+    @staticmethod
+    def loaded(rows_file: Path, **augmentation: object) -> Dataset:
+        wanted = AugmentationConfig.model_validate(augmentation)
+        return load(DataConfig(train=str(rows_file), validation=0.3), seed=42, augmentation=wanted)
+
+    def test_off_is_the_rows_as_they_are(self, rows_file: Path) -> None:
+        plain = load(DataConfig(train=str(rows_file), validation=0.3), seed=42)
+        assert self.loaded(rows_file) == plain
+
+    def test_repeats_follow_the_training_rows_only(self, rows_file: Path) -> None:
+        plain, more = self.loaded(rows_file), self.loaded(rows_file, oversample=3.0)
+        assert more.validation == plain.validation
+        assert list(more.train[: len(plain.train)]) == list(plain.train)
+        counts = Counter(row.messages[1]["content"] for row in more.train)
+        before = Counter(row.messages[1]["content"] for row in plain.train)
+        most = max(before.values())
+        assert counts == {answer: min(most, 3 * count) for answer, count in before.items()}
+
+    def test_accepted_paraphrases_follow_and_ask_nothing_that_is_held_out(
+        self, rows_file: Path, tmp_path: Path
+    ) -> None:
+        plain = self.loaded(rows_file)
+        first, second, held = plain.train[0], plain.train[1], plain.validation[0]
+        lines = [
+            {"place": first.place, "before": asked(first), "after": "reworded", "accepted": True},
+            {"place": second.place, "before": asked(second), "after": asked(held), "accepted": True},
+            {"place": second.place, "before": asked(second), "after": "not wanted", "accepted": False},
+        ]
+        review = write_rows(tmp_path / "review.jsonl", lines)
+        more = self.loaded(rows_file, paraphrases=str(review))
+        assert more.validation == plain.validation
+        assert [asked(row) for row in more.train[len(plain.train) :]] == ["reworded"]
+        assert more.train[-1].place == f"{first.place}#paraphrase"
+        assert list(more.fingerprints) == [str(rows_file), str(review)]
+
+    def test_a_review_file_that_is_none(self, rows_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="no reviewed paraphrase") as caught:
+            self.loaded(rows_file, paraphrases=str(write_rows(tmp_path / "rows.jsonl")))
+        assert caught.value.code == "bad-review"
+
+
+def asked(row: Row) -> str:
+    return str(row.messages[0]["content"])
 
 
 class TestEncoding:

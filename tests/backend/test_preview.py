@@ -9,11 +9,12 @@ from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend import preview as preview_module
-from backend.config import DataConfig, TrainingConfig
+from backend.config import AugmentationConfig, DataConfig, TrainingConfig
 from backend.core.template import special_tokens
 from backend.core.training import total_steps
 from backend.data.records import Row
 from backend.preview import Preview, PreviewRow, preview, preview_row
+from backend.varied_rows import VariedRows
 from tests.runs import write_rows
 from tests.tiny import FAMILIES, Family, tiny_tokenizer
 
@@ -191,3 +192,35 @@ def test_nothing_usable_is_an_answer_too(tmp_path: Path) -> None:
     )
     assert found.epoch.dropped == 1
     assert (found.epoch.rows, found.epoch.steps, found.epoch.tokens) == (0, 0, 0)
+
+
+class TestAugmentation:
+    ON = AugmentationConfig(prompt_templates=["Please: {prompt}"], share=0.9, oversample=2.0)
+
+    def look(self, tmp_path: Path, augmentation: AugmentationConfig | None) -> Preview:
+        rows = [
+            {"prompt": f"q{number}", "completion": "rare" if number < 5 else "ham"} for number in range(65)
+        ]
+        file = write_rows(tmp_path / "rows.jsonl", rows)
+        return preview(
+            data(train=str(file)), tiny_tokenizer(), seed=4, rows_per_step=8, augmentation=augmentation
+        )
+
+    def test_rows_are_shown_before_and_after_as_the_trainer_makes_them(self, tmp_path: Path) -> None:
+        shown = self.look(tmp_path, self.ON)
+        dataset = data_pipeline.load(data(train=str(tmp_path / "rows.jsonl")), seed=4, augmentation=self.ON)
+        tokenizer = tiny_tokenizer()
+        encoded = data_pipeline.encode(dataset.train, tokenizer, data())
+        made = VariedRows(dataset.train, encoded, tokenizer, self.ON, 1024, seed=4)(0, range(70))
+        changed = [row for row, plain in zip(made, encoded.examples, strict=True) if row is not plain]
+        assert len(shown.varied) == 20
+        assert [pair.before.place for pair in shown.varied] == [row.row for row in changed[:20]]
+        assert shown.varied_share == len(changed) / 70
+        assert 0.3 < shown.varied_share < 0.6
+
+    def test_repeats_count_as_rows(self, tmp_path: Path) -> None:
+        assert (self.look(tmp_path, self.ON).train_rows, self.look(tmp_path, None).train_rows) == (70, 65)
+
+    def test_off_shows_none(self, tmp_path: Path) -> None:
+        shown = self.look(tmp_path, AugmentationConfig())
+        assert (shown.varied, shown.varied_share) == ((), 0.0)

@@ -36,10 +36,11 @@ def rows(count: int = 12) -> list[Row]:
 def varied(
     max_length: int = 1024, family: Any = CHATML, given_rows: list[Row] | None = None, **on: Any
 ) -> VariedRows:
-    encoded = encode(
-        given_rows or rows(), family, DataConfig(train="x", max_length=max_length, truncation="cut")
+    training = given_rows or rows()
+    encoded = encode(training, family, DataConfig(train="x", max_length=max_length, truncation="cut"))
+    return VariedRows(
+        training, encoded, family, AugmentationConfig.model_validate(on or ON), max_length, seed=5
     )
-    return VariedRows(encoded, family, AugmentationConfig.model_validate(on or ON), max_length, seed=5)
 
 
 def same(one: Example, two: Example) -> bool:
@@ -67,7 +68,7 @@ def test_epochs_and_seeds_differ() -> None:
     def texts(rows: VariedRows, epoch: int) -> list[str]:
         return [CHATML.decode(example.input_ids) for example in rows(epoch, range(12))]
 
-    other = VariedRows(VARIED.rows, CHATML, VARIED.augmentation, 1024, seed=6)
+    other = VariedRows(VARIED.rows, VARIED.encoded, CHATML, VARIED.augmentation, 1024, seed=6)
     assert len({tuple(texts(VARIED, epoch)) for epoch in range(4)}) == 4
     assert texts(other, 0) != texts(VARIED, 0)
     assert any("Please: " in text for text in texts(VARIED, 0))
@@ -75,22 +76,22 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_what_is_learned_is_never_touched() -> None:
     for epoch in range(20):
-        for plain, example in zip(VARIED.rows.examples, VARIED(epoch, range(12)), strict=True):
+        for plain, example in zip(VARIED.encoded.examples, VARIED(epoch, range(12)), strict=True):
             assert example.input_ids[example.trained].tolist() == plain.input_ids[plain.trained].tolist()
             assert example.row == plain.row
 
 
 def test_rows_that_stay_are_the_very_examples() -> None:
     still = varied(share=0.0, noise=0.1)
-    assert all(a is b for a, b in zip(still(0, range(12)), still.rows.examples, strict=True))
+    assert all(a is b for a, b in zip(still(0, range(12)), still.encoded.examples, strict=True))
 
 
 def test_a_variation_that_is_too_long_leaves_its_row_as_it_was() -> None:
-    longest = max(len(example.input_ids) for example in VARIED.rows.examples)
+    longest = max(len(example.input_ids) for example in VARIED.encoded.examples)
     tight = varied(longest, prompt_templates=["a much longer way to ask the same: {prompt}"])
     examples = tight(0, range(12))
     assert [len(example.input_ids) <= longest for example in examples] == [True] * 12
-    assert sum(a is b for a, b in zip(examples, tight.rows.examples, strict=True)) == 12
+    assert sum(a is b for a, b in zip(examples, tight.encoded.examples, strict=True)) == 12
 
 
 def test_a_variation_that_the_template_refuses_leaves_its_row_as_it_was(
@@ -108,8 +109,20 @@ def test_a_variation_that_the_template_refuses_leaves_its_row_as_it_was(
     texts = [needy.decode(example.input_ids) for example in examples]
     assert all("Be kind." in text for text in texts)
     assert sum("\nA Where" in text for text in texts) > 0
-    assert sum(a is b for a, b in zip(examples, dropping.rows.examples, strict=True)) > 0
+    assert sum(a is b for a, b in zip(examples, dropping.encoded.examples, strict=True)) > 0
 
 
 def test_nothing_asked_for() -> None:
     assert VARIED(0, []) == []
+
+
+def test_a_row_left_out_moves_none_of_the_others() -> None:
+    """What a row becomes depends on its number among the training rows, as the preview counts them."""
+    long = Row("r:long", ({"role": "user", "content": "x " * 300}, {"role": "assistant", "content": "y"}))
+    given_rows = [*rows(5), long, *rows(12)[6:]]
+    encoded = encode(given_rows, CHATML, DataConfig(train="x", max_length=128, truncation="drop"))
+    assert encoded.dropped == ["r:long"]
+    shorter = VariedRows(given_rows, encoded, CHATML, VARIED.augmentation, 128, seed=5)
+    whole = VARIED(2, range(12))
+    kept = shorter(2, range(11))
+    assert all(same(a, b) for a, b in zip(kept, [*whole[:5], *whole[6:]], strict=True))

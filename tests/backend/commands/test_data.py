@@ -220,6 +220,26 @@ class TestPreview:
         good.write_text(good.read_text() + "{broken\n")
         assert record(capsys, 0, "preview", "good.jsonl", "--model", str(tiny_folder))["rejected"] == 1
 
+    def test_rows_before_and_after_augmentation(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
+        words = ["preview", "good.jsonl", "--model", str(tiny_folder)]
+        words += [
+            "--augmentation.prompt_templates",
+            "['Please: {prompt}']",
+            "--augmentation.oversample",
+            "1.5",
+        ]
+        shown = record(capsys, 0, *words)
+        assert 0.3 < shown["varied_share"] < 0.7
+        pair = shown["varied"][0]
+        asked = [pair[side]["messages"][0]["content"] for side in ("before", "after")]
+        assert asked[1] == f"Please: {asked[0]}"
+        assert main(["data", *words]) == 0
+        assert f"+ user: {asked[1]}" in capsys.readouterr().out
+
+    def test_a_setting_of_augmentation_out_of_range(self, good: Path, capsys: Screen) -> None:
+        error = record(capsys, 2, "preview", "good.jsonl", "--augmentation.noise", "0.5")["error"]
+        assert "augmentation.noise" in error["message"]
+
     def test_a_model_that_is_not_there(self, good: Path, capsys: Screen) -> None:
         assert main(["data", "preview", "good.jsonl", "--model", "./nowhere"]) == 2
         assert "nowhere" in capsys.readouterr().err

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.text import Text
 
 from backend.commands.token_view import MAX_TOKENS, figures, legend, print_preview, row_text
+from backend.data.augmentation import Pair
+from backend.data.records import Row
 from backend.preview import Epoch, LengthBin, Lengths, Preview, PreviewRow, PreviewToken
 
 TOKENS = (
@@ -90,3 +93,16 @@ def test_a_whole_preview() -> None:
     assert "It is too long." in screen
     assert "\x1b" not in screen
     assert "\x1b[1;32myes" in printed(PREVIEW, coloured=True)
+
+
+def test_rows_before_and_after_augmentation() -> None:
+    before = Row(
+        "x:1", ({"role": "user", "content": "a b\nc"}, {"role": "assistant", "content": "yes " * 200})
+    )
+    after = replace(before, messages=({"role": "user", "content": "a  b\nc"}, before.messages[1]))
+    screen = printed(replace(PREVIEW, varied=(Pair(before, after),), varied_share=0.25), coloured=False)
+    assert "25% of the training rows vary" in screen
+    assert "- user: a b↵\nc | assistant: yes" in screen
+    assert "+ user: a  b↵\nc | assistant: yes" in screen
+    assert screen.count("…") >= 2
+    assert "Augmentation" not in printed(PREVIEW, coloured=False)

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from backend.config import AugmentationConfig
-from backend.data.augmentation import Pair, add_noise, add_typos, augment, oversample, preview, varies
+from backend.data.augmentation import Pair, add_noise, add_typos, augment, oversample, varied_pairs, varies
 from backend.data.records import Row
 from backend.data.texts import answers
 from tests.backend.data.rows import assistant, chat, pair, pairs, system, user
@@ -155,12 +155,12 @@ def test_noise_leaves_code_alone():
     assert add_noise("One", 1.0, seeded()) == "one"
 
 
-def test_preview_shows_rows_before_and_after():
+def test_rows_that_change_are_shown_before_and_after():
     rows = [pair("q", "a"), LONG, Row("f:3", text="t")]
     how = AugmentationConfig(sub_turns=1.0)
-    assert preview(rows, how, seed=0) == [Pair(LONG, augment(LONG, how, seed=0, epoch=0, index=1))]
-    assert len(preview([LONG] * 50, how, seed=0, count=20)) == 20
-    assert preview(rows, AugmentationConfig(), seed=0) == []
+    changed = augment(LONG, how, seed=0, epoch=4, index=1)
+    assert varied_pairs(rows, how, seed=0, epoch=4) == [Pair(LONG, changed)]
+    assert varied_pairs(rows, AugmentationConfig(), seed=0) == []
 
 
 def test_oversample_repeats_rare_answers_up_to_the_cap():
