@@ -35,6 +35,14 @@ PYTEST = (
 )
 
 
+def passes(tests: tuple[str, ...], copy: Path) -> bool:
+    """Whether these test files pass on the copy as it is. Exits when they cannot be run at all."""
+    code = subprocess.run([*PYTEST, *tests], cwd=copy, capture_output=True, check=False).returncode
+    if code not in {0, 1, 2}:
+        raise SystemExit(f"pytest ended with {code} on {', '.join(tests)}")
+    return code == 0
+
+
 def is_noticed(fault: Fault, copy: Path) -> bool:
     """Whether a test fails once the fault is in; the copy is whole again afterwards."""
     file = copy / fault.file
@@ -45,10 +53,7 @@ def is_noticed(fault: Fault, copy: Path) -> bool:
         )
     file.write_text(whole.replace(fault.was, fault.becomes), encoding="utf-8")
     try:
-        return (
-            subprocess.run([*PYTEST, *fault.tests], cwd=copy, capture_output=True, check=False).returncode
-            == 1
-        )
+        return not passes(fault.tests, copy)
     finally:
         file.write_text(whole, encoding="utf-8")
 
@@ -61,6 +66,9 @@ def main(parts: list[str]) -> int:
         for name in filter(lambda name: (ROOT / name).exists(), COPIED):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, copy / name)
+        whole = tuple(sorted({test for fault in chosen for test in fault.tests}))
+        if not passes(whole, copy):
+            raise SystemExit("these tests fail before any fault is planted")
         noticed = 0
         for fault in chosen:
             seen = is_noticed(fault, copy)
