@@ -30,6 +30,9 @@ def train(
     ] = False,
     detach: Detach = False,
     queue: Annotated[bool, Parameter(negative=(), help="Put the run into the queue instead.")] = False,
+    ablate: Annotated[
+        int | None, Parameter(help="Train with and without augmentation under this many seeds, and compare.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Fine-tune a model: ``tunesmith train [CONFIG] [--section.key value …]``.
@@ -44,13 +47,19 @@ def train(
     tunesmith train run.yaml --training.num_train_epochs 3 --tuning.lora_r 8
 
     tunesmith train run.yaml --detach
+
+    tunesmith train run.yaml --augmentation.typos 0.02 --ablate 3
     """
     from backend.config import config_yaml  # noqa: PLC0415 - pydantic is not needed for --help
 
     config = resolve_config(settings)
-    check_inputs(config)
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
+    found = check_inputs(config)
+    if ablate is not None:
+        from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
+
+        return carry_out_ablation(config, found, ablate, runs, as_json=as_json)
     slug = config.name or Path(config.data.train).stem
     run = RunDir.create(runs, slug, config_yaml(config))
     if queue:

@@ -1,0 +1,87 @@
+"""``tunesmith train … --ablate SEEDS``: trains with and without augmentation and says whether it helped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from backend.commands.output import print_json, say, table
+from backend.run_dir import RunDir
+
+SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
+
+if TYPE_CHECKING:
+    from backend.ablation import Difference
+    from backend.config import RunConfig
+
+
+def ablate(config: RunConfig, found: dict[str, Any], seeds: int, runs: Path, *, as_json: bool) -> int:
+    """Carry out all runs one after the other and print the comparison; stops with the exit code of one that fails.
+
+    ``found`` is what ``check_inputs`` says. Every run stays in ``runs`` under its own name.
+    """
+    from backend.ablation import compare, pairs  # noqa: PLC0415
+    from backend.config import config_yaml  # noqa: PLC0415
+    from backend.core.training import total_steps  # noqa: PLC0415 - torch loads here
+
+    steps = total_steps(found["train_rows"], config.training)
+    planned = list(pairs(config, seeds, steps))
+    if not as_json:
+        say(f"{2 * seeds} runs of {steps} steps: with and without augmentation, {seeds} seeds")
+    made: list[RunDir] = []
+    for each in (each for pair in planned for each in pair):
+        made.append(RunDir.create(runs, each.name, config_yaml(each)))
+        code = _carried_out(made[-1], as_json=as_json)
+        if code:
+            return code
+    with_it, without = made[::2], made[1::2]
+    differences = compare([_scores(run) for run in with_it], [_scores(run) for run in without])
+    if as_json:
+        names = {"with": [run.id for run in with_it], "without": [run.id for run in without]}
+        print_json({"steps": steps, "runs": names, "differences": [asdict(each) for each in differences]})
+    else:
+        _print(differences)
+    return 0
+
+
+def _carried_out(run: RunDir, *, as_json: bool) -> int:
+    """Train one run; the exit code. A run that does not finish says so, since nothing follows it."""
+    from backend.commands.progress import ProgressView  # noqa: PLC0415
+    from backend.trainer_main import exit_code  # noqa: PLC0415
+    from backend.trainer_main import run as train_run  # noqa: PLC0415
+
+    with ProgressView(quiet=as_json) as view:
+        outcome = train_run(run, view)
+    code = exit_code(outcome)
+    if not as_json:
+        say(f"{run.id}: {outcome.message} {outcome.remedy}".strip())
+    elif code:
+        print_json({"run": run.id, "path": run.path, **vars(outcome)})
+    return code
+
+
+def _scores(run: RunDir) -> dict[str, float]:
+    """The scores of the last evaluation of a run."""
+    last = [record for record in run.metrics().records if record["kind"] == "eval"][-1]
+    return {name: float(str(last[tag])) for name, tag in SCORES.items() if tag in last}
+
+
+def _print(differences: Sequence[Difference]) -> None:
+    table(
+        ("held out", "without", "with", "difference", "95 % interval", "verdict"),
+        [
+            (
+                each.score.replace("_", " "),
+                f"{fmean(each.without):.4f}",
+                f"{fmean(each.with_it):.4f}",
+                f"{each.mean:+.4f}",
+                f"{each.low:+.4f} to {each.high:+.4f}",
+                each.verdict,
+            )
+            for each in differences
+        ],
+    )
+    say("The interval is that of the mean over the seeds; where it holds 0, the difference may be chance.")

@@ -1,0 +1,78 @@
+"""Training with and without augmentation: backend/commands/ablate.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from backend import trainer_main
+from backend.cli import main
+from backend.inferencer import run_config
+from backend.reports import Outcome, RunStatus
+from backend.run_dir import RunDir
+from tests.backend.commands.test_train import short
+from tests.runs import write_rows
+
+VARIED = ["--augmentation.prompt_templates", "['Say: {prompt}']", "--training.neftune_noise_alpha", "5"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_pairs_of_runs_and_a_verdict(
+    learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *short(learner, rows_file), *VARIED, "--ablate", "2", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    runs = RunDir.all_under(tmp_path / "runs")
+    assert len(runs) == 4
+    assert {run.status() for run in runs} == {RunStatus.FINISHED}
+    by_id = {run.id: run_config(run) for run in runs}
+    assert [by_id[name].augmentation.prompt_templates for name in shown["runs"]["with"]] == [
+        ["Say: {prompt}"]
+    ] * 2
+    assert [by_id[name].augmentation.prompt_templates for name in shown["runs"]["without"]] == [[], []]
+    assert [by_id[name].seed for name in shown["runs"]["with"]] == [42, 43]
+    assert {each.training.max_steps for each in by_id.values()} == {shown["steps"]} == {4}
+    loss = shown["differences"][0]
+    assert loss["score"] == "loss"
+    assert loss["low"] <= loss["mean"] <= loss["high"]
+    assert loss["with_it"] != loss["without"]
+
+
+def test_the_table_for_a_person(learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *short(learner, rows_file), *VARIED, "--ablate", "2"]) == 0
+    screen = capsys.readouterr().out
+    assert "4 runs of 4 steps" in screen
+    assert "95 % interval" in screen
+    assert screen.count("Trained 4 steps.") == 4
+
+
+def test_nothing_to_leave_out_writes_nothing(
+    learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *short(learner, rows_file), "--ablate", "3", "--json"]) == 2
+    assert "augmentation" in json.loads(capsys.readouterr().out)["error"]["message"]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_run_that_fails_ends_it(
+    learner: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    as_json: bool,
+) -> None:
+    failed = Outcome(RunStatus.FAILED, "disk-full", "The disk is full.", "Make room.")
+    monkeypatch.setattr(trainer_main, "run", lambda run, view: failed)
+    rows = write_rows(tmp_path / "rows.jsonl")
+    words = ["train", *short(learner, rows), *VARIED, "--ablate", "2", *["--json"] * as_json]
+    assert main(words) == 1
+    assert "The disk is full." in capsys.readouterr().out
+    assert len(RunDir.all_under(tmp_path / "runs")) == 1
