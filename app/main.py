@@ -32,6 +32,7 @@ _PAGES = {
 def main() -> None:
     """Draw the navigation and the page that was chosen."""
     st.set_page_config(page_title="Tunesmith", page_icon=":material/graphic_eq:", layout="wide")
+    st.logo(str(_HERE / "views" / "logo.svg"), size="large")
     pages = {
         section: [
             st.Page(f"pages/{name}.py", title=title, icon=icon, default=name == "home")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +13,10 @@ import streamlit as st
 
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
+from backend.manager.scalars import RunScalars
 from backend.manager.system_manager import SystemSampler
 from backend.manager.tensorboard_manager import TensorBoardManager
+from backend.run_dir import RunDir
 
 ROOT_VARIABLE = "TUNESMITH_ROOT"
 """Names the folder that the studio works in; ``tunesmith studio --root`` sets it."""
@@ -44,3 +49,28 @@ def _build(root: str) -> Studio:
         tensorboard=TensorBoardManager(runs),
         sampler=SystemSampler(folder),
     )
+
+
+class Reading:
+    """The curves of one run as far as they have been read; all sessions that look at it share them."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._scalars = RunScalars(run)
+        self._guard = threading.Lock()
+
+    @contextmanager
+    def fresh(self) -> Iterator[RunScalars]:
+        """The curves with what is new, for one session at a time."""
+        with self._guard:
+            self._scalars.poll()
+            yield self._scalars
+
+
+def reading(run: RunDir) -> Reading:
+    """What has been read of a run so far."""
+    return _reading(str(run.path))
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _reading(path: str) -> Reading:
+    return Reading(RunDir(Path(path)))

@@ -1,7 +1,73 @@
-"""Home."""
+"""Home: three ways in, what is running, what waits, what came last, and what this machine has."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import streamlit as st
 
-st.title("Home")
+from app.actions import told
+from app.example import start_example
+from app.studio import studio
+from app.views.cards import RUN_PAGE, draw_nothing_yet, draw_runs
+from app.views.system import draw_machine
+from backend.lifecycle import LIVE
+from backend.reports import RunStatus
+
+RECENT = 6
+LOOK_SECONDS = 2.0
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Home")
+    st.markdown("Teach a language model from your own examples, on this machine, and see the proof.")
+    _ways_in()
+    st.fragment(_runs, run_every=LOOK_SECONDS)()
+    st.subheader("This machine")
+    draw_machine(studio().sampler.sample(), os.cpu_count() or 1)
+
+
+def _ways_in() -> None:
+    example, new, use = st.columns(3, border=True)
+    with example:
+        st.markdown("**Try the example**")
+        st.caption("700 foods, 20 sections of a store, a small model that is already here. A few minutes.")
+        if st.button("Start the example", type="primary", icon=":material/play_arrow:", key="example"):
+            with told(), st.spinner("Starting …"):
+                run = start_example(studio())
+                st.switch_page(RUN_PAGE, query_params={"run": run.id})
+    with new:
+        st.markdown("**Train on your own data**")
+        st.caption("A file of questions and answers, a model, and the settings that matter. All explained.")
+        _way("pages/new_run.py", "New run", ":material/add_circle:")
+    with use:
+        st.markdown("**Open a model**")
+        st.caption("Talk to a tuned model, see it beside its base, or take it with you.")
+        _way("pages/playground.py", "Playground", ":material/chat:")
+
+
+def _way(target: str, label: str, icon: str) -> None:
+    if (Path(__file__).parents[1] / target).exists():
+        st.page_link(target, label=label, icon=icon)
+
+
+def _runs() -> None:
+    """What the runs are doing; looked at again every two seconds."""
+    found = studio().runs.list()
+    if not found:
+        st.space("small")
+        draw_nothing_yet("No runs yet", "Start the example above: it shows the whole way in a few minutes.")
+        return
+    running = [run for run in found if run.status in LIVE]
+    waiting = [run for run in found if run.status is RunStatus.QUEUED]
+    resting = [run for run in found if run not in running and run not in waiting]
+    for title, group in (("Running", running), ("Queued", waiting), ("Recent", resting[:RECENT])):
+        if group:
+            st.subheader(title)
+            draw_runs(group)
+    st.page_link(RUN_PAGE, label=f"All {len(found):,} runs", icon=":material/list:")
+
+
+page()

@@ -1,7 +1,118 @@
-"""Queue."""
+"""Queue: what starts next, in which order, and what is held."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
-st.title("Queue")
+from app.actions import told
+from app.studio import studio
+from app.views.cards import RUN_PAGE, draw_nothing_yet
+from app.views.status_face import FACES, HELD, draw_badge
+from app.views.text import ago, plain, title_of
+from backend.manager.run_summary import read_labels
+from backend.reports import QueueTicket, RunStatus
+from backend.run_dir import RunDir
+
+LOOK_SECONDS = 5.0
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Queue")
+    st.caption("The first run with a free slot starts as soon as the one before it ends.")
+    _slots()
+    st.fragment(_waiting, run_every=LOOK_SECONDS)()
+
+
+def _slots() -> None:
+    queue = studio().queue
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        for device, count in queue.slots().items():
+            name = "Runs at a time" if device == "default" else f"Runs at a time on {plain(device, 40)}"
+            wanted = st.number_input(name, 0, 64, count, key=f"slots-{device}-{count}", width=180)
+            if wanted != count:
+                with told():
+                    queue.set_slots(device, int(wanted))
+                    st.rerun()
+
+
+def _waiting() -> None:
+    waiting = studio().queue.waiting()
+    if not waiting:
+        draw_nothing_yet("Nothing waits", "A new run can be put here instead of being started at once.")
+        return
+    if st.button("Start what has its turn", icon=":material/play_arrow:", key="schedule"):
+        with told():
+            started = studio().queue.schedule()
+            st.toast(f"Started {len(started)}." if started else "Nothing has a free slot now.")
+            st.rerun()
+    for place, (run, ticket) in enumerate(waiting):
+        _entry(place, run, ticket, waiting)
+
+
+def _entry(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[RunDir, QueueTicket]]) -> None:
+    title = title_of(run.id, read_labels(run).name)
+    with st.container(border=True, gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{place + 1}.**", width="content")
+            st.page_link(
+                RUN_PAGE, label=f"**{plain(title, 60)}**", query_params={"run": run.id}, width="content"
+            )
+            draw_badge(HELD if ticket.hold else FACES[RunStatus.QUEUED])
+            st.caption(f"since {ago(ticket.queued)} · priority {ticket.priority}", width="content")
+        if ticket.note:
+            st.warning(plain(ticket.note, 400))
+        _moves(place, run, ticket, waiting)
+
+
+def _moves(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[RunDir, QueueTicket]]) -> None:
+    """The buttons of one entry; names for the ear say which run they mean."""
+    queue = studio().queue
+    before, behind = waiting[:place], waiting[place + 1 :]
+    with st.container(horizontal=True, gap="xsmall"):
+        if _button("Earlier", "arrow_upward", run, not before):
+            _do(lambda: queue.change(run, before=before[-1][0]))
+        if _button("Later", "arrow_downward", run, not behind):
+            _do(lambda: queue.change(behind[0][0], before=run))
+        if _button("Raise", "keyboard_double_arrow_up", run):
+            _do(lambda: queue.change(run, priority=ticket.priority + 1))
+        if _button("Lower", "keyboard_double_arrow_down", run):
+            _do(lambda: queue.change(run, priority=ticket.priority - 1))
+        held = ticket.hold
+        if _button("Release" if held else "Hold", "play_circle" if held else "front_hand", run):
+            _do(lambda: queue.change(run, hold=not held))
+        if _button("Remove", "close", run):
+            _do(lambda: queue.leave(run))
+    if place == 0 and ticket.priority:
+        st.caption("Runs of a higher priority come first, whatever their order.")
+
+
+def _button(label: str, icon: str, run: RunDir, disabled: bool = False) -> bool:
+    helps = {
+        "Earlier": "Before the run above it.",
+        "Later": "Behind the run below it.",
+        "Raise": "A higher priority comes first.",
+        "Lower": "A lower priority comes later.",
+        "Hold": "Keep it waiting until it is released.",
+        "Release": "Let it start when it has its turn.",
+        "Remove": "Out of the queue; the run and its files stay.",
+    }
+    return st.button(
+        label,
+        key=f"{label}-{run.id}",
+        icon=f":material/{icon}:",
+        help=helps[label],
+        disabled=disabled,
+        type="tertiary",
+    )
+
+
+def _do(change: Callable[[], object]) -> None:
+    with told():
+        change()
+        st.rerun(scope="fragment")
+
+
+page()

@@ -1,7 +1,86 @@
-"""Runs."""
+"""Runs: one run live, or all of them to choose from. Which one stands in the address."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-st.title("Runs")
+from app.run_bodies import BODIES
+from app.run_buttons import Chosen, draw_buttons
+from app.studio import studio
+from app.views.run_head import draw_latest, draw_progress
+from app.views.run_list import draw_run_list
+from app.views.status_face import draw_state
+from app.views.text import plain
+from backend.errors import RunError
+from backend.manager.curves import time_left
+from backend.reports import RunStatus
+
+LIVE_SECONDS, REST_SECONDS = 2.0, 10.0
+
+
+def page() -> None:
+    """Draw the page."""
+    wanted = st.query_params.get("run", "")
+    if not wanted:
+        _all_runs()
+        return
+    try:
+        chosen = Chosen.of(studio(), wanted)
+    except RunError as error:
+        st.title("Runs")
+        st.warning(plain(error.message, 400), icon=":material/search_off:")
+        st.page_link("pages/run.py", label="All runs", icon=":material/list:")
+        return
+    _one_run(chosen)
+
+
+def _all_runs() -> None:
+    st.title("Runs")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input("Search", key="runs_text", placeholder="id, name, model, method or note")
+        kinds = ["", *RunStatus]
+        kind = st.selectbox("Status", kinds, format_func=_kind_in_words, key="runs_status", width=180)
+        archived = st.toggle("Archived too", key="runs_archived")
+    status = RunStatus(kind) if kind else None
+    draw_run_list(studio().runs.list(text=text, status=status, archived=archived))
+
+
+def _kind_in_words(kind: str) -> str:
+    return kind.capitalize() or "Any"
+
+
+def _one_run(chosen: Chosen) -> None:
+    st.page_link("pages/run.py", label="All runs", icon=":material/arrow_back:")
+    st.title(plain(chosen.title, 80))
+    draw_buttons(chosen)
+    moving = chosen.state.is_live or chosen.state.status is RunStatus.QUEUED
+    st.fragment(_live, run_every=LIVE_SECONDS if moving else REST_SECONDS)(chosen)
+
+
+def _live(chosen: Chosen) -> None:
+    """Everything that moves; drawn anew every two seconds while the run lives."""
+    state = chosen.run.state()
+    if state.status is not chosen.state.status:
+        st.rerun()
+    draw_state(state)
+    with chosen.reading.fresh() as scalars:
+        latest, left = dict(scalars.latest), time_left(scalars)
+    draw_progress(state, _whole(latest.get("step")), _whole(latest.get("total_steps")), left)
+    draw_latest(latest)
+    body = st.segmented_control(
+        "Show",
+        list(BODIES),
+        default="Curves",
+        required=True,
+        key="show",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    BODIES[body](chosen)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+page()

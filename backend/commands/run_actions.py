@@ -275,30 +275,17 @@ def delete(
 
 
 def _confirmed(run: RunDir) -> bool:
-    from backend.manager.run_summary import summarise  # noqa: PLC0415
+    from backend.manager.run_summary import summarise, what_goes  # noqa: PLC0415
     from backend.manager.system_manager import folder_bytes  # noqa: PLC0415
 
     summary = summarise(run)
     steps = f", step {summary.step} of {summary.total_steps}" if summary.total_steps else ""
     say(f"This deletes {run.path} for good:")
     say(f"  {summary.title}: {summary.status}{steps}, {folder_bytes(run.path) / 1e6:,.1f} MB")
-    say(f"  with its {', '.join(_what_goes(run))}")
+    say(f"  with its {', '.join(what_goes(run))}")
     sys.stdout.write("Delete it? [y/N] ")
     sys.stdout.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _what_goes(run: RunDir) -> list[str]:
-    checkpoints = len(list(run.checkpoints.glob("step-*")))
-    parts = {
-        "configuration": run.config.exists(),
-        "curves": run.metrics_file.exists(),
-        "samples": run.samples_file.exists(),
-        f"{checkpoints} checkpoint{'s' * (checkpoints != 1)}": bool(checkpoints),
-        "trained adapter": run.adapter.is_dir(),
-        "trained model": run.model.is_dir(),
-    }
-    return [name for name, there in parts.items() if there] or ["damaged files"]
 
 
 @app.command(name="import")

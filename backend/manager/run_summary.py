@@ -127,3 +127,17 @@ def _latest_figures(run: RunDir) -> dict[str, float]:
         if len(figures) == len(wanted):
             break
     return figures
+
+
+def what_goes(run: RunDir) -> list[str]:
+    """The parts of a run that deleting it takes away, in words."""
+    checkpoints = len(list(run.checkpoints.glob("step-*")))
+    parts = {
+        "configuration": run.config.exists(),
+        "curves": run.metrics_file.exists(),
+        "samples": run.samples_file.exists(),
+        f"{checkpoints} checkpoint{'s' * (checkpoints != 1)}": bool(checkpoints),
+        "trained adapter": run.adapter.is_dir(),
+        "trained model": run.model.is_dir(),
+    }
+    return [name for name, there in parts.items() if there] or ["damaged files"]

@@ -8,6 +8,8 @@ from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import TailPosition
 
 Curve = tuple[list[int], list[float]]
+ELAPSED = "time/elapsed_seconds"
+"""The curve of the seconds that a run has trained and evaluated so far; made here, not in the file."""
 
 
 class RunScalars:
@@ -19,12 +21,15 @@ class RunScalars:
         self._curves: dict[str, Curve] = {}
         self.latest: dict[str, object] = {}
         self.damaged_lines = 0
+        self._elapsed_seconds = 0.0
+        self._last_step = 0
 
     def poll(self) -> int:
         """Read what is new; the number of new lines. A run that was rewound is read anew from its start."""
         tail = self._run.metrics(self._position)
         if tail.restarted:
             self._curves, self.latest, self.damaged_lines = {}, {}, 0
+            self._elapsed_seconds, self._last_step = 0.0, 0
         self._position = tail.position
         self.damaged_lines += tail.damaged
         for record in tail.records:
@@ -38,9 +43,23 @@ class RunScalars:
             return
         for tag, value in record.items():
             if "/" in tag and isinstance(value, int | float):
-                steps, values = self._curves.setdefault(tag, ([], []))
-                steps.append(step)
-                values.append(float(value))
+                self._add(tag, step, value)
+        self._count_seconds(step, record)
+
+    def _count_seconds(self, step: int, record: dict[str, object]) -> None:
+        """The time spent so far, as a curve; a step that was not written down counts like the next that was."""
+        seconds, is_step = record.get("seconds"), record.get("kind") == "train"
+        if not isinstance(seconds, int | float):
+            return
+        self._elapsed_seconds += seconds * max(1, step - self._last_step) if is_step else seconds
+        if is_step:
+            self._last_step = step
+            self._add(ELAPSED, step, self._elapsed_seconds)
+
+    def _add(self, tag: str, step: int, value: float) -> None:
+        steps, values = self._curves.setdefault(tag, ([], []))
+        steps.append(step)
+        values.append(float(value))
 
     def tags(self) -> list[str]:
         """The names of the curves there are."""

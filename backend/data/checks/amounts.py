@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from backend.data.checks.base import Check, Example, Scan
 from backend.data.texts import texts
+from backend.utils.interval_utils import score_interval
 
 FEW_ROWS = 50
 FEW_HELD_OUT = 20
@@ -44,15 +45,6 @@ def too_few(scan: Scan) -> Iterator[Example]:
         )
     if scan.epochs > MANY_EPOCHS and count < 20 * FEW_ROWS:
         yield Example(place, f"{scan.epochs:g} epochs over {count:,} rows: the model will know them by heart")
-
-
-def score_interval(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share ``right / total``, as (low, high) between 0 and 1 (Wilson, 1927)."""
-    z = 1.959964
-    share = right / total
-    middle = share + z * z / (2 * total)
-    spread = z * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
-    return (middle - spread) / (1 + z * z / total), (middle + spread) / (1 + z * z / total)
 
 
 AMOUNT_CHECKS = (

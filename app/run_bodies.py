@@ -1,0 +1,148 @@
+"""What a run's page shows below its head: curves, samples, the machine, the log, and what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from types import MappingProxyType
+
+import streamlit as st
+
+from app.run_buttons import Chosen
+from app.views.charts import COLOURS, draw_lines
+from app.views.log_view import draw_explanation, draw_log
+from app.views.samples import draw_samples, panels
+from backend.errors import RunError
+from backend.manager.curves import AXES, Line, View, line
+from backend.manager.explain import explain
+from backend.manager.log_view import LogTail
+from backend.reports import RunStatus
+from backend.utils.jsonl_utils import last_records
+
+SHOWN_LINES = 300
+SHOWN_SAMPLES = 720
+_TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
+
+
+def draw_curves(chosen: Chosen) -> None:
+    """Losses large, the rest small."""
+    view, log = _controls()
+    with chosen.reading.fresh() as scalars:
+        raw = View(view.axis, 0.0, view.part, view.limit)
+        loss = {"training": line(scalars, "train/loss", view), "held-out": line(scalars, "eval/loss", raw)}
+        faint = {"training": line(scalars, "train/loss", raw)} if view.smoothing else {}
+        small = {
+            "Learning rate": line(scalars, "train/learning_rate", raw),
+            "Gradient norm": line(scalars, "train/grad_norm", view),
+            "Tokens a second": line(scalars, "train/tokens_per_second", view),
+            "Exact match": line(scalars, "eval/exact_match", raw),
+        }
+    if not loss["training"].x and not loss["held-out"].x:
+        st.caption("The first curve appears with the first step.")
+        return
+    draw_lines(
+        {name: one for name, one in loss.items() if one.x},
+        title="Loss",
+        axis=view.axis,
+        key="loss",
+        log=log,
+        height=320,
+        faint=faint,
+    )
+    shown = {title: one for title, one in small.items() if one.x}
+    columns = st.columns(2)
+    for number, (title, one) in enumerate(shown.items()):
+        with columns[number % 2]:
+            colour = COLOURS[2 + number]
+            draw_lines({title: one}, title=title, axis=view.axis, key=title, height=170, colours=(colour,))
+
+
+def _controls() -> tuple[View, bool]:
+    """How the person wants to look at curves."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key="axis", width=130)
+        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.6, 0.01, key="smoothing", width=220)
+        part = st.slider("Part of the run", 0, 100, (0, 100), key="part", width=220, format="%d %%")
+        log = st.toggle("Log scale", key="log")
+    return View(axis or "step", smoothing, (part[0] / 100, part[1] / 100)), log
+
+
+def draw_panel(chosen: Chosen) -> None:
+    """The answers on the fixed panel."""
+    draw_samples(panels(chosen.run.samples().records))
+
+
+def draw_system(chosen: Chosen) -> None:
+    """What the machine did in the last hour of the run."""
+    newest = list(islice(last_records(chosen.run.system_file), SHOWN_SAMPLES))[::-1]
+    if not newest:
+        st.caption("The machine is measured every five seconds while a run is trained in the background.")
+        return
+    columns = st.columns(2)
+    for number, (title, values) in enumerate(_machine_curves(newest).items()):
+        places = [5.0 * index for index in range(len(values))]
+        with columns[number % 2]:
+            draw_lines(
+                {title: Line(places, values)},
+                title=title,
+                axis="time",
+                key=f"machine-{title}",
+                height=170,
+                colours=(COLOURS[number % len(COLOURS)],),
+            )
+
+
+def _machine_curves(records: list[dict[str, object]]) -> Mapping[str, list[float]]:
+    """The curves in the machine's samples, in percent and GiB."""
+
+    def column(name: str, unit: float) -> list[float]:
+        found = (record.get(name) for record in records)
+        return [value / unit for value in found if isinstance(value, int | float)]
+
+    curves = {
+        "Processor, percent": column("cpu_percent", 1.0),
+        "Memory in use, GiB": column("memory_used_bytes", 2.0**30),
+        "Disk free, GiB": column("disk_free_bytes", 2.0**30),
+    }
+    for record in records:
+        for gpu in record.get("gpus") or []:  # type: ignore[attr-defined]
+            curves.setdefault(f"GPU {gpu['index']}, percent", []).append(float(gpu["busy_percent"]))
+            used = float(gpu["memory_used_bytes"]) / 2.0**30
+            curves.setdefault(f"GPU {gpu['index']} memory, GiB", []).append(used)
+    return {title: values for title, values in curves.items() if values}
+
+
+def draw_what_it_said(chosen: Chosen) -> None:
+    """What happened, when it did not go well, and the end of the log."""
+    if chosen.state.status in _TROUBLED:
+        draw_explanation(explain(chosen.run))
+    news = LogTail(chosen.run.train_log).poll()
+    draw_log(news.lines[-SHOWN_LINES:], gap=len(news.lines) > SHOWN_LINES)
+
+
+def draw_details(chosen: Chosen) -> None:
+    """The configuration, the command that would do the same, and where everything lies."""
+    run = chosen.run
+    st.caption("The same run again, from a command line")
+    st.code(f"tunesmith train {run.config}", language=None, wrap_lines=True)
+    st.caption("Its folder")
+    st.code(str(run.path), language=None, wrap_lines=True)
+    if chosen.summary.labels.note:
+        st.caption("Note")
+        st.text(chosen.summary.labels.note)
+    st.caption("Its whole configuration, as it was resolved; it never changes")
+    try:
+        st.code(run.read_config_text(), language="yaml")
+    except RunError as error:
+        st.text(error.message)
+
+
+BODIES: Mapping[str, Callable[[Chosen], None]] = MappingProxyType(
+    {
+        "Curves": draw_curves,
+        "Samples": draw_panel,
+        "Machine": draw_system,
+        "Log": draw_what_it_said,
+        "Details": draw_details,
+    }
+)

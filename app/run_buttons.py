@@ -1,0 +1,175 @@
+"""What can be done with a run: the buttons of its page, and the questions they ask first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import streamlit as st
+
+from app.actions import stop_soon, told
+from app.studio import Reading, Studio, reading
+from app.views.text import plain, size, title_of
+from backend.lifecycle import TRANSITIONS, Event
+from backend.manager import process_manager
+from backend.manager.run_summary import RunSummary, summarise, what_goes
+from backend.manager.system_manager import folder_bytes
+from backend.reports import RunState, RunStatus
+from backend.run_dir import RunDir
+
+RUN_PAGE = "pages/run.py"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The run that a page is about, as it stood when the page was drawn."""
+
+    studio: Studio
+    run: RunDir
+    state: RunState
+    summary: RunSummary
+    reading: Reading
+
+    @property
+    def title(self) -> str:
+        """What the run is called."""
+        return title_of(self.run.id, self.summary.labels.name)
+
+    @classmethod
+    def of(cls, studio: Studio, name: str) -> Self:
+        """The run of this id or name under the studio's root, and no other. Raises RunError."""
+        run = studio.runs.find(
+            name.replace("/", "\N{DIVISION SLASH}")
+        )  # an address names a run, never a path
+        return cls(studio, run, run.state(), summarise(run), reading(run))
+
+
+def draw_buttons(chosen: Chosen) -> None:
+    """The buttons for what may happen to the run now."""
+    status = chosen.state.status
+    with st.container(horizontal=True, gap="small"):
+        if (status, Event.STOP) in TRANSITIONS:
+            busy = status is RunStatus.STOPPING
+            if st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=busy):
+                ask_to_stop(chosen)
+            if st.button("Pause", icon=":material/pause_circle:", key="pause", disabled=busy):
+                ask_to_pause(chosen)
+        if (status, Event.START) in TRANSITIONS:
+            label = "Start" if status in {RunStatus.CREATED, RunStatus.QUEUED} else "Resume"
+            if st.button(label, icon=":material/play_circle:", key="start", type="primary"):
+                ask_to_start(chosen, label)
+        if (status, Event.QUEUE) in TRANSITIONS and st.button("Queue", icon=":material/queue:", key="queue"):
+            _queue(chosen)
+        if chosen.run.tensorboard.is_dir() and st.button(
+            "TensorBoard", icon=":material/bar_chart:", key="tensorboard"
+        ):
+            open_tensorboard(chosen)
+        if st.button("Labels", icon=":material/label:", key="labels"):
+            edit_labels(chosen)
+        if (status, Event.DELETE) in TRANSITIONS and st.button(
+            "Delete", icon=":material/delete:", key="delete", type="tertiary"
+        ):
+            ask_to_delete(chosen)
+
+
+def _queue(chosen: Chosen) -> None:
+    with told():
+        chosen.studio.queue.enqueue(chosen.run)
+        chosen.studio.queue.schedule()
+        st.rerun()
+
+
+@st.dialog("Stop this run?", icon=":material/stop_circle:")
+def ask_to_stop(chosen: Chosen) -> None:
+    """Stop after saving, once confirmed."""
+    _say_what_stays(chosen, "It can be resumed from there, bit for bit as if it had never stopped.")
+    if _confirmed("Save and stop", "Keep training"):
+        stop_soon(chosen.run, "stop-requested")
+        st.rerun()
+
+
+@st.dialog("Pause this run?", icon=":material/pause_circle:")
+def ask_to_pause(chosen: Chosen) -> None:
+    """Pause after saving, once confirmed."""
+    _say_what_stays(chosen, "It is meant to go on: Resume continues from there.")
+    if _confirmed("Save and pause", "Keep training"):
+        stop_soon(chosen.run, "paused")
+        st.rerun()
+
+
+def _say_what_stays(chosen: Chosen, then: str) -> None:
+    summary = chosen.summary
+    step = f" (now step {summary.step:,} of {summary.total_steps:,})" if summary.total_steps else ""
+    st.markdown(f"**{plain(chosen.title, 80)}** finishes its step{step}, saves a checkpoint and ends.")
+    st.markdown(f"Nothing is deleted. {then}")
+
+
+@st.dialog("Go on with this run?", icon=":material/play_circle:")
+def ask_to_start(chosen: Chosen, label: str) -> None:
+    """Start or resume, once confirmed; of two who confirm, one starts it and the other is told."""
+    newest = chosen.run.newest_checkpoint_step()
+    origin = f"from its newest good checkpoint (step {newest:,})" if newest else "from the beginning"
+    st.markdown(f"**{plain(chosen.title, 80)}** trains in the background, {origin}.")
+    if chosen.state.damage:
+        st.markdown("Damaged records of past attempts are set aside first, never deleted.")
+    if _confirmed(label, "Not now", primary=True):
+        with told(), st.spinner("Starting …"):
+            process_manager.start(chosen.run)
+            st.rerun()
+
+
+@st.dialog("Delete this run?", icon=":material/delete:")
+def ask_to_delete(chosen: Chosen) -> None:
+    """Delete for good, once confirmed; what goes is named."""
+    st.markdown(f"**{plain(chosen.title, 80)}** is deleted for good:")
+    st.code(str(chosen.run.path), language=None, wrap_lines=True)
+    parts = ", ".join(what_goes(chosen.run))
+    st.markdown(f"{size(folder_bytes(chosen.run.path))} with its {parts}. The training data stays.")
+    if _confirmed("Delete for good", "Keep it"):
+        with told():
+            chosen.studio.runs.delete(chosen.run.id)
+            st.switch_page(RUN_PAGE)
+
+
+def _confirmed(yes: str, no: str, *, primary: bool = True) -> bool:
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        if st.button(no, key="no"):
+            st.rerun()
+        return st.button(yes, key="yes", type="primary" if primary else "secondary")
+
+
+@st.dialog("Labels", icon=":material/label:")
+def edit_labels(chosen: Chosen) -> None:
+    """Name, tags and note of a run; its id and folder stay."""
+    labels = chosen.summary.labels
+    with st.form("labels_form", border=False):
+        name = st.text_input("Name", labels.name, placeholder=chosen.run.id, max_chars=120)
+        tags = st.multiselect("Tags", labels.tags, labels.tags, accept_new_options=True)
+        note = st.text_area("Note", labels.note, max_chars=4000)
+        archived = st.checkbox("Archived: left out of lists", labels.archived)
+        saved = st.form_submit_button("Save", type="primary")
+    if saved:
+        with told():
+            _save_labels(chosen, name, tags, note, archived=archived)
+            st.rerun()
+
+
+def _save_labels(chosen: Chosen, name: str, tags: list[str], note: str, *, archived: bool) -> None:
+    runs, run, before = chosen.studio.runs, chosen.run.id, chosen.summary.labels
+    if name != before.name:
+        runs.rename(run, name)
+    runs.tag(run, add=tags, remove=tuple(set(before.tags) - set(tags)))
+    if note != before.note:
+        runs.note(run, note)
+    if archived != before.archived:
+        runs.archive(run, archived=archived)
+
+
+@st.dialog("TensorBoard", icon=":material/bar_chart:")
+def open_tensorboard(chosen: Chosen) -> None:
+    """The address of the TensorBoard server over all runs; it is started when there is none."""
+    with told():
+        with st.spinner("Starting TensorBoard …"):
+            server = chosen.studio.tensorboard.start()
+        st.markdown("It shows all runs of this studio, on this machine only.")
+        st.link_button("Open TensorBoard", server.url, type="primary", icon=":material/open_in_new:")

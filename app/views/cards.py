@@ -1,0 +1,61 @@
+"""Runs as cards, and the face of a studio without any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app.views.status_face import draw_badge, face_of
+from app.views.text import ago, figure, plain, title_of
+from backend.manager.run_summary import RunSummary
+
+RUN_PAGE = "pages/run.py"
+
+
+def draw_runs(runs: Sequence[RunSummary], *, wide: int = 3) -> None:
+    """Runs as cards in rows of ``wide``."""
+    for first in range(0, len(runs), wide):
+        row = runs[first : first + wide]
+        for column, run in zip(st.columns(wide), row, strict=False):
+            with column:
+                draw_run(run)
+
+
+def draw_run(run: RunSummary) -> None:
+    """One run as a card: its name, which leads to it, where it stands, how far it is, and its losses."""
+    face = face_of(run.status, run.reason, run.damage)
+    with st.container(border=True, gap="xsmall", height="stretch"):
+        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            title = plain(title_of(run.id, run.labels.name), 40)
+            st.page_link(
+                RUN_PAGE, label=f"**{title}**", icon=face.icon, query_params={"run": run.id}, width="content"
+            )
+            draw_badge(face)
+        if run.total_steps and run.step < run.total_steps:
+            st.progress(min(1.0, run.step / run.total_steps))
+        st.caption(" · ".join(_facts(run)))
+
+
+def _facts(run: RunSummary) -> list[str]:
+    steps = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else ""
+    loss = f"loss {figure(run.loss)}" if run.loss is not None else ""
+    held_out = f"held-out {figure(run.eval_loss)}" if run.eval_loss is not None else ""
+    tags = plain(" ".join(f"#{tag}" for tag in run.labels.tags))
+    name = plain(run.model.rpartition("/")[2], 40)
+    return [part for part in (name, run.method, steps, loss, held_out, tags, ago(run.created)) if part]
+
+
+_FORK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 120" width="220" height="120" fill="none"
+ stroke="#7d8896" stroke-width="3" stroke-linecap="round">
+<path d="M98 14v38a12 12 0 0 0 24 0V14M110 64v42" stroke="#12808b"/>
+<path d="M80 24q-8 14 0 28M64 18q-12 20 0 40M48 12q-16 26 0 52" opacity=".6"/>
+<path d="M140 24q8 14 0 28M156 18q12 20 0 40M172 12q16 26 0 52" opacity=".6"/></svg>"""
+
+
+def draw_nothing_yet(title: str, advice: str) -> None:
+    """The face of an empty place: a drawing, what it is, and what to do. Both texts are ours, never data."""
+    with st.container(border=True, horizontal_alignment="center", gap="xsmall"):
+        st.image(_FORK, width=220)
+        st.markdown(f"**{title}**", text_alignment="center")
+        st.caption(advice, text_alignment="center")

@@ -1,0 +1,117 @@
+"""Curves, drawn by Vega-Lite, which comes with Streamlit. Values in, pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from backend.manager.curves import Line
+
+COLOURS = ("#12808b", "#c9681c", "#7a5cc4", "#2f8f4e", "#c2477f", "#4a7fc9", "#8d7a1f", "#a35244")
+"""At least 3:1 on both backgrounds, and apart from one another for the colour-blind in their first four."""
+_TIME_UNITS = ((5400.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+
+
+def draw_lines(
+    lines: Mapping[str, Line],
+    *,
+    title: str,
+    axis: str,
+    key: str,
+    log: bool = False,
+    height: int = 300,
+    faint: Mapping[str, Line] | None = None,
+    colours: Sequence[str] = COLOURS,
+) -> None:
+    """A chart of ``lines`` by name; each may have a ``faint`` companion, such as itself before smoothing.
+
+    Drag to move along the axis, Shift and the wheel to zoom, double-click to come back.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - loads once something is drawn
+
+    factor, unit = _unit(axis, lines)
+    records = [
+        (x / factor, y, name, kind)
+        for kind, group in (("line", lines), ("faint", faint or {}))
+        for name, one in group.items()
+        for x, y in zip(one.x, one.y, strict=True)
+        if y > 0 or not log
+    ]
+    columns = list(zip(*records, strict=True)) or [(), (), (), ()]
+    data = pa.table(dict(zip(("x", "y", "series", "kind"), columns, strict=True)))
+    spec = _spec(list(lines), title=title, unit=unit, log=log, height=height, colours=colours)
+    st.vega_lite_chart(data, spec, key=key, alt=describe(lines, title, unit, factor))
+
+
+def describe(lines: Mapping[str, Line], title: str, unit: str, factor: float = 1.0) -> str:
+    """The chart in a sentence, for those who hear it."""
+    parts = [
+        f"{name}: from {one.y[0]:.4g} to {one.y[-1]:.4g} between {one.x[0] / factor:.4g} and "
+        f"{one.x[-1] / factor:.4g} {unit}"
+        for name, one in lines.items()
+        if one.y
+    ]
+    return f"{title}. {'; '.join(parts) or 'Nothing yet'}."
+
+
+def _unit(axis: str, lines: Mapping[str, Line]) -> tuple[float, str]:
+    """By how much the places on the axis are divided, and what they are then."""
+    if axis != "time":
+        return 1.0, axis if axis == "tokens" else f"{axis}s"
+    longest = max((one.x[-1] for one in lines.values() if one.x), default=0.0)
+    return next((factor, unit) for least, factor, unit in _TIME_UNITS if longest >= least)
+
+
+def _spec(
+    names: list[str], *, title: str, unit: str, log: bool, height: int, colours: Sequence[str]
+) -> dict[str, Any]:
+    x: dict[str, Any] = {
+        "field": "x",
+        "type": "quantitative",
+        "title": unit,
+        "axis": {"grid": False, "tickCount": 6},
+    }
+    x["scale"] = {"nice": False}
+    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": None, "axis": {"tickCount": 5}}
+    y["scale"] = {"zero": False, "type": "log" if log else "linear"}
+    series = {
+        "field": "series",
+        "type": "nominal",
+        "scale": {"domain": names, "range": list(colours[: len(names)])},
+        "legend": {"orient": "bottom", "title": None, "labelLimit": 260} if len(names) > 1 else None,
+    }
+    tooltip = [
+        {"field": "series", "title": "curve"},
+        {"field": "x", "title": unit, "format": ",.6~g"},
+        {"field": "y", "title": title.lower(), "format": ".5~g"},
+    ]
+    line = {"type": "line", "interpolate": "linear", "strokeJoin": "round"}
+    zoom = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
+    hover = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
+    return {
+        "title": {"text": title, "anchor": "start", "fontSize": 14, "offset": 8},
+        "height": height,
+        "encoding": {"x": x, "y": y, "color": series},
+        "layer": [
+            {
+                "transform": [{"filter": "datum.kind == 'faint'"}],
+                "mark": {**line, "strokeWidth": 1, "opacity": 0.28},
+            },
+            {
+                "transform": [{"filter": "datum.kind == 'line'"}],
+                "params": [{"name": "zoom", "select": zoom, "bind": "scales"}],
+                "mark": {**line, "strokeWidth": 2},
+            },
+            {
+                "transform": [{"filter": "datum.kind == 'line'"}],
+                "params": [{"name": "hover", "select": hover}],
+                "mark": {"type": "point", "filled": True, "size": 60},
+                "encoding": {
+                    "tooltip": tooltip,
+                    "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
+                },
+            },
+        ],
+    }

@@ -1,0 +1,50 @@
+"""The end of a log, and what happened to a run in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app.views.status_face import in_the_studio
+from app.views.text import figure, plain
+from backend.manager.explain import Explanation
+
+
+def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
+    """The last lines of a log as they are; nothing in them is interpreted."""
+    if not lines:
+        st.caption("Nothing has been printed yet.")
+        return
+    if gap:
+        st.caption("Older lines are in the file.")
+    st.code("\n".join(lines), language=None, wrap_lines=True, height=420)
+
+
+def draw_explanation(explanation: Explanation) -> None:
+    """What is known about how a run ended, and what to do."""
+    with st.container(border=True):
+        st.markdown("**What happened**")
+        st.markdown("\n".join(f"- {plain(words, 400)}" for words in explanation.findings))
+        st.markdown("**What to do**")
+        st.markdown("\n".join(f"- {plain(words, 400)}" for words in _advice(explanation)))
+        if explanation.last_steps:
+            with st.expander("The last steps", icon=":material/timeline:"):
+                st.dataframe(_steps(explanation), hide_index=True)
+
+
+def _advice(explanation: Explanation) -> list[str]:
+    return [in_the_studio(words) for words in explanation.advice]
+
+
+def _steps(explanation: Explanation) -> list[dict[str, str]]:
+    return [
+        {
+            "step": f"{step.step:,}",
+            "loss": figure(step.loss),
+            "gradient norm": figure(step.grad_norm),
+            "learning rate": figure(step.learning_rate),
+            "rows": ", ".join(step.rows[:4]),
+        }
+        for step in explanation.last_steps
+    ]

@@ -1,0 +1,22 @@
+"""All runs, to be looked through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app.views.cards import draw_nothing_yet, draw_runs
+from backend.manager.run_summary import RunSummary
+
+PER_PAGE = 12
+
+
+def draw_run_list(runs: Sequence[RunSummary]) -> None:
+    """The runs as cards, a dozen a page."""
+    if not runs:
+        draw_nothing_yet("No run is like that", "Change the words above, or start one from Home.")
+        return
+    pages = -(-len(runs) // PER_PAGE)
+    page = st.pagination(pages, key="runs_page") if pages > 1 else 1
+    draw_runs(runs[(page - 1) * PER_PAGE : page * PER_PAGE])

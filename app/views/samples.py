@@ -1,0 +1,44 @@
+"""Answers on the fixed panel of held-out rows, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import streamlit as st
+
+from app.views.text import plain
+
+
+def panels(records: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
+    """The samples of each row, oldest first; what is no sample is left out."""
+    found: dict[str, list[Mapping[str, object]]] = {}
+    for record in records:
+        if isinstance(record.get("row"), str) and isinstance(record.get("step"), int):
+            found.setdefault(str(record["row"]), []).append(record)
+    return found
+
+
+def draw_samples(panel: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
+    """Each row with what was asked and expected, and the answers step by step. All of it is shown as text."""
+    if not panel:
+        st.caption("Samples are written at each evaluation; there has been none yet.")
+    for row, samples in panel.items():
+        with st.container(border=True):
+            st.caption(plain(row))
+            question, answer = st.columns(2)
+            with question:
+                st.caption("Asked")
+                st.text(str(samples[-1].get("prompt", "")))
+            with answer:
+                st.caption("Expected")
+                st.text(str(samples[-1].get("expected", "")))
+            st.dataframe([_line(sample) for sample in samples], hide_index=True, height="content")
+
+
+def _line(sample: Mapping[str, object]) -> dict[str, object]:
+    said, expected = str(sample.get("generated", "")), str(sample.get("expected", ""))
+    return {
+        "step": sample["step"],
+        "answer": said,
+        "as expected": "yes" if said.strip() == expected.strip() else "no",
+    }

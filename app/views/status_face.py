@@ -1,0 +1,76 @@
+"""A face for every state that a run can be in: colour, sign and words, never colour alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+import streamlit as st
+
+from app.views.text import plain
+from backend.reports import RunState, RunStatus
+
+Colour = Literal["gray", "blue", "green", "orange", "red", "violet"]
+
+
+@dataclass(frozen=True)
+class Face:
+    """How a state looks: its colour, its sign, and its name in words."""
+
+    colour: Colour
+    icon: str
+    words: str
+
+
+FACES = MappingProxyType(
+    {
+        RunStatus.CREATED: Face("gray", ":material/radio_button_unchecked:", "Not started"),
+        RunStatus.QUEUED: Face("violet", ":material/schedule:", "Queued"),
+        RunStatus.STARTING: Face("blue", ":material/hourglass_top:", "Starting"),
+        RunStatus.RUNNING: Face("blue", ":material/play_circle:", "Running"),
+        RunStatus.STOPPING: Face("orange", ":material/save:", "Stopping"),
+        RunStatus.STOPPED: Face("gray", ":material/stop_circle:", "Stopped"),
+        RunStatus.INTERRUPTED: Face("orange", ":material/power_off:", "Interrupted"),
+        RunStatus.FAILED: Face("red", ":material/error:", "Failed"),
+        RunStatus.FINISHED: Face("green", ":material/check_circle:", "Finished"),
+    }
+)
+PAUSED = Face("gray", ":material/pause_circle:", "Paused")
+HELD = Face("violet", ":material/front_hand:", "Held")
+DAMAGED = Face("red", ":material/broken_image:", "Damaged")
+
+
+def face_of(status: RunStatus, reason: str = "", damage: str = "") -> Face:
+    """The face of a run that stands at ``status``, for ``reason``, with ``damage`` to its folder."""
+    if damage:
+        return DAMAGED
+    if status is RunStatus.STOPPED and reason == "paused":
+        return PAUSED
+    return HELD if status is RunStatus.QUEUED and reason == "held" else FACES[status]
+
+
+def draw_badge(face: Face) -> None:
+    """The state in a word."""
+    st.badge(face.words, icon=face.icon, color=face.colour)
+
+
+def draw_state(state: RunState) -> None:
+    """The state in a sentence, and what to do next."""
+    face = face_of(state.status, state.reason, state.damage)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        draw_badge(face)
+        st.markdown(plain(state.message, 400), width="content")
+    if not state.is_live and state.status is not RunStatus.FINISHED:
+        st.caption(plain(in_the_studio(state.next_action), 400))
+
+
+def in_the_studio(advice: str) -> str:
+    """Advice that names a command, for somebody who has a button for it; other advice as it is."""
+    said = {
+        "Resume it with: tunesmith runs resume": "Press Resume to go on from the newest good checkpoint.",
+        "Start it with: tunesmith runs resume": "Press Start when you are ready.",
+        "Start it now with: tunesmith runs resume": "Press Start to begin at once, ahead of its turn.",
+        "Nothing was deleted. Resume to": "Nothing was deleted; Resume goes on from the newest good checkpoint.",
+    }
+    return next((words for start, words in said.items() if advice.startswith(start)), advice)

@@ -1,0 +1,70 @@
+"""Words for people, and data made safe to stand among them.
+
+Streamlit reads labels, titles and captions as Markdown. A name, a path or a model's answer is data: ``plain``
+keeps every character of it from meaning anything but itself.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+
+from backend.utils.text_utils import shorten
+
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_LINKED = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)|(?<=@)(?=\w)|(?<=:)(?=[\w+-]+[:/])", re.IGNORECASE)
+_STAMP = re.compile(r"^\d{8}-\d{6}-(?=.)")
+_JOINER = "\N{WORD JOINER}"
+
+
+def plain(text: str, limit: int = 120) -> str:
+    """``text`` on one line, cut to ``limit``, as Markdown that shows exactly its characters.
+
+    A word joiner breaks what would become a link or an icon even when escaped (``www.``, ``://``, ``:name:``).
+    """
+    return _PUNCTUATION.sub(r"\\\1", _LINKED.sub(_JOINER, shorten(text, limit)))
+
+
+def title_of(run_id: str, name: str = "") -> str:
+    """What a run is called: the name it was given, or its id without the date that stands beside it."""
+    return name or _STAMP.sub("", run_id)
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A number to so many significant digits, with thousands set apart; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def size(count: int) -> str:
+    """Bytes in the largest unit that leaves at least one: ``3.2 GiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, max(0, (count.bit_length() - 1) // 10))
+    return (
+        f"{count / 1024**power:,.0f} {units[power]}"
+        if power < 2
+        else f"{count / 1024**power:,.1f} {units[power]}"
+    )
+
+
+def ago(moment: str, now: datetime | None = None) -> str:
+    """How long ago an ISO 8601 time was, roughly: ``3 min ago``; empty when it is no time."""
+    try:
+        then = datetime.fromisoformat(moment)
+    except ValueError:
+        return ""
+    seconds = ((now or datetime.now(UTC)) - then.astimezone(UTC)).total_seconds()
+    for length, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return "just now"
+
+
+def rough(seconds: float) -> str:
+    """A duration as one says it: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
