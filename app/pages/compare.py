@@ -1,7 +1,98 @@
-"""Compare."""
+"""Compare: curves of any runs overlaid, what was set differently, what came out, and how they answer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-st.title("Compare")
+from app.actions import told
+from app.studio import reading, studio
+from app.views.charts import COLOURS, draw_lines
+from app.views.compare_tables import draw_answers, draw_evaluations, draw_settings, evaluation_row
+from app.views.text import title_of
+from backend.manager.curves import AXES, View, line
+from backend.manager.run_summary import RunSummary
+from backend.run_dir import RunDir
+
+CURVES = {
+    "eval/loss": "Held-out loss",
+    "train/loss": "Training loss",
+    "eval/exact_match": "Exact match",
+    "train/learning_rate": "Learning rate",
+    "train/grad_norm": "Gradient norm",
+    "train/tokens_per_second": "Tokens a second",
+}
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Compare")
+    runs = _choose(studio().runs.list(archived=True))
+    if not runs:
+        st.caption("Choose runs above; two or more show what made the difference.")
+        return
+    _curves(runs)
+    st.subheader("What came out")
+    _evaluations(runs)
+    st.subheader("What was set differently")
+    _settings(runs)
+    st.subheader("How they answer")
+    draw_answers({_name(run): RunDir(run.path).samples().records for run in runs})
+
+
+def _name(run: RunSummary) -> str:
+    return title_of(run.id, run.labels.name)
+
+
+def _choose(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """The runs that the person chose; they stand in the address, so that it can be kept and sent."""
+    known = {run.id: run for run in runs}
+    named = [run for run in st.query_params.get_all("runs") if run in known]
+    usual = [run.id for run in runs if run.step and not run.damage][:2]
+    chosen = st.multiselect(
+        "Runs",
+        list(known),
+        named or usual,
+        format_func=lambda run: f"{_name(known[run])} · {known[run].status}",
+        max_selections=len(COLOURS),
+        key="compared",
+    )
+    if chosen != named:
+        st.query_params["runs"] = chosen
+    return [known[run] for run in chosen]
+
+
+def _curves(runs: Sequence[RunSummary]) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        tag = st.selectbox(
+            "Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=220
+        )
+        axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key="compared_axis", width=130)
+        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.6, 0.01, key="compared_smoothing", width=220)
+        log = st.toggle("Log scale", key="compared_log")
+    view = View(axis, smoothing if tag.startswith("train/") else 0.0)
+    lines = {}
+    for run in runs:
+        with reading(RunDir(run.path)).fresh() as scalars:
+            lines[_name(run)] = line(scalars, tag, view)
+    draw_lines(lines, title=CURVES[tag], axis=axis, key="compared_lines", log=log, height=360)
+
+
+def _evaluations(runs: Sequence[RunSummary]) -> None:
+    rows = []
+    for run in runs:
+        with reading(RunDir(run.path)).fresh() as scalars:
+            rows.append(evaluation_row(_name(run), str(run.status), scalars))
+    draw_evaluations(rows)
+
+
+def _settings(runs: Sequence[RunSummary]) -> None:
+    with told():
+        settings = studio().runs.compare([str(run.path) for run in runs]).settings
+        draw_settings(settings, [_name(run) for run in runs])
+        if any(name.startswith("data.") or name == "seed" for name in settings):
+            st.caption("Their data or seed differ, so they may have been scored on different rows.")
+
+
+page()

@@ -11,6 +11,14 @@ from backend.manager.curves import Line
 
 COLOURS = ("#12808b", "#c9681c", "#7a5cc4", "#2f8f4e", "#c2477f", "#4a7fc9", "#8d7a1f", "#a35244")
 """At least 3:1 on both backgrounds, and apart from one another for the colour-blind in their first four."""
+LEGEND = {
+    "orient": "top",
+    "title": None,
+    "labelLimit": 260,
+    "symbolType": "stroke",
+    "symbolStrokeWidth": 3,
+    "symbolOpacity": 1,
+}
 _TIME_UNITS = ((5400.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -74,13 +82,18 @@ def _spec(
         "axis": {"grid": False, "tickCount": 6},
     }
     x["scale"] = {"nice": False}
-    y: dict[str, Any] = {"field": "y", "type": "quantitative", "title": None, "axis": {"tickCount": 5}}
+    y: dict[str, Any] = {
+        "field": "y",
+        "type": "quantitative",
+        "title": None,
+        "axis": {"tickCount": 5, "format": ".4~g"},
+    }
     y["scale"] = {"zero": False, "type": "log" if log else "linear"}
     series = {
         "field": "series",
         "type": "nominal",
         "scale": {"domain": names, "range": list(colours[: len(names)])},
-        "legend": {"orient": "bottom", "title": None, "labelLimit": 260} if len(names) > 1 else None,
+        "legend": LEGEND if len(names) > 1 else None,
     }
     tooltip = [
         {"field": "series", "title": "curve"},

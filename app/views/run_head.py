@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from app.views.system import draw_figures
 from app.views.text import figure, rough
 from backend.manager.curves import TimeLeft
 from backend.reports import RunState, RunStatus
@@ -33,17 +32,27 @@ def left_words(left: TimeLeft) -> str:
 def draw_latest(latest: Mapping[str, object]) -> None:
     """The latest loss, held-out loss, exact match, speed, learning rate and epoch, as far as there are any."""
     known = [
-        ("Loss", "train/loss", "nats a token, training", 4),
-        ("Held-out loss", "eval/loss", "nats a token, unseen rows", 4),
-        ("Exact match", "eval/exact_match", "of the scored rows", 3),
-        ("Speed", "train/tokens_per_second", "tokens a second", 4),
-        ("Learning rate", "train/learning_rate", "now", 3),
-        ("Epoch", "train/epoch", "passes over the rows", 3),
+        (
+            "Loss",
+            "train/loss",
+            4,
+            "Mean surprise over the trained tokens of the latest step, in nats; 0 is perfect.",
+        ),
+        ("Held-out loss", "eval/loss", 4, "The same on rows that are never trained on: the one to watch."),
+        ("Exact match", "eval/exact_match", 3, "Share of the scored held-out rows answered word for word."),
+        (
+            "Tokens a second",
+            "train/tokens_per_second",
+            4,
+            "Tokens read and trained per second of the latest step.",
+        ),
+        ("Learning rate", "train/learning_rate", 3, "How far a step may go; it warms up, then falls."),
+        ("Epoch", "train/epoch", 3, "How often the training rows have been gone through."),
     ]
-    cells = [
-        (label, f"{value:.0%}" if tag == "eval/exact_match" else figure(float(value), digits), remark)
-        for label, tag, remark, digits in known
-        if isinstance(value := latest.get(tag), int | float)
-    ]
-    if cells:
-        draw_figures(cells)
+    shown = [(*one, value) for one in known if isinstance(value := latest.get(one[1]), int | float)]
+    if not shown:
+        return
+    with st.container(horizontal=True, gap="small"):
+        for label, tag, digits, words, value in shown:
+            text = f"{value:.0%}" if tag == "eval/exact_match" else figure(float(value), digits)
+            st.metric(label, text, help=words, border=True, width=154)

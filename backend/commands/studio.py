@@ -51,7 +51,7 @@ def studio_command(port: int, *, headless: bool) -> list[str]:
     if headless:
         options["server.headless"] = "true"
     flags = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-P", "-m", "streamlit", "run", str(_CODE / "app" / "main.py"), *flags]
+    return [sys.executable, "-P", "-m", "app", *flags]
 
 
 def studio_environment(root: Path) -> dict[str, str]:

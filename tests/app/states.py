@@ -41,23 +41,23 @@ class Runs:
         QueueManager(self.root).enqueue(run, hold=hold, priority=priority)
         return run
 
-    def starting(self) -> RunDir:
+    def starting(self, name: str = "starting") -> RunDir:
         """Held by its trainer, which has not spoken yet."""
-        run = self.created("starting")
+        run = self.created(name)
         self._held.enter_context(run.lock())
         run.begin_attempt(("python", "-m", "backend.trainer_main", str(run.path)))
         return run
 
-    def running(self, *, steps: int = STEPS, total: int = TOTAL) -> RunDir:
+    def running(self, name: str = "running", *, steps: int = STEPS, total: int = TOTAL) -> RunDir:
         """Training, with curves, samples, a log and samples of the machine."""
-        run = self.starting()
+        run = self.starting(name)
         run.write_environment({"device": "cpu"})
         train(run, steps=steps, total=total)
         return run
 
     def stopping(self) -> RunDir:
         """Asked to stop."""
-        run = self.running()
+        run = self.running("stopping")
         run.request_stop()
         return run
 
@@ -161,7 +161,7 @@ def step_report(step: int, total: int) -> StepReport:
         loss=0.4 + 2.2 * math.exp(-4 * step / total) + 0.12 * math.sin(step * 1.7),
         grad_norm=1.5 + math.sin(step),
         learning_rate=2e-4 * (1 - step / total),
-        tokens=2000,
+        tokens=2000 + 40 * (step % 7),
         trained_tokens=300,
         seconds=0.5,
         tokens_seen=2000 * step,
@@ -178,5 +178,9 @@ def eval_report(step: int, total: int) -> EvalReport:
 def machine(second: int) -> SystemSample:
     """A machine at work."""
     return SystemSample(
-        f"2026-01-01T12:00:{second:02d}+00:00", 60.0 + second, 6 * 2**30, 16 * 2**30, 80 * 2**30
+        f"2026-01-01T12:00:{second:02d}+00:00",
+        60.0 + second % 9,
+        6 * 2**30 + second * 2**24,
+        16 * 2**30,
+        80 * 2**30,
     )

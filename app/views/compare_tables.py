@@ -1,0 +1,93 @@
+"""Runs side by side: settings that differ, evaluations with their intervals, answers to the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from app.views.samples import panels
+from app.views.text import figure
+from backend.manager.scalars import RunScalars
+from backend.utils.interval_utils import score_interval
+
+Row = dict[str, str]
+
+
+def draw_settings(settings: Mapping[str, Sequence[object]], names: Sequence[str]) -> None:
+    """A line for each setting that differs."""
+    if not settings:
+        st.caption("Their settings are the same.")
+        return
+    lines = [
+        {"setting": setting, **{name: _setting(value) for name, value in zip(names, values, strict=True)}}
+        for setting, values in settings.items()
+    ]
+    st.dataframe(lines, hide_index=True, height="content")
+
+
+def _setting(value: object) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
+    """One run's figures; a score with the 95 % interval that its number of rows allows."""
+    steps, losses = scalars.curve("eval/loss")
+    best = min(zip(losses, steps, strict=True), default=None)
+    latest = scalars.latest
+    return {
+        "run": name,
+        "stands at": status,
+        "steps": f"{latest.get('step', 0)} of {latest.get('total_steps', 0)}",
+        "training loss": figure(_number(latest.get("train/loss"))),
+        "held-out loss": figure(losses[-1] if losses else None),
+        "best held-out loss": f"{figure(best[0])} at step {best[1]:,}" if best else "–",
+        "exact match (95 % interval)": score_words(
+            _number(latest.get("eval/exact_match")), latest.get("scored_rows")
+        ),
+    }
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def score_words(share: float | None, rows: object) -> str:
+    """``75 % (51 to 90 %) of 16 rows``; a dash where nothing was scored."""
+    if share is None or not isinstance(rows, int) or rows < 1:
+        return "–"
+    low, high = score_interval(round(share * rows), rows)
+    return f"{share:.0%} ({100 * max(0.0, low):.0f} to {100 * min(1.0, high):.0f} %) of {rows:,} rows"
+
+
+def draw_evaluations(rows: Sequence[Row]) -> None:
+    """The runs' figures, one below the other."""
+    st.dataframe(list(rows), hide_index=True, height="content")
+
+
+def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
+    """The newest answer of each run to each row of their panels; all of it is shown as text."""
+    newest = {
+        name: {row: found[-1] for row, found in panels(records).items()} for name, records in samples.items()
+    }
+    rows = list(dict.fromkeys(row for found in newest.values() for row in found))
+    if not rows:
+        st.caption("None of them has answered its panel yet.")
+        return
+    lines = []
+    for row in rows:
+        asked = next(found[row] for found in newest.values() if row in found)
+        answers = {
+            name: str(found[row].get("generated", "")) if row in found else "–"
+            for name, found in newest.items()
+        }
+        lines.append(
+            {"asked": _last_words(asked.get("prompt")), "expected": str(asked.get("expected", ""))} | answers
+        )
+    st.dataframe(lines, hide_index=True, height="content")
+
+
+def _last_words(prompt: object) -> str:
+    """The end of a prompt, where the question stands."""
+    text = str(prompt or "").strip()
+    return text if len(text) <= 240 else f"… {text[-240:]}"
