@@ -170,6 +170,9 @@ class TrainingConfig(Section):
     gradient_accumulation_steps: int = Field(1, ge=1, le=65_536)
     """Batches summed into one optimizer step; the loss stays the exact mean over all their trained tokens."""
 
+    nproc_per_node: int = Field(1, ge=1, le=64)
+    """Processes that train together on this machine, each with a GPU or its share of the cores; each adds a batch."""
+
     micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
     """Tokens computed at once; lower it when memory is short. The result does not depend on it."""
 
@@ -205,6 +208,11 @@ class TrainingConfig(Section):
 
     save_total_limit: int = Field(2, ge=1, le=10_000)
     """Newest checkpoints to keep; the best one is kept besides."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Examples that go into one optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.nproc_per_node
 
 
 class EvaluationConfig(Section):

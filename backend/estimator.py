@@ -142,7 +142,7 @@ def work_of(
     of trained ones (Kaplan et al., arXiv:2001.08361, §2.1); attention adds 6 a layer, width and token looked at.
     """
     training, full = config.training, config.tuning.method == "full"
-    per_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    per_step = training.rows_per_step
     steps = (
         training.max_steps
         if training.max_steps > 0

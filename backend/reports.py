@@ -12,6 +12,8 @@ from enum import StrEnum
 from backend.utils.process_utils import ProcessIdentity
 
 DEFAULT_DEVICE = "default"
+MEETING_FILE = "TUNESMITH_MEETING_FILE"
+"""The environment variable that names the file through which processes that train together find each other."""
 
 
 class RunStatus(StrEnum):

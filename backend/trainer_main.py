@@ -14,7 +14,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,8 @@ from transformers import PreTrainedTokenizerBase
 from backend import data_pipeline
 from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, restore, save_result
-from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
+from backend.core.device import ComputePlan, apply_plan, available_cores, plan_compute, seed_everything
+from backend.core.distributed import LostPeerError, World, joined
 from backend.core.evaluation import HeldOut, evaluate
 from backend.core.forward import prove
 from backend.core.generation import context_length
@@ -102,8 +103,13 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
             if "TUNESMITH_ATTEMPT" in os.environ
             else run_dir.begin_attempt(tuple(sys.argv), pid=os.getpid())
         )
+        world = World.of(os.environ)
         try:
-            outcome = _train(run_dir, signals, watch)
+            with joined(world, os.environ):
+                outcome = _train(run_dir, world, signals, watch)
+        except LostPeerError as error:
+            log.exception("This process ends because another one did")
+            return Outcome(RunStatus.FAILED, "lost-peer", str(error))
         except TunesmithError as error:
             log.exception("The run failed")
             outcome = Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
@@ -113,7 +119,8 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
         except Exception as error:  # a door: whatever happens is written down whole
             log.exception("The run failed")
             outcome = _unforeseen(error, run_dir)
-        run_dir.write_outcome(outcome)
+        if world.writes or outcome.status is RunStatus.FAILED:  # whoever fails says why
+            run_dir.write_outcome(outcome)
         if attempt is not None:
             run_dir.end_attempt(attempt, "exited", exit_code=exit_code(outcome))
     return outcome
@@ -143,7 +150,8 @@ def exit_code(outcome: Outcome) -> int:
 
 
 TRAINING_FAILURES = {
-    "internal-error", "non-finite-loss", "non-finite-gradient", "out-of-memory", "disk-full", "cannot-save"
+    "internal-error", "lost-peer", "non-finite-loss", "non-finite-gradient", "out-of-memory", "disk-full",
+    "cannot-save"
 }  # fmt: skip
 
 
@@ -165,9 +173,10 @@ def _log_file(run_dir: RunDir) -> Any:
         handler.close()
 
 
-def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
+def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> Outcome:
     """The run, top to bottom."""
     config = parse_config(parse_yaml(run_dir.read_config_text(), where=str(run_dir.config)))
+    _as_many_as_asked(world, config)
     checkpoint = _newest_checkpoint(run_dir)
     finished = run_dir.result_folder()
     if finished and checkpoint and checkpoint.notes.get("done"):
@@ -190,20 +199,23 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     _same_inputs(known.get("facts"), facts)
 
     watch(Progress("loading the model"))
-    plan = ComputePlan.from_dict(known["plan"]) if "plan" in known else plan_compute(config.model.dtype)
+    plan = _plan(known.get("plan"), world, config)
     apply_plan(plan)
-    full = config.tuning.method == "full"
-    base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
-    _fits_context(rows.examples, context_length(base))
-    trainable = make_trainable(base, config.tuning, seed=config.seed)
-    forward = replace(
-        prove(trainable, longest_row=config.data.max_length),
-        neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
-    )
-    state = TrainState.start(forward, config.training)
+    state = _before_the_first_step(model_path, plan, rows, config)
     if checkpoint is not None:
         restore(checkpoint, state)
         log.info("Resuming after step %d", state.step)
+    reports = train_steps(
+        state,
+        rows.examples,
+        config.training,
+        plan,
+        seed=config.seed,
+        vary=_variation(dataset.train, rows, tokenizer, config),
+        world=world,
+    )
+    if not world.writes:
+        return _follow(reports, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
     run_dir.write_environment(_environment(plan, facts, dataset, rows))
 
@@ -215,14 +227,7 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
     with recorder:
         if checkpoint is None and assess.possible:
             recorder.evaluation(assess(0, 0.0))
-        for report in train_steps(
-            state,
-            rows.examples,
-            config.training,
-            plan,
-            seed=config.seed,
-            vary=_variation(dataset.train, rows, tokenizer, config),
-        ):
+        for report in reports:
             last = report.step == steps
             recorder.step(report)
             watch(Progress("training", report))
@@ -231,13 +236,56 @@ def _train(run_dir: RunDir, signals: _Signals, watch: Watcher) -> Outcome:
                 improved = recorder.evaluation(assess(report.step, report.epoch, score=last))
             if last or improved or _due(report.step, save_every):
                 recorder.checkpoint(done=last)
-            reason = signals.reason or run_dir.stop_requested()
+            reason = world.same(signals.reason or run_dir.stop_requested())
             if reason and not last:
                 recorder.checkpoint()
                 return _stopped(run_dir, reason, report)
     watch(Progress("saving the result"))
-    result = save_result(forward.model, tokenizer, run_dir.model if full else run_dir.adapter)
+    folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
+    result = save_result(state.forward.model, tokenizer, folder)
     return Outcome(RunStatus.FINISHED, "completed", f"Trained {steps} steps.", step=steps, result=str(result))
+
+
+def _as_many_as_asked(world: World, config: RunConfig) -> None:
+    """Raise RunError when this run is for another number of processes: it could not end with the same bits."""
+    if world.size != config.training.nproc_per_node:
+        raise RunError(
+            f"This run is for {config.training.nproc_per_node} processes, not {world.size}.",
+            remedy="Start it in the background, which starts them all: tunesmith runs resume RUN --detach",
+            code="other-process-count",
+        )
+
+
+def _plan(known: object, world: World, config: RunConfig) -> ComputePlan:
+    """The run's compute plan, made by its first attempt; the processes divide the cores among them."""
+    if known is None and world.writes:
+        cores = max(1, available_cores() // world.size)
+        known = plan_compute(config.model.dtype, cores=cores).to_dict()
+    return ComputePlan.from_dict(world.same(known))
+
+
+def _before_the_first_step(
+    model_path: Path, plan: ComputePlan, rows: data_pipeline.EncodedRows, config: RunConfig
+) -> TrainState:
+    """The model, made trainable, and its optimizer."""
+    full = config.tuning.method == "full"
+    base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
+    _fits_context(rows.examples, context_length(base))
+    trainable = make_trainable(base, config.tuning, seed=config.seed)
+    forward = replace(
+        prove(trainable, longest_row=config.data.max_length),
+        neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
+    )
+    return TrainState.start(forward, config.training)
+
+
+def _follow(reports: Iterator[StepReport], world: World) -> Outcome:
+    """What every process but the first does: its share of each step, until the first one says stop."""
+    for report in reports:
+        reason = world.same(None)
+        if reason and report.step < report.total_steps:
+            return Outcome(RunStatus.STOPPED, reason, f"Stopped after step {report.step}.", step=report.step)
+    return Outcome(RunStatus.FINISHED, "completed", "Trained every step.")
 
 
 def _variation(

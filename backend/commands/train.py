@@ -169,7 +169,14 @@ def start_detached(run: RunDir, *, as_json: bool) -> int:
 
 
 def carry_out(run: RunDir, *, as_json: bool) -> int:
-    """Train the run in this process with progress on the screen; returns the exit code."""
+    """Train the run in this process with progress on the screen; returns the exit code.
+
+    A run of several processes trains in the background: somebody must start and watch them.
+    """
+    from backend.manager.ranks import nproc_per_node  # noqa: PLC0415
+
+    if nproc_per_node(run) > 1:
+        return start_detached(run, as_json=as_json)
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")
     from backend.commands.progress import ProgressView  # noqa: PLC0415

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from backend.config import TrainingConfig
 from backend.core.batching import Example, MicroBatch, pack, step_rows, steps_per_epoch
 from backend.core.device import ComputePlan, step_seed
+from backend.core.distributed import ALONE, World
 from backend.core.forward import ForwardPass
 from backend.core.lanes import Lanes
 from backend.core.optimizer import build_optimizer, default_learning_rate, gradient_norm, learning_rate_factor
@@ -50,13 +51,8 @@ def total_steps(rows: int, training: TrainingConfig) -> int:
     """Optimizer steps of the whole run: max_steps where set, else the epochs, rounded up."""
     if training.max_steps > 0:
         return training.max_steps
-    steps = training.num_train_epochs * steps_per_epoch(rows, rows_per_step(training))
+    steps = training.num_train_epochs * steps_per_epoch(rows, training.rows_per_step)
     return max(1, math.ceil(round(steps, 6)))  # 1.1 * 50 is a little over 55
-
-
-def rows_per_step(training: TrainingConfig) -> int:
-    """Examples that go into one optimizer step."""
-    return training.per_device_train_batch_size * training.gradient_accumulation_steps
 
 
 Variation = Callable[[int, Sequence[int]], list[Example]]
@@ -71,10 +67,12 @@ def train_steps(
     *,
     seed: int,
     vary: Variation | None = None,
+    world: World = ALONE,
 ) -> Iterator[StepReport]:
     """Train from ``state.step`` to the end, one report per optimizer step; ``state`` is changed in place.
 
     ``vary`` says what the examples are in an epoch (from 0), where they differ from epoch to epoch.
+    ``world`` shares each step's work among processes, which all yield the same reports.
     Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not.
     Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before the weights of that step
     are touched.
@@ -82,8 +80,8 @@ def train_steps(
     steps = total_steps(len(examples), training)
     factor = learning_rate_factor(training, steps)
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
-    per_epoch = steps_per_epoch(len(examples), rows_per_step(training))
-    order = step_rows(len(examples), rows_per_step(training), seed, state.step)
+    per_epoch = steps_per_epoch(len(examples), training.rows_per_step)
+    order = step_rows(len(examples), training.rows_per_step, seed, state.step)
     random = is_random(state.forward)  # then in one lane, and every row draws for itself
     lanes = 1 if random else plan.lanes
     with Lanes(lanes, plan.threads * (plan.lanes // lanes)) as pool:
@@ -98,10 +96,10 @@ def train_steps(
             batches = pack(
                 chosen,
                 budget=training.micro_batch_tokens,
-                parts=plan.lanes,
+                parts=plan.lanes * world.size,
                 share_prefixes=state.forward.packed and not random,
             )
-            loss, norm = _update(state, batches, training, plan, pool, rate=rate, seed=seed, step=step)
+            loss, norm = _update(state, batches, training, plan, pool, world, rate=rate, seed=seed, step=step)
             tokens = sum(batch.tokens for batch in batches)
             state.step, state.tokens_seen = step, state.tokens_seen + tokens
             yield StepReport(
@@ -135,6 +133,7 @@ def _update(
     training: TrainingConfig,
     plan: ComputePlan,
     pool: Lanes,
+    world: World,
     *,
     rate: float,
     seed: int,
@@ -142,7 +141,7 @@ def _update(
 ) -> tuple[float, float]:
     """Gradients of all micro-batches, checked, clipped and applied; returns (mean loss, norm before clipping)."""
     rows = [row for batch in batches for row in batch.rows]
-    loss, gradients = step_gradients(state, batches, plan, pool, seed=seed, step=step)
+    loss, gradients = step_gradients(state, batches, plan, pool, world, seed=seed, step=step)
     if not math.isfinite(loss):
         raise _not_finite("loss", {"step": step, "loss": loss, "learning_rate": rate, "rows": rows})
     norm = gradient_norm(gradients)
@@ -171,11 +170,19 @@ def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:
 
 
 def step_gradients(
-    state: TrainState, batches: Sequence[MicroBatch], plan: ComputePlan, pool: Lanes, *, seed: int, step: int
+    state: TrainState,
+    batches: Sequence[MicroBatch],
+    plan: ComputePlan,
+    pool: Lanes,
+    world: World = ALONE,
+    *,
+    seed: int,
+    step: int,
 ) -> tuple[float, list[Tensor]]:
     """Mean loss in nats over the trained tokens of all ``batches`` and its gradient, one tensor a parameter.
 
-    Raises TrainingError (out-of-memory) when a micro-batch does not fit.
+    Every process of ``world`` computes its share of them, and all get the sum. Raises TrainingError (out-of-memory)
+    when a micro-batch does not fit, and LostPeerError.
     """
     parameters = list(state.parameters.values())
     denominator = sum(len(batch.labels) for batch in batches)
@@ -192,7 +199,7 @@ def step_gradients(
 
     total, summed = 0.0, list[Tensor]()
     try:
-        for loss, gradients in pool.map(compute, enumerate(batches)):
+        for loss, gradients in pool.map(compute, world.share(list(enumerate(batches)))):
             total += loss
             summed = (
                 [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
@@ -205,7 +212,8 @@ def step_gradients(
             remedy="Lower training.micro_batch_tokens or data.max_length, and resume.",
             code="out-of-memory",
         ) from error
-    return total, summed
+    summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
+    return world.add_up(total, summed), summed
 
 
 def autocast(forward: ForwardPass, plan: ComputePlan) -> AbstractContextManager[object]:

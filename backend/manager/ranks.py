@@ -2,7 +2,7 @@
 
 Each gets the variables that torchrun would give it (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``).
 They are our own children and not torchrun's, so that each inherits the run's lock and the way each of them died is
-seen. They meet through a file and talk over the loopback interface. Control wing: imports F0.
+seen. They meet through a file and talk over the loopback interface. Control wing: imports F0 and its neighbour here.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from backend.manager.run_summary import peek
+from backend.reports import MEETING_FILE
 from backend.run_dir import RunDir
 
-MEETING_FILE = "TUNESMITH_MEETING_FILE"
-"""The environment variable that names the file through which the ranks find each other."""
 PEER_SECONDS = 5.0
 """How long the others live on after one rank has failed: time to write down why."""
 
@@ -73,6 +73,12 @@ class Ranks:
     def _forget_meeting(self) -> None:
         if self._meeting:
             self._meeting.unlink(missing_ok=True)
+
+
+def nproc_per_node(run: RunDir) -> int:
+    """How many processes train this run together. Raises RunError when its configuration is damaged."""
+    asked = peek(run.read_config_text(), "training", "nproc_per_node")
+    return int(asked) if asked.isdecimal() else 1
 
 
 def launch(

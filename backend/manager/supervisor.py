@@ -26,8 +26,7 @@ from backend.manager.attempt_processes import TOKEN, kill_all
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.housekeeping import Housekeeping
 from backend.manager.queue_manager import QueueManager
-from backend.manager.ranks import Ranks, launch
-from backend.manager.run_summary import peek
+from backend.manager.ranks import Ranks, launch, nproc_per_node
 from backend.reports import Attempt
 from backend.run_dir import LOCK_FD, RunDir
 from backend.utils.file_utils import free_bytes
@@ -80,7 +79,7 @@ class Supervisor:
         self._command = tuple(command)
         self._policy = policy
         self._lock = lock
-        self._nproc_per_node = int(peek(run.read_config_text(), "training", "nproc_per_node") or 1)
+        self._nproc_per_node = nproc_per_node(run)
         self._breaker = Breaker(policy.restarts, run.newest_checkpoint_step())
 
     def supervise(self, ready: Ready) -> None:

@@ -54,6 +54,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "training.max_steps": (10, -2),
     "training.per_device_train_batch_size": (1, 0),
     "training.gradient_accumulation_steps": (4, 0),
+    "training.nproc_per_node": (2, 0),
     "training.micro_batch_tokens": (8, 7),
     "training.learning_rate": (1e-05, 0),
     "training.lr_scheduler_type": ("cosine", "step"),

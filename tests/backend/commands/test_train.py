@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import yaml
@@ -19,7 +21,7 @@ from backend.errors import ConfigError, DataError, ModelError, RunError, Tunesmi
 from backend.inferencer import run_config
 from backend.manager import process_manager
 from backend.manager.run_manager import RunManager
-from backend.reports import RunStatus
+from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
 from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
 from tests.tiny import tiny_model_folder
@@ -123,8 +125,25 @@ class TestTraining:
     def test_the_folder_is_named_where_the_id_is_not_enough(
         self, tmp_path: Path, trained: RunDir, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert carry_out(trained, as_json=False) == 0
-        assert f"tunesmith chat {trained.path}" in capsys.readouterr().out
+        run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+        assert carry_out(run, as_json=False) == 0
+        assert f"tunesmith chat {run.path}" in capsys.readouterr().out
+
+    def test_several_processes_train_in_the_background(
+        self,
+        tmp_path: Path,
+        learner: Path,
+        rows_file: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        state = RunState(RunStatus.STARTING, "starting", "", "")
+        start = create_autospec(process_manager.start, return_value=state)
+        monkeypatch.setattr(process_manager, "start", start)
+        run = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.nproc_per_node": 2})
+        assert carry_out(run, as_json=False) == 0
+        start.assert_called_once_with(run)
+        assert "trains in the background" in capsys.readouterr().out
 
 
 class TestDryRun:

@@ -23,7 +23,6 @@ from backend.core.optimizer import default_learning_rate, learning_rate_factor
 from backend.core.training import (
     TrainState,
     autocast,
-    rows_per_step,
     step_gradients,
     total_steps,
     train_steps,
@@ -233,7 +232,7 @@ def test_accumulated_batches_are_one_large_batch(batch: int, accumulation: int) 
         update={"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     )
 
-    assert rows_per_step(split) == rows_per_step(SHORT) == 4
+    assert split.rows_per_step == SHORT.rows_per_step == 4
     assert _same(_trained(training=split), _trained())
 
 

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from backend.manager import ranks
-from backend.manager.ranks import MEETING_FILE, Ranks, launch
+from backend.manager.ranks import Ranks, launch, nproc_per_node
+from backend.reports import MEETING_FILE
 from backend.run_dir import RunDir
 from backend.utils.lock_utils import is_locked
 from tests.eventually import eventually
@@ -122,3 +123,16 @@ def test_a_link_in_place_of_the_log_is_not_followed(run: RunDir, tmp_path: Path)
     with run.lock() as lock, pytest.raises(OSError, match="symbolic"):
         launch((sys.executable, "-c", TELL), {}, run=run, lock=lock, count=1)
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        ("training:\n  nproc_per_node: 2\n", 2),
+        ("training:\n  max_steps: 2\n", 1),
+        ("seed: 1\n", 1),
+        ("training:\n  nproc_per_node: many\n", 1),
+    ],
+)
+def test_the_configuration_says_how_many(tmp_path: Path, config: str, count: int) -> None:
+    assert nproc_per_node(RunDir.create(tmp_path, "a", config)) == count

@@ -1,0 +1,157 @@
+"""Processes that train one model together: backend/core/distributed.py, with two real processes over gloo."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from backend.core import distributed
+from backend.core.distributed import ALONE, World, joined
+from backend.errors import RunError
+from backend.reports import MEETING_FILE
+from tests.runs import child_environment
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import json, os, signal, sys, torch
+from backend.core.distributed import LostPeerError, World, joined
+from backend.core import distributed
+world = World.of(os.environ)
+def told():
+    {body}
+try:
+    with joined(world, os.environ):
+        answer = told()
+except LostPeerError as error:
+    answer = str(error)
+{after}
+print(json.dumps(answer))
+"""
+
+
+def two(tmp_path: Path, body: str, *, after: str = "") -> list[Any]:
+    """What ``body``, which knows its ``world``, returns in each of two processes; None for one that was killed."""
+    program = PROGRAM.format(body="\n    ".join(body.splitlines()), after=after)
+    environ = child_environment(
+        WORLD_SIZE="2",
+        GLOO_SOCKET_IFNAME="lo",
+        CUDA_VISIBLE_DEVICES="",
+        OMP_NUM_THREADS="1",
+        **{MEETING_FILE: str(tmp_path / "meeting")},
+    )
+    command = [sys.executable, "-c", program]
+    with contextlib.ExitStack() as stack:
+        ranks = [
+            stack.enter_context(
+                subprocess.Popen(command, env=environ | {"RANK": rank}, stdout=subprocess.PIPE, cwd=ROOT)
+            )
+            for rank in ("0", "1")
+        ]
+        answers = [rank.communicate(timeout=60)[0] for rank in ranks]
+    return [json.loads(answer) if answer else None for answer in answers]
+
+
+class TestAlone:
+    def test_everything_is_ones_own(self) -> None:
+        gradients = [torch.tensor([1.0, 2.0])]
+        assert ALONE.writes
+        assert ALONE.share([1, 2, 3]) == [1, 2, 3]
+        assert ALONE.add_up(1.5, gradients) == 1.5
+        assert gradients[0].tolist() == [1.0, 2.0]
+        assert ALONE.same("this") == "this"
+
+    def test_nothing_is_connected(self) -> None:
+        with joined(ALONE, {}):
+            assert not torch.distributed.is_initialized()
+
+    @pytest.mark.parametrize(
+        ("environ", "world"),
+        [({}, World(0, 1)), ({"RANK": "1", "WORLD_SIZE": "3"}, World(1, 3))],
+    )
+    def test_the_place_comes_from_the_environment(self, environ: dict[str, str], world: World) -> None:
+        assert World.of(environ) == world
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("parts", [0, 1, 2, 7])
+def test_every_part_is_computed_once(size: int, parts: int) -> None:
+    shares = [World(rank, size).share(list(range(parts))) for rank in range(size)]
+    assert sorted(part for share in shares for part in share) == list(range(parts))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [World(rank, size).writes for rank in range(size)] == [True] + [False] * (size - 1)
+
+
+SHAPES = [(2, 3), (5,), (1,), (4, 4)]
+
+
+@pytest.mark.parametrize("elements", [1, 6, 2**24])
+def test_buckets_hold_neighbours_in_order(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(distributed, "BUCKET_ELEMENTS", elements)
+    tensors: Sequence[torch.Tensor] = [torch.zeros(shape) for shape in SHAPES]
+    tensors = [*tensors, torch.zeros(2, dtype=torch.bfloat16)]
+    buckets = list(distributed._buckets(tensors))
+    assert [id(part) for bucket in buckets for part in bucket] == [id(part) for part in tensors]
+    assert all(len({part.dtype for part in bucket}) == 1 for bucket in buckets)
+    assert all(len(bucket) == 1 or sum(part.numel() for part in bucket) <= elements for bucket in buckets)
+
+
+def test_two_add_up_to_the_same_bits(tmp_path: Path) -> None:
+    body = """
+distributed.BUCKET_ELEMENTS = 3
+parts = [torch.full((2, 2), 1.0 + world.rank), torch.tensor([0.1 * (world.rank + 1)]), torch.tensor(3.0)]
+loss = world.add_up(0.5 + world.rank, parts)
+return [loss, [part.tolist() for part in parts]]"""
+    first, second = two(tmp_path, body)
+    assert first == second
+    loss, (matrix, vector, number) = first
+    assert (loss, matrix, number) == (2.0, [[3.0, 3.0], [3.0, 3.0]], 6.0)
+    assert vector == pytest.approx([0.3])
+
+
+def test_the_first_one_decides(tmp_path: Path) -> None:
+    body = "return [world.same({'step': world.rank}), world.same('stop' if world.writes else None), world.same(None)]"
+    assert two(tmp_path, body) == [[{"step": 0}, "stop", None]] * 2
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_f01_one_that_dies_is_noticed_at_once(tmp_path: Path, victim: int) -> None:
+    body = f"""
+world.same(None)
+os.kill(os.getpid(), {signal.SIGKILL:d}) if world.rank == {victim} else None
+return [world.add_up(0.0, [torch.zeros(3)]) for _ in range(2)]"""
+    answers = two(tmp_path, body)
+    assert answers[victim] is None
+    assert answers[1 - victim] == "Another process of this run is gone."
+
+
+def test_they_leave_together(tmp_path: Path) -> None:
+    """Whoever is done waits for the first one, which may still be saving."""
+    saved = str(tmp_path / "saved")
+    body = f"""
+import time
+time.sleep(0.5 * world.writes)
+open({saved!r}, 'w').close() if world.writes else None"""
+    assert two(tmp_path, body, after=f"answer = os.path.exists({saved!r})") == [True, True]
+
+
+def test_more_processes_than_gpus_is_refused() -> None:
+    with pytest.raises(RunError, match="2 GPUs") as caught:
+        distributed._take_gpu(2, count=lambda: 2)
+    assert caught.value.code == "too-few-gpus"
+    assert "nproc_per_node" in str(caught.value)
+
+
+def test_each_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    distributed._take_gpu(1, count=lambda: 2)
+    assert taken == [1]
