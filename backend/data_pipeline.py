@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig, DataConfig, RunConfig
@@ -29,8 +28,11 @@ from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Rejected, Row
 from backend.data.splits import group_text, split_rows
 from backend.errors import DataError, TunesmithError
+from backend.token_cache import Tokens, arrays, cached, key_of
 
 ROWS_AT_ONCE = 1024
+KEPT_FROM_ROWS = 2_000
+"""Smaller sets are tokenised in the time it takes to look for their tokens."""
 IGNORED_LABEL = -100
 """Label of a token that is not learned, as transformers and TRL write it."""
 
@@ -123,9 +125,8 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataCo
     Raises DataError (too-long, nothing-trained, template-refused) naming the row.
     """
     result = EncodedRows([])
-    for number, (row, encoded) in enumerate(zip(rows, encode_each(rows, tokenizer), strict=True)):
-        ids = np.asarray(encoded.input_ids, dtype=np.int64)
-        trained = np.asarray(encoded.trained, dtype=bool)
+    for number, (row, whole) in enumerate(zip(rows, _tokens(rows, tokenizer), strict=True)):
+        ids, trained = whole
         if len(ids) > data.max_length:
             if data.truncation == "error":
                 raise _too_long(row, len(ids), data.max_length)
@@ -143,6 +144,13 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataCo
             code="no-rows",
         )
     return result
+
+
+def _tokens(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokens]:
+    """Every row as arrays; large sets are tokenised once and mapped from then on."""
+    if len(rows) < KEPT_FROM_ROWS:
+        return map(arrays, encode_each(rows, tokenizer))
+    return cached(key_of(rows, tokenizer), lambda: encode_each(rows, tokenizer))
 
 
 def _too_long(row: Row, length: int, limit: int) -> DataError:

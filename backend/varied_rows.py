@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig
@@ -18,6 +17,7 @@ from backend.data.augmentation import augment
 from backend.data.records import Row
 from backend.data_pipeline import EncodedRows, encode_each
 from backend.errors import TunesmithError
+from backend.token_cache import arrays
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ class VariedRows:
         except TunesmithError:
             return [self._encode([row])[0] for row in rows] if len(rows) > 1 else [None]
         return [
-            Example(np.asarray(one.input_ids, dtype=np.int64), np.asarray(one.trained, dtype=bool), row.place)
-            if len(one.input_ids) <= self.max_length
-            else None
+            Example(*arrays(one), row.place) if len(one.input_ids) <= self.max_length else None
             for row, one in zip(rows, encoded, strict=True)
         ]

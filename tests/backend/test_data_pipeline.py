@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from backend import data_pipeline
 from backend.config import AugmentationConfig, DataConfig, parse_config
 from backend.data.records import Row
 from backend.data_pipeline import (
@@ -193,6 +194,30 @@ class TestEncoding:
         assert [example.row for example in encoded.examples] == ["r:1", "r:2"]
         assert encoded.tokens == sum(len(example.input_ids) for example in encoded.examples)
         assert encoded.trained_tokens == sum(int(example.trained.sum()) for example in encoded.examples)
+
+    def test_large_sets_are_tokenised_once_and_come_back_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = [chat(f"r:{number}", f"food {number}", "meat " * (number % 5 + 1)) for number in range(40)]
+        data = DATA.model_copy(update={"max_length": 40, "truncation": "cut"})
+        plain = encode(rows, CHATML, data)
+        monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+        monkeypatch.setattr(data_pipeline, "KEPT_FROM_ROWS", 40)
+        first = encode(rows, CHATML, data)
+        monkeypatch.setattr(data_pipeline, "encode_each", lambda *_: pytest.fail("tokenised again"))
+        for encoded in (first, encode(rows, CHATML, data)):
+            assert encoded.cut == plain.cut
+            for one, two in zip(encoded.examples, plain.examples, strict=True):
+                assert one.row == two.row
+                assert one.input_ids.tolist() == two.input_ids.tolist()
+                assert one.trained.tolist() == two.trained.tolist()
+                assert one.input_ids.dtype == two.input_ids.dtype
+        assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+    def test_small_sets_leave_nothing_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+        encode([chat("r:1", "a", "b")], CHATML, DATA)
+        assert list(tmp_path.iterdir()) == []
 
     def test_whole_sets_and_single_rows_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = [chat(f"r:{number}", f"food {number}", "meat" * number) for number in range(1, 8)]
