@@ -133,8 +133,8 @@ def parse_value(text: str) -> Any:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError):
         return text
-    if isinstance(value, str) and text[:1] not in {"'", '"'}:
-        return _numbers(text)  # a # in it begins no comment
+    if isinstance(value, str):  # in quotes it stays one; without them a # begins no comment
+        return value if text[:1] in {"'", '"'} else _numbers(text)
     return text if value is None and text not in _NULLS else _numbers(value)
 
 

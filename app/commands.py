@@ -1,0 +1,227 @@
+"""Commands of ours as child processes: whatever is heavy runs there, and never in the studio.
+
+``ask`` is all a page needs: it starts the command once, draws its progress with a way to cancel, and hands out the
+answer. Answers are kept by the command's words and ``version``, a fingerprint of what it reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import streamlit as st
+
+from app.views.text import plain
+from backend.errors import Problem
+
+KEPT = 64
+POLL_SECONDS = 0.4
+TIMEOUT_SECONDS = 900.0
+_TERM_SECONDS = 5.0
+_CODE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said: ``value`` from its JSON, or what went wrong in ``message`` and ``remedy``."""
+
+    value: dict[str, Any]
+    message: str = ""
+    remedy: str = ""
+    code: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return not self.message
+
+
+class Command:
+    """One ``tunesmith … --json`` at work or done; it is waited for, ended in time and its words are read."""
+
+    def __init__(self, words: Sequence[str], timeout_seconds: float) -> None:
+        self.words = tuple(words)
+        self.started = time.monotonic()
+        self.answer: Answer | None = None
+        self._cancelled = False
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed when read
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "backend.cli", *self.words, "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            env={**os.environ, "PYTHONPATH": str(_CODE), "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"},
+        )
+        self._waiter = threading.Thread(target=self._wait, args=(timeout_seconds,), daemon=True)
+        self._waiter.start()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been at work."""
+        return time.monotonic() - self.started
+
+    def cancel(self) -> None:
+        """End it; its answer then says that it was cancelled."""
+        self._cancelled = True
+        self._process.terminate()
+
+    def wait(self, seconds: float) -> Answer | None:
+        """Its answer, if it comes within ``seconds``."""
+        self._waiter.join(seconds)
+        return self.answer
+
+    def last_words(self) -> str:
+        """The last line it printed for people, so far."""
+        lines = _text(self._err, 4096).splitlines() if self.answer is None else []
+        return lines[-1][:200] if lines else ""
+
+    def _wait(self, timeout_seconds: float) -> None:
+        late = False
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            late = True
+            self._process.terminate()
+        try:
+            code = self._process.wait(_TERM_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        answer = _read(_text(self._out), _text(self._err, 4096), code)
+        if late or self._cancelled:
+            what = f"It took longer than {timeout_seconds:.0f} s" if late else "Cancelled"
+            answer = Answer(
+                {}, f"{what}; nothing was changed.", "Try again.", "timeout" if late else "cancelled"
+            )
+        self._out.close()
+        self._err.close()
+        self.answer = answer
+
+
+def _text(stream: IO[bytes], last: int | None = None) -> str:
+    with contextlib.suppress(ValueError, OSError):
+        size = os.fstat(stream.fileno()).st_size
+        start = max(0, size - last) if last else 0
+        return os.pread(stream.fileno(), size - start, start).decode("utf-8", "replace")
+    return ""
+
+
+def _read(out: str, err: str, code: int) -> Answer:
+    try:
+        value = json.loads(out)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        last = err.strip().splitlines()[-1:] or [f"exit code {code}"]
+        return Answer(
+            {}, f"The command ended without an answer ({last[0][:300]}).", "Try again.", "no-answer"
+        )
+    error = value.get("error")
+    if not isinstance(error, dict):
+        return Answer(value)
+    problems = tuple(Problem(**each) for each in error.get("problems", ()))
+    return Answer(
+        {}, str(error.get("message")), str(error.get("remedy", "")), str(error.get("code", "")), problems
+    )
+
+
+class Commands:
+    """The commands of this studio by their key; the oldest answers are forgotten."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Command] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def start(self, words: Sequence[str], version: str, timeout_seconds: float) -> Command:
+        """The command, started unless it runs already or its answer is known."""
+        key = hashlib.sha256("\0".join([*words, version]).encode()).hexdigest()
+        with self._guard:
+            if key not in self._kept:
+                self._kept[key] = Command(words, timeout_seconds)
+                self._forget()
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def at_work(self) -> list[Command]:
+        """The commands that have not answered yet."""
+        with self._guard:
+            return [command for command in self._kept.values() if command.answer is None]
+
+    def forget(self, command: Command) -> None:
+        """Let the same words be run again."""
+        with self._guard:
+            for key in [key for key, kept in self._kept.items() if kept is command]:
+                del self._kept[key]
+
+    def _forget(self) -> None:
+        done = [key for key, kept in self._kept.items() if kept.answer is not None]
+        for key in done[: max(0, len(self._kept) - KEPT)]:
+            del self._kept[key]
+
+
+@st.cache_resource(show_spinner=False)
+def commands() -> Commands:
+    """The commands of this process."""
+    return Commands()
+
+
+def ask(
+    label: str, words: Sequence[str], *, version: str = "", timeout_seconds: float = TIMEOUT_SECONDS
+) -> Answer | None:
+    """The answer of ``tunesmith WORDS --json``; until it is there, its progress is drawn and None comes back.
+
+    A failed or cancelled command is run again when its words or ``version`` change, or when a person asks.
+    """
+    command = commands().start(words, version, timeout_seconds)
+    if command.answer is None:
+        _progress(command, label)
+        return None
+    return command.answer
+
+
+@st.fragment(run_every=POLL_SECONDS)
+def _progress(command: Command, label: str) -> None:
+    if command.answer is not None:
+        st.rerun()
+    seconds = command.seconds
+    left, right = st.columns([6, 1], vertical_alignment="center")
+    left.progress(1 - 0.9 ** (1 + seconds), text=f"{label} … {seconds:.0f} s")
+    if right.button("Cancel", key=f"cancel {id(command)}", width="stretch"):
+        command.cancel()
+        command.wait(_TERM_SECONDS)
+        st.rerun()
+    if words := command.last_words():
+        st.caption(words)
+
+
+def show_failure(answer: Answer, *, words: Sequence[str] = (), version: str = "") -> None:
+    """What went wrong in plain words, with a way to try again when ``words`` are given."""
+    listed = [f"{each.field}: {each.message} {each.remedy}" for each in answer.problems] or [
+        f"{answer.message} {answer.remedy}".strip()
+    ]
+    st.error("\n\n".join(plain(each, 600) for each in listed), icon=":material/error:")
+    if words and st.button("Try again", key=f"again {' '.join(words)}", icon=":material/refresh:"):
+        commands().forget(commands().start(words, version, TIMEOUT_SECONDS))
+        st.rerun()
+
+
+def fingerprint(path: str) -> str:
+    """What changes when the file or folder at ``path`` changes: its size and time; empty where there is none."""
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError):
+        return ""
+    return f"{stat.st_size}:{stat.st_mtime_ns}"

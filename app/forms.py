@@ -1,0 +1,272 @@
+"""The settings of a run as widgets, made from the schema of RunConfig: type, bounds, choices, help and default.
+
+No setting is named here but to say which ones come first. What the person typed is kept in one dictionary in the
+session, so that it outlives a change of page; nothing else is.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app.views.text import plain
+from backend.config import config_schema
+from backend.errors import Problem
+from backend.utils.config_utils import dotted_names, field_schema, parse_value
+
+Kind = Literal["choice", "switch", "whole", "number", "text", "lines", "pairs", "mixed"]
+
+BASIC = (
+    "model.model_name_or_path",
+    "data.train",
+    "data.validation",
+    "tuning.method",
+    "tuning.lora_r",
+    "training.num_train_epochs",
+    "training.per_device_train_batch_size",
+    "training.learning_rate",
+    "data.max_length",
+    "name",
+)
+"""The settings of the basic depth, in the order in which they are drawn; all others follow in expert depth."""
+FIXED = frozenset({"version"})
+"""Settings with one possible value."""
+_TYPED, _TURN = "settings_typed", "settings_turn"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting as a form needs it. ``low`` and ``high`` are bounds where the schema has them."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    optional: bool = False
+
+    @property
+    def label(self) -> str:
+        """The last part of the name, in words."""
+        return self.name.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+@cache
+def settings() -> Mapping[str, Setting]:
+    """Every setting of RunConfig by its dotted name, in the schema's order."""
+    schema = config_schema()
+    names = [name for name in dotted_names(schema) if name not in FIXED]
+    return {name: _setting(name, field_schema(name, schema)) for name in names}
+
+
+def _setting(name: str, field: Mapping[str, Any]) -> Setting:
+    branches: list[Mapping[str, Any]] = [
+        branch for branch in field.get("anyOf", [field]) if branch.get("type") != "null"
+    ]
+    types = {str(branch.get("type")) for branch in branches}
+    low = [branch[key] for branch in branches for key in ("minimum", "exclusiveMinimum") if key in branch]
+    high = [branch[key] for branch in branches for key in ("maximum", "exclusiveMaximum") if key in branch]
+    return Setting(
+        name=name,
+        kind="choice" if "enum" in branches[0] else _KINDS.get(frozenset(types), "mixed"),
+        default=field.get("default"),
+        help=str(field.get("description", "")),
+        choices=tuple(branches[0].get("enum", ())),
+        low=low[0] if low else None,
+        high=high[0] if high else None,
+        optional=len(branches) < len(field.get("anyOf", [field])),
+    )
+
+
+_KINDS: Mapping[frozenset[str], Kind] = {
+    frozenset({"boolean"}): "switch",
+    frozenset({"integer"}): "whole",
+    frozenset({"number"}): "number",
+    frozenset({"string"}): "text",
+    frozenset({"array"}): "lines",
+    frozenset({"object"}): "pairs",
+}
+
+
+# --- what the person typed --------------------------------------------------------------------------------
+
+
+def typed() -> dict[str, Any]:
+    """The settings the person changed, dotted name → value; everything else has its default."""
+    kept: dict[str, Any] = st.session_state.setdefault(_TYPED, {})
+    return kept
+
+
+def change(values: Mapping[str, Any], *, forget: bool = False) -> None:
+    """Put values into the form as if typed, for a preset or a mapping; ``forget`` clears the others first."""
+    kept = {} if forget else dict(typed())
+    known = settings()
+    kept |= values
+    st.session_state[_TYPED] = {
+        name: value for name, value in kept.items() if name in known and value != known[name].default
+    }
+    st.session_state[_TURN] = st.session_state.get(_TURN, 0) + 1  # new keys: the widgets start from these
+
+
+def draw(names: Sequence[str]) -> dict[str, DeltaGenerator]:
+    """The widgets of these settings; what is typed is remembered. Returns a place below each for what is wrong."""
+    places = {}
+    for name in names:
+        setting = settings()[name]
+        _remember(setting, _WIDGETS[setting.kind](setting, typed().get(name, setting.default), key_of(name)))
+        places[name] = st.empty()
+    return places
+
+
+def mark(problems: Sequence[Problem], places: Mapping[str, DeltaGenerator]) -> list[Problem]:
+    """Each problem beside its widget; those of settings that are not drawn come back."""
+    for problem in problems:
+        if problem.field in places:
+            text = plain(f"{problem.message} {problem.remedy}", 400)
+            places[problem.field].error(text, icon=":material/error:")
+    return [problem for problem in problems if problem.field not in places]
+
+
+def key_of(name: str) -> str:
+    """The widget key of a setting."""
+    return f"setting {name} {st.session_state.get(_TURN, 0)}"
+
+
+def _remember(setting: Setting, value: Any) -> None:
+    if value == setting.default:
+        typed().pop(setting.name, None)
+    else:
+        typed()[setting.name] = value
+
+
+# --- one widget a kind: the setting, its value now and its key in; the value out -----------------------------
+
+
+def _choice(setting: Setting, value: Any, key: str) -> Any:
+    place = setting.choices.index(value) if value in setting.choices else 0
+    return st.selectbox(setting.label, setting.choices, place, help=setting.help, key=key)
+
+
+def _switch(setting: Setting, value: Any, key: str) -> Any:
+    return st.toggle(setting.label, bool(value), help=setting.help, key=key)
+
+
+def _whole(setting: Setting, value: Any, key: str) -> Any:
+    low, high = (None if bound is None else int(bound) for bound in (setting.low, setting.high))
+    return st.number_input(
+        setting.label, low, high, value if value is None else int(value), step=1, help=setting.help, key=key
+    )
+
+
+def _number(setting: Setting, value: Any, key: str) -> Any:
+    """A number as text: a learning rate of 2e-5 has no sensible step, and bounds may be open."""
+    shown = "" if value is None else f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    text = st.text_input(
+        setting.label,
+        shown,
+        help=setting.help,
+        key=key,
+        placeholder="chosen for you" if setting.optional else "",
+    ).strip()
+    if not text:
+        return None if setting.optional else text
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _text(setting: Setting, value: Any, key: str) -> Any:
+    text = st.text_input(setting.label, value or "", help=setting.help, key=key)
+    return text or (None if setting.optional or setting.default is None else "")
+
+
+def _lines(setting: Setting, value: Any, key: str) -> Any:
+    text = st.text_area(setting.label, "\n".join(value or ()), help=f"{setting.help} One a line.", key=key)
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _pairs(setting: Setting, value: Any, key: str) -> Any:
+    shown = "\n".join(f"{part}: {one}" for part, one in (value or {}).items())
+    text = st.text_area(setting.label, shown, help=f"{setting.help} One a line.", key=key)
+    pairs = (line.partition(":") for line in text.splitlines() if line.strip())
+    return {part.strip(): one.strip() for part, _, one in pairs}
+
+
+def _mixed(setting: Setting, value: Any, key: str) -> Any:
+    """Text or a number, or text or a list: a number is read as one, commas part a list."""
+    shown = ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
+    text = st.text_input(setting.label, shown, help=setting.help, key=key).strip()
+    if _takes(setting.name, "array") and "," in text:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if _takes(setting.name, "number"):
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _takes(name: str, kind: str) -> bool:
+    return any(branch.get("type") == kind for branch in field_schema(name, config_schema()).get("anyOf", ()))
+
+
+_WIDGETS: Mapping[Kind, Callable[[Setting, Any, str], Any]] = {
+    "choice": _choice,
+    "switch": _switch,
+    "whole": _whole,
+    "number": _number,
+    "text": _text,
+    "lines": _lines,
+    "pairs": _pairs,
+    "mixed": _mixed,
+}
+
+
+# --- what else a form shows ---------------------------------------------------------------------------------
+
+PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "Quick try": (
+        "30 steps, to see that everything works.",
+        {"training.max_steps": 30, "evaluation.eval_steps": 0.0, "evaluation.sample_rows": 2},
+    ),
+    "Careful": (
+        "Three passes, evaluated and saved often, the best checkpoint kept.",
+        {"training.num_train_epochs": 3.0, "evaluation.eval_steps": 0.1, "training.save_steps": 0.05},
+    ),
+    "Long": (
+        "Ten passes with a cosine schedule and more capacity, for larger data.",
+        {
+            "training.num_train_epochs": 10.0,
+            "training.lr_scheduler_type": "cosine",
+            "tuning.lora_r": 64,
+            "tuning.lora_alpha": 128,
+        },
+    ),
+}
+"""Name → what it is for, and the settings it changes."""
+
+
+def command_words(values: Mapping[str, Any]) -> list[str]:
+    """These settings as the flags of a command line."""
+    return [f"--{name}={_flag(value)}" for name, value in values.items()]
+
+
+def command_line(values: Mapping[str, Any]) -> str:
+    """The command that trains with these settings, ready for a shell."""
+    return shlex.join(["tunesmith", "train", *command_words(values)])
+
+
+def _flag(value: Any) -> str:
+    """A value so that the command line reads it back: a text that looks like a number stands in quotes."""
+    as_it_is = isinstance(value, str) and parse_value(value) == value
+    return value if as_it_is else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,267 @@
+"""Data: from a file to rows that can be trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import streamlit as st
+
+from app.commands import Answer, ask, fingerprint, show_failure
+from app.forms import change, typed
+from app.studio import studio
+from app.uploads import keep, kept_files, mended_folder
+from app.views.cards import draw_nothing_yet
+from app.views.problem_list import counted, draw_changes, draw_findings
+from app.views.text import plain
+from app.views.token_view import draw_legend, draw_row
+
+_TYPES = ["jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip", "xlsx"]
+_PAGE_ROWS = 20
+_VIEWS = ["Problems", "Rows", "Tokens"]
+_CHARS_A_CELL = 2_000
+
+
+def _choose_source() -> str:
+    """Where the data is: an upload, a file the studio keeps, a path, a hub id; empty while none is chosen."""
+    with st.container(border=True):
+        upload = st.file_uploader("Upload a file", _TYPES, help="It is kept once, by its content.")
+        if upload is not None and upload.file_id != st.session_state.get("uploaded"):
+            st.session_state["uploaded"] = upload.file_id
+            _take(str(keep(studio().root, upload.name, upload.getvalue())))
+        left, right = st.columns(2)
+        path = left.text_input(
+            "Or a path or hub id",
+            typed().get("data.train", ""),
+            placeholder="rows.jsonl, a folder, hf://owner/name",
+            key=f"source {typed().get('data.train', '')}",
+        ).strip()
+        kept = [str(file) for file in kept_files(studio().root)]
+        again = right.selectbox(
+            "Or one you gave before",
+            kept,
+            index=None,
+            format_func=lambda file: str(Path(file).relative_to(studio().root / "data")),
+            placeholder="None yet" if not kept else "Choose",
+            key=f"kept {typed().get('data.train', '')}",
+        )
+    chosen = again or path
+    if chosen != typed().get("data.train", ""):
+        _take(chosen)
+    return chosen
+
+
+def _take(source: str) -> None:
+    """Work with another source from here on; columns named for the one before are forgotten."""
+    change({"data.train": source, "data.columns": {}})
+    st.rerun()
+
+
+def _column_words() -> list[str]:
+    columns: Mapping[str, str] = typed().get("data.columns", {})
+    return [word for part, column in columns.items() for word in (f"--columns.{part}", column)]
+
+
+def _read_as(found: Mapping[str, Any]) -> None:
+    """How the rows are read and why, and another way with one click."""
+    if found["problem"]:
+        problem = found["problem"]
+        st.error(plain(f"{problem['message']} {problem['remedy']}", 600), icon=":material/error:")
+    else:
+        st.info(plain(found["read_as"][:1].upper() + found["read_as"][1:], 400) + ".", icon=":material/info:")
+    if not found["columns"]:
+        return
+    with st.expander("Read the columns another way", expanded=bool(found["problem"])):
+        shapes = list(found["parts"])
+        place = shapes.index(found["shape"]) if found["shape"] in shapes else 0
+        shape = st.selectbox("The rows are", shapes, place, key=f"shape {found['shape']}")
+        mapping: dict[str, str] = {}
+        for part, column in zip(found["parts"][shape], st.columns(len(found["parts"][shape])), strict=True):
+            known = found["roles"].get(part)
+            choices = found["columns"]
+            chosen = column.selectbox(
+                part.capitalize(),
+                choices,
+                index=choices.index(known) if known in choices else None,
+                key=f"part {shape} {part}",
+            )
+            mapping |= {part: chosen} if chosen else {}
+        use, detect = st.columns(2)
+        if use.button("Read them so", disabled=not mapping, icon=":material/check:", width="stretch"):
+            change({"data.columns": mapping})
+            st.rerun()
+        if detect.button("Find out by yourself", icon=":material/auto_awesome:", width="stretch"):
+            change({"data.columns": {}})
+            st.rerun()
+
+
+def _problems(source: str, version: str) -> None:
+    words = ["data", "check", source, *_column_words()]
+    answer = ask("Looking for problems", words, version=version)
+    if answer is None:
+        return
+    if not answer.ok:
+        show_failure(answer, words=words, version=version)
+        return
+    report = answer.value
+    draw_findings(report)
+    if not any(finding["fix"] for finding in report["findings"]):
+        return
+    out = mended_folder(studio().root, Path(source).absolute())
+    asked = ("mend", source, version)
+    if st.button(
+        "Write a mended copy", type="primary", icon=":material/build:", help="Your file stays as it is."
+    ):
+        st.session_state["mending"] = asked
+    if st.session_state.get("mending") == asked:
+        mended = ask("Mending a copy", [*words, "--fix", str(out)], version=version)
+        if mended is not None:
+            _mended(mended)
+
+
+def _mended(answer: Answer) -> None:
+    """The copy: what was changed in it, row by row, and the button that takes it."""
+    if not answer.ok or "fixed" not in answer.value:
+        st.info("There was nothing to mend.") if answer.ok else show_failure(answer)
+        return
+    fixed = answer.value["fixed"]
+    copy = Path(fixed["copy"])
+    left = "Something is still to be mended by hand." if fixed["blocks"] else "Nothing in it blocks a run."
+    st.success(
+        f"{copy.parent.name}: {counted(fixed['rows'], 'row')} in the mended copy. {left}",
+        icon=":material/check:",
+    )
+    if st.button("Work with the mended copy", icon=":material/arrow_forward:"):
+        _take(str(copy))
+    with st.expander("What was changed", expanded=True):
+        for name, (changed, left_out) in fixed["changes"].items():
+            amounts = [(changed, "changed"), (left_out, "left out")]
+            parts = [f"{counted(count, 'row')} {how}" for count, how in amounts if count]
+            st.markdown(f"- {name.replace('-', ' ')}: {', '.join(parts)}")
+        draw_changes(_lines(copy.with_name("changes.jsonl")))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+
+
+def _rows(source: str, version: str) -> None:
+    left, right = st.columns([3, 1])
+    text = left.text_input("Search", key="row search", placeholder="Any word in a row").strip()
+    page = right.number_input("Page", 1, step=1, key=f"row page {text}")
+    words = ["data", "rows", source, f"--limit={_PAGE_ROWS}", f"--offset={(page - 1) * _PAGE_ROWS}"]
+    words += [f"--text={text}"] if text else []
+    answer = ask("Reading the rows", words, version=version)
+    if answer is None:
+        return
+    if not answer.ok:
+        show_failure(answer, words=words, version=version)
+        return
+    found = answer.value
+    pages = max(1, -(-found["matching"] // _PAGE_ROWS))
+    st.caption(f"{found['matching']:,} of {counted(found['total'], 'row')} · page {page} of {pages}")
+    if not found["rows"]:
+        st.info("No row is like that.", icon=":material/search_off:")
+        return
+    st.dataframe(_table(found["rows"]), hide_index=True, width="stretch")
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {"place": row["place"]} | {name: _cell(value) for name, value in row["cells"].items()} for row in rows
+    ]
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text[:_CHARS_A_CELL]
+
+
+def _tokens(source: str, version: str) -> None:
+    left, right = st.columns([3, 1])
+    model = left.text_input(
+        "Model", typed().get("model.model_name_or_path", "smollm2-135m"), key="token model"
+    )
+    rows = right.number_input("Rows to show", 1, 50, 3, key="token rows")
+    length = typed().get("data.max_length", 1024)
+    words = ["data", "preview", source, "--model", model, f"--rows={rows}", f"--max-length={length}"]
+    words += _column_words()
+    answer = ask("Turning rows into tokens", words, version=version)
+    if answer is None:
+        return
+    if not answer.ok:
+        show_failure(answer, words=words, version=version)
+        return
+    _figures(answer.value)
+    draw_legend()
+    for row in answer.value["rows"]:
+        draw_row(row)
+
+
+def _figures(preview: Mapping[str, Any]) -> None:
+    epoch, lengths = preview["epoch"], preview["lengths"]
+    sign = "about " if epoch["is_estimate"] else ""
+    for column, (label, value) in zip(
+        st.columns(4),
+        [
+            ("Rows that train", f"{sign}{epoch['rows']:,}"),
+            ("Tokens an epoch", f"{sign}{epoch['tokens']:,}"),
+            ("of them trained", f"{sign}{epoch['trained_tokens']:,}"),
+            ("Longest row", f"{lengths['longest']:,} tokens"),
+        ],
+        strict=True,
+    ):
+        column.metric(label, value)
+    lost = [(epoch[name], name) for name in ("cut", "dropped", "refused") if epoch[name]]
+    if lost:
+        st.warning(
+            " · ".join(f"{counted(count, 'row')} {how}" for count, how in lost), icon=":material/content_cut:"
+        )
+    if lengths["bins"]:
+        _histogram(lengths["bins"])
+
+
+def _histogram(bins: Sequence[Mapping[str, int]]) -> None:
+    table = [{"tokens": f"{one['low']}–{one['high']}", "rows": one["rows"]} for one in bins]
+    chart = (
+        alt.Chart(alt.Data(values=table))
+        .mark_bar()
+        .encode(
+            x=alt.X("tokens:N", sort=None, title="Length of a row in tokens", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("rows:Q", title="Rows"),
+        )
+        .properties(height=180, description="How many rows have how many tokens")
+    )
+    st.altair_chart(chart)
+
+
+def _page() -> None:
+    st.title("Data")
+    source = _choose_source()
+    if not source:
+        draw_nothing_yet(
+            "No data yet", "Upload a file of questions and answers, or name one. Nothing leaves this machine."
+        )
+        return
+    version = fingerprint(source)
+    words = ["data", "rows", source, "--limit=0", *_column_words()]
+    answer = ask("Reading", words, version=version)
+    if answer is None:
+        return
+    if not answer.ok:
+        show_failure(answer, words=words, version=version)
+        return
+    st.subheader(f"{plain(Path(source).name)} · {counted(answer.value['total'], 'row')}")
+    _read_as(answer.value)
+    view = st.segmented_control("Look at", _VIEWS, default=_VIEWS[0], key="data view") or _VIEWS[0]
+    {"Problems": _problems, "Rows": _rows, "Tokens": _tokens}[view](source, version)
+    st.page_link("pages/new_run.py", label="Train on it", icon=":material/arrow_forward:")
+
+
+_page()

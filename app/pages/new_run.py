@@ -1,0 +1,208 @@
+"""New run: what to train, on what, how, and what it will cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import yaml
+from streamlit.delta_generator import DeltaGenerator
+
+from app.actions import told
+from app.commands import Answer, ask, fingerprint, show_failure
+from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
+from app.start import begin
+from app.studio import studio
+from app.views.estimate_card import draw_estimate
+from app.views.text import plain
+from backend.config import RunConfig, config_yaml, parse_config
+from backend.errors import ConfigError, ModelError, Problem
+from backend.estimator import DataFigures, Machine, PastRun, estimate
+from backend.model_names import MODEL_ALIASES, local_folder
+from backend.model_shape import ModelShape, read_shape
+from backend.past_runs import read_past
+from backend.utils.config_utils import apply_overrides
+from backend.utils.record_utils import record_from_json
+
+# what the rows are and which model is meant: the command looks anew when one of these changes
+_COSTLY = ("model.", "data.")
+_SECTIONS = {
+    "model": "Model",
+    "data": "Data",
+    "augmentation": "Augmentation",
+    "tuning": "Method",
+    "training": "Training",
+    "evaluation": "Evaluation",
+    "logging": "Logging",
+}
+
+
+def _parsed(values: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[Problem, ...]]:
+    """The configuration, or None and everything that is wrong with it."""
+    try:
+        return parse_config(apply_overrides({}, values)), ()
+    except ConfigError as error:
+        return None, error.problems
+
+
+def _model_card(name: str) -> None:
+    """Size, licence and context of the model, as far as this machine knows."""
+    alias, folder = MODEL_ALIASES.get(name), local_folder(name)
+    facts = (
+        [f"{alias.parameters / 1e6:,.0f} M parameters", alias.licence, "comes with Tunesmith"]
+        if alias
+        else []
+    )
+    if folder and not alias:
+        try:
+            shape = read_shape(folder)
+            facts = [f"{shape.parameters / 1e6:,.1f} M parameters", f"{shape.context:,} tokens of context"]
+            facts += ["see its card for the licence"]
+        except ModelError as error:
+            facts = [f"{error.message} {error.remedy}"]
+    elif not folder and not alias:
+        facts = ["not on this machine yet: it is fetched from the Hugging Face Hub, if that is a name there"]
+    st.caption(":material/deployed_code: " + plain(" · ".join(facts), 300))
+
+
+def _presets() -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("Begin with")
+        for name, (purpose, values) in PRESETS.items():
+            if st.button(name, help=purpose, icon=":material/tune:"):
+                kept = {
+                    key: value
+                    for key, value in typed().items()
+                    if key.startswith(("model.", "data.", "name"))
+                }
+                change(kept | dict(values), forget=True)
+                st.rerun()
+        if st.button("Defaults", help="Forget every change but model and data.", icon=":material/undo:"):
+            kept = {
+                key: value for key, value in typed().items() if key.startswith(("model.", "data.", "name"))
+            }
+            change(kept, forget=True)
+            st.rerun()
+
+
+def _form() -> dict[str, DeltaGenerator]:
+    """The settings, few or all; a place below each comes back."""
+    depth = st.segmented_control("Depth", ["Basic", "Expert"], default="Basic", key="depth")
+    return _expert() if depth == "Expert" else _basic()
+
+
+def _basic() -> dict[str, DeltaGenerator]:
+    first, *others = BASIC
+    places = draw([first])
+    _model_card(typed().get(first, settings()[first].default))
+    return places | _in_two_columns(others)
+
+
+def _expert() -> dict[str, DeltaGenerator]:
+    names = list(settings())
+    places = _in_two_columns([name for name in names if "." not in name])
+    for section, title in _SECTIONS.items():
+        with st.expander(title, expanded=section in {"model", "data"}):
+            places |= _in_two_columns([name for name in names if name.startswith(f"{section}.")])
+    return places
+
+
+def _in_two_columns(names: Sequence[str]) -> dict[str, DeltaGenerator]:
+    """The widgets row by row, so that the eye and the tab key go the same way."""
+    places: dict[str, DeltaGenerator] = {}
+    for start in range(0, len(names), 2):
+        for column, name in zip(st.columns(2), names[start : start + 2], strict=False):
+            with column:
+                places |= draw([name])
+    return places
+
+
+def _machine() -> Machine:
+    sample = studio().sampler.sample()
+    gpu = sample.gpus[0] if sample.gpus else None
+    memory = gpu.memory_total_bytes if gpu else sample.memory_total_bytes
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cores, memory, sample.disk_free_bytes, "cuda" if gpu else "cpu")
+
+
+@st.cache_data(ttl=30, show_spinner=False)
+def _past(root: str) -> list[PastRun]:
+    return read_past(Path(root))
+
+
+def _cost(config: RunConfig) -> Answer | None:
+    """Draw what the run will cost; what the rows say comes from a command, all else is worked out as one types."""
+    looked = {name: value for name, value in typed().items() if name.startswith(_COSTLY)}
+    words = ["estimate", *command_words(looked), "--runs", str(studio().runs.root)]
+    version = fingerprint(config.data.train)
+    answer = ask("Reading rows and model", words, version=version)
+    if answer is None:
+        return None
+    if not answer.ok:
+        show_failure(answer, words=words, version=version)
+        return answer
+    shape = record_from_json(ModelShape, answer.value["shape"])
+    data = record_from_json(DataFigures, answer.value["data"])
+    draw_estimate(estimate(config, shape, data, _machine(), _past(str(studio().runs.root))))
+    st.caption(
+        plain(
+            f"{data.rows:,} rows to train on, {data.validation_rows:,} held out; {answer.value['read_as']}.",
+            300,
+        )
+    )
+    return answer
+
+
+def _start(config: RunConfig | None, looked: Answer | None) -> None:
+    """The two buttons. They are off only while there is something to mend, and say what."""
+    refused = config is None or (
+        looked is not None and not looked.ok and looked.code not in {"timeout", "cancelled"}
+    )
+    with st.container(horizontal=True):
+        now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=refused)
+        later = st.button("Put into the queue", icon=":material/queue:", disabled=refused)
+    if refused:
+        st.caption("Mend what is marked in red first.")
+    if config is not None and (now or later):
+        with told():
+            run = begin(studio(), config, queue=later)
+            st.switch_page("pages/run.py", query_params={"run": run.id})
+
+
+def _equivalent(config: RunConfig | None) -> None:
+    with st.expander("The same as a file and as a command", expanded=True):
+        st.caption("Everything this page does can be done without it.")
+        st.code(command_line(typed()), language="shell", wrap_lines=True)
+        text = (
+            config_yaml(config) if config else yaml.safe_dump(apply_overrides({}, typed()), sort_keys=False)
+        )
+        st.download_button(
+            "Save as run.yaml", text, "run.yaml", "application/yaml", icon=":material/download:"
+        )
+        with st.container(height=320, border=False):
+            st.code(text, language="yaml")
+
+
+def _page() -> None:
+    st.title("New run")
+    _presets()
+    form, cost = st.columns([3, 2], gap="large")
+    with form:
+        elsewhere = st.container()
+        places = _form()
+    config, problems = _parsed(typed())
+    shown = problems if typed() else ()  # nobody is scolded before the first word
+    for problem in mark(shown, places):
+        elsewhere.error(plain(str(problem), 400), icon=":material/error:")
+    with cost:
+        looked = _cost(config) if config else None
+        if config is None:
+            st.info("Name the data to see what a run will cost.", icon=":material/calculate:")
+        _start(config, looked)
+        _equivalent(config)
+
+
+_page()

@@ -1,0 +1,7 @@
+"""Playground."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+st.title("Playground")

@@ -1,0 +1,66 @@
+"""Settings: where things lie, what may be used, and how the studio looks."""
+
+from __future__ import annotations
+
+import os
+
+import streamlit as st
+
+from app.studio import ROOT_VARIABLE, studio
+from app.views.text import plain, size
+from backend.model_names import CACHE_VARIABLE, cache_folder
+from backend.utils.file_utils import free_bytes
+
+_TOKENS = {
+    "HF_TOKEN": "Hugging Face: private models and data, and publishing",
+    "TUNESMITH_SERVER_TOKEN": "The inference server: asked of its clients where it is set",
+}
+_OFFLINE = "HF_HUB_OFFLINE"
+
+
+def _folders() -> None:
+    st.subheader("Folders")
+    st.caption("They are chosen when the studio is started, so that no click can point it elsewhere.")
+    root, cache = studio().root, cache_folder()
+    table = [
+        {
+            "what": "Work: runs and data",
+            "where": str(root),
+            "set by": f"tunesmith studio --root · {ROOT_VARIABLE}",
+        },
+        {"what": "Runs", "where": str(studio().runs.root), "set by": "the folder of work"},
+        {"what": "Converted models", "where": str(cache), "set by": CACHE_VARIABLE},
+    ]
+    st.dataframe(table, hide_index=True, width="stretch")
+    st.caption(f"{size(free_bytes(root))} free there." if root.is_dir() else "It is made with the first run.")
+
+
+def _tokens() -> None:
+    st.subheader("Tokens")
+    st.caption(
+        "Tokens are read from the environment only. The studio never asks for them, shows them or writes them down; "
+        "set them before you start it."
+    )
+    for name, purpose in _TOKENS.items():
+        there = bool(os.environ.get(name))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge("set" if there else "not set", color="green" if there else "gray")
+            st.markdown(f"`{name}` · {purpose}")
+    if os.environ.get(_OFFLINE) == "1":
+        st.info(f"`{_OFFLINE}=1`: nothing is fetched from the Hugging Face Hub.", icon=":material/cloud_off:")
+
+
+def _look() -> None:
+    st.subheader("Look")
+    kind = st.context.theme.type or "light"
+    st.markdown(
+        f"The studio follows your system and is **{plain(kind)}** now. To choose: the menu **⋮** at the top right, "
+        "then *Settings*, then *Theme*."
+    )
+    st.caption("Fonts are those of your system. Nothing is fetched from the web, and no usage is reported.")
+
+
+st.title("Settings")
+_folders()
+_tokens()
+_look()

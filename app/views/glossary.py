@@ -1,0 +1,28 @@
+"""The words of fine-tuning, each in a sentence or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+TERMS: Mapping[str, str] = {
+    "Adapter": "The small set of numbers that LoRA trains. It is laid over the base model, which stays as it is.",
+    "Base model": "The model before your training, as its makers published it.",
+    "Batch": "The rows the model learns from in one step.",
+    "Chat template": "The frame a model expects around each turn. A wrong one makes a good model talk gibberish.",
+    "Checkpoint": "The state of a training on disk. From it a run can go on, and a model can answer.",
+    "Context": "How many tokens a model can look at, question and answer together.",
+    "Epoch": "One pass over all training rows.",
+    "Exact match": "The share of held-out rows answered word for word as expected.",
+    "Gradient norm": "How hard one step pulls at the numbers. Jumps mean that something in the batch is odd.",
+    "Held-out rows": "Rows that are never trained on, kept to see whether the model learned or only memorised.",
+    "Learning rate": "How far each step goes. Too high and the loss leaps; too low and nothing happens.",
+    "LoRA": "Training small matrices beside frozen weights: a fraction of the memory, nearly the same result.",
+    "Loss": "How surprised the model is by the right answer, in nats a token. Lower is better.",
+    "Masked tokens": "Tokens that are read but not learned, such as the question. Only the answer is trained.",
+    "Rank": "The size of LoRA's matrices: more rank, more capacity, more memory.",
+    "Run": "One training, as a folder: its settings, curves, checkpoints and result.",
+    "Step": "One update of the weights, made from one batch.",
+    "Temperature": "How freely a model chooses its words. 0 always takes the likeliest.",
+    "Token": "A piece of text as the model reads it, about three quarters of an English word.",
+    "Warm-up": "The first steps, in which the learning rate rises from nothing.",
+}

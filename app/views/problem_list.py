@@ -1,0 +1,87 @@
+"""What the doctor found in the data, as a list a person can act on; and what a repair changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from app.views.text import plain
+
+_FACES = {
+    "block": ("Must be mended", ":material/block:", "red"),
+    "warn": ("Look at this", ":material/warning:", "orange"),
+    "info": ("Note", ":material/info:", "blue"),
+}
+_FIXES = {
+    "drop-rejected": "Leave these rows out",
+    "repair-text": "Repair the characters",
+    "unescape-html": "Turn HTML marks back into characters",
+    "redact-secrets": "Black out the secrets",
+    "mend-turns": "Put the turns in order",
+    "unify-labels": "Spell each answer one way",
+    "drop-empty": "Leave empty answers out",
+    "drop-equal-pairs": "Leave equal pairs out",
+    "drop-duplicates": "Keep one of each",
+    "drop-near-duplicates": "Keep one of each",
+    "drop-leaks": "Leave leaked rows out",
+    "drop-near-leaks": "Leave leaked rows out",
+}
+SHOWN_CHANGES = 50
+
+
+def draw_findings(report: Mapping[str, Any]) -> None:
+    """Every finding of a doctor's report, most harmful first; the good face when there is none."""
+    findings: Sequence[Mapping[str, Any]] = report["findings"]
+    if not findings:
+        st.success("Nothing was found that is known to spoil a training.", icon=":material/check_circle:")
+    for finding in findings:
+        _draw_finding(finding)
+    if report["not_run"]:
+        with st.expander(f"{len(report['not_run'])} checks could not run"):
+            for name, reason in report["not_run"]:
+                st.markdown(f"- {plain(str(name).replace('-', ' '))}: {plain(str(reason))}")
+
+
+def _draw_finding(finding: Mapping[str, Any]) -> None:
+    word, icon, colour = _FACES[finding["level"]]
+    with st.container(border=True, gap="xsmall"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
+            share = "" if finding["share"] is None else f", {finding['share']:.0%}"
+            st.markdown(f"**{plain(finding['title'])}** · {counted(finding['count'], 'row')}{share}")
+        st.markdown(plain(finding["harm"], 400))
+        for example in finding["examples"]:
+            st.caption(f"**{plain(example['place'])}**  {plain(example['detail'], 300)}")
+        if finding["fix"]:
+            st.caption(f":material/build: Can be repaired: {_FIXES.get(finding['fix'], finding['fix'])}.")
+
+
+def draw_changes(changes: Sequence[Mapping[str, Any]]) -> None:
+    """What a repair did, row by row: before in one column, after in the other."""
+    for change in changes[:SHOWN_CHANGES]:
+        with st.container(border=True, gap="xsmall"):
+            st.caption(f"**{plain(change['place'])}** · {_FIXES.get(change['fix'], plain(change['fix']))}")
+            before, after = st.columns(2)
+            hidden = change["fix"] == "redact-secrets"  # a secret is not for screens
+            before.text(f"− {'(not shown)' if hidden else record_text(change['before'])}")
+            after.text("left out" if change["after"] is None else f"+ {record_text(change['after'])}")
+    if len(changes) > SHOWN_CHANGES:
+        st.caption(
+            f"… and {len(changes) - SHOWN_CHANGES:,} more; all of them are in changes.jsonl beside the copy."
+        )
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """A row for reading: its turns one below the other, or its JSON."""
+    messages = record.get("messages")
+    if isinstance(messages, list):
+        return "\n".join(f"{each.get('role')}: {each.get('content')}" for each in messages)
+    return json.dumps(record, ensure_ascii=False)
+
+
+def counted(count: int, word: str) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{count:,} {word}" + "s" * (count != 1)

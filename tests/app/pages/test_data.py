@@ -1,0 +1,121 @@
+"""The page Data: app/pages/data.py, over real files and real commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.uploads import kept_files
+from tests.app.conftest import OpenPage
+from tests.app.waiting import press, settled, texts
+from tests.runs import write_rows
+
+BAD = [
+    {"question": "food pork", "answer": "meat"},
+    {"question": "food pork", "answer": "meat"},
+    {"question": "<script>alert(1)</script>", "answer": "<b>bold</b>"},
+    {"question": "food plum", "answer": ""},
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = write_rows(tmp_path / "bad.jsonl", BAD)
+    path.write_text(path.read_text() + "{broken\n")
+    return path
+
+
+def test_an_empty_page_says_what_to_do(open_page: OpenPage) -> None:
+    assert "Upload a file" in texts(open_page("data"))
+
+
+def test_a_source_is_read_and_its_problems_are_listed(open_page: OpenPage, source: Path) -> None:
+    app = open_page("data")
+    app.text_input[0].set_value(str(source)).run()
+    said = texts(settled(app))
+    assert "Read as prompt/completion because" in said.replace("\\", "")
+    assert "Rows stand more than once" in said
+    assert "bad\\.jsonl:5" in said.replace("\u2060", "").replace("\\:", ":")
+
+
+def test_a_mended_copy_with_its_changes_is_taken(open_page: OpenPage, source: Path, root: Path) -> None:
+    app = open_page("data")
+    app.text_input[0].set_value(str(source)).run()
+    settled(app)
+    before = source.read_bytes()
+    said = texts(press(app, "Write a mended copy"))
+    assert "v001: 2 rows in the mended copy" in said
+    assert "left out" in said
+    settled(press(app, "Work with the mended copy"))
+    (copy,) = kept_files(root)
+    assert app.text_input[0].value == str(copy)
+    assert json.loads((copy.parent / "lineage.json").read_text())["source"] == str(source)
+    assert source.read_bytes() == before
+
+
+def test_columns_that_are_not_known_can_be_named(open_page: OpenPage, tmp_path: Path) -> None:
+    odd = write_rows(tmp_path / "odd.jsonl", [{"frage": f"was {n}", "antwort": "das"} for n in range(60)])
+    app = open_page("data")
+    app.text_input[0].set_value(str(odd)).run()
+    settled(app)
+    assert "No known shape" in texts(app).replace("\\", "")
+    (shape,) = [each for each in app.selectbox if each.label == "The rows are"]
+    shape.set_value("prompt/completion").run()
+    parts = {each.label: each for each in app.selectbox}
+    parts["Prompt"].set_value("frage").run()
+    {each.label: each for each in app.selectbox}["Completion"].set_value("antwort").run()
+    said = texts(press(app, "Read them so"))
+    assert "Read as prompt/completion as asked" in said.replace("\\", "")
+
+
+def test_rows_are_paged_and_searched(open_page: OpenPage, source: Path) -> None:
+    app = open_page("data")
+    app.text_input[0].set_value(str(source)).run()
+    settled(app)
+    app.segmented_control(key="data view").set_value("Rows").run()
+    assert "4 of 4 rows · page 1 of 1" in texts(settled(app))
+    app.text_input(key="row search").set_value("SCRIPT").run()
+    settled(app)
+    assert "1 of 4 rows" in texts(app)
+    assert app.dataframe[0].value["question"].tolist() == ["<script>alert(1)</script>"]
+    app.text_input(key="row search").set_value("nothing like it").run()
+    assert "No row is like that" in texts(settled(app))
+
+
+def test_tokens_are_shown_with_their_marks(open_page: OpenPage, source: Path, tiny_folder: Path) -> None:
+    app = open_page("data")
+    app.text_input[0].set_value(str(source)).run()
+    settled(app)
+    app.segmented_control(key="data view").set_value("Tokens").run()
+    settled(app)
+    app.text_input(key="token model").set_value(str(tiny_folder)).run()
+    settled(app)
+    shown = "".join(each.proto.body for each in app.get("html"))
+    assert "ts-trained" in shown
+    assert "&lt;|im_start|&gt;" in shown
+    assert "<script>" not in shown
+    assert [each.label for each in app.metric][:2] == ["Rows that train", "Tokens an epoch"]
+
+
+def test_a_file_that_is_not_there_is_a_sentence_and_can_be_tried_again(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    app = open_page("data")
+    app.text_input[0].set_value(str(tmp_path / "late.jsonl")).run()
+    settled(app)
+    assert app.error
+    write_rows(tmp_path / "late.jsonl", BAD)
+    assert "late" in texts(settled(app.run()))
+    assert not [each for each in app.error if "no file" in each.value.lower()]
+
+
+def test_an_upload_is_kept_once(open_page: OpenPage, source: Path, root: Path) -> None:
+    app = open_page("data")
+    app.file_uploader[0].set_value(("bad.jsonl", source.read_bytes(), "application/jsonl")).run()
+    settled(app)
+    settled(app.run())
+    (kept,) = kept_files(root)
+    assert kept.read_bytes() == source.read_bytes()
+    assert app.text_input[0].value == str(kept)

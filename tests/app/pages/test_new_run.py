@@ -1,0 +1,154 @@
+"""The page New run: app/pages/new_run.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import start
+from backend.manager import process_manager
+from backend.manager.queue_manager import QueueManager
+from backend.run_dir import RunDir
+from tests.app.conftest import OpenPage
+from tests.app.test_forms import widget
+from tests.app.waiting import press, settled, texts
+from tests.runs import write_rows
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "foods.jsonl")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
+    """What was started, without a trainer."""
+    runs: list[RunDir] = []
+    starter = create_autospec(process_manager.start, side_effect=lambda run, **_: runs.append(run))
+    monkeypatch.setattr(start.process_manager, "start", starter)
+    return runs
+
+
+def filled(open_page: OpenPage, data: Path, model: Path) -> AppTest:
+    app = open_page("new_run")
+    widget(app, "model.model_name_or_path").set_value(str(model)).run()
+    widget(app, "data.train").set_value(str(data)).run()
+    return settled(app)
+
+
+def steps(app: AppTest) -> int:
+    """The steps that the estimate speaks of."""
+    found = re.search(r"(\d+) steps", texts(app))
+    assert found
+    return int(found[1])
+
+
+def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> None:
+    app = open_page("new_run")
+    assert not app.error
+    assert "Name the data" in texts(app)
+    assert [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}] == [
+        True
+    ] * 2
+    assert "135 M parameters · Apache" in texts(app).replace("\\", "")
+
+
+def test_what_it_will_cost_follows_what_is_typed(open_page: OpenPage, data: Path, tiny_folder: Path) -> None:
+    app = filled(open_page, data, tiny_folder)
+    assert [each.label for each in app.metric] == ["Time", "Memory", "Disk"]
+    before = steps(app)
+    widget(app, "training.num_train_epochs").set_value("50").run()
+    assert steps(app) == 25 * before
+
+
+def test_problems_stand_beside_their_fields(open_page: OpenPage, data: Path, tiny_folder: Path) -> None:
+    app = filled(open_page, data, tiny_folder)
+    widget(app, "training.learning_rate").set_value("-1").run()
+    assert any("-1" in each.value.replace("\\", "") for each in app.error)
+    assert "Mend what is marked in red first." in texts(app)
+    widget(app, "training.learning_rate").set_value("").run()
+    assert not settled(app).error
+
+
+def test_data_that_cannot_be_used_is_said_before_the_start(
+    open_page: OpenPage, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    app = filled(open_page, tmp_path / "empty.jsonl", tiny_folder)
+    assert app.error
+    assert next(each for each in app.button if each.label == "Start now").disabled
+
+
+def test_presets_change_the_form_and_keep_the_data(
+    open_page: OpenPage, data: Path, tiny_folder: Path
+) -> None:
+    app = filled(open_page, data, tiny_folder)
+    press(app, "Long")
+    assert widget(app, "training.num_train_epochs").value == "10"
+    assert widget(app, "data.train").value == str(data)
+    press(app, "Defaults")
+    assert widget(app, "training.num_train_epochs").value == "2"
+    assert widget(app, "data.train").value == str(data)
+
+
+def test_the_command_and_the_file_are_always_there(
+    open_page: OpenPage, data: Path, tiny_folder: Path
+) -> None:
+    app = filled(open_page, data, tiny_folder)
+    command, file = (each.value for each in app.code)
+    assert command.startswith("tunesmith train --")
+    assert f"train: {data}" in file
+    widget(app, "tuning.lora_r").set_value(8).run()
+    assert "--tuning.lora_r=8" in app.code[0].value
+
+
+def test_every_setting_is_there_in_expert_depth(open_page: OpenPage) -> None:
+    from app.forms import settings
+
+    app = open_page("new_run")
+    app.segmented_control(key="depth").set_value("Expert").run()
+    assert all(widget(app, name) for name in settings())
+
+
+def test_what_was_typed_outlives_another_page(open_page: OpenPage, data: Path, tiny_folder: Path) -> None:
+    app = filled(open_page, data, tiny_folder)
+    widget(app, "tuning.lora_r").set_value(8).run()
+    app.switch_page("pages/help.py").run()
+    app.switch_page("pages/new_run.py").run()
+    assert widget(settled(app), "tuning.lora_r").value == 8
+
+
+def test_start_starts_one_run_with_what_was_typed(
+    open_page: OpenPage, data: Path, tiny_folder: Path, started: list[RunDir]
+) -> None:
+    app = filled(open_page, data, tiny_folder)
+    widget(app, "tuning.lora_r").set_value(8).run()
+    press(app, "Start now")
+    (run,) = started
+    assert "lora_r: 8" in run.read_config_text()
+    assert run.id.partition("-foods-")[2]
+
+
+def test_w7_a_second_run_needs_no_reload(
+    open_page: OpenPage, data: Path, tiny_folder: Path, started: list[RunDir]
+) -> None:
+    app = filled(open_page, data, tiny_folder)
+    press(app, "Start now")
+    app.switch_page("pages/new_run.py").run()
+    press(settled(app), "Start now")
+    assert len({run.id for run in started}) == 2
+
+
+def test_queueing(
+    open_page: OpenPage, data: Path, tiny_folder: Path, root: Path, started: list[RunDir]
+) -> None:
+    (root / "runs").mkdir()
+    QueueManager(root / "runs").set_slots("default", 0)
+    app = filled(open_page, data, tiny_folder)
+    press(app, "Put into the queue")
+    (run,) = RunDir.all_under(root / "runs")
+    assert run.ticket_file.exists()

@@ -1,0 +1,163 @@
+"""Settings as widgets: app/forms.py, held against the schema of RunConfig."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+import streamlit as st
+from hypothesis import given, strategies
+from streamlit.testing.v1 import AppTest
+
+from app.forms import BASIC, FIXED, PRESETS, command_line, command_words, settings
+from backend.config import config_schema, parse_config
+from backend.errors import Problem
+from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
+
+NAMES = [name for name in dotted_names(config_schema()) if name not in FIXED]
+OTHER: dict[str, tuple[Any, Any]] = {
+    # what a person enters, and the value it means
+    "model.dtype": ("float32", "float32"),
+    "data.validation": ("held-out.jsonl", "held-out.jsonl"),
+    "data.columns": ("prompt: question\ncompletion: a: b", {"prompt": "question", "completion": "a: b"}),
+    "data.truncation": ("cut", "cut"),
+    "augmentation.prompt_templates": ("Please: {prompt}\n\n", ["Please: {prompt}"]),
+    "augmentation.oversample": ("2", 2.0),
+    "augmentation.noise": ("0.05", 0.05),
+    "augmentation.typos": ("0.01", 0.01),
+    "tuning.method": ("full", "full"),
+    "tuning.lora_target_modules": ("q_proj, v_proj", ["q_proj", "v_proj"]),
+    "training.lr_scheduler_type": ("cosine", "cosine"),
+    "training.learning_rate": ("2e-5", 2e-5),
+    "training.adam_epsilon": ("1e-10", 1e-10),
+    "logging.tensorboard": (False, False),
+}
+BY_KIND = {
+    "switch": (True, True),
+    "whole": (12, 12),
+    "number": ("0.75", 0.75),
+    "text": ("some text", "some text"),
+    "lines": ("rows.jsonl:1\nrows.jsonl:2", ["rows.jsonl:1", "rows.jsonl:2"]),
+}
+
+
+def form(names: tuple, start: dict, problems: list) -> None:  # type: ignore[type-arg]
+    """A page with these settings and nothing else."""
+    import streamlit as st
+
+    from app.forms import change, draw, mark, typed
+
+    if "begun" not in st.session_state:
+        st.session_state["begun"] = True
+        change(start)
+    left = mark(problems, draw(list(names)))
+    st.session_state["left"] = [one.field for one in left]
+    st.session_state["result"] = dict(typed())
+
+
+def shown(*names: str, start: dict[str, Any] | None = None, problems: list[Problem] | None = None) -> AppTest:
+    app = AppTest.from_function(form, args=(names, start or {}, problems or []), default_timeout=30)
+    return app.run()
+
+
+def widget(app: AppTest, name: str) -> Any:
+    kinds = (app.text_input, app.number_input, app.selectbox, app.toggle, app.text_area)
+    (found,) = [each for kind in kinds for each in kind if each.key.startswith(f"setting {name} ")]
+    return found
+
+
+def other(name: str) -> tuple[Any, Any]:
+    """Something else than the default, as it is entered and as it is meant."""
+    return OTHER.get(name) or BY_KIND[settings()[name].kind]
+
+
+def test_no_setting_is_left_out() -> None:
+    assert list(settings()) == NAMES
+    assert set(BASIC) <= set(NAMES)
+    assert len(NAMES) > 35
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_can_be_reached_and_means_what_was_entered(name: str) -> None:
+    app = shown(name)
+    entered, meant = other(name)
+    assert app.session_state["result"] == {}
+    widget(app, name).set_value(entered).run()
+    assert app.session_state["result"] == {name: meant}
+    config = parse_config(apply_overrides({"data": {"train": "rows.jsonl"}}, {name: meant}))
+    section, _, key = name.rpartition(".")
+    assert getattr(getattr(config, section) if section else config, key) == meant
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_typed_before_stands_there_again(name: str) -> None:
+    _, meant = other(name)
+    app = shown(name, start={name: meant})
+    assert app.session_state["result"] == {name: meant}
+    assert app.run().session_state["result"] == {name: meant}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_widget_has_a_label_and_the_help_of_the_schema(name: str) -> None:
+    drawn = widget(shown(name), name)
+    assert drawn.label == settings()[name].label
+    assert settings()[name].help in drawn.help
+
+
+def test_going_back_to_the_default_forgets() -> None:
+    app = shown("training.learning_rate", start={"training.learning_rate": 1e-3})
+    widget(app, "training.learning_rate").set_value("").run()
+    assert app.session_state["result"] == {}
+
+
+@pytest.mark.parametrize("name", ["training.warmup_steps", "data.max_rejected_share"])
+def test_a_number_that_is_none_stays_for_the_message(name: str) -> None:
+    app = shown(name)
+    widget(app, name).set_value("much").run()
+    assert app.session_state["result"] == {name: "much"}
+
+
+def test_all_linear_stays_a_word_and_a_share_a_number() -> None:
+    app = shown("tuning.lora_target_modules", "data.validation")
+    widget(app, "tuning.lora_target_modules").set_value("q_proj").run()
+    widget(app, "data.validation").set_value("0.2").run()
+    assert app.session_state["result"] == {"tuning.lora_target_modules": "q_proj", "data.validation": 0.2}
+
+
+def test_a_problem_stands_beside_its_field_and_the_others_come_back() -> None:
+    problems = [Problem("seed", "is odd.", "Take *another*."), Problem("name", "is long.", "")]
+    app = shown("seed", problems=problems)
+    assert [each.value for each in app.error] == [r"is odd\. Take \*another\*\."]
+    assert app.session_state["left"] == ["name"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_configuration_that_differs_from_the_defaults(preset: str) -> None:
+    purpose, values = PRESETS[preset]
+    assert purpose.endswith(".")
+    assert parse_config(apply_overrides({"data": {"train": "x"}}, values)) != parse_config(
+        {"data": {"train": "x"}}
+    )
+    assert all(value != settings()[name].default for name, value in values.items())
+
+
+TEXTS = strategies.text(strategies.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1)
+
+
+@given(TEXTS, TEXTS, strategies.floats(0, 10, exclude_min=True))
+def test_the_command_means_what_was_typed(name: str, column: str, rate: float) -> None:
+    values = {"name": name, "data.columns": {"prompt": column}, "training.learning_rate": rate}
+    assert parse_flags(command_words(values)) == values
+    assert shlex.split(command_line(values))[2:] == command_words(values)
+
+
+@pytest.mark.parametrize("text", ["123", "yes", "null", "1e-3", "[a]", "~", "'quoted'", "a # b", ""])
+def test_a_text_that_looks_like_something_else_stays_a_text(text: str) -> None:
+    assert parse_flags(command_words({"name": text})) == {"name": text}
+
+
+def test_nothing_typed_is_kept_outside_the_session() -> None:
+    shown("name", start={"name": "mine"})
+    assert shown("name").session_state["result"] == {}
+    assert "settings_typed" not in st.session_state
