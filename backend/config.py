@@ -66,6 +66,9 @@ class ModelConfig(Section):
     revision: str | None = Field(None, min_length=1, max_length=256)
     """Branch, tag or commit of a Hugging Face id; empty for the default branch."""
 
+    chat_template: str | None = Field(None, min_length=1, max_length=100_000)
+    """A chat template for a model that has none: chatml, alpaca, vicuna, plain, or a Jinja file; replaces its own."""
+
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the frozen weights during training; auto measures which pays on this machine."""
 

@@ -242,7 +242,7 @@ def _prompt_and_answer(row: Row) -> tuple[str, str]:
     if roles != ["user", "assistant"]:
         raise DataError(
             f"{row.place} is a conversation ({', '.join(roles)}), and this model has no chat template.",
-            remedy="Use prompt and completion rows, or a model with a chat template.",
+            remedy="Set model.chat_template, for example to chatml, or use prompt and completion rows.",
             code="no-chat-template",
         )
     return str(row.messages[0]["content"]), str(row.messages[1]["content"])

@@ -8,6 +8,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from backend.config import RunConfig
 from backend.core.checkpoint import prune, save_checkpoint
 from backend.core.device import memory_bytes
@@ -29,10 +31,14 @@ class Recorder:
         run_dir: RunDir,
         config: RunConfig,
         state: TrainState,
+        tokenizer: PreTrainedTokenizerBase,
         facts: Mapping[str, Any],
         notes: Mapping[str, Any],
     ) -> None:
         self._run, self._config, self._state, self._facts = run_dir, config, state, dict(facts)
+        self._tokenizer = (
+            tokenizer if config.model.chat_template else None
+        )  # else it is that of the base model
         self._best_loss: float | None = notes.get("best_loss")
         self._best_step: int | None = notes.get("best_step")
         tensorboard = run_dir.tensorboard if config.logging.tensorboard else None
@@ -67,7 +73,7 @@ class Recorder:
             "done": done,
         }
         self._metrics.sync()  # a power cut must not leave the series shorter than the checkpoint
-        save_checkpoint(self._run.checkpoints, self._state, notes)
+        save_checkpoint(self._run.checkpoints, self._state, notes, self._tokenizer)
         prune(
             self._run.checkpoints, keep_last=self._config.training.save_total_limit, best_step=self._best_step
         )

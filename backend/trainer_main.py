@@ -191,7 +191,7 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     watch(Progress("reading the data"))
     seed_everything(config.seed)
     model_path = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-    tokenizer = load_tokenizer(model_path)
+    tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template)
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
     facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
@@ -223,7 +223,7 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     eval_every = resolve_steps(config.evaluation.eval_steps, steps)
     save_every = resolve_steps(config.training.save_steps, steps)
     assess = _Assessor(config, plan, state, tokenizer, _held_out(dataset, tokenizer, config), watch)
-    recorder = Recorder(run_dir, config, state, facts, checkpoint.notes if checkpoint else {})
+    recorder = Recorder(run_dir, config, state, tokenizer, facts, checkpoint.notes if checkpoint else {})
     with recorder:
         if checkpoint is None and assess.possible:
             recorder.evaluation(assess(0, 0.0))

@@ -30,6 +30,7 @@ Columns = Annotated[
     dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
 ]
 MaxLength = Annotated[int | None, Parameter(help="Longest example in tokens; data.max_length if left out.")]
+ChatTemplate = Annotated[str | None, Parameter(help="A chat template, as model.chat_template.")]
 SHOWN_CHANGES = 2
 
 
@@ -39,6 +40,7 @@ def check(
     *,
     validation: Annotated[Path | None, Parameter(help="Held-out rows, to look for leaks.")] = None,
     model: Annotated[str | None, Parameter(help="Check the tokens too, with this model's tokenizer.")] = None,
+    chat_template: ChatTemplate = None,
     columns: Columns = None,
     max_length: MaxLength = None,
     fix: Annotated[Path | None, Parameter(help="Write a mended copy into this folder.")] = None,
@@ -60,7 +62,7 @@ def check(
 
     loaded = load_rows(path, columns, max_rejected_share=1.0)
     held_out = load_rows(validation, columns, max_rejected_share=1.0).rows if validation else ()
-    options = _token_options(model, max_length)
+    options = _token_options(model, chat_template, max_length)
     report = _examine(loaded, path, held_out, options)
     if fix is None:
         return _print_report(report, path, as_json=as_json)
@@ -70,7 +72,7 @@ def check(
     return _write_fixed(report, mended, loaded, path, fix, held_out, options, as_json=as_json)
 
 
-def _token_options(model: str | None, max_length: int | None) -> dict[str, Any]:
+def _token_options(model: str | None, chat_template: str | None, max_length: int | None) -> dict[str, Any]:
     """What the checks of tokens need; nothing without a model, so that torch is not loaded."""
     if model is None:
         return {}
@@ -78,7 +80,7 @@ def _token_options(model: str | None, max_length: int | None) -> dict[str, Any]:
     from backend.core.tokenizer import stop_token_ids  # noqa: PLC0415
     from backend.data_pipeline import encode_row  # noqa: PLC0415
 
-    tokenizer = _tokenizer(model)
+    tokenizer = _tokenizer(model, chat_template)
     return {
         "encode": lambda row: encode_row(row, tokenizer),
         "end_ids": stop_token_ids(tokenizer),
@@ -87,11 +89,11 @@ def _token_options(model: str | None, max_length: int | None) -> dict[str, Any]:
     }
 
 
-def _tokenizer(model: str) -> Any:
+def _tokenizer(model: str, chat_template: str | None) -> Any:
     from backend.core.model_loader import resolve_model  # noqa: PLC0415 - torch loads here
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
-    return load_tokenizer(resolve_model(model))
+    return load_tokenizer(resolve_model(model), chat_template=chat_template)
 
 
 def _examine(loaded: Loaded, path: Path, held_out: Sequence[Row], options: dict[str, Any]) -> Report:
@@ -209,6 +211,7 @@ def preview(
     path: Rows,
     *,
     model: Model = "smollm2-135m",
+    chat_template: ChatTemplate = None,
     rows: Annotated[int, Parameter(help="Rows to show token by token.")] = 3,
     columns: Columns = None,
     max_length: MaxLength = None,
@@ -247,7 +250,7 @@ def preview(
     config = parse_config({"data": data, "augmentation": varied, "training": training})
     found = look(
         config.data,
-        _tokenizer(model),
+        _tokenizer(model, chat_template),
         seed=config.seed,
         rows_per_step=batch_size,
         rows=max(0, rows),

@@ -94,10 +94,21 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     review = config.augmentation.paraphrases
     augmentation = config.augmentation.model_copy(update={"paraphrases": _absolute(review) if review else ""})
     model = config.model
+    if model.chat_template is not None:
+        model = model.model_copy(update={"chat_template": _template_text(model.chat_template)})
     if Path(model.model_name_or_path).expanduser().exists():
         absolute = str(Path(model.model_name_or_path).expanduser().absolute())
         model = model.model_copy(update={"model_name_or_path": absolute})
     return config.model_copy(update={"data": data, "augmentation": augmentation, "model": model})
+
+
+def _template_text(template: str) -> str:
+    """A file's content in place of its path, so that the run folder holds all it needs."""
+    if not Path(template).is_file():
+        return template
+    from backend.core.named_templates import template_text  # noqa: PLC0415 - transformers loads here
+
+    return template_text(template)
 
 
 def _absolute(source: str) -> str:
@@ -118,7 +129,7 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     check_model_folder(folder)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
     train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
     if dataset.validation:
         data_pipeline.encode(dataset.validation, tokenizer, config.data)

@@ -51,10 +51,16 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, notes: Mapping[str, Any], *, fs: FileSystem | None = None
+    folder: Path,
+    state: TrainState,
+    notes: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    fs: FileSystem | None = None,
 ) -> Path:
     """Write ``folder/step-<step>`` whole or not at all and return it; a good one is left, a damaged one replaced.
 
+    ``tokenizer`` goes into it where it is not that of the base model.
     Raises TrainingError (disk-full, cannot-save) naming the path; no other checkpoint is touched.
     """
     final = folder / step_name(state.step)
@@ -74,6 +80,8 @@ def save_checkpoint(
     def fill(staging: Path) -> None:
         write_weights(state.forward.model, staging)
         save_file({name: tensor.contiguous() for name, tensor in moments.items()}, staging / OPTIMIZER)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
         (staging / STATE).write_text(json.dumps(counters, indent=1), encoding="utf-8")
 
     needed = sum(t.numel() * t.element_size() for t in [*moments.values(), *state.parameters.values()])

@@ -42,7 +42,7 @@ def render(
         raise ModelError(
             "This model has no chat template, so it cannot read messages.",
             code="no-chat-template",
-            remedy="Give prompt and completion as plain text, or choose an instruction-tuned model.",
+            remedy="Set model.chat_template, for example to chatml, or choose an instruction-tuned model.",
         )
     public = [{key: value for key, value in m.items() if key not in _OUR_KEYS} for m in messages]
     try:

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from backend.core.batch_encoding import BatchEncoder
 from backend.core.model_folder import refuse_code
+from backend.core.named_templates import set_chat_template
 from backend.core.template import (
     Message,
     Span,
@@ -42,8 +43,10 @@ class Encoded:
     trained: list[bool]
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer in folder ``path``, with a pad token and without truncation or padding set.
+
+    ``chat_template`` replaces its own template, see ``set_chat_template``.
 
     Where there is no pad token, EOS stands in: masks come from positions, never from pad ids, and the
     vocabulary is never resized. Raises ModelError: ``no-tokenizer``, ``damaged-tokenizer``, ``remote-code``,
@@ -72,6 +75,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
+    if chat_template is not None:
+        set_chat_template(tokenizer, chat_template)
     return tokenizer
 
 

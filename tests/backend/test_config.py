@@ -29,6 +29,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "seed": (7, -1),
     "model.model_name_or_path": ("org/model", ""),
     "model.revision": ("main", ""),
+    "model.chat_template": ("chatml", ""),
     "model.dtype": ("bfloat16", "float16"),
     "data.train": ("other.csv", ""),
     "data.validation": ("held.jsonl", 1.0),
@@ -213,6 +214,10 @@ class TestWhatIsTaken:
     def test_only_the_file_is_needed(self) -> None:
         config = parse_config({"data": {"train": "rows.jsonl"}})
         assert (config.seed, config.tuning.method, config.data.validation) == (42, "lora", 0.1)
+
+    def test_an_unknown_section_is_an_error_even_when_it_is_empty(self) -> None:
+        with pytest.raises(ConfigError, match="trainig: there is no such setting"):
+            parse_config({"data": {"train": "rows.jsonl"}, "trainig": None})
 
     @pytest.mark.parametrize("section", sorted(set(SECTIONS) - {"data"}))
     def test_an_empty_section_means_its_defaults(self, section: str) -> None:

@@ -20,6 +20,7 @@ from backend.recorder import Recorder
 from backend.reports import EvalReport, Sample, StepReport
 from backend.run_dir import RunDir
 from tests.runs import SHORT, lines, settings
+from tests.tiny import tiny_tokenizer
 
 STEP = StepReport(
     step=1,
@@ -62,7 +63,7 @@ def _config(changes: dict[str, Any]) -> RunConfig:
 
 def recorder(run: RunDir, state: TrainState, notes: dict[str, Any] | None = None, **changes: Any) -> Recorder:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return Recorder(run, _config(dotted), state, {"model": "abc"}, notes or {})
+    return Recorder(run, _config(dotted), state, tiny_tokenizer(), {"model": "abc"}, notes or {})
 
 
 class TestSteps:
@@ -185,3 +186,15 @@ def test_closing_closes_every_file(run: RunDir, state: TrainState) -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         record.step(STEP)
     assert lines(run.metrics_file) == []
+
+
+@pytest.mark.parametrize(("template", "kept"), [("plain", True), (None, False)])
+def test_a_template_of_its_own_goes_into_the_checkpoint(
+    run: RunDir, state: TrainState, template: str | None, kept: bool
+) -> None:
+    state.step = 1
+    with recorder(run, state, model__chat_template=template) as record:
+        record.checkpoint()
+    assert (run.checkpoint(1) / "tokenizer.json").exists() is kept
+    assert (run.checkpoint(1) / "chat_template.jinja").exists() is kept
+    assert read_checkpoint(run.checkpoint(1)).step == 1

@@ -220,6 +220,14 @@ class TestPreview:
         good.write_text(good.read_text() + "{broken\n")
         assert record(capsys, 0, "preview", "good.jsonl", "--model", str(tiny_folder))["rejected"] == 1
 
+    def test_a_base_model_with_a_template_by_name(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
+        model = tiny_model_folder(tmp_path / "base", family="base")
+        words = ["--model", str(model), "--chat-template", "alpaca"]
+        row = record(capsys, 0, "preview", "good.jsonl", *words)["rows"][0]
+        assert "### Instruction:" in "".join(token["text"] for token in row["tokens"])
+        assert row["tokens"][-1]["ends_turn"]
+        assert record(capsys, 0, "check", "good.jsonl", *words)["rows"] == 60
+
     def test_rows_before_and_after_augmentation(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
         words = ["preview", "good.jsonl", "--model", str(tiny_folder)]
         words += [

@@ -17,8 +17,9 @@ from backend import trainer_main
 from backend.cli import main
 from backend.commands.train import carry_out, check_inputs, find_run, resolve_config
 from backend.config import commented_yaml, parse_config
+from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError, DataError, ModelError, RunError, TunesmithError
-from backend.inferencer import run_config
+from backend.inferencer import Inferencer, run_config
 from backend.manager import process_manager
 from backend.manager.run_manager import RunManager
 from backend.reports import RunState, RunStatus
@@ -274,3 +275,51 @@ class TestInTheBackground:
         run = make_run(tmp_path / "runs", learner, rows_file)
         RunManager(tmp_path / "runs").rename(run.id, "first try")
         assert find_run(Path("runs"), "first try") == run
+
+
+class TestChatTemplates:
+    CHAT = [  # noqa: RUF012 - read only
+        {
+            "messages": [
+                {"role": "user", "content": f"food {number}"},
+                {"role": "assistant", "content": "meat"},
+                {"role": "user", "content": "sure?"},
+                {"role": "assistant", "content": "yes"},
+            ]
+        }
+        for number in range(12)
+    ]
+
+    @pytest.fixture
+    def words(self, tmp_path: Path) -> list[str]:
+        model = tiny_model_folder(tmp_path / "base", family="base")
+        return ["train", *short(model, write_rows(tmp_path / "chats.jsonl", self.CHAT))]
+
+    def test_conversations_without_one_are_an_error_that_names_the_setting(
+        self, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(words) == 2
+        assert "Set model.chat_template, for example to chatml" in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize("given", ["alpaca", "mine.jinja"])
+    def test_a_base_model_learns_conversations_and_keeps_the_template(
+        self, words: list[str], tmp_path: Path, given: str
+    ) -> None:
+        jinja = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
+        (tmp_path / "mine.jinja").write_text(jinja)
+        assert main([*words, "--model.chat_template", given]) == 0
+        (run,) = RunDir.all_under(tmp_path / "runs")
+        (tmp_path / "mine.jinja").unlink()
+        kept = {"alpaca": "alpaca", "mine.jinja": jinja}[given]
+        assert run_config(run).model.chat_template == kept
+        trained = load_tokenizer(run.adapter)
+        expected = load_tokenizer(tmp_path / "base", chat_template=kept)
+        assert trained.chat_template == expected.chat_template
+        with Inferencer(run) as answers, Inferencer(run, checkpoint="latest") as at_checkpoint:
+            asked = [{"role": "user", "content": "food 1"}]
+            assert answers.render(asked) == at_checkpoint.render(asked) == encode_prompt(expected, asked)
+
+    def test_an_unknown_name(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([*words, "--model.chat_template", "chatlm"]) == 2
+        assert "neither a known name nor a readable file" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Chat templates for base models that bring none, by the names the field knows. Floor F1; imports errors, template.
+
+Each ends an answer with a special token of the tokenizer at hand, which is trained, so that the model learns to
+stop; no token is ever added. Text before plain input that a tokenizer puts there itself (BOS) is printed first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.template import answer_spans, render, special_tokens
+from backend.errors import DataError, ModelError
+
+_TURNS = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}ASSISTANT"
+    "{% elif message['role'] == 'system' %}SYSTEM"
+    "{% elif message['role'] == 'user' %}USER"
+    "{% else %}{{ raise_exception('Only system, user and assistant speak here') }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}OPENING{% endif %}"
+)
+
+
+def _turns(before: str, *, system: str, user: str, assistant: str, opening: str) -> str:
+    """A template from the text around each role's ``{}``; ``before`` stands where there is no system message."""
+    lead = f"{{% if messages[0]['role'] != 'system' %}}{{{{ {before!r} }}}}{{% endif %}}" if before else ""
+    parts = {"ASSISTANT": assistant, "SYSTEM": system, "USER": user}
+    turns = _TURNS.replace("OPENING", f"{{{{ {opening!r} }}}}" if opening else "")
+    for name, text in parts.items():
+        head, tail = text.split("{}")
+        turns = turns.replace(name, f"{{{{ {head!r} + message['content'] + {tail!r} }}}}", 1)
+    return lead + turns
+
+
+_ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+_END = "<end of turn>"
+
+TEMPLATES = {
+    # OpenAI's chat markup, as Qwen, SmolLM and others use it
+    "chatml": _turns(
+        "",
+        system=f"<|im_start|>system\n{{}}{_END}\n",
+        user=f"<|im_start|>user\n{{}}{_END}\n",
+        assistant=f"<|im_start|>assistant\n{{}}{_END}\n",
+        opening="<|im_start|>assistant\n",
+    ),
+    # wording of github.com/tatsu-lab/stanford_alpaca, train.py; the answer on a line of its own, as most print it
+    "alpaca": _turns(
+        f"{_ALPACA}\n\n",
+        system="{}\n\n",
+        user="### Instruction:\n{}\n\n### Response:",
+        assistant=f"\n{{}}{_END}\n\n",
+        opening="\n",
+    ),
+    # github.com/lm-sys/FastChat, conversation.py, vicuna_v1.1
+    "vicuna": _turns(
+        f"{_VICUNA} ", system="{} ", user="USER: {} ASSISTANT:", assistant=f" {{}}{_END}", opening=""
+    ),
+    # no markers at all: the question, a line break, the answer
+    "plain": _turns("", system="{}\n", user="{}\n", assistant=f"{{}}{_END}\n", opening=""),
+}
+
+
+def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    """Give ``tokenizer`` a template: a name of ``TEMPLATES``, a file of Jinja, or Jinja itself; any old one goes.
+
+    Raises ModelError: ``unknown-template``, ``bad-template`` for one that cannot be run, ``unmaskable-template`` and
+    ``no-turn-end`` for one whose answers could not be trained.
+    """
+    name = template if template in TEMPLATES else ""
+    tokenizer.chat_template = _named(tokenizer, name) if name else _given(template)
+    probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        answer_spans(tokenizer, probe, render(tokenizer, probe))
+    except DataError as error:
+        raise ModelError(
+            f"The chat template in model.chat_template cannot be used: {error.message}",
+            remedy=f"Mend it, or use one of {', '.join(TEMPLATES)}.",
+            code="bad-template",
+        ) from error
+
+
+def template_text(template: str) -> str:
+    """What to keep of a setting: a name or Jinja as it is, the content of a file. Raises as ``set_chat_template``."""
+    return template if template in TEMPLATES else _given(template)
+
+
+def _named(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    """The named template with this tokenizer's own end of a turn, and its BOS where it puts one before plain text."""
+    own = (
+        "<|im_end|>"
+        if name == "chatml" and "<|im_end|>" in special_tokens(tokenizer)
+        else tokenizer.eos_token
+    )
+    bos = tokenizer.bos_token
+    first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).tokens[0]
+    return ("{{ bos_token }}" if bos and first == bos else "") + TEMPLATES[name].replace(_END, own)
+
+
+def _given(template: str) -> str:
+    if "{{" in template or "{%" in template:
+        return template
+    try:
+        text = Path(template).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelError(
+            f"model.chat_template {template!r} is neither a known name nor a readable file ({reason}).",
+            remedy=f"Use one of {', '.join(TEMPLATES)}, or the path of a Jinja file.",
+            code="unknown-template",
+        ) from error
+    if "{{" not in text and "{%" not in text:
+        raise ModelError(
+            f"{template} holds no Jinja template.", remedy="It must print the messages.", code="bad-template"
+        )
+    return text
