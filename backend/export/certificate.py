@@ -1,0 +1,93 @@
+"""The parity certificate of an export: what was looked at, what was found, and how good that is. Floor F2.
+
+Each check says what it found in one sentence and is green, amber or red; the certificate is as good as its worst.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from backend.utils.file_utils import write_json_durably, write_text_durably
+
+CERTIFICATE = "certificate.json"
+PAGE = "certificate.md"
+
+
+class Light(StrEnum):
+    """How good: green is as trained, amber is worth a look or was not checked, red must not be used."""
+
+    GREEN = "green"
+    AMBER = "amber"
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at; ``finding`` is a sentence for a person."""
+
+    name: str
+    light: Light
+    finding: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was exported, who read it, and what each check found."""
+
+    run: str
+    target: str
+    precision: str
+    reader: str
+    rows: int
+    checks: list[Check]
+    figures: dict[str, Any]
+    examples: list[dict[str, Any]]
+
+    @property
+    def light(self) -> Light:
+        """The worst of the checks; amber where there is none."""
+        order = list(Light)
+        return max((check.light for check in self.checks), key=order.index, default=Light.AMBER)
+
+    @property
+    def reasons(self) -> list[str]:
+        """What keeps it from being green, the worst first."""
+        bad = [check for check in self.checks if check.light != Light.GREEN]
+        return [check.finding for check in sorted(bad, key=lambda check: check.light != Light.RED)]
+
+    def write(self, folder: Path) -> None:
+        """``certificate.json`` for programs and ``certificate.md`` for people, in ``folder``."""
+        write_json_durably(
+            folder / CERTIFICATE, {"light": self.light, "reasons": self.reasons, **asdict(self)}
+        )
+        write_text_durably(folder / PAGE, self.page())
+
+    def page(self) -> str:
+        """The certificate as Markdown."""
+        what = f"Run `{self.run}`, exported as {self.target} in {self.precision}"
+        lines = [
+            f"# Parity certificate: {self.light}",
+            "",
+            f"{what}, read by {self.reader or 'nobody'} over {self.rows} rows.",
+            "",
+            "| check | light | finding |",
+            "|---|---|---|",
+            *(f"| {check.name} | {check.light} | {_cell(check.finding)} |" for check in self.checks),
+        ]
+        if self.examples:
+            lines += [
+                "",
+                "| row | expected | trained model | export | first difference |",
+                "|---|---|---|---|---|",
+            ]
+            keys = ("place", "expected", "trained", "export", "difference")
+            lines += [f"| {' | '.join(_cell(str(each[key])) for key in keys)} |" for each in self.examples]
+        return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text inside a Markdown table: one line, no column marks."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ⏎ ").replace("<", "&lt;")

@@ -1,0 +1,106 @@
+"""An export checked: read back by somebody else, and looked into. Floor F2."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from backend.core.model_loader import load_base
+from backend.errors import ModelError
+from backend.export import contents
+from backend.export.certificate import Certificate, Check, Light
+from backend.export.comparison import compare
+from backend.export.forms import Target, write_model_gguf
+from backend.export.panel import Answer, Panel
+from backend.export.readers import NoReaderError, Reader, UnreadableError, read_back
+from backend.export.trained import Trained, model_weights
+
+
+def certify(
+    trained: Trained, target: Target, precision: str, payload: Path, panel: Panel, answers: Sequence[Answer]
+) -> Certificate:
+    """The certificate of ``payload``, an export of ``trained`` that lies in its folder."""
+    reader: Reader = "transformers" if target in {"adapter", "merged"} else "llama_cpp"
+    figures: dict[str, Any] = {}
+    examples: list[dict[str, Any]] = []
+    name = ""
+    with _scratch(payload) as scratch:
+        try:
+            base = _base_for_reader(trained, target, scratch)
+            reading = read_back(reader, payload, panel, answers, base=base)
+            checks, figures, examples = compare(panel, answers, reading, trained.tokenizer, precision)
+            name = reading.reader
+        except NoReaderError as error:
+            checks = [Check("reader", Light.AMBER, f"Not checked: {error}.")]
+        except UnreadableError as error:
+            checks = [Check("reader", Light.RED, f"{error.reader} cannot read it: {error}")]
+        checks.append(_check_contents(trained, target, precision, payload, scratch))
+    if panel.note:
+        checks.append(Check("panel", Light.AMBER, panel.note))
+    return Certificate(trained.run.id, target, precision, name, len(panel.rows), checks, figures, examples)
+
+
+def unchecked(trained: Trained, target: Target, precision: str, why: str) -> Certificate:
+    """The certificate of an export that nobody read."""
+    check = Check("reader", Light.AMBER, f"Not checked: {why}")
+    return Certificate(trained.run.id, target, precision, "", 0, [check], {}, [])
+
+
+@contextmanager
+def _scratch(payload: Path) -> Iterator[Path]:
+    """A folder on the export's disk that is gone afterwards."""
+    folder = payload if payload.is_dir() else payload.parent
+    scratch = folder.with_name(f".scratch.{secrets.token_hex(8)}.tmp")
+    scratch.mkdir(mode=0o700)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | None:
+    """What the reader lays an adapter over: the base folder, or the base as a GGUF file."""
+    if target == "adapter":
+        return trained.base
+    if target == "lora-gguf":
+        file = scratch / "base.gguf"
+        write_model_gguf(trained, load_base(trained.base), file, "F32")
+        return file
+    return None
+
+
+def _check_contents(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> Check:
+    """Whether every weight and setting in the export is the trained one."""
+    try:
+        problems = _differences(trained, target, precision, payload, scratch)
+    except ModelError as error:
+        if error.code == "unsupported-gguf" and "does not know" in error.message:
+            return Check("contents", Light.AMBER, f"Weights and settings were not compared: {error.message}")
+        problems = [error.message]
+    if problems:
+        more = f" And {len(problems) - 3} more." if len(problems) > 3 else ""
+        return Check("contents", Light.RED, f"In the export, {'; '.join(problems[:3])}.{more}")
+    return Check(
+        "contents",
+        Light.GREEN,
+        f"Every weight is the trained one in {precision}; settings and tokens are the same.",
+    )
+
+
+def _differences(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> list[str]:
+    if target == "adapter":
+        return contents.check_adapter(payload, trained.result, trained.tokenizer, trained.end_ids)
+    if target == "lora-gguf":
+        return contents.check_lora(payload, trained.result, trained.model.config)
+    model = trained.merge()
+    wanted = (model.config, model_weights(model), trained.tokenizer, trained.end_ids)
+    base = None if trained.full else trained.base
+    if target == "merged":
+        return contents.check_folder(payload, *wanted, stored=getattr(torch, precision), base=base)
+    return contents.check_gguf(payload, scratch / "back", *wanted, base=base)

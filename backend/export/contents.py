@@ -1,0 +1,281 @@
+"""What lies in an export, weight by weight and setting by setting, beside what was trained. Floor F2.
+
+A reader's answers say that something is wrong; this says what. A GGUF file is read by our own import, which goes
+the other way than the writer and shares no code with it. Imports core and errors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import torch
+from gguf.quants import dequantize, quantize
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from backend.core.gguf_file import GgufFile, read_gguf
+from backend.core.gguf_import import convert_gguf
+from backend.core.tokenizer import load_tokenizer
+from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES
+
+Floats = npt.NDArray[np.float32]
+
+COARSE_ERROR = 0.15
+"""Largest relative error of a tensor in a format that we cannot repeat (K-quants); Q4_0 reaches 0.10."""
+_END_KEYS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+_SETTINGS = (
+    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "intermediate_size"),
+    *("rms_norm_eps", "tie_word_embeddings", "vocab_size", "head_dim"),
+)
+
+
+def check_folder(
+    folder: Path,
+    config: PretrainedConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: set[int],
+    *,
+    stored: torch.dtype | None = None,
+    base: Path | None = None,
+    gguf_file: Path | None = None,
+) -> list[str]:
+    """Every difference between a model in Hugging Face layout and the trained one, in words; none where equal.
+
+    ``stored`` is the precision the weights were meant to have, ``gguf_file`` the file they came from instead;
+    ``base`` is the model before training, by which a layer without its adapter is known.
+    """
+    found = json.loads((folder / "config.json").read_text("utf-8"))
+    file = read_gguf(gguf_file) if gguf_file else None
+    named = {file.metadata.get(key) for key in _END_KEYS} if file else set()
+    problems = [*_settings(found, config), *_tokens(folder, tokenizer, end_ids, named)]
+    problems += _lost_tokens(_added(folder) if file is None else _standing(file), tokenizer)
+    kinds = _kinds(file, config, weights) if file else {}
+    files = sorted(folder.glob("*.safetensors"))
+    names = {name: file for file in files for name in _names(file)}
+    problems += [f"the weight {name} is missing" for name in sorted(weights.keys() - names.keys())]
+    for name in sorted(weights.keys() & names.keys()):
+        values, trained = _tensor(names[name], name), weights[name].detach().float().cpu().numpy()
+        wanted = _rounded(trained, kinds.get(name), stored)
+        if not _equal(values, wanted if wanted is not None else trained, exact=wanted is not None):
+            problems.append(f"{name} {_how(name, values, trained, weights, base)}")
+    return problems
+
+
+def check_gguf(
+    path: Path,
+    scratch: Path,
+    config: PretrainedConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: set[int],
+    *,
+    base: Path | None = None,
+) -> list[str]:
+    """The same for a GGUF file; it is converted back into ``scratch``, which must not exist."""
+    convert_gguf(path, scratch)
+    return check_folder(scratch, config, weights, tokenizer, end_ids, base=base, gguf_file=path)
+
+
+# --- settings and tokens ----------------------------------------------------------------------------------
+
+
+def _settings(found: Mapping[str, Any], config: PretrainedConfig) -> Iterator[str]:
+    for key in _SETTINGS:
+        wanted = getattr(config, key, None)
+        if wanted is not None and key in found and found[key] is not None and not _close(found[key], wanted):
+            yield f"{key} is {found[key]}, and {wanted} in the trained model"
+    base, wanted = found.get("rope_parameters", {}).get("rope_theta"), config.rope_parameters["rope_theta"]
+    if not _close(base, wanted):
+        yield f"the rope base is {base:g}, and {wanted:g} in the trained model"
+
+
+def _close(value: Any, wanted: Any) -> bool:
+    return bool(np.isclose(float(value), float(wanted), rtol=1e-6, atol=0.0))
+
+
+def _tokens(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int], named: set[int]
+) -> Iterator[str]:
+    """What differs in template and tokens; ``named`` are ends that are said elsewhere than in the usual file."""
+    found = load_tokenizer(folder)
+    if (found.chat_template or "") != (tokenizer.chat_template or ""):
+        yield "its chat template is another than the one that was trained with"
+    if found.eos_token_id != tokenizer.eos_token_id:
+        yield f"its end token (eos) is {found.eos_token!r}, and {tokenizer.eos_token!r} in training"
+    rules = json.loads((folder / "generation_config.json").read_text("utf-8")).get("eos_token_id", [])
+    missing = end_ids - named - set(rules if isinstance(rules, list) else [rules])
+    if missing:
+        yield f"nothing says that an answer ends with {tokenizer.convert_ids_to_tokens(sorted(missing))}"
+    mine, theirs = (
+        {index: token for token, index in each.get_vocab().items()} for each in (tokenizer, found)
+    )
+    odd = sorted(index for index, token in mine.items() if theirs.get(index) != token)
+    if odd:
+        yield f"token {odd[0]} is {theirs.get(odd[0])!r}, and {mine[odd[0]]!r} in training"
+
+
+def _lost_tokens(kept: set[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What is said of added tokens that no longer stand for themselves in a text."""
+    lost = [
+        str(token) for index, token in sorted(tokenizer.added_tokens_decoder.items()) if index not in kept
+    ]
+    return (
+        [f"the added token {lost[0]} is lost ({len(lost)} of {len(tokenizer.added_tokens_decoder)})"]
+        if lost
+        else []
+    )
+
+
+def _added(folder: Path) -> set[int]:
+    """Ids of the added tokens that tokenizer.json names."""
+    return {
+        token["id"] for token in json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    }
+
+
+def _standing(file: GgufFile) -> set[int]:
+    """Ids of the tokens of a GGUF file that are control tokens, or a user's own."""
+    kinds = file.metadata["tokenizer.ggml.token_type"]
+    return {
+        index
+        for index, kind in enumerate(kinds)
+        if kind in {gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED}
+    }
+
+
+# --- weights ----------------------------------------------------------------------------------------------
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, "pt") as tensors:
+        return list(tensors.keys())
+
+
+def _tensor(file: Path, name: str) -> Floats:
+    with safe_open(file, "pt") as tensors:
+        values: Floats = tensors.get_tensor(name).float().numpy()
+    return values
+
+
+def _kinds(
+    file: GgufFile, config: PretrainedConfig, weights: Mapping[str, Tensor]
+) -> dict[str, gguf.GGMLQuantizationType]:
+    """How each weight is stored in a GGUF file, by its Hugging Face name."""
+    names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    found = {name: names.get_name(name, try_suffixes=(".weight", ".bias")) for name in weights}
+    return {name: file.tensors[part].kind for name, part in found.items() if part in file.tensors}
+
+
+def _rounded(
+    trained: Floats, kind: gguf.GGMLQuantizationType | None, stored: torch.dtype | None
+) -> Floats | None:
+    """What the trained values become in the precision they are stored in; None where we cannot repeat that."""
+    if kind is None:
+        values: Floats = torch.from_numpy(trained).to(stored or torch.float32).float().numpy()
+        return values
+    if kind.name not in FILE_TYPES:
+        return None
+    rounded: Floats = dequantize(quantize(trained, kind), kind)
+    return rounded
+
+
+def _equal(values: Floats, wanted: Floats, *, exact: bool) -> bool:
+    if values.shape != wanted.shape or exact:
+        return np.array_equal(values, wanted)
+    return _distance(values, wanted) <= COARSE_ERROR
+
+
+def _distance(values: Floats, wanted: Floats) -> float:
+    """The relative root mean square difference."""
+    return float(np.linalg.norm(values - wanted) / (np.linalg.norm(wanted) or 1.0))
+
+
+def _how(name: str, values: Floats, trained: Floats, weights: Mapping[str, Tensor], base: Path | None) -> str:
+    """In what way a weight is wrong, where it can be told: the likeliest of the known ways."""
+    if values.shape != trained.shape:
+        return f"has the shape {list(values.shape)} instead of {list(trained.shape)}"
+    apart = _distance(values, trained)
+    before = _base_tensor(base, name)
+    if before is not None and _distance(values, before) < apart / 10:
+        return "holds the base model's weights: what was trained is not merged into it"
+    factor = float(np.vdot(values, trained) / (np.vdot(trained, trained) or 1.0))
+    if abs(factor - 1) > 0.01 and _distance(values, factor * trained) < apart / 10:
+        return f"is {factor:.4g} times the trained weight: its scale is wrong"
+    others = (other for other, tensor in weights.items() if other != name and tensor.shape == values.shape)
+    for other in others:
+        if _distance(values, weights[other].detach().float().cpu().numpy()) < apart / 10:
+            return f"holds the values of {other}"
+    if values.ndim > 1 and _distance(_row_norms(values), _row_norms(trained)) < apart / 10:
+        return "has its rows in another order: its heads are permuted"
+    return f"differs from the trained weight by {apart:.1%}"
+
+
+def _row_norms(values: Floats) -> Floats:
+    norms: Floats = np.sort(np.linalg.norm(values, axis=1))
+    return norms
+
+
+def _base_tensor(base: Path | None, name: str) -> Floats | None:
+    """A weight before training, where the base is at hand."""
+    files = sorted(base.glob("*.safetensors")) if base else []
+    file = next((file for file in files if name in _names(file)), None)
+    return None if file is None else _tensor(file, name)
+
+
+# --- adapters ---------------------------------------------------------------------------------------------
+
+
+def check_adapter(
+    folder: Path, result: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
+) -> list[str]:
+    """Every difference between an exported adapter and the run's own, in words."""
+    file = "adapter_model.safetensors"
+    mine, theirs = (
+        {name: _tensor(place / file, name) for name in _names(place / file)} for place in (result, folder)
+    )
+    problems = [*_tokens(folder, tokenizer, end_ids, set()), *_lost_tokens(_added(folder), tokenizer)]
+    problems += [f"the weight {name} is missing" for name in sorted(mine.keys() - theirs.keys())]
+    problems += [
+        f"{name} differs from the trained adapter"
+        for name in sorted(mine.keys() & theirs.keys())
+        if not np.array_equal(mine[name], theirs[name])
+    ]
+    one, other = (
+        json.loads((place / "adapter_config.json").read_text("utf-8")) for place in (result, folder)
+    )
+    free = {"base_model_name_or_path", "revision", "inference_mode"}
+    problems += [
+        f"adapter_config.json says {k} {other.get(k)}, not {one[k]}"
+        for k in one
+        if k not in free and one[k] != other.get(k)
+    ]
+    return problems
+
+
+def check_lora(path: Path, result: Path, config: PretrainedConfig) -> list[str]:
+    """Every weight of a run's adapter that an adapter GGUF lacks or holds with other values, in words.
+
+    Rows of a Llama's q and k lie in another order there, so that values are compared sorted.
+    """
+    stored = read_gguf(path).tensors
+    names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    problems = []
+    for name in _names(result / "adapter_model.safetensors"):
+        module, _, side = name.removeprefix("base_model.model.").partition(".lora_")
+        part = f"{names.get_name(f'{module}.weight', try_suffixes=('.weight',))}.lora_{side[0].lower()}"
+        trained = _tensor(result / "adapter_model.safetensors", name)
+        if part not in stored:
+            problems.append(f"the weight {part} is missing")
+        elif not np.array_equal(
+            np.sort(stored[part].rows.view(np.float32).ravel()), np.sort(trained.ravel())
+        ):
+            problems.append(f"{part} differs from the trained adapter")
+    return problems

@@ -1,0 +1,144 @@
+"""The forms a trained model can leave in, each written into a folder that is there already. Floor F2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from backend.core.checkpoint import MANIFEST
+from backend.core.generation import context_length
+from backend.core.gguf_file import read_gguf
+from backend.errors import ExportError
+from backend.export import quantizer
+from backend.export.gguf_vocab import find_word_rule, read_vocabulary
+from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES, write_gguf, write_lora_gguf
+from backend.export.modelfile import write_modelfile
+from backend.export.trained import Trained, model_weights
+
+Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+DTYPES = ("float32", "bfloat16", "float16")
+GGUF_TARGETS = ("gguf", "ollama", "lora-gguf")
+
+
+def choose_precision(target: str, dtype: str, quantization: str) -> str:
+    """The precision that ``target`` is written in: ``dtype`` for a merged model, ``quantization`` for a GGUF file.
+
+    Raises ExportError (``bad-target``, ``bad-precision``, ``no-quantizer``) for what cannot be written here.
+    """
+    if target not in TARGETS:
+        raise ExportError(
+            f"There is no export {target!r}.", remedy=f"Choose {', '.join(TARGETS)}.", code="bad-target"
+        )
+    if target in {"adapter", "lora-gguf"}:
+        return "float32" if target == "adapter" else "F32"
+    given = dtype if target == "merged" else quantization
+    known = DTYPES if target == "merged" else (*FILE_TYPES, *quantizer.BY_LLAMA_CPP)
+    if given not in known:
+        raise ExportError(
+            f"{given!r} is no precision of {target}.",
+            remedy=f"Choose {', '.join(known)}.",
+            code="bad-precision",
+        )
+    if target != "merged":
+        quantizer.check(quantization)
+    return given
+
+
+def check_form(trained: Trained, target: Target) -> None:
+    """Raise ExportError for a form that this model cannot take.
+
+    Its code is ``no-adapter``, ``unsupported-architecture`` or ``unsupported-tokenizer``.
+    """
+    if target in {"adapter", "lora-gguf"} and trained.full:
+        raise ExportError(
+            f"The run {trained.run.id} trained every weight: there is no adapter.",
+            remedy="Export it with --to merged or --to gguf.",
+            code="no-adapter",
+        )
+    kind = trained.model.config.model_type
+    if target in GGUF_TARGETS and kind not in ARCHITECTURES:
+        raise ExportError(
+            f"GGUF export knows {', '.join(ARCHITECTURES)}; this model is {kind}.",
+            remedy="Export it with --to merged and convert that with llama.cpp's own converter.",
+            code="unsupported-architecture",
+        )
+    if target in GGUF_TARGETS:
+        find_word_rule(trained.tokenizer)
+
+
+def write_form(
+    trained: Trained, target: Target, precision: str, folder: Path, *, max_shard_size: str
+) -> tuple[Path, list[str]]:
+    """Write one form into ``folder``; returns what its reader opens, and what could not be carried over."""
+    if target == "adapter":
+        return _write_adapter(trained, folder), []
+    if target == "merged":
+        return _write_merged(trained, precision, folder, max_shard_size), []
+    file = folder / f"{trained.slug}-{'LoRA-' * (target == 'lora-gguf')}{precision}.gguf"
+    if target == "lora-gguf":
+        adapter = json.loads((trained.result / "adapter_config.json").read_text("utf-8"))
+        weights = load_file(trained.result / "adapter_model.safetensors")
+        write_lora_gguf(file, trained.model.config, adapter, weights)
+        return file, []
+    write_model_gguf(trained, trained.merge(), file, precision)
+    return file, _write_modelfile(trained, file) if target == "ollama" else []
+
+
+def _write_adapter(trained: Trained, folder: Path) -> Path:
+    """The adapter as peft reads it; it names its base as others know it, not by a place on this machine."""
+    for path in trained.result.iterdir():
+        if path.name != MANIFEST:
+            shutil.copyfile(path, folder / path.name)
+    file = folder / "adapter_config.json"
+    named = json.loads(file.read_text("utf-8")) | {
+        "base_model_name_or_path": trained.base_name,
+        "revision": trained.config.model.revision,
+        "inference_mode": True,
+    }
+    file.write_text(json.dumps(named, indent=2) + "\n", "utf-8")
+    trained.generation_config().save_pretrained(folder)
+    return folder
+
+
+def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: str) -> Path:
+    """The merged model in Hugging Face layout: added up in float32, then rounded once, in shards."""
+    model, stored = trained.merge(), getattr(torch, dtype)
+    rounded = {name: tensor.detach().to(stored) for name, tensor in model.state_dict().items()}
+    model.generation_config = trained.generation_config()
+    model.config.dtype = stored
+    transformers_logging.disable_progress_bar()
+    model.save_pretrained(folder, state_dict=rounded, max_shard_size=max_shard_size)
+    trained.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_model_gguf(trained: Trained, model: PreTrainedModel, file: Path, precision: str) -> None:
+    """``model`` with the run's tokenizer as one GGUF file; what the gguf package cannot write, llama.cpp does."""
+    written = precision if precision in FILE_TYPES else "F32"
+    target = file if written == precision else file.with_suffix(".f32")
+    with tempfile.TemporaryDirectory() as words:
+        trained.tokenizer.save_pretrained(words)
+        rows = model.config.vocab_size
+        vocabulary = read_vocabulary(trained.tokenizer, Path(words), rows=rows, eos_token_ids=trained.end_ids)
+    weights = model_weights(model)
+    write_gguf(target, model.config, weights, vocabulary, quantization=written, name=trained.slug)
+    if target != file:
+        quantizer.quantize(target, file, precision)
+        target.unlink()
+
+
+def _write_modelfile(trained: Trained, file: Path) -> list[str]:
+    adds_bos = bool(read_gguf(file).metadata["tokenizer.ggml.add_bos_token"])
+    room = context_length(trained.model)
+    return write_modelfile(
+        file.parent, file.name, trained.tokenizer, trained.end_ids, context_length=room, adds_bos=adds_bos
+    )

@@ -1,0 +1,130 @@
+"""A Hugging Face tokenizer as the ``tokenizer.*`` keys of a GGUF file. Floor F2; imports core and errors.
+
+Only byte-level BPE is written, the vocabulary that Llama 3, Qwen and SmolLM use. The rule that cuts text into
+words is recognised by what tokenizer.json says, never guessed.
+
+Source of the keys: the GGUF specification (ggml repository, docs/gguf.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFWriter, SpecialVocab, TokenType
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.gguf_tokenizer import WORD_RULES, pre_tokenizer
+from backend.core.tokenizer import stop_token_ids
+from backend.errors import ExportError
+
+_DIGITS = {"type": "Digits", "individual_digits": True}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Everything a GGUF file says of a tokenizer; ``tokens`` and ``kinds`` have one entry an embedding row."""
+
+    word_rule: str
+    tokens: list[str]
+    kinds: list[int]
+    add_bos: bool
+    add_eos: bool
+    turn_ends: list[int]
+    special: SpecialVocab
+
+    def write(self, writer: GGUFWriter) -> None:
+        """Add the keys to a GGUF file that is being made."""
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(self.word_rule)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.kinds)
+        self.special.add_to_gguf(writer, quiet=True)
+        writer.add_add_bos_token(self.add_bos)
+        writer.add_add_eos_token(self.add_eos)
+        for add, token_id in zip(
+            (writer.add_eot_token_id, writer.add_eom_token_id), self.turn_ends, strict=False
+        ):
+            add(token_id)
+
+
+def read_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, *, rows: int, eos_token_ids: int | Iterable[int] | None
+) -> Vocabulary:
+    """What a GGUF file must say of ``tokenizer``, which is also saved in ``folder``, for ``rows`` embeddings.
+
+    ``eos_token_ids`` are those of the model's generation config. Raises ExportError (``unsupported-tokenizer``).
+    """
+    word_rule = find_word_rule(tokenizer)
+    tokens, kinds = _tokens(tokenizer, rows)
+    special = SpecialVocab(folder, load_merges=True, n_vocab=rows)
+    special.add_special_token = {}  # said by what the tokenizer does, below
+    around = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
+    ends = stop_token_ids(tokenizer, eos_token_ids) - {tokenizer.eos_token_id}
+    return Vocabulary(
+        word_rule,
+        tokens,
+        kinds,
+        add_bos=tokenizer.bos_token_id is not None and around[0] == tokenizer.bos_token_id,
+        add_eos=around[-1] == tokenizer.eos_token_id,
+        turn_ends=sorted(ends),
+        special=special,
+    )
+
+
+def find_word_rule(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The name that llama.cpp has for the way ``tokenizer`` cuts text into words before merging.
+
+    Raises ExportError (``unsupported-tokenizer``) where it has none that we know.
+    """
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, steps = spec["model"], _steps(spec["pre_tokenizer"])
+    known = {name: _steps(pre_tokenizer(rule)) for name, rule in WORD_RULES.items() if name != "smollm"}
+    known["smollm"] = [_DIGITS, *known["gpt-2"]]
+    name = next((name for name, rule in known.items() if rule == steps), None)
+    if model["type"] != "BPE" or model.get("byte_fallback") or name is None:
+        raise ExportError(
+            f"GGUF cannot carry this tokenizer ({model['type']}) with a word rule we know.",
+            remedy=f"Known are byte-level BPE with the rules {', '.join(known)}. Export it with --to merged instead.",
+            code="unsupported-tokenizer",
+        )
+    return name
+
+
+def _steps(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a pre-tokenizer, one after the other, without what changes offsets only."""
+    parts = (spec or {}).get("pretokenizers", [spec] if spec else [])
+    return [
+        {k: v for k, v in part.items() if k != "trim_offsets" and (k, v) != ("invert", False)}
+        for part in parts
+    ]
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], list[int]]:
+    """Token texts and GGUF token types by id; embedding rows that no token uses are named and marked unused."""
+    names = {index: token for token, index in tokenizer.get_vocab().items()}
+    if max(names) >= rows:
+        raise ExportError(
+            f"The tokenizer has token {max(names)} and the model embeds {rows}.",
+            remedy="Train again with a tokenizer that fits its model.",
+            code="unsupported-tokenizer",
+        )
+    added = tokenizer.added_tokens_decoder
+    tokens, kinds = [], []
+    for index in range(rows):
+        tokens.append(names.get(index, f"[PAD{index}]"))
+        if index not in names:
+            kinds.append(TokenType.UNUSED)
+        elif index in added:
+            kinds.append(TokenType.CONTROL if _is_control(added[index]) else TokenType.USER_DEFINED)
+        else:
+            kinds.append(TokenType.NORMAL)
+    return tokens, kinds
+
+
+def _is_control(token: Any) -> bool:
+    """Whether an added token is control: said to be special, or written as such."""
+    return bool(token.special) or (token.content.startswith("<|") and token.content.endswith("|>"))

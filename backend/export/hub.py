@@ -1,0 +1,116 @@
+"""Put an export on the Hugging Face Hub: private unless said otherwise, never without a certificate. Floor F2.
+
+The token comes from the environment and is shown nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from backend.errors import ExportError
+from backend.export.certificate import CERTIFICATE, Light
+from backend.utils.file_utils import DamagedFileError, read_json_object
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What went to the Hub, or would go: ``url`` is empty after a dry run."""
+
+    repo: str
+    private: bool
+    files: dict[str, int]
+    light: str
+    url: str = ""
+
+
+def push(
+    folder: Path, repo: str, *, public: bool = False, dry_run: bool = False, api: HfApi | None = None
+) -> Pushed:
+    """Upload the export in ``folder`` as the model repository ``repo``.
+
+    Raises ExportError: ``not-an-export``, ``red-certificate``, ``bad-repo``, ``no-token``, ``already-public``,
+    ``hub-refused``.
+    """
+    light = _light(folder)
+    if not _REPO.fullmatch(repo):
+        raise ExportError(
+            f"{repo!r} is no repository name.", remedy="Give --repo owner/name.", code="bad-repo"
+        )
+    files = {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    if dry_run:
+        return Pushed(repo, not public, files, light)
+    token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
+    if not token:
+        raise ExportError(
+            "There is no Hugging Face token.",
+            remedy=f"Put one with write access into the environment as {TOKEN_VARIABLES[0]}.",
+            code="no-token",
+        )
+    url = _upload(api or HfApi(token=token), folder, repo, token, public=public)
+    return Pushed(repo, not public, files, light, url)
+
+
+def _upload(api: HfApi, folder: Path, repo: str, token: str, *, public: bool) -> str:
+    try:
+        api.create_repo(repo, private=not public, exist_ok=True, repo_type="model", token=token)
+        if not public and not _is_private(api, repo, token):
+            raise ExportError(
+                f"{repo} exists already and is public.",
+                remedy="Choose another name, or say --public.",
+                code="already-public",
+            )
+        done: Any = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            repo_type="model",
+            commit_message="Export a fine-tuned model with its certificate",
+            token=token,
+        )
+    except (HfHubHTTPError, OSError) as error:
+        said = " ".join(str(error).replace(token, "***").split())[:300]
+        raise ExportError(
+            f"The Hub did not take it: {said}.",
+            remedy="Check the name, the token's rights and the network, and try again.",
+            code="hub-refused",
+        ) from None
+    return str(getattr(done, "repo_url", "") or f"https://huggingface.co/{repo}")
+
+
+def _is_private(api: HfApi, repo: str, token: str) -> bool:
+    return bool(api.repo_info(repo, repo_type="model", token=token).private)
+
+
+def _light(folder: Path) -> str:
+    """The certificate's light. Raises ExportError where there is none, or it is red."""
+    try:
+        certificate = read_json_object(folder / CERTIFICATE)
+    except (OSError, DamagedFileError) as error:
+        raise ExportError(
+            f"{folder} is no export: it has no readable {CERTIFICATE}.",
+            remedy="Export the run first.",
+            code="not-an-export",
+        ) from error
+    light = str(certificate.get("light"))
+    if light not in {Light.GREEN, Light.AMBER}:
+        reasons = certificate.get("reasons")
+        why = str(reasons[0]) if isinstance(reasons, list) and reasons else "it gives no reason."
+        raise ExportError(
+            f"{folder} must not be published, its certificate is {light}: {why}",
+            remedy="Export it again in another form or precision, and look at its certificate.",
+            code="red-certificate",
+        )
+    return light

@@ -1,0 +1,212 @@
+"""The model card of an export: README.md in the Hub's format, from facts of the run folder alone. Floor F2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from backend.config import RunConfig
+from backend.core.model_loader import MODEL_ALIASES
+from backend.export.certificate import PAGE, Certificate
+from backend.export.curves import draw_curves, read_curves
+from backend.run_dir import RunDir
+
+CARD = "README.md"
+CURVES = "curves.svg"
+_SAMPLES = 5
+_LIBRARIES = {"adapter": "peft", "merged": "transformers"}
+
+_LOAD = {
+    "adapter": """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "FOLDER")
+rules = GenerationConfig.from_pretrained("FOLDER")  # the tokens that end an answer
+""",
+    "merged": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+""",
+    "gguf": """llama-server --model FILE --jinja
+""",
+    "ollama": """ollama create NAME --file Modelfile
+ollama run NAME
+""",
+    "lora-gguf": """llama-server --model BASE.gguf --lora FILE --jinja
+""",
+}
+
+
+def write_card(
+    folder: Path,
+    run: RunDir,
+    config: RunConfig,
+    base_name: str,
+    target: str,
+    precision: str,
+    certificate: Certificate,
+) -> None:
+    """Write ``README.md`` and the curves it shows into ``folder``."""
+    lines = list(run.metrics().records)
+    curves = read_curves(lines)
+    if curves:
+        (folder / CURVES).write_text(draw_curves(curves, title=f"Loss of {run.id}"), encoding="utf-8")
+    parts = [
+        _front_matter(config, base_name, target),
+        f"# {_title(run, config)}\n",
+        f"{_what(config, target, precision, base_name)}\n",
+        _section("Training", _table(_training_facts(run, config, lines))),
+        _section("Data", _table(_data_facts(run))),
+        _section("Curves", f"![Loss by step]({CURVES})" if curves else ""),
+        _section("Before and after", _before_and_after(lines)),
+        _section("Answers on held-out rows", _samples(run)),
+        _section("How to load", _how_to_load(folder, base_name, target)),
+        _section("Is this what was trained?", _parity(certificate)),
+        _section("Limits", "\n".join(_limits(config, base_name))),
+    ]
+    (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _front_matter(config: RunConfig, base_name: str, target: str) -> str:
+    known: dict[str, Any] = {
+        "base_model": base_name,
+        "base_model_relation": "adapter" if target in {"adapter", "lora-gguf"} else "finetune",
+        "pipeline_tag": "text-generation",
+        "library_name": _LIBRARIES.get(target, "gguf"),
+        "tags": ["tunesmith", config.tuning.method],
+    }
+    licence = _licence(config)
+    if licence:
+        known["license"] = licence.lower()
+    return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _licence(config: RunConfig) -> str:
+    """The base's licence where we know it, else nothing."""
+    alias = MODEL_ALIASES.get(config.model.model_name_or_path)
+    return alias.licence if alias else ""
+
+
+def _title(run: RunDir, config: RunConfig) -> str:
+    return config.name or run.id
+
+
+def _what(config: RunConfig, target: str, precision: str, base_name: str) -> str:
+    forms = {
+        "adapter": "A LoRA adapter",
+        "merged": f"A merged model in {precision}",
+        "lora-gguf": "A LoRA adapter as a GGUF file",
+    }
+    form = forms.get(target, f"A GGUF file in {precision}")
+    return f"{form}, fine-tuned from {base_name} with Tunesmith ({config.tuning.method})."
+
+
+def _training_facts(run: RunDir, config: RunConfig, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    outcome, environment = run.read_outcome(), run.read_environment()
+    rates = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
+    tuning, training = config.tuning, config.training
+    yield "run", run.id
+    yield "method", tuning.method
+    if tuning.method != "full":
+        yield "rank, alpha, dropout", f"{tuning.lora_r}, {tuning.lora_alpha}, {tuning.lora_dropout:g}"
+        yield "modules", tuning.lora_target_modules
+    yield "steps", outcome.step if outcome else None
+    yield "epochs", f"{training.num_train_epochs:g}" if training.max_steps < 0 else None
+    yield "rows a step", training.per_device_train_batch_size * training.gradient_accumulation_steps
+    yield "peak learning rate", f"{max(rates):g}" if rates else None
+    yield "schedule", training.lr_scheduler_type
+    yield "longest row, tokens", config.data.max_length
+    yield "seed", config.seed
+    plan, versions = (_mapping(environment.get(key)) for key in ("plan", "versions"))
+    yield "trained in", plan.get("dtype")
+    yield "versions", ", ".join(f"{name} {number}" for name, number in versions.items())
+    yield "base model's fingerprint", _mapping(environment.get("facts")).get("model")
+
+
+def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
+    environment = run.read_environment()
+    data = _mapping(environment.get("data"))
+    for key in ("train_rows", "validation_rows", "tokens", "trained_tokens"):
+        yield key.replace("_", " ").replace("validation", "held-out"), data.get(key)
+    for path, digest in _mapping(_mapping(environment.get("facts")).get("data")).items():
+        yield f"SHA-256 of {Path(path).name}", digest
+    for key in ("rejected_rows", "cut_rows", "dropped_rows"):
+        found = data.get(key)
+        yield key.replace("_", " "), len(found) if isinstance(found, list) and found else None
+
+
+def _before_and_after(lines: list[dict[str, Any]]) -> str:
+    """The first and the last evaluation beside each other; nothing where there were not two."""
+    found = [line for line in lines if line.get("kind") == "eval"]
+    if len(found) < 2:
+        return ""
+    rows = [
+        ("held-out loss, nats a token", "eval/loss", "{:.4f}"),
+        ("exact match", "eval/exact_match", "{:.1%}"),
+    ]
+    first, last = found[0], found[-1]
+    table = [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
+    for name, key, form in rows:
+        if key in last:
+            shown = [form.format(line[key]) if key in line else "" for line in (first, last)]
+            table.append(f"| {name} | {shown[0]} | {shown[1]} |")
+    return "\n".join(table)
+
+
+def _samples(run: RunDir) -> str:
+    """What the base said and what the tuned model says, on the run's own panel."""
+    records: list[dict[str, Any]] = list(run.samples().records)
+    if not records:
+        return ""
+    first, last = min(r["step"] for r in records), max(r["step"] for r in records)
+    before = {r["row"]: r["generated"] for r in records if r["step"] == first}
+    table = [f"| question | expected | step {first} | step {last} |", "|---|---|---|---|"]
+    for record in [r for r in records if r["step"] == last][:_SAMPLES]:
+        cells = (record["prompt"], record["expected"], before.get(record["row"], ""), record["generated"])
+        table.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
+    return "\n".join(table)
+
+
+def _how_to_load(folder: Path, base_name: str, target: str) -> str:
+    file = next((path.name for path in folder.glob("*.gguf")), "")
+    body = _LOAD[target].replace("FOLDER", ".").replace("BASE", base_name).replace("FILE", file)
+    return f"```{'python' if target in _LIBRARIES else 'console'}\n{body}```"
+
+
+def _parity(certificate: Certificate) -> str:
+    reasons = "".join(f"\n- {reason}" for reason in certificate.reasons)
+    return f"The parity certificate is **{certificate.light}**; see [{PAGE}]({PAGE}).{reasons}"
+
+
+def _limits(config: RunConfig, base_name: str) -> Iterator[str]:
+    """What is not known, said as plainly as what is."""
+    yield "- It learned from the rows above and from nothing else."
+    yield f"- Whatever {base_name} does badly, it may do as well."
+    yield "- The held-out rows come from the same source as the training rows. Other questions were not measured."
+    yield "- Safety, fairness and other languages were not measured."
+    if not _licence(config):
+        yield f"- The licence of {base_name} is not known here: look it up before you pass this on."
+    yield "- The rights in the training rows are those of their owner, and nothing here says more about them."
+
+
+def _table(facts: Iterator[tuple[str, Any]]) -> str:
+    rows = [f"| {name} | {_cell(str(value))} |" for name, value in facts if value not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}\n" if body else ""
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _cell(text: str) -> str:
+    """Text inside a Markdown table: one line, no column marks, no markup."""
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

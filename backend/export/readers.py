@@ -1,0 +1,117 @@
+"""Have an export read by somebody else, in a child process that knows nothing of Tunesmith. Floor F2.
+
+A job names the export, the base under it ("" for none) and the panel; the answers come back through a file. The
+readers are programs beside this module: ``read_with_transformers.py`` and ``read_with_llama_cpp.py``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backend.export.panel import FORCED_TOKENS, ODD_TEXTS, Answer, Panel
+from backend.utils.file_utils import read_json
+
+Reader = Literal["transformers", "llama_cpp"]
+
+TOP = 24
+"""Likeliest tokens whose probabilities a reader reports at each place."""
+TIMEOUT_SECONDS = 3600.0
+ANSWERS_LIMIT_BYTES = 2**30
+_PACKAGES = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
+
+
+class UnreadableError(Exception):
+    """``reader`` was there and could not read the export; the message is its own last word."""
+
+    def __init__(self, reader: str, message: str) -> None:
+        super().__init__(message)
+        self.reader = reader
+
+
+class NoReaderError(Exception):
+    """The export could not be checked: no reader is installed, or it was ended from outside."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a foreign reader made of an export: rows as it rendered, weighed and answered them."""
+
+    reader: str
+    rows: list[dict[str, Any]]
+    shapes: list[list[int]]
+    texts: list[list[int]]
+
+
+def read_back(
+    reader: Reader,
+    export: Path,
+    panel: Panel,
+    answers: Sequence[Answer],
+    *,
+    base: Path | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+) -> Reading:
+    """``export`` as ``reader`` sees it. Raises NoReaderError and UnreadableError."""
+    package = _PACKAGES[reader]
+    if importlib.util.find_spec(package) is None:
+        raise NoReaderError(f"{package} is not installed, and nothing else here reads this form")
+    script = Path(__file__).with_name(f"read_with_{reader}.py")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "answers.json")
+        job = {**_job(panel, answers), "export": str(export), "base": str(base or ""), "answers": str(target)}
+        try:
+            child = subprocess.run(
+                [sys.executable, "-I", "-B", str(script)],
+                input=json.dumps(job),
+                capture_output=True,
+                text=True,
+                env=_environment(),
+                check=False,
+                timeout=timeout_seconds,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NoReaderError(f"{package} did not finish in {timeout_seconds:.0f} seconds") from error
+        if child.returncode == 0 and target.is_file():
+            return Reading(**read_json(target, limit_bytes=ANSWERS_LIMIT_BYTES))  # type: ignore[arg-type]
+    if child.returncode == -9:
+        raise NoReaderError(f"{package} was killed, most likely because memory ran out")
+    raise UnreadableError(
+        package, _last_words(child.stderr) or f"{package} ended with code {child.returncode}"
+    )
+
+
+def _job(panel: Panel, answers: Sequence[Answer]) -> dict[str, Any]:
+    rows = [
+        {**asdict(row), "forced": answer.ids[:FORCED_TOKENS]}
+        for row, answer in zip(panel.rows, answers, strict=True)
+    ]
+    return {
+        "rows": rows,
+        "shapes": [messages for messages, _ in panel.shapes],
+        "texts": list(ODD_TEXTS),
+        "max_new_tokens": panel.max_new_tokens,
+        "top": TOP,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1,
+    }
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, offline and without tokens."""
+    kept = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
+    return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def _last_words(text: str) -> str:
+    """The line in which a reader says what was wrong: its last error, else its last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()]
+    return next(iter((telling or lines)[-1:]), "")

@@ -1,0 +1,97 @@
+"""What a finished run made, loaded to be taken away. Floor F2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from backend.config import RunConfig
+from backend.core.checkpoint import verify_folder
+from backend.core.model_loader import MODEL_ALIASES, load_adapter, load_base, merge_adapter, resolve_model
+from backend.core.tokenizer import load_tokenizer, stop_token_ids
+from backend.errors import RunError
+from backend.inferencer import run_config
+from backend.run_dir import RunDir
+
+
+@dataclass
+class Trained:
+    """The result of a run in float32: the base with its adapter beside it, or the whole model.
+
+    ``result`` is the run's own folder of it, ``base`` the folder it started from, ``end_ids`` the tokens that end
+    an answer.
+    """
+
+    run: RunDir
+    config: RunConfig
+    result: Path
+    base: Path
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | PeftModel
+    end_ids: set[int]
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight was trained, so that there is no adapter."""
+        return self.config.tuning.method == "full"
+
+    @property
+    def slug(self) -> str:
+        """The middle of the run's id: what it was named."""
+        return "-".join(self.run.id.split("-")[2:-1]) or self.run.id
+
+    @property
+    def base_name(self) -> str:
+        """The base as others know it: a Hub id where there is one, else the folder's own name."""
+        named = self.config.model.model_name_or_path
+        if named in MODEL_ALIASES:
+            return MODEL_ALIASES[named].hub_id
+        return Path(named).name if Path(named).expanduser().exists() else named
+
+    def merge(self) -> PreTrainedModel:
+        """The model with its adapter added into the weights, in float32; the adapter is used up."""
+        if isinstance(self.model, PeftModel):
+            self.model = merge_adapter(self.model)
+        return self.model
+
+    def generation_config(self) -> GenerationConfig:
+        """Rules of generation for others: greedy, with every token that ends an answer."""
+        ends, tokenizer = sorted(self.end_ids), self.tokenizer
+        return GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=ends[0] if len(ends) == 1 else ends,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+
+def load_trained(run: RunDir) -> Trained:
+    """The result of a finished run. Raises RunError (``unfinished-run``, ``damaged-checkpoint``) and ModelError."""
+    result = run.result_folder()
+    if result is None:
+        raise RunError(
+            f"The run {run.id} has no result: it is {run.status()}.",
+            remedy=f"Finish it with `tunesmith runs resume {run.id}`.",
+            code="unfinished-run",
+        )
+    verify_folder(result)
+    config = run_config(run)
+    base = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
+    tokenizer = load_tokenizer(result if (result / "tokenizer.json").exists() else base)
+    full = config.tuning.method == "full"
+    model = load_base(result if full else base, dtype=torch.float32)
+    ends = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
+    tuned = model if full else load_adapter(model, result)
+    return Trained(run, config, result, base, tokenizer, tuned.eval(), ends)
+
+
+def model_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of a model by name, each stored once: a head that is tied to the embeddings is left out."""
+    weights: Mapping[str, Tensor] = model.state_dict()
+    tied = model.config.tie_word_embeddings
+    return {name: tensor for name, tensor in weights.items() if not (tied and name == "lm_head.weight")}

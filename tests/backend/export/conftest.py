@@ -1,0 +1,70 @@
+"""One tiny run with held-out rows, loaded and asked once; copies of its exports are for breaking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from backend.core.model_loader import load_adapter, load_base
+from backend.export.certificate import Certificate
+from backend.export.check import certify
+from backend.export.forms import Target, write_form
+from backend.export.panel import Answer, Panel, answer, read_panel
+from backend.export.trained import Trained, load_trained
+from backend.run_dir import RunDir
+from tests.backend.export.results import finished
+
+Harm = Callable[[Path, Trained], object]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trained model that is not merged yet, its panel and its answers."""
+
+    trained: Trained
+    panel: Panel
+    answers: list[Answer]
+
+    def fresh(self) -> Trained:
+        """The trained model once more: writing a merged form uses the adapter up."""
+        model = load_adapter(load_base(self.trained.base), self.trained.result).eval()
+        return replace(self.trained, model=model)
+
+
+def ask(run: RunDir, rows: int = 4) -> Asked:
+    """A run, loaded and asked."""
+    trained = load_trained(run)
+    panel = read_panel(trained.config, trained.tokenizer, trained.model, rows=rows)
+    return Asked(trained, panel, answer(trained.model, trained.tokenizer, panel, trained.end_ids))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """A Llama with a tied head; read only, as its model is never merged."""
+    return ask(finished(tmp_path_factory.mktemp("llama")))
+
+
+@pytest.fixture(scope="session")
+def learned(trained: RunDir) -> Asked:
+    """A Llama that was really trained, so that its answers end; read only."""
+    return ask(trained)
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """A Qwen2, whose q, k and v have biases, with a head of its own; read only."""
+    root = tmp_path_factory.mktemp("qwen2")
+    return ask(finished(root, architecture="qwen2", family="qwen3", tie_word_embeddings=False))
+
+
+def export_of(
+    asked: Asked, folder: Path, target: Target, precision: str, harm: Harm = lambda *_: None
+) -> tuple[Path, Certificate]:
+    """A form of a tiny run in ``folder``, broken by ``harm``, and the certificate of what is left."""
+    model = asked.fresh()
+    payload, _ = write_form(model, target, precision, folder, max_shard_size="5GB")
+    harm(payload, model)
+    return payload, certify(model, target, precision, payload, asked.panel, asked.answers)

@@ -1,0 +1,58 @@
+"""Finished runs without the training: a tiny model of any architecture with an adapter of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from backend.config import TuningConfig
+from backend.core.checkpoint import save_result
+from backend.core.model_loader import load_base
+from backend.core.tokenizer import load_tokenizer
+from backend.core.tuning import make_trainable
+from backend.run_dir import RunDir
+from tests.runs import ROWS, SHORT, make_run, write_rows
+from tests.tiny import Architecture, Family, tiny_model_folder
+
+
+def finished(
+    root: Path,
+    *,
+    family: Family = "chatml",
+    architecture: Architecture = "llama",
+    method: str = "lora",
+    **overrides: Any,
+) -> RunDir:
+    """A run under ``root`` whose result was made, not trained; ``overrides`` go to the model's config."""
+    model_folder = tiny_model_folder(
+        root / "model", family=family, architecture=architecture, initializer_range=0.3, **overrides
+    )
+    _bias(model_folder / "model.safetensors")
+    rows = write_rows(root / "rows.jsonl", ROWS)
+    run = make_run(
+        root / "runs", model_folder, rows, SHORT | {"tuning.method": method, "data.validation": 0.5}
+    )
+    tokenizer, base = load_tokenizer(model_folder), load_base(model_folder)
+    noise = torch.Generator().manual_seed(1)
+    if method == "full":
+        save_result(base, tokenizer, run.model)
+        return run
+    tuned = make_trainable(base, TuningConfig(lora_r=4), seed=0)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=noise)
+    save_result(tuned, tokenizer, run.adapter)
+    return run
+
+
+def _bias(file: Path) -> None:
+    """Biases that are not zero, as they are in a trained model."""
+    noise = torch.Generator().manual_seed(2)
+    weights = load_file(file)
+    for name in sorted(weights):
+        if name.endswith("bias"):
+            weights[name] = torch.randn(weights[name].shape, generator=noise)
+    save_file(weights, file, metadata={"format": "pt"})
