@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Self
 
 import streamlit as st
@@ -10,14 +11,17 @@ import streamlit as st
 from app.actions import stop_soon, told
 from app.studio import Reading, Studio, reading
 from app.views.text import plain, size, title_of
+from backend.errors import RunError
 from backend.lifecycle import TRANSITIONS, Event
 from backend.manager import process_manager
 from backend.manager.run_summary import RunSummary, summarise, what_goes
 from backend.manager.system_manager import folder_bytes
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
+from backend.utils.file_utils import UnsafeNameError, safe_join
 
 RUN_PAGE = "pages/run.py"
+_ASKED = "asked"
 
 
 @dataclass(frozen=True)
@@ -37,64 +41,85 @@ class Chosen:
 
     @classmethod
     def of(cls, studio: Studio, name: str) -> Self:
-        """The run of this id or name under the studio's root, and no other. Raises RunError."""
-        run = studio.runs.find(
-            name.replace("/", "\N{DIVISION SLASH}")
-        )  # an address names a run, never a path
+        """The run of this whole id under the studio's root, and no other. Raises RunError."""
+        try:
+            run = RunDir(safe_join(studio.runs.root, name))
+            found = run.exists()
+        except (UnsafeNameError, OSError):
+            found = False
+        if not found:
+            raise RunError(f"There is no run {name!r} here.", remedy="Choose another.", code="no-such-run")
         return cls(studio, run, run.state(), summarise(run), reading(run))
 
 
 def draw_buttons(chosen: Chosen) -> None:
-    """The buttons for what may happen to the run now."""
+    """The buttons for what may happen to the run now, and the question that one of them has asked."""
     status = chosen.state.status
+    offered = {
+        "stop": ("Stop", "stop_circle", (status, Event.STOP) in TRANSITIONS),
+        "pause": ("Pause", "pause_circle", (status, Event.STOP) in TRANSITIONS),
+        "start": (_start_word(status), "play_circle", (status, Event.START) in TRANSITIONS),
+        "queue": ("Queue", "queue", (status, Event.QUEUE) in TRANSITIONS),
+        "tensorboard": ("TensorBoard", "bar_chart", chosen.run.tensorboard.is_dir()),
+        "labels": ("Labels", "label", True),
+        "delete": ("Delete", "delete", (status, Event.DELETE) in TRANSITIONS),
+    }
     with st.container(horizontal=True, gap="small"):
-        if (status, Event.STOP) in TRANSITIONS:
-            busy = status is RunStatus.STOPPING
-            if st.button("Stop", icon=":material/stop_circle:", key="stop", disabled=busy):
-                ask_to_stop(chosen)
-            if st.button("Pause", icon=":material/pause_circle:", key="pause", disabled=busy):
-                ask_to_pause(chosen)
-        if (status, Event.START) in TRANSITIONS:
-            label = "Start" if status in {RunStatus.CREATED, RunStatus.QUEUED} else "Resume"
-            if st.button(label, icon=":material/play_circle:", key="start", type="primary"):
-                ask_to_start(chosen, label)
-        if (status, Event.QUEUE) in TRANSITIONS and st.button("Queue", icon=":material/queue:", key="queue"):
-            _queue(chosen)
-        if chosen.run.tensorboard.is_dir() and st.button(
-            "TensorBoard", icon=":material/bar_chart:", key="tensorboard"
-        ):
-            open_tensorboard(chosen)
-        if st.button("Labels", icon=":material/label:", key="labels"):
-            edit_labels(chosen)
-        if (status, Event.DELETE) in TRANSITIONS and st.button(
-            "Delete", icon=":material/delete:", key="delete", type="tertiary"
-        ):
-            ask_to_delete(chosen)
+        for name, (label, icon, possible) in offered.items():
+            if possible:
+                st.button(
+                    label,
+                    icon=f":material/{icon}:",
+                    key=name,
+                    type="primary" if name == "start" else "tertiary" if name == "delete" else "secondary",
+                    disabled=status is RunStatus.STOPPING and name in {"stop", "pause"},
+                    on_click=_ask,
+                    args=(name, chosen.run.id),
+                )
+    name, run = st.session_state.get(_ASKED, ("", ""))
+    if run == chosen.run.id and offered[name][2]:
+        _QUESTIONS[name](chosen)
+    else:
+        _forget()
+
+
+def _start_word(status: RunStatus) -> str:
+    return "Start" if status in {RunStatus.CREATED, RunStatus.QUEUED} else "Resume"
+
+
+def _ask(name: str, run: str) -> None:
+    """Remember which question the person wants to be asked, so that it stays open while the page moves on."""
+    st.session_state[_ASKED] = (name, run)
+
+
+def _forget() -> None:
+    st.session_state.pop(_ASKED, None)
 
 
 def _queue(chosen: Chosen) -> None:
+    _forget()
     with told():
         chosen.studio.queue.enqueue(chosen.run)
         chosen.studio.queue.schedule()
         st.rerun()
 
 
-@st.dialog("Stop this run?", icon=":material/stop_circle:")
+@st.dialog("Stop this run?", icon=":material/stop_circle:", on_dismiss=_forget)
 def ask_to_stop(chosen: Chosen) -> None:
     """Stop after saving, once confirmed."""
     _say_what_stays(chosen, "It can be resumed from there, bit for bit as if it had never stopped.")
     if _confirmed("Save and stop", "Keep training"):
         stop_soon(chosen.run, "stop-requested")
-        st.rerun()
+        _done()
 
 
-@st.dialog("Pause this run?", icon=":material/pause_circle:")
+@st.dialog("Pause this run?", icon=":material/pause_circle:", on_dismiss=_forget)
 def ask_to_pause(chosen: Chosen) -> None:
     """Pause after saving, once confirmed."""
     _say_what_stays(chosen, "It is meant to go on: Resume continues from there.")
     if _confirmed("Save and pause", "Keep training"):
         stop_soon(chosen.run, "paused")
-        st.rerun()
+        _done()
 
 
 def _say_what_stays(chosen: Chosen, then: str) -> None:
@@ -104,21 +129,21 @@ def _say_what_stays(chosen: Chosen, then: str) -> None:
     st.markdown(f"Nothing is deleted. {then}")
 
 
-@st.dialog("Go on with this run?", icon=":material/play_circle:")
-def ask_to_start(chosen: Chosen, label: str) -> None:
+@st.dialog("Go on with this run?", icon=":material/play_circle:", on_dismiss=_forget)
+def ask_to_start(chosen: Chosen) -> None:
     """Start or resume, once confirmed; of two who confirm, one starts it and the other is told."""
     newest = chosen.run.newest_checkpoint_step()
     origin = f"from its newest good checkpoint (step {newest:,})" if newest else "from the beginning"
     st.markdown(f"**{plain(chosen.title, 80)}** trains in the background, {origin}.")
     if chosen.state.damage:
         st.markdown("Damaged records of past attempts are set aside first, never deleted.")
-    if _confirmed(label, "Not now", primary=True):
+    if _confirmed(_start_word(chosen.state.status), "Not now"):
         with told(), st.spinner("Starting …"):
             process_manager.start(chosen.run)
-            st.rerun()
+            _done()
 
 
-@st.dialog("Delete this run?", icon=":material/delete:")
+@st.dialog("Delete this run?", icon=":material/delete:", on_dismiss=_forget)
 def ask_to_delete(chosen: Chosen) -> None:
     """Delete for good, once confirmed; what goes is named."""
     st.markdown(f"**{plain(chosen.title, 80)}** is deleted for good:")
@@ -128,17 +153,24 @@ def ask_to_delete(chosen: Chosen) -> None:
     if _confirmed("Delete for good", "Keep it"):
         with told():
             chosen.studio.runs.delete(chosen.run.id)
+            _forget()
             st.switch_page(RUN_PAGE)
 
 
-def _confirmed(yes: str, no: str, *, primary: bool = True) -> bool:
+def _confirmed(yes: str, no: str) -> bool:
     with st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(no, key="no"):
-            st.rerun()
-        return st.button(yes, key="yes", type="primary" if primary else "secondary")
+            _done()
+        return st.button(yes, key="yes", type="primary")
 
 
-@st.dialog("Labels", icon=":material/label:")
+def _done() -> None:
+    """Close the question and draw the page as it is now."""
+    _forget()
+    st.rerun()
+
+
+@st.dialog("Labels", icon=":material/label:", on_dismiss=_forget)
 def edit_labels(chosen: Chosen) -> None:
     """Name, tags and note of a run; its id and folder stay."""
     labels = chosen.summary.labels
@@ -151,7 +183,7 @@ def edit_labels(chosen: Chosen) -> None:
     if saved:
         with told():
             _save_labels(chosen, name, tags, note, archived=archived)
-            st.rerun()
+            _done()
 
 
 def _save_labels(chosen: Chosen, name: str, tags: list[str], note: str, *, archived: bool) -> None:
@@ -165,7 +197,7 @@ def _save_labels(chosen: Chosen, name: str, tags: list[str], note: str, *, archi
         runs.archive(run, archived=archived)
 
 
-@st.dialog("TensorBoard", icon=":material/bar_chart:")
+@st.dialog("TensorBoard", icon=":material/bar_chart:", on_dismiss=_forget)
 def open_tensorboard(chosen: Chosen) -> None:
     """The address of the TensorBoard server over all runs; it is started when there is none."""
     with told():
@@ -173,3 +205,16 @@ def open_tensorboard(chosen: Chosen) -> None:
             server = chosen.studio.tensorboard.start()
         st.markdown("It shows all runs of this studio, on this machine only.")
         st.link_button("Open TensorBoard", server.url, type="primary", icon=":material/open_in_new:")
+
+
+_QUESTIONS = MappingProxyType(
+    {
+        "stop": ask_to_stop,
+        "pause": ask_to_pause,
+        "start": ask_to_start,
+        "queue": _queue,
+        "tensorboard": open_tensorboard,
+        "labels": edit_labels,
+        "delete": ask_to_delete,
+    }
+)

@@ -112,7 +112,7 @@ def _button(label: str, icon: str, run: RunDir, disabled: bool = False) -> bool:
 def _do(change: Callable[[], object]) -> None:
     with told():
         change()
-        st.rerun(scope="fragment")
+        st.rerun()
 
 
 page()

@@ -77,13 +77,9 @@ def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
     lines = []
     for row in rows:
         asked = next(found[row] for found in newest.values() if row in found)
-        answers = {
-            name: str(found[row].get("generated", "")) if row in found else "–"
-            for name, found in newest.items()
-        }
-        lines.append(
-            {"asked": _last_words(asked.get("prompt")), "expected": str(asked.get("expected", ""))} | answers
-        )
+        answers = {name: str(found.get(row, {}).get("generated", "–")) for name, found in newest.items()}
+        question = {"asked": _last_words(asked.get("prompt")), "expected": str(asked.get("expected", ""))}
+        lines.append(question | answers)
     st.dataframe(lines, hide_index=True, height="content")
 
 

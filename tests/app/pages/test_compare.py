@@ -1,0 +1,83 @@
+"""Comparing runs: which, their curves, what was set differently, what came out, how they answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.app.conftest import OpenPage
+from tests.app.reading import frames, texts
+from tests.app.states import Runs
+
+
+def test_without_runs_it_says_what_to_do(open_page: OpenPage) -> None:
+    said = " ".join(texts(open_page("compare")))
+    assert "Choose runs above" in said
+
+
+def test_the_two_latest_to_begin_with(open_page: OpenPage, runs: Runs) -> None:
+    made = [runs.finished(name) for name in ("a", "b", "c")]
+    shown = open_page("compare").multiselect(key="compared").value
+    assert len(shown) == 2
+    assert set(shown) < {run.id for run in made}
+
+
+def test_the_address_says_which(open_page: OpenPage, runs: Runs) -> None:
+    made = [runs.finished(name) for name in ("a", "b", "c")]
+    wanted = [made[2].id, made[0].id]
+    page = open_page("compare", runs=wanted)  # type: ignore[arg-type]
+    assert page.multiselect(key="compared").value == wanted
+    page.multiselect(key="compared").set_value([made[1].id]).run()
+    assert page.query_params["runs"] == made[1].id
+
+
+def test_what_is_no_run_in_the_address_is_left_out(open_page: OpenPage, runs: Runs) -> None:
+    run = runs.finished()
+    page = open_page("compare", runs=["../..", "<b>", run.id])  # type: ignore[arg-type]
+    assert page.multiselect(key="compared").value == [run.id]
+
+
+class TestTwo:
+    @pytest.fixture
+    def page(self, open_page: OpenPage, runs: Runs) -> object:
+        base, lower = runs.finished("base", steps=40), runs.finished("lower", steps=100, learning_rate=1e-4)
+        return open_page("compare", runs=[base.id, lower.id])  # type: ignore[arg-type]
+
+    def test_curves_are_overlaid(self, page: object) -> None:
+        (chart,) = page.get("vega_lite_chart")  # type: ignore[attr-defined]
+        assert chart.proto.alt.startswith("Held-out loss. base-")
+        assert "; lower-" in chart.proto.alt
+
+    @pytest.mark.parametrize("tag", ["train/loss", "eval/exact_match", "train/learning_rate"])
+    def test_any_curve(self, page: object, tag: str) -> None:
+        page.selectbox(key="compared_tag").set_value(tag).run()  # type: ignore[attr-defined]
+        assert len(page.get("vega_lite_chart")) == 1  # type: ignore[attr-defined]
+
+    def test_figures_with_intervals(self, page: object) -> None:
+        rows = frames(page)[0]  # type: ignore[arg-type]
+        assert [row["steps"] for row in rows] == ["40 of 40", "100 of 100"]
+        assert rows[0]["exact match (95 % interval)"] == "75% (51 to 90 %) of 16 rows"
+        assert rows[1]["best held-out loss"].endswith("at step 100")
+
+    def test_settings_that_differ_and_no_others(self, page: object) -> None:
+        rows = frames(page)[1]  # type: ignore[arg-type]
+        assert [row["setting"] for row in rows] == ["name", "training.learning_rate"]
+        assert list(rows[1].values())[1:] == ["–", "0.0001"]
+
+    def test_answers_side_by_side(self, page: object) -> None:
+        (row,) = frames(page)[2]  # type: ignore[arg-type]
+        assert row["asked"] == "Which section? pork"
+        assert list(row.values())[1:] == ["Meat", "Meat", "Meat"]
+
+
+def test_a_damaged_configuration_is_told_and_the_rest_is_shown(open_page: OpenPage, runs: Runs) -> None:
+    whole, broken = runs.finished("whole"), runs.finished("broken")
+    broken.config.write_text("name: x\n", encoding="utf-8")
+    page = open_page("compare", runs=[whole.id, broken.id])  # type: ignore[arg-type]
+    assert "cut short" in page.error[0].value
+    assert len(page.get("vega_lite_chart")) == 1
+
+
+def test_runs_that_were_never_started(open_page: OpenPage, runs: Runs) -> None:
+    made = [runs.created(name).id for name in ("a", "b")]
+    page = open_page("compare", runs=made)  # type: ignore[arg-type]
+    assert "None of them has answered its panel yet." in texts(page)

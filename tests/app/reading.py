@@ -1,0 +1,34 @@
+"""What a page says, as one reads it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from streamlit.testing.v1 import AppTest
+
+_WORDS = ("markdown", "caption", "text", "code", "error", "warning", "title", "subheader")
+
+
+def texts(app: AppTest) -> list[str]:
+    """Every text on the page, and the label of every link and button."""
+    found = [str(one.value) for kind in _WORDS for one in app.get(kind)]
+    found += [str(one.value) for one in app.get("badge")]
+    labels = [one.proto.label for one in (*app.get("page_link"), *app.get("button"))]
+    return [*found, *labels]
+
+
+def badges(app: AppTest) -> list[str]:
+    """The states that are shown, in order."""
+    words = [re.search(r"^:\w+-badge\[:material/\w+: (.*)\]$", one.value) for one in app.markdown]
+    return [word[1] for word in words if word]
+
+
+def unescaped(text: str) -> str:
+    """Markdown that ``plain`` made, as it is read."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\N{WORD JOINER}", "")
+
+
+def frames(app: AppTest) -> list[list[dict[str, Any]]]:
+    """The tables on the page, each as rows."""
+    return [one.value.to_dict("records") for one in app.dataframe]
