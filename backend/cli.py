@@ -15,8 +15,10 @@ from backend.commands import config, data, run_queue, runs, tensorboard
 from backend.commands import run_actions as _actions  # noqa: F401 - puts its commands under runs
 from backend.commands.doctor import doctor
 from backend.commands.estimate import estimate
+from backend.commands.export import export
 from backend.commands.infer import chat, evaluate, infer
 from backend.commands.output import EXIT_BAD_INPUT, print_json, report_error
+from backend.commands.serve import serve
 from backend.commands.studio import studio
 from backend.commands.train import train
 from backend.commands.watch import watch
@@ -45,6 +47,8 @@ app.command(estimate)
 app.command(evaluate)
 app.command(chat)
 app.command(infer)
+app.command(serve)
+app.command(export)
 runs.app.command(watch)
 runs.app.command(run_queue.app)
 app.command(runs.app)

@@ -6,82 +6,50 @@ rows, so the model sees the ids it learned from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.config import RunConfig, parse_config
-from backend.core.checkpoint import checkpoint_folders, step_name, verify_folder
+from backend.core.answer_text import AnswerText
+from backend.core.constraint import Constraint
 from backend.core.device import plan_compute
-from backend.core.generation import Decoding, Sampling, check_prompt, context_length
+from backend.core.generation import Decoding, NewToken, Sampling
 from backend.core.lanes import Lanes
-from backend.core.model_loader import load_adapter, load_base, resolve_model
-from backend.core.tokenizer import (
-    IncrementalDecoder,
-    encode_prompt,
-    encode_prompt_completion,
-    load_tokenizer,
-    stop_token_ids,
-)
-from backend.errors import InferenceError, RunError, TunesmithError
+from backend.core.model_loader import load_base
+from backend.core.shared_base import SharedBase
+from backend.errors import InferenceError, TunesmithError
+from backend.model_source import find_model, run_config
 from backend.run_dir import RunDir
-from backend.utils.config_utils import parse_yaml
+from backend.voice import Prompt, Voice
 
-Prompt: TypeAlias = str | Sequence[dict[str, Any]]
+__all__ = ["Answer", "Inferencer", "Prompt", "answer_seed", "run_config"]
 
 ROWS_AT_ONCE = 32
 TOKENS_AT_ONCE = 8192
 """Most prompt tokens decoded side by side."""
+MAX_ANSWERS = 64
 
 
-@dataclass
-class _Answer:
-    """The text of one row as its tokens come; stop strings end it and never show, not even in part."""
+@dataclass(frozen=True)
+class Answer:
+    """One answer: its text, how it ended (``stop`` or ``length``), and its tokens, the end token included."""
 
-    decoder: IncrementalDecoder
-    stop: tuple[str, ...]
-    text: str = ""
-    held: str = field(default="", repr=False)
-    done: bool = False
-
-    def push(self, piece: str, *, final: bool = False) -> str:
-        """The text that is safe to show after ``piece``."""
-        text = self.held + piece
-        cuts = [found for found in (text.find(stop) for stop in self.stop) if found >= 0]
-        if cuts:
-            self.done, shown, self.held = True, text[: min(cuts)], ""
-        else:
-            keep = 0 if final else _possible_stop(text, self.stop)
-            shown, self.held = text[: len(text) - keep], text[len(text) - keep :]
-        self.text += shown
-        return shown
-
-
-def _possible_stop(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest ending of ``text`` that could be the beginning of a stop string."""
-    longest = max((len(stop) for stop in stops), default=1) - 1
-    return next(
-        (
-            n
-            for n in range(min(longest, len(text)), 0, -1)
-            if any(stop.startswith(text[-n:]) for stop in stops)
-        ),
-        0,
-    )
+    text: str
+    finish: str
+    tokens: tuple[NewToken, ...]
 
 
 class Inferencer:
     """A loaded model. Use it in a ``with`` block, or ``close`` it, to give its memory back.
 
     ``source`` is a run (folder or RunDir), a model folder, alias or hub id. ``checkpoint`` picks a step of a run
-    ("latest", or a number) instead of its result; ``base=True`` leaves the adapter away. Weights are used in
-    float32 on CPU, which is what other readers compare against.
+    ("latest", "best" or a number) instead of its result; ``base=True`` leaves the adapter away; ``strength`` is how
+    much of it counts. Weights are used in float32 on CPU, which is what other readers compare against.
 
     Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint) and ModelError.
     """
@@ -92,39 +60,64 @@ class Inferencer:
         *,
         checkpoint: int | str | None = None,
         base: bool = False,
+        strength: float = 1.0,
         dtype: str = "float32",
     ) -> None:
-        run = source if isinstance(source, RunDir) else _as_run(source)
         plan = plan_compute(dtype)
         torch.set_float32_matmul_precision(plan.matmul_precision)
         self._lane_count = plan.lanes
-        device_dtype = plan.torch_dtype
-        if run is None:
-            folder = resolve_model(str(source))
-            self.tokenizer = load_tokenizer(folder)
-            model: PreTrainedModel | PeftModel = load_base(folder, dtype=device_dtype)
-        else:
-            config = run_config(run)
-            folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-            tuned = None if base else _tuned_folder(run, checkpoint)
-            full = config.tuning.method == "full" and tuned is not None
-            self.tokenizer = load_tokenizer(
-                tuned if tuned and (tuned / "tokenizer.json").exists() else folder
+        found = find_model(source, checkpoint=checkpoint, base=base)
+        self._folder = found.base
+        self._voices: dict[Path, Voice] = {}
+        model = load_base(found.base, dtype=plan.torch_dtype).to(plan.device).eval()
+        self._shared: SharedBase | None = SharedBase(model)
+        self.use(source, checkpoint=checkpoint, base=base, strength=strength)
+
+    def use(
+        self,
+        source: str | Path | RunDir,
+        *,
+        checkpoint: int | str | None = None,
+        base: bool = False,
+        strength: float = 1.0,
+    ) -> None:
+        """Answer from now on with another run, checkpoint or strength over the same base, which stays loaded.
+
+        Raises what the class raises, and InferenceError ``another-base`` for a model over another base, or
+        ``bad-strength``; the model then goes on as it was.
+        """
+        found = find_model(source, checkpoint=checkpoint, base=base)
+        if found.base != self._folder:
+            raise InferenceError(
+                f"{source} stands on another base model than the one that is loaded.",
+                remedy="Open it with an Inferencer of its own.",
+                code="another-base",
             )
-            model = base_model = load_base(tuned if full and tuned else folder, dtype=device_dtype)
-            if tuned and not full:
-                model = load_adapter(base_model, tuned)
-                model.merge_adapter()  # thin products cost as much as wide ones when decoding
-        self._model: PreTrainedModel | PeftModel | None = model.to(plan.device).eval()
-        self._stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
-        self.context_length = context_length(model)
+        if found.tokenizer not in self._voices:
+            self._voices[found.tokenizer] = Voice(found.tokenizer, self.model)
+        self._loaded.use(found.adapter, strength)
+        self.voice = self._voices[found.tokenizer]
 
     @property
-    def model(self) -> PreTrainedModel | PeftModel:
-        """The loaded model. Raises InferenceError (closed) once its memory was given back."""
-        if self._model is None:
+    def _loaded(self) -> SharedBase:
+        if self._shared is None:
             raise InferenceError("This inferencer is closed.", remedy="Open the run again.", code="closed")
-        return self._model
+        return self._shared
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The loaded model. Raises InferenceError (closed) once its memory was given back."""
+        return self._loaded.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model in use."""
+        return self.voice.tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self.voice.context_length
 
     @classmethod
     def from_run(cls, run: RunDir, **options: Any) -> Inferencer:
@@ -132,58 +125,68 @@ class Inferencer:
         return cls(run, **options)
 
     def render(self, prompt: Prompt, *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
-        """The exact token ids the model continues from: text as a user's message, or messages as they are.
+        """The exact token ids the model continues from; see ``Voice.render``."""
+        return self.voice.render(prompt, tools=tools)
 
-        Raises InferenceError for an empty or over-long prompt and DataError for messages the template refuses.
+    def infer(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **sampling: Any,
+    ) -> str:
+        """The model's answer to one prompt. ``sampling`` takes the fields of ``Sampling``; greedy by default.
+
+        ``tools`` are shown to the model by its chat template; ``constraint`` is the form its answer must have.
         """
-        if isinstance(prompt, str):
-            if not prompt.strip():
-                raise InferenceError("The prompt is empty.", remedy="Write a prompt.", code="empty-prompt")
-            messages: Sequence[dict[str, Any]] = [{"role": "user", "content": prompt}]
-        else:
-            messages = prompt
-        if not messages:
-            raise InferenceError(
-                "There are no messages.", remedy="Give at least one message.", code="empty-prompt"
-            )
-        if not isinstance(messages, Sequence) or not all(isinstance(part, Mapping) for part in messages):
-            raise InferenceError(
-                "A prompt is one text or a list of messages with role and content.",
-                remedy="For several prompts use infer_batch.",
-                code="bad-prompt",
-            )
-        ids = self._ids(messages, tools)
-        check_prompt(ids, self.context_length)
-        return ids
+        return "".join(self.stream(prompt, tools=tools, stop=stop, constraint=constraint, **sampling))
 
-    def _ids(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None) -> list[int]:
-        if self.tokenizer.chat_template is not None:
-            return encode_prompt(self.tokenizer, messages, tools=tools)
-        if len(messages) != 1 or tools:
-            raise InferenceError(
-                "This model has no chat template, so it can only continue one text.",
-                remedy="Send plain text, or choose a model with a chat template.",
-                code="no-chat-template",
-            )
-        whole = encode_prompt_completion(self.tokenizer, str(messages[0]["content"]), "")
-        return whole.input_ids[: whole.trained.index(True)]
-
-    def infer(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> str:
-        """The model's answer to one prompt. ``sampling`` takes the fields of ``Sampling``; greedy by default."""
-        return "".join(self.stream(prompt, stop=stop, **sampling))
-
-    def stream(self, prompt: Prompt, *, stop: Sequence[str] = (), **sampling: Any) -> Iterator[str]:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        tools: Sequence[dict[str, Any]] | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **sampling: Any,
+    ) -> Iterator[str]:
         """The answer piece by piece; joined, the pieces are what ``infer`` returns. Closing it ends the work."""
-        decoding = Decoding(self.model, [self.render(prompt)], _sampling(sampling), self._stop_ids)
-        answer = _Answer(IncrementalDecoder(self.tokenizer), tuple(stop))
+        ids, matcher = self.render(prompt, tools=tools), self.voice.matcher(constraint)
+        decoding = Decoding(self.model, [ids], _sampling(sampling), self.voice.stop_ids, [matcher])
+        answer = AnswerText(self.tokenizer, stop)
         with Lanes(1, self._lane_count) as lane:
-            while decoding.rows and not answer.done:
+            while not answer.finish:
                 (token,) = next(lane.map(lambda _: decoding.step(), [None]))
-                piece = "" if token.finish == "stop" else answer.decoder.push(token.token_id)
-                piece += answer.decoder.finish() if token.finish else ""
-                shown = answer.push(piece, final=bool(token.finish))
+                shown = answer.push(token)
                 if shown:
                     yield shown
+
+    def answers(
+        self,
+        prompt: Prompt,
+        *,
+        n: int = 1,
+        tools: Sequence[dict[str, Any]] | None = None,
+        stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        **sampling: Any,
+    ) -> list[Answer]:
+        """``n`` answers to one prompt with their tokens and log-probabilities, each from a seed of its own.
+
+        The first is what ``infer`` answers. Raises InferenceError ``bad-sampling`` for an ``n`` out of range.
+        """
+        if not 1 <= n <= MAX_ANSWERS:
+            raise InferenceError(
+                f"n is {n}.", remedy=f"Use a number from 1 to {MAX_ANSWERS}.", code="bad-sampling"
+            )
+        ids, options = self.render(prompt, tools=tools), _sampling(sampling)
+        each = [replace(options, seed=answer_seed(options.seed, index)) for index in range(n)]
+        matchers = [self.voice.matcher(constraint) for _ in each]
+        decoding = Decoding(self.model, [ids] * n, each, self.voice.stop_ids, matchers)
+        with Lanes(1, self._lane_count) as lane:
+            return next(lane.map(lambda _: self._read_out(decoding, n, stop), [None]))
 
     def infer_batch(
         self,
@@ -192,20 +195,23 @@ class Inferencer:
         stop: Sequence[str] = (),
         progress: Callable[[int], None] = lambda _: None,
         **sampling: Any,
-    ) -> list[str]:
+    ) -> list[str | TunesmithError]:
         """Answers in the order of ``prompts``, the same as one by one under greedy decoding.
 
-        All prompts are checked before the first token: raises InferenceError naming the first bad one. To leave
-        bad ones out, see ``check``. ``progress`` is told how many more prompts are done.
+        A prompt that cannot be answered has its error in its place, and the others are answered all the same.
+        ``progress`` is told how many more prompts are done.
         """
-        for number, problem in enumerate(map(self.check, prompts), start=1):
-            if problem is not None:
-                raise InferenceError(
-                    f"Prompt {number}: {problem.message}", remedy=problem.remedy, code=problem.code
-                )
-        rendered = [self.render(prompt) for prompt in prompts]
         options = _sampling(sampling)
-        results = [""] * len(prompts)
+        results: list[str | TunesmithError] = []
+        rendered: dict[int, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            try:
+                rendered[index] = self.render(prompt)
+                results.append("")
+            except TunesmithError as error:
+                results.append(error)
+        if len(rendered) < len(results):
+            progress(len(results) - len(rendered))
         with Lanes(self._lane_count) as lanes:
             chunks = list(_chunks(rendered))
             for chunk, texts in zip(
@@ -225,23 +231,27 @@ class Inferencer:
         return None
 
     def _decode(
-        self, rendered: Sequence[list[int]], chunk: Sequence[int], sampling: Sampling, stop: Sequence[str]
+        self, rendered: dict[int, list[int]], chunk: Sequence[int], sampling: Sampling, stop: Sequence[str]
     ) -> list[str]:
-        decoding = Decoding(self.model, [rendered[index] for index in chunk], sampling, self._stop_ids)
-        answers = [_Answer(IncrementalDecoder(self.tokenizer), tuple(stop)) for _ in chunk]
+        prompts = [rendered[index] for index in chunk]
+        decoding = Decoding(self.model, prompts, sampling, self.voice.stop_ids)
+        return [answer.text for answer in self._read_out(decoding, len(chunk), stop)]
+
+    def _read_out(self, decoding: Decoding, count: int, stop: Sequence[str]) -> list[Answer]:
+        """Every row to its end."""
+        texts = [AnswerText(self.tokenizer, stop) for _ in range(count)]
+        tokens: list[list[NewToken]] = [[] for _ in texts]
         while decoding.rows:
             for token in decoding.step():
-                answer = answers[token.row]
-                piece = "" if token.finish == "stop" else answer.decoder.push(token.token_id)
-                piece += answer.decoder.finish() if token.finish else ""
-                answer.push(piece, final=bool(token.finish))
-                if answer.done and not token.finish:
+                tokens[token.row].append(token)
+                texts[token.row].push(token)
+                if texts[token.row].finish and not token.finish:
                     decoding.drop(token.row)
-        return [answer.text for answer in answers]
+        return [Answer(text.text, text.finish, tuple(said)) for text, said in zip(texts, tokens, strict=True)]
 
     def close(self) -> None:
         """Give the model's memory back; the inferencer cannot be used afterwards. Closing twice is harmless."""
-        self._model = None
+        self._shared = None
 
     def __enter__(self) -> Inferencer:
         return self
@@ -252,45 +262,9 @@ class Inferencer:
         self.close()
 
 
-def run_config(run: RunDir) -> RunConfig:
-    """The configuration a run was made with."""
-    return parse_config(parse_yaml(run.read_config_text(), where=str(run.config)))
-
-
-def _as_run(source: str | Path) -> RunDir | None:
-    """The run in a folder, or None where the folder is no run."""
-    path = Path(source)
-    return RunDir.open(path) if (path / "config.yaml").is_file() else None
-
-
-def _tuned_folder(run: RunDir, checkpoint: int | str | None) -> Path:
-    """The verified folder with the trained weights: the result, or the checkpoint asked for."""
-    if checkpoint is None:
-        folder = run.result_folder()
-        if folder is None:
-            raise RunError(
-                f"The run {run.id} has no result: it is {run.status()}.",
-                remedy=f"Finish it with `tunesmith runs resume {run.id}`, or use a checkpoint.",
-                code="unfinished-run",
-            )
-    else:
-        found = {path.name: path for path in checkpoint_folders(run.checkpoints)}
-        names = [*found]
-        wanted = names[-1] if checkpoint == "latest" and names else _checkpoint_name(checkpoint)
-        if wanted not in found:
-            raise RunError(
-                f"The run {run.id} has no checkpoint {checkpoint}.",
-                remedy=f"It has {', '.join(names) or 'none yet'}.",
-                code="no-such-checkpoint",
-            )
-        folder = found[wanted]
-    verify_folder(folder)
-    return folder
-
-
-def _checkpoint_name(checkpoint: int | str) -> str:
-    text = str(checkpoint).removeprefix("step-")
-    return step_name(int(text)) if text.isdecimal() else str(checkpoint)
+def answer_seed(seed: int, index: int) -> int:
+    """The seed of answer ``index`` of several to one prompt; the first has the seed itself."""
+    return (seed + index * 0x9E3779B97F4A7C15) % 2**63
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:
@@ -305,10 +279,10 @@ def _sampling(options: dict[str, Any]) -> Sampling:
         ) from error
 
 
-def _chunks(rendered: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def _chunks(rendered: dict[int, list[int]]) -> Iterator[list[int]]:
     """Indices of prompts of similar length, few enough to decode side by side."""
     chunk: list[int] = []
-    for index in sorted(range(len(rendered)), key=lambda i: (len(rendered[i]), list(rendered[i]))):
+    for index in sorted(rendered, key=lambda i: (len(rendered[i]), rendered[i])):
         if chunk and (len(chunk) == ROWS_AT_ONCE or (len(chunk) + 1) * len(rendered[index]) > TOKENS_AT_ONCE):
             yield chunk
             chunk = []

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from backend.commands.output import print_json, say, table
 from backend.commands.train import AsJson, RunsFolder, find_run
-from backend.errors import ConfigError, InferenceError, Problem
+from backend.errors import ConfigError, InferenceError, Problem, TunesmithError
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -154,7 +154,8 @@ def _with_bar(
     console = Console(stderr=True)
     with Progress(console=console, disable=quiet or not console.is_terminal) as bars:
         task = bars.add_task("answering", total=len(prompts))
-        return model.infer_batch(prompts, stop=stop, progress=lambda n: bars.advance(task, n), **sampling)
+        said = model.infer_batch(prompts, stop=stop, progress=lambda n: bars.advance(task, n), **sampling)
+    return ["" if isinstance(answer, TunesmithError) else answer for answer in said]
 
 
 def evaluate(

@@ -16,8 +16,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from backend import inferencer
+from backend.core.constraint import Constraint
 from backend.errors import InferenceError, ModelError, RunError, TunesmithError
 from backend.inferencer import Inferencer, run_config
+from backend.model_source import best_step
 from backend.run_dir import RunDir
 from tests.runs import SHORT, make_run
 from tests.tiny import quiet_transformers, tiny_model_folder
@@ -152,16 +154,30 @@ class TestManyPrompts:
         assert model.infer_batch(PROMPTS, **sampling) == one_by_one
 
     @pytest.mark.parametrize(
-        ("bad", "code"), [("", "empty-prompt"), (" \n", "empty-prompt"), ("word " * 600, "prompt-too-long")]
+        ("bad", "code"),
+        [
+            ("", "empty-prompt"),
+            (" \n", "empty-prompt"),
+            ("word " * 600, "prompt-too-long"),
+            ([{"role": "user"}], "template-refused"),
+            (5, "bad-prompt"),
+        ],
     )
-    def test_a_bad_one_is_named_before_anything_is_generated(
-        self, model: Inferencer, bad: str, code: str, monkeypatch: pytest.MonkeyPatch
+    def test_a_bad_one_has_its_error_in_its_place_and_the_rest_is_answered(
+        self, model: Inferencer, bad: Any, code: str
     ) -> None:
-        monkeypatch.setattr(model, "_decode", None)
-        with pytest.raises(InferenceError, match=r"^Prompt 3: The prompt") as caught:
-            model.infer_batch(["test input", "food pork", bad, "", "x"])
-        assert caught.value.code == code
-        assert caught.value.remedy
+        done: list[int] = []
+        first, second, error, last = model.infer_batch(
+            ["test input", "food pork", bad, "food pear"], progress=done.append
+        )
+        assert [first, second, last] == [ANSWER, "meat", "fruit"]
+        assert isinstance(error, TunesmithError)
+        assert (error.code, bool(error.remedy)) == (code, True)
+        assert sorted(done) == [1, 3]
+
+    def test_nothing_but_bad_ones(self, model: Inferencer) -> None:
+        said = model.infer_batch(["", " "])
+        assert [isinstance(each, InferenceError) for each in said] == [True, True]
 
     def test_the_bad_ones_can_be_left_out(self, model: Inferencer) -> None:
         asked = ["test input", "", "food pork"]
@@ -323,6 +339,107 @@ class TestWhichModel:
 
     def test_the_configuration_of_a_run(self, trained: RunDir, learner: Path) -> None:
         assert run_config(trained).model.model_name_or_path == str(learner)
+
+
+class TestSwapping:
+    """One loaded base, and whichever run, checkpoint or strength is wanted over it."""
+
+    @pytest.fixture
+    def swapped(self, trained: RunDir) -> Iterator[Inferencer]:
+        with Inferencer(trained, base=True) as loaded:
+            yield loaded
+
+    def test_going_over_answers_as_if_loaded_anew(
+        self, swapped: Inferencer, trained: RunDir, learner: Path
+    ) -> None:
+        whole = swapped.model
+        for options in ({}, {"checkpoint": 10}, {"base": True}, {"checkpoint": "latest"}, {}):
+            swapped.use(trained, **options)
+            said = swapped.infer_batch(PROMPTS, max_new_tokens=5)
+            with Inferencer(trained, **options) as fresh:
+                assert said == fresh.infer_batch(PROMPTS, max_new_tokens=5)
+        assert swapped.model is whole
+        swapped.use(learner)
+        assert swapped.infer("food pork", max_new_tokens=4) == greedy(
+            reference(learner), learner, "food pork", 4
+        )
+
+    def test_an_adapter_at_strength_nothing_is_the_base_bit_for_bit(
+        self, swapped: Inferencer, trained: RunDir
+    ) -> None:
+        before = {name: part.clone() for name, part in swapped.model.state_dict().items()}
+        for strength in (1.0, 0.3, 2.0, 0.0):
+            swapped.use(trained, strength=strength)
+        after = swapped.model.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], part) for name, part in before.items())
+
+    def test_another_base_is_refused_and_nothing_changes(
+        self, swapped: Inferencer, trained: RunDir, tmp_path: Path
+    ) -> None:
+        swapped.use(trained)
+        other = tiny_model_folder(tmp_path / "other")
+        with pytest.raises(InferenceError) as caught:
+            swapped.use(other)
+        assert caught.value.code == "another-base"
+        assert swapped.infer("test input") == ANSWER
+
+    @pytest.mark.parametrize("strength", [-0.1, 2.1, float("nan")])
+    def test_a_strength_that_makes_no_sense(
+        self, swapped: Inferencer, trained: RunDir, strength: float
+    ) -> None:
+        with pytest.raises(InferenceError, match="adapter_strength") as caught:
+            swapped.use(trained, strength=strength)
+        assert caught.value.code == "bad-strength"
+
+    def test_the_best_checkpoint(self, trained: RunDir) -> None:
+        step = best_step(trained)
+        with Inferencer(trained, checkpoint="best") as best, Inferencer(trained, checkpoint=step) as same:
+            said = [each.infer_batch(PROMPTS, max_new_tokens=5) for each in (best, same)]
+        assert said[0] == said[1]
+
+
+class TestSeveralAnswers:
+    def test_the_first_is_what_infer_answers_and_the_others_are_drawn_apart(self, model: Inferencer) -> None:
+        sampling = {"temperature": 3.0, "max_new_tokens": 8, "seed": 5}
+        said = model.answers("test input", n=4, **sampling)
+        assert said[0].text == model.infer("test input", **sampling)
+        assert len({answer.text for answer in said}) > 1
+        assert model.answers("test input", n=4, **sampling) == said
+
+    def test_how_each_ended_and_its_tokens(self, model: Inferencer) -> None:
+        (whole,) = model.answers("test input", top_logprobs=3)
+        (cut,) = model.answers("test input", max_new_tokens=2)
+        (stopped,) = model.answers("test input", stop=["out"])
+        assert (whole.text, whole.finish) == (ANSWER, "stop")
+        assert whole.tokens[-1].token_id in model.voice.stop_ids
+        assert {len(token.top) for token in whole.tokens} == {3}
+        assert all(token.logprob == pytest.approx(token.top[0][1], abs=1e-5) for token in whole.tokens)
+        assert (cut.finish, len(cut.tokens)) == ("length", 2)
+        assert (stopped.text, stopped.finish) == ("expected ", "stop")
+
+    @pytest.mark.parametrize("n", [0, -1, 65])
+    def test_a_number_that_makes_no_sense(self, model: Inferencer, n: int) -> None:
+        with pytest.raises(InferenceError, match=f"n is {n}") as caught:
+            model.answers("test input", n=n)
+        assert caught.value.code == "bad-sampling"
+
+
+class TestForms:
+    def test_an_answer_is_held_to_its_form(self, model: Inferencer) -> None:
+        choice = Constraint.choice("Ham", "Cheese")
+        assert model.infer("test input", constraint=choice) in {"Ham", "Cheese"}
+        (answer,) = model.answers("test input", constraint=Constraint.regex("[0-9]{4}"))
+        assert answer.text.isdecimal()
+        assert (len(answer.text), answer.finish) == (4, "stop")
+
+    def test_one_that_fits_anyway_changes_nothing(self, model: Inferencer) -> None:
+        assert model.infer("test input", constraint=Constraint.regex("[a-z ]+")) == ANSWER
+
+    def test_one_that_nothing_can_have(self, model: Inferencer) -> None:
+        with pytest.raises(InferenceError) as caught:
+            model.infer("test input", constraint=Constraint.regex("("))
+        assert caught.value.code == "bad-constraint"
 
 
 class TestWhatCannotBeLoaded:

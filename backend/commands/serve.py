@@ -1,0 +1,126 @@
+"""``tunesmith serve``: the base model and every finished run behind one address, in OpenAI's protocol."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from backend.commands.infer import find_source
+from backend.commands.output import print_json, say
+from backend.commands.train import AsJson, RunsFolder
+from backend.errors import ConfigError, Problem, RunError
+from backend.run_dir import RunDir
+
+
+def serve(
+    models: Annotated[
+        tuple[str, ...],
+        Parameter(help="Runs or models; the first says what base is. Finished runs are served anyway."),
+    ] = (),
+    *,
+    runs: Annotated[RunsFolder, Parameter(name=["--root", "--runs"])] = Path("runs"),
+    host: Annotated[
+        str, Parameter(help="Any other than loopback needs TUNESMITH_SERVER_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="0 takes a free one.")] = 8000,
+    rows: Annotated[int, Parameter(help="Answers written side by side.")] = 16,
+    queue: Annotated[int, Parameter(help="Requests that may wait; one more is refused with 429.")] = 256,
+    with_: Annotated[
+        Literal["vllm", "llama.cpp"] | None,
+        Parameter(name="--with", help="Print the command that serves the first run with another server."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Serve the base model and every finished run, for the openai client and everything built on it.
+
+    Examples
+    --------
+    tunesmith serve
+
+    tunesmith serve RUN --port 9000
+
+    tunesmith serve RUN --with vllm
+    """
+    found = tuple(find_source(name, runs) for name in models)
+    if with_ is not None:
+        return _print_command(with_, found, host, port, as_json=as_json)
+    for name, value in (("rows", rows), ("queue", queue), ("port", port + 1)):
+        if not 1 <= value <= 65_536:
+            problem = Problem(name, f"{value} is out of range.", "See `tunesmith serve --help`.")
+            raise ConfigError([problem], code="bad-flag")
+    from backend import serving  # noqa: PLC0415
+    from backend.server.engine import Limits  # noqa: PLC0415 - torch loads here
+
+    options = serving.ServerOptions(
+        root=runs, models=found, host=host, port=port, limits=Limits(rows=rows, waiting=queue)
+    )
+
+    def ready(at: str, on: int) -> None:
+        url = f"http://[{at}]:{on}/v1" if ":" in at else f"http://{at}:{on}/v1"
+        if as_json:
+            print_json({"url": url, "port": on, "instance": options.instance})
+        else:
+            say(f"Serving at {url} until Ctrl-C")
+
+    serving.serve(options, ready=ready)
+    return 0
+
+
+def _print_command(
+    server: Literal["vllm", "llama.cpp"],
+    found: tuple[RunDir | str, ...],
+    host: str,
+    port: int,
+    *,
+    as_json: bool,
+) -> int:
+    if len(found) != 1:
+        problem = Problem("RUN", "Another server serves one run.", "Name exactly one.")
+        raise ConfigError([problem], code="bad-flag")
+    words = _vllm(found[0], host, port) if server == "vllm" else _llama_cpp(found[0], host, port)
+    if as_json:
+        print_json({"command": words})
+    else:
+        say(shlex.join(words))
+    return 0
+
+
+def _vllm(model: RunDir | str, host: str, port: int) -> list[str]:
+    from backend.model_source import find_model  # noqa: PLC0415 - torch loads here
+
+    found = find_model(model)
+    words = ["vllm", "serve", str(found.base), "--host", host, "--port", str(port)]
+    words += ["--tokenizer", str(found.tokenizer)]
+    if found.adapter is None:
+        return words
+    import json  # noqa: PLC0415
+
+    adapter = found.adapter.folder
+    rank = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"]
+    name = model.id if isinstance(model, RunDir) else "tuned"
+    return [
+        *words,
+        "--enable-lora",
+        "--max-lora-rank",
+        str(max(16, rank)),
+        "--lora-modules",
+        f"{name}={adapter}",
+    ]
+
+
+def _llama_cpp(model: RunDir | str, host: str, port: int) -> list[str]:
+    """llama.cpp reads GGUF files, so the run must have been exported to one."""
+    places = [model.path] if isinstance(model, RunDir) else [Path(model)]
+    files = sorted(
+        path for place in places for path in (place.rglob("*.gguf") if place.is_dir() else [place])
+    )
+    if not files or files[0].suffix != ".gguf":
+        raise RunError(
+            "llama.cpp needs a GGUF file, and there is none of this model.",
+            remedy="Export the run to GGUF first.",
+            code="no-gguf",
+        )
+    return ["llama-server", "--model", str(files[0]), "--host", host, "--port", str(port), "--jinja"]

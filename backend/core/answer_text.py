@@ -1,0 +1,52 @@
+"""One answer as its tokens come: text that is safe to show, stop strings, and how it ended. Floor F1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.generation import NewToken
+from backend.core.tokenizer import IncrementalDecoder
+
+
+class AnswerText:
+    """The text of one row; stop strings end it and never show, not even in part.
+
+    ``finish`` is "" while it goes on, then ``stop`` (an end token or a stop string) or ``length``.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+        self.text = ""
+        self.finish = ""
+        self._decoder = IncrementalDecoder(tokenizer)
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def push(self, token: NewToken) -> str:
+        """The text that is safe to show after ``token``."""
+        piece = "" if token.finish == "stop" else self._decoder.push(token.token_id)
+        piece += self._decoder.finish() if token.finish else ""
+        text = self._held + piece
+        cuts = [found for found in (text.find(stop) for stop in self._stop) if found >= 0]
+        if cuts:
+            self.finish, shown, self._held = "stop", text[: min(cuts)], ""
+        else:
+            keep = 0 if token.finish else _possible_stop(text, self._stop)
+            shown, self._held = text[: len(text) - keep], text[len(text) - keep :]
+            self.finish = token.finish
+        self.text += shown
+        return shown
+
+
+def _possible_stop(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest ending of ``text`` that could be the beginning of a stop string."""
+    longest = max((len(stop) for stop in stops), default=1) - 1
+    return next(
+        (
+            n
+            for n in range(min(longest, len(text)), 0, -1)
+            if any(stop.startswith(text[-n:]) for stop in stops)
+        ),
+        0,
+    )

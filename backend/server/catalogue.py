@@ -1,0 +1,104 @@
+"""Which models there are to be served: the base, and every finished run under the root, with its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from backend.errors import RunError, TunesmithError
+from backend.manager.run_manager import RunManager
+from backend.manager.run_summary import RunSummary, summarise
+from backend.model_source import ModelSource, best_step, checkpoint_names, find_model
+from backend.run_dir import RunDir
+from backend.server.errors import no_such_model
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Served:
+    """One model as a client sees it; ``created`` is in seconds since 1970."""
+
+    id: str
+    created: int
+    name: str
+    base_model: str
+    checkpoints: tuple[int, ...] = ()
+    best_checkpoint: int | None = None
+
+
+class Catalogue:
+    """The runs under ``root`` and those named one by one; ``first`` (a run or a model) says what ``base`` is."""
+
+    def __init__(self, root: Path | None, named: tuple[RunDir | str, ...] = ()) -> None:
+        self._runs = {each.id: each for each in named if isinstance(each, RunDir)}
+        self._first = named[0] if named else None
+        self._manager = RunManager(root) if root is not None else None
+
+    def served(self) -> list[Served]:
+        """What can be asked for now, the base first."""
+        runs = [_served(summary) for summary in self._summaries() if RunDir(summary.path).result_folder()]
+        base = self._base_name()
+        own = [Served(BASE, 0, BASE, base)] if base is not None else []
+        return own + runs
+
+    def find(self, name: str) -> ModelSource:
+        """What a name stands for. Raises ApiError for a name of nothing, and what ``find_model`` raises."""
+        model, at, checkpoint = name.rpartition("@") if "@" in name else (name, "", "")
+        if name == BASE:
+            if self._first is not None:
+                return find_model(self._first, base=True)
+            newest = self._newest()
+            if newest is None:
+                raise no_such_model(name)
+            return find_model(newest, base=True)
+        run = self._run(model)
+        if checkpoint == BASE:
+            return find_model(run, base=True)
+        return find_model(run, checkpoint=checkpoint if at else None)
+
+    def _run(self, name: str) -> RunDir:
+        if name in self._runs:
+            return self._runs[name]
+        try:
+            found = self._manager.find(name) if self._manager is not None and name else None
+        except RunError as error:
+            raise no_such_model(name) from error
+        if found is None or self._manager is None or found.path.parent != self._manager.root:
+            raise no_such_model(name)  # a name is never a path
+        return found
+
+    def _summaries(self) -> list[RunSummary]:
+        found = list(self._manager.list()) if self._manager is not None else []
+        seen = {summary.id for summary in found}
+        return [summarise(run) for name, run in self._runs.items() if name not in seen] + found
+
+    def _newest(self) -> RunDir | None:
+        return next(
+            (RunDir(each.path) for each in self._summaries() if RunDir(each.path).result_folder()), None
+        )
+
+    def _base_name(self) -> str | None:
+        if isinstance(self._first, str):
+            return Path(self._first).name
+        run = self._first or self._newest()
+        return Path(summarise(run).model).name if run is not None else None
+
+
+def _served(summary: RunSummary) -> Served:
+    run = RunDir(summary.path)
+    steps = tuple(int(name.removeprefix("step-")) for name in checkpoint_names(run))
+    created = int(datetime.fromisoformat(summary.created).timestamp()) if summary.created else 0
+    try:
+        best = best_step(run)
+    except (OSError, TunesmithError):
+        best = None
+    return Served(
+        summary.id,
+        created,
+        summary.title,
+        Path(summary.model).name,
+        steps,
+        best if best in steps else None,
+    )

@@ -1,0 +1,79 @@
+"""How one model is spoken to: its tokenizer, its template, its end tokens and the forms it can be held to. Floor F2.
+
+Rendered by the same room that rendered the training rows, so the model sees the ids it learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from transformers import PreTrainedModel
+
+from backend.core.constraint import Constrainer, Constraint, GrammarMatcher
+from backend.core.generation import check_prompt, context_length
+from backend.core.tokenizer import encode_prompt, encode_prompt_completion, load_tokenizer, stop_token_ids
+from backend.errors import InferenceError
+
+Message: TypeAlias = dict[str, Any]
+Prompt: TypeAlias = str | Sequence[Message]
+
+
+class Voice:
+    """The tokenizer in ``folder`` for ``model``. Any thread may use it."""
+
+    def __init__(self, folder: Path, model: PreTrainedModel) -> None:
+        self.tokenizer = load_tokenizer(folder)
+        self.stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
+        self.context_length = context_length(model)
+        self._constrainer = Constrainer(
+            self.tokenizer, model.config.get_text_config().vocab_size, self.stop_ids
+        )
+
+    def matcher(self, constraint: Constraint | None) -> GrammarMatcher | None:
+        """What holds one answer to ``constraint``; None for None. Raises InferenceError ``bad-constraint``."""
+        return None if constraint is None else self._constrainer.matcher(constraint)
+
+    def render(self, prompt: Prompt, *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
+        """The exact token ids the model continues from: text as a user's message, or messages as they are.
+
+        Raises InferenceError for an empty or over-long prompt and DataError for messages the template refuses.
+        """
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise InferenceError("The prompt is empty.", remedy="Write a prompt.", code="empty-prompt")
+            messages: Sequence[Message] = [{"role": "user", "content": prompt}]
+        else:
+            messages = prompt
+        if not messages:
+            raise InferenceError(
+                "There are no messages.", remedy="Give at least one message.", code="empty-prompt"
+            )
+        if not isinstance(messages, Sequence) or not all(isinstance(part, Mapping) for part in messages):
+            raise InferenceError(
+                "A prompt is one text or a list of messages with role and content.",
+                remedy="For several prompts use infer_batch.",
+                code="bad-prompt",
+            )
+        ids = self._ids(messages, tools)
+        check_prompt(ids, self.context_length)
+        return ids
+
+    def render_text(self, text: str) -> list[int]:
+        """The ids of plain text that is to be continued, without any template. Raises InferenceError."""
+        whole = encode_prompt_completion(self.tokenizer, text, "")
+        ids = whole.input_ids[: whole.trained.index(True)]
+        check_prompt(ids, self.context_length)
+        return ids
+
+    def _ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> list[int]:
+        if self.tokenizer.chat_template is not None:
+            return encode_prompt(self.tokenizer, messages, tools=tools)
+        if len(messages) != 1 or tools:
+            raise InferenceError(
+                "This model has no chat template, so it can only continue one text.",
+                remedy="Send plain text, or choose a model with a chat template.",
+                code="no-chat-template",
+            )
+        return self.render_text(str(messages[0]["content"]))

@@ -1,0 +1,103 @@
+"""What a name of a model stands for: backend/model_source.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backend.errors import ModelError, RunError
+from backend.model_source import best_step, checkpoint_names, find_model, run_config
+from backend.run_dir import RunDir
+from tests.runs import make_run
+
+
+@pytest.fixture
+def copied(trained: RunDir, tmp_path: Path) -> RunDir:
+    """A copy of the finished run, to be harmed."""
+    return RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+
+
+def _adapter(run: RunDir, **options: object) -> Path:
+    found = find_model(run, **options).adapter
+    assert found is not None
+    return found.folder
+
+
+def test_a_run_stands_for_its_result(trained: RunDir, learner: Path) -> None:
+    found = find_model(trained)
+    assert found.base == learner
+    assert (found.adapter and found.adapter.folder) == trained.adapter
+    assert find_model(str(trained.path)) == found
+
+
+def test_its_base_is_the_model_alone(trained: RunDir, learner: Path) -> None:
+    assert find_model(trained, base=True) == find_model(learner)
+    assert find_model(learner).adapter is None
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "step"), [(10, 10), ("10", 10), ("step-000010", 10), ("latest", 20), ("000020", 20)]
+)
+def test_a_checkpoint_by_its_name(trained: RunDir, checkpoint: int | str, step: int) -> None:
+    assert _adapter(trained, checkpoint=checkpoint) == trained.checkpoint(step)
+
+
+def test_the_best_is_the_one_with_the_lowest_held_out_loss(copied: RunDir) -> None:
+    lines = [
+        {"kind": "eval", "step": step, "eval/loss": loss}
+        for step, loss in [(0, 0.1), (10, 0.5), (20, 0.7), (30, float("inf"))]
+    ]
+    copied.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert best_step(copied) == 10
+    assert _adapter(copied, checkpoint="best") == copied.checkpoint(10)
+
+
+def test_a_loss_that_is_seen_again_is_the_later_one(copied: RunDir) -> None:
+    lines = [
+        {"step": step, "eval/loss": loss} for step, loss in [(10, 0.1), (10, 0.9), (20, 0.5), (20, "NaN")]
+    ]
+    copied.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert best_step(copied) == 20
+
+
+def test_without_an_evaluation_none_is_best(copied: RunDir) -> None:
+    copied.metrics_file.unlink()
+    assert best_step(copied) is None
+    with pytest.raises(RunError) as caught:
+        find_model(copied, checkpoint="best")
+    assert caught.value.code == "no-such-checkpoint"
+
+
+@pytest.mark.parametrize("checkpoint", [7, "7", "nonsense", "../adapter", "9" * 40, -1, ""])
+def test_a_checkpoint_that_is_not_there(trained: RunDir, checkpoint: int | str) -> None:
+    with pytest.raises(RunError, match="has no checkpoint") as caught:
+        find_model(trained, checkpoint=checkpoint)
+    assert caught.value.code == "no-such-checkpoint"
+    assert all(name in caught.value.remedy for name in checkpoint_names(trained))
+
+
+def test_an_unfinished_run(tmp_path: Path, learner: Path, rows_file: Path) -> None:
+    made = make_run(tmp_path / "runs", learner, rows_file)
+    with pytest.raises(RunError) as caught:
+        find_model(made)
+    assert caught.value.code == "unfinished-run"
+    assert checkpoint_names(made) == []
+    assert find_model(made, base=True).base == learner
+
+
+def test_another_result_at_the_same_place_is_another(copied: RunDir) -> None:
+    before = find_model(copied)
+    (copied.adapter / "adapter_model.safetensors").touch()
+    assert find_model(copied) != before
+
+
+def test_no_model_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        find_model(tmp_path / "nowhere")
+
+
+def test_the_configuration_of_a_run(trained: RunDir, learner: Path) -> None:
+    assert run_config(trained).model.model_name_or_path == str(learner)
