@@ -1,7 +1,187 @@
-"""Export."""
+"""Export: take a model away, with the proof that what leaves is what was trained."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
 import streamlit as st
 
-st.title("Export")
+from app.actions import told
+from app.commands import ask, show_failure
+from app.exports import Export, delete_export, exports_folder, find_exports, target_folder
+from app.studio import studio
+from app.views.cards import draw_nothing_yet
+from app.views.certificate import draw_certificate
+from app.views.text import plain, size, title_of
+from backend.reports import RunStatus
+
+_LARGEST_DOWNLOAD = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form to export to: what it is for, its precisions (the first is usual), and the flag that chooses one."""
+
+    title: str
+    purpose: str
+    precisions: tuple[str, ...] = ()
+    flag: str = ""
+
+
+_FORMS = {
+    "gguf": _Form(
+        "GGUF",
+        "One file for llama.cpp, LM Studio, Jan and the like.",
+        ("Q8_0", "F16", "BF16", "F32", "Q5_1", "Q5_0", "Q4_1", "Q4_0"),
+        "--quantization",
+    ),
+    "ollama": _Form(
+        "Ollama", "A GGUF file and its Modelfile.", ("Q8_0", "F16", "Q5_0", "Q4_0"), "--quantization"
+    ),
+    "adapter": _Form("Adapter", "The small LoRA file, for transformers and peft; its base is needed too."),
+    "merged": _Form(
+        "Merged", "A whole model in Hugging Face layout.", ("bfloat16", "float16", "float32"), "--dtype"
+    ),
+    "lora-gguf": _Form("LoRA as GGUF", "The adapter for llama.cpp, beside a GGUF of its base."),
+}
+
+
+def _new() -> None:
+    finished = {run.id: run for run in studio().runs.list(status=RunStatus.FINISHED)}
+    if not finished:
+        draw_nothing_yet("Nothing to take away yet", "Finish a run first; then it can be exported here.")
+        return
+    with st.container(border=True):
+        wanted, ids = st.query_params.get("run", ""), list(finished)
+        run = st.selectbox(
+            "Run",
+            ids,
+            ids.index(wanted) if wanted in finished else 0,
+            format_func=lambda one: title_of(one, finished[one].labels.name),
+            key="export run",
+        )
+        target = st.segmented_control(
+            "To", list(_FORMS), default="gguf", format_func=lambda one: _FORMS[one].title, key="export target"
+        )
+        form = _FORMS[target or "gguf"]
+        st.caption(form.purpose)
+        left, right = st.columns(2)
+        precision = (
+            left.selectbox("Precision", form.precisions, key=f"precision {target}") if form.precisions else ""
+        )
+        rows = right.number_input("Rows to compare on", 0, 1000, 32, help="0 compares nothing: never green.")
+        if st.button("Export and check", type="primary", icon=":material/ios_share:"):
+            out = target_folder(studio().root, run, target or "gguf", precision or "")
+            words = [
+                "export",
+                str(finished[run].path),
+                "--to",
+                target or "gguf",
+                "--out",
+                str(out),
+                f"--rows={rows}",
+            ]
+            st.session_state["exporting"] = [*words, *([form.flag, precision] if precision else [])]
+    _at_work()
+
+
+def _at_work() -> None:
+    words: list[str] | None = st.session_state.get("exporting")
+    if not words:
+        return
+    answer = ask("Writing the export and having it read by somebody else", words, timeout_seconds=7200)
+    if answer is None:
+        return
+    if answer.ok:
+        st.success(f"Written to {plain(str(answer.value['folder']), 200)}", icon=":material/check:")
+    else:
+        show_failure(answer, words=words)
+
+
+def _one(export: Export) -> None:
+    with st.container(border=True):
+        draw_certificate(export)
+        files = export.files
+        with st.expander(f"Files · {size(sum(files.values()))}"):
+            st.code(str(export.folder), language=None)
+            for number, (name, length) in enumerate(files.items()):
+                with st.container(horizontal=True, vertical_alignment="center"):
+                    st.markdown(f"{plain(name)} · {size(length)}")
+                    if length <= _LARGEST_DOWNLOAD:
+                        st.download_button(
+                            "Save",
+                            (export.folder / name).read_bytes,
+                            Path(name).name,
+                            key=f"save {export.folder.name} {number}",
+                            icon=":material/download:",
+                            on_click="ignore",
+                            help=f"Save {name}",
+                        )
+        if export.card:
+            with st.expander("Model card"):
+                st.code(export.card, language="markdown", wrap_lines=True)
+        _publish(export)
+        if st.button("Delete", icon=":material/delete:", type="tertiary", key=f"delete {export.folder.name}"):
+            _ask_to_delete(export)
+
+
+def _publish(export: Export) -> None:
+    """To the Hugging Face Hub: what would leave is shown first, and red never leaves."""
+    with st.expander("Publish on the Hugging Face Hub"):
+        if export.light == "red":
+            st.error("A red export is not published.", icon=":material/block:")
+            return
+        name = export.folder.name
+        repo = st.text_input("Repository", placeholder="owner/name", key=f"repo {name}").strip()
+        public = st.toggle("Let everybody see it", key=f"public {name}")
+        words = ["export", export.run, "--to", "hub", "--form", export.target, "--out", str(export.folder)]
+        words += ["--repo", repo, "--runs", str(studio().runs.root), *["--public"] * public]
+        left, right = st.columns(2)
+        if left.button("See what would be uploaded", disabled=not repo, key=f"dry {name}"):
+            st.session_state["publishing"] = (name, [*words, "--dry-run"])
+        there = bool(os.environ.get("HF_TOKEN"))
+        if right.button(
+            "Upload", disabled=not (repo and there), key=f"push {name}", icon=":material/cloud_upload:"
+        ):
+            st.session_state["publishing"] = (name, words)
+        if not there:
+            st.caption("To upload, set HF_TOKEN before you start the studio; it is never asked for here.")
+        asked, said = st.session_state.get("publishing", ("", []))
+        if asked == name and (answer := ask("Talking to the Hub", said)) is not None:
+            if not answer.ok:
+                show_failure(answer)
+                return
+            verb = "Would upload" if "--dry-run" in said else "Uploaded"
+            st.info(f"{verb} {len(answer.value.get('files', {})):,} files.", icon=":material/cloud:")
+
+
+@st.dialog("Delete this export?")
+def _ask_to_delete(export: Export) -> None:
+    st.markdown(
+        f"**{plain(export.folder.name)}** goes for good, with {size(sum(export.files.values()))} of files."
+    )
+    st.caption("The run it came from stays.")
+    with st.container(horizontal=True):
+        if st.button("Delete it", type="primary", icon=":material/delete_forever:"):
+            with told():
+                delete_export(studio().root, export.folder.name)
+                st.rerun()
+        if st.button("Keep it"):
+            st.rerun()
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Export")
+    _new()
+    found = find_exports(studio().root)
+    if found:
+        st.subheader("Exports")
+        st.caption(f"They lie in {plain(str(exports_folder(studio().root)), 200)}")
+    for export in found:
+        _one(export)
+
+
+page()

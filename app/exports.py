@@ -1,0 +1,95 @@
+"""The exports that lie in the studio's folder, each read from its certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.utils.file_utils import DamagedFileError, read_json_object, remove_folder, safe_join
+
+_FOLDER = "exports"
+CARD = "README.md"
+CERTIFICATE = "certificate.json"
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export: its folder, how good its certificate is (``light``), why not better, and what each check found."""
+
+    folder: Path
+    target: str
+    precision: str
+    run: str
+    light: str
+    reasons: tuple[str, ...]
+    checks: tuple[dict[str, str], ...]
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes of every file, by relative name."""
+        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
+
+    @property
+    def card(self) -> str:
+        """The model card; empty where there is none."""
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def exports_folder(root: Path) -> Path:
+    """Where the studio puts exports."""
+    return root / _FOLDER
+
+
+def target_folder(root: Path, run: str, target: str, precision: str) -> Path:
+    """A folder for a new export that is not there yet."""
+    name = "-".join(part for part in (run, target, precision) if part)
+    folder = exports_folder(root) / name
+    number = 2
+    while folder.exists():
+        folder = exports_folder(root) / f"{name}-{number}"
+        number += 1
+    return folder
+
+
+def find_exports(root: Path) -> list[Export]:
+    """Every export, the newest first; one whose certificate is missing or damaged is red and says so."""
+    folders = [
+        each for each in exports_folder(root).glob("*") if each.is_dir() and not each.name.startswith(".")
+    ]
+    return [
+        read_export(each) for each in sorted(folders, key=lambda one: one.stat().st_mtime_ns, reverse=True)
+    ]
+
+
+def read_export(folder: Path) -> Export:
+    """One export."""
+    try:
+        found = read_json_object(folder / CERTIFICATE)
+    except (OSError, DamagedFileError):
+        reasons = ("Its certificate is missing or damaged: nobody knows what this is.",)
+        return Export(folder, "", "", "", "red", reasons, ())
+    return Export(
+        folder,
+        str(found.get("target", "")),
+        str(found.get("precision", "")),
+        str(found.get("run", "")),
+        str(found.get("light", "red")),
+        tuple(str(reason) for reason in _list(found.get("reasons"))),
+        tuple(
+            {name: str(check.get(name, "")) for name in ("name", "light", "finding")}
+            for check in _list(found.get("checks"))
+            if isinstance(check, dict)
+        ),
+    )
+
+
+def delete_export(root: Path, name: str) -> None:
+    """Delete one export for good. Raises OSError, or UnsafeNameError for a name that leads elsewhere."""
+    remove_folder(safe_join(exports_folder(root), name))
+
+
+def _list(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else []

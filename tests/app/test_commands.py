@@ -1,0 +1,122 @@
+"""Commands of ours as child processes: app/commands.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import commands as module
+from app.commands import Answer, Command, Commands, fingerprint
+from tests.app.waiting import settled, texts
+
+PATIENCE = 60.0
+
+
+def done(command: Command) -> Answer:
+    answer = command.wait(PATIENCE)
+    assert answer is not None
+    return answer
+
+
+def page(words: list, version: str) -> None:  # type: ignore[type-arg]
+    """A page that asks one thing."""
+    import streamlit as st
+
+    from app.commands import ask, show_failure
+
+    answer = ask("Asking", words, version=version)
+    if answer is None:
+        st.caption("not yet")
+    elif answer.ok:
+        st.caption("answered")
+    else:
+        show_failure(answer, words=words, version=version)
+
+
+def test_an_answer_is_the_commands_json() -> None:
+    answer = done(Command(["runs", "queue", "list"], PATIENCE))
+    assert answer.ok
+    assert answer.value
+
+
+def test_what_can_be_mended_comes_as_words() -> None:
+    answer = done(Command(["train", "--training.max_steps=many"], PATIENCE))
+    assert not answer.ok
+    assert answer.code == "bad-config"
+    assert "training.max_steps" in [problem.field for problem in answer.problems]
+
+
+def test_a_command_that_is_none_is_words_too() -> None:
+    assert done(Command(["nonsense"], PATIENCE)).code == "bad-command"
+
+
+def test_output_that_is_no_json_is_said_with_its_last_line(tmp_path: Path) -> None:
+    answer = module._read("not json", "Traceback\nValueError: odd\n", 1)
+    assert "ValueError: odd" in answer.message
+    assert module._read("[1]", "", 3).message == "The command ended without an answer (exit code 3)."
+
+
+def test_it_can_be_cancelled_and_leaves_no_child() -> None:
+    command = Command(["doctor"], PATIENCE)
+    command.cancel()
+    assert done(command).code == "cancelled"
+    assert command._process.poll() is not None
+
+
+def test_it_is_ended_when_it_takes_too_long() -> None:
+    answer = done(Command(["doctor"], 0.01))
+    assert answer.code == "timeout"
+
+
+def test_the_same_question_is_asked_once_until_it_changes() -> None:
+    kept = Commands()
+    first = kept.start(["runs", "queue", "list"], "a", PATIENCE)
+    assert kept.start(["runs", "queue", "list"], "a", PATIENCE) is first
+    other = kept.start(["runs", "queue", "list"], "b", PATIENCE)
+    assert other is not first
+    kept.forget(first)
+    again = kept.start(["runs", "queue", "list"], "a", PATIENCE)
+    assert again is not first
+    for command in (first, other, again):
+        done(command)
+    assert kept.at_work() == []
+
+
+def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT", 1)
+    kept = Commands()
+    first = kept.start(["nonsense"], "1", PATIENCE)
+    done(first)
+    done(kept.start(["nonsense"], "2", PATIENCE))
+    assert kept.start(["nonsense"], "1", PATIENCE) is not first
+    for command in kept.at_work():
+        done(command)
+
+
+def test_a_page_waits_with_a_way_to_cancel_and_then_has_the_answer() -> None:
+    app = AppTest.from_function(page, args=(["runs", "queue", "list"], ""), default_timeout=30).run()
+    assert "not yet" in texts(app)
+    assert [button.label for button in app.button] == ["Cancel"]
+    assert "answered" in texts(settled(app))
+
+
+def test_a_cancelled_command_can_be_tried_again() -> None:
+    app = AppTest.from_function(page, args=(["doctor"], "x"), default_timeout=30).run()
+    app.button[0].click().run()
+    assert "Cancelled" in texts(settled(app))
+    assert [button.label for button in app.button] == ["Try again"]
+    app.button[0].click().run()
+    settled(app)
+    assert "answered" in texts(app)
+
+
+def test_a_fingerprint_moves_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert fingerprint(str(path)) == ""
+    path.write_text("a")
+    before = fingerprint(str(path))
+    path.write_text("ab")
+    assert fingerprint(str(path)) != before
+    assert fingerprint("\0") == ""

@@ -1,0 +1,65 @@
+"""Files a person gave: app/uploads.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.uploads import harmless, keep, kept_files, mended_folder
+
+
+def test_the_same_content_is_kept_once(tmp_path: Path) -> None:
+    first = keep(tmp_path, "rows.jsonl", b"content")
+    assert keep(tmp_path, "other name.jsonl", b"content") == first
+    assert first.read_bytes() == b"content"
+    assert keep(tmp_path, "rows.jsonl", b"other") != first
+    assert len(kept_files(tmp_path)) == 2
+    assert [path for path in (tmp_path / "data").iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_newest_comes_first_and_mended_copies_count(tmp_path: Path) -> None:
+    first = keep(tmp_path, "rows.jsonl", b"content")
+    copy = mended_folder(tmp_path, first) / "v001" / "rows.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{}")
+    assert kept_files(tmp_path) == [copy, first]
+    assert kept_files(tmp_path / "nowhere") == []
+
+
+def test_mended_copies_of_a_copy_stand_beside_it(tmp_path: Path) -> None:
+    first = keep(tmp_path, "rows.jsonl", b"content")
+    folder = mended_folder(tmp_path, first)
+    assert folder == first.parent / "mended"
+    assert mended_folder(tmp_path, folder / "v001" / "rows.jsonl") == folder
+    elsewhere = mended_folder(tmp_path, Path("/somewhere/rows.jsonl"))
+    assert elsewhere.is_relative_to(tmp_path / "data")
+    assert elsewhere != mended_folder(tmp_path, Path("/somewhere/else.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("rows.jsonl", "rows.jsonl"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\data\\rows.csv", "rows.csv"),
+        ("<b>x</b>.csv", "b_.csv"),
+        ("", "rows.jsonl"),
+        ("..", "rows.jsonl"),
+        (".hidden", "hidden"),
+        ("a" * 300 + ".jsonl", "a" * 80 + ".jsonl"),
+    ],
+)
+def test_names_are_made_harmless(name: str, kept: str) -> None:
+    assert harmless(name) == kept
+
+
+@given(st.text())
+def test_no_name_leads_elsewhere(name: str) -> None:
+    kept = harmless(name)
+    assert kept
+    assert not set(kept) & set('/\\\0<>"')
+    assert not kept.startswith(".")
+    assert len(kept) <= 93
