@@ -269,7 +269,9 @@ class RunConfig(Section):
     def _empty_sections(cls, value: Any) -> Any:
         """A section that is absent or empty in YAML means all its defaults."""
         if isinstance(value, Mapping):
-            return {"data": {}} | {key: part for key, part in value.items() if part is not None}
+            return {"data": {}} | {
+                key: part for key, part in value.items() if part is not None or key not in cls.model_fields
+            }
         return value
 
 

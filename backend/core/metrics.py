@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -12,21 +15,27 @@ from backend.utils.jsonl_utils import JsonlWriter
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+log = logging.getLogger("tunesmith")
+
 
 class MetricsWriter:
     """Writes every report to both places. ``tensorboard`` None writes metrics.jsonl alone. Close it."""
 
     def __init__(self, lines: JsonlWriter, tensorboard: Path | None, *, after_step: int = 0) -> None:
         self._lines = lines
-        self._events = _event_writer(tensorboard, after_step) if tensorboard else None
+        self._events: SummaryWriter | None = None
+        if tensorboard:
+            with self._only_a_copy():
+                self._events = _event_writer(tensorboard, after_step)
 
     def write(self, report: StepReport | EvalReport) -> None:
-        """One line in metrics.jsonl and one TensorBoard point a tag."""
+        """One line in metrics.jsonl and one TensorBoard point a tag. Raises OSError when the line does not fit."""
         self._lines.append(metrics_record(report))
         if self._events is not None:
-            for tag, value in metrics_scalars(report).items():
-                self._events.add_scalar(tag, value, report.step)
-            self._events.flush()
+            with self._only_a_copy():
+                for tag, value in metrics_scalars(report).items():
+                    self._events.add_scalar(tag, value, report.step)
+                self._events.flush()
 
     def sync(self) -> None:
         """Put what was written to metrics.jsonl on the disk."""
@@ -36,7 +45,17 @@ class MetricsWriter:
         """Flush and close both."""
         self._lines.close()
         if self._events is not None:
-            self._events.close()
+            with self._only_a_copy():
+                self._events.close()
+
+    @contextmanager
+    def _only_a_copy(self) -> Iterator[None]:
+        """TensorBoard's files repeat what metrics.jsonl holds: when they cannot be written, training goes on."""
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            log.warning("TensorBoard files cannot be written (%s); metrics.jsonl goes on.", error)
 
     def __enter__(self) -> MetricsWriter:
         return self

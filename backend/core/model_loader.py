@@ -46,6 +46,11 @@ _CONFIG_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError),
     StrictDataclassError,
 )
+# those of the HTTP library that the hub client uses, whichever that is, and what a senseless answer leads to
+_HUB_ERRORS: tuple[type[Exception], ...] = (
+    *HfHubHTTPError.__bases__,
+    *(OSError, HFValidationError, ValueError, TypeError, LookupError),
+)
 
 
 # --- where a model is -------------------------------------------------------------------------------------
@@ -134,7 +139,7 @@ def _from_hub(hub_id: str, revision: str | None, *, local_only: bool) -> Path:
         folder = snapshot_download(
             hub_id, revision=revision, local_files_only=local_only, allow_patterns=_HUB_FILES
         )
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except _HUB_ERRORS as error:
         raise ModelError(
             f"{hub_id} is neither a folder here, nor in the Hub's cache, nor can it be downloaded.",
             code="hub-unreachable",

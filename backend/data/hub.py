@@ -23,8 +23,8 @@ def fetch(repo: str, revision: str | None, choose: Callable[[Sequence[str]], Seq
         RevisionNotFoundError,
     )
 
-    # The base is the error of the HTTP library that the hub client uses, whichever that is.
-    network_errors: tuple[Any, ...] = (*HfHubHTTPError.__bases__, OSError)
+    # Its bases are errors of the HTTP library that the hub client uses; the rest is what a senseless answer leads to.
+    network_errors: tuple[Any, ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, TypeError, LookupError)
     try:
         names = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
         patterns = list(choose(names))
