@@ -124,6 +124,8 @@ def _one(export: Export) -> None:
                 st.code(export.card, language="markdown", wrap_lines=True)
         _publish(export)
         if st.button("Delete", icon=":material/delete:", type="tertiary", key=f"delete {export.folder.name}"):
+            st.session_state["deleting"] = export.folder.name
+        if st.session_state.get("deleting") == export.folder.name:
             _ask_to_delete(export)
 
 
@@ -157,7 +159,11 @@ def _publish(export: Export) -> None:
             st.info(f"{verb} {len(answer.value.get('files', {})):,} files.", icon=":material/cloud:")
 
 
-@st.dialog("Delete this export?")
+def _forget_to_delete() -> None:
+    st.session_state.pop("deleting", None)
+
+
+@st.dialog("Delete this export?", on_dismiss=_forget_to_delete)
 def _ask_to_delete(export: Export) -> None:
     st.markdown(
         f"**{plain(export.folder.name)}** goes for good, with {size(sum(export.files.values()))} of files."
@@ -167,8 +173,10 @@ def _ask_to_delete(export: Export) -> None:
         if st.button("Delete it", type="primary", icon=":material/delete_forever:"):
             with told():
                 delete_export(studio().root, export.folder.name)
+                _forget_to_delete()
                 st.rerun()
         if st.button("Keep it"):
+            _forget_to_delete()
             st.rerun()
 
 

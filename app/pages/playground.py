@@ -1,7 +1,226 @@
-"""Playground."""
+"""Playground: talk to what was trained, beside what it was before."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import streamlit as st
 
-st.title("Playground")
+from app.actions import told
+from app.chat_client import ChatClient, ServedModel
+from app.rows_to_ask import read_prompts
+from app.serving import client, manager
+from app.views.cards import draw_nothing_yet
+from app.views.chat import draw_alternatives, draw_messages, draw_prompt, draw_side, draw_sureness
+from app.views.text import plain
+from backend.errors import InferenceError
+
+_WAYS = ["Chat", "Side by side", "Tokens", "A file"]
+_AT_ONCE = 4
+
+
+def _server() -> ChatClient | None:
+    """A client of the running server; without one, the way to start it."""
+    found = manager().find()
+    if found is not None:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge("Server running", icon=":material/dns:", color="green")
+            st.caption(f"OpenAI-compatible at {plain(found.url)}")
+            if st.button("Stop the server", icon=":material/power_settings_new:", type="tertiary"):
+                with told(), st.spinner("Stopping"):
+                    manager().stop()
+                st.rerun()
+        return client(found.url)
+    draw_nothing_yet("Nobody answers yet", "The inference server loads models when they are first asked.")
+    if st.button("Start the server", type="primary", icon=":material/play_arrow:"):
+        with told(), st.spinner("Starting the inference server"):
+            manager().start()
+            st.rerun()
+    return None
+
+
+def _choose_model(models: Sequence[ServedModel]) -> tuple[str, dict[str, Any]]:
+    """Which model, at which checkpoint, how strong its adapter, and how it chooses its words."""
+    by_id = {model.id: model for model in models}
+    wanted = st.query_params.get("run", "")
+    ids = list(by_id)
+    model = st.selectbox(
+        "Model",
+        ids,
+        ids.index(wanted) if wanted in by_id else min(1, len(ids) - 1),
+        format_func=lambda one: by_id[one].title if one in by_id else one,
+        key="chat model",
+    )
+    name, options = model, dict[str, Any]()
+    steps = by_id[model].checkpoints
+    if steps:
+        choices: list[Any] = [*sorted(steps), "result"]
+        chosen = st.select_slider("Checkpoint", choices, "result", key=f"checkpoint {model}")
+        name = model if chosen == "result" else f"{model}@{chosen}"
+    if model != "base":
+        strength = st.slider(
+            "Adapter strength", 0.0, 2.0, 1.0, 0.05, help="0 is the base, 1 what was trained."
+        )
+        options |= {} if strength == 1.0 else {"adapter_strength": strength}
+    options["temperature"] = st.slider("Temperature", 0.0, 2.0, 0.0, 0.05, help="0 takes the likeliest word.")
+    options["max_tokens"] = int(st.number_input("Longest answer in tokens", 1, 4096, 256))
+    options["seed"] = int(st.number_input("Seed", 0, 2**31 - 1, 42))
+    return name, options
+
+
+def _with_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    system = str(st.session_state.get("system words", "")).strip()
+    head = [{"role": "system", "content": system}] if system else []
+    return head + [{"role": each["role"], "content": each["content"]} for each in messages]
+
+
+def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
+    turns: list[dict[str, str]] = st.session_state.setdefault("turns", [])
+    _keep_what_was_said(turns)
+    draw_messages(turns)
+    asked = st.chat_input("Say something")
+    if asked:
+        turns.append({"role": "user", "content": asked})
+        draw_messages(turns[-1:])
+        with st.chat_message("assistant", avatar=":material/graphic_eq:"):
+            stop = st.empty()
+            stop.button("Stop", icon=":material/stop:", key=f"stop {len(turns)}")
+            place = st.empty()
+            place.caption("Thinking …")
+            st.session_state["saying"] = ""
+            with told():
+                for piece in ask.stream(model, _with_system(turns), **options):
+                    st.session_state["saying"] += piece
+                    place.text(st.session_state["saying"])
+                turns.append({"role": "assistant", "content": st.session_state["saying"]})
+            del st.session_state["saying"]
+            stop.empty()
+    if turns and st.button("Begin anew", icon=":material/refresh:", type="tertiary"):
+        st.session_state["turns"] = []
+        st.rerun()
+
+
+def _keep_what_was_said(turns: list[dict[str, str]]) -> None:
+    """An answer that was stopped half-way stays as far as it came."""
+    said = st.session_state.pop("saying", None)
+    if said is not None and turns and turns[-1]["role"] == "user":
+        turns.append({"role": "assistant", "content": said, "note": "Stopped."})
+
+
+def _asked(key: str, button: str) -> list[dict[str, str]] | None:
+    """What the person wants to ask, once they press the button."""
+    text = st.text_area("Prompt", key=f"prompt {key}", placeholder="What shall it answer?")
+    pressed = st.button(button, type="primary", icon=":material/send:", disabled=not text.strip())
+    return _with_system([{"role": "user", "content": text}]) if pressed else None
+
+
+def _side_by_side(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
+    messages = _asked("sides", "Ask both")
+    if messages is None:
+        st.caption("The base model and the tuned one answer with the same seed; dots mark where they part.")
+        return
+    with told():
+        with st.spinner("Both are answering"):
+            found = ask.compare(model, messages, **options)
+        parted = found.get("first_difference")
+        left, right = st.columns(2)
+        with left:
+            draw_side("Base", found["base"], parted)
+        with right:
+            draw_side("Tuned", found["tuned"], parted)
+        if parted is None:
+            st.info("Both say the same.", icon=":material/equal:")
+        distance = found.get("mean_kl")
+        if isinstance(distance, int | float):
+            st.caption(f"Along the tuned answer the two differ by {distance:.3f} nats a token on average.")
+        with st.expander("The exact prompt"):
+            draw_prompt(found["prompt"])
+
+
+def _tokens(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
+    answer = st.text_input("Judge this answer", key="judged", placeholder="Leave empty and the model answers")
+    messages = _asked("tokens", "Look")
+    if messages is None:
+        st.caption("Every token of the answer, and how likely the model found it.")
+        return
+    judged = {"answer": answer} if answer else {}
+    with told():
+        with st.spinner("Asking"):
+            found = ask.token_view(model, messages, top=5, **judged, **options)
+        draw_sureness(found["answer"]["tokens"])
+        draw_alternatives(found["answer"]["tokens"])
+        with st.expander("The exact prompt", expanded=True):
+            draw_prompt(found["prompt"])
+
+
+def _file(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
+    upload = st.file_uploader(
+        "A file of prompts", ["txt", "jsonl", "csv"], help="One a line, or a column prompt."
+    )
+    if upload is None:
+        st.caption("Text with a prompt a line, JSONL with prompt or messages, or CSV with a column prompt.")
+        return
+    with told():
+        rows = read_prompts(upload.name, upload.getvalue())
+        st.caption(f"{len(rows):,} prompts")
+        if st.button("Answer them all", type="primary", icon=":material/play_arrow:"):
+            st.session_state["answers"] = []
+            stop = st.empty()
+            stop.button("Stop", icon=":material/stop:", key="stop file")
+            bar = st.progress(0.0, "Answering")
+            for number, line in enumerate(_answers(ask, model, rows, options), 1):
+                st.session_state["answers"].append(line)
+                bar.progress(number / len(rows), f"{number:,} of {len(rows):,}")
+            bar.empty()
+            stop.empty()
+    answers: list[dict[str, str]] = st.session_state.get("answers", [])
+    if answers:
+        st.dataframe(answers, hide_index=True, width="stretch")
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
+        st.download_button("Save the answers", text, "answers.jsonl", icon=":material/download:")
+
+
+def _answers(
+    ask: ChatClient, model: str, rows: Sequence[Sequence[Mapping[str, str]]], options: Mapping[str, Any]
+) -> Iterator[dict[str, str]]:
+    """The answers in the order of the rows; a row that is refused says so and loses no other."""
+
+    def one(messages: Sequence[Mapping[str, str]]) -> dict[str, str]:
+        prompt = messages[-1]["content"]
+        try:
+            return {"prompt": prompt, "answer": ask.answer(model, list(messages), **options), "error": ""}
+        except InferenceError as error:
+            return {"prompt": prompt, "answer": "", "error": str(error)}
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, len(rows), _AT_ONCE):
+            yield from pool.map(one, [_with_system(row) for row in rows[start : start + _AT_ONCE]])
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Playground")
+    ask = _server()
+    if ask is None:
+        return
+    with told():
+        models = ask.models()
+        if not models:
+            draw_nothing_yet("No model to talk to", "Finish a run first; it appears here by itself.")
+            return
+        talk, controls = st.columns([3, 1], gap="large")
+        with controls:
+            model, options = _choose_model(models)
+            st.text_area("System message", key="system words", placeholder="None")
+        with talk:
+            way = st.segmented_control(
+                "Way", _WAYS, default=_WAYS[0], key="way", label_visibility="collapsed"
+            )
+            ways = {"Side by side": _side_by_side, "Tokens": _tokens, "A file": _file}
+            ways.get(str(way), _chat)(ask, model, options)
+
+
+page()

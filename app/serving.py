@@ -1,0 +1,29 @@
+"""The inference server as the pages need it: found, started and stopped through its manager."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import streamlit as st
+
+from app.chat_client import ChatClient
+from app.studio import studio
+from backend.manager.server_manager import ServerManager
+
+TOKEN_VARIABLE = "TUNESMITH_SERVER_TOKEN"  # noqa: S105 - the name of a variable
+
+
+@st.cache_resource(show_spinner=False)
+def _manager(root: str) -> ServerManager:
+    return ServerManager(Path(root))
+
+
+def manager() -> ServerManager:
+    """The manager of the server over this studio's runs."""
+    return _manager(str(studio().runs.root))
+
+
+def client(url: str) -> ChatClient:
+    """A client of the server at ``url``, with the token of the environment where there is one."""
+    return ChatClient(url, os.environ.get(TOKEN_VARIABLE, ""))

@@ -1,0 +1,98 @@
+"""The page Export: app/pages/export.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app import commands as module
+from app.exports import exports_folder
+from tests.app.conftest import OpenPage
+from tests.app.reading import unescaped
+from tests.app.states import Runs
+from tests.app.test_exports import make_export
+from tests.app.waiting import press, settled, texts
+
+
+def test_nothing_to_take_away_yet(open_page: OpenPage) -> None:
+    assert "Nothing to take away yet" in texts(open_page("export"))
+
+
+def test_only_finished_runs_are_offered(open_page: OpenPage, runs: Runs) -> None:
+    runs.running()
+    done = runs.finished("done")
+    app = open_page("export")
+    assert len(app.selectbox(key="export run").options) == 1
+    assert app.selectbox(key="export run").value == done.id
+
+
+def test_what_cannot_be_exported_is_a_sentence(open_page: OpenPage, runs: Runs, root: Path) -> None:
+    runs.finished("done")  # its adapter is empty
+    app = press(open_page("export"), "Export and check")
+    assert app.error
+    assert [button.label for button in app.button if button.label == "Try again"]
+    assert not list(exports_folder(root).glob("[!.]*"))
+
+
+def test_the_command_says_what_was_chosen(
+    open_page: OpenPage, runs: Runs, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.finished("done")
+    app = open_page("export")
+    app.segmented_control(key="export target").set_value("merged").run()
+    app.selectbox(key="precision merged").set_value("float16").run()
+    press(app, "Export and check")
+    out = exports_folder(root) / f"{run.id}-merged-float16"
+    words = ["export", str(run.path), "--to", "merged", "--out", str(out), "--rows=32", "--dtype", "float16"]
+    assert list(app.session_state["exporting"]) == words
+    assert module.commands().at_work() == []
+
+
+def test_an_export_with_its_certificate_files_and_card(open_page: OpenPage, root: Path) -> None:
+    make_export(root)
+    app = open_page("export")
+    said = unescaped(texts(app))
+    assert "Worth a look" in said
+    assert "model.gguf · 100 B" in said
+    assert "<script>alert(1)</script>" in "".join(each.value for each in app.code)
+    assert len(app.get("download_button")) == 3
+
+
+def test_red_is_not_published(open_page: OpenPage, root: Path) -> None:
+    make_export(root, light="red")
+    app = open_page("export")
+    assert any("not published" in each.value for each in app.error)
+    assert not [button for button in app.button if button.label == "Upload"]
+
+
+def test_publishing_needs_a_token_from_the_environment(
+    open_page: OpenPage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    make_export(root)
+    app = open_page("export")
+    assert next(button for button in app.button if button.label == "Upload").disabled
+    assert "HF_TOKEN" in texts(app)
+
+
+def test_a_dry_run_says_what_would_leave(open_page: OpenPage, root: Path, runs: Runs) -> None:
+    folder = make_export(root)
+    certificate = json.loads((folder / "certificate.json").read_text())
+    run = runs.finished("done")
+    (folder / "certificate.json").write_text(json.dumps(certificate | {"run": run.id}))
+    app = open_page("export")
+    app.text_input(key=f"repo {folder.name}").set_value("me/model").run()
+    press(app, "See what would be uploaded")
+    assert "Would upload" in texts(settled(app))
+
+
+def test_deleting_asks_and_names_what_goes(open_page: OpenPage, root: Path) -> None:
+    folder = make_export(root)
+    app = open_page("export")
+    next(button for button in app.button if button.label == "Delete").click().run()
+    assert f"**{folder.name}** goes for good" in unescaped(texts(app))
+    assert folder.is_dir()
+    next(button for button in app.button if button.label == "Delete it").click().run()
+    assert not folder.exists()

@@ -1,0 +1,162 @@
+"""The page Playground: app/pages/playground.py, over a server on a real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from unittest.mock import MagicMock, create_autospec
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import serving
+from backend.errors import RunError
+from backend.manager.server_manager import InferenceServer, ServerManager
+from backend.utils.process_utils import ProcessIdentity
+from tests.app.answering import Answering
+from tests.app.conftest import OpenPage
+from tests.app.waiting import texts
+
+
+@pytest.fixture
+def server() -> Iterator[Answering]:
+    with Answering() as answering:
+        yield answering
+
+
+@pytest.fixture
+def manager(server: Answering, monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """A manager whose server is the one above, running already."""
+    port = int(server.url.split(":")[2].partition("/")[0])
+    found = InferenceServer(ProcessIdentity(4242, 1, "x"), port, "instance")
+    manager: MagicMock = create_autospec(ServerManager, instance=True)
+    manager.find.return_value = found
+    monkeypatch.setattr(serving, "manager", lambda: manager)
+    return manager
+
+
+def press(app: AppTest, label: str) -> AppTest:
+    return next(button for button in app.button if button.label == label).click().run()
+
+
+def choose(app: AppTest, way: str) -> AppTest:
+    return app.segmented_control(key="way").set_value(way).run()
+
+
+def test_without_a_server_there_is_a_way_to_start_it(open_page: OpenPage, manager: MagicMock) -> None:
+    found = manager.find.return_value
+    manager.find.return_value = None
+    manager.start.side_effect = lambda: setattr(manager.find, "return_value", found)
+    app = open_page("playground")
+    assert "Nobody answers yet" in texts(app)
+    press(app, "Start the server")
+    assert app.chat_input
+
+
+def test_a_server_that_does_not_start_says_why(open_page: OpenPage, manager: MagicMock) -> None:
+    manager.find.return_value = None
+    manager.start.side_effect = RunError("No memory.", remedy="Close something.", code="server-failed")
+    app = press(open_page("playground"), "Start the server")
+    assert "No memory" in app.error[0].value
+
+
+def test_stopping_the_server(open_page: OpenPage, manager: MagicMock) -> None:
+    app = open_page("playground")
+    manager.stop.side_effect = lambda: setattr(manager.find, "return_value", None)
+    press(app, "Stop the server")
+    assert "Nobody answers yet" in texts(app)
+
+
+def test_a_conversation_goes_to_and_fro(open_page: OpenPage, manager: MagicMock, server: Answering) -> None:
+    app = open_page("playground")
+    app.text_area(key="system words").set_value("Be brief.").run()
+    app.chat_input[0].set_value("food pork").run()
+    app.chat_input[0].set_value("and plum?").run()
+    assert [each.value for each in app.text] == ["food pork", "<b>Meat</b>", "and plum?", "<b>Meat</b>"]
+    sent = server.asked[1]
+    assert [turn["role"] for turn in sent["messages"]] == ["system", "user", "assistant", "user"]
+    assert (sent["model"], sent["temperature"], sent["seed"], sent["max_tokens"]) == ("run-1", 0.0, 42, 256)
+    assert "adapter_strength" not in sent
+    press(app, "Begin anew")
+    assert not app.text
+
+
+def test_checkpoint_and_strength(open_page: OpenPage, manager: MagicMock, server: Answering) -> None:
+    app = open_page("playground")
+    app.select_slider(key="checkpoint run-1").set_value(10).run()
+    app.slider[0].set_value(0.5).run()
+    app.chat_input[0].set_value("food pork").run()
+    assert (server.asked[0]["model"], server.asked[0]["adapter_strength"]) == ("run-1@10", 0.5)
+
+
+def test_the_base_has_neither(open_page: OpenPage, manager: MagicMock, server: Answering) -> None:
+    app = open_page("playground")
+    app.selectbox(key="chat model").set_value("base").run()
+    assert not app.select_slider
+    assert [each.label for each in app.slider] == ["Temperature"]
+
+
+def test_what_the_server_refuses_is_a_sentence_and_the_talk_goes_on(
+    open_page: OpenPage, manager: MagicMock
+) -> None:
+    app = open_page("playground")
+    app.chat_input[0].set_value("refuse").run()
+    assert "Too long" in app.error[0].value
+    app.chat_input[0].set_value("food pork").run()
+    assert app.text[-1].value == "<b>Meat</b>"
+
+
+def test_an_answer_that_was_stopped_stays_as_far_as_it_came(open_page: OpenPage, manager: MagicMock) -> None:
+    app = open_page("playground")
+    app.session_state["turns"] = [{"role": "user", "content": "tell me"}]
+    app.session_state["saying"] = "Once upon"
+    app.run()
+    assert [each.value for each in app.text] == ["tell me", "Once upon"]
+    assert "Stopped." in texts(app)
+
+
+def test_side_by_side(open_page: OpenPage, manager: MagicMock) -> None:
+    app = choose(open_page("playground"), "Side by side")
+    assert next(button for button in app.button if button.label == "Ask both").disabled
+    app.text_area(key="prompt sides").set_value("food pork").run()
+    press(app, "Ask both")
+    assert [each.value for each in app.text] == ["<b>Meat!", "<b>Meat!"]
+    assert "0.500 nats" in texts(app)
+    assert app.code[0].value.startswith("<|im_start|>user")
+
+
+def test_tokens_with_their_probabilities_and_the_exact_prompt(
+    open_page: OpenPage, manager: MagicMock, server: Answering
+) -> None:
+    app = choose(open_page("playground"), "Tokens")
+    app.text_area(key="prompt tokens").set_value("food pork").run()
+    app.text_input(key="judged").set_value("Meat").run()
+    press(app, "Look")
+    assert (server.asked[0]["answer"], server.asked[0]["top"]) == ("Meat", 5)
+    assert app.dataframe[0].value["probability"].tolist() == [0.9, 0.1]
+    assert app.code[0].value.startswith("<|im_start|>user")
+
+
+def test_a_file_row_by_row_and_a_refused_one_loses_no_other(open_page: OpenPage, manager: MagicMock) -> None:
+    app = choose(open_page("playground"), "A file")
+    app.file_uploader[0].set_value(("p.txt", b"one\nrefuse\nthree\nfour\nfive\n", "text/plain")).run()
+    assert "5 prompts" in texts(app)
+    press(app, "Answer them all")
+    rows = app.dataframe[0].value.to_dict("records")
+    assert [row["prompt"] for row in rows] == ["one", "refuse", "three", "four", "five"]
+    assert [row["answer"] for row in rows] == ["<b>Meat</b>", "", *["<b>Meat</b>"] * 3]
+    assert rows[1]["error"] == "Too long."
+    assert len(app.get("download_button")) == 1
+    assert json.loads(json.dumps(app.session_state["answers"]))
+
+
+def test_a_file_that_cannot_be_asked_says_why(open_page: OpenPage, manager: MagicMock) -> None:
+    app = choose(open_page("playground"), "A file")
+    app.file_uploader[0].set_value(("p.txt", b"", "text/plain")).run()
+    assert "no prompt" in app.error[0].value
+
+
+def test_w26_two_sessions_do_not_share_a_talk(open_page: OpenPage, manager: MagicMock) -> None:
+    one, other = open_page("playground"), open_page("playground")
+    one.chat_input[0].set_value("food pork").run()
+    assert not other.run().text

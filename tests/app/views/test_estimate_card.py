@@ -1,0 +1,40 @@
+"""What a run will cost, drawn: app/views/estimate_card.py."""
+
+from __future__ import annotations
+
+from streamlit.testing.v1 import AppTest
+
+from app.views.estimate_card import span
+from backend.estimator import Interval
+from tests.app.reading import unescaped
+from tests.app.waiting import texts
+
+
+def page() -> None:
+    """A card."""
+    from app.views.estimate_card import draw_estimate
+    from backend.errors import Problem
+    from backend.estimator import Estimate, Interval
+
+    bounds = Interval(60.0, 120.0, 7200.0)
+    big = Interval(2.0**30, 2.0**31, 2.0**32)
+    problem = Problem("training.save_total_limit", "it will *not* fit.", "Make room.")
+    draw_estimate(Estimate(88, 84_000, 4_884_480, bounds, big, big, 2, "Based on 2 runs.", (problem,)))
+
+
+def test_figures_bounds_basis_and_what_will_not_fit() -> None:
+    app = AppTest.from_function(page, default_timeout=30).run()
+    assert [(each.label, each.value) for each in app.metric] == [
+        ("Time", "2 min"),
+        ("Memory", "2.0 GiB"),
+        ("Disk", "2.0 GiB"),
+    ]
+    said = unescaped(texts(app))
+    assert "60 s to 2 h 00 min" in said
+    assert "88 steps · 84,000 tokens · 4,884,480 trained parameters. Based on 2 runs." in said
+    assert unescaped(app.warning[0].value) == "it will *not* fit. Make room."
+
+
+def test_spans() -> None:
+    assert span(Interval(1.0, 2.0, 3.0), in_time=True) == "1 s to 3 s"
+    assert span(Interval(1024.0, 0.0, 2048.0)) == "1 KiB to 2 KiB"
