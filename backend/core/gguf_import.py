@@ -171,6 +171,7 @@ def _sizes(file: GgufFile, facts: dict[str, Any]) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": facts.get("rope.freq_base", 10_000.0)},
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "vocab_size": len(file.metadata["tokenizer.ggml.tokens"]),
+        **({"attention_bias": True} if "blk.0.attn_output.bias" in file.tensors else {}),
     }
 
 
@@ -240,8 +241,8 @@ def _unpermuted(tensor: GgufTensor, config: dict[str, Any]) -> Bytes:
     """
     heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
     part = tensor.name.split(".")[2:3]
-    rows = tensor.rows
+    rows = tensor.rows if len(tensor.shape) > 1 else tensor.rows.reshape(tensor.shape[0], -1)  # a bias
     if not _ARCHITECTURES[config["model_type"]].permuted or not part or part[0] not in heads:
-        return rows
+        return tensor.rows
     shaped = rows.reshape(config[heads[part[0]]], -1, 2, rows.shape[-1])
-    return np.ascontiguousarray(shaped.swapaxes(1, 2)).reshape(rows.shape)
+    return np.ascontiguousarray(shaped.swapaxes(1, 2)).reshape(tensor.rows.shape)

@@ -38,14 +38,14 @@ TOLERANCES = {
     "F32": Tolerance(2e-5, 0.005, _SAME),
     "float16": Tolerance(1e-4, 0.02, "each weight keeps 11 bits"),
     "F16": Tolerance(1e-4, 0.02, _HALF),
-    "bfloat16": Tolerance(3e-3, 0.15, _BRAIN),
-    "BF16": Tolerance(3e-3, 0.15, f"{_BRAIN}, and so do the inputs in llama.cpp"),
-    "Q8_0": Tolerance(5e-3, 0.2, f"{_BLOCK} and keep 8 bits each"),
-    "Q6_K": Tolerance(1e-2, 0.3, f"{_BLOCK} and keep 6 bits each"),
+    "bfloat16": Tolerance(1e-3, 0.1, _BRAIN),
+    "BF16": Tolerance(1e-3, 0.1, f"{_BRAIN}, and so do the inputs in llama.cpp"),
+    "Q8_0": Tolerance(2e-3, 0.2, f"{_BLOCK} and keep 8 bits each"),
+    "Q6_K": Tolerance(5e-3, 0.3, f"{_BLOCK} and keep 6 bits each"),
     "Q5_1": Tolerance(3e-2, 0.6, f"{_BLOCK} and an offset, and keep 5 bits each"),
     "Q5_0": Tolerance(4e-2, 0.7, f"{_BLOCK} and keep 5 bits each"),
-    "Q4_1": Tolerance(0.1, 1.0, f"{_BLOCK} and an offset, and keep 4 bits each"),
-    "Q4_0": Tolerance(0.15, 1.2, f"{_BLOCK} and keep 4 bits each"),
+    "Q4_1": Tolerance(0.08, 1.0, f"{_BLOCK} and an offset, and keep 4 bits each"),
+    "Q4_0": Tolerance(0.1, 1.2, f"{_BLOCK} and keep 4 bits each"),
 }
 COARSEST = Tolerance(0.3, 1.6, "blocks of weights share scales, and each keeps 4 bits or fewer")
 
@@ -213,14 +213,13 @@ def _greedy(
         return Check("greedy answers", Light.GREEN, f"All {len(answers)} answers are equal, token by token.")
     ties = [each for each in odd if each["gap"] is not None and each["gap"] <= limit.tie]
     first = next((each for each in odd if each not in ties), odd[0])
+    gap = "" if first["gap"] is None else f", {first['gap']:.2g} nats less likely in training"
     said = (
         f"{len(odd)} of {len(answers)} answers differ, first at token {first['place']}: {first['trained']} was "
-        f"trained, {first['export']} is said."
+        f"trained, {first['export']} is said{gap}."
     )
     if len(ties) == len(odd):
-        return Check(
-            "greedy answers", Light.GREEN, f"{said} Both were equally likely within {limit.tie:g} nats."
-        )
+        return Check("greedy answers", Light.GREEN, f"{said} That is a tie within {limit.tie:g} nats.")
     share = (len(odd) - len(ties)) / len(answers)
     return Check("greedy answers", Light.AMBER if share <= 0.25 else Light.RED, said)
 

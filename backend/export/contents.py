@@ -204,16 +204,16 @@ def _how(name: str, values: Floats, trained: Floats, weights: Mapping[str, Tenso
         return f"has the shape {list(values.shape)} instead of {list(trained.shape)}"
     apart = _distance(values, trained)
     before = _base_tensor(base, name)
-    if before is not None and _distance(values, before) < apart / 10:
+    if before is not None and _distance(values, before) < apart / 3:
         return "holds the base model's weights: what was trained is not merged into it"
     factor = float(np.vdot(values, trained) / (np.vdot(trained, trained) or 1.0))
-    if abs(factor - 1) > 0.01 and _distance(values, factor * trained) < apart / 10:
+    if abs(factor - 1) > 0.01 and _distance(values, factor * trained) < apart / 3:
         return f"is {factor:.4g} times the trained weight: its scale is wrong"
     others = (other for other, tensor in weights.items() if other != name and tensor.shape == values.shape)
     for other in others:
-        if _distance(values, weights[other].detach().float().cpu().numpy()) < apart / 10:
+        if _distance(values, weights[other].detach().float().cpu().numpy()) < apart / 3:
             return f"holds the values of {other}"
-    if values.ndim > 1 and _distance(_row_norms(values), _row_norms(trained)) < apart / 10:
+    if values.ndim > 1 and apart > 0.5 and _distance(_row_norms(values), _row_norms(trained)) < apart / 3:
         return "has its rows in another order: its heads are permuted"
     return f"differs from the trained weight by {apart:.1%}"
 

@@ -112,11 +112,12 @@ def _write_adapter(trained: Trained, folder: Path) -> Path:
 def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: str) -> Path:
     """The merged model in Hugging Face layout: added up in float32, then rounded once, in shards."""
     model, stored = trained.merge(), getattr(torch, dtype)
-    rounded = {name: tensor.detach().to(stored) for name, tensor in model.state_dict().items()}
+    rounded = {name: tensor.detach().to(stored) for name, tensor in model_weights(model).items()}
     model.generation_config = trained.generation_config()
-    model.config.dtype = stored
     transformers_logging.disable_progress_bar()
     model.save_pretrained(folder, state_dict=rounded, max_shard_size=max_shard_size)
+    config = json.loads((folder / "config.json").read_text("utf-8")) | {"dtype": dtype}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     trained.tokenizer.save_pretrained(folder)
     return folder
 

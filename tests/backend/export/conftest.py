@@ -30,6 +30,8 @@ class Asked:
 
     def fresh(self) -> Trained:
         """The trained model once more: writing a merged form uses the adapter up."""
+        if self.trained.full:
+            return self.trained
         model = load_adapter(load_base(self.trained.base), self.trained.result).eval()
         return replace(self.trained, model=model)
 

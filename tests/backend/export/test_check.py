@@ -1,0 +1,87 @@
+"""Exports of every form and family, certified by their real readers: backend/export/check.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.export.certificate import Light
+from backend.export.check import unchecked
+from backend.export.forms import Target
+from tests.backend.export.conftest import Asked, ask, export_of
+from tests.backend.export.results import finished
+from tests.tiny import Architecture, Family
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "reader"),
+    [
+        ("adapter", "float32", "transformers"),
+        ("merged", "float32", "transformers"),
+        ("gguf", "F32", "llama.cpp"),
+        ("ollama", "F16", "llama.cpp"),
+        ("lora-gguf", "F32", "llama.cpp"),
+    ],
+)
+def test_every_form_is_green(
+    target: Target, precision: str, reader: str, llama: Asked, tmp_path: Path
+) -> None:
+    certificate = export_of(llama, tmp_path, target, precision)[1]
+    assert (certificate.light, certificate.reasons) == (Light.GREEN, [])
+    assert certificate.reader.startswith(reader)
+    assert certificate.rows == len(llama.panel.rows)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [("qwen2", "qwen3"), ("qwen3", "qwen3"), ("llama", "llama3"), ("llama", "mistral"), ("llama", "base")],
+)
+def test_every_family_is_read_by_llama_cpp_as_it_was_trained(
+    architecture: Architecture, family: Family, tmp_path: Path
+) -> None:
+    asked = ask(finished(tmp_path / "made", architecture=architecture, family=family))
+    (tmp_path / "out").mkdir()
+    certificate = export_of(asked, tmp_path / "out", "gguf", "F32")[1]
+    assert (certificate.light, certificate.reasons) == (Light.GREEN, [])
+
+
+def test_a_full_run_leaves_as_gguf(tmp_path: Path) -> None:
+    asked = ask(finished(tmp_path / "made", method="full"))
+    (tmp_path / "out").mkdir()
+    assert export_of(asked, tmp_path / "out", "gguf", "F32")[1].light == Light.GREEN
+
+
+@pytest.fixture
+def no_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return
+
+
+def test_without_a_reader_it_is_never_green(no_llama_cpp: None, llama: Asked, tmp_path: Path) -> None:
+    certificate = export_of(llama, tmp_path, "gguf", "F32")[1]
+    assert certificate.light == Light.AMBER
+    assert certificate.reasons == [
+        "Not checked: xllamacpp is not installed, and nothing else here reads this form."
+    ]
+
+
+def test_what_nobody_asked_for_is_amber(llama: Asked) -> None:
+    certificate = unchecked(llama.trained, "gguf", "F32", "no rows were asked for.")
+    assert (certificate.light, certificate.rows) == (Light.AMBER, 0)
+    assert certificate.reasons == ["Not checked: no rows were asked for."]
+
+
+def test_a_panel_of_training_rows_is_amber(llama: Asked, tmp_path: Path) -> None:
+    noted = replace(llama, panel=replace(llama.panel, note="These were trained on."))
+    certificate = export_of(noted, tmp_path, "gguf", "F32")[1]
+    assert (certificate.light, certificate.reasons) == (Light.AMBER, ["These were trained on."])
+
+
+def test_nothing_is_left_beside_the_export(llama: Asked, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    export_of(llama, tmp_path / "out", "lora-gguf", "F32")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

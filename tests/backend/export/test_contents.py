@@ -1,0 +1,134 @@
+"""What lies in an export: backend/export/contents.py. Whole faults are planted in tests/integration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from backend.export import contents
+from backend.export.forms import write_form
+from backend.export.trained import Trained, model_weights
+from tests.backend.export.conftest import Asked
+from tests.backend.export.harm import edit_json
+
+UP = "model.layers.0.mlp.up_proj.weight"
+GATE = "model.layers.0.mlp.gate_proj.weight"
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def merged(llama: Asked, tmp_path: Path) -> tuple[Path, Trained]:
+    trained = llama.fresh()
+    return write_form(trained, "merged", "float32", tmp_path, max_shard_size="5GB")[0], trained
+
+
+def problems(merged: tuple[Path, Trained], **options: Any) -> list[str]:
+    folder, trained = merged
+    model = trained.merge()
+    wanted = (model.config, model_weights(model), trained.tokenizer, trained.end_ids)
+    return contents.check_folder(folder, *wanted, stored=torch.float32, base=trained.base, **options)
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file({name: values.contiguous() for name, values in weights.items()}, folder / "model.safetensors")
+
+
+def test_equal_is_nothing_to_say(merged: tuple[Path, Trained]) -> None:
+    assert problems(merged) == []
+
+
+def halves(weights: dict[str, Any]) -> None:
+    weights[QUERY] = weights[QUERY].reshape(4, 2, 4, 32).transpose(1, 2).reshape(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda w: w.update({UP: w[UP] * 0.5}), f"{UP} is 0.5 times the trained weight"),
+        (lambda w: w.update({UP: w[GATE].clone()}), f"{UP} holds the values of {GATE}"),
+        (lambda w: w.update({UP: w[UP].T.clone()}), f"{UP} has the shape [32, 64] instead of [64, 32]"),
+        (lambda w: w.pop(UP), f"the weight {UP} is missing"),
+        (lambda w: w[UP].view(-1)[3].add_(1e-3), f"{UP} differs from the trained weight by"),
+        (halves, f"{QUERY} has its rows in another order: its heads are permuted"),
+    ],
+)
+def test_each_way_of_being_wrong_is_told(
+    edit: Callable[[dict[str, Any]], object], said: str, merged: tuple[Path, Trained]
+) -> None:
+    change(merged[0], edit)
+    (problem,) = problems(merged)
+    assert problem.startswith(said)
+
+
+def test_a_layer_without_its_adapter_is_known(merged: tuple[Path, Trained]) -> None:
+    before = load_file(merged[1].base / "model.safetensors")[UP]
+    change(merged[0], lambda weights: weights.update({UP: before}))
+    assert problems(merged) == [
+        f"{UP} holds the base model's weights: what was trained is not merged into it"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_key_value_heads": 4}, "num_key_value_heads is 4, and 2 in the trained model"),
+        ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            "the rope base is 500000, and 10000",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_told(settings: dict[str, Any], said: str, merged: tuple[Path, Trained]) -> None:
+    edit_json(merged[0] / "config.json", **settings)
+    assert any(problem.startswith(said) for problem in problems(merged))
+
+
+def test_rounding_is_no_difference_where_it_was_meant(llama: Asked, tmp_path: Path) -> None:
+    trained = llama.fresh()
+    folder, _ = write_form(trained, "merged", "bfloat16", tmp_path, max_shard_size="5GB")
+    model = trained.merge()
+    wanted = (model.config, model_weights(model), trained.tokenizer, trained.end_ids)
+    assert contents.check_folder(folder, *wanted, stored=torch.bfloat16) == []
+    assert len(contents.check_folder(folder, *wanted, stored=torch.float16)) > 3
+
+
+@pytest.mark.parametrize("quantization", ["F16", "Q8_0", "Q4_0", "Q5_1"])
+def test_a_gguf_file_holds_the_rounded_weights_exactly(
+    quantization: str, llama: Asked, tmp_path: Path
+) -> None:
+    trained = llama.fresh()
+    file, _ = write_form(trained, "gguf", quantization, tmp_path, max_shard_size="5GB")
+    model = trained.merge()
+    wanted = (model.config, model_weights(model), trained.tokenizer, trained.end_ids)
+    assert contents.check_gguf(file, tmp_path / "a", *wanted) == []
+    off = {**wanted[1], UP: wanted[1][UP] * 1.5}
+    (problem,) = contents.check_gguf(file, tmp_path / "b", wanted[0], off, *wanted[2:])
+    assert problem.startswith(f"{UP} is 0.66")
+
+
+def test_an_adapter_gguf_is_compared_weight_by_weight(llama: Asked, learned: Asked, tmp_path: Path) -> None:
+    file, _ = write_form(llama.trained, "lora-gguf", "F32", tmp_path, max_shard_size="5GB")
+    assert contents.check_lora(file, llama.trained.result, llama.trained.model.config) == []
+    assert len(contents.check_lora(file, learned.trained.result, llama.trained.model.config)) > 3
+
+
+def test_an_adapter_without_a_weight_is_told(llama: Asked, tmp_path: Path) -> None:
+    folder, _ = write_form(llama.trained, "adapter", "float32", tmp_path, max_shard_size="5GB")
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    save_file(
+        {other: values for other, values in weights.items() if other != name},
+        folder / "adapter_model.safetensors",
+    )
+    trained = llama.trained
+    assert contents.check_adapter(folder, trained.result, trained.tokenizer, trained.end_ids) == [
+        f"the weight {name} is missing"
+    ]

@@ -1,0 +1,123 @@
+"""The forms a model leaves in: backend/export/forms.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backend.core.gguf_file import read_gguf
+from backend.core.model_loader import load_base
+from backend.errors import ExportError
+from backend.export.forms import Target, check_form, choose_precision, write_form
+from backend.export.quantizer import PROGRAM
+from backend.export.trained import load_trained, model_weights
+from tests.backend.export.conftest import Asked
+from tests.backend.export.results import finished
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("adapter", "float32"),
+        ("lora-gguf", "F32"),
+        ("merged", "float16"),
+        ("gguf", "Q4_0"),
+        ("ollama", "Q4_0"),
+    ],
+)
+def test_the_precision_is_the_one_of_the_form(target: str, precision: str) -> None:
+    assert choose_precision(target, "float16", "Q4_0") == precision
+
+
+@pytest.mark.parametrize(
+    ("target", "code"), [("onnx", "bad-target"), ("merged", "bad-precision"), ("gguf", "bad-precision")]
+)
+def test_what_does_not_exist_is_refused(target: str, code: str) -> None:
+    with pytest.raises(ExportError) as caught:
+        choose_precision(target, "int3", "Q3_9")
+    assert caught.value.code == code
+
+
+def test_a_k_quant_without_its_program_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ExportError, match=PROGRAM):
+        choose_precision("gguf", "float32", "Q4_K_M")
+
+
+@pytest.mark.parametrize("target", ["adapter", "lora-gguf"])
+def test_a_full_run_has_no_adapter(target: Target, tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as caught:
+        check_form(load_trained(finished(tmp_path, method="full")), target)
+    assert caught.value.code == "no-adapter"
+
+
+@pytest.mark.parametrize("target", ["gguf", "ollama"])
+def test_an_architecture_that_gguf_does_not_have_is_refused(target: Target, tmp_path: Path) -> None:
+    trained = load_trained(finished(tmp_path, architecture="gpt2", method="full"))
+    check_form(trained, "merged")
+    with pytest.raises(ExportError) as caught:
+        check_form(trained, target)
+    assert caught.value.code == "unsupported-architecture"
+
+
+def write(asked: Asked, target: Target, precision: str, folder: Path, shard: str = "5GB") -> Path:
+    return write_form(asked.fresh(), target, precision, folder, max_shard_size=shard)[0]
+
+
+def test_an_adapter_is_the_runs_own_under_a_public_name(llama: Asked, tmp_path: Path) -> None:
+    write(llama, "adapter", "float32", tmp_path)
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (llama.trained.result / weights).read_bytes()
+    named = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (named["base_model_name_or_path"], named["inference_mode"]) == ("model", True)
+    assert str(llama.trained.base) not in (tmp_path / "adapter_config.json").read_text()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"tokenizer.json", "chat_template.jinja", "generation_config.json"}
+    assert "manifest.json" not in names
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_merged_model_is_rounded_once(dtype: str, llama: Asked, tmp_path: Path) -> None:
+    write(llama, "merged", dtype, tmp_path)
+    stored, exact = load_file(tmp_path / "model.safetensors"), model_weights(llama.fresh().merge())
+    assert stored.keys() == exact.keys()
+    assert all(torch.equal(stored[name], exact[name].to(getattr(torch, dtype))) for name in exact)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
+
+
+def test_a_large_model_comes_in_shards(llama: Asked, tmp_path: Path) -> None:
+    write(llama, "merged", "float32", tmp_path, shard="60KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    again, exact = load_base(tmp_path).state_dict(), llama.fresh().merge().state_dict()
+    assert all(torch.equal(again[name], exact[name]) for name in exact)
+
+
+def test_a_gguf_file_is_named_and_alone(llama: Asked, tmp_path: Path) -> None:
+    file = write(llama, "gguf", "Q8_0", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-Q8_0.gguf"]
+    assert read_gguf(file).metadata["tokenizer.chat_template"] == llama.trained.tokenizer.chat_template
+
+
+def test_a_modelfile_lies_beside_its_gguf(llama: Asked, tmp_path: Path) -> None:
+    write(llama, "ollama", "F16", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny-F16.gguf", "Modelfile"}
+    assert "FROM ./tiny-F16.gguf" in (tmp_path / "Modelfile").read_text()
+
+
+def test_k_quants_are_made_from_a_float_file(
+    llama: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / PROGRAM
+    program.write_text('#!/bin/sh\ncp "$1" "$2"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "out").mkdir()
+    file = write(llama, "gguf", "Q4_K_M", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny-Q4_K_M.gguf"]
+    assert read_gguf(file).tensors["blk.0.ffn_up.weight"].kind.name == "F32"

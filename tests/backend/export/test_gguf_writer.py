@@ -1,0 +1,193 @@
+"""GGUF files: backend/export/gguf_writer.py, read back by our import and by the gguf package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from safetensors.torch import load_file
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from backend.core.gguf_file import read_gguf
+from backend.core.gguf_import import convert_gguf
+from backend.core.model_loader import load_base
+from backend.core.tokenizer import load_tokenizer
+from backend.errors import ExportError
+from backend.export.gguf_vocab import read_vocabulary
+from backend.export.gguf_writer import FILE_TYPES, write_gguf, write_lora_gguf
+from backend.export.trained import model_weights
+from tests.tiny import Architecture, Family, tiny_model_folder
+
+SHAPES: list[tuple[Architecture, Family, dict[str, Any]]] = [
+    ("llama", "chatml", {}),
+    ("llama", "llama3", {"tie_word_embeddings": False, "attention_bias": True, "head_dim": 16}),
+    ("qwen2", "qwen3", {"tie_word_embeddings": False}),
+    ("qwen3", "qwen3", {"num_key_value_heads": 4}),
+]
+
+
+def write(folder: Path, target: Path, quantization: str) -> None:
+    model, tokenizer = load_base(folder), load_tokenizer(folder)
+    words = read_vocabulary(tokenizer, folder, rows=model.config.vocab_size, eos_token_ids=None)
+    write_gguf(target, model.config, model_weights(model), words, quantization=quantization, name="tiny")
+
+
+@pytest.mark.parametrize(("architecture", "family", "overrides"), SHAPES)
+def test_f32_comes_back_bit_for_bit(
+    architecture: Architecture, family: Family, overrides: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tiny_model_folder(tmp_path / "model", family=family, architecture=architecture, **overrides)
+    write(folder, tmp_path / "x.gguf", "F32")
+    convert_gguf(tmp_path / "x.gguf", tmp_path / "back")
+    before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("quantization", FILE_TYPES)
+def test_every_precision_is_written_as_it_is_called(
+    quantization: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write(tiny_folder, tmp_path / "x.gguf", quantization)
+    file = read_gguf(tmp_path / "x.gguf")
+    assert file.metadata["general.file_type"] == FILE_TYPES[quantization]
+    assert file.tensors["blk.0.ffn_up.weight"].kind.name == quantization
+    assert file.tensors["blk.0.attn_norm.weight"].kind.name == "F32"
+    trained = load_file(tiny_folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].numpy()
+    stored = file.tensors["blk.0.ffn_up.weight"]
+    off = np.linalg.norm(dequantize(stored.rows, stored.kind) - trained) / np.linalg.norm(trained)
+    assert off < {"F32": 1e-9, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 0.02}.get(quantization, 0.15)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "head"), [("Q4_0", "Q8_0"), ("Q5_1", "Q8_0"), ("Q8_0", "Q8_0"), ("F16", "F16")]
+)
+def test_the_head_is_no_coarser_than_q8_0(
+    quantization: str, head: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    write(tiny_folder, tmp_path / "x.gguf", quantization)
+    assert read_gguf(tmp_path / "x.gguf").tensors["token_embd.weight"].kind.name == head
+
+
+def test_rows_that_do_not_fill_a_block_stay_f16(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "model", intermediate_size=48)
+    write(folder, tmp_path / "x.gguf", "Q8_0")
+    kinds = {name: tensor.kind.name for name, tensor in read_gguf(tmp_path / "x.gguf").tensors.items()}
+    assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q8_0")
+
+
+def test_the_settings_are_the_models(tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": 123_456.0}
+    folder = tiny_model_folder(tmp_path / "model", rope_parameters=rope, rms_norm_eps=1e-5)
+    write(folder, tmp_path / "x.gguf", "F16")
+    facts = read_gguf(tmp_path / "x.gguf").metadata
+    expected = {
+        "llama.block_count": 2, "llama.context_length": 512, "llama.embedding_length": 32,
+        "llama.feed_forward_length": 64, "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 8, "llama.rope.dimension_count": 8, "llama.rope.freq_base": 123_456.0,
+    }  # fmt: skip
+    assert {key: facts[key] for key in expected} == expected
+    assert facts["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-5)
+
+
+def test_llama3_frequencies_are_those_of_transformers(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    folder = tiny_model_folder(tmp_path / "model", rope_parameters=rope)
+    write(folder, tmp_path / "x.gguf", "F32")
+    (stored,) = (t for t in GGUFReader(tmp_path / "x.gguf").tensors if t.name == "rope_freqs.weight")
+    config = LlamaConfig.from_pretrained(folder)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = 1.0 / (10_000.0 ** (torch.arange(0, 8, 2) / 8))
+    assert torch.allclose(plain / torch.tensor(np.array(stored.data)), scaled, rtol=1e-5)
+
+
+def test_scaled_positions_are_named_or_refused(tmp_path: Path) -> None:
+    linear = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
+    write(tiny_model_folder(tmp_path / "a", rope_parameters=linear), tmp_path / "a.gguf", "F32")
+    facts = read_gguf(tmp_path / "a.gguf").metadata
+    assert (facts["llama.rope.scaling.type"], facts["llama.rope.scaling.factor"]) == ("linear", 2.0)
+    yarn = linear | {"rope_type": "yarn", "original_max_position_embeddings": 256}
+    write(tiny_model_folder(tmp_path / "b", rope_parameters=yarn), tmp_path / "b.gguf", "F32")
+    assert read_gguf(tmp_path / "b.gguf").metadata["llama.rope.scaling.original_context_length"] == 256
+    dynamic = linear | {"rope_type": "dynamic"}
+    with pytest.raises(ExportError) as caught:
+        write(tiny_model_folder(tmp_path / "c", rope_parameters=dynamic), tmp_path / "c.gguf", "F32")
+    assert caught.value.code == "unsupported-positions"
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "model", architecture="gpt2")
+    with pytest.raises(ExportError, match="gpt2") as caught:
+        write(folder, tmp_path / "x.gguf", "F32")
+    assert caught.value.code == "unsupported-architecture"
+
+
+def test_a_weight_without_a_name_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_base(tiny_folder), load_tokenizer(tiny_folder)
+    words = read_vocabulary(tokenizer, tiny_folder, rows=model.config.vocab_size, eos_token_ids=None)
+    weights = model_weights(model) | {"model.odd.weight": torch.zeros(2, 2)}
+    with pytest.raises(ExportError, match=r"model\.odd\.weight"):
+        write_gguf(tmp_path / "x.gguf", model.config, weights, words, quantization="F32", name="x")
+
+
+ADAPTER: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+WEIGHTS = {
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.arange(4 * 32.0).reshape(4, 32),
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.arange(32 * 4.0).reshape(32, 4),
+}
+
+
+class TestLora:
+    def test_names_scale_and_order(self, tmp_path: Path) -> None:
+        config = LlamaConfig(
+            num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32
+        )
+        write_lora_gguf(tmp_path / "l.gguf", config, ADAPTER, WEIGHTS)
+        file = read_gguf(tmp_path / "l.gguf")
+        assert (file.metadata["general.type"], file.metadata["adapter.type"]) == ("adapter", "lora")
+        assert file.metadata["adapter.lora.alpha"] == 8.0
+        rows = {name: tensor.rows.view(np.float32) for name, tensor in file.tensors.items()}
+        assert np.array_equal(rows["blk.0.attn_q.weight.lora_a"], WEIGHTS[next(iter(WEIGHTS))].numpy())
+        assert list(rows["blk.0.attn_q.weight.lora_b"][:3, 0]) == [
+            0.0,
+            16.0,
+            4.0,
+        ]  # halves of a head interleaved
+
+    def test_rank_stabilised_scale(self, tmp_path: Path) -> None:
+        config = LlamaConfig(
+            num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32
+        )
+        write_lora_gguf(tmp_path / "l.gguf", config, ADAPTER | {"use_rslora": True}, WEIGHTS)
+        assert (
+            read_gguf(tmp_path / "l.gguf").metadata["adapter.lora.alpha"] == 16.0
+        )  # 8·√4, over rank 4: 8/√4
+
+    @pytest.mark.parametrize(
+        "odd", [{"use_dora": True}, {"alpha_pattern": {"q_proj": 1}}, {"peft_type": "IA3"}], ids=str
+    )
+    def test_what_llama_cpp_cannot_read_is_refused(self, odd: dict[str, Any], tmp_path: Path) -> None:
+        with pytest.raises(ExportError) as caught:
+            write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), ADAPTER | odd, WEIGHTS)
+        assert caught.value.code == "unsupported-adapter"
+
+    def test_a_module_without_a_name_is_refused(self, tmp_path: Path) -> None:
+        odd = {"base_model.model.model.odd.lora_A.weight": torch.zeros(4, 32)}
+        with pytest.raises(ExportError, match="odd"):
+            write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), ADAPTER, odd)
+
+
+def test_the_alignment_is_the_one_of_the_format(tiny_folder: Path, tmp_path: Path) -> None:
+    write(tiny_folder, tmp_path / "x.gguf", "Q4_0")
+    offsets = [tensor.data_offset for tensor in GGUFReader(tmp_path / "x.gguf").tensors]
+    assert all(offset % gguf.GGUF_DEFAULT_ALIGNMENT == 0 for offset in offsets)

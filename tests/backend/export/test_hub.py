@@ -1,0 +1,124 @@
+"""Publishing: backend/export/hub.py, over an autospecced HfApi."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
+
+import pytest
+from huggingface_hub import HfApi, errors
+from huggingface_hub.errors import HfHubHTTPError
+
+from backend.errors import ExportError
+from backend.export.hub import push
+
+SECRET = "hf_secret_of_the_test"
+
+
+def forbidden() -> Any:
+    """An answer of the library that the Hub's client itself stands on."""
+    client = importlib.import_module(errors.Response.__module__.split(".")[0])
+    return client.Response(403, request=client.Request("PUT", "http://127.0.0.1"))
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    (tmp_path / "certificate.json").write_text(json.dumps({"light": "green", "reasons": []}))
+    (tmp_path / "README.md").write_text("card")
+    return tmp_path
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    made = create_autospec(HfApi, instance=True)
+    made.repo_info.return_value.private = True
+    return made
+
+
+def test_an_export_goes_up_privately(export: Path, api: Any) -> None:
+    pushed = push(export, "me/food", api=api)
+    assert (pushed.repo, pushed.private, pushed.light) == ("me/food", True, "green")
+    assert pushed.files == {"README.md": 4, "certificate.json": 33}
+    assert api.create_repo.call_args.kwargs["private"] is True
+    assert api.upload_folder.call_args.kwargs["folder_path"] == export
+
+
+def test_public_has_to_be_said(export: Path, api: Any) -> None:
+    assert not push(export, "me/food", public=True, api=api).private
+    assert api.create_repo.call_args.kwargs["private"] is False
+
+
+def test_a_dry_run_asks_the_hub_nothing_and_needs_no_token(
+    export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    api = create_autospec(HfApi, instance=True)
+    pushed = push(export, "me/food", dry_run=True, api=api)
+    assert (pushed.url, pushed.files["README.md"]) == ("", 4)
+    assert api.mock_calls == []
+
+
+def test_a_private_export_never_goes_into_a_public_repository(export: Path, api: Any) -> None:
+    api.repo_info.return_value.private = False
+    with pytest.raises(ExportError) as caught:
+        push(export, "me/food", api=api)
+    assert caught.value.code == "already-public"
+    api.upload_folder.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    "record", [{"light": "red", "reasons": ["It says other words."]}, {"light": "purple"}, {}]
+)
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_red_is_not_published(record: dict[str, Any], dry_run: bool, export: Path, api: Any) -> None:
+    (export / "certificate.json").write_text(json.dumps(record))
+    with pytest.raises(ExportError, match="must not be published") as caught:
+        push(export, "me/food", dry_run=dry_run, api=api)
+    assert caught.value.code == "red-certificate"
+    assert " ".join(record.get("reasons", [])) in str(caught.value)
+    assert api.mock_calls == []
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]"])
+def test_without_a_certificate_it_is_no_export(content: str | None, tmp_path: Path, api: Any) -> None:
+    files = {} if content is None else {"certificate.json": content}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ExportError) as caught:
+        push(tmp_path, "me/food", api=api)
+    assert caught.value.code == "not-an-export"
+
+
+@pytest.mark.parametrize("repo", ["food", "me/", "/food", "me/food/x", "../food", "me/fo od", ""])
+def test_a_repository_is_owner_and_name(repo: str, export: Path, api: Any) -> None:
+    with pytest.raises(ExportError) as caught:
+        push(export, repo, api=api)
+    assert caught.value.code == "bad-repo"
+
+
+def test_without_a_token_nothing_is_tried(export: Path, monkeypatch: pytest.MonkeyPatch, api: Any) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    with pytest.raises(ExportError) as caught:
+        push(export, "me/food", api=api)
+    assert caught.value.code == "no-token"
+    assert api.mock_calls == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HfHubHTTPError(f"403, {SECRET}", response=forbidden()),
+        OSError(f"no network for {SECRET}"),
+    ],
+)
+def test_a_refusal_is_a_sentence_without_the_token(error: Exception, export: Path, api: Any) -> None:
+    api.upload_folder.side_effect = error
+    with pytest.raises(ExportError) as caught:
+        push(export, "me/food", api=api)
+    assert caught.value.code == "hub-refused"
+    assert SECRET not in f"{caught.value}{caught.value.__cause__}"

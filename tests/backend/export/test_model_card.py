@@ -1,0 +1,124 @@
+"""The model card: backend/export/model_card.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.export.certificate import Certificate, Check, Light
+from backend.export.model_card import write_card
+from backend.inferencer import run_config
+from backend.run_dir import RunDir
+from tests.backend.export.results import finished
+
+CERTIFICATE = Certificate(
+    "run", "merged", "bfloat16", "x", 4, [Check("a", Light.AMBER, "It is odd.")], {}, []
+)
+
+
+def card(
+    run: RunDir, folder: Path, *, target: str = "merged", model: str = "", base: str = "me/base"
+) -> tuple[dict[str, Any], str]:
+    config = run_config(run)
+    named = config.model.model_copy(update={"model_name_or_path": model or config.model.model_name_or_path})
+    write_card(folder, run, config.model_copy(update={"model": named}), base, target, "bfloat16", CERTIFICATE)
+    _, front, body = (folder / "README.md").read_text("utf-8").split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def test_the_front_matter_is_the_hubs(trained: RunDir, tmp_path: Path) -> None:
+    front, _ = card(trained, tmp_path)
+    assert front == {
+        "base_model": "me/base",
+        "base_model_relation": "finetune",
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+        "tags": ["tunesmith", "lora"],
+    }
+    assert card(trained, tmp_path, target="adapter")[0]["library_name"] == "peft"
+    assert card(trained, tmp_path, target="adapter")[0]["base_model_relation"] == "adapter"
+
+
+def test_the_licence_is_named_where_it_is_known(trained: RunDir, tmp_path: Path) -> None:
+    assert card(trained, tmp_path, model="smollm2-135m")[0]["license"] == "apache-2.0"
+    assert "licence of me/base is not known" in card(trained, tmp_path)[1]
+
+
+def test_the_facts_are_those_of_the_run(trained: RunDir, tmp_path: Path) -> None:
+    _, body = card(trained, tmp_path)
+    environment: dict[str, Any] = trained.read_environment()
+    (digest,) = environment["facts"]["data"].values()
+    facts = [
+        f"| run | {trained.id} |",
+        "| steps | 20 |",
+        "| rank, alpha, dropout | 16, 32, 0 |",
+        "| peak learning rate | 0.03 |",
+        f"| train rows | {environment['data']['train_rows']} |",
+        f"| SHA-256 of foods.jsonl | {digest} |",
+        f"| base model's fingerprint | {environment['facts']['model']} |",
+    ]
+    assert [fact for fact in facts if fact not in body] == []
+    assert "epochs" not in body  # the run went by steps
+
+
+def test_before_and_after_are_the_runs_own_evaluations(trained: RunDir, tmp_path: Path) -> None:
+    _, body = card(trained, tmp_path)
+    evaluations = [line for line in trained.metrics().records if line["kind"] == "eval"]
+    first, last = (line["eval/loss"] for line in (evaluations[0], evaluations[-1]))
+    assert "| | step 0 | step 20 |" in body
+    assert f"| held-out loss, nats a token | {first:.4f} | {last:.4f} |" in body
+    assert "## Answers on held-out rows" in body
+    assert "![Loss by step](curves.svg)" in body
+    assert (tmp_path / "curves.svg").read_text().startswith("<svg")
+
+
+def test_no_place_on_this_machine_is_told(trained: RunDir, tmp_path: Path) -> None:
+    _, body = card(trained, tmp_path, target="adapter")
+    assert str(trained.path) not in body
+    assert str(Path(run_config(trained).model.model_name_or_path).parent) not in body
+
+
+def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
+    run = finished(tmp_path / "made")
+    (tmp_path / "out").mkdir()
+    _, body = card(run, tmp_path / "out")
+    headings = [line for line in body.splitlines() if line.startswith("## ")]
+    assert headings == ["## Training", "## How to load", "## Is this what was trained?", "## Limits"]
+    assert not (tmp_path / "out" / "curves.svg").exists()
+
+
+def test_the_certificate_is_told_as_it_is(trained: RunDir, tmp_path: Path) -> None:
+    assert "is **amber**; see [certificate.md](certificate.md).\n- It is odd." in card(trained, tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("adapter", 'AutoModelForCausalLM.from_pretrained("me/base"), "."'),
+        ("merged", 'AutoModelForCausalLM.from_pretrained(".")'),
+        ("gguf", "llama-server --model x.gguf --jinja"),
+        ("ollama", "ollama create"),
+        ("lora-gguf", "--lora x.gguf"),
+    ],
+)
+def test_each_form_says_how_it_is_loaded(target: str, said: str, trained: RunDir, tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").touch()
+    _, body = card(trained, tmp_path, target=target)
+    assert said in body
+    code = [part.removeprefix("python\n") for part in body.split("```") if part.startswith("python\n")]
+    assert [compile(each, target, "exec").co_filename for each in code] == [target] * len(code)
+
+
+def test_rows_cannot_break_the_tables(trained: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(tmp_path / "run")
+    copy.path.mkdir()
+    for name in ("config.yaml", "environment.json", "metrics.jsonl"):
+        (copy.path / name).write_bytes((trained.path / name).read_bytes())
+    sample = {"step": 0, "row": "a", "prompt": "a | b\n# c <script>", "expected": "", "generated": ""}
+    (copy.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    (tmp_path / "out").mkdir()
+    assert "| a \\| b # c &lt;script> |" in card(copy, tmp_path / "out")[1]

@@ -1,0 +1,83 @@
+"""What a run made: backend/export/trained.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from backend.errors import RunError
+from backend.export.trained import load_trained, model_weights
+from tests.backend.export.conftest import Asked
+from tests.backend.export.results import finished
+from tests.runs import make_run, write_rows
+
+
+def test_the_adapter_lies_beside_the_base(llama: Asked) -> None:
+    trained = llama.fresh()
+    assert isinstance(trained.model, PeftModel)
+    assert not trained.full
+    assert trained.end_ids == {trained.tokenizer.eos_token_id}
+    assert not trained.model.training
+
+
+def test_merged_it_says_the_same(llama: Asked) -> None:
+    trained, ids = llama.fresh(), torch.tensor([llama.panel.rows[0].prompt_ids])
+    beside = trained.model(ids).logits
+    merged = trained.merge()
+    assert trained.merge() is merged
+    assert torch.allclose(merged(ids).logits, beside, atol=1e-4)
+    assert "lora" not in "".join(merged.state_dict())
+
+
+def test_a_full_run_is_its_own_model(tmp_path: Path) -> None:
+    trained = load_trained(finished(tmp_path, method="full"))
+    assert trained.full
+    assert trained.merge() is trained.model
+
+
+def test_without_a_result_it_says_what_to_do(learner: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", learner, write_rows(tmp_path / "rows.jsonl"))
+    with pytest.raises(RunError, match="resume") as caught:
+        load_trained(run)
+    assert caught.value.code == "unfinished-run"
+
+
+def test_a_changed_result_is_refused(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    weights = run.adapter / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(RunError):
+        load_trained(run)
+
+
+def test_the_base_goes_by_the_name_that_others_know(llama: Asked) -> None:
+    def named(name: str) -> str:
+        model = llama.trained.config.model.model_copy(update={"model_name_or_path": name})
+        return replace(
+            llama.trained, config=llama.trained.config.model_copy(update={"model": model})
+        ).base_name
+
+    assert llama.trained.base_name == "model"
+    assert named("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert named("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+
+
+def test_the_slug_is_what_the_run_was_named(llama: Asked) -> None:
+    assert llama.trained.slug == "tiny"
+
+
+def test_every_end_is_named_for_others(llama: Asked) -> None:
+    both = replace(llama.trained, end_ids={5, 2})
+    assert both.generation_config().eos_token_id == [2, 5]
+    assert llama.trained.generation_config().eos_token_id == llama.trained.tokenizer.eos_token_id
+
+
+def test_a_tied_head_is_stored_once(llama: Asked, qwen2: Asked) -> None:
+    assert "lm_head.weight" not in model_weights(llama.fresh().merge())
+    assert "lm_head.weight" in model_weights(qwen2.fresh().merge())
