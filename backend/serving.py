@@ -1,13 +1,17 @@
-"""The server's process: a socket, the application, and one thread that computes. See docs/serving.md."""
+"""The server's process: a socket, the application, and one thread that computes. See docs/serving.md.
+
+``python -m backend.serving ROOT FOLDER INSTANCE`` is how the server manager starts one.
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +25,9 @@ from backend.server.catalogue import Catalogue
 from backend.server.engine import Engine, Limits
 from backend.server.guard import is_loopback
 from backend.server.metrics import Metrics
+from backend.utils.file_utils import write_json_durably
+from backend.utils.lock_utils import LockedError, hold_lock
+from backend.utils.process_utils import identify
 
 TOKEN_VARIABLE = "TUNESMITH_SERVER_TOKEN"  # noqa: S105 - the name of a variable
 ANSWER_SECONDS = 600.0
@@ -105,3 +112,27 @@ def _version() -> str:
         return version("tunesmith")
     except PackageNotFoundError:
         return "unknown"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve the runs under a root on a free port of loopback, and say so in ``folder/server.json``.
+
+    ``folder/alive.lock`` is held as long as the process lives. Exit code 2 when another server holds it.
+    """
+    root, folder, instance = Path(argv[0]), Path(argv[1]), argv[2]
+
+    def announce(_: str, port: int) -> None:
+        record = {"process": asdict(identify(os.getpid())), "port": port, "instance": instance}
+        write_json_durably(folder / "server.json", record)
+
+    try:
+        with hold_lock(folder / "alive.lock"):
+            serve(ServerOptions(root=root, port=0, instance=instance), ready=announce)
+    except LockedError:
+        sys.stderr.write("Another server is at work over this folder.\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

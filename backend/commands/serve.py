@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from backend.commands.infer import find_source
+from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
-from backend.commands.train import AsJson, RunsFolder
 from backend.errors import ConfigError, Problem, RunError
 from backend.run_dir import RunDir
 

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -37,15 +37,16 @@ class Service:
     seconds: float
     instance: str
     version: str
-    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    _aside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "aside"))
 
     async def aside(self, work: Callable[[], Result]) -> Result:
         """``work`` in a thread, one at a time: it must not hold up the loop. Raises ApiError."""
-        async with self._turn:
-            try:
-                return await asyncio.to_thread(work)
-            except TunesmithError as error:
-                raise _refusal(error) from error
+        return await self.wait(self._aside.submit(work))
+
+    def close(self) -> None:
+        """End the threads; whoever still waits is told that the server is ending."""
+        self._aside.shutdown(cancel_futures=True)
+        self.engine.close()
 
     async def wait(self, future: Future[Result]) -> Result:
         """The result of something the engine was asked for. Raises ApiError."""

@@ -38,13 +38,16 @@ def make_app(service: Service, *, loopback: bool, token: str | None) -> Starlett
     """The application over ``service``, whose engine it starts and ends."""
     document = openapi(service.version)
 
+    async def describe(_: Request) -> Response:
+        return JSONResponse(document)
+
     @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         service.engine.start()
         try:
             yield
         finally:
-            await asyncio.to_thread(service.engine.close)
+            await asyncio.to_thread(service.close)
 
     def route(path: str, handler: Handler, *methods: str) -> Route:
         return Route(path, _counted(service, handler), methods=list(methods) or None)
@@ -59,7 +62,7 @@ def make_app(service: Service, *, loopback: bool, token: str | None) -> Starlett
             route("/tunesmith/v1/compare", _compare, "POST"),
             route("/health", _health),
             route("/metrics", _metrics),
-            Route("/openapi.json", lambda _: JSONResponse(document)),
+            Route("/openapi.json", describe),
         ],
         middleware=[Middleware(Guard, loopback=loopback, token=token)],
         exception_handlers={

@@ -62,7 +62,9 @@ class Catalogue:
         if name in self._runs:
             return self._runs[name]
         try:
-            found = self._manager.find(name) if self._manager is not None and name else None
+            found = (
+                self._manager.find(name) if self._manager is not None and name and "/" not in name else None
+            )
         except RunError as error:
             raise no_such_model(name) from error
         if found is None or self._manager is None or found.path.parent != self._manager.root:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from backend.errors import DataError, InferenceError, RunError, TunesmithError
 
+_PLAIN = re.compile(r"[\w.@ -]{1,100}$")
 _STATUS = {"closed": 503, "unfinished-run": 404, "no-such-checkpoint": 404, "no-such-run": 404}
 _PARAMS = {
     "bad-strength": "adapter_strength",
@@ -46,7 +48,7 @@ class ApiError(Exception):
 
 def no_such_model(name: str) -> ApiError:
     """404 for a name that nothing answers to."""
-    shown = name if len(name) <= 100 else f"{name[:100]}…"
+    shown = name if _PLAIN.match(name) else "of that name"
     return ApiError(
         404,
         f"There is no model {shown}. GET /v1/models lists those there are.",

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.server.errors import ApiError
 
+READ_AND_FORGET_BYTES = 64 * 2**20
+"""A body that is too large is read to its announced end, up to this, since few clients listen while they send."""
 _OPEN = frozenset({"/health"})
 
 
@@ -87,17 +89,20 @@ async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
     if kind != "application/json":
         raise ApiError(415, "Send JSON with Content-Type: application/json.", code="not_json")
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit:
-        raise _too_large(limit)
-    body = bytearray()
+    told = int(announced[:20]) if announced.isdecimal() else 0
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
             async for piece in request.stream():
-                body += piece
-                if len(body) > limit:
+                size += len(piece)
+                if size <= limit:
+                    body += piece
+                elif not size <= told <= READ_AND_FORGET_BYTES:
                     raise _too_large(limit)
     except TimeoutError as error:
         raise ApiError(408, "The body did not come in time.", code="body_timeout") from error
+    if size > limit:
+        raise _too_large(limit)
     return bytes(body)
 
 

@@ -352,5 +352,4 @@ def _place(value: object, location: tuple[int | str, ...]) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text.strip()[:300].rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text.strip()[:300].rstrip('.')}."

@@ -32,7 +32,7 @@ def test_each_token_is_judged_where_it_stands() -> None:
 
     assert first.logprob == pytest.approx(math.log(0.25))
     assert first.entropy == pytest.approx(1.5 * math.log(2))
-    assert [token for token, _ in first.top][0] == 0
+    assert first.top[0][0] == 0
     assert second.top[0] == (2, pytest.approx(math.log(0.8)))
 
 

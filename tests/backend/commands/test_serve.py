@@ -1,0 +1,76 @@
+"""The command that serves: backend/commands/serve.py. A served process is tried in the integration tests."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import pytest
+
+from backend import serving
+from backend.cli import main
+from backend.run_dir import RunDir
+
+
+def test_options_reach_the_server(
+    trained: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = create_autospec(serving.serve, side_effect=lambda options, ready: ready(options.host, 1234))
+    monkeypatch.setattr(serving, "serve", served)
+
+    words = ["serve", trained.id, "--root", str(trained.path.parent), "--port", "0", "--rows", "3"]
+    assert main(words) == 0
+
+    options = served.call_args.args[0]
+    assert (options.root, options.models, options.port) == (trained.path.parent, (trained,), 0)
+    assert (options.limits.rows, options.limits.waiting) == (3, 256)
+    assert "http://127.0.0.1:1234/v1" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["url"] == "http://127.0.0.1:1234/v1"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "TUNESMITH_SERVER_TOKEN"),  # noqa: S104 - refused
+        (["--rows", "0"], "rows"),
+        (["--queue", "-1"], "queue"),
+        (["--port", "70000"], "port"),
+        (["--port", "-1"], "port"),
+        (["nothing-of-that-name"], "nothing-of-that-name"),
+        (["--with", "vllm"], "exactly one"),
+        (["--with", "nothing"], "--with"),
+    ],
+)
+def test_what_cannot_be_served(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *words, "--root", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_for_vllm(trained: RunDir, learner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(trained.path), "--with", "vllm", "--port", "9"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[:3] == ["vllm", "serve", str(learner)]
+    assert words[-1] == f"{trained.id}={trained.adapter}"
+    assert words[words.index("--max-lora-rank") + 1] == "16"
+    assert words[words.index("--port") + 1] == "9"
+
+
+def test_the_command_for_a_model_alone(learner: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", str(learner), "--with", "vllm", "--json"]) == 0
+    assert "--lora-modules" not in json.loads(capsys.readouterr().out)["command"]
+
+
+def test_the_command_for_llama_cpp_wants_a_gguf_file(
+    trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(trained.path), "--with", "llama.cpp"]) == 2
+    assert "Export" in capsys.readouterr().err
+    file = tmp_path / "model.gguf"
+    file.touch()
+    assert main(["serve", str(file), "--with", "llama.cpp"]) == 0
+    assert shlex.split(capsys.readouterr().out)[:3] == ["llama-server", "--model", str(file)]

@@ -1,0 +1,99 @@
+"""Which models there are: backend/server/catalogue.py."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backend.manager.run_manager import RunManager
+from backend.model_source import find_model
+from backend.run_dir import RunDir
+from backend.server.catalogue import Catalogue
+from backend.server.errors import ApiError
+from tests.runs import make_run
+
+
+@pytest.fixture
+def root(trained: RunDir, tmp_path: Path) -> Path:
+    """A root with one finished run."""
+    shutil.copytree(trained.path, tmp_path / "runs" / trained.id)
+    return tmp_path / "runs"
+
+
+def test_a_run_appears_when_it_has_finished(
+    root: Path, trained: RunDir, learner: Path, rows_file: Path
+) -> None:
+    catalogue = Catalogue(root)
+    made = make_run(root, learner, rows_file)
+    before = [each.id for each in catalogue.served()]
+
+    shutil.copytree(trained.adapter, made.adapter)
+
+    assert before == ["base", trained.id]
+    assert {each.id for each in catalogue.served()} == {"base", trained.id, made.id}
+
+
+def test_a_run_that_was_deleted_is_gone(root: Path, trained: RunDir) -> None:
+    catalogue = Catalogue(root)
+    catalogue.find(trained.id)
+
+    RunManager(root).delete(trained.id)
+
+    assert catalogue.served() == []
+    with pytest.raises(ApiError) as caught:
+        catalogue.find(trained.id)
+    assert caught.value.status == 404
+
+
+def test_a_run_by_the_name_it_was_given(root: Path, trained: RunDir) -> None:
+    catalogue = Catalogue(root)
+    RunManager(root).rename(trained.id, "food sorter")
+
+    assert catalogue.find("food sorter") == catalogue.find(trained.id) == find_model(root / trained.id)
+    assert catalogue.find("food sorter@10").adapter.folder.name == "step-000010"
+    assert catalogue.served()[1].name == "food sorter"
+
+
+def test_the_base_is_that_of_what_was_named_first(root: Path, learner: Path, tiny_folder: Path) -> None:
+    run = RunDir(next(root.glob("*-tiny-*")))
+
+    assert Catalogue(root, (str(tiny_folder),)).find("base").base == tiny_folder
+    assert Catalogue(root, (run,)).find("base").base == learner
+    assert Catalogue(root).find("base").base == learner
+    assert Catalogue(None, (run,)).served()[0].base_model == learner.name
+
+
+def test_a_run_of_another_root_is_served_when_it_was_named(trained: RunDir, tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "empty", (trained,))
+
+    assert [each.id for each in catalogue.served()] == ["base", trained.id]
+    assert catalogue.find(trained.id) == find_model(trained)
+
+
+def test_an_empty_root_has_no_base(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path)
+
+    assert catalogue.served() == []
+    with pytest.raises(ApiError):
+        catalogue.find("base")
+
+
+@pytest.mark.parametrize("name", ["", "@", "@latest", ".", "..", "../runs", "{path}", "{path}@10", "a\x00"])
+def test_a_name_is_never_a_path(
+    root: Path, trained: RunDir, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.path)
+    with pytest.raises(ApiError) as caught:
+        Catalogue(root).find(name.format(path=trained.path))
+    assert caught.value.status == 404
+
+
+def test_a_folder_beside_is_not_a_run_under_the_root(
+    root: Path, trained: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.path, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ApiError):
+        Catalogue(root).find("elsewhere")

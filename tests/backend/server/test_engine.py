@@ -1,0 +1,255 @@
+"""Turns, room, cancelling and faults: backend/server/engine.py, with a real model and no HTTP."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.core import shared_base
+from backend.core.generation import Sampling
+from backend.errors import InferenceError, ModelError
+from backend.inferencer import Inferencer
+from backend.model_source import ModelSource, find_model
+from backend.run_dir import RunDir
+from backend.server.engine import Engine, Failure, Job, Limits, Piece
+from backend.server.metrics import Metrics
+from tests.eventually import eventually
+
+LONG = 300
+
+
+@dataclass
+class Heard:
+    """Everything that came, and the end of each answer."""
+
+    news: queue.SimpleQueue[Piece | Failure] = field(default_factory=queue.SimpleQueue)
+    texts: dict[int, str] = field(default_factory=dict)
+
+    def deliver(self, news: Sequence[Piece | Failure]) -> None:
+        for each in news:
+            self.news.put(each)
+
+    def to_the_end(self, answers: int = 1) -> list[str]:
+        ended = 0
+        while ended < answers:
+            piece = self.news.get(timeout=60)
+            assert isinstance(piece, Piece), piece
+            self.texts[piece.choice] = self.texts.get(piece.choice, "") + piece.text
+            ended += bool(piece.finish)
+        return [self.texts[choice] for choice in range(answers)]
+
+    def failure(self) -> Any:
+        while isinstance(found := self.news.get(timeout=60), Piece):
+            pass
+        return found.error
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Engine]]:
+    """Starts engines, and ends them."""
+    started: list[Engine] = []
+
+    def start(**limits: int) -> Engine:
+        engine = Engine(Limits(**limits), Metrics())
+        engine.start()
+        started.append(engine)
+        return engine
+
+    yield start
+    for engine in started:
+        engine.close()
+
+
+def _job(
+    engine: Engine, source: ModelSource, text: str = "test input", *, strength: float = 1.0, **sampling: Any
+) -> tuple[Job, Heard]:
+    heard = Heard()
+    prompt = engine.voice(source).result(60).render(text)
+    samplings = [Sampling(**sampling)]
+    job = Job((source, strength), prompt, samplings, [None], (), heard)
+    return job, heard
+
+
+def _endless(engine: Engine, source: ModelSource) -> tuple[Job, Heard]:
+    """A job that goes on for as long as a test may take."""
+    return _job(engine, source, temperature=100.0, max_new_tokens=LONG)
+
+
+def test_an_answer_is_that_of_the_inferencer(make: Callable[..., Engine], trained: RunDir) -> None:
+    engine = make()
+    job, heard = _job(engine, find_model(trained))
+    engine.submit(job)
+
+    assert heard.to_the_end() == ["expected output"]
+
+
+def test_whatever_stands_beside_it(make: Callable[..., Engine], trained: RunDir) -> None:
+    """Base, result, checkpoint and strengths in turn, many at a time, come and go as they like."""
+    engine = make(rows=5)
+    texts = ["test input", "food pork", "x", "Which store section does this food belong to?"]
+    variants = [({}, 1.0), ({"base": True}, 1.0), ({"checkpoint": 10}, 1.0), ({}, 0.5), ({}, 2.0)]
+    jobs = []
+    for index in range(40):
+        options, strength = variants[index % 5]
+        text, sampling = (
+            texts[index % 4],
+            {"temperature": float(index % 3), "seed": index, "max_new_tokens": 9},
+        )
+        job, heard = _job(engine, find_model(trained, **options), text, strength=strength, **sampling)
+        engine.submit(job)
+        jobs.append((options, strength, text, sampling, heard))
+
+    said = [heard.to_the_end()[0] for *_, heard in jobs]
+
+    with Inferencer(trained) as model:
+        for (options, strength, text, sampling, _), answer in zip(jobs, said, strict=True):
+            model.use(trained, strength=strength, **options)
+            assert answer == model.infer(text, **sampling)
+
+
+def test_no_more_rows_than_there_is_room_for(make: Callable[..., Engine], trained: RunDir) -> None:
+    engine = make(rows=2)
+    source = find_model(trained)
+    jobs = [_endless(engine, source) for _ in range(4)]
+    for job, _ in jobs:
+        engine.submit(job)
+    eventually(lambda: len(engine._rows) == 2)
+    waiting = [heard for _, heard in jobs[2:]]
+    assert all(heard.news.empty() for heard in waiting)
+
+    for job, _ in jobs:
+        job.cancelled = True
+    eventually(lambda: not engine._rows and not engine._waiting)
+
+
+def test_a_full_queue_is_said(make: Callable[..., Engine], trained: RunDir) -> None:
+    engine = make(rows=1, waiting=2)
+    source = find_model(trained)
+    first, _ = _endless(engine, source)
+    engine.submit(first)
+    eventually(lambda: len(engine._rows) == 1)
+    others = [_endless(engine, source)[0] for _ in range(3)]
+    for job in others[:2]:
+        engine.submit(job)
+
+    with pytest.raises(InferenceError) as caught:
+        engine.submit(others[2])
+
+    assert caught.value.code == "queue-full"
+    for job in [first, *others]:
+        job.cancelled = True
+    eventually(lambda: engine._queued == 0)
+    engine.submit(_job(engine, source)[0])
+
+
+def test_who_was_cancelled_gets_no_further_token(make: Callable[..., Engine], trained: RunDir) -> None:
+    engine = make()
+    job, heard = _endless(engine, find_model(trained, base=True))
+    engine.submit(job)
+    assert isinstance(heard.news.get(timeout=60), Piece)
+
+    job.cancelled = True
+    eventually(lambda: not engine._rows)
+    count = heard.news.qsize()
+
+    assert count < LONG - 5
+    assert heard.news.qsize() == count
+
+
+def test_what_takes_too_long_ends(make: Callable[..., Engine], trained: RunDir) -> None:
+    engine = make()
+    job, heard = _endless(engine, find_model(trained, base=True))
+    job.deadline = time.monotonic() + 0.05
+    engine.submit(job)
+
+    assert heard.failure().code == "time-limit"
+    eventually(lambda: not engine._rows)
+
+
+def test_a_fault_of_a_step_fails_who_waits_and_the_next_is_answered(
+    make: Callable[..., Engine], trained: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    source = find_model(trained)
+    job, heard = _job(engine, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_piece", lambda *_: 1 / 0)
+        engine.submit(job)
+        assert heard.failure() is None
+
+    again, said = _job(engine, source)
+    engine.submit(again)
+    assert said.to_the_end() == ["expected output"]
+
+
+def test_another_base_takes_the_place_of_an_idle_one(
+    make: Callable[..., Engine], trained: RunDir, tiny_folder: Path, learner: Path
+) -> None:
+    engine = make(bases=1)
+    first, heard = _job(engine, find_model(trained))
+    engine.submit(first)
+    heard.to_the_end()
+
+    other, said = _job(engine, find_model(tiny_folder), max_new_tokens=3)
+    engine.submit(other)
+    said.to_the_end()
+
+    assert list(engine._hosts) == [tiny_folder]
+
+
+def test_a_base_at_work_is_not_put_out(
+    make: Callable[..., Engine], trained: RunDir, tiny_folder: Path
+) -> None:
+    engine = make(bases=1)
+    job, _ = _endless(engine, find_model(trained, base=True))
+    engine.submit(job)
+    eventually(lambda: engine._rows)
+
+    with pytest.raises(InferenceError) as caught:
+        engine.voice(find_model(tiny_folder)).result(60)
+
+    assert caught.value.code == "busy"
+    job.cancelled = True
+
+
+def test_more_adapters_than_are_kept_wait_for_each_other(
+    make: Callable[..., Engine], trained: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    source = find_model(trained)
+    jobs = [_job(engine, source, strength=1 + step / 10) for step in range(2 * shared_base.KEEP)]
+    for job, _ in jobs:
+        engine.submit(job)
+
+    assert [len(heard.to_the_end()) for _, heard in jobs] == [1] * len(jobs)
+
+
+def test_a_model_that_cannot_be_loaded_is_the_askers_error(
+    make: Callable[..., Engine], tmp_path: Path
+) -> None:
+    engine = make()
+
+    with pytest.raises(ModelError):
+        engine.voice(ModelSource(tmp_path, None, tmp_path)).result(60)
+
+
+def test_the_end_is_told_to_whoever_waits(trained: RunDir) -> None:
+    engine = Engine(Limits(rows=1), Metrics())
+    engine.start()
+    source = find_model(trained)
+    jobs = [_endless(engine, source) for _ in range(3)]
+    for job, _ in jobs:
+        engine.submit(job)
+    engine.close()
+
+    assert {heard.failure().code for _, heard in jobs} == {"closed"}
+    with pytest.raises(InferenceError):
+        engine.submit(jobs[0][0])
+    with pytest.raises(InferenceError):
+        engine.voice(source).result(5)
