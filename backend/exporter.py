@@ -18,7 +18,7 @@ from backend.export.certificate import Certificate, Check, Light
 from backend.export.check import certify, unchecked
 from backend.export.forms import Target, check_form, choose_precision, write_form
 from backend.export.model_card import write_card
-from backend.export.panel import ROWS, answer, read_panel
+from backend.export.panel import ROWS, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
 from backend.run_dir import RunDir
 from backend.utils.file_utils import free_bytes, publish_folder, sweep_temporaries
@@ -95,7 +95,7 @@ def _fill(
     panel, unasked = None, "no rows were asked for, so nothing was compared."
     if rows > 0:
         try:
-            panel = read_panel(trained.config, trained.tokenizer, trained.model, rows=rows)
+            panel = _panel(trained, rows)
         except TunesmithError as error:
             unasked = f"the rows of the run cannot be asked: {error}"
     answers = []
@@ -112,6 +112,14 @@ def _fill(
         said = " ".join(["Ollama itself did not read the Modelfile; llama.cpp read its GGUF file.", *notes])
         certificate.checks.append(Check("Modelfile", Light.AMBER, said))
     return certificate
+
+
+def _panel(trained: Trained, rows: int) -> Panel:
+    """The panel of the run, which says so where the data is no longer what it was trained on."""
+    facts = trained.run.read_environment().get("facts")
+    data = facts.get("data") if isinstance(facts, dict) else None
+    known = data if isinstance(data, dict) else {}
+    return read_panel(trained.config, trained.tokenizer, trained.model, rows=rows, fingerprints=known)
 
 
 def _check_room(out: Path, trained: Trained) -> None:

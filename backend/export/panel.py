@@ -6,9 +6,11 @@ Floor F2; imports core, data_pipeline and errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,27 +74,39 @@ class Answer:
 
 
 def read_panel(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | PeftModel, *, rows: int
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel | PeftModel,
+    *,
+    rows: int,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> Panel:
     """The panel of a run: held-out rows spread evenly, or training rows where it held none out.
 
-    Raises DataError where the rows cannot be read any more, ExportError (``no-panel``) where none can be asked.
+    ``fingerprints`` are those of the data that was trained on, by path. Raises DataError where the rows cannot be
+    read any more, ExportError (``no-panel``) where none can be asked.
     """
     dataset = data_pipeline.load(config.data, seed=config.seed)
-    held_out = list(dataset.validation)
-    found = [row for row in (_panel_row(each, tokenizer) for each in held_out or dataset.train) if row]
+    source = list(dataset.validation) or list(dataset.train)
+    every = max(1, len(source) // rows)
+    order = [*source[::every], *(row for index, row in enumerate(source) if index % every)]
     room = context_length(model) - config.evaluation.max_new_tokens
-    found = [row for row in found if 0 < len(row.prompt_ids) < room]
-    if not found:
+    asked = (row for row in (_panel_row(each, tokenizer) for each in order) if row)
+    chosen = list(itertools.islice((row for row in asked if 0 < len(row.prompt_ids) < room), rows))
+    if not chosen:
         raise ExportError(
             "None of the rows of this run asks a question that fits the model.",
             remedy="Export it with --rows 0, which checks nothing and says so.",
             code="no-panel",
         )
-    every = max(1, len(found) // rows)
-    note = "" if held_out else "The run held out no rows: these are rows that it was trained on."
-    chosen = found[::every][:rows]
-    return Panel(chosen, _shapes(chosen[0], tokenizer), config.evaluation.max_new_tokens, note)
+    notes = [] if dataset.validation else ["The run held out no rows: these are rows that it was trained on."]
+    changed = [
+        path
+        for path, digest in dataset.fingerprints.items()
+        if (fingerprints or {}).get(path, digest) != digest
+    ]
+    notes += [f"{Path(path).name} has changed since the training." for path in changed]
+    return Panel(chosen, _shapes(chosen[0], tokenizer), config.evaluation.max_new_tokens, " ".join(notes))
 
 
 def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
@@ -103,17 +117,10 @@ def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
     tools = data_pipeline.read_tools(row)
     try:
         if tokenizer.chat_template is None:
-            return (
-                None
-                if text is None
-                else PanelRow(row.place, None, text, None, expected, plain_ids(tokenizer, text))
-            )
-        asked = messages or ([{"role": "user", "content": row.text}] if row.text else [])
-        return (
-            PanelRow(row.place, asked, None, tools, expected, encode_prompt(tokenizer, asked, tools=tools))
-            if asked
-            else None
-        )
+            ids = plain_ids(tokenizer, text) if text else []
+            return PanelRow(row.place, None, text, None, expected, ids)
+        asked = messages or [{"role": "user", "content": row.text}]
+        return PanelRow(row.place, asked, None, tools, expected, encode_prompt(tokenizer, asked, tools=tools))
     except (DataError, ModelError):
         return None
 

@@ -16,7 +16,7 @@ from backend.core.checkpoint import verify_folder
 from backend.core.model_loader import MODEL_ALIASES, load_adapter, load_base, merge_adapter, resolve_model
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
 from backend.errors import RunError
-from backend.inferencer import run_config
+from backend.model_source import run_config
 from backend.run_dir import RunDir
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.model_card import write_card
-from backend.inferencer import run_config
+from backend.model_source import run_config
 from backend.run_dir import RunDir
 from tests.backend.export.results import finished
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,31 @@ def test_without_held_out_rows_it_says_so(llama: Asked) -> None:
         config.model_copy(update={"data": data}), llama.trained.tokenizer, llama.trained.model, rows=2
     )
     assert "was trained on" in panel.note
+
+
+def test_rows_that_changed_are_noted(llama: Asked) -> None:
+    config = llama.trained.config
+    panel = read_panel(
+        config,
+        llama.trained.tokenizer,
+        llama.trained.model,
+        rows=2,
+        fingerprints={config.data.train: "0" * 64},
+    )
+    assert panel.note == "rows.jsonl has changed since the training."
+
+
+def test_rows_that_ask_nothing_make_way_for_others(tmp_path: Path) -> None:
+    trained = load_trained(finished(tmp_path))
+    rows = tmp_path / "rows.jsonl"
+    longest = {"prompt": "food " * 600, "completion": "meat"}
+    known = [{"prompt": f"food {number}", "completion": "meat"} for number in range(3)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in [longest, *known]))
+    config = trained.config.model_copy(
+        update={"data": trained.config.data.model_copy(update={"validation": 0.0})}
+    )
+    panel = read_panel(config, trained.tokenizer, trained.model, rows=2)
+    assert [row.place for row in panel.rows] == ["rows.jsonl:3", "rows.jsonl:2"]
 
 
 def test_a_model_without_a_template_continues_text(tmp_path: Path) -> None:
