@@ -333,6 +333,9 @@ def _problem(name: str, detail: Any, schema: Mapping[str, Any]) -> Problem:
         return Problem(name, "there is no such setting.", remedy)
     if kind == "missing":
         return Problem(name, "is required.", f"Set it, for example --{name} rows.jsonl.")
+    if name == "version":
+        remedy = "Use the version of Tunesmith that wrote it, or a newer one."
+        return Problem(name, f"{_shown(value)} is a format that this version does not read.", remedy)
     if kind == "literal_error":
         return Problem(name, f"{_shown(value)} is not possible.", f"Choose {detail['ctx']['expected']}.")
     if kind == "model_type" or any(known.startswith(f"{name}.") for known in dotted_names(schema)):

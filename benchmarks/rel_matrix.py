@@ -1,8 +1,8 @@
-"""The fault matrix: each row F01 to F42 with the tests that carry its name, or the reason why it is struck.
+"""The fault matrix: each row F01 to F42 and S01 to S18 with the tests that carry its name, or why it is struck.
 
     make rel-matrix
 
-A test carries a row's name as ``f07`` in its function, class or file name. Exits 1 when a row has neither.
+A test carries a row's name as ``f07`` or ``s07`` in its function, class or file name. Exits 1 when a row has neither.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.faults.struck import STRUCK  # noqa: E402
 
-ROWS = [f"F{number:02}" for number in range(1, 43)]
-_NAME = re.compile(r"(?:^|_)f(\d\d)(?=_|$)")
+ROWS = [f"F{number:02}" for number in range(1, 43)] + [f"S{number:02}" for number in range(1, 19)]
+_NAME = re.compile(r"(?:^|_)([fs]\d\d)(?=_|$)")
 
 
 def tests_by_row(folder: Path) -> dict[str, list[str]]:
@@ -28,8 +28,8 @@ def tests_by_row(folder: Path) -> dict[str, list[str]]:
     for path in sorted(folder.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                for number in set(_NAME.findall(node.name)) | set(_NAME.findall(path.stem)):
-                    found[f"F{number}"].append(f"{path.relative_to(ROOT)}::{node.name}")
+                for row in set(_NAME.findall(node.name)) | set(_NAME.findall(path.stem)):
+                    found[row.upper()].append(f"{path.relative_to(ROOT)}::{node.name}")
     return found
 
 

@@ -185,6 +185,37 @@ def imported_names(node: ast.AST) -> list[str]:
     return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
 
 
+def imports_of(path: Path) -> set[str]:
+    """The modules of ours that a module imports, inside functions and for types included."""
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= parts & set(MODULES) or {node.module}
+    return found & set(MODULES) - {dotted(path)}
+
+
+def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The modules that remain once every module that leads to no other is taken away, again and again."""
+    left = dict(graph)
+    while leaves := [name for name, others in left.items() if not others & left.keys()]:
+        left = {name: others for name, others in left.items() if name not in leaves}
+    return sorted([name, *sorted(others & left.keys())] for name, others in left.items())
+
+
+class TestCycles:
+    def test_there_is_none_not_even_inside_functions(self) -> None:
+        assert cycles({dotted(path): imports_of(path) for path in BACKEND}) == []
+
+    def test_one_would_be_seen(self) -> None:
+        graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set[str]()}
+        assert [names[0] for names in cycles(graph)] == ["a", "b", "c"]
+        assert "backend.run_state" in imports_of(ROOT / "backend/run_dir.py")
+        assert "backend.manager.process_manager" in imports_of(ROOT / "backend/commands/train.py")
+
+
 # --- commands ---------------------------------------------------------------------------------------------
 
 

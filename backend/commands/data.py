@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from backend.commands.options import AsJson
 from backend.commands.output import print_json, say
 from backend.commands.rows import rows as show_rows
-from backend.commands.train import AsJson
 
 if TYPE_CHECKING:
     from backend.data.doctor import Report

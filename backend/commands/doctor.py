@@ -10,8 +10,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backend.commands.options import AsJson
 from backend.commands.output import print_json, say
-from backend.commands.train import AsJson
 
 GIB = 2**30
 NEEDED_DISK = 2 * GIB

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
-from backend.commands.train import AsJson, RunsFolder, Settings, check_inputs, resolve_config
+from backend.commands.train import Settings, check_inputs, resolve_config
 
 if TYPE_CHECKING:
     from backend.estimator import Estimate, Interval, Machine

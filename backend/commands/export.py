@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from backend.commands.options import AsJson, RunsFolder, find_run
 from backend.commands.output import EXIT_FAILED, print_json, say, table
-from backend.commands.train import AsJson, RunsFolder, find_run
 from backend.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

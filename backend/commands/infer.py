@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from backend.commands.options import AsJson, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
-from backend.commands.train import AsJson, RunsFolder, find_run
 from backend.errors import ConfigError, InferenceError, Problem, TunesmithError
 from backend.run_dir import RunDir
 
@@ -41,10 +41,14 @@ def infer(
     top_k: Annotated[int, Parameter(help="Keep this many of the likeliest tokens; 0 for all.")] = 0,
     seed: Annotated[int, Parameter(help="Fixes the draw when temperature is above 0.")] = 0,
     stop: Annotated[tuple[str, ...], Parameter(help="Texts that end the answer.")] = (),
+    choice: Annotated[tuple[str, ...], Parameter(help="The answer is one of these texts.")] = (),
+    regex: Annotated[str | None, Parameter(help="The answer matches this regular expression.")] = None,
+    adapter_strength: Annotated[float, Parameter(help="0 is the base, 1 what was trained, at most 2.")] = 1.0,
+    overwrite: Annotated[bool, Parameter(negative=(), help="Replace answers that --out holds.")] = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
-    """Answer one prompt, or every row of a file.
+    """Answer one prompt, or every row of a file; a file that was interrupted goes on where it ended.
 
     Examples
     --------
@@ -59,11 +63,33 @@ def infer(
     sampling = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
     }  # fmt: skip
-    prompts = _read_prompts(file) if file else []
-    with _open(run, runs, checkpoint=checkpoint, base=base) as model:
+    constraint = _constraint(choice, regex)
+    options = {**sampling, "stop": stop, "constraint": constraint}
+    if file is not None:
+        _check_files(file, out)
+    with _open(run, runs, checkpoint=checkpoint, base=base, strength=adapter_strength) as model:
         if file is not None and out is not None:
-            return _answer_file(model, prompts, out, stop, sampling, as_json=as_json)
-        return _answer_one(model, str(prompt), stop, sampling, as_json=as_json)
+            return _answer_file(model, file, out, {**options, "overwrite": overwrite}, as_json=as_json)
+        return _answer_one(model, str(prompt), options, as_json=as_json)
+
+
+def _constraint(choice: tuple[str, ...], regex: str | None) -> Any:
+    from backend.core.constraint import Constraint  # noqa: PLC0415 - torch loads here
+
+    if choice and regex is not None:
+        raise _choose("--choice or --regex", "An answer has one form.")
+    if choice:
+        return Constraint.choice(*choice)
+    return None if regex is None else Constraint.regex(regex)
+
+
+def _check_files(file: Path, out: Path | None) -> None:
+    """Say what is wrong with the files before a model is loaded for them."""
+    from backend.batch_inference import read_asked  # noqa: PLC0415
+
+    read_asked(file)
+    if out is not None and not out.absolute().parent.is_dir():
+        raise _choose("--out", f"There is no folder {out.absolute().parent}.")
 
 
 def _choose(field: str, message: str) -> ConfigError:
@@ -88,61 +114,40 @@ def find_source(name: str, runs: Path) -> RunDir | str:
     return find_run(runs, name)
 
 
-def _answer_one(
-    model: Inferencer, prompt: str, stop: tuple[str, ...], sampling: dict[str, Any], *, as_json: bool
-) -> int:
+def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
-        print_json({"prompt": prompt, "answer": model.infer(prompt, stop=stop, **sampling)})
+        print_json({"prompt": prompt, "answer": model.infer(prompt, **options)})
         return 0
-    for piece in model.stream(prompt, stop=stop, **sampling):
+    for piece in model.stream(prompt, **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
     say()
     return 0
 
 
-def _read_prompts(file: Path) -> list[tuple[str, Any, str]]:
-    """(place, prompt, expected answer or "") of every row; a text file is a prompt a line."""
-    from backend.data_pipeline import load_prompts  # noqa: PLC0415
+def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, Any], *, as_json: bool) -> int:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
-    return load_prompts(file)
+    from backend.batch_inference import answer_file  # noqa: PLC0415
 
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=as_json or not console.is_terminal) as bars:
+        task = bars.add_task("answering", total=None)
 
-def _answer_file(
-    model: Inferencer,
-    prompts: list[tuple[str, Any, str]],
-    out: Path,
-    stop: tuple[str, ...],
-    sampling: dict[str, Any],
-    *,
-    as_json: bool,
-) -> int:
-    import json  # noqa: PLC0415
+        def show(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
 
-    from backend.utils.file_utils import write_text_durably  # noqa: PLC0415
-
-    problems = {index: model.check(prompt) for index, (_, prompt, _) in enumerate(prompts)}
-    good = [index for index, problem in problems.items() if problem is None]
-    answers = dict(
-        zip(good, _with_bar(model, [prompts[i][1] for i in good], stop, sampling, as_json), strict=True)
-    )
-    lines = []
-    for index, (place, prompt, expected) in enumerate(prompts):
-        problem = problems[index]
-        record: dict[str, Any] = {"place": place, "prompt": prompt}
-        record |= {"expected": expected} if expected else {}
-        record |= {"error": str(problem)} if problem else {"answer": answers[index]}
-        lines.append(json.dumps(record, ensure_ascii=False))
-    write_text_durably(out, "\n".join(lines) + "\n")
-    bad = len(prompts) - len(good)
+        found = answer_file(model, file, out, progress=show, **options)
     if as_json:
-        print_json({"rows": len(prompts), "answered": len(good), "failed": bad, "out": out})
+        counts = {"rows": found.rows, "answered": found.answered, "failed": found.failed}
+        print_json({**counts, "taken_up": found.taken_up, "out": out})
     else:
-        say(
-            f"{len(good)} answers in {out}"
-            + (f", {bad} rows could not be answered (see their error)" if bad else "")
-        )
-    return 0 if good else 2
+        before = f", {found.taken_up} of them from before" if found.taken_up else ""
+        bad = f", {found.failed} rows could not be answered (see their error)" if found.failed else ""
+        say(f"{found.answered} answers in {out}{before}{bad}")
+    return 0 if found.answered else 2
 
 
 def _with_bar(

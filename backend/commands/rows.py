@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from backend.commands.options import AsJson
 from backend.commands.output import error_record, print_json, say
-from backend.commands.train import AsJson
 from backend.errors import TunesmithError
 
 if TYPE_CHECKING:

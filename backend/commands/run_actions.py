@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
-from backend.commands.runs import OneRun, app, summary_record
-from backend.commands.train import AsJson, RunsFolder, find_run, shown
+from backend.commands.runs import app, summary_record
 from backend.errors import RunError
 from backend.lifecycle import Event, require
 from backend.run_dir import RunDir

@@ -7,22 +7,13 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
-from backend.commands.train import (
-    AsJson,
-    Detach,
-    RunsFolder,
-    carry_out,
-    check_inputs,
-    find_run,
-    start_detached,
-)
+from backend.commands.train import Detach, carry_out, check_inputs, start_detached
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 
 app = App(name="runs", help="Look at runs, steer them and carry them on.")
-
-OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, its name, or latest.")]
 
 
 @app.command(name="list")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
+from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
-from backend.commands.train import AsJson, RunsFolder
 from backend.errors import RunError
 
 if TYPE_CHECKING:

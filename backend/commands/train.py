@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from backend.commands.options import AsJson, RunsFolder, shown
 from backend.commands.output import print_json, say
 from backend.run_dir import RunDir
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from backend.config import RunConfig
     from backend.reports import Outcome
 
-RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
-AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
 Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
@@ -143,17 +142,6 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def find_run(runs: Path, name: str) -> RunDir:
-    """The run a person means: a folder, an id or its beginning, a given name, or ``latest``. Raises RunError."""
-    from backend.manager.run_manager import RunManager  # noqa: PLC0415
-
-    if name == "latest" and not Path(name).exists():
-        newest = RunDir.all_under(runs)
-        if newest:
-            return max(newest, key=lambda run: run.id)
-    return RunManager(runs).find(name)
-
-
 def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
     found = check_inputs(config)
     if as_json:
@@ -214,8 +202,3 @@ def _print_outcome(run: RunDir, outcome: Outcome) -> None:
         say(f"  tunesmith chat {shown(run)}")
     elif outcome.remedy:
         say(f"  {outcome.remedy}")
-
-
-def shown(run: RunDir) -> str:
-    """The shortest way to name the run on a command line: its id where it lies in ./runs."""
-    return run.id if run.path.parent == Path("runs").absolute() else str(run.path)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import EXIT_FAILED, print_json, say
 from backend.commands.plot import bar, curve_lines, sparkline
-from backend.commands.runs import OneRun
-from backend.commands.train import AsJson, RunsFolder, find_run, shown
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import last_records

@@ -241,12 +241,17 @@ def _damaged(path: Path, what: str) -> RunError:
 
 
 def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a sentence for every newer one that does not."""
+    """The newest checkpoint that verifies, and a sentence for every newer one that does not.
+
+    Raises RunError (foreign-checkpoint) for one of another format: it is not damaged, and what it holds is not lost.
+    """
     complaints: list[str] = []
     for path in reversed(checkpoint_folders(folder)):
         try:
             return read_checkpoint(path), complaints
         except RunError as error:
+            if error.code == "foreign-checkpoint":
+                raise
             complaints.append(error.message)
     return None, complaints
 

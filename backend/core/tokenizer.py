@@ -32,6 +32,7 @@ from backend.core.template import (
     render_prompt,
     special_tokens,
 )
+from backend.core.template_guard import try_template
 from backend.errors import DataError, ModelError
 
 
@@ -50,7 +51,7 @@ def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> Pre
 
     Where there is no pad token, EOS stands in: masks come from positions, never from pad ids, and the
     vocabulary is never resized. Raises ModelError: ``no-tokenizer``, ``damaged-tokenizer``, ``remote-code``,
-    ``no-eos``.
+    ``no-eos``, ``greedy-template``.
     """
     folder = Path(path)
     if not (folder / "tokenizer.json").is_file():
@@ -77,6 +78,8 @@ def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> Pre
     tokenizer.backend_tokenizer.no_padding()
     if chat_template is not None:
         set_chat_template(tokenizer, chat_template)
+    if isinstance(tokenizer.chat_template, str):
+        try_template(tokenizer.chat_template)
     return tokenizer
 
 

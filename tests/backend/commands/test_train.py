@@ -15,10 +15,11 @@ import yaml
 
 from backend import trainer_main
 from backend.cli import main
-from backend.commands.train import carry_out, check_inputs, find_run, resolve_config
+from backend.commands.options import find_run
+from backend.commands.train import carry_out, check_inputs, resolve_config
 from backend.config import commented_yaml, parse_config
 from backend.core.tokenizer import encode_prompt, load_tokenizer
-from backend.errors import ConfigError, DataError, ModelError, RunError, TunesmithError
+from backend.errors import ConfigError, DataError, ModelError, TunesmithError
 from backend.inferencer import Inferencer, run_config
 from backend.manager import process_manager
 from backend.manager.run_manager import RunManager
@@ -237,24 +238,6 @@ class TestWhatIsCheckedFirst:
             check_inputs(config)
         assert isinstance(caught.value, kind)
         assert caught.value.code == code
-
-
-class TestFindingARun:
-    def test_by_folder_id_beginning_and_latest(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        root = tmp_path / "runs"
-        old, new = (RunDir.create(root, slug, "seed: 1") for slug in ("one", "two"))
-        old.path.rename(root / "20200101-000000-one-aaaa")
-        old = RunDir(root / "20200101-000000-one-aaaa")
-        assert find_run(root, "latest") == new
-        assert find_run(root, new.id) == new
-        assert find_run(root, "2020") == old
-        assert find_run(tmp_path / "elsewhere", str(old.path)) == old
-
-    @pytest.mark.parametrize("name", ["latest", "nothing", "no/where"])
-    def test_none(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(RunError) as caught:
-            find_run(tmp_path / "runs", name)
-        assert caught.value.remedy
 
 
 class TestInTheBackground:

@@ -305,29 +305,36 @@ def _with_state(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "code"),
+    "changes",
     [
-        ({"version": 2}, "foreign-checkpoint"),
-        ({"version": None}, "damaged-checkpoint"),
-        ({"step": None}, "damaged-checkpoint"),
-        ({"step": "three"}, "damaged-checkpoint"),
-        ({"tokens_seen": [1]}, "damaged-checkpoint"),
-        ({"notes": None}, "damaged-checkpoint"),
-        ({"notes": ["best"]}, "damaged-checkpoint"),
+        {"version": None},
+        {"step": None},
+        {"step": "three"},
+        {"tokens_seen": [1]},
+        {"notes": None},
+        {"notes": ["best"]},
     ],
 )
 def test_a_state_of_another_shape_is_refused_and_passed_over(
-    changes: dict[str, object], code: str, checkpoints: Path
+    changes: dict[str, object], checkpoints: Path
 ) -> None:
     _with_state(checkpoints / "step-000006", **changes)
 
     with pytest.raises(RunError, match="step-000006") as caught:
         read_checkpoint(checkpoints / "step-000006")
 
-    assert caught.value.code == code
+    assert caught.value.code == "damaged-checkpoint"
     found, complaints = newest_good(checkpoints)
     assert found is not None
     assert (found.step, complaints) == (3, [caught.value.message])
+
+
+@pytest.mark.parametrize("version", [2, 99])
+def test_f20_a_later_format_is_refused_and_not_passed_over(version: int, checkpoints: Path) -> None:
+    _with_state(checkpoints / "step-000006", version=version)
+    with pytest.raises(RunError, match=f"format {version}") as caught:
+        newest_good(checkpoints)
+    assert caught.value.code == "foreign-checkpoint"
 
 
 def test_where_nothing_is_good_nothing_is_found(checkpoints: Path) -> None:

@@ -1,0 +1,30 @@
+"""What several commands share: the options that name runs, and how a run is found and shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from backend.run_dir import RunDir
+
+RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
+AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
+OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, its name, or latest.")]
+
+
+def find_run(runs: Path, name: str) -> RunDir:
+    """The run a person means: a folder, an id or its beginning, a given name, or ``latest``. Raises RunError."""
+    from backend.manager.run_manager import RunManager  # noqa: PLC0415
+
+    if name == "latest" and not Path(name).exists():
+        newest = RunDir.all_under(runs)
+        if newest:
+            return max(newest, key=lambda run: run.id)
+    return RunManager(runs).find(name)
+
+
+def shown(run: RunDir) -> str:
+    """The shortest way to name the run on a command line: its id where it lies in ./runs."""
+    return run.id if run.path.parent == Path("runs").absolute() else str(run.path)

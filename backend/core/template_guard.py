@@ -1,0 +1,93 @@
+"""Chat templates come from strangers: each is tried in a child with little memory and time before it is used.
+
+The sandbox in which templates are rendered keeps them from running code, not from using all memory or never ending.
+Floor F1; imports errors only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+
+from backend.errors import ModelError
+
+MAX_CHARACTERS = 500_000
+MAX_OUTPUT_CHARACTERS = 1_000_000
+MAX_MEMORY_BYTES = 2**30
+MAX_SECONDS = 5
+
+_TOO_LONG, _TOO_BIG = 3, 4
+_TRIAL = f"""
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({MAX_SECONDS}, {MAX_SECONDS}))
+try:
+    resource.setrlimit(resource.RLIMIT_AS, ({MAX_MEMORY_BYTES}, {MAX_MEMORY_BYTES}))
+except (ValueError, OSError):
+    pass  # not every system can limit memory
+import jinja2, jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+class Generation(jinja2.ext.Extension):
+    tags = {{"generation"}}
+    def parse(self, parser):
+        next(parser.stream)
+        return parser.parse_statements(["name:endgeneration"], drop_needle=True)
+
+def refuse(message):
+    raise jinja2.TemplateError(message)
+
+options = {{"trim_blocks": True, "lstrip_blocks": True, "extensions": ["jinja2.ext.loopcontrols", Generation]}}
+room = ImmutableSandboxedEnvironment(**options)
+room.filters["tojson"] = lambda value, **_: json.dumps(value)
+room.globals.update(raise_exception=refuse, strftime_now=lambda form: "")
+system, user = {{"role": "system", "content": "Be brief."}}, {{"role": "user", "content": "Hello"}}
+answer = {{"role": "assistant", "content": "Hi"}}
+tokens = {{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "unk_token": ""}}
+text = sys.stdin.read()
+for messages in ([user], [system, user, answer], [user, answer, user, answer]):
+    for opens in (False, True):
+        length = 0
+        try:
+            for piece in room.from_string(text).generate(
+                messages=messages, add_generation_prompt=opens, tools=None, documents=None, **tokens
+            ):
+                length += len(piece)
+                if length > {MAX_OUTPUT_CHARACTERS}:
+                    sys.exit({_TOO_LONG})
+        except MemoryError:
+            sys.exit({_TOO_BIG})
+        except Exception:
+            pass  # to refuse a conversation is a template's right; whoever renders it is told why
+"""
+
+
+@cache
+def try_template(template: str) -> None:
+    """Raise ModelError (``greedy-template``) when a template is huge, or needs too much to render a few words."""
+    if len(template) > MAX_CHARACTERS:
+        raise _greedy(f"is {len(template):,} characters long, more than {MAX_CHARACTERS:,}")
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-I", "-c", _TRIAL],
+            input=template.encode("utf-8", "replace"),
+            capture_output=True,
+            timeout=4 * MAX_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _greedy("does not come to an end") from None
+    if ended.returncode == _TOO_LONG:
+        raise _greedy(f"makes more than {MAX_OUTPUT_CHARACTERS:,} characters of a few words")
+    if ended.returncode == _TOO_BIG:
+        raise _greedy(f"needs more than {MAX_MEMORY_BYTES:,} bytes for a few words")
+    if ended.returncode:
+        raise _greedy(f"cannot render a few words in {MAX_SECONDS} seconds")
+
+
+def _greedy(what: str) -> ModelError:
+    return ModelError(
+        f"This model's chat template {what}.",
+        code="greedy-template",
+        remedy="Do not use this model, or give it another template with model.chat_template.",
+    )
