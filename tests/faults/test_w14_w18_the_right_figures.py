@@ -19,7 +19,9 @@ CHAT = [{"role": "user", "content": "Bratwurst, pork"}, {"role": "assistant", "c
 
 
 @pytest.mark.parametrize(("name", "indent"), [("rows.json", None), ("rows.json", 2), ("rows.jsonl", 2)])
-def test_w14_a_json_array_is_read_however_it_is_printed(tmp_path: Path, name: str, indent: int | None) -> None:
+def test_w14_a_json_array_is_read_however_it_is_printed(
+    tmp_path: Path, name: str, indent: int | None
+) -> None:
     path = tmp_path / name
     path.write_text(json.dumps([{"messages": CHAT}, {"messages": CHAT}], indent=indent), encoding="utf-8")
     assert [list(row.messages) for row in load_rows(str(path)).rows] == [CHAT, CHAT]
