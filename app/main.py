@@ -31,7 +31,7 @@ _PAGES = {
 
 def main() -> None:
     """Draw the navigation and the page that was chosen."""
-    st.set_page_config(page_title="Tunesmith", page_icon=":material/graphic_eq:", layout="wide")
+    st.set_page_config(page_title="Tunesmith", page_icon=str(_HERE / "views" / "icon.svg"), layout="wide")
     st.logo(str(_HERE / "views" / "logo.svg"), size="large")
     pages = {
         section: [

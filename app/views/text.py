@@ -35,7 +35,7 @@ def figure(value: float | None, digits: int = 4) -> str:
     """A number to so many significant digits, with thousands set apart; a dash where there is none."""
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e12 else f"{value:.{digits}g}"
 
 
 def size(count: int) -> str:

@@ -1,0 +1,98 @@
+"""HTML, Markdown and huge values in names, notes, data and answers change nothing but the text that is shown."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from backend.manager.run_manager import RunManager
+from backend.run_dir import RunDir
+from tests.app.conftest import OpenPage
+from tests.app.reading import unescaped
+from tests.app.states import Runs
+
+APP = sorted((Path(__file__).parents[2] / "app").rglob("*.py"))
+EVIL = (
+    "<img src=x onerror=alert(1)> [x](javascript:alert(1)) ![](http://192.0.2.1/i.png) :red[x] $y$ `z` **b**"
+)
+ESCAPES = {"token_view.py", "chat.py"}  # draw tokens as spans; their own tests hold that they escape them
+BODIES = ["Curves", "Samples", "Machine", "Log", "Details"]
+
+
+@pytest.fixture
+def evil(runs: Runs) -> RunDir:
+    """A run in which whatever can be text is hostile."""
+    run = runs.failed()
+    manager = RunManager(runs.root)
+    manager.rename(run.id, EVIL[:100])
+    manager.tag(run.id, add=[EVIL])
+    manager.note(run.id, EVIL)
+    outcome = json.loads(run.outcome_file.read_text("utf-8"))
+    run.outcome_file.write_text(json.dumps(outcome | {"message": EVIL, "remedy": EVIL}), "utf-8")
+    run.train_log.write_text(f"\x1b[31m{EVIL}\x00\n" * 50 + "x" * 100_000 + "\n", "utf-8")
+    with run.samples_writer() as samples:
+        samples.append({"step": 5, "row": EVIL, "prompt": EVIL * 500, "expected": EVIL, "generated": EVIL})
+    with run.flight_writer() as flight:
+        flight.append({"step": 13, "loss": 1e308, "grad_norm": 1e-308, "learning_rate": 1.0, "rows": [EVIL]})
+    with run.metrics_writer() as metrics:
+        metrics.append(
+            {"kind": "train", "step": 10**12, "total_steps": 10**12, "train/loss": 1e300, "seconds": 1e9}
+        )
+    return run
+
+
+def markdown_of(app: AppTest) -> list[str]:
+    """Everything that the browser will read as Markdown."""
+    kinds = ("markdown", "caption", "title", "header", "subheader", "error", "warning", "info", "success")
+    found = [str(one.value) for kind in kinds for one in app.get(kind)]
+    return found + [one.proto.label for kind in ("page_link", "button", "metric") for one in app.get(kind)]
+
+
+ALIVE = re.compile(r"(?<!\\)(?:<img|\]\(javascript|!\[|:red\[|\$y|`z|\*\*b)")
+
+
+def assert_only_shown(app: AppTest) -> None:
+    assert [text for text in markdown_of(app) if ALIVE.search(text)] == []
+
+
+@pytest.mark.parametrize("show", BODIES)
+def test_the_page_of_a_hostile_run(open_page: OpenPage, evil: RunDir, show: str) -> None:
+    page = open_page("run", run=evil.id, show=show)
+    assert_only_shown(page)
+    assert "<img src=x" in unescaped(page.title[0].value)
+
+
+@pytest.mark.parametrize("name", ["home", "run", "compare"])
+def test_pages_that_list_it(open_page: OpenPage, evil: RunDir, name: str) -> None:
+    assert_only_shown(open_page(name))
+
+
+def test_the_queue(open_page: OpenPage, runs: Runs) -> None:
+    run = runs.queued()
+    RunManager(runs.root).rename(run.id, EVIL[:100])
+    page = open_page("queue")
+    assert_only_shown(page)
+    assert any("<img src=x" in unescaped(text) for text in markdown_of(page))
+
+
+def test_the_question_before_deleting(open_page: OpenPage, evil: RunDir) -> None:
+    page = open_page("run", run=evil.id)
+    page.button(key="delete").click().run()
+    assert_only_shown(page)
+
+
+def test_no_room_of_the_studio_lets_html_in() -> None:
+    """``unsafe_allow_html`` is nowhere, and ``st.html`` only where tokens are drawn."""
+    for path in APP:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                named = {word.arg for word in node.keywords}
+                assert not named & {"unsafe_allow_html", "unsafe_allow_javascript"}, path
+                assert ast.unparse(node.func) not in {"components.html", "st.iframe"}, path
+                assert path.name in ESCAPES or ast.unparse(node.func) != "st.html", path
+    assert len(APP) > 20

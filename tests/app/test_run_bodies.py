@@ -1,0 +1,42 @@
+"""What a run's page shows below its head: app/run_bodies.py. Drawn in every state in pages/test_run.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.run_bodies import BODIES
+from backend.manager.system_manager import GpuSample, SystemSample
+from backend.utils.jsonl_utils import JsonlWriter
+from tests.app.conftest import OpenPage
+from tests.app.reading import texts
+from tests.app.states import Runs
+
+
+def test_the_bodies() -> None:
+    assert list(BODIES) == ["Curves", "Samples", "Machine", "Log", "Details"]
+
+
+def test_each_gpu_has_its_curves(open_page: OpenPage, runs: Runs) -> None:
+    run = runs.running()
+    gpus = (GpuSample(0, "card", 2**30, 80 * 2**30, 50.0),)
+    with JsonlWriter(run.system_file) as system:
+        system.append(SystemSample("2026-01-01T00:00:00+00:00", 1.0, 1, 2, 3, gpus).to_json())
+    charts = open_page("run", run=run.id, show="Machine").get("vega_lite_chart")
+    titles = {one.proto.alt.partition(".")[0] for one in charts}
+    assert {"GPU 0, percent", "GPU 0 memory, GiB"} <= titles
+
+
+def test_a_machine_that_was_not_measured(open_page: OpenPage, runs: Runs) -> None:
+    assert "every five seconds" in " ".join(texts(open_page("run", run=runs.created().id, show="Machine")))
+
+
+@pytest.mark.parametrize("name", ["x", "nothing", "<b>"])
+def test_an_unknown_body_in_the_address_is_the_first(open_page: OpenPage, runs: Runs, name: str) -> None:
+    page = open_page("run", run=runs.running().id, show=name)
+    assert len(page.get("vega_lite_chart")) == 5
+
+
+def test_a_damaged_configuration_is_said(open_page: OpenPage, runs: Runs) -> None:
+    run = runs.finished()
+    run.config.write_text("name: x\n", encoding="utf-8")
+    assert "cut short" in " ".join(texts(open_page("run", run=run.id, show="Details")))

@@ -1,0 +1,101 @@
+"""Charts: what is sent to the browser, and the sentence for those who hear it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.views.charts import COLOURS, describe
+from backend.manager.curves import Line
+
+
+def drawn(lines: dict[str, Line], **options: Any) -> Any:
+    """The chart as it is sent."""
+
+    def script(lines: dict, options: dict) -> None:  # type: ignore[type-arg]
+        from app.views.charts import draw_lines
+
+        draw_lines(lines, title="Loss", key="chart", **options)
+
+    app = AppTest.from_function(script, kwargs={"lines": lines, "options": {"axis": "step"} | options})
+    (chart,) = app.run(timeout=30).get("vega_lite_chart")
+    return chart.proto
+
+
+def rows(chart: Any) -> list[dict[str, Any]]:
+    (data,) = [chart.data.data] if chart.data.data else [one.data.data for one in chart.datasets]
+    with pa.ipc.open_stream(io.BytesIO(data)) as stream:
+        return stream.read_all().to_pylist()  # type: ignore[no-any-return]
+
+
+CURVE = Line([1.0, 2.0, 3.0], [2.0, 1.0, 0.5])
+
+
+def test_every_point_is_there_once() -> None:
+    found = rows(drawn({"training": CURVE}, faint={"training": CURVE}))
+    assert [row["kind"] for row in found] == ["line"] * 3 + ["faint"] * 3
+    assert [row["y"] for row in found[:3]] == CURVE.y
+
+
+def test_a_log_scale_leaves_out_what_has_no_logarithm() -> None:
+    chart = drawn({"a": Line([1.0, 2.0, 3.0], [-1.0, 0.0, 0.5])}, log=True)
+    assert [row["y"] for row in rows(chart)] == [0.5]
+    assert json.loads(chart.spec)["encoding"]["y"]["scale"]["type"] == "log"
+
+
+def test_an_empty_chart_is_no_error() -> None:
+    assert rows(drawn({})) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "unit", "at"), [(200.0, "seconds", 200.0), (600.0, "minutes", 10.0), (7200.0, "hours", 2.0)]
+)
+def test_time_in_the_unit_that_fits(last: float, unit: str, at: float) -> None:
+    chart = drawn({"a": Line([0.0, last], [1.0, 2.0])}, axis="time")
+    assert rows(chart)[-1]["x"] == at
+    assert json.loads(chart.spec)["encoding"]["x"]["title"] == unit
+
+
+def test_each_name_has_its_colour_and_a_legend_only_with_company() -> None:
+    alone = json.loads(drawn({"a": CURVE}).spec)["encoding"]["color"]
+    both = json.loads(drawn({"a": CURVE, "b": CURVE}).spec)["encoding"]["color"]
+    assert alone["legend"] is None
+    assert both["scale"] == {"domain": ["a", "b"], "range": list(COLOURS[:2])}
+    assert both["legend"]["symbolOpacity"] == 1
+
+
+def test_a_name_that_looks_like_an_expression_is_a_name() -> None:
+    name = "datum.x']; alert(1); //<b>"
+    chart = drawn({name: CURVE, "b": CURVE})
+    assert {row["series"] for row in rows(chart)} == {name, "b"}
+    assert name not in json.dumps(json.loads(chart.spec)["layer"])
+
+
+def test_in_words() -> None:
+    assert describe({"training": CURVE, "none": Line([], [])}, "Loss", "steps") == (
+        "Loss. training: from 2 to 0.5 between 1 and 3 steps."
+    )
+    assert describe({}, "Loss", "steps") == "Loss. Nothing yet."
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2: the ratio of the relative luminances."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#11161c"])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_lines_stand_out_from_both_backgrounds(colour: str, background: str) -> None:
+    assert contrast(colour, background) >= 3
