@@ -115,6 +115,13 @@ class Inferencer:
         return self.voice.tokenizer
 
     @property
+    def identity(self) -> list[str]:
+        """What answers: base, adapter, the time of its weights, and its strength."""
+        adapter, strength = self._loaded.used or (None, 1.0)
+        own = [str(adapter.folder), str(adapter.stamp), str(strength)] if adapter else []
+        return [str(self._folder), *own]
+
+    @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
         return self.voice.context_length
@@ -192,21 +199,24 @@ class Inferencer:
         self,
         prompts: Sequence[Prompt],
         *,
+        tools: Sequence[Sequence[dict[str, Any]] | None] | None = None,
         stop: Sequence[str] = (),
+        constraint: Constraint | None = None,
         progress: Callable[[int], None] = lambda _: None,
         **sampling: Any,
     ) -> list[str | TunesmithError]:
         """Answers in the order of ``prompts``, the same as one by one under greedy decoding.
 
         A prompt that cannot be answered has its error in its place, and the others are answered all the same.
-        ``progress`` is told how many more prompts are done.
+        ``tools`` are those of each prompt. ``progress`` is told how many more prompts are done.
         """
         options = _sampling(sampling)
+        self.voice.matcher(constraint)  # one that nothing can have is the caller's error, not a row's
         results: list[str | TunesmithError] = []
         rendered: dict[int, list[int]] = {}
-        for index, prompt in enumerate(prompts):
+        for index, (prompt, own) in enumerate(zip(prompts, tools or [None] * len(prompts), strict=True)):
             try:
-                rendered[index] = self.render(prompt)
+                rendered[index] = self.render(prompt, tools=own)
                 results.append("")
             except TunesmithError as error:
                 results.append(error)
@@ -215,7 +225,11 @@ class Inferencer:
         with Lanes(self._lane_count) as lanes:
             chunks = list(_chunks(rendered))
             for chunk, texts in zip(
-                chunks, lanes.map(lambda c: self._decode(rendered, c, options, stop), chunks), strict=True
+                chunks,
+                lanes.map(
+                    lambda c: self._decode([rendered[i] for i in c], options, stop, constraint), chunks
+                ),
+                strict=True,
             ):
                 for index, text in zip(chunk, texts, strict=True):
                     results[index] = text
@@ -231,11 +245,15 @@ class Inferencer:
         return None
 
     def _decode(
-        self, rendered: dict[int, list[int]], chunk: Sequence[int], sampling: Sampling, stop: Sequence[str]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        stop: Sequence[str],
+        constraint: Constraint | None,
     ) -> list[str]:
-        prompts = [rendered[index] for index in chunk]
-        decoding = Decoding(self.model, prompts, sampling, self.voice.stop_ids)
-        return [answer.text for answer in self._read_out(decoding, len(chunk), stop)]
+        matchers = [self.voice.matcher(constraint) for _ in prompts]
+        decoding = Decoding(self.model, prompts, sampling, self.voice.stop_ids, matchers)
+        return [answer.text for answer in self._read_out(decoding, len(prompts), stop)]
 
     def _read_out(self, decoding: Decoding, count: int, stop: Sequence[str]) -> list[Answer]:
         """Every row to its end."""

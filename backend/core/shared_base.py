@@ -70,6 +70,11 @@ class SharedBase:
         self._used = wanted
 
     @property
+    def used(self) -> tuple[Adapter, float] | None:
+        """The adapter in use and its strength; None for the base."""
+        return self._used
+
+    @property
     def memory_bytes(self) -> int:
         """Memory of all weights that are held: the base's and those of every kept set."""
         sets = [self._own, *self._sets.values()]

@@ -115,6 +115,7 @@ class TestAFile:
             "rows": 2,
             "answered": 2,
             "failed": 0,
+            "taken_up": 0,
             "out": "said.jsonl",
         }
         assert [(line["place"], line["answer"]) for line in lines(tmp_path / "said.jsonl")] == [

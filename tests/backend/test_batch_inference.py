@@ -1,0 +1,226 @@
+"""A file of answers, whole and in order, whatever happens meanwhile: backend/batch_inference.py."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.batch_inference import WINDOW_ROWS, Answered, answer_file, read_asked
+from backend.core.constraint import Constraint
+from backend.errors import DataError, InferenceError
+from backend.inferencer import ROWS_AT_ONCE, Inferencer
+from backend.run_dir import RunDir
+from backend.utils.lock_utils import hold_lock
+from tests.eventually import eventually
+from tests.runs import child_environment, lines, tree
+
+WORDS = ["test input", "food pork", "food pear", "hello", "x y z", "which section"]
+ANSWERS = {"test input": "expected output", "food pork": "meat", "food pear": "fruit"}
+
+
+@pytest.fixture(scope="module")
+def model(trained: RunDir) -> Iterator[Inferencer]:
+    with Inferencer(trained) as loaded:
+        yield loaded
+
+
+def _rows(path: Path, count: int = 150) -> Path:
+    """Rows of many lengths, some that cannot be read and some that cannot be answered."""
+    written = []
+    for index in range(count):
+        prompt = f"{WORDS[index % 6]}{' again' * (index % 7)}" if index % 3 else WORDS[index % 6]
+        written.append(json.dumps({"prompt": "word " * 600 if index % 50 == 20 else prompt}))
+        if index % 40 == 30:
+            written.append('{"prompt": ')
+    path.write_text("\n".join(written) + "\n")
+    return path
+
+
+class TestReading:
+    def test_rows_that_cannot_be_read_stand_in_their_place(self, tmp_path: Path) -> None:
+        asked = read_asked(_rows(tmp_path / "a.jsonl"))
+        assert [one.place for one in asked] == [f"a.jsonl:{n}" for n in range(1, 154)]
+        assert [one.place for one in asked if one.problem] == ["a.jsonl:32", "a.jsonl:73", "a.jsonl:114"]
+        assert asked[31].problem.startswith("This row cannot be read: ")
+
+    def test_every_kind_of_file(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+        (tmp_path / "a.csv").write_text("prompt,completion\none,1\ntwo,2\n")
+        (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+        seen = {kind: read_asked(tmp_path / f"a.{kind}") for kind in ("txt", "csv", "jsonl")}
+        user = [[{"role": "user", "content": word}] for word in ("one", "two")]
+        assert [one.prompt for one in seen["txt"]] == ["one", "two"]
+        assert [one.prompt for one in seen["csv"]] == [one.prompt for one in seen["jsonl"]] == user
+        assert [one.expected for one in seen["csv"]] == ["1", "2"]
+        assert [one.place for one in seen["txt"]] == ["a.txt:1", "a.txt:3"]
+
+    def test_tools_of_a_row(self, tmp_path: Path) -> None:
+        tool = {"type": "function", "function": {"name": "weigh", "parameters": {}}}
+        row = {
+            "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a"}],
+            "tools": [tool],
+        }
+        (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+        (asked,) = read_asked(tmp_path / "a.jsonl")
+        assert asked.tools == [tool]
+
+    @pytest.mark.parametrize("name", ["missing.jsonl", "missing.txt", "empty.jsonl", "broken.jsonl"])
+    def test_what_cannot_be_read_at_all(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "empty.jsonl").touch()
+        (tmp_path / "broken.jsonl").write_text("{\n{\n")
+        with pytest.raises(DataError):
+            read_asked(tmp_path / name)
+
+
+class TestAnswering:
+    def test_in_order_with_the_bad_beside_the_good(self, model: Inferencer, tmp_path: Path) -> None:
+        source = _rows(tmp_path / "a.jsonl")
+        told: list[tuple[int, int]] = []
+        found = answer_file(
+            model, source, tmp_path / "out.jsonl", progress=lambda *n: told.append(n), max_new_tokens=16
+        )
+        said = lines(tmp_path / "out.jsonl")
+        assert [line["place"] for line in said] == [one.place for one in read_asked(source)]
+        assert found == Answered(rows=153, answered=147, taken_up=0)
+        assert [line["place"] for line in said if "error" in line] == [
+            f"a.jsonl:{n}" for n in (21, 32, 72, 73, 114, 124)
+        ]
+        known = [line for line in said if "prompt" in line and line["prompt"][0]["content"] in ANSWERS]
+        assert len(known) > 20
+        assert all(line["answer"] == ANSWERS[line["prompt"][0]["content"]] for line in known)
+        assert told == [(0, 153), (64, 153), (128, 153), (153, 153)]
+        assert sorted(tree(tmp_path)) == ["a.jsonl", "out.jsonl"]
+
+    def test_sampling_and_forms_reach_the_model(self, model: Inferencer, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("test input\nfood pork\n")
+        answer_file(model, tmp_path / "a.txt", tmp_path / "o", constraint=Constraint.choice("Ham"))
+        answer_file(model, tmp_path / "a.txt", tmp_path / "p", max_new_tokens=1)
+        assert [line["answer"] for line in lines(tmp_path / "o")] == ["Ham", "Ham"]
+        assert lines(tmp_path / "p")[0]["answer"] == "e"
+
+    def test_answers_that_are_there_are_not_replaced_unasked(self, model: Inferencer, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("test input\n")
+        (tmp_path / "out").write_text("precious")
+        before = tree(tmp_path)
+        with pytest.raises(InferenceError) as caught:
+            answer_file(model, tmp_path / "a.txt", tmp_path / "out")
+        assert caught.value.code == "out-exists"
+        assert tree(tmp_path) == before
+        assert answer_file(model, tmp_path / "a.txt", tmp_path / "out", overwrite=True).answered == 1
+
+    def test_two_never_write_into_one_file(self, model: Inferencer, tmp_path: Path) -> None:
+        source = _rows(tmp_path / "a.jsonl", 70)
+        with pytest.raises(_StopError):
+            answer_file(model, source, tmp_path / "out", progress=_stop)
+        with hold_lock(tmp_path / "out"), pytest.raises(InferenceError) as caught:
+            answer_file(model, source, tmp_path / "out")
+        assert caught.value.code == "out-in-use"
+
+
+class _StopError(Exception):
+    """Ends a call in the middle, as a kill would."""
+
+
+class TestTakingUp:
+    @pytest.mark.parametrize("kept", [0, 1, 63, 64, 65, 152, 153])
+    @pytest.mark.parametrize("torn", ["", '{"place": "a.js'])
+    def test_from_any_line_the_bytes_are_the_same(
+        self, model: Inferencer, tmp_path: Path, kept: int, torn: str
+    ) -> None:
+        source = _rows(tmp_path / "a.jsonl")
+        whole, out = tmp_path / "whole", tmp_path / "out"
+        options: dict[str, Any] = {"temperature": 1.5, "seed": 3, "max_new_tokens": 5}
+        answer_file(model, source, whole, **options)
+        expected = whole.read_bytes()
+
+        with pytest.raises(_StopError):
+            answer_file(model, source, out, progress=_stop, **options)
+        out.write_bytes(b"".join(expected.splitlines(keepends=True)[:kept]) + torn.encode())
+        found = answer_file(model, source, out, **options)
+
+        assert out.read_bytes() == expected
+        assert (found.taken_up, found.answered) == (kept, 147)
+        assert sorted(tree(tmp_path)) == ["a.jsonl", "out", "whole"]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"max_new_tokens": 6},
+            {"seed": 1},
+            {"stop": ["a"]},
+            {"constraint": Constraint.regex("a+")},
+            {"source": 1},
+        ],
+        ids=str,
+    )
+    def test_unfinished_answers_to_something_else_are_refused(
+        self, model: Inferencer, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        source = _rows(tmp_path / "a.jsonl", 70)
+        options: dict[str, Any] = {"max_new_tokens": 2}
+        with pytest.raises(_StopError):
+            answer_file(model, source, tmp_path / "out", progress=_stop, **options)
+        _rows(source, 70 + change.pop("source", 0))
+        before = tree(tmp_path)
+
+        with pytest.raises(InferenceError) as caught:
+            answer_file(model, source, tmp_path / "out", **{**options, **change})
+
+        assert caught.value.code == "another-batch"
+        assert tree(tmp_path) == before
+
+    def test_so_are_those_of_another_model(self, model: Inferencer, trained: RunDir, tmp_path: Path) -> None:
+        source = _rows(tmp_path / "a.jsonl", 70)
+        with pytest.raises(_StopError):
+            answer_file(model, source, tmp_path / "out", progress=_stop)
+        with Inferencer(trained, checkpoint=10) as other, pytest.raises(InferenceError) as caught:
+            answer_file(other, source, tmp_path / "out")
+        assert caught.value.code == "another-batch"
+
+    def test_answers_that_somebody_changed_are_refused(self, model: Inferencer, tmp_path: Path) -> None:
+        source = _rows(tmp_path / "a.jsonl", 70)
+        with pytest.raises(_StopError):
+            answer_file(model, source, tmp_path / "out", progress=_stop)
+        (tmp_path / "out").write_text('{"place": "elsewhere:1", "answer": "a"}\n')
+        with pytest.raises(DataError) as caught:
+            answer_file(model, source, tmp_path / "out")
+        assert caught.value.code == "answers-changed"
+
+
+def _stop(_done: int, _total: int) -> None:
+    raise _StopError
+
+
+def test_a_real_child_killed_again_and_again_writes_the_same_bytes(trained: RunDir, tmp_path: Path) -> None:
+    source = _rows(tmp_path / "a.jsonl", 260)
+    command = [sys.executable, "-m", "backend.cli", "infer", str(trained.path), "--file", str(source)]
+    command += ["--max-new-tokens", "24", "--temperature", "1.2", "--out"]
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    subprocess.run([*command, str(whole)], env=child_environment(), check=True, capture_output=True)
+
+    for window in range(1, 3):
+        wanted = window * WINDOW_ROWS + 1
+        with subprocess.Popen(
+            [*command, str(out)], env=child_environment(), stdout=subprocess.DEVNULL
+        ) as child:
+            eventually(lambda: len(lines(out)) >= wanted, timeout_seconds=60)  # noqa: B023 - called at once
+            child.send_signal(signal.SIGKILL)
+        assert (tmp_path / "out.progress").exists()
+    last = subprocess.run(
+        [*command, str(out)], env=child_environment(), check=True, capture_output=True, text=True
+    )
+
+    assert out.read_bytes() == whole.read_bytes()
+    assert "from before" in last.stdout
+    assert not (tmp_path / "out.progress").exists()
+
+
+def test_a_window_is_a_whole_number_of_batches() -> None:
+    assert WINDOW_ROWS % ROWS_AT_ONCE == 0
