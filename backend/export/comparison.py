@@ -21,36 +21,43 @@ class Tolerance:
     """How far an export of one precision may be from the trained model, and why.
 
     ``divergence`` is the mean Kullback-Leibler divergence in nats a token. ``tie`` is the difference of
-    log-probability, in nats, under which two tokens count as equally likely.
+    log-probability, in nats, under which two tokens count as equally likely, and ``others`` the share of answers
+    that may differ beyond that.
     """
 
     divergence: float
     tie: float
     reason: str
+    others: float = 0.0
 
 
 _SAME = "the same numbers, only added up in another order"
 _HALF = "each weight keeps 11 bits, and llama.cpp multiplies them with inputs of the same precision"
 _BRAIN = "each weight keeps 8 bits"
 _BLOCK = "32 weights share one scale"
+FEW = 0.01
+"""Share of answers that may turn at a token where 8 bits a weight or fewer decide."""
+
 TOLERANCES = {
     "float32": Tolerance(2e-5, 0.005, _SAME),
     "F32": Tolerance(2e-5, 0.005, _SAME),
     "float16": Tolerance(1e-4, 0.02, "each weight keeps 11 bits"),
     "F16": Tolerance(1e-4, 0.02, _HALF),
-    "bfloat16": Tolerance(1e-3, 0.1, _BRAIN),
-    "BF16": Tolerance(1e-3, 0.1, f"{_BRAIN}, and so do the inputs in llama.cpp"),
-    "Q8_0": Tolerance(2e-3, 0.2, f"{_BLOCK} and keep 8 bits each"),
-    "Q6_K": Tolerance(5e-3, 0.3, f"{_BLOCK} and keep 6 bits each"),
-    "Q5_1": Tolerance(3e-2, 0.6, f"{_BLOCK} and an offset, and keep 5 bits each"),
-    "Q5_0": Tolerance(4e-2, 0.7, f"{_BLOCK} and keep 5 bits each"),
-    "Q4_1": Tolerance(0.08, 1.0, f"{_BLOCK} and an offset, and keep 4 bits each"),
-    "Q4_0": Tolerance(0.1, 1.2, f"{_BLOCK} and keep 4 bits each"),
+    "bfloat16": Tolerance(1e-3, 0.1, _BRAIN, others=FEW),
+    "BF16": Tolerance(1e-3, 0.1, f"{_BRAIN}, and so do the inputs in llama.cpp", others=FEW),
+    "Q8_0": Tolerance(2e-3, 0.2, f"{_BLOCK} and keep 8 bits each", others=FEW),
+    "Q6_K": Tolerance(5e-3, 0.3, f"{_BLOCK} and keep 6 bits each", others=FEW),
+    "Q5_1": Tolerance(3e-2, 0.6, f"{_BLOCK} and an offset, and keep 5 bits each", others=FEW),
+    "Q5_0": Tolerance(4e-2, 0.7, f"{_BLOCK} and keep 5 bits each", others=FEW),
+    "Q4_1": Tolerance(0.08, 1.0, f"{_BLOCK} and an offset, and keep 4 bits each", others=FEW),
+    "Q4_0": Tolerance(0.1, 1.2, f"{_BLOCK} and keep 4 bits each", others=FEW),
 }
-COARSEST = Tolerance(0.3, 1.6, "blocks of weights share scales, and each keeps 4 bits or fewer")
+COARSEST = Tolerance(0.3, 1.6, "blocks of weights share scales, and each keeps 4 bits or fewer", others=FEW)
 
 RED_FACTOR = 4.0
 """A divergence above the tolerance is amber, and above this many times the tolerance red."""
+MANY = 0.25
+"""A greater share of answers that differ is red."""
 SCORE_POINTS = 0.01
 """Exact match may fall by this much, or by one row, and stay green; by five times as much, amber."""
 
@@ -221,7 +228,11 @@ def _greedy(
     if len(ties) == len(odd):
         return Check("greedy answers", Light.GREEN, f"{said} That is a tie within {limit.tie:g} nats.")
     share = (len(odd) - len(ties)) / len(answers)
-    return Check("greedy answers", Light.AMBER if share <= 0.25 else Light.RED, said)
+    if share <= limit.others:
+        return Check(
+            "greedy answers", Light.GREEN, f"{said} This precision may turn one answer in a hundred."
+        )
+    return Check("greedy answers", Light.AMBER if share <= MANY else Light.RED, said)
 
 
 def _score(trained: float | None, exported: float | None, rows: int) -> Iterator[Check]:

@@ -54,7 +54,7 @@ def check_folder(
     """
     found = json.loads((folder / "config.json").read_text("utf-8"))
     file = read_gguf(gguf_file) if gguf_file else None
-    named = {file.metadata.get(key) for key in _END_KEYS} if file else set()
+    named = {int(file.metadata[key]) for key in _END_KEYS if key in file.metadata} if file else set()
     problems = [*_settings(found, config), *_tokens(folder, tokenizer, end_ids, named)]
     problems += _lost_tokens(_added(folder) if file is None else _standing(file), tokenizer)
     kinds = _kinds(file, config, weights) if file else {}

@@ -144,6 +144,15 @@ def test_another_token_is_shown_and_weighed(case: Case) -> None:
     assert case.check("greedy answers").light == Light.RED
 
 
+@pytest.mark.parametrize(("precision", "light"), [("Q8_0", Light.GREEN), ("F16", Light.AMBER)])
+def test_few_bits_may_turn_one_answer_in_a_hundred(precision: str, light: Light, case: Case) -> None:
+    case.panel, case.answers = Panel(case.panel.rows * 25, case.panel.shapes, 8), case.answers * 25
+    case.rows = [case.row | {"ids": [7]}, *[case.row] * 99]
+    assert case.check("greedy answers", precision).light == light
+    case.rows = [case.row | {"ids": [7]}, case.row | {"ids": [7]}, *[case.row] * 98]
+    assert case.check("greedy answers", precision).light == Light.AMBER
+
+
 def test_a_near_tie_is_no_fault(case: Case) -> None:
     ties = logprobs(*case.said, gap=0.0)
     case.answers = [Answer(case.said, True, "yes", ties)] * 4
