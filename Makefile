@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio test test-fast check lint format types contracts bench-train bench-busy bench-data \
-	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix mutants clean
+.PHONY: help setup demo studio shots test test-fast check lint format types contracts bench-train bench-busy bench-data \
+	bench-doctor \
+	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +31,9 @@ demo: $(STAMP) ## Fine-tune the default model on the food examples and score it
 
 studio: $(STAMP) ## Open the studio in a browser
 	$(BIN)/tunesmith studio
+
+shots: $(STAMP) ## Screenshots of every page in both themes and three widths, into shots/
+	$(BIN)/python benchmarks/shots.py shots
 
 test: $(STAMP) ## Run the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -66,6 +70,9 @@ bench-data: $(STAMP) ## Tokenising beside datasets.map, ingest of a large file, 
 	$(BIN)/python benchmarks/data_ingest.py
 	$(BIN)/python benchmarks/near_duplicates.py
 
+bench-doctor: $(STAMP) ## Faults planted into clean rows: recall and precision of every check
+	$(BIN)/python benchmarks/doctor_table.py
+
 fuzz-data: $(STAMP) ## Read 20,000 broken files: no traceback, no hang
 	$(BIN)/python benchmarks/fuzz_data.py
 
@@ -84,6 +91,19 @@ rel-machine: $(STAMP) ## The life of a run as a state machine, shaken
 
 rel-matrix: $(STAMP) ## Every fault row and its test
 	$(BIN)/python benchmarks/rel_matrix.py
+
+rel-batch: $(STAMP) ## Answer 2,000 rows, killed five times, and compare the bytes
+	$(BIN)/python benchmarks/rel_batch.py $(if $(RUN),--run $(RUN))
+
+api-fuzz: $(STAMP) ## Requests made from the OpenAPI document, all checks, 50 for each operation
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[fuzz]
+	$(BIN)/python benchmarks/serve_fuzz.py $(if $(RUN),--run $(RUN))
+
+soak: $(STAMP) ## 10,000 requests: memory and descriptors of the server
+	$(BIN)/python benchmarks/serve_soak.py $(if $(RUN),--run $(RUN))
+
+bench-serve: $(STAMP) ## Time to the first token and tokens a second under 1, 4 and 16 clients
+	$(BIN)/python benchmarks/serve_speed.py $(if $(RUN),--run $(RUN))
 
 mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py

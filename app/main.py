@@ -37,7 +37,6 @@ def main() -> None:
         section: [
             st.Page(f"pages/{name}.py", title=title, icon=icon, default=name == "home")
             for name, title, icon in entries
-            if (_HERE / "pages" / f"{name}.py").exists()
         ]
         for section, entries in _PAGES.items()
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import streamlit as st
 
@@ -41,16 +40,11 @@ def _ways_in() -> None:
     with new:
         st.markdown("**Train on your own data**")
         st.caption("A file of questions and answers, a model, and the settings that matter. All explained.")
-        _way("pages/new_run.py", "New run", ":material/add_circle:")
+        st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
     with use:
         st.markdown("**Open a model**")
         st.caption("Talk to a tuned model, see it beside its base, or take it with you.")
-        _way("pages/playground.py", "Playground", ":material/chat:")
-
-
-def _way(target: str, label: str, icon: str) -> None:
-    if (Path(__file__).parents[1] / target).exists():
-        st.page_link(target, label=label, icon=icon)
+        st.page_link("pages/playground.py", label="Playground", icon=":material/chat:")
 
 
 def _runs() -> None:

@@ -24,7 +24,7 @@ FLAGS = [
     *("--disable-component-update", "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"),
 ]
 START_SECONDS = 60.0
-PATIENCE_MS = 60_000
+PATIENCE_MS = 30_000
 
 
 class ServedStudio:

@@ -1,0 +1,110 @@
+"""A run watched, reloaded, stopped, resumed and finished; a studio that is killed meanwhile; two tabs at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Page, expect
+
+from backend.reports import RunStatus
+from backend.run_dir import RunDir
+from tests.app.browser.conftest import ENDLESS, EXAMPLE_STEPS
+from tests.app.browser.served import PATIENCE_MS, ServedStudio
+from tests.eventually import eventually
+
+OpenTab = Callable[..., Page]
+Serve = Callable[..., ServedStudio]
+STEP = re.compile(r"Step ([\d,]+) of [\d,]+")
+PATIENCE_SECONDS = PATIENCE_MS / 1000
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def step_of(page: Page) -> int:
+    """The step that the page shows; 0 before the first."""
+    found = STEP.search(page.get_by_test_id("stMain").inner_text())
+    return int(found[1].replace(",", "")) if found else 0
+
+
+def stands_at(page: Page, words: str, timeout_ms: int = PATIENCE_MS) -> None:
+    """The state that the page shows, once it shows it."""
+    badge = page.get_by_test_id("stMain").locator(".stMarkdownBadge").first
+    expect(badge).to_contain_text(words, timeout=timeout_ms)
+
+
+def moves_on(page: Page) -> None:
+    """Without a click, the page shows another step."""
+    before = eventually(lambda: step_of(page), timeout_seconds=PATIENCE_SECONDS)
+    eventually(lambda: step_of(page) > before, timeout_seconds=PATIENCE_SECONDS)
+
+
+def test_the_example_in_one_click_stopped_resumed_reloaded_and_finished(
+    serve: Serve, open_tab: OpenTab, asked: list[str]
+) -> None:
+    studio = serve()
+    page = open_tab(studio.url)
+    press(page, "Start the example")
+    page.wait_for_url("**/run?run=*")
+    moves_on(page)
+    stands_at(page, "Running")
+
+    press(page, "Stop")
+    expect(page.get_by_role("dialog")).to_contain_text("saves a checkpoint and ends.")
+    press(page, "Save and stop")
+    stands_at(page, "Stopped")
+    (run,) = RunDir.all_under(studio.root / "runs")
+    stopped_at = run.newest_checkpoint_step()
+    assert 0 < stopped_at < EXAMPLE_STEPS
+
+    press(page, "Resume")
+    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
+    page.get_by_role("dialog").wait_for(state="hidden")
+    page.reload()
+    assert eventually(lambda: step_of(page), timeout_seconds=PATIENCE_SECONDS) >= stopped_at
+    stands_at(page, "Finished", 5 * PATIENCE_MS)
+    assert run.status() is RunStatus.FINISHED
+    assert step_of(page) == EXAMPLE_STEPS
+    assert {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))} == {
+        "127.0.0.1"
+    }
+
+
+def test_f07_a_killed_studio_comes_back_with_the_run_as_it_is(serve: Serve, open_tab: OpenTab) -> None:
+    studio = serve(**ENDLESS)
+    page = open_tab(studio.url)
+    press(page, "Start the example")
+    page.wait_for_url("**/run?run=*")
+    moves_on(page)
+    (run,) = RunDir.all_under(studio.root / "runs")
+
+    studio.kill()
+    assert run.is_held()
+    studio.start_again()
+    again = open_tab(page.url)
+    stands_at(again, "Running")
+    moves_on(again)
+    stands_at(page, "Running")  # the old tab finds its way back by itself
+    run.request_stop()
+    stands_at(again, "Stopped")
+
+
+def test_f12_two_tabs_press_start_and_one_run_begins(serve: Serve, open_tab: OpenTab) -> None:
+    studio = serve(**ENDLESS)
+    tabs = [open_tab(studio.url), open_tab(studio.url)]
+    for tab in tabs:
+        expect(tab.get_by_role("button", name="Start the example")).to_be_enabled()
+    for tab in tabs:
+        tab.get_by_role("button", name="Start the example").click(no_wait_after=True)
+    for tab in tabs:
+        tab.wait_for_url("**/run?run=*")
+    (run,) = RunDir.all_under(studio.root / "runs")
+    assert all(run.id in tab.url for tab in tabs)
+    assert run.latest_attempt_number() == 1
+    moves_on(tabs[0])
+    run.request_stop()
+    for tab in tabs:
+        stands_at(tab, "Stopped")
