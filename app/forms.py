@@ -57,7 +57,8 @@ class Setting:
     @property
     def label(self) -> str:
         """The last part of the name, in words."""
-        return self.name.rpartition(".")[2].replace("_", " ").capitalize()
+        words = self.name.rpartition(".")[2].replace("_", " ").capitalize()
+        return words.replace("Lora", "LoRA").replace("Neftune", "NEFTune")
 
 
 @cache

@@ -230,8 +230,8 @@ def _figures(preview: Mapping[str, Any]) -> None:
 def _histogram(bins: Sequence[Mapping[str, int]]) -> None:
     table = [{"tokens": f"{one['low']}–{one['high']}", "rows": one["rows"]} for one in bins]
     chart = (
-        alt.Chart(alt.Data(values=table))
-        .mark_bar()
+        alt.Chart(alt.InlineData(values=table))
+        .mark_bar(color="#1d7f88")
         .encode(
             x=alt.X("tokens:N", sort=None, title="Length of a row in tokens", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("rows:Q", title="Rows"),

@@ -141,17 +141,18 @@ def _publish(export: Export) -> None:
         words = ["export", export.run, "--to", "hub", "--form", export.target, "--out", str(export.folder)]
         words += ["--repo", repo, "--runs", str(studio().runs.root), *["--public"] * public]
         left, right = st.columns(2)
-        if left.button("See what would be uploaded", disabled=not repo, key=f"dry {name}"):
-            st.session_state["publishing"] = (name, [*words, "--dry-run"])
         there = bool(os.environ.get("HF_TOKEN"))
-        if right.button(
-            "Upload", disabled=not (repo and there), key=f"push {name}", icon=":material/cloud_upload:"
-        ):
-            st.session_state["publishing"] = (name, words)
+        look = left.button("See what would be uploaded", key=f"dry {name}")
+        push = right.button("Upload", disabled=not there, key=f"push {name}", icon=":material/cloud_upload:")
+        if (look or push) and not repo:
+            st.warning("Name the repository first.", icon=":material/edit:")
+        elif look or push:
+            _, _, turn = st.session_state.get("publishing", ("", [], 0))
+            st.session_state["publishing"] = (name, words if push else [*words, "--dry-run"], turn + 1)
         if not there:
             st.caption("To upload, set HF_TOKEN before you start the studio; it is never asked for here.")
-        asked, said = st.session_state.get("publishing", ("", []))
-        if asked == name and (answer := ask("Talking to the Hub", said)) is not None:
+        asked, said, turn = st.session_state.get("publishing", ("", [], 0))
+        if asked == name and (answer := ask("Talking to the Hub", said, version=str(turn))) is not None:
             if not answer.ok:
                 show_failure(answer)
                 return

@@ -7,7 +7,7 @@ import streamlit as st
 from app.views.glossary import TERMS
 
 _TOUR = (
-    ("home", "Home", "See what is running. **Try the example** starts a small real training in one click."),
+    ("home", "Home", "See what is running. **Start the example** begins a small real training in one click."),
     (
         "data",
         "Data",

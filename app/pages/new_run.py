@@ -59,7 +59,7 @@ def _model_card(name: str) -> None:
     if folder and not alias:
         try:
             shape = read_shape(folder)
-            facts = [f"{shape.parameters / 1e6:,.1f} M parameters", f"{shape.context:,} tokens of context"]
+            facts = [f"{shape.parameters:,} parameters", f"{shape.context:,} tokens of context"]
             facts += ["see its card for the licence"]
         except ModelError as error:
             facts = [f"{error.message} {error.remedy}"]
@@ -156,7 +156,7 @@ def _cost(config: RunConfig) -> Answer | None:
     return answer
 
 
-def _start(config: RunConfig | None, looked: Answer | None) -> None:
+def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[Problem]) -> None:
     """The two buttons. They are off only while there is something to mend, and say what."""
     refused = config is None or (
         looked is not None and not looked.ok and looked.code not in {"timeout", "cancelled"}
@@ -165,7 +165,8 @@ def _start(config: RunConfig | None, looked: Answer | None) -> None:
         now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=refused)
         later = st.button("Put into the queue", icon=":material/queue:", disabled=refused)
     if refused:
-        st.caption("Mend what is marked in red first.")
+        fields = ", ".join(problem.field for problem in problems) or "what is marked in red"
+        st.caption(f"First mend {plain(fields, 300)}.")
     if config is not None and (now or later):
         with told():
             run = begin(studio(), config, queue=later)
@@ -183,13 +184,13 @@ def _equivalent(config: RunConfig | None) -> None:
             "Save as run.yaml", text, "run.yaml", "application/yaml", icon=":material/download:"
         )
         with st.container(height=320, border=False):
-            st.code(text, language="yaml")
+            st.code(text, language="yaml", wrap_lines=True)
 
 
 def _page() -> None:
     st.title("New run")
     _presets()
-    form, cost = st.columns([3, 2], gap="large")
+    form, cost = st.columns([5, 4], gap="large")
     with form:
         elsewhere = st.container()
         places = _form()
@@ -200,8 +201,10 @@ def _page() -> None:
     with cost:
         looked = _cost(config) if config else None
         if config is None:
-            st.info("Name the data to see what a run will cost.", icon=":material/calculate:")
-        _start(config, looked)
+            st.info(
+                "Once the settings are whole, this says what a run will cost.", icon=":material/calculate:"
+            )
+        _start(config, looked, problems)
         _equivalent(config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +15,7 @@ from app.rows_to_ask import read_prompts
 from app.serving import client, manager
 from app.views.cards import draw_nothing_yet
 from app.views.chat import draw_alternatives, draw_messages, draw_prompt, draw_side, draw_sureness
-from app.views.text import plain
+from app.views.text import plain, title_of
 from backend.errors import InferenceError
 
 _WAYS = ["Chat", "Side by side", "Tokens", "A file"]
@@ -51,7 +51,7 @@ def _choose_model(models: Sequence[ServedModel]) -> tuple[str, dict[str, Any]]:
         "Model",
         ids,
         ids.index(wanted) if wanted in by_id else min(1, len(ids) - 1),
-        format_func=lambda one: by_id[one].title if one in by_id else one,
+        format_func=lambda one: title_of(one, by_id[one].name),
         key="chat model",
     )
     name, options = model, dict[str, Any]()
@@ -80,41 +80,48 @@ def _with_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     turns: list[dict[str, str]] = st.session_state.setdefault("turns", [])
     _keep_what_was_said(turns)
-    draw_messages(turns)
+    talk = st.container()
     asked = st.chat_input("Say something")
-    if asked:
-        turns.append({"role": "user", "content": asked})
-        draw_messages(turns[-1:])
-        with st.chat_message("assistant", avatar=":material/graphic_eq:"):
-            stop = st.empty()
-            stop.button("Stop", icon=":material/stop:", key=f"stop {len(turns)}")
-            place = st.empty()
-            place.caption("Thinking …")
-            st.session_state["saying"] = ""
-            with told():
-                for piece in ask.stream(model, _with_system(turns), **options):
-                    st.session_state["saying"] += piece
-                    place.text(st.session_state["saying"])
-                turns.append({"role": "assistant", "content": st.session_state["saying"]})
-            del st.session_state["saying"]
-            stop.empty()
+    with talk:
+        draw_messages(turns)
+        if asked:
+            turns.append({"role": "user", "content": asked})
+            draw_messages(turns[-1:])
+            _say(ask, model, options, turns)
     if turns and st.button("Begin anew", icon=":material/refresh:", type="tertiary"):
         st.session_state["turns"] = []
         st.rerun()
 
 
+def _say(ask: ChatClient, model: str, options: Mapping[str, Any], turns: list[dict[str, str]]) -> None:
+    """The next answer, as it comes. Stop runs the page again, which closes the stream."""
+    with st.chat_message("assistant", avatar=":material/graphic_eq:"), told():
+        place, stop = st.empty(), st.empty()
+        place.caption("Thinking …")
+        stop.button("Stop", icon=":material/stop:", key=f"stop {len(turns)}")
+        st.session_state["saying"] = ""
+        for piece in ask.stream(model, _with_system(turns), **options):
+            st.session_state["saying"] += piece
+            place.text(st.session_state["saying"])
+        turns.append({"role": "assistant", "content": st.session_state.pop("saying")})
+        stop.empty()
+
+
 def _keep_what_was_said(turns: list[dict[str, str]]) -> None:
     """An answer that was stopped half-way stays as far as it came."""
     said = st.session_state.pop("saying", None)
-    if said is not None and turns and turns[-1]["role"] == "user":
+    if said and turns and turns[-1]["role"] == "user":
         turns.append({"role": "assistant", "content": said, "note": "Stopped."})
 
 
-def _asked(key: str, button: str) -> list[dict[str, str]] | None:
-    """What the person wants to ask, once they press the button."""
+def _asked(key: str, button: str, more: Callable[[], None] = lambda: None) -> list[dict[str, str]] | None:
+    """What the person wants to ask, once they press the button; ``more`` draws what stands between the two."""
     text = st.text_area("Prompt", key=f"prompt {key}", placeholder="What shall it answer?")
-    pressed = st.button(button, type="primary", icon=":material/send:", disabled=not text.strip())
-    return _with_system([{"role": "user", "content": text}]) if pressed else None
+    more()
+    pressed = st.button(button, type="primary", icon=":material/send:")
+    if pressed and not text.strip():
+        st.warning("Write a prompt first.", icon=":material/edit:")
+    return _with_system([{"role": "user", "content": text}]) if pressed and text.strip() else None
 
 
 def _side_by_side(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
@@ -141,8 +148,11 @@ def _side_by_side(ask: ChatClient, model: str, options: Mapping[str, Any]) -> No
 
 
 def _tokens(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
-    answer = st.text_input("Judge this answer", key="judged", placeholder="Leave empty and the model answers")
-    messages = _asked("tokens", "Look")
+    def judge() -> None:
+        st.text_input("Judge this answer", key="judged", placeholder="Leave empty and the model answers")
+
+    messages = _asked("tokens", "Look", judge)
+    answer = str(st.session_state["judged"])
     if messages is None:
         st.caption("Every token of the answer, and how likely the model found it.")
         return

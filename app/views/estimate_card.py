@@ -12,19 +12,30 @@ def draw_estimate(cost: Estimate) -> None:
     """The card of an estimate."""
     with st.container(border=True):
         st.markdown("**What it will cost**")
-        time, memory, disk = st.columns(3)
-        time.metric("Time", rough(cost.seconds.likely), help="From pressing start to the finished model.")
-        time.caption(span(cost.seconds, in_time=True))
-        memory.metric("Memory", size(round(cost.memory_bytes.likely)), help="At its highest.")
-        memory.caption(span(cost.memory_bytes))
-        disk.metric("Disk", size(round(cost.disk_bytes.likely)), help="Checkpoints, result and logs.")
-        disk.caption(span(cost.disk_bytes))
+        with st.container(horizontal=True):
+            _figure(
+                "Time",
+                rough(cost.seconds.likely),
+                span(cost.seconds, in_time=True),
+                "Until the model is done.",
+            )
+            for label, amount, about in (
+                ("Memory", cost.memory_bytes, "At its highest."),
+                ("Disk", cost.disk_bytes, "Checkpoints, result and logs."),
+            ):
+                _figure(label, size(round(amount.likely)), span(amount), about)
         st.caption(
             f"{cost.steps:,} steps · {cost.tokens:,} tokens · {cost.trainable_parameters:,} trained parameters. "
             f"{plain(cost.basis, 200)}"
         )
         for problem in cost.problems:
             st.warning(plain(f"{problem.message} {problem.remedy}", 300), icon=":material/warning:")
+
+
+def _figure(label: str, value: str, bounds: str, about: str) -> None:
+    with st.container(width="content", gap=None):
+        st.metric(label, value, help=about, width="content")
+        st.caption(bounds)
 
 
 def span(interval: Interval, *, in_time: bool = False) -> str:

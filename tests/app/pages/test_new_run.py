@@ -14,6 +14,7 @@ from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.run_dir import RunDir
 from tests.app.conftest import OpenPage
+from tests.app.reading import unescaped
 from tests.app.test_forms import widget
 from tests.app.waiting import press, settled, texts
 from tests.runs import write_rows
@@ -50,7 +51,7 @@ def steps(app: AppTest) -> int:
 def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> None:
     app = open_page("new_run")
     assert not app.error
-    assert "Name the data" in texts(app)
+    assert "First mend data.train." in unescaped(texts(app))
     assert [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}] == [
         True
     ] * 2
@@ -69,7 +70,7 @@ def test_problems_stand_beside_their_fields(open_page: OpenPage, data: Path, tin
     app = filled(open_page, data, tiny_folder)
     widget(app, "training.learning_rate").set_value("-1").run()
     assert any("-1" in each.value.replace("\\", "") for each in app.error)
-    assert "Mend what is marked in red first." in texts(app)
+    assert "First mend training.learning_rate." in unescaped(texts(app))
     widget(app, "training.learning_rate").set_value("").run()
     assert not settled(app).error
 

@@ -117,7 +117,8 @@ def test_an_answer_that_was_stopped_stays_as_far_as_it_came(open_page: OpenPage,
 
 def test_side_by_side(open_page: OpenPage, manager: MagicMock) -> None:
     app = choose(open_page("playground"), "Side by side")
-    assert next(button for button in app.button if button.label == "Ask both").disabled
+    press(app, "Ask both")
+    assert app.warning[0].value == "Write a prompt first."
     app.text_area(key="prompt sides").set_value("food pork").run()
     press(app, "Ask both")
     assert [each.value for each in app.text] == ["<b>Meat!", "<b>Meat!"]
