@@ -51,13 +51,18 @@ FLIGHT_STEPS = 200
 
 
 class _Part:
-    """A file or folder of a run: reading the attribute gives its path."""
+    """A file or folder of a run: reading the attribute gives its path, which is then kept."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
+    def __set_name__(self, _owner: type[RunDir], attribute: str) -> None:
+        self._attribute = attribute
+
     def __get__(self, run: RunDir, _owner: type[RunDir]) -> Path:
-        return run.path / self._name
+        path = run.path / self._name
+        run.__dict__[self._attribute] = path
+        return path
 
 
 @dataclass(frozen=True)

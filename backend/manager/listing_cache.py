@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend.manager.run_summary import RunSummary
 from backend.utils.file_utils import DamagedFileError, read_json, write_text_durably
-from backend.utils.record_utils import record_from_json, record_to_json
+from backend.utils.record_utils import record_from_json
 
 Entries = dict[str, tuple[tuple[int, ...], RunSummary]]
 FILE = ".listing.json"
@@ -41,7 +41,7 @@ def save_listing(root: Path, entries: Entries) -> None:
 
 
 def _plain(summary: RunSummary) -> dict[str, object]:
-    return {**record_to_json(summary), "path": summary.id}
+    return {**vars(summary), "path": summary.id, "labels": vars(summary.labels)}
 
 
 def _entry(path: Path, value: list[object]) -> tuple[tuple[int, ...], RunSummary]:

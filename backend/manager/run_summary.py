@@ -109,7 +109,7 @@ def _created(run: RunDir) -> str:
     stamp = _STAMP.match(run.id)
     try:
         if stamp:
-            return datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat()
+            return datetime.fromisoformat(f"{stamp[1].replace('-', 'T')}+00:00").isoformat()
         return datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     except (OSError, ValueError):
         return ""
