@@ -113,13 +113,14 @@ def _push(
     as_json: bool,
 ) -> int:
     """Upload an export that is there already under --out, or make one first."""
-    from backend.export.hub import push  # noqa: PLC0415
+    from backend.export.hub import check_push, push  # noqa: PLC0415
 
+    check_push(repo, dry_run=dry_run)
     folder = options["out"]
     if folder is None or not folder.exists():
         done = _export(run, form, options, as_json=as_json)
         folder = done.folder
-    pushed = push(folder, repo, public=public, dry_run=dry_run)
+    pushed = push(folder, repo, run.id, public=public, dry_run=dry_run)
     if as_json:
         print_json({"folder": folder, **_pushed_record(pushed)})
         return 0

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from backend.utils.file_utils import write_json_durably, write_text_durably
+from backend.utils.file_utils import sha256_file, write_json_durably, write_text_durably
 
 CERTIFICATE = "certificate.json"
 PAGE = "certificate.md"
@@ -59,9 +59,14 @@ class Certificate:
         return [check.finding for check in sorted(bad, key=lambda check: check.light != Light.RED)]
 
     def write(self, folder: Path) -> None:
-        """``certificate.json`` for programs and ``certificate.md`` for people, in ``folder``."""
+        """``certificate.json`` for programs and ``certificate.md`` for people, in ``folder``.
+
+        The SHA-256 of every file that lies there already goes in: what was read, and nothing else, is certified.
+        """
+        files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
         write_json_durably(
-            folder / CERTIFICATE, {"light": self.light, "reasons": self.reasons, **asdict(self)}
+            folder / CERTIFICATE,
+            {"light": self.light, "reasons": self.reasons, **asdict(self), "files": files},
         )
         write_text_durably(folder / PAGE, self.page())
 

@@ -114,8 +114,13 @@ def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: st
     model, stored = trained.merge(), getattr(torch, dtype)
     rounded = {name: tensor.detach().to(stored) for name, tensor in model_weights(model).items()}
     model.generation_config = trained.generation_config()
+    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    model.save_pretrained(folder, state_dict=rounded, max_shard_size=max_shard_size)
+    try:
+        model.save_pretrained(folder, state_dict=rounded, max_shard_size=max_shard_size)
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
     config = json.loads((folder / "config.json").read_text("utf-8")) | {"dtype": dtype}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
     trained.tokenizer.save_pretrained(folder)

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from backend.errors import ExportError
 from backend.export.certificate import CERTIFICATE, Light
-from backend.utils.file_utils import DamagedFileError, read_json_object
+from backend.utils.file_utils import DamagedFileError, read_json_object, sha256_file
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -34,18 +34,21 @@ class Pushed:
 
 
 def push(
-    folder: Path, repo: str, *, public: bool = False, dry_run: bool = False, api: HfApi | None = None
+    folder: Path,
+    repo: str,
+    run: str,
+    *,
+    public: bool = False,
+    dry_run: bool = False,
+    api: HfApi | None = None,
 ) -> Pushed:
-    """Upload the export in ``folder`` as the model repository ``repo``.
+    """Upload the export of ``run`` in ``folder`` as the model repository ``repo``.
 
-    Raises ExportError: ``not-an-export``, ``red-certificate``, ``bad-repo``, ``no-token``, ``already-public``,
-    ``hub-refused``.
+    Raises ExportError: ``not-an-export``, ``another-run``, ``red-certificate``, ``changed-export``,
+    ``already-public``, ``hub-refused``, and those of ``check_push``.
     """
-    light = _light(folder)
-    if not _REPO.fullmatch(repo):
-        raise ExportError(
-            f"{repo!r} is no repository name.", remedy="Give --repo owner/name.", code="bad-repo"
-        )
+    token = check_push(repo, dry_run=dry_run)
+    light = _certified(folder, run)
     files = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -53,15 +56,27 @@ def push(
     }
     if dry_run:
         return Pushed(repo, not public, files, light)
+    url = _upload(api or HfApi(token=token), folder, repo, token, public=public)
+    return Pushed(repo, not public, files, light, url)
+
+
+def check_push(repo: str, *, dry_run: bool) -> str:
+    """The token, once it is known that something could be uploaded; a dry run needs none.
+
+    Raises ExportError (``bad-repo``, ``no-token``).
+    """
+    if not _REPO.fullmatch(repo):
+        raise ExportError(
+            f"{repo!r} is no repository name.", remedy="Give --repo owner/name.", code="bad-repo"
+        )
     token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
-    if not token:
+    if not token and not dry_run:
         raise ExportError(
             "There is no Hugging Face token.",
             remedy=f"Put one with write access into the environment as {TOKEN_VARIABLES[0]}.",
             code="no-token",
         )
-    url = _upload(api or HfApi(token=token), folder, repo, token, public=public)
-    return Pushed(repo, not public, files, light, url)
+    return token
 
 
 def _upload(api: HfApi, folder: Path, repo: str, token: str, *, public: bool) -> str:
@@ -94,16 +109,23 @@ def _is_private(api: HfApi, repo: str, token: str) -> bool:
     return bool(api.repo_info(repo, repo_type="model", token=token).private)
 
 
-def _light(folder: Path) -> str:
-    """The certificate's light. Raises ExportError where there is none, or it is red."""
+def _certified(folder: Path, run: str) -> str:
+    """The certificate's light, where it is not red, is of this run, and of the files as they lie there now."""
     try:
         certificate = read_json_object(folder / CERTIFICATE)
+        hashes = certificate.get("files")
+        known = hashes if isinstance(hashes, dict) else {}
+        changed = [name for name, digest in known.items() if sha256_file(folder / Path(name).name) != digest]
     except (OSError, DamagedFileError) as error:
         raise ExportError(
-            f"{folder} is no export: it has no readable {CERTIFICATE}.",
-            remedy="Export the run first.",
-            code="not-an-export",
+            f"{folder} is no whole export: {error}.", remedy="Export the run first.", code="not-an-export"
         ) from error
+    if certificate.get("run") != run:
+        raise ExportError(
+            f"{folder} is an export of {certificate.get('run')}, not of {run}.",
+            remedy="Choose another folder with --out.",
+            code="another-run",
+        )
     light = str(certificate.get("light"))
     if light not in {Light.GREEN, Light.AMBER}:
         reasons = certificate.get("reasons")
@@ -112,5 +134,11 @@ def _light(folder: Path) -> str:
             f"{folder} must not be published, its certificate is {light}: {why}",
             remedy="Export it again in another form or precision, and look at its certificate.",
             code="red-certificate",
+        )
+    if changed or not known:
+        raise ExportError(
+            f"{folder} is not what was certified: {', '.join(changed) or 'everything'} may have changed since.",
+            remedy="Export the run again.",
+            code="changed-export",
         )
     return light

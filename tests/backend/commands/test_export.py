@@ -81,6 +81,17 @@ def test_a_repository_and_the_hub_go_together(
     assert printed(capsys)["error"]["code"] == "bad-flag"
 
 
+def test_without_a_token_nothing_is_exported_first(
+    run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    words = ["--to", "hub", "--repo", "me/food", "--out", str(tmp_path / "out"), "--json"]
+    assert export(run, *words) == 2
+    assert printed(capsys)["error"]["code"] == "no-token"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_folder_is_refused(
     run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

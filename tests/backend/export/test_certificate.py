@@ -34,10 +34,12 @@ def test_reasons_begin_with_the_worst() -> None:
 
 
 def test_it_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"abc")
     certificate(Light.GREEN, Light.RED).write(tmp_path)
     record = json.loads((tmp_path / "certificate.json").read_text("utf-8"))
     assert (record["light"], record["reasons"], record["rows"]) == ("red", ["It is so. red"], 4)
     assert record["checks"][0] == {"name": "check 0", "light": "green", "finding": "It is so. green"}
+    assert record["files"] == {"x.gguf": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
     page = (tmp_path / "certificate.md").read_text("utf-8")
     assert page.startswith("# Parity certificate: red\n")
     assert "read by llama.cpp over 4 rows" in page

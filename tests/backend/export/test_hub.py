@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, errors
 from huggingface_hub.errors import HfHubHTTPError
 
 from backend.errors import ExportError
+from backend.export.certificate import Certificate, Check, Light
 from backend.export.hub import push
 
 SECRET = "hf_secret_of_the_test"
@@ -26,9 +27,15 @@ def forbidden() -> Any:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    (tmp_path / "certificate.json").write_text(json.dumps({"light": "green", "reasons": []}))
+    (tmp_path / "model.bin").write_text("weights")
+    Certificate("run", "gguf", "F32", "x", 1, [Check("a", Light.GREEN, "Fine.")], {}, []).write(tmp_path)
     (tmp_path / "README.md").write_text("card")
     return tmp_path
+
+
+def recertify(export: Path, **changes: Any) -> None:
+    file = export / "certificate.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.fixture
@@ -40,15 +47,16 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_an_export_goes_up_privately(export: Path, api: Any) -> None:
-    pushed = push(export, "me/food", api=api)
+    pushed = push(export, "me/food", "run", api=api)
     assert (pushed.repo, pushed.private, pushed.light) == ("me/food", True, "green")
-    assert pushed.files == {"README.md": 4, "certificate.json": 33}
+    assert set(pushed.files) == {"README.md", "certificate.json", "certificate.md", "model.bin"}
+    assert pushed.files["model.bin"] == 7
     assert api.create_repo.call_args.kwargs["private"] is True
     assert api.upload_folder.call_args.kwargs["folder_path"] == export
 
 
 def test_public_has_to_be_said(export: Path, api: Any) -> None:
-    assert not push(export, "me/food", public=True, api=api).private
+    assert not push(export, "me/food", "run", public=True, api=api).private
     assert api.create_repo.call_args.kwargs["private"] is False
 
 
@@ -57,7 +65,7 @@ def test_a_dry_run_asks_the_hub_nothing_and_needs_no_token(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     api = create_autospec(HfApi, instance=True)
-    pushed = push(export, "me/food", dry_run=True, api=api)
+    pushed = push(export, "me/food", "run", dry_run=True, api=api)
     assert (pushed.url, pushed.files["README.md"]) == ("", 4)
     assert api.mock_calls == []
 
@@ -65,21 +73,21 @@ def test_a_dry_run_asks_the_hub_nothing_and_needs_no_token(
 def test_a_private_export_never_goes_into_a_public_repository(export: Path, api: Any) -> None:
     api.repo_info.return_value.private = False
     with pytest.raises(ExportError) as caught:
-        push(export, "me/food", api=api)
+        push(export, "me/food", "run", api=api)
     assert caught.value.code == "already-public"
     api.upload_folder.assert_not_called()
 
 
 @pytest.mark.parametrize(
-    "record", [{"light": "red", "reasons": ["It says other words."]}, {"light": "purple"}, {}]
+    "record", [{"light": "red", "reasons": ["It is odd."]}, {"light": "x", "reasons": []}]
 )
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_red_is_not_published(record: dict[str, Any], dry_run: bool, export: Path, api: Any) -> None:
-    (export / "certificate.json").write_text(json.dumps(record))
+    recertify(export, **record)
     with pytest.raises(ExportError, match="must not be published") as caught:
-        push(export, "me/food", dry_run=dry_run, api=api)
+        push(export, "me/food", "run", dry_run=dry_run, api=api)
     assert caught.value.code == "red-certificate"
-    assert " ".join(record.get("reasons", [])) in str(caught.value)
+    assert " ".join(record["reasons"]) in str(caught.value)
     assert api.mock_calls == []
 
 
@@ -89,14 +97,14 @@ def test_without_a_certificate_it_is_no_export(content: str | None, tmp_path: Pa
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(ExportError) as caught:
-        push(tmp_path, "me/food", api=api)
+        push(tmp_path, "me/food", "run", api=api)
     assert caught.value.code == "not-an-export"
 
 
 @pytest.mark.parametrize("repo", ["food", "me/", "/food", "me/food/x", "../food", "me/fo od", ""])
 def test_a_repository_is_owner_and_name(repo: str, export: Path, api: Any) -> None:
     with pytest.raises(ExportError) as caught:
-        push(export, repo, api=api)
+        push(export, repo, "run", api=api)
     assert caught.value.code == "bad-repo"
 
 
@@ -104,7 +112,7 @@ def test_without_a_token_nothing_is_tried(export: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     with pytest.raises(ExportError) as caught:
-        push(export, "me/food", api=api)
+        push(export, "me/food", "run", api=api)
     assert caught.value.code == "no-token"
     assert api.mock_calls == []
 
@@ -119,6 +127,27 @@ def test_without_a_token_nothing_is_tried(export: Path, monkeypatch: pytest.Monk
 def test_a_refusal_is_a_sentence_without_the_token(error: Exception, export: Path, api: Any) -> None:
     api.upload_folder.side_effect = error
     with pytest.raises(ExportError) as caught:
-        push(export, "me/food", api=api)
+        push(export, "me/food", "run", api=api)
     assert caught.value.code == "hub-refused"
     assert SECRET not in f"{caught.value}{caught.value.__cause__}"
+
+
+def test_what_was_changed_since_is_not_published(export: Path, api: Any) -> None:
+    (export / "model.bin").write_text("other weights")
+    with pytest.raises(ExportError, match=r"model\.bin") as caught:
+        push(export, "me/food", "run", api=api)
+    assert caught.value.code == "changed-export"
+    assert api.mock_calls == []
+
+
+def test_a_certificate_that_names_no_file_certifies_none(export: Path, api: Any) -> None:
+    recertify(export, files={})
+    with pytest.raises(ExportError) as caught:
+        push(export, "me/food", "run", api=api)
+    assert caught.value.code == "changed-export"
+
+
+def test_the_export_of_another_run_is_not_published(export: Path, api: Any) -> None:
+    with pytest.raises(ExportError, match="an export of run, not of other") as caught:
+        push(export, "me/food", "other", api=api)
+    assert caught.value.code == "another-run"
