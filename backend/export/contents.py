@@ -61,6 +61,7 @@ def check_folder(
     files = sorted(folder.glob("*.safetensors"))
     names = {name: file for file in files for name in _names(file)}
     problems += [f"the weight {name} is missing" for name in sorted(weights.keys() - names.keys())]
+    problems += [f"the weight {name} is too many" for name in sorted(names.keys() - weights.keys())]
     for name in sorted(weights.keys() & names.keys()):
         values, trained = _tensor(names[name], name), weights[name].detach().float().cpu().numpy()
         wanted = _rounded(trained, kinds.get(name), stored)

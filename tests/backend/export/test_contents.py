@@ -55,6 +55,7 @@ def halves(weights: dict[str, Any]) -> None:
         (lambda w: w.update({UP: w[GATE].clone()}), f"{UP} holds the values of {GATE}"),
         (lambda w: w.update({UP: w[UP].T.clone()}), f"{UP} has the shape [32, 64] instead of [64, 32]"),
         (lambda w: w.pop(UP), f"the weight {UP} is missing"),
+        (lambda w: w.update({"odd.weight": w[UP].clone()}), "the weight odd.weight is too many"),
         (lambda w: w[UP].view(-1)[3].add_(1e-3), f"{UP} differs from the trained weight by"),
         (halves, f"{QUERY} has its rows in another order: its heads are permuted"),
     ],
