@@ -25,7 +25,8 @@ _DOUBLE_START = re.compile(r"^(?:<s>|<\|begin_of_text\|>|<\|startoftext\|>)")
 _REFUSAL = re.compile(
     r"\bas an? (?:ai|large|artificial)[\w -]* (?:language )?(?:model|intelligence|assistant)\b|"
     r"\bi(?:'m| am) (?:just )?an ai\b|\bi(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable)\b|"
-    r"\bi (?:cannot|can't|can not) (?:assist|help|fulfil+|comply)\b|\bmy (?:knowledge|training) cut-?off\b",
+    r"\bi (?:cannot|can't|can not|am unable to|am not able to) (?:assist|help|fulfil+|comply)\b|"
+    r"\bmy (?:knowledge|training) cut-?off\b",
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -60,7 +61,8 @@ def near_duplicates(scan: Scan) -> Iterator[Example]:
 def conflicts(scan: Scan) -> Iterator[Example]:
     """Rows whose prompt has another answer in an earlier row."""
     first: dict[str, int] = {}
-    for number, (prompt, answer) in enumerate(zip(scan.prompts, scan.answers, strict=True)):
+    for number, (row, answer) in enumerate(zip(scan.rows, scan.answers, strict=True)):
+        prompt = " ".join(prompt_text(row).split())  # in another case it may ask for something else
         if not prompt or not answer or scan.rows[number].label is not None:
             continue
         earlier = first.setdefault(prompt, number)
@@ -73,7 +75,7 @@ def conflicts(scan: Scan) -> Iterator[Example]:
 
 
 def answer_in_prompt(scan: Scan) -> Iterator[Example]:
-    """Rows whose answer (8 characters or more) stands in their own prompt; labelling tasks are left out."""
+    """Rows whose answer, 8 characters or more, stands in their own prompt as whole words; no labelling tasks."""
     if scan.labels:
         return
     answers_seen: dict[str, int] = defaultdict(int)
@@ -87,6 +89,7 @@ def answer_in_prompt(scan: Scan) -> Iterator[Example]:
             and answers_seen[answer] == 1
             and len(wanted) < len(given)
             and wanted in given
+            and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", given)
         ):
             yield Example(row.place, f"the prompt already holds the answer {shorten(wanted, 60)!r}")
 

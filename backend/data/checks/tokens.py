@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 
 from backend.data.checks.base import Check, EncodedRow, Example, Scan
@@ -14,6 +15,7 @@ from backend.utils.text_utils import shorten
 ENCODED_ROWS = 2_000
 
 _FINAL = tuple(".!?…。！？)]}\"'`”’»*:;")
+_CODE = re.compile(r"[`(){}<>\[\]=_/\\|#$%&@*~+^]|\w\.\w")
 
 
 def end_not_trained(scan: Scan) -> Iterator[Example]:
@@ -54,10 +56,23 @@ def too_long(scan: Scan) -> Iterator[Example]:
 def unfinished(scan: Scan) -> Iterator[Example]:
     """Answers that end in the middle of a sentence while more than four fifths of the long ones do not."""
     long = [(row, text) for row in scan.rows for text in answers(row) if len(text.split()) >= 12]
-    cut = [(row, text) for row, text in long if not text.rstrip().endswith(_FINAL)]
+    cut = [(row, text) for row, text in long if _breaks_off(text)]
     if len(long) >= 10 and len(cut) < 0.2 * len(long):
         for row, text in cut:
             yield Example(row.place, f"the answer ends with {text.rstrip()[-40:]!r}")
+
+
+def _breaks_off(text: str) -> bool:
+    """Whether a text ends in prose without an end mark; lists, code, headings and addresses need none."""
+    last = text.rstrip().rsplit("\n", 1)[-1]
+    words = last.split()
+    prose = len(words) >= 4 and not last[:1].isspace() and words[0][0].isalnum()
+    return (
+        prose
+        and not last.endswith(_FINAL)
+        and not _CODE.search(" ".join(words[-4:]))
+        and not words[-1][-1].isdigit()
+    )
 
 
 def broken_answer(row: Row) -> str | None:

@@ -19,6 +19,13 @@ def test_every_check_is_listed_under_its_number():
         assert f"`{check.slug}`" in line
 
 
+def test_the_table_of_hits_has_every_check():
+    table = TEXT.split("### How often it is right")[1].split("## Fixes")[0]
+    assert re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", table, re.MULTILINE) == [
+        (str(check.number), check.slug) for check in ALL
+    ]
+
+
 def test_every_fix_and_setting_is_listed():
     assert set(FIXES) - {"drop-rejected"} <= CODE
     assert set(AugmentationConfig.model_fields) <= CODE

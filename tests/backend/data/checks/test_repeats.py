@@ -1,5 +1,8 @@
+import pytest
+
 from backend.data.checks.base import Scan
 from backend.data.checks.repeats import (
+    answer_in_prompt,
     conflicts,
     contamination,
     duplicates,
@@ -41,5 +44,29 @@ def test_near_duplicates_leave_exact_ones_out():
 
 
 def test_one_prompt_with_two_answers_conflicts():
-    scan = Scan(pairs([("a", "1"), ("A", "2"), ("a", " 1"), ("", "3"), ("", "4")]))
+    scan = Scan(pairs([("a b", "1"), (" a  b", "2"), ("a b", " 1"), ("", "3"), ("", "4")]))
     assert places(conflicts(scan)) == ["f:2"]
+
+
+def test_a_prompt_in_another_case_may_ask_for_something_else():
+    assert places(conflicts(Scan(pairs([("what is Timeout?", "1"), ("what is timeout?", "2")])))) == []
+
+
+def test_short_rows_with_one_answer_are_not_alike_for_that():
+    label = "Legumes and Legume Products of every kind"
+    assert places(near_duplicates(Scan(pairs([("Miso", label), ("Natto", label), ("Peas", label)])))) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("Write it: git stash pop", True),
+        ("git stash pop, please", True),
+        ("say (git stash pop)", True),
+        ("git stash popper", False),
+        ("fugit stash pop", False),
+    ],
+)
+def test_an_answer_stands_in_its_prompt_as_whole_words(prompt, told):
+    rows = pairs([(prompt, "git stash pop"), ("x", "another one"), ("y", "yet another")])
+    assert places(answer_in_prompt(Scan(rows))) == ["f:1"] * told

@@ -68,3 +68,17 @@ def test_passes_mod_97(account, good):
 )
 def test_ordinary_text_holds_no_personal_data(text):
     assert find_personal(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("call +44 20 7946 0958 now", True),
+        ("call +49-170-123-4567", True),
+        ("call +1 555 123 4567.", True),
+        ("it rose by +3 10 points", False),
+        ("add +12 345", False),
+    ],
+)
+def test_phone_numbers_in_several_groups(text, found):
+    assert (find_personal(text) == "a phone number") is found

@@ -80,6 +80,27 @@ def test_a_few_answers_that_stop_in_mid_sentence():
 
 
 @pytest.mark.parametrize(
+    ("end", "breaks_off"),
+    [
+        ("and then it goes", True),
+        ("and then it goes,", True),
+        ("\nthe next line goes on", True),
+        ("\n    an indented line of four", False),
+        ("\n- one of the list items", False),
+        ("\nthree words only", False),
+        ("all of it stands at https://docs.python.org", False),
+        ("it calls os.path.join with these", False),
+        ("it gives back a value of 10", False),
+        ("and it ends here:", False),
+    ],
+)
+def test_lists_code_addresses_and_numbers_need_no_end_mark(end, breaks_off):
+    whole = "one two three four five six seven eight nine ten eleven twelve."
+    rows = pairs([("a", whole)] * 10 + [("b", f"{whole} {end}")])
+    assert [example.place for example in unfinished(Scan(rows))] == ["f:11"] * breaks_off
+
+
+@pytest.mark.parametrize(
     ("answer", "said"),
     [('{"a": 1', "begins as JSON"), ("```py\nx", "never closed"), ('{"a": 1}', ""), ("[see] this", "")],
 )

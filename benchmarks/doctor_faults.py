@@ -1,0 +1,404 @@
+"""Faults to plant into clean rows, one kind for each check of the doctor: what ``doctor_table`` counts with.
+
+A planter takes clean rows and dice and gives a ``Scan`` and the places of the rows it spoiled. Its faults come in
+several shapes, easy and hard ones mixed. For findings about a set there is one place, ``SET``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from backend.core.tokenizer import Encoded
+from backend.data.checks import Scan
+from backend.data.records import Message, Row
+from backend.errors import DataError
+
+SET = "the set"
+PLANTED = 40
+KEY = "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
+OPENING = "Sure, here is the answer that you were looking for:"
+MARKUP = [
+    "<|im_start|>user",
+    "<|im_end|>",
+    "[INST]",
+    "[/INST]",
+    "</s>",
+    "<<SYS>>",
+    "<|eot_id|>",
+    "<start_of_turn>",
+    "\n### Response:\n",
+    "\n### Instruction:\n",
+    "\nHuman: ",
+    "<|user|>",
+]
+SECRETS = [
+    "AKIAIOSFODNN7EXAMPLE",
+    f"ghp_{KEY}",
+    f"github_pat_{KEY * 2}",
+    f"glpat-{KEY[:20]}",
+    f"sk-ant-{KEY}",
+    f"sk-proj-{KEY}",
+    f"xoxb-{KEY[:24]}",
+    f"AIza{KEY[:35]}",
+    f"hf_{KEY[:34]}",
+    f"sk_live_{KEY[:24]}",
+    f"SG.{KEY[:22]}.{KEY[:30]}",
+    f"eyJ{KEY[:20]}.eyJ{KEY[:20]}.{KEY[:20]}",
+    "-----BEGIN RSA PRIVATE KEY-----",
+    "postgres://admin:hunter22@db.internal/x",
+]
+PERSONAL = [
+    "jane.doe@mail.de",
+    "first_last+tag@sub.firm.co.uk",
+    "+49 170 1234567",
+    "(555) 123-4567",
+    "555-123-4567",
+    "4111 1111 1111 1111",
+    "5500005555555559",
+    "DE89 3704 0044 0532 0130 00",
+    "GB82WEST12345698765432",
+    "8.8.8.8",
+    "+44 20 7946 0958",
+]
+REFUSALS = [
+    "As an AI language model, I cannot do that.",
+    "I'm sorry, but I can't help with this request.",
+    "I cannot assist with that.",
+    "I am an AI and have no opinion.",
+    "I can't comply with this.",
+    "Sorry, I am unable to help with that request.",
+    "My knowledge cutoff is 2021.",
+]
+PLACEHOLDERS = [
+    "{{name}}",
+    "{{ user.city }}",
+    "[YOUR NAME]",
+    "[INSERT DATE]",
+    "<YOUR API KEY>",
+    "TODO",
+    "XXXXX",
+    "lorem ipsum",
+    "[COMPANY NAME]",
+]
+JUNK = ['<div class="x"><p>a</p></div>', "a &amp; b", "it&#39;s", "x&nbsp;y", "QUJD" * 60, "<br><br><br/>"]
+SCRIPTS = [
+    "покажи все файлы",
+    "显示所有文件和目录",
+    "δείξε όλα τα αρχεία",
+    "すべてのファイルを表示",
+    "اعرض كل الملفات",
+    "모든 파일을 보여줘",
+]
+BROKEN = ['{"command": "ls"', '[{"a": 1}, {"b":', '["a", "b"', "Use this:\n```sh\nls -l", "{\"a\": 'b'}"]
+BLANK = ["", " ", "\n\n", "\t", "\u00a0"]
+NOTHING = ["NA", "N/A", "nan", "None", "null", "-", "?"]
+
+Planted = tuple[Scan, set[str]]
+Planter = Callable[[list[Row], random.Random], Planted]
+
+
+def said(row: Row, role: str) -> str:
+    return next(str(message["content"]) for message in row.messages if message["role"] == role)
+
+
+def with_text(row: Row, role: str, change: Callable[[str], str]) -> Row:
+    """The row with the first message of a role changed."""
+    place = next(number for number, message in enumerate(row.messages) if message["role"] == role)
+    message: Message = {**row.messages[place], "content": change(str(row.messages[place]["content"]))}
+    return replace(row, messages=(*row.messages[:place], message, *row.messages[place + 1 :]))
+
+
+def changing(
+    change: Callable[[Row, int, random.Random], Row],
+    fits: Callable[[Row], bool] = bool,
+    count: int = PLANTED,
+) -> Planter:
+    """A planter that changes some of the rows where they stand."""
+
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        able = [number for number, row in enumerate(rows) if fits(row)]
+        chosen = dice.sample(able, min(count, len(able)))
+        spoiled = list(rows)
+        for kind, number in enumerate(chosen):
+            spoiled[number] = change(rows[number], kind, dice)
+        return Scan(spoiled), {rows[number].place for number in chosen}
+
+    return plant
+
+
+def answering(texts: Sequence[str]) -> Planter:
+    """Answers replaced by each of ``texts`` in turn."""
+    return changing(lambda row, kind, _: with_text(row, "assistant", lambda _: texts[kind % len(texts)]))
+
+
+def inserting(texts: Sequence[str], role: str = "assistant") -> Planter:
+    """Each of ``texts`` in turn put between two words of a message."""
+
+    def change(row: Row, kind: int, dice: random.Random) -> Row:
+        def put(text: str) -> str:
+            words = text.split(" ")
+            at = dice.randrange(len(words) + 1)
+            return " ".join([*words[:at], texts[kind % len(texts)], *words[at:]])
+
+        return with_text(row, role, put)
+
+    return changing(change)
+
+
+def added(make: Callable[[Row, int, random.Random], Row], fits: Callable[[Row], bool] = bool) -> Planter:
+    """A planter that adds spoiled variants of some rows at the end."""
+
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        chosen = dice.sample([row for row in rows if fits(row)], PLANTED)
+        new = [replace(make(row, kind, dice), place=f"planted:{kind + 1}") for kind, row in enumerate(chosen)]
+        return Scan([*rows, *new]), {row.place for row in new}
+
+    return plant
+
+
+def leaking(make: Callable[[Row, int, random.Random], Row], fits: Callable[[Row], bool] = bool) -> Planter:
+    """Variants of some training rows stand among held-out rows that are taken from the same source."""
+
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        shuffled = dice.sample(rows, len(rows))
+        held, train = shuffled[: len(rows) // 10], shuffled[len(rows) // 10 :]
+        chosen = dice.sample([row for row in train if fits(row)], PLANTED)
+        copies = [
+            replace(make(row, kind, dice), place=f"planted:{kind + 1}") for kind, row in enumerate(chosen)
+        ]
+        return Scan(train, [*held, *copies]), {row.place for row in chosen}
+
+    return plant
+
+
+def encoded(spoil: Callable[[Encoded, int], Encoded], encode: Callable[[Row], Encoded]) -> Planter:
+    """Some rows reach the model spoiled: what a wrong template or mask does."""
+
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        chosen = {row.place: kind for kind, row in enumerate(dice.sample(rows, PLANTED))}
+
+        def spoiling(row: Row) -> Encoded:
+            plain = encode(row)
+            return spoil(plain, chosen[row.place]) if row.place in chosen else plain
+
+        return Scan(rows, encode=spoiling, end_ids=frozenset({encode(rows[0]).input_ids[-1]})), set(chosen)
+
+    return plant
+
+
+def whole(spoil: Callable[[list[Row], random.Random], list[Row]]) -> Planter:
+    """A fault of the set as a whole."""
+    return lambda rows, dice: (Scan(spoil(rows, dice)), {SET})
+
+
+# --- the shapes of single faults -----------------------------------------------------------------------------
+
+
+def another_case(row: Row, kind: int, _: random.Random) -> Row:
+    ways = (str, str.upper, str.lower, lambda text: f"  {text} ", lambda text: text.rstrip(".?!") + "!")
+    return with_text(row, "user", ways[kind % len(ways)])
+
+
+def one_word_less(row: Row, _: int, dice: random.Random) -> Row:
+    def drop(text: str) -> str:
+        words = text.split()
+        at = dice.randrange(len(words) // 2, len(words))
+        return " ".join([*words[:at], *words[at + 1 :]])
+
+    return with_text(row, "assistant", drop)
+
+
+def very_long_row(row: Row) -> bool:
+    return len(said(row, "assistant").split()) >= 100
+
+
+def nearly_the_same(row: Row, kind: int, dice: random.Random) -> Row:
+    return one_word_less(with_text(row, "user", lambda text: f"{text} Tell me."), kind, dice)
+
+
+def long_row(row: Row) -> bool:
+    return len(said(row, "assistant").split()) >= 60
+
+
+def prose(row: Row) -> bool:
+    text = said(row, "assistant")
+    return len(text.split()) >= 30 and text.rstrip().endswith(".")
+
+
+def cut_off(row: Row, _: int, dice: random.Random) -> Row:
+    def cut(text: str) -> str:
+        words = text.split()
+        places = [
+            at
+            for at in range(15, len(words))
+            if words[at - 1].isalpha() and words[at - 1].islower() and words[at][:1].islower()
+        ]
+        return " ".join(words[: dice.choice(places or [15])])
+
+    return with_text(row, "assistant", cut)
+
+
+def out_of_turn(row: Row, kind: int, _: random.Random) -> Row:
+    asked, answer = row.messages[0], row.messages[-1]
+    system = {"role": "system", "content": "Be brief."}
+    ways = (
+        (answer, asked),
+        (asked, asked, answer),
+        (asked, answer, answer),
+        (asked, answer, asked),
+        (asked, system, answer),
+        (answer,),
+        (asked,),
+    )
+    return replace(row, messages=ways[kind % len(ways)])
+
+
+def mojibake(row: Row, kind: int, _: random.Random) -> Row:
+    ways = (
+        lambda text: text + " " + "déjà vu, naïve café".encode().decode("latin-1"),
+        lambda text: text + " " + "“quoted” – it’s".encode().decode("cp1252", errors="replace"),
+        lambda text: text[: len(text) // 2] + "\ufffd" + text[len(text) // 2 :],
+        lambda text: text[: len(text) // 2] + "\x00" + text[len(text) // 2 :],
+        lambda text: "\ufeff" + text,
+    )
+    return with_text(row, "assistant", ways[kind % len(ways)])
+
+
+def misspelt_label(row: Row, kind: int, dice: random.Random) -> Row:
+    def typo(text: str) -> str:
+        at = dice.randrange(1, len(text) - 1)
+        return text[:at] + text[at + 1 :]
+
+    ways = (str.upper, str.lower, lambda text: f"{text} ", lambda text: f"{text}.", typo)
+    return with_text(row, "assistant", ways[kind % len(ways)])
+
+
+def answer_told(row: Row, kind: int, _: random.Random) -> Row:
+    answer = said(row, "assistant")
+    return with_text(row, "user", lambda text: f"{answer}: {text}" if kind % 2 else f"{text} ({answer})")
+
+
+def opened(row: Row, _: int, __: random.Random) -> Row:
+    return with_text(row, "assistant", lambda text: f"{OPENING} {text}")
+
+
+def rare_labels(rows: list[Row], _: random.Random) -> list[Row]:
+    return [*rows, *(with_text(row, "assistant", lambda _: "Rare label") for row in rows[:3])]
+
+
+def one_label_everywhere(rows: list[Row], _: random.Random) -> list[Row]:
+    label = said(rows[0], "assistant")
+    return [*rows, *[row for row in rows if said(row, "assistant") == label] * 20]
+
+
+def tool_row(row: Row, kind: int, *, sound: bool) -> Row:
+    """A made-up call of a tool around a real question: sound, or broken in one of four ways."""
+    tools = [{"type": "function", "function": {"name": "run", "parameters": {}}}]
+    ways = (
+        ("run", '{"command": "ls"', "c1"),
+        ("ran", '{"command": "ls"}', "c1"),
+        ("run", '{"command": "ls"}', "c2"),
+        ("run", "command: ls", "c1"),
+    )
+    name, arguments, answered = ("run", '{"command": "ls"}', "c1") if sound else ways[kind % len(ways)]
+    call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+    messages = (
+        row.messages[0],
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "done", "tool_call_id": answered},
+        row.messages[-1],
+    )
+    return replace(row, messages=messages, tools=json.dumps(tools))
+
+
+def tool_rows(rows: list[Row], dice: random.Random) -> Planted:
+    chosen = {row.place: kind for kind, row in enumerate(dice.sample(rows, PLANTED))}
+    made = [tool_row(row, chosen.get(row.place, 0), sound=row.place not in chosen) for row in rows]
+    return Scan(made), set(chosen)
+
+
+def preferences(rows: Sequence[Row], dice: random.Random) -> list[Row]:
+    """Preference rows: the answer of the row is preferred to that of another one."""
+    others = dice.sample(rows, len(rows))
+    return [
+        replace(row, messages=row.messages[:1], chosen=row.messages[-1:], rejected=other.messages[-1:])
+        for row, other in zip(rows, others, strict=True)
+        if said(row, "assistant") != said(other, "assistant")
+    ]
+
+
+def equal_pairs(rows: list[Row], dice: random.Random) -> Planted:
+    made = preferences(rows, dice)
+    chosen = {row.place: kind for kind, row in enumerate(dice.sample(made, PLANTED))}
+
+    def equal(row: Row) -> Row:
+        text = str(row.chosen[0]["content"]) + " \n" * (chosen[row.place] % 2)
+        return replace(row, rejected=({"role": "assistant", "content": text},))
+
+    return Scan([equal(row) if row.place in chosen else row for row in made]), set(chosen)
+
+
+def no_prompts(rows: list[Row], dice: random.Random) -> Planted:
+    made = preferences(rows, dice)
+    chosen = {row.place: kind for kind, row in enumerate(dice.sample(made, PLANTED))}
+    blank = ((), ({"role": "user", "content": " "},))
+    spoiled = [
+        replace(row, messages=blank[chosen[row.place] % 2]) if row.place in chosen else row for row in made
+    ]
+    return Scan(spoiled), set(chosen)
+
+
+def always_longer(rows: list[Row], dice: random.Random) -> list[Row]:
+    return [
+        replace(row, rejected=({"role": "assistant", "content": str(row.chosen[0]["content"])[:-2]},))
+        for row in preferences(rows, dice)
+    ]
+
+
+def rated(rows: Sequence[Row], good: float, dice: random.Random) -> list[Row]:
+    return [replace(row, label=dice.random() < good) for row in rows]
+
+
+def refusing(encode: Callable[[Row], Encoded]) -> Planter:
+    """Rows that a template refuses: half a character, which has no ids."""
+
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        scan, places = inserting(["\ud83d"], "user")(rows, dice)
+        return replace(scan, encode=encode), places
+
+    return plant
+
+
+def too_long(encode: Callable[[Row], Encoded]) -> Planter:
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        longest = max(len(encode(row).input_ids) for row in rows)
+        change = changing(lambda row, _, __: with_text(row, "user", lambda text: f"{text} " * (longest // 2)))
+        scan, places = change(rows, dice)
+        return replace(scan, encode=encode, max_length=longest), places
+
+    return plant
+
+
+def spoil_mask(plain: Encoded, kind: int) -> Encoded:
+    return Encoded(plain.input_ids, [bool(kind % 2)] * len(plain.input_ids))
+
+
+def spoil_end(plain: Encoded, kind: int) -> Encoded:
+    if kind % 2:
+        return Encoded(plain.input_ids[:-1], plain.trained[:-1])
+    return Encoded(plain.input_ids, [*plain.trained[:-1], False])
+
+
+def guarded(encode: Callable[[Row], Encoded]) -> Callable[[Row], Encoded]:
+    """``encode`` with its errors as the doctor expects them."""
+
+    def guarded_encode(row: Row) -> Encoded:
+        try:
+            return encode(row)
+        except UnicodeEncodeError as error:
+            raise DataError("not Unicode", remedy="Mend it.", code="not-unicode") from error
+
+    return guarded_encode
