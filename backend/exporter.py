@@ -73,7 +73,8 @@ def export(
     with _staged(out) as staging:
         certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
         certificate.write(staging)
-        write_card(staging, run, trained.config, trained.base_name, target, precision, certificate)
+        name, note = trained.base_name, trained.base_note
+        write_card(staging, run, trained.config, name, target, precision, certificate, base_note=note)
     return ExportResult(out, target, precision, list_files(out), certificate)
 
 

@@ -41,6 +41,8 @@ def certify(
         except UnreadableError as error:
             checks = [Check("reader", Light.RED, f"{error.reader} cannot read it: {error}")]
         checks.append(_check_contents(trained, target, precision, payload, scratch))
+    if target in {"adapter", "lora-gguf"} and trained.base_note:
+        checks.append(Check("base", Light.AMBER, trained.base_note))
     if panel.note:
         checks.append(Check("panel", Light.AMBER, panel.note))
     return Certificate(trained.run.id, target, precision, name, len(panel.rows), checks, figures, examples)

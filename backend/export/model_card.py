@@ -50,8 +50,10 @@ def write_card(
     target: str,
     precision: str,
     certificate: Certificate,
+    *,
+    base_note: str = "",
 ) -> None:
-    """Write ``README.md`` and the curves it shows into ``folder``."""
+    """Write ``README.md`` and the curves it shows into ``folder``; ``base_note`` is what to know of the base."""
     lines = list(run.metrics().records)
     curves = read_curves(lines)
     if curves:
@@ -67,7 +69,7 @@ def write_card(
         _section("Answers on held-out rows", _samples(run)),
         _section("How to load", _how_to_load(folder, base_name, target)),
         _section("Is this what was trained?", _parity(certificate)),
-        _section("Limits", "\n".join(_limits(config, base_name))),
+        _section("Limits", "\n".join(_limits(config, base_name, base_note))),
     ]
     (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
@@ -183,9 +185,11 @@ def _parity(certificate: Certificate) -> str:
     return f"The parity certificate is **{certificate.light}**; see [{PAGE}]({PAGE}).{reasons}"
 
 
-def _limits(config: RunConfig, base_name: str) -> Iterator[str]:
+def _limits(config: RunConfig, base_name: str, base_note: str) -> Iterator[str]:
     """What is not known, said as plainly as what is."""
     yield "- It learned from the rows above and from nothing else."
+    if base_note:
+        yield f"- {base_note}"
     yield f"- Whatever {base_name} does badly, it may do as well."
     yield "- The held-out rows come from the same source as the training rows. Other questions were not measured."
     yield "- Safety, fairness and other languages were not measured."

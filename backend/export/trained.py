@@ -16,6 +16,7 @@ from backend.core.checkpoint import verify_folder
 from backend.core.model_loader import MODEL_ALIASES, load_adapter, load_base, merge_adapter, resolve_model
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
 from backend.errors import RunError
+from backend.model_names import cache_folder, converted_name
 from backend.model_source import run_config
 from backend.run_dir import RunDir
 
@@ -53,6 +54,18 @@ class Trained:
         if named in MODEL_ALIASES:
             return MODEL_ALIASES[named].hub_id
         return Path(named).name if Path(named).expanduser().exists() else named
+
+    @property
+    def base_note(self) -> str:
+        """What to know of a base whose weights are not the ones that its public name stands for; else nothing."""
+        named = self.config.model.model_name_or_path
+        if named not in MODEL_ALIASES or self.base != cache_folder() / converted_name(named):
+            return ""
+        package = MODEL_ALIASES[named].distribution
+        return (
+            f"It was trained over the weights that the package {package} carries, a GGUF file of fewer bits. "
+            f"Over {self.base_name} as the Hub has it, an adapter was not read, and may answer otherwise."
+        )
 
     def merge(self) -> PreTrainedModel:
         """The model with its adapter added into the weights, in float32; the adapter is used up."""

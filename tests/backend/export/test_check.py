@@ -12,6 +12,7 @@ import pytest
 from backend.export.certificate import Light
 from backend.export.check import unchecked
 from backend.export.forms import Target
+from backend.export.trained import Trained
 from tests.backend.export.conftest import Asked, ask, export_of
 from tests.backend.export.results import finished
 from tests.tiny import Architecture, Family
@@ -79,6 +80,15 @@ def test_a_panel_of_training_rows_is_amber(llama: Asked, tmp_path: Path) -> None
     noted = replace(llama, panel=replace(llama.panel, note="These were trained on."))
     certificate = export_of(noted, tmp_path, "gguf", "F32")[1]
     assert (certificate.light, certificate.reasons) == (Light.AMBER, ["These were trained on."])
+
+
+@pytest.mark.parametrize(("target", "light"), [("lora-gguf", Light.AMBER), ("gguf", Light.GREEN)])
+def test_an_adapter_over_another_base_than_its_name_says_is_amber(
+    target: Target, light: Light, llama: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trained, "base_note", "Another base.")
+    certificate = export_of(llama, tmp_path, target, "F32")[1]
+    assert (certificate.light, certificate.reasons) == (light, ["Another base."] * (light == Light.AMBER))
 
 
 def test_nothing_is_left_beside_the_export(llama: Asked, tmp_path: Path) -> None:

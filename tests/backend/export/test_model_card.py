@@ -76,6 +76,14 @@ def test_before_and_after_are_the_runs_own_evaluations(trained: RunDir, tmp_path
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
 
 
+def test_what_to_know_of_the_base_is_a_limit(trained: RunDir, tmp_path: Path) -> None:
+    write_card(
+        tmp_path, trained, run_config(trained), "me/base", "gguf", "F16", CERTIFICATE, base_note="It is odd."
+    )
+    limits = (tmp_path / "README.md").read_text("utf-8").split("## Limits")[1]
+    assert "- It is odd.\n" in limits
+
+
 def test_no_place_on_this_machine_is_told(trained: RunDir, tmp_path: Path) -> None:
     _, body = card(trained, tmp_path, target="adapter")
     assert str(trained.path) not in body

