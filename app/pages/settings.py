@@ -54,8 +54,8 @@ def _look() -> None:
     st.subheader("Look")
     kind = st.context.theme.type or "light"
     st.markdown(
-        f"The studio follows your system and is **{plain(kind)}** now. To choose: the menu **⋮** at the top right, "
-        "then *Settings*, then *Theme*."
+        f"It is **{plain(kind)}** now and follows your system unless you choose: the menu **⋮** at the top right has "
+        "*System*, *Light* and *Dark*."
     )
     st.caption("Fonts are those of your system. Nothing is fetched from the web, and no usage is reported.")
 
