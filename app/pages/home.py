@@ -33,7 +33,9 @@ def _ways_in() -> None:
     with example:
         st.markdown("**Try the example**")
         st.caption("700 foods, 20 sections of a store, a small model that is already here. A few minutes.")
-        if st.button("Start the example", type="primary", icon=":material/play_arrow:", key="example"):
+        if st.button(
+            "Start the example", type="primary", icon=":material/play_arrow:", key="example", wrap=True
+        ):
             with told(), st.spinner("Starting …"):
                 run = start_example(studio())
                 st.switch_page(RUN_PAGE, query_params={"run": run.id})

@@ -35,16 +35,15 @@ def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
     steps, losses = scalars.curve("eval/loss")
     best = min(zip(losses, steps, strict=True), default=None)
     latest = scalars.latest
+    score = score_words(_number(latest.get("eval/exact_match")), latest.get("scored_rows"))
     return {
         "run": name,
-        "stands at": status,
-        "steps": f"{latest.get('step', 0)} of {latest.get('total_steps', 0)}",
-        "training loss": figure(_number(latest.get("train/loss"))),
         "held-out loss": figure(losses[-1] if losses else None),
+        "exact match (95 % interval)": score,
         "best held-out loss": f"{figure(best[0])} at step {best[1]:,}" if best else "–",
-        "exact match (95 % interval)": score_words(
-            _number(latest.get("eval/exact_match")), latest.get("scored_rows")
-        ),
+        "training loss": figure(_number(latest.get("train/loss"))),
+        "steps": f"{latest.get('step', 0)} of {latest.get('total_steps', 0)}",
+        "stands at": status,
     }
 
 

@@ -41,7 +41,7 @@ def draw_latest(latest: Mapping[str, object]) -> None:
         ("Held-out loss", "eval/loss", 4, "The same on rows that are never trained on: the one to watch."),
         ("Exact match", "eval/exact_match", 3, "Share of the scored held-out rows answered word for word."),
         (
-            "Tokens a second",
+            "Tokens/s",
             "train/tokens_per_second",
             4,
             "Tokens read and trained per second of the latest step.",
