@@ -80,6 +80,7 @@ class RunDir:
     stop_file = _Part("stop")  # a request to stop; anyone may write it, an empty one counts
     train_log = _Part("train.log")  # what the trainer printed
     supervisor_log = _Part("supervisor.log")  # what the supervisor printed; empty unless it went wrong
+    rejected_file = _Part("rejected.jsonl")  # rows that could not be read: place, reason, beginning
     metrics_file = _Part("metrics.jsonl")  # a line a report: the truth for curves
     samples_file = _Part("samples.jsonl")  # generations on the fixed panel at each evaluation
     flight_file = _Part("flight.jsonl")  # the last steps in detail: rows, gradient norms, memory
@@ -179,7 +180,7 @@ class RunDir:
     def read_config_text(self) -> str:
         """The configuration as YAML. Raises RunError when it is missing, cut short or not text."""
         try:
-            text = self.config.read_text("utf-8")
+            text = self.config.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise damaged(self.config, f"it cannot be read ({error})") from error
         if not text.rstrip().endswith(CONFIG_END):

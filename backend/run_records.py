@@ -80,7 +80,7 @@ def stat_or_none(path: str) -> os.stat_result | None:
 def highest_number(folder: Path, pattern: str) -> int:
     """The highest number that ``pattern``'s group finds among the names in ``folder``, 0 when there is none."""
     try:
-        matches = [re.fullmatch(pattern, path.name) for path in folder.iterdir()]
+        matches = [re.fullmatch(pattern, name) for name in os.listdir(folder)]  # noqa: PTH208  a listing asks often
     except (FileNotFoundError, NotADirectoryError):
         return 0
     return max((int(match[1]) for match in matches if match), default=0)

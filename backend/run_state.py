@@ -106,9 +106,13 @@ def read_evidence(run: RunFiles) -> Evidence:
         outcome=records.outcome,
         ticket=records.ticket,
         reported=held and attempt is not None and _has_reported(run, attempt.number),
-        same_boot=attempt is None or attempt.process is None or attempt.process.boot_id == boot_id(),
+        same_boot=attempt is None or attempt.end is not None or _on_this_boot(attempt),
         damage="; ".join(records.problems.values()) if run.path.is_dir() else "the folder is gone",
     )
+
+
+def _on_this_boot(attempt: Attempt) -> bool:
+    return attempt.process is None or attempt.process.boot_id == boot_id()
 
 
 def _has_reported(run: RunFiles, attempt: int) -> bool:

@@ -99,7 +99,7 @@ def peek(config_yaml: str, section: str, key: str) -> str:
 
 def _config_text(run: RunDir) -> str:
     try:
-        return run.config.read_text("utf-8", errors="replace")
+        return run.config.read_bytes().decode("utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -16,7 +16,7 @@ from backend.manager.run_summary import summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.trainer_main import run as carry_out
-from tests.runs import make_run, series
+from tests.runs import make_run, series, tree
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +149,16 @@ class TestResumeElsewhere:
         assert main(["runs", "resume", made.id, "--skip-rows", "foods.jsonl:999"]) == 2
         assert "foods.jsonl:999, which is no training row" in capsys.readouterr().err
         assert RunDir.all_under(tmp_path / "runs") == [made]
+
+
+def test_a_damaged_configuration_is_told_before_anything_is_done(
+    made: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.config.write_text(made.config.read_text()[:100])
+    before = tree(made.path)
+    for words in (["--detach"], []):
+        assert main(["runs", "resume", made.id, *words, "--runs", str(tmp_path / "runs")]) == 2
+        told = capsys.readouterr().err
+        assert "config.yaml: it is cut short" in told
+        assert "Restore it from a copy" in told
+    assert tree(made.path) == before
