@@ -16,7 +16,7 @@ from pathlib import Path
 from backend.errors import ExportError, TunesmithError
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.check import certify, unchecked
-from backend.export.forms import Target, check_form, choose_precision, write_form
+from backend.export.forms import Target, check_form, choose_precision, list_files, write_form
 from backend.export.model_card import write_card
 from backend.export.panel import ROWS, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
@@ -83,12 +83,6 @@ def default_folder(run: RunDir, target: str, precision: str) -> Path:
     return Path("exports") / "-".join([run.id, target, *([precision] if target != "adapter" else [])])
 
 
-def list_files(folder: Path) -> dict[str, int]:
-    """Bytes of every file in an export, by relative name."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
 def _fill(
     staging: Path, trained: Trained, target: Target, precision: str, max_shard_size: str, rows: int, say: Say
 ) -> Certificate:
@@ -106,11 +100,12 @@ def _fill(
     say(f"Writing {target} ({precision})")
     payload, notes = write_form(trained, target, precision, staging, max_shard_size=max_shard_size)
     if panel is None:
-        return unchecked(trained, target, precision, unasked)
-    say("Having it read by somebody else")
-    certificate = certify(trained, target, precision, payload, panel, answers)
+        certificate = unchecked(trained, target, precision, unasked)
+    else:
+        say("Having it read by somebody else")
+        certificate = certify(trained, target, precision, payload, panel, answers)
     if target == "ollama":
-        said = " ".join(["Ollama itself did not read the Modelfile; llama.cpp read its GGUF file.", *notes])
+        said = " ".join(["Ollama itself did not read the Modelfile.", *notes])
         certificate.checks.append(Check("Modelfile", Light.AMBER, said))
     return certificate
 

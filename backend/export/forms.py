@@ -93,6 +93,12 @@ def write_form(
     return file, _write_modelfile(trained, file) if target == "ollama" else []
 
 
+def list_files(folder: Path) -> dict[str, int]:
+    """Bytes of every file in an export, by relative name."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
 def _write_adapter(trained: Trained, folder: Path) -> Path:
     """The adapter as peft reads it; it names its base as others know it, not by a place on this machine."""
     for path in trained.result.iterdir():

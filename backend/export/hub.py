@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from backend.errors import ExportError
 from backend.export.certificate import CERTIFICATE, Light
+from backend.export.forms import list_files
 from backend.utils.file_utils import DamagedFileError, read_json_object, sha256_file
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -49,11 +50,7 @@ def push(
     """
     token = check_push(repo, dry_run=dry_run)
     light = _certified(folder, run)
-    files = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    files = list_files(folder)
     if dry_run:
         return Pushed(repo, not public, files, light)
     url = _upload(api or HfApi(token=token), folder, repo, token, public=public)
