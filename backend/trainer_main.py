@@ -37,6 +37,7 @@ from backend.core.tokenizer import decode, load_tokenizer, stop_token_ids
 from backend.core.training import TrainState, Variation, total_steps, train_steps
 from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
+from backend.data.load import write_quarantine
 from backend.data.records import Row
 from backend.data_pipeline import Dataset
 from backend.errors import DataError, RunError, TrainingError, TunesmithError
@@ -194,6 +195,8 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template)
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
+    if dataset.rejected:
+        write_quarantine(dataset.rejected, run_dir.rejected_file)
     facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
     known = run_dir.read_environment()
     _same_inputs(known.get("facts"), facts)
@@ -281,8 +284,9 @@ def _before_the_first_step(
 
 def _follow(reports: Iterator[StepReport], world: World) -> Outcome:
     """What every process but the first does: its share of each step, until the first one says stop."""
+    nothing: str | None = None  # it is the first process that knows
     for report in reports:
-        reason = world.same(None)
+        reason = world.same(nothing)
         if reason and report.step < report.total_steps:
             return Outcome(RunStatus.STOPPED, reason, f"Stopped after step {report.step}.", step=report.step)
     return Outcome(RunStatus.FINISHED, "completed", "Trained every step.")

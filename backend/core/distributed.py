@@ -66,8 +66,10 @@ class World:
             for bucket in _buckets(gradients):
                 flat = torch.cat([part.flatten() for part in bucket])
                 dist.all_reduce(flat)
-                for part, piece in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
-                    part.copy_(piece.view_as(part))
+                start = 0
+                for part in bucket:
+                    part.copy_(flat[start : start + part.numel()].view_as(part))
+                    start += part.numel()
         return float(total)
 
     def same(self, value: T) -> T:
