@@ -94,6 +94,21 @@ class DataConfig(Section):
     max_rejected_share: float = Field(0.0, ge=0, le=1)
     """Share of unreadable rows to put up with before the run refuses to start."""
 
+    encoding: str | None = Field(None, min_length=1, max_length=64)
+    """Encoding of text files, such as cp1252; empty to go by their first bytes, else UTF-8."""
+
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """What parts the cells of a table, such as ; in quotes; empty to find it from the first rows."""
+
+    sheet: str | None = Field(None, min_length=1, max_length=256)
+    """The sheet of a workbook to read; empty where it has one."""
+
+    whole_file: bool = False
+    """Make one row of each text file instead of one a line."""
+
+    sha256: dict[str, str] = {}
+    """SHA-256 of each source as it was checked, filled in when a run is made; a run refuses other data."""
+
     skip_rows: list[str] = []
     """Training rows to leave out, by their place, such as train.jsonl:12; an unknown place is an error."""
 

@@ -26,6 +26,7 @@ from backend.data.augmentation import oversample
 from backend.data.load import Loaded, file_sha256, load_rows
 from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Rejected, Row
+from backend.data.sources import ReadOptions
 from backend.data.splits import group_text, split_rows
 from backend.errors import DataError, TunesmithError
 from backend.token_cache import Tokens, arrays, cached, key_of
@@ -116,7 +117,16 @@ def _without(rows: list[Row], places: Sequence[str]) -> list[Row]:
 
 
 def _load(path: str, data: DataConfig) -> Loaded:
-    return load_rows(path, columns=data.columns, max_rejected_share=data.max_rejected_share)
+    options = ReadOptions(data.encoding, data.delimiter, data.whole_file, data.sheet)
+    loaded = load_rows(path, data.columns, data.max_rejected_share, options)
+    checked = data.sha256.get(path, loaded.sha256)
+    if checked != loaded.sha256:
+        raise DataError(
+            f"{path} changed since it was checked: its SHA-256 was {checked[:16]}… and is {loaded.sha256[:16]}….",
+            remedy="Put the original back, or make a new run with the data as it is now.",
+            code="data-changed",
+        )
+    return loaded
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> EncodedRows:

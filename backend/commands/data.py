@@ -44,6 +44,9 @@ def check(
     columns: Columns = None,
     max_length: MaxLength = None,
     fix: Annotated[Path | None, Parameter(help="Write a mended copy into this folder.")] = None,
+    rejected: Annotated[
+        Path | None, Parameter(help="Write the rows that cannot be read to this file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Look for everything that is known to spoil a training, with rows, harm and remedy.
@@ -60,7 +63,7 @@ def check(
     """
     from backend.data.load import load_rows  # noqa: PLC0415 - pyarrow loads here
 
-    loaded = load_rows(path, columns, max_rejected_share=1.0)
+    loaded = load_rows(path, columns, max_rejected_share=1.0, quarantine=rejected)
     held_out = load_rows(validation, columns, max_rejected_share=1.0).rows if validation else ()
     options = _token_options(model, chat_template, max_length)
     report = _examine(loaded, path, held_out, options)

@@ -59,6 +59,11 @@ def train(
         from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
 
         return carry_out_ablation(config, found, ablate, runs, as_json=as_json)
+    config = config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"sha256": found["sha256"]})
+        }  # what was checked is trained
+    )
     slug = config.name or Path(config.data.train).stem
     run = RunDir.create(runs, slug, config_yaml(config))
     if queue:
@@ -135,6 +140,7 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     return {
         "model": str(folder),
         "read_as": dataset.reading,
+        "sha256": dataset.fingerprints,
         "train_rows": len(train_rows.examples),
         "validation_rows": len(dataset.validation),
         "tokens_per_epoch": train_rows.tokens,

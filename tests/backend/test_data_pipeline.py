@@ -134,6 +134,63 @@ class TestLoading:
         assert len(dataset.train) == len(ROWS)
 
 
+class TestHowItIsRead:
+    @pytest.mark.parametrize(
+        ("name", "content", "options", "said"),
+        [
+            (
+                "a.csv",
+                "prompt,completion\nwo?,K\u00fcche\n".encode("cp1252"),
+                {"encoding": "cp1252"},
+                ["wo?", "K\u00fcche"],
+            ),
+            ("a.csv", b"prompt;completion\na,b;c\n", {"delimiter": ";"}, ["a,b", "c"]),
+            ("a.csv", b"prompt:completion\na,b:c\n", {"delimiter": ":"}, ["a,b", "c"]),
+        ],
+    )
+    def test_where_the_file_does_not_say(
+        self, tmp_path: Path, name: str, content: bytes, options: dict[str, Any], said: list[str]
+    ) -> None:
+        (tmp_path / name).write_bytes(content)
+        data = DataConfig.model_validate({"train": str(tmp_path / name), "validation": 0, **options})
+        (row,) = load(data, seed=1).train
+        assert [message["content"] for message in row.messages] == said
+
+    def test_a_text_file_as_one_row(self, tmp_path: Path) -> None:
+        (tmp_path / "a.txt").write_text("one\ntwo\n")
+        data = DataConfig(train=str(tmp_path / "a.txt"), validation=0, whole_file=True)
+        assert [row.text for row in load(data, seed=1).train] == ["one\ntwo\n"]
+
+    def test_a_sheet_of_a_workbook(self, tmp_path: Path) -> None:
+        openpyxl = pytest.importorskip("openpyxl")
+        book = openpyxl.Workbook()
+        for title, answer in (("First", "x"), ("Second", "y")):
+            sheet = book.create_sheet(title)
+            sheet.append(["prompt", "completion"])
+            sheet.append(["q", answer])
+        book.save(tmp_path / "a.xlsx")
+        data = DataConfig(train=str(tmp_path / "a.xlsx"), validation=0, sheet="Second")
+        assert [row.messages[1]["content"] for row in load(data, seed=1).train] == ["y"]
+
+
+class TestChanged:
+    def test_data_that_is_not_what_was_checked_is_refused_with_both_sums(self, tmp_path: Path) -> None:
+        file, held = write_rows(tmp_path / "rows.jsonl"), write_rows(tmp_path / "held.jsonl", ROWS[:3])
+        data = DataConfig(train=str(file), validation=str(held))
+        checked = load(data, seed=1).fingerprints
+        pinned = data.model_copy(update={"sha256": checked})
+        assert load(pinned, seed=1).fingerprints == checked
+        for path in (held, file):
+            path.write_text(path.read_text() + json.dumps(ROWS[0]) + "\n")
+            with pytest.raises(DataError) as caught:
+                load(pinned, seed=1)
+            now = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert caught.value.code == "data-changed"
+            assert str(path) in caught.value.message
+            assert checked[str(path)][:16] in caught.value.message
+            assert now[:16] in caught.value.message
+
+
 class TestAddedRows:
     """Repeats and paraphrases are training rows; what is held out never changes."""
 

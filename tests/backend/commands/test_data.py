@@ -90,6 +90,11 @@ class TestCheck:
         good.write_text(good.read_text() + "{broken\n")
         assert found(record(capsys, 1, "check", "good.jsonl"))["rejected-rows"] == 1
 
+    def test_what_is_refused_goes_to_a_file(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
+        good.write_text(good.read_text() + "{broken\n")
+        record(capsys, 1, "check", "good.jsonl", "--rejected", "refused.jsonl")
+        assert json.loads((tmp_path / "refused.jsonl").read_text())["place"] == "good.jsonl:61"
+
     def test_leaks_into_held_out_rows(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
         held = write_rows(tmp_path / "held.jsonl", GOOD[:3])
         held.write_text(held.read_text() + "{broken\n")

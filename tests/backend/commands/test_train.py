@@ -260,6 +260,44 @@ class TestInTheBackground:
         assert find_run(Path("runs"), "first try") == run
 
 
+class TestBetweenCheckAndStart:
+    def test_a_run_whose_data_changed_meanwhile_refuses(
+        self,
+        learner: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        rows = write_rows(tmp_path / "rows.jsonl")
+        create = RunDir.create
+
+        def changing(*given: Any, **options: Any) -> RunDir:
+            write_rows(rows, ROWS[:-1])
+            return create(*given, **options)
+
+        monkeypatch.setattr(RunDir, "create", changing)
+        assert main(["train", *short(learner, rows)]) == 2
+        (run,) = RunDir.all_under(tmp_path / "runs")
+        outcome = run.read_outcome()
+        assert outcome
+        assert (outcome.status, outcome.code) == (RunStatus.FAILED, "data-changed")
+        assert run_config(run).data.sha256[str(rows)][:16] in outcome.message
+
+    def test_refused_rows_are_kept_with_the_run(self, learner: Path, tmp_path: Path) -> None:
+        rows = write_rows(tmp_path / "rows.jsonl")
+        rows.write_text(rows.read_text() + "{broken\n")
+        assert main(["train", *short(learner, rows, data__max_rejected_share=0.2)]) == 0
+        (run,) = RunDir.all_under(tmp_path / "runs")
+        (refused,) = [json.loads(line) for line in run.rejected_file.read_text().splitlines()]
+        assert refused["place"] == f"rows.jsonl:{len(ROWS) + 1}"
+        assert refused["raw"].strip() == "{broken"
+
+    def test_nothing_refused_leaves_no_file(self, learner: Path, rows_file: Path, tmp_path: Path) -> None:
+        assert main(["train", *short(learner, rows_file)]) == 0
+        (run,) = RunDir.all_under(tmp_path / "runs")
+        assert not run.rejected_file.exists()
+
+
 class TestChatTemplates:
     CHAT = [  # noqa: RUF012 - read only
         {
