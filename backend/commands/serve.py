@@ -47,10 +47,7 @@ def serve(
     found = tuple(find_source(name, runs) for name in models)
     if with_ is not None:
         return _print_command(with_, found, host, port, as_json=as_json)
-    for name, value in (("rows", rows), ("queue", queue), ("port", port + 1)):
-        if not 1 <= value <= 65_536:
-            problem = Problem(name, f"{value} is out of range.", "See `tunesmith serve --help`.")
-            raise ConfigError([problem], code="bad-flag")
+    _check_range(rows=rows, queue=queue, port=port + 1)
     from backend import serving  # noqa: PLC0415
     from backend.server.engine import Limits  # noqa: PLC0415 - torch loads here
 
@@ -67,6 +64,13 @@ def serve(
 
     serving.serve(options, ready=ready)
     return 0
+
+
+def _check_range(**values: int) -> None:
+    for name, value in values.items():
+        if not 1 <= value <= 65_536:
+            problem = Problem(name, "This number is out of range.", "See `tunesmith serve --help`.")
+            raise ConfigError([problem], code="bad-flag")
 
 
 def _print_command(

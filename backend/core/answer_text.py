@@ -24,7 +24,9 @@ class AnswerText:
         self._held = ""
 
     def push(self, token: NewToken) -> str:
-        """The text that is safe to show after ``token``."""
+        """The text that is safe to show after ``token``. Raises the token's error, where it has one."""
+        if token.error is not None:
+            raise token.error
         piece = "" if token.finish == "stop" else self._decoder.push(token.token_id)
         piece += self._decoder.finish() if token.finish else ""
         text = self._held + piece

@@ -36,7 +36,8 @@ SPARE_SEATS = 0.5
 class NewToken:
     """One generated token of prompt ``row``; ``finish`` is "" while the row goes on, else stop or length.
 
-    ``logprob`` and the alternatives in ``top`` are the model's own, before penalties, temperature and cuts.
+    ``logprob`` and the alternatives in ``top`` are the model's own, before penalties, temperature and cuts. A row
+    whose form cannot be followed any further ends with an ``error`` and no token of its own.
     """
 
     row: int
@@ -44,6 +45,7 @@ class NewToken:
     logprob: float
     finish: str
     top: tuple[tuple[int, float], ...] = ()
+    error: InferenceError | None = None
 
 
 class Prefill:
@@ -228,7 +230,10 @@ class Decoding:
         )
 
     def _choose(self, row: int, logits: Tensor) -> NewToken:
-        chosen = self._choosers[row].choose(logits)
+        try:
+            chosen = self._choosers[row].choose(logits)
+        except InferenceError as error:  # the rows beside it go on
+            return NewToken(row, 0, 0.0, "stop", error=error)
         self._room[row] -= 1
         finish = "stop" if chosen.token_id in self._stop_ids else "" if self._room[row] else "length"
         return NewToken(row, chosen.token_id, chosen.logprob, finish, chosen.top)

@@ -15,9 +15,10 @@ from backend.core.sampling import Matcher
 from backend.errors import TunesmithError
 from backend.inferencer import answer_seed
 from backend.model_source import ModelSource
-from backend.server.catalogue import BASE, Catalogue
-from backend.server.engine import Engine, Failure, Job, Piece, Variant
+from backend.server.catalogue import Catalogue
+from backend.server.engine import Engine
 from backend.server.errors import INTERNAL, ApiError, translated
+from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
 from backend.server.schemas import ChatRequest, CompletionRequest, Generation, Streamed
 from backend.server.wording import ChatWords, TextWords, Words, usage
@@ -64,10 +65,10 @@ class Service:
 def variant_of(request: Generation, source: ModelSource) -> Variant:
     """Which weights answer. Raises ApiError for a strength where there is no adapter."""
     if source.adapter is None:
-        if request.adapter_strength != 1 and not request.model.endswith(BASE):
+        if request.adapter_strength != 1:
             raise ApiError(
                 400,
-                "adapter_strength: This model trained every weight, so there is no adapter to weaken.",
+                "adapter_strength: This model has no adapter that could be weaker or stronger.",
                 code="bad_strength",
                 param="adapter_strength",
             )

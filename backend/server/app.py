@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from backend.server import answers, looks
 from backend.server.answers import Answering, Service
@@ -136,18 +137,30 @@ async def _answered(
 
         return JSONResponse(await _unless_gone(request, whole()))
     stack = AsyncExitStack()
-    answering = await stack.enter_async_context(coming)
+    return _Events(await stack.enter_async_context(coming), stack)
 
-    async def events() -> AsyncIterator[str]:
-        async with stack:
-            try:
-                async for chunk in answering.chunks():
-                    yield _event(chunk)
-            except ApiError as error:
-                yield _event(error.body())
-            yield "data: [DONE]\n\n"
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+class _Events(StreamingResponse):
+    """An answer as events. ``held`` is let go in any case, even where the client went before the first of them."""
+
+    def __init__(self, answering: Answering, held: AsyncExitStack) -> None:
+        self._held = held
+        super().__init__(
+            _events(answering), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def _events(answering: Answering) -> AsyncIterator[str]:
+    try:
+        async for chunk in answering.chunks():
+            yield _event(chunk)
+    except ApiError as error:
+        yield _event(error.body())
+    yield "data: [DONE]\n\n"
 
 
 def _event(value: dict[str, Any]) -> str:

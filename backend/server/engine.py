@@ -11,11 +11,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -24,10 +24,11 @@ from backend.core.answer_text import AnswerText
 from backend.core.device import plan_compute
 from backend.core.generation import Decoding, NewToken, Prefill, Sampling
 from backend.core.model_loader import load_base
-from backend.core.sampling import Chooser, Matcher
+from backend.core.sampling import Chooser
 from backend.core.shared_base import KEEP, SharedBase
 from backend.errors import InferenceError, TunesmithError
 from backend.model_source import ModelSource
+from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
 from backend.voice import Voice
 
@@ -35,49 +36,6 @@ READ_AT_ONCE = 256
 """Prompt tokens read between two steps, so that no row waits long for another's prompt."""
 _log = logging.getLogger("tunesmith.server")
 Result = TypeVar("Result")
-Variant: TypeAlias = tuple[ModelSource, float]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What one step added to answer ``choice``: text, its token, and ``finish`` when it ended there."""
-
-    choice: int
-    text: str
-    token: NewToken
-    finish: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The end of a request that could not be answered."""
-
-    error: TunesmithError | None
-
-
-class Listener(Protocol):
-    """Who is told what comes; called from the engine's thread."""
-
-    def deliver(self, news: Sequence[Piece | Failure]) -> None:
-        """Take note, and return at once."""
-
-
-@dataclass(eq=False)
-class Job:
-    """One request: a prompt and as many answers as there are ``samplings``.
-
-    Set ``cancelled`` to end it within one token.
-    """
-
-    variant: Variant
-    prompt: Sequence[int]
-    samplings: Sequence[Sampling]
-    matchers: Sequence[Matcher | None]
-    stop: Sequence[str]
-    listener: Listener
-    deadline: float = float("inf")
-    cancelled: bool = False
-    texts: dict[int, tuple[int, AnswerText]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -284,7 +242,7 @@ class Engine:
             for sampling, matcher in zip(job.samplings, job.matchers, strict=True)
         ]
         for choice, row in enumerate(decoding.join(prefill, choosers)):
-            job.texts[choice] = row, AnswerText(voice.tokenizer, job.stop)
+            job.texts[choice] = AnswerText(voice.tokenizer, job.stop)
             self._rows[id(decoding), row] = job, choice
 
     def _step(self) -> None:
@@ -292,7 +250,10 @@ class Engine:
         news: dict[Job, list[Piece | Failure]] = {}
         for host in self._hosts.values():
             for variant, group in list(host.groups.items()):
-                host.use(variant)
+                try:
+                    host.use(variant)
+                except TunesmithError as error:  # its adapter is gone; the others go on
+                    self._fail(group, error)
                 for decoding in group:
                     for token in decoding.step():
                         job, choice = self._rows[id(decoding), token.row]
@@ -302,8 +263,22 @@ class Engine:
             job.listener.deliver(pieces)
             self._metrics.tokens.inc(len(pieces))
 
-    def _piece(self, decoding: Decoding, token: NewToken, job: Job, choice: int) -> Piece:
-        _, text = job.texts[choice]
+    def _fail(self, group: list[Decoding], error: TunesmithError) -> None:
+        """End every row of ``group``."""
+        for decoding in group:
+            for row in list(decoding.rows):
+                job, _ = self._rows.pop((id(decoding), row))
+                decoding.drop(row)
+                if not job.cancelled:
+                    job.cancelled = True
+                    job.listener.deliver([Failure(error)])
+
+    def _piece(self, decoding: Decoding, token: NewToken, job: Job, choice: int) -> Piece | Failure:
+        if token.error is not None:
+            del self._rows[id(decoding), token.row]
+            job.cancelled = True
+            return Failure(token.error)
+        text = job.texts[choice]
         shown = text.push(token)
         if text.finish:
             del self._rows[id(decoding), token.row]
@@ -320,12 +295,12 @@ class Engine:
     def _forget_the_gone(self) -> None:
         """End what was cancelled or took too long."""
         now = time.monotonic()
-        for job in [job for job in self._waiting if _gone(job, now)]:
+        for job in [job for job in self._waiting if job.is_over(now)]:
             self._waiting.remove(job)
             self._left_the_queue()
-        if self._reading and _gone(self._reading[0], now):
+        if self._reading and self._reading[0].is_over(now):
             self._reading = None
-        gone = {key: held for key, held in self._rows.items() if _gone(held[0], now)}
+        gone = {key: held for key, held in self._rows.items() if held[0].is_over(now)}
         for host in self._hosts.values():
             for variant, group in list(host.groups.items()):
                 for decoding in group:
@@ -355,12 +330,3 @@ class Engine:
 
 
 _CLOSED = InferenceError("The server is ending.", remedy="Start it again.", code="closed")
-
-
-def _gone(job: Job, now: float) -> bool:
-    """Whether nobody waits for the job; one that took too long is told so."""
-    if not job.cancelled and now > job.deadline:
-        job.cancelled = True
-        late = InferenceError("This answer took too long.", remedy="Ask for less at once.", code="time-limit")
-        job.listener.deliver([Failure(late)])
-    return job.cancelled

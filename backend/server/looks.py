@@ -13,8 +13,8 @@ from backend.core.judging import Judged, answer_logprobs, divergence, first_diff
 from backend.core.tokenizer import decode, encode_messages, encode_prompt_completion
 from backend.server.answers import Service, answering, variant_of
 from backend.server.catalogue import BASE
-from backend.server.engine import Variant
 from backend.server.errors import ApiError
+from backend.server.jobs import Variant
 from backend.server.schemas import CompareRequest, Looked, TokenViewRequest
 from backend.server.wording import finite, token_text
 from backend.voice import Voice

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from backend.core.tokenizer import decode
-from backend.server.engine import Piece
+from backend.server.jobs import Piece
 from backend.voice import Voice
 
 

@@ -37,8 +37,7 @@ def _rows(path: Path, count: int = 150) -> Path:
     for index in range(count):
         prompt = f"{WORDS[index % 6]}{' again' * (index % 7)}" if index % 3 else WORDS[index % 6]
         written.append(json.dumps({"prompt": "word " * 600 if index % 50 == 20 else prompt}))
-        if index % 40 == 30:
-            written.append('{"prompt": ')
+        written += ['{"prompt": '] * (index % 40 == 30)
     path.write_text("\n".join(written) + "\n")
     return path
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from backend.core.answer_text import AnswerText
 from backend.core.generation import NewToken
+from backend.errors import InferenceError
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -54,3 +55,10 @@ def test_it_is_the_text_up_to_the_first_stop_string(text: str, stops: list[str])
     assert not [stop for stop in stops if stop in answer.text]
     assert (len(answer.text) < len(text)) == bool(found)
     assert "".join(shown) == answer.text
+
+
+def test_the_error_of_a_token_is_raised() -> None:
+    with pytest.raises(InferenceError, match="Too much"):
+        AnswerText(TOKENIZER).push(
+            NewToken(0, 0, 0.0, "stop", error=InferenceError("Too much.", remedy="", code="x"))
+        )

@@ -611,3 +611,29 @@ def test_a_failure_while_speaking_leaves_the_model_as_it_was() -> None:
 
     assert causal.config._attn_implementation == "tunesmith_packed"
     assert model.training
+
+
+class _Broken:
+    """A form that cannot be followed beyond its first token."""
+
+    def __init__(self) -> None:
+        self.came = 0
+
+    def allowed(self, size: int) -> torch.Tensor:
+        if self.came:
+            raise InferenceError("Too much.", remedy="Ask for less.", code="bad-constraint")
+        return torch.ones(size, dtype=torch.bool)
+
+    def accept(self, _: int) -> None:
+        self.came += 1
+
+
+def test_a_form_that_cannot_be_followed_ends_its_own_row_alone() -> None:
+    decoding = Decoding(_model(), PROMPTS[:2], Sampling(max_new_tokens=6), (), [_Broken(), None])
+    said: list[list[NewToken]] = [[], []]
+    while decoding.rows:
+        for token in decoding.step():
+            said[token.row].append(token)
+
+    assert [token.error and token.error.code for token in said[0]] == [None, "bad-constraint"]
+    assert _ids(said)[1] == _reference(PROMPTS[1], 6)

@@ -13,8 +13,9 @@ from backend.model_source import find_model
 from backend.run_dir import RunDir
 from backend.server.answers import Service, Ticket, variant_of
 from backend.server.catalogue import Catalogue
-from backend.server.engine import Engine, Failure, Limits
+from backend.server.engine import Engine, Limits
 from backend.server.errors import ApiError
+from backend.server.jobs import Failure
 from backend.server.metrics import Metrics
 from backend.server.schemas import Generation
 
@@ -84,7 +85,7 @@ def test_strength_is_that_of_an_adapter(trained: RunDir) -> None:
     tuned, base = find_model(trained), find_model(trained, base=True)
 
     assert variant_of(Generation(model="r", adapter_strength=0.5), tuned) == (tuned, 0.5)
-    assert variant_of(Generation(model="base", adapter_strength=0.5), base) == (base, 1.0)
+    assert variant_of(Generation(model="base"), base) == (base, 1.0)
     with pytest.raises(ApiError) as caught:
-        variant_of(Generation(model="full run", adapter_strength=0.5), base)
+        variant_of(Generation(model="base", adapter_strength=0.5), base)
     assert caught.value.param == "adapter_strength"

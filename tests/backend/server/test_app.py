@@ -150,7 +150,7 @@ class TestChat:
         base = server.say(model="base", max_tokens=8)
         assert server.say(adapter_strength=0, max_tokens=8) == base
         assert server.say(adapter_strength=1) == "expected output"
-        assert server.chat(model="base", adapter_strength=0.5).status == 200
+        assert server.chat(model="base", adapter_strength=0.5).error["param"] == "adapter_strength"
 
     def test_plain_text_is_continued(self, server: Server) -> None:
         asked = {"model": server.run, "prompt": "hello world", "temperature": 0, "logprobs": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from backend.errors import InferenceError, ModelError
 from backend.inferencer import Inferencer
 from backend.model_source import ModelSource, find_model
 from backend.run_dir import RunDir
-from backend.server.engine import Engine, Failure, Job, Limits, Piece
+from backend.server.engine import Engine, Limits
+from backend.server.jobs import Failure, Job, Piece
 from backend.server.metrics import Metrics
 from tests.eventually import eventually
 
@@ -186,6 +188,54 @@ def test_a_fault_of_a_step_fails_who_waits_and_the_next_is_answered(
     again, said = _job(engine, source)
     engine.submit(again)
     assert said.to_the_end() == ["expected output"]
+
+
+class _Broken:
+    """A form that cannot be followed."""
+
+    def allowed(self, _: int) -> Any:
+        raise InferenceError("Too much.", remedy="", code="bad-constraint")
+
+    def accept(self, _: int) -> None:
+        pass
+
+
+def test_a_form_that_cannot_be_followed_fails_its_own_request_alone(
+    make: Callable[..., Engine], trained: RunDir
+) -> None:
+    engine = make()
+    (broken, failed), (good, heard) = (_job(engine, find_model(trained)) for _ in range(2))
+    broken.matchers = [_Broken()]
+    engine.submit(broken)
+    engine.submit(good)
+
+    assert failed.failure().code == "bad-constraint"
+    assert heard.to_the_end() == ["expected output"]
+    assert not engine._rows
+
+
+def test_an_adapter_that_is_gone_fails_its_own_requests_alone(
+    make: Callable[..., Engine], trained: RunDir, tmp_path: Path
+) -> None:
+    engine = make()
+    copied = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    lost, failed = _endless(engine, find_model(copied))
+    engine.submit(lost)
+    eventually(lambda: engine._rows)
+    shutil.rmtree(copied.path)
+    engine.compute((find_model(trained, base=True), 1.0), lambda _: None).result(60)
+    engine.compute((find_model(trained, base=True), 1.0), lambda _: _forget(engine)).result(60)
+
+    good, heard = _job(engine, find_model(trained))
+    engine.submit(good)
+    assert isinstance(failed.failure(), ModelError)
+    assert heard.to_the_end() == ["expected output"]
+
+
+def _forget(engine: Engine) -> None:
+    """Drop every kept set of weights, as more adapters than are kept would."""
+    for host in engine._hosts.values():
+        host.shared._sets.clear()
 
 
 def test_another_base_takes_the_place_of_an_idle_one(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.core.generation import NewToken
-from backend.server.engine import Piece
+from backend.server.jobs import Piece
 from backend.server.wording import ChatWords, TextWords, finite, token_text, usage
 from backend.voice import Voice
 from tests.tiny import tiny_model

@@ -1,0 +1,66 @@
+"""What the engine is asked for, and the news it gives of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from backend.core.answer_text import AnswerText
+from backend.core.generation import NewToken, Sampling
+from backend.core.sampling import Matcher
+from backend.errors import InferenceError, TunesmithError
+from backend.model_source import ModelSource
+
+Variant: TypeAlias = tuple[ModelSource, float]
+"""Which weights answer: a model, and the strength of its adapter."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one step added to answer ``choice``: text, its token, and ``finish`` when it ended there."""
+
+    choice: int
+    text: str
+    token: NewToken
+    finish: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The end of a request that could not be answered."""
+
+    error: TunesmithError | None
+
+
+class Listener(Protocol):
+    """Who is told what comes; called from the engine's thread."""
+
+    def deliver(self, news: Sequence[Piece | Failure]) -> None:
+        """Take note, and return at once."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One request: a prompt and as many answers as there are ``samplings``.
+
+    Set ``cancelled`` to end it within one token.
+    """
+
+    variant: Variant
+    prompt: Sequence[int]
+    samplings: Sequence[Sampling]
+    matchers: Sequence[Matcher | None]
+    stop: Sequence[str]
+    listener: Listener
+    deadline: float = float("inf")
+    cancelled: bool = False
+    texts: dict[int, AnswerText] = field(default_factory=dict)
+
+    def is_over(self, now: float) -> bool:
+        """Whether nobody waits for it at ``now``, in seconds of the monotonic clock; one that is late is told so."""
+        if not self.cancelled and now > self.deadline:
+            self.cancelled = True
+            late = InferenceError("This answer took too long.", remedy="Ask for less.", code="time-limit")
+            self.listener.deliver([Failure(late)])
+        return self.cancelled
