@@ -195,7 +195,7 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template)
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
-    if dataset.rejected:
+    if dataset.rejected and world.writes:
         write_quarantine(dataset.rejected, run_dir.rejected_file)
     facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
     known = run_dir.read_environment()
