@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio shots test test-fast check lint format types contracts bench-train bench-busy bench-data \
-	bench-doctor \
+	bench-doctor law-data \
 	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
 
 help: ## Show the targets
@@ -72,6 +72,10 @@ bench-data: $(STAMP) ## Tokenising beside datasets.map, ingest of a large file, 
 
 bench-doctor: $(STAMP) ## Faults planted into clean rows: recall and precision of every check
 	$(BIN)/python benchmarks/doctor_table.py
+
+TABLES ?= 10000
+law-data: $(STAMP) ## The byte-exact law over 10,000 tables in every container
+	$(BIN)/python benchmarks/law_data.py -n $(TABLES)
 
 fuzz-data: $(STAMP) ## Read 20,000 broken files: no traceback, no hang
 	$(BIN)/python benchmarks/fuzz_data.py
