@@ -23,7 +23,7 @@ from tests.properties.test_data_exact import CHARACTERS, SHEET_CHARACTERS, check
 
 
 def try_tables(name: str, count: int) -> int:
-    """Hold ``count`` generated tables against the law in one container; how many were tried. Raises AssertionError."""
+    """Hold ``count`` generated tables against the law in a container; how many were tried. Raises AssertionError."""
     workbook, seen = name == "rows.xlsx", 0
 
     @settings(
