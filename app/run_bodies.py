@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import islice
 from types import MappingProxyType
 
@@ -10,10 +11,11 @@ import streamlit as st
 
 from app.run_buttons import Chosen
 from app.views.charts import COLOURS, draw_lines
+from app.views.curve_controls import draw_curve_controls
 from app.views.log_view import draw_explanation, draw_log
 from app.views.samples import draw_samples, panels
 from backend.errors import RunError
-from backend.manager.curves import AXES, Line, View, line
+from backend.manager.curves import Line, line
 from backend.manager.explain import explain
 from backend.manager.log_view import LogTail
 from backend.reports import RunStatus
@@ -26,9 +28,9 @@ _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 
 def draw_curves(chosen: Chosen) -> None:
     """Losses large, the rest small."""
-    view, log = _controls()
+    view, log = draw_curve_controls()
     with chosen.reading.fresh() as scalars:
-        raw = View(view.axis, 0.0, view.part, view.limit)
+        raw = replace(view, smoothing=0.0)
         loss = {"training": line(scalars, "train/loss", view), "held-out": line(scalars, "eval/loss", raw)}
         faint = {"training": line(scalars, "train/loss", raw)} if view.smoothing else {}
         small = {
@@ -55,16 +57,6 @@ def draw_curves(chosen: Chosen) -> None:
         with columns[number % 2]:
             colour = COLOURS[2 + number]
             draw_lines({title: one}, title=title, axis=view.axis, key=title, height=170, colours=(colour,))
-
-
-def _controls() -> tuple[View, bool]:
-    """How the person wants to look at curves."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key="axis", width=130)
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.6, 0.01, key="smoothing", width=220)
-        part = st.slider("Part of the run", 0, 100, (0, 100), key="part", width=220, format="%d %%")
-        log = st.toggle("Log scale", key="log")
-    return View(axis or "step", smoothing, (part[0] / 100, part[1] / 100)), log
 
 
 def draw_panel(chosen: Chosen) -> None:

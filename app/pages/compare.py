@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import streamlit as st
 
@@ -10,8 +11,9 @@ from app.actions import told
 from app.studio import reading, studio
 from app.views.charts import COLOURS, draw_lines
 from app.views.compare_tables import draw_answers, draw_evaluations, draw_settings, evaluation_row
+from app.views.curve_controls import draw_curve_controls
 from app.views.text import title_of
-from backend.manager.curves import AXES, View, line
+from backend.manager.curves import line
 from backend.manager.run_summary import RunSummary
 from backend.run_dir import RunDir
 
@@ -64,19 +66,15 @@ def _choose(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def _curves(runs: Sequence[RunSummary]) -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        tag = st.selectbox(
-            "Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=220
-        )
-        axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key="compared_axis", width=130)
-        smoothing = st.slider("Smoothing", 0.0, 0.99, 0.6, 0.01, key="compared_smoothing", width=220)
-        log = st.toggle("Log scale", key="compared_log")
-    view = View(axis, smoothing if tag.startswith("train/") else 0.0)
+    tag = st.selectbox("Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=220)
+    view, log = draw_curve_controls("compared_")
+    if not tag.startswith("train/"):
+        view = replace(view, smoothing=0.0)
     lines = {}
     for run in runs:
         with reading(RunDir(run.path)).fresh() as scalars:
             lines[_name(run)] = line(scalars, tag, view)
-    draw_lines(lines, title=CURVES[tag], axis=axis, key="compared_lines", log=log, height=360)
+    draw_lines(lines, title=CURVES[tag], axis=view.axis, key="compared_lines", log=log, height=360)
 
 
 def _evaluations(runs: Sequence[RunSummary]) -> None:

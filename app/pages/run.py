@@ -67,11 +67,10 @@ def _live(chosen: Chosen) -> None:
         latest, left = dict(scalars.latest), time_left(scalars)
     draw_progress(state, _whole(latest.get("step")), _whole(latest.get("total_steps")), left)
     draw_latest(latest)
-    body = st.segmented_control(
+    body = st.radio(
         "Show",
         list(BODIES),
-        default="Curves",
-        required=True,
+        horizontal=True,
         key="show",
         bind="query-params",
         label_visibility="collapsed",

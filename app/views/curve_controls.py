@@ -1,0 +1,30 @@
+"""How a person wants to look at curves. Choices and no sliders: they are read and set by keyboard and by ear."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import streamlit as st
+
+from backend.manager.curves import AXES, View
+
+SMOOTHING = MappingProxyType({"None": 0.0, "Light": 0.6, "Strong": 0.9, "Very strong": 0.98})
+PARTS = MappingProxyType(
+    {
+        "Whole run": (0.0, 1.0),
+        "Second half": (0.5, 1.0),
+        "Last quarter": (0.75, 1.0),
+        "Last tenth": (0.9, 1.0),
+        "First tenth": (0.0, 0.1),
+    }
+)
+
+
+def draw_curve_controls(prefix: str = "") -> tuple[View, bool]:
+    """The view that was chosen, and whether the values stand on a log scale; ``prefix`` keeps pages apart."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key=f"{prefix}axis", width=130)
+        smoothing = st.selectbox("Smoothing", list(SMOOTHING), index=1, key=f"{prefix}smoothing", width=150)
+        part = st.selectbox("Part", list(PARTS), key=f"{prefix}part", width=160)
+        log = st.toggle("Log scale", key=f"{prefix}log")
+    return View(axis, SMOOTHING[smoothing], PARTS[part]), log
