@@ -191,3 +191,19 @@ def test_the_alignment_is_the_one_of_the_format(tiny_folder: Path, tmp_path: Pat
     write(tiny_folder, tmp_path / "x.gguf", "Q4_0")
     offsets = [tensor.data_offset for tensor in GGUFReader(tmp_path / "x.gguf").tensors]
     assert all(offset % gguf.GGUF_DEFAULT_ALIGNMENT == 0 for offset in offsets)
+
+
+def test_the_tokenizer_is_named_with_all_its_ends(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "model", family="llama3")
+    write(folder, tmp_path / "x.gguf", "F32")
+    facts, tokens = read_gguf(tmp_path / "x.gguf").metadata, load_tokenizer(folder).get_vocab()
+    expected = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.eos_token_id": tokens["<|end_of_text|>"],
+        "tokenizer.ggml.eot_token_id": tokens["<|eot_id|>"],
+        "tokenizer.ggml.bos_token_id": tokens["<|begin_of_text|>"],
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.ggml.add_eos_token": False,
+    }
+    assert {key: facts[key] for key in expected} == expected
