@@ -123,7 +123,7 @@ def _load(path: str, data: DataConfig) -> Loaded:
     if checked != loaded.sha256:
         raise DataError(
             f"{path} changed since it was checked: its SHA-256 was {checked[:16]}… and is {loaded.sha256[:16]}….",
-            remedy="Put the original back, or make a new run with the data as it is now.",
+            remedy="Put the original back, or make a new run without data.sha256 on the data as it is now.",
             code="data-changed",
         )
     return loaded
