@@ -27,6 +27,7 @@ OPTIMIZER = "tests/backend/core/test_optimizer.py"
 PROCESSES = "tests/backend/manager/test_process_manager.py"
 SUPERVISOR = "tests/backend/manager/test_supervisor.py"
 ATTEMPT = "tests/backend/manager/test_attempt_processes.py"
+CONFIG = "tests/backend/test_config.py"
 RUNS = "tests/backend/manager/test_run_manager.py"
 
 FAULTS: tuple[Fault, ...] = (
@@ -48,8 +49,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the end token is not learned",
         "backend/data_pipeline.py",
-        "trained = np.asarray(encoded.trained, dtype=bool)",
-        "trained = np.asarray([*encoded.trained[:-2], False, False], dtype=bool)",
+        "        ids, trained = whole\n",
+        "        ids, trained = whole\n        trained = trained.copy()\n        trained[-2:] = False\n",
         (PIPELINE,),
     ),
     Fault(
@@ -155,17 +156,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault("no warm-up", "backend/core/optimizer.py", "return step / warmup", "return 1.0", (OPTIMIZER,)),
     Fault(
         "the batch size is ignored",
-        "backend/core/training.py",
-        "return training.per_device_train_batch_size * training.gradient_accumulation_steps",
-        "return 8 * training.gradient_accumulation_steps",
-        (TRAINING,),
+        "backend/config.py",
+        "return self.per_device_train_batch_size * self.gradient_accumulation_steps",
+        "return 8 * self.gradient_accumulation_steps",
+        (TRAINING, CONFIG),
     ),
     Fault(
         "accumulation is ignored",
-        "backend/core/training.py",
-        "return training.per_device_train_batch_size * training.gradient_accumulation_steps",
-        "return training.per_device_train_batch_size",
-        (TRAINING,),
+        "backend/config.py",
+        "return self.per_device_train_batch_size * self.gradient_accumulation_steps",
+        "return self.per_device_train_batch_size",
+        (TRAINING, CONFIG),
     ),
     Fault(
         "the mean is taken over each micro-batch",
@@ -248,17 +249,17 @@ FAULTS: tuple[Fault, ...] = (
     # --- the model that answers
     Fault(
         "another checkpoint is loaded",
-        "backend/inferencer.py",
-        'wanted = names[-1] if checkpoint == "latest"',
-        'wanted = names[0] if checkpoint == "latest"',
-        (INFERENCER,),
+        "backend/model_source.py",
+        "        return names[-1]\n",
+        "        return names[0]\n",
+        ("tests/backend/test_model_source.py", INFERENCER),
     ),
     Fault(
         "the prompt is ignored",
-        "backend/inferencer.py",
-        'messages: Sequence[dict[str, Any]] = [{"role": "user", "content": prompt}]',
-        'messages: Sequence[dict[str, Any]] = [{"role": "user", "content": "Hello"}]',
-        (INFERENCER,),
+        "backend/voice.py",
+        'messages: Sequence[Message] = [{"role": "user", "content": prompt}]',
+        'messages: Sequence[Message] = [{"role": "user", "content": "Hello"}]',
+        ("tests/backend/test_voice.py", INFERENCER),
     ),
     Fault(
         "missing weights are drawn at random",
@@ -270,7 +271,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a closed model stays loaded",
         "backend/inferencer.py",
-        "        self._model = None\n\n    def __enter__",
+        "        self._shared = None\n\n    def __enter__",
         "        pass\n\n    def __enter__",
         (INFERENCER,),
     ),
@@ -285,8 +286,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a stop request is not heeded",
         "backend/trainer_main.py",
-        "reason = signals.reason or run_dir.stop_requested()",
-        "reason = signals.reason",
+        "signals.reason or run_dir.stop_requested()",
+        "signals.reason",
         (TRAINER,),
     ),
     Fault(
@@ -341,7 +342,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a running run can be deleted",
         "backend/manager/run_manager.py",
-        "        require(run, found.status(), Event.DELETE)\n        with found.lock():\n",
+        "        require(run, found.status(), Event.DELETE)\n        with found.hold_for_deleting():\n",
         "        if found:\n",
         (RUNS,),
     ),
@@ -356,8 +357,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "one point a curve",
         "backend/manager/scalars.py",
-        "                steps.append(step)\n                values.append(float(value))",
-        "                steps[:] = [step]\n                values[:] = [float(value)]",
+        "        steps.append(step)\n        values.append(float(value))",
+        "        steps[:] = [step]\n        values[:] = [float(value)]",
         ("tests/backend/manager/test_scalars.py",),
     ),
     Fault(
@@ -380,5 +381,42 @@ FAULTS: tuple[Fault, ...] = (
         'else "trained" if trained and index else "context"',
         'else "trained"',
         ("tests/backend/test_preview.py",),
+    ),
+    # --- the studio
+    Fault(
+        "curves are not drawn",
+        "app/views/charts.py",
+        "    st.vega_lite_chart(data, spec,",
+        "    str((data, spec)) and dict(",
+        ("tests/app/views/test_charts.py", "tests/app/pages/test_run.py"),
+    ),
+    Fault(
+        "an upload is thrown away",
+        "app/uploads.py",
+        ".write_bytes(content)",
+        '.write_bytes(b"")',
+        ("tests/app/test_uploads.py",),
+    ),
+    Fault(
+        "Start starts nothing",
+        "app/start.py",
+        "            process_manager.start(run)\n",
+        "            pass\n",
+        ("tests/app/test_start.py",),
+    ),
+    Fault(
+        "Stop stops nothing",
+        "app/actions.py",
+        "    run.request_stop(reason)\n    threading.Thread(",
+        "    return\n    threading.Thread(",
+        ("tests/app/test_actions.py", "tests/app/test_run_buttons.py", "tests/app/pages/test_run.py"),
+    ),
+    # --- what leaves
+    Fault(
+        "exported heads are not permuted",
+        "backend/export/gguf_writer.py",
+        'turned = _permuted(config, f"{module}.weight", values) if side == "B.weight" else values',
+        "turned = values",
+        ("tests/backend/export/test_gguf_writer.py", "tests/backend/test_exporter.py"),
     ),
 )
