@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -74,8 +74,8 @@ class ChatClient:
         choices = self._ask("POST", "/v1/chat/completions", body).get("choices") or [{}]
         return str(choices[0].get("message", {}).get("content") or "")
 
-    def stream(self, model: str, messages: Sequence[Message], **options: Any) -> Iterator[str]:
-        """An answer in pieces, as they come. Raises InferenceError."""
+    def stream(self, model: str, messages: Sequence[Message], **options: Any) -> Generator[str, None, None]:
+        """An answer in pieces, as they come; close it to end the work. Raises InferenceError."""
         body = {"model": model, "messages": list(messages), "stream": True, **options}
         connection = self._connection(self._timeout)
         try:

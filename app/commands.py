@@ -204,7 +204,7 @@ def _progress(command: Command, label: str) -> None:
         command.wait(_TERM_SECONDS)
         st.rerun()
     if words := command.last_words():
-        st.caption(words)
+        st.caption(plain(words, 200))
 
 
 def show_failure(answer: Answer, *, words: Sequence[str] = (), version: str = "") -> None:

@@ -170,7 +170,7 @@ def _whole(setting: Setting, value: Any, key: str) -> Any:
 
 def _number(setting: Setting, value: Any, key: str) -> Any:
     """A number as text: a learning rate of 2e-5 has no sensible step, and bounds may be open."""
-    shown = "" if value is None else f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    shown = "" if value is None else value if isinstance(value, str) else _spelled(value)
     text = st.text_input(
         setting.label,
         shown,
@@ -184,6 +184,11 @@ def _number(setting: Setting, value: Any, key: str) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def _spelled(value: float) -> str:
+    """The shortest spelling that reads back as the same number."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def _text(setting: Setting, value: Any, key: str) -> Any:

@@ -117,7 +117,7 @@ def _one(export: Export) -> None:
                             key=f"save {export.folder.name} {number}",
                             icon=":material/download:",
                             on_click="ignore",
-                            help=f"Save {name}",
+                            help=plain(f"Save {name}"),
                         )
         if export.card:
             with st.expander("Model card"):

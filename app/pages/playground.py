@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import streamlit as st
@@ -100,11 +101,20 @@ def _say(ask: ChatClient, model: str, options: Mapping[str, Any], turns: list[di
         place.caption("Thinking …")
         stop.button("Stop", icon=":material/stop:", key=f"stop {len(turns)}")
         st.session_state["saying"] = ""
-        for piece in ask.stream(model, _with_system(turns), **options):
-            st.session_state["saying"] += piece
-            place.text(st.session_state["saying"])
+        with closing(ask.stream(model, _with_system(_answered(turns)), **options)) as pieces:
+            for piece in pieces:
+                st.session_state["saying"] += piece
+                place.text(st.session_state["saying"])
         turns.append({"role": "assistant", "content": st.session_state.pop("saying")})
         stop.empty()
+
+
+def _answered(turns: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The turns without the questions that got no word of answer, since templates want turns to alternate."""
+    following = [*(turn["role"] for turn in turns[1:]), ""]
+    return [
+        turn for turn, then in zip(turns, following, strict=True) if (turn["role"], then) != ("user", "user")
+    ]
 
 
 def _keep_what_was_said(turns: list[dict[str, str]]) -> None:

@@ -43,7 +43,7 @@ def test_closing_a_stream_closes_its_connection(client: ChatClient, server: Answ
     server.pieces = ["x" * 1000] * 100_000
     stream = client.stream("run-1", ASKED)
     assert next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert server.gone.wait(20)
 
 

@@ -115,7 +115,8 @@ def test_going_back_to_the_default_forgets() -> None:
 def test_a_number_that_is_none_stays_for_the_message(name: str) -> None:
     app = shown(name)
     widget(app, name).set_value("much").run()
-    assert app.session_state["result"] == {name: "much"}
+    assert app.run().session_state["result"] == {name: "much"}
+    assert shown(name, start={name: "much"}).session_state["result"] == {name: "much"}
 
 
 def test_all_linear_stays_a_word_and_a_share_a_number() -> None:

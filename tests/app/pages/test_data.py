@@ -9,6 +9,7 @@ import pytest
 
 from app.uploads import kept_files
 from tests.app.conftest import OpenPage
+from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
 from tests.runs import write_rows
 
@@ -119,3 +120,15 @@ def test_an_upload_is_kept_once(open_page: OpenPage, source: Path, root: Path) -
     (kept,) = kept_files(root)
     assert kept.read_bytes() == source.read_bytes()
     assert app.text_input[0].value == str(kept)
+
+
+def test_hostile_names_and_rows_are_only_shown(
+    open_page: OpenPage, tmp_path: Path, tiny_folder: Path
+) -> None:
+    rows = [{"question": EVIL, "answer": EVIL, EVIL[:40]: EVIL}] * 3
+    source = write_rows(tmp_path / "![x](y) **b** <img src=x>.jsonl", rows)
+    app = open_page("data")
+    app.text_input[0].set_value(str(source)).run()
+    assert_only_shown(settled(app))
+    assert_only_shown(press(app, "Write a mended copy"))
+    assert_only_shown(settled(app.segmented_control(key="data view").set_value("Rows").run()))

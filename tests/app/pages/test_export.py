@@ -13,6 +13,7 @@ from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
 from tests.app.states import Runs
 from tests.app.test_exports import make_export
+from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
 
 
@@ -96,3 +97,12 @@ def test_deleting_asks_and_names_what_goes(open_page: OpenPage, root: Path) -> N
     assert folder.is_dir()
     next(button for button in app.button if button.label == "Delete it").click().run()
     assert not folder.exists()
+
+
+def test_a_hostile_certificate_is_only_shown(open_page: OpenPage, root: Path) -> None:
+    folder = make_export(root)
+    found = json.loads((folder / "certificate.json").read_text())
+    hostile = {"reasons": [EVIL], "target": EVIL, "precision": EVIL, "run": EVIL}
+    (folder / "certificate.json").write_text(json.dumps(found | hostile))
+    (folder / "![x](y) **b**").write_text(EVIL)
+    assert_only_shown(open_page("export"))

@@ -16,6 +16,7 @@ from backend.run_dir import RunDir
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
 from tests.app.test_forms import widget
+from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
 from tests.runs import write_rows
 
@@ -153,3 +154,12 @@ def test_queueing(
     press(app, "Put into the queue")
     (run,) = RunDir.all_under(root / "runs")
     assert run.ticket_file.exists()
+
+
+def test_hostile_values_are_only_shown(open_page: OpenPage, tmp_path: Path) -> None:
+    app = open_page("new_run")
+    widget(app, "training.learning_rate").set_value(EVIL).run()
+    widget(app, "model.model_name_or_path").set_value(EVIL).run()
+    widget(app, "data.train").set_value(EVIL).run()
+    assert_only_shown(settled(app))
+    assert app.error

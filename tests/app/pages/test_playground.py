@@ -97,13 +97,14 @@ def test_the_base_has_neither(open_page: OpenPage, manager: MagicMock, server: A
 
 
 def test_what_the_server_refuses_is_a_sentence_and_the_talk_goes_on(
-    open_page: OpenPage, manager: MagicMock
+    open_page: OpenPage, manager: MagicMock, server: Answering
 ) -> None:
     app = open_page("playground")
     app.chat_input[0].set_value("refuse").run()
     assert "Too long" in app.error[0].value
     app.chat_input[0].set_value("food pork").run()
     assert app.text[-1].value == "<b>Meat</b>"
+    assert [turn["content"] for turn in server.asked[1]["messages"]] == ["food pork"]
 
 
 def test_an_answer_that_was_stopped_stays_as_far_as_it_came(open_page: OpenPage, manager: MagicMock) -> None:
