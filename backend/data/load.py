@@ -18,6 +18,7 @@ from backend.data.store import RowFile, write_rows
 from backend.errors import DataError
 
 SAMPLE_RECORDS = 200
+SAMPLE_FILES = 20
 MAX_REJECTED_KEPT = 10_000
 
 
@@ -81,7 +82,7 @@ def load_rows(
             raise DataError(f"{path} has no rows.", remedy="Put at least one row into it.", code="no-rows")
         if not sample:
             raise _too_many_rejected(str(path), aside)
-        shape = detect(sample, columns)
+        shape = detect(_across_files(sample, located, options or ReadOptions()), columns)
         rows = _keep(_rows(itertools.chain(sample, records), shape, aside), store)
         if aside.too_many or not rows:
             raise _too_many_rejected(str(path), aside)
@@ -158,6 +159,23 @@ def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[
                 _put_aside(item, aside)
             else:
                 aside.skipped.append(item)
+
+
+def _across_files(first: list[Record], located: Located, options: ReadOptions) -> list[Record]:
+    """Records to detect the shape by: the ``first`` ones, or as many of each file where those are all of one file.
+
+    At most ``SAMPLE_FILES`` files are looked into, evenly spread.
+    """
+    files = located.files[:: -(-len(located.files) // SAMPLE_FILES)]
+    begun = f"{files[0].name}:"
+    if len(files) < 2 or len(first) < SAMPLE_RECORDS or not first[-1].place.startswith(begun):
+        return first
+    share = SAMPLE_RECORDS // len(files)
+    others = (
+        itertools.islice((item for item in read_file(file, options) if isinstance(item, Record)), share)
+        for file in files[1:]
+    )
+    return [*first[:share], *itertools.chain.from_iterable(others)]
 
 
 def _rows(records: Iterable[Record], shape: Shape, aside: _Aside) -> Iterator[Row]:

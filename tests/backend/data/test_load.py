@@ -227,3 +227,37 @@ def test_reading_stops_when_nearly_everything_is_rejected(tmp_path, monkeypatch)
 def test_a_quarantine_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         write_quarantine([], tmp_path / "no" / "q.jsonl")
+
+
+TEXTS = [{"text": f"t{number}"} for number in range(250)]
+
+
+def test_a_folder_is_not_judged_by_its_first_file(tmp_path):
+    write_lines(tmp_path / "a.jsonl", TEXTS)
+    for name in ("b.jsonl", "c.jsonl"):
+        write_lines(tmp_path / name, PAIRS * 10)
+    loaded = load_rows(tmp_path, max_rejected_share=1.0)
+    assert loaded.shape.name == "prompt/completion"
+    assert "fits 67% of 198 sampled rows" in loaded.reason
+    assert (len(loaded.rows), len(loaded.rejected)) == (400, 250)
+
+
+def test_few_rows_are_judged_by_all_of_them(tmp_path):
+    write_lines(tmp_path / "a.jsonl", PAIRS)
+    write_lines(tmp_path / "b.jsonl", PAIRS)
+    assert "fits 100% of 40 sampled rows" in load_rows(tmp_path).reason
+
+
+def test_many_files_are_looked_into_evenly_and_no_more_than_twenty(tmp_path, monkeypatch):
+    write_lines(tmp_path / "000.jsonl", PAIRS * 11)
+    for number in range(1, 60):
+        write_lines(tmp_path / f"{number:03}.jsonl", PAIRS[:1])
+    opened = []
+    real = load.read_file
+    monkeypatch.setattr(
+        load, "read_file", lambda file, options: opened.append(file.name) or real(file, options)
+    )
+    assert len(load_rows(tmp_path).rows) == 220 + 59
+    sampled = opened[1:20]
+    assert sampled == [f"{number:03}.jsonl" for number in range(3, 60, 3)]
+    assert len(opened) == 60 + 19
