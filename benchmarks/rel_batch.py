@@ -20,6 +20,8 @@ from pathlib import Path
 
 from serve_process import ROOT, tiny_run
 
+from backend.batch_inference import WINDOW_ROWS
+
 WORDS = ["test input", "food pork", "food pear", "Bratwurst, pork", "Milk, whole", "Spices, pepper, black"]
 
 
@@ -45,7 +47,7 @@ def main() -> int:
         began = time.perf_counter()
         subprocess.run([*command, str(whole)], cwd=ROOT, check=True)
         print(f"undisturbed: {time.perf_counter() - began:.0f} s")
-        places = sorted(dice.sample(range(1, options.rows), options.kills))
+        places = sorted(dice.sample(range(1, options.rows - 2 * WINDOW_ROWS), options.kills))
         for kill, place in enumerate(places, start=1):
             with subprocess.Popen([*command, str(out)], cwd=ROOT) as child:
                 while child.poll() is None and _lines(out) < place:

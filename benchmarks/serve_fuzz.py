@@ -41,8 +41,6 @@ def main() -> int:
             fields = schema.get("properties", {})
             if "model" in fields and schema.get("title", "").endswith("Request"):
                 fields["model"] = {"type": "string", "enum": names}
-            if "max_tokens" in fields and schema.get("title", "").endswith("Request"):
-                fields["max_tokens"] = {"type": "integer", "minimum": 1, "maximum": 32}
         path, config = Path(folder) / "openapi.json", Path(folder) / "schemathesis.toml"
         path.write_text(json.dumps(document))
         config.write_text(CONFIG)

@@ -189,7 +189,10 @@ def _ref(name: str) -> dict[str, str]:
 def _responses(content: dict[str, Any], errors: str) -> dict[str, Any]:
     json_error = {"application/json": {"schema": _ref("Error")}}
     return {
-        "200": {"description": "Done.", "content": {kind: {"schema": one} for kind, one in content.items()}},
+        "200": {
+            "description": "Done.",
+            "content": {kind: {"schema": one} if one else {} for kind, one in content.items()},
+        },
         **{status: {"description": _ERRORS[status], "content": json_error} for status in errors.split()},
     }
 
@@ -207,7 +210,7 @@ def _get(
 
 
 def _post(operation: str, request: str, answer: str, *, streams: bool = False) -> dict[str, Any]:
-    content = {"application/json": _ref(answer), **({"text/event-stream": _TEXT} if streams else {})}
+    content = {"application/json": _ref(answer), **({"text/event-stream": {}} if streams else {})}
     return {
         "operationId": operation,
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},

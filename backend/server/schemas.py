@@ -129,23 +129,26 @@ class JsonOfSchema(Strict):
 class StructuredOutputs(Strict):
     """The form of an answer: exactly one of its fields."""
 
-    choice: (
-        Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1000)] | None
-    ) = None
-    regex: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
-    json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+
+    choice: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(min_length=1, max_length=1000, default_factory=list),
+    ]
+    regex: Annotated[str, Field(min_length=1, max_length=65_536)] = ""
+    json_: Annotated[dict[str, Any], Field(alias="json", default_factory=dict)]
 
     @model_validator(mode="after")
     def _exactly_one(self) -> StructuredOutputs:
-        if sum(part is not None for part in (self.choice, self.regex, self.json_)) != 1:
+        if len(self.model_fields_set) != 1:
             raise ValueError("give exactly one of choice, regex and json")
         return self
 
     def constraint(self) -> Constraint:
         """The form in our words."""
-        if self.choice is not None:
+        if self.choice:
             return Constraint.choice(*self.choice)
-        return Constraint.json(self.json_) if self.regex is None else Constraint.regex(self.regex)
+        return Constraint.regex(self.regex) if self.regex else Constraint.json(self.json_)
 
 
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -261,8 +264,12 @@ class CompletionRequest(Streamed):
 class Looked(Generation):
     """What the looks inside have in common."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)] | None = None
-    prompt: Annotated[str, Field(min_length=1)] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["messages"]}, {"required": ["prompt"]}]}
+    )
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, default_factory=list)]
+    prompt: Annotated[str, Field(min_length=1)] = ""
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=512)] = 128
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
@@ -270,7 +277,7 @@ class Looked(Generation):
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Looked:
-        if (self.messages is None) == (self.prompt is None):
+        if len(self.model_fields_set & {"messages", "prompt"}) != 1:
             raise ValueError("give exactly one of messages and prompt")
         return self
 
@@ -281,7 +288,7 @@ class Looked(Generation):
 
     def conversation(self) -> list[dict[str, Any]]:
         """The messages; a prompt is a user's."""
-        if self.messages is None:
+        if not self.messages:
             return [{"role": "user", "content": self.prompt}]
         return [message.plain() for message in self.messages]
 
