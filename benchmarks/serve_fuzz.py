@@ -19,6 +19,8 @@ from pathlib import Path
 
 from serve_process import served
 
+CONTEXT = 128
+"""A short one, so that the many requests without a limit end soon."""
 CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 404]
@@ -34,7 +36,10 @@ def main() -> int:
     parser.add_argument("--run", default="", help="a finished run; a tiny one is trained if left out")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with served(options.run) as server, tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+    with (
+        served(options.run, context=CONTEXT) as server,
+        tempfile.TemporaryDirectory(prefix="fuzz-") as folder,
+    ):
         document = json.loads(server.ask("GET", "/openapi.json")[1])
         names = ["base", server.run, f"{server.run}@latest"]
         for schema in document["components"]["schemas"].values():

@@ -44,24 +44,24 @@ class Served:
             connection.close()
 
 
-def tiny_run(folder: Path) -> Path:
-    """A run of the tests' tiny model, really trained."""
+def tiny_run(folder: Path, context: int = 512) -> Path:
+    """A run of the tests' tiny model, really trained; ``context`` is the most tokens it can look at."""
     sys.path.insert(0, str(ROOT))
     from backend.trainer_main import run
-    from tests.runs import LEARN, learner_folder, make_run, write_rows
+    from tests.runs import LEARN, make_run, write_rows
+    from tests.tiny import tiny_model_folder
 
-    made = make_run(
-        folder / "runs", learner_folder(folder / "model"), write_rows(folder / "rows.jsonl"), LEARN
-    )
+    model = tiny_model_folder(folder / "model", initializer_range=0.5, max_position_embeddings=context)
+    made = make_run(folder / "runs", model, write_rows(folder / "rows.jsonl"), LEARN)
     run(made)
     return made.path
 
 
 @contextmanager
-def served(run: str, *options: str) -> Iterator[Served]:
-    """A server process over ``run`` (a folder), or over a tiny run where it is empty."""
+def served(run: str, *options: str, context: int = 512) -> Iterator[Served]:
+    """A server process over ``run`` (a folder), or over a tiny run of that ``context`` where it is empty."""
     with tempfile.TemporaryDirectory(prefix="serve-") as folder:
-        path = Path(run).absolute() if run else tiny_run(Path(folder))
+        path = Path(run).absolute() if run else tiny_run(Path(folder), context)
         command = [sys.executable, "-m", "backend.cli", "serve", str(path), "--root", str(path.parent)]
         command += ["--port", "0", "--json", *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
