@@ -94,7 +94,7 @@ def time_left(scalars: RunScalars) -> TimeLeft | None:
     total = scalars.latest.get("total_steps")
     if len(steps) < 3 or not isinstance(total, int) or total < steps[-1]:
         return None
-    ends = list(zip(steps, elapsed, strict=True))[-PACE_STEPS - 1 :]
+    ends = zip(steps[-PACE_STEPS - 1 :], elapsed[-PACE_STEPS - 1 :], strict=True)
     paces = [(t1 - t0) / (s1 - s0) for (s0, t0), (s1, t1) in pairwise(ends) if s1 > s0]
     if not paces:
         return None

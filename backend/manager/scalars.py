@@ -41,9 +41,14 @@ class RunScalars:
         step = record.get("step")
         if not isinstance(step, int):
             return
+        curves = self._curves
         for tag, value in record.items():
-            if "/" in tag and isinstance(value, int | float):
-                self._add(tag, step, value)
+            if (
+                type(value) is float or type(value) is int
+            ) and "/" in tag:  # a million of these for a long run
+                curve = curves.get(tag) or curves.setdefault(tag, ([], []))
+                curve[0].append(step)
+                curve[1].append(value)
         self._count_seconds(step, record)
 
     def _count_seconds(self, step: int, record: dict[str, object]) -> None:
@@ -54,12 +59,9 @@ class RunScalars:
         self._elapsed_seconds += seconds * max(1, step - self._last_step) if is_step else seconds
         if is_step:
             self._last_step = step
-            self._add(ELAPSED, step, self._elapsed_seconds)
-
-    def _add(self, tag: str, step: int, value: float) -> None:
-        steps, values = self._curves.setdefault(tag, ([], []))
-        steps.append(step)
-        values.append(float(value))
+            steps, values = self._curves.setdefault(ELAPSED, ([], []))
+            steps.append(step)
+            values.append(self._elapsed_seconds)
 
     def tags(self) -> list[str]:
         """The names of the curves there are."""

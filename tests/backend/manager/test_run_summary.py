@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from backend.config import parse_config
-from backend.manager.run_summary import Labels, peek, read_labels, summarise
+from backend.manager.run_summary import Labels, peek, read_labels, summarise, what_goes
 from backend.reports import EvalReport, RunStatus, StepReport, metrics_record
 from backend.run_dir import RunDir
 
@@ -81,3 +81,15 @@ def test_an_unreadable_config_is_an_empty_one(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     run.config.mkdir(parents=True)
     assert summarise(run).model == ""
+
+
+def test_what_deleting_takes_away(run: RunDir) -> None:
+    assert what_goes(run) == ["configuration"]
+    for step in (1, 2):
+        run.checkpoint(step).mkdir(parents=True)
+    run.adapter.mkdir()
+    run.metrics_writer().close()
+    assert what_goes(run) == ["configuration", "curves", "2 checkpoints", "trained adapter"]
+    shutil.rmtree(run.path)
+    run.path.mkdir()
+    assert what_goes(run) == ["damaged files"]
