@@ -63,7 +63,7 @@ def main() -> int:
         ]
         command += ["--max-examples", str(options.n), "--seed", str(options.seed), "--phases"]
         command += ["examples,coverage,fuzzing", "--continue-on-failure", "--request-timeout", "120"]
-        result = subprocess.run([*command, "--suppress-health-check", "all"], check=False)
+        result = subprocess.run([*command, "--suppress-health-check", "all"], check=False, cwd=folder)
         alive = server.ask("GET", "/health")[0] == 200
     print("the server lives" if alive else "the server died")
     return result.returncode or int(not alive)

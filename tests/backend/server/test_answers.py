@@ -78,7 +78,10 @@ def test_news_for_nobody_is_dropped() -> None:
     async def make() -> Ticket:
         return Ticket()
 
-    asyncio.run(make()).deliver([Failure(None)])
+    ticket = asyncio.run(make())
+    ticket.deliver([Failure(None)])
+
+    assert ticket._news.empty()
 
 
 def test_strength_is_that_of_an_adapter(trained: RunDir) -> None:
