@@ -204,7 +204,8 @@ def _lines(setting: Setting, value: Any, key: str) -> Any:
 def _pairs(setting: Setting, value: Any, key: str) -> Any:
     shown = "\n".join(f"{part}: {one}" for part, one in (value or {}).items())
     text = st.text_area(setting.label, shown, help=f"{setting.help} One a line.", key=key)
-    pairs = (line.partition(":") for line in text.splitlines() if line.strip())
+    lines = (line for line in text.splitlines() if line.strip())
+    pairs = (line.partition(": " if ": " in line else ":") for line in lines)  # a name may hold a colon
     return {part.strip(): one.strip() for part, _, one in pairs}
 
 

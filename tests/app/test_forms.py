@@ -21,6 +21,11 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "model.dtype": ("float32", "float32"),
     "data.validation": ("held-out.jsonl", "held-out.jsonl"),
     "data.columns": ("prompt: question\ncompletion: a: b", {"prompt": "question", "completion": "a: b"}),
+    "data.delimiter": (";", ";"),
+    "data.sha256": (
+        "hf://owner/name: 0123\nrows.jsonl:4567",
+        {"hf://owner/name": "0123", "rows.jsonl": "4567"},
+    ),
     "data.truncation": ("cut", "cut"),
     "augmentation.prompt_templates": ("Please: {prompt}\n\n", ["Please: {prompt}"]),
     "augmentation.oversample": ("2", 2.0),
