@@ -6,6 +6,7 @@ Floor F0: plain frozen dataclasses and enums; of ours it imports only ``utils``.
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -87,6 +88,17 @@ class EvalReport:
     exact_match: float | None = None
     scored_rows: int = 0
     samples: tuple[Sample, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the trainer is doing, for whoever shows it: a phase in words, and a report where there is one."""
+
+    phase: str
+    report: StepReport | EvalReport | None = None
+
+
+Watcher = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

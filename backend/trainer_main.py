@@ -14,8 +14,8 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -25,15 +25,15 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
+from backend.assessor import Assessor, held_out
 from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, restore, save_result
 from backend.core.device import ComputePlan, apply_plan, available_cores, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
-from backend.core.evaluation import HeldOut, evaluate
 from backend.core.forward import prove
 from backend.core.generation import context_length
 from backend.core.model_loader import load_base, model_fingerprint, resolve_model
-from backend.core.tokenizer import decode, load_tokenizer, stop_token_ids
+from backend.core.tokenizer import load_tokenizer
 from backend.core.training import TrainState, Variation, total_steps, train_steps
 from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
@@ -42,27 +42,14 @@ from backend.data.records import Row
 from backend.data_pipeline import Dataset
 from backend.errors import DataError, RunError, TrainingError, TunesmithError
 from backend.recorder import Recorder
-from backend.reports import EvalReport, Outcome, RunStatus, StepReport
+from backend.reports import Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run_dir import RunDir
 from backend.utils.config_utils import parse_yaml
 from backend.varied_rows import VariedRows
 
 STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
-SHORT_ANSWER_TOKENS = 32
-"""Held-out answers are scored by exact match when none of them is longer than this, in tokens."""
 
 log = logging.getLogger("tunesmith")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the trainer is doing, for whoever shows it: a phase in words, and a report where there is one."""
-
-    phase: str
-    report: StepReport | EvalReport | None = None
-
-
-Watcher = Callable[[Progress], None]
 
 
 class _Signals:
@@ -225,7 +212,7 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     steps = total_steps(len(rows.examples), config.training)
     eval_every = resolve_steps(config.evaluation.eval_steps, steps)
     save_every = resolve_steps(config.training.save_steps, steps)
-    assess = _Assessor(config, plan, state, tokenizer, _held_out(dataset, tokenizer, config), watch)
+    assess = Assessor(config, plan, state, tokenizer, held_out(dataset, tokenizer, config), watch)
     recorder = Recorder(run_dir, config, state, tokenizer, facts, checkpoint.notes if checkpoint else {})
     with recorder:
         if checkpoint is None and assess.possible:
@@ -352,58 +339,6 @@ def _fits_context(examples: Sequence[Any], limit: int) -> None:
             remedy=f"Set data.max_length to {limit} or less and data.truncation to cut or drop.",
             code="too-long",
         )
-
-
-def _held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
-    """Loss rows, a fixed panel spread over the set, and the rows to score where answers are short."""
-    if not dataset.validation:
-        return HeldOut([])
-    examples = data_pipeline.encode(dataset.validation, tokenizer, config.data).examples
-    questions = [
-        question
-        for question in data_pipeline.questions(dataset.validation, tokenizer)
-        if len(question.prompt_ids) < config.data.max_length
-    ]
-    short = all(len(question.expected) <= 8 * SHORT_ANSWER_TOKENS for question in questions) and all(
-        int(example.trained.sum()) <= SHORT_ANSWER_TOKENS for example in examples
-    )
-    every = max(1, len(questions) // max(1, config.evaluation.sample_rows))
-    panel = questions[::every][: config.evaluation.sample_rows]
-    return HeldOut(examples, panel, questions[: config.evaluation.score_rows] if short else [])
-
-
-class _Assessor:
-    """Evaluates the model as it stands; ``possible`` only where rows are held out."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        plan: ComputePlan,
-        state: TrainState,
-        tokenizer: PreTrainedTokenizerBase,
-        held_out: HeldOut,
-        watch: Watcher,
-    ) -> None:
-        self.possible = bool(held_out.examples)
-        self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
-        self._held_out, self._watch = held_out, watch
-        self._stop_ids = stop_token_ids(tokenizer, state.forward.causal.generation_config.eos_token_id)
-
-    def __call__(self, step: int, epoch: float, *, score: bool = False) -> EvalReport:
-        self._watch(Progress("evaluating"))
-        report = evaluate(
-            self._state.forward,
-            self._held_out if score else HeldOut(self._held_out.examples, self._held_out.panel),
-            self._plan,
-            budget=self._config.training.micro_batch_tokens,
-            max_new_tokens=self._config.evaluation.max_new_tokens,
-            stop_ids=self._stop_ids,
-            decode=lambda ids: decode(self._tokenizer, ids),
-            step=step,
-            epoch=epoch,
-        )
-        self._watch(Progress("training", report))
-        return report
 
 
 def _environment(

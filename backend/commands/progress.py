@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,10 +17,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from backend.reports import EvalReport, StepReport
-
-if TYPE_CHECKING:
-    from backend.trainer_main import Progress
+from backend.reports import EvalReport, Progress, StepReport
 
 
 class ProgressView:

@@ -97,6 +97,7 @@ def _added_token(index: int, content: str, *, special: bool) -> dict[str, Any]:
 
 
 def pre_tokenizer(rule: str | None) -> dict[str, Any]:
+    """The pre-tokenizer of a byte-level BPE as tokenizer.json has it; None splits words by GPT-2's rule."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if rule is None:
         return byte_level | {"use_regex": True}

@@ -13,9 +13,9 @@ from backend.branching import branch, changed_config
 from backend.core.optimizer import default_learning_rate
 from backend.errors import RunError
 from backend.inferencer import run_config
-from backend.reports import RunStatus
+from backend.reports import Progress, RunStatus
 from backend.run_dir import RunDir
-from backend.trainer_main import Progress, run
+from backend.trainer_main import run
 from tests.runs import SHORT, lines, make_run, tree
 
 

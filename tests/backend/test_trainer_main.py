@@ -15,9 +15,9 @@ import pytest
 
 from backend import trainer_main
 from backend.errors import RunError
-from backend.reports import EvalReport, Outcome, RunStatus, StepReport
+from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.run_dir import RunDir
-from backend.trainer_main import Progress, exit_code, main, run
+from backend.trainer_main import exit_code, main, run
 from tests.eventually import eventually
 from tests.fakes import FailingFileSystem
 from tests.runs import (

@@ -13,9 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from backend import trainer_main
 from backend.core.checkpoint import newest_good
-from backend.reports import StepReport
+from backend.reports import Progress, StepReport
 from backend.run_dir import RunDir
-from backend.trainer_main import Progress
 from backend.utils.file_utils import free_bytes
 from backend.utils.record_utils import record_to_json
 

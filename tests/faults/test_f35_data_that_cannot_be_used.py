@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from backend import data_pipeline, trainer_main
 from backend.config import DataConfig
 from backend.errors import DataError, TunesmithError
-from backend.reports import RunStatus, StepReport
+from backend.reports import Progress, RunStatus, StepReport
 from backend.run_dir import RunDir
-from backend.trainer_main import Progress
 from tests.faults.conftest import MakeRun
 
 GOOD = '{"prompt": "a", "completion": "b"}\n'

@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from backend.commands.progress import ProgressView, evaluation_line
-from backend.reports import EvalReport, StepReport
-from backend.trainer_main import Progress
+from backend.reports import EvalReport, Progress, StepReport
 
 STEP = StepReport(
     step=3,

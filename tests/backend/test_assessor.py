@@ -1,0 +1,71 @@
+"""Held-out rows: which of them are asked, which scored, and what is reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend import data_pipeline
+from backend.assessor import Assessor, held_out
+from backend.config import RunConfig, parse_config
+from backend.core.device import plan_compute
+from backend.core.forward import prove
+from backend.core.model_loader import load_base
+from backend.core.tokenizer import load_tokenizer
+from backend.core.training import TrainState
+from backend.core.tuning import make_trainable
+from backend.reports import Progress
+from tests.runs import settings, write_rows
+
+SAME = {"evaluation": {"sample_rows": 2, "score_rows": 3, "max_new_tokens": 4}}
+
+
+def rows(*answers: str) -> list[dict[str, str]]:
+    return [{"prompt": f"question {number}", "completion": answer} for number, answer in enumerate(answers)]
+
+
+def configured(tiny_folder: Path, folder: Path, validation: Path | float) -> RunConfig:
+    raw = settings(tiny_folder, write_rows(folder / "train.jsonl", rows("one", "two", "three")), SAME)
+    raw["data"]["validation"] = validation if isinstance(validation, float) else str(validation)
+    return parse_config(raw)
+
+
+def test_the_panel_is_spread_and_only_so_many_rows_are_scored(tiny_folder: Path, tmp_path: Path) -> None:
+    config = configured(tiny_folder, tmp_path, write_rows(tmp_path / "held.jsonl", rows(*"abcde")))
+    found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)
+    assert len(found.examples) == 5
+    assert [question.row.rpartition(":")[2] for question in found.panel] == ["1", "3"]
+    assert [question.expected for question in found.scored] == ["a", "b", "c"]
+
+
+def test_long_answers_are_not_scored(tiny_folder: Path, tmp_path: Path) -> None:
+    long = write_rows(tmp_path / "held.jsonl", rows("yes", "no " * 90))
+    config = configured(tiny_folder, tmp_path, long)
+    found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)
+    assert (len(found.panel), list(found.scored)) == (2, [])
+
+
+def test_nothing_is_held_out(tiny_folder: Path, tmp_path: Path) -> None:
+    config = configured(tiny_folder, tmp_path, 0.0)
+    found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)
+    assert not found.examples
+
+
+@pytest.mark.parametrize(("score", "scored"), [(False, 0), (True, 3)])
+def test_a_report_and_what_a_watcher_sees(
+    tiny_folder: Path, tmp_path: Path, score: bool, scored: int
+) -> None:
+    config = configured(tiny_folder, tmp_path, write_rows(tmp_path / "held.jsonl", rows(*"abcde")))
+    tokenizer, plan = load_tokenizer(tiny_folder), plan_compute("float32")
+    model = make_trainable(load_base(tiny_folder), config.tuning, seed=0)
+    state = TrainState.start(prove(model, longest_row=64), config.training)
+    held = held_out(data_pipeline.load(config.data, seed=0), tokenizer, config)
+    seen: list[Progress] = []
+    assess = Assessor(config, plan, state, tokenizer, held, seen.append)
+    report = assess(7, 0.5, score=score)
+    assert assess.possible
+    assert (report.step, report.epoch, report.rows, report.scored_rows) == (7, 0.5, 5, scored)
+    assert report.loss > 0
+    assert len(report.samples) == 2
+    assert seen == [Progress("evaluating"), Progress("training", report)]
