@@ -357,8 +357,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "one point a curve",
         "backend/manager/scalars.py",
-        "        steps.append(step)\n        values.append(float(value))",
-        "        steps[:] = [step]\n        values[:] = [float(value)]",
+        "                curve[0].append(step)\n                curve[1].append(value)",
+        "                curve[0][:], curve[1][:] = [step], [value]",
         ("tests/backend/manager/test_scalars.py",),
     ),
     Fault(
