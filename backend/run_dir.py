@@ -40,7 +40,7 @@ from backend.utils.file_utils import (
     write_json_durably,
 )
 from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep_lines, read_jsonl_tail
-from backend.utils.lock_utils import is_locked, is_shared
+from backend.utils.lock_utils import is_folder_held, is_locked
 from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
 
@@ -74,7 +74,6 @@ class RunDir:
     config = _Part("config.yaml")  # the whole resolved configuration; the door writes it once
     environment = _Part("environment.json")  # versions, device, fingerprints; the trainer, each attempt
     lock_file = _Part("run.lock")  # locked while a process works on the run: this is liveness
-    use_file = _Part("run.use")  # locked, together with others, by whoever reads the run and needs it to stay
     attempts = _Part("attempts")  # a file for each attempt, from the supervisor (or a foreground trainer)
     ticket_file = _Part("queued")  # a place in the queue
     stop_file = _Part("stop")  # a request to stop; anyone may write it, an empty one counts
@@ -346,7 +345,7 @@ class RunDir:
 
     def is_in_use(self) -> bool:
         """Whether somebody holds the run for reading."""
-        return is_shared(self.use_file)
+        return is_folder_held(self.path)
 
     def hold_for_deleting(self) -> AbstractContextManager[None]:
         """Hold the run against trainers and readers. Raises RunError (``already-running``, ``in-use``, …)."""
@@ -354,7 +353,7 @@ class RunDir:
 
     @property
     def _locks(self) -> RunLocks:
-        return RunLocks(self.id, self.lock_file, self.use_file)
+        return RunLocks(self.path, self.lock_file)
 
     def status(self) -> RunStatus:
         """Where the run stands; derived, never stored."""

@@ -5,7 +5,6 @@ Only ``run_dir`` uses this room. Floor F0: imports errors and utils.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,23 +13,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.errors import RunError
-from backend.utils.lock_utils import LockedError, hold_lock, share_lock
+from backend.utils.lock_utils import LockedError, hold_folder, hold_lock, share_folder
 
 LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
 """The environment variable by which a supervisor hands its lock to the trainer."""
-
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RunLocks:
-    """``work_file`` is held alone by who trains, ``use_file`` together by who reads, both alone by who deletes."""
+    """``work_file`` is held alone by who trains, ``folder`` together by who reads, both alone by who deletes."""
 
-    run: str
+    folder: Path
     work_file: Path
-    use_file: Path
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        return self.folder.name
 
     @contextmanager
     def work(self) -> Iterator[tuple[int, bool]]:
@@ -48,16 +49,9 @@ class RunLocks:
 
     @contextmanager
     def read(self) -> Iterator[None]:
-        """Hold the run as one of its readers. A folder that cannot be written needs no lock: nobody can delete it.
-
-        Raises RunError ``no-such-run``.
-        """
+        """Hold the run as one of its readers, which writes nothing. Raises RunError ``no-such-run``."""
         with ExitStack() as stack:
-            try:
-                self._enter(stack, share_lock(self.use_file), self._is_gone())
-            except OSError as error:
-                if error.errno not in _READ_ONLY:
-                    raise
+            self._enter(stack, share_folder(self.folder), self._is_gone())
             yield
 
     @contextmanager
@@ -65,7 +59,7 @@ class RunLocks:
         """Hold the run against workers and readers. Raises RunError (``already-running``, ``in-use``, …)."""
         with ExitStack() as stack:
             stack.enter_context(self.work())
-            self._enter(stack, hold_lock(self.use_file), self._is_in_use())
+            self._enter(stack, hold_folder(self.folder), self._is_in_use())
             yield
 
     def _enter(self, stack: ExitStack, lock: AbstractContextManager[T], refusal: RunError) -> T:

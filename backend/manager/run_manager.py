@@ -228,4 +228,4 @@ def _settings(run: RunDir) -> dict[str, object]:
 
 def _without_requests(folder: str, names: Sequence[str]) -> set[str]:
     run = RunDir(Path(folder))
-    return {path.name for path in (run.lock_file, run.use_file, run.stop_file, run.ticket_file)} & set(names)
+    return {path.name for path in (run.lock_file, run.stop_file, run.ticket_file)} & set(names)

@@ -1,7 +1,7 @@
-"""A lock file that lives exactly as long as its holders: ``flock`` on an open description that children inherit.
+"""Locks on files and folders that live exactly as long as their holders.
 
-No pid, no time-out, nothing to clean up: the kernel lets go when the last holder dies. Floor F0: standard
-library only, no domain word.
+``flock`` on an open description, which children inherit. No pid, no time-out, nothing to clean up: the kernel lets go
+when the last holder dies. Floor F0: standard library only, no domain word.
 """
 
 from __future__ import annotations
@@ -23,15 +23,28 @@ class LockedError(OSError):
 
 
 @contextmanager
-def share_lock(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold the lock at ``path`` together with whoever else shares it.
+def share_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold the folder at ``path`` together with whoever else shares it; nothing is written.
 
-    Raises LockedError when somebody holds it alone for longer than ``wait_seconds``, FileNotFoundError when that
-    holder took the file away, OSError when the file system cannot lock.
+    Raises LockedError when somebody holds it alone for longer than ``wait_seconds``, FileNotFoundError when it is
+    gone, OSError when the file system cannot lock.
     """
-    descriptor = _open(path)
+    with _held_folder(path, wait_seconds, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def hold_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold the folder at ``path`` alone; raises as ``share_folder`` does."""
+    with _held_folder(path, wait_seconds, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _held_folder(path: Path, wait_seconds: float, kind: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _take(descriptor, path, time.monotonic() + wait_seconds, fcntl.LOCK_SH)
+        _take(descriptor, path, time.monotonic() + wait_seconds, kind)
         if not _is_open_on(descriptor, path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield
@@ -64,14 +77,14 @@ def is_locked(path: Path) -> bool:
     return _is_refused(path, fcntl.LOCK_SH)
 
 
-def is_shared(path: Path) -> bool:
-    """Whether some process holds the lock at ``path`` now, alone or with others."""
+def is_folder_held(path: Path) -> bool:
+    """Whether some process holds the folder at ``path`` now, alone or with others."""
     return _is_refused(path, fcntl.LOCK_EX)
 
 
 def _is_refused(path: Path, kind: int) -> bool:
     try:
-        descriptor = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if kind == fcntl.LOCK_SH else os.O_RDWR))
+        descriptor = os.open(path, os.O_CLOEXEC | os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:

@@ -169,7 +169,7 @@ def test_s16_what_a_run_writes_is_its_owners(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
-    records = [run.config, run.environment, run.outcome_file, run.metrics_file, run.lock_file, run.use_file]
+    records = [run.config, run.environment, run.outcome_file, run.metrics_file, run.lock_file]
     modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in records if path.exists()}
     assert set(modes.values()) == {"0o600"}, modes
     assert len(modes) >= 5

@@ -8,10 +8,18 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backend.utils.lock_utils import LockedError, hold_lock, is_locked, is_shared, share_lock
+from backend.utils.lock_utils import (
+    LockedError,
+    hold_folder,
+    hold_lock,
+    is_folder_held,
+    is_locked,
+    share_folder,
+)
 from tests.eventually import eventually
 
 SLEEPER = "import time; time.sleep(60)"
@@ -135,53 +143,56 @@ def test_a_missing_folder_is_an_error_to_hold_and_free_to_look_at(tmp_path: Path
         pytest.fail("held nothing")
 
 
-class TestSharing:
-    def test_any_number_share(self, tmp_path: Path) -> None:
-        path = tmp_path / "lock"
-        assert not is_shared(path)
-        with share_lock(path), share_lock(path):
-            assert is_shared(path)
-            assert not is_locked(path)
-        assert not is_shared(path)
+class TestFolders:
+    def test_any_number_share_and_nothing_is_written(self, tmp_path: Path) -> None:
+        assert not is_folder_held(tmp_path)
+        with share_folder(tmp_path), share_folder(tmp_path):
+            assert is_folder_held(tmp_path)
+            assert list(tmp_path.iterdir()) == []
+        assert not is_folder_held(tmp_path)
 
     def test_nobody_has_it_alone_meanwhile(self, tmp_path: Path) -> None:
         with (
-            share_lock(tmp_path / "lock"),
+            share_folder(tmp_path),
             pytest.raises(LockedError, match="held"),
-            hold_lock(tmp_path / "lock", wait_seconds=0.05),
+            hold_folder(tmp_path, wait_seconds=0.05),
         ):
             pytest.fail("alone beside another")
 
     def test_nobody_shares_what_one_has_alone(self, tmp_path: Path) -> None:
         with (
-            hold_lock(tmp_path / "lock"),
+            hold_folder(tmp_path),
             pytest.raises(LockedError, match="held"),
-            share_lock(tmp_path / "lock", wait_seconds=0.05),
+            share_folder(tmp_path, wait_seconds=0.05),
         ):
             pytest.fail("shared with a loner")
 
-    def test_a_file_that_its_holder_took_away_is_gone(self, tmp_path: Path) -> None:
-        path, refused = tmp_path / "lock", threading.Event()
+    def test_a_folder_that_its_holder_took_away_is_gone(self, tmp_path: Path) -> None:
+        path, refused = tmp_path / "folder", threading.Event()
+        path.mkdir()
 
         def share() -> None:
             try:
-                with share_lock(path, wait_seconds=20):
+                with share_folder(path, wait_seconds=20):
                     pass
             except FileNotFoundError:
                 refused.set()
 
-        with hold_lock(path):
+        with hold_folder(path):
             late = threading.Thread(target=share)
             late.start()
             eventually(lambda: _open_on(path) == 2)
-            path.unlink()
+            path.rmdir()
         late.join()
         assert refused.is_set()
 
-    def test_a_missing_folder_is_shared_by_nobody(self, tmp_path: Path) -> None:
-        assert not is_shared(tmp_path / "gone" / "lock")
-        with pytest.raises(FileNotFoundError), share_lock(tmp_path / "gone" / "lock"):
+    @pytest.mark.parametrize("lock", [share_folder, hold_folder])
+    def test_a_missing_folder_is_held_by_nobody_and_not_made(self, tmp_path: Path, lock: Any) -> None:
+        path = tmp_path / "gone"
+        assert not is_folder_held(path)
+        with pytest.raises(FileNotFoundError), lock(path):
             pytest.fail("held nothing")
+        assert not path.exists()
 
 
 def _open_on(path: Path) -> int:
