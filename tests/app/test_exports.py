@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.exports import delete_export, exports_folder, find_exports, target_folder
-from backend.utils.file_utils import UnsafeNameError
+from backend.utils.file_utils import UnsafeNameError, sha256_file
 
 
 def make_export(root: Path, name: str = "run-1-gguf-Q8_0", light: str = "amber") -> Path:
@@ -23,9 +23,10 @@ def make_export(root: Path, name: str = "run-1-gguf-Q8_0", light: str = "amber")
         "precision": "Q8_0",
         "checks": [{"name": "answers", "light": light, "finding": "<b>31</b> of 32 are equal."}],
     }
-    (folder / "certificate.json").write_text(json.dumps(found))
     (folder / "README.md").write_text("# Card\n<script>alert(1)</script>")
     (folder / "model.gguf").write_bytes(b"0" * 100)
+    files = {name: sha256_file(folder / name) for name in ("README.md", "model.gguf")}
+    (folder / "certificate.json").write_text(json.dumps({**found, "files": files}))
     return folder
 
 
