@@ -260,8 +260,8 @@ class Engine:
                         news.setdefault(job, []).append(self._piece(decoding, token, job, choice))
                 self._tidy(host, variant)
         for job, pieces in news.items():
+            self._metrics.tokens.inc(len(pieces))  # first, so that who has the answer finds it counted
             job.listener.deliver(pieces)
-            self._metrics.tokens.inc(len(pieces))
 
     def _fail(self, group: list[Decoding], error: TunesmithError) -> None:
         """End every row of ``group``."""
