@@ -66,15 +66,16 @@ def export(
             remedy="Choose another folder with --out; nothing is overwritten.",
             code="exists",
         )
-    say("Loading the trained model")
-    trained = load_trained(run)
-    check_form(trained, target)
-    _check_room(out, trained)
-    with _staged(out) as staging:
-        certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
-        certificate.write(staging)
-        name, note = trained.base_name, trained.base_note
-        write_card(staging, run, trained.config, name, target, precision, certificate, base_note=note)
+    with run.hold_for_reading():
+        say("Loading the trained model")
+        trained = load_trained(run)
+        check_form(trained, target)
+        _check_room(out, trained)
+        with _staged(out) as staging:
+            certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
+            certificate.write(staging)
+            name, note = trained.base_name, trained.base_note
+            write_card(staging, run, trained.config, name, target, precision, certificate, base_note=note)
     return ExportResult(out, target, precision, list_files(out), certificate)
 
 

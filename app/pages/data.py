@@ -98,13 +98,19 @@ def _read_as(found: Mapping[str, Any]) -> None:
             st.rerun()
 
 
+def _told(what: str, words: list[str], version: str) -> Answer | None:
+    """A command's answer once it is there and good; until then its progress or its failure is on the page."""
+    answer = ask(what, words, version=version)
+    if answer is not None and not answer.ok:
+        show_failure(answer, words=words, version=version)
+        return None
+    return answer
+
+
 def _problems(source: str, version: str) -> None:
     words = ["data", "check", source, *_column_words()]
-    answer = ask("Looking for problems", words, version=version)
+    answer = _told("Looking for problems", words, version)
     if answer is None:
-        return
-    if not answer.ok:
-        show_failure(answer, words=words, version=version)
         return
     report = answer.value
     draw_findings(report)
@@ -157,11 +163,8 @@ def _rows(source: str, version: str) -> None:
     page = right.number_input("Page", 1, step=1, key=f"row page {text}")
     words = ["data", "rows", source, f"--limit={_PAGE_ROWS}", f"--offset={(page - 1) * _PAGE_ROWS}"]
     words += [f"--text={text}"] if text else []
-    answer = ask("Reading the rows", words, version=version)
+    answer = _told("Reading the rows", words, version)
     if answer is None:
-        return
-    if not answer.ok:
-        show_failure(answer, words=words, version=version)
         return
     found = answer.value
     pages = max(1, -(-found["matching"] // _PAGE_ROWS))
@@ -192,11 +195,8 @@ def _tokens(source: str, version: str) -> None:
     length = typed().get("data.max_length", 1024)
     words = ["data", "preview", source, "--model", model, f"--rows={rows}", f"--max-length={length}"]
     words += _column_words()
-    answer = ask("Turning rows into tokens", words, version=version)
+    answer = _told("Turning rows into tokens", words, version)
     if answer is None:
-        return
-    if not answer.ok:
-        show_failure(answer, words=words, version=version)
         return
     _figures(answer.value)
     draw_legend()
@@ -251,11 +251,8 @@ def _page() -> None:
         return
     version = fingerprint(source)
     words = ["data", "rows", source, "--limit=0", *_column_words()]
-    answer = ask("Reading", words, version=version)
+    answer = _told("Reading", words, version)
     if answer is None:
-        return
-    if not answer.ok:
-        show_failure(answer, words=words, version=version)
         return
     st.subheader(f"{plain(Path(source).name)} · {counted(answer.value['total'], 'row')}")
     _read_as(answer.value)

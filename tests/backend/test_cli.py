@@ -129,9 +129,9 @@ class TestHowCommandsEnd:
     def test_what_the_system_refuses_is_a_sentence(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(cli, "app", raising(PermissionError(13, "Permission denied", "/root/x")))
+        monkeypatch.setattr(cli, "app", raising(PermissionError(13, "Permission denied", "x.jsonl")))
         assert main(["x"]) == 2
-        assert capsys.readouterr().err.startswith("Error: /root/x: Permission denied. Check the path")
+        assert capsys.readouterr().err.startswith("Error: x.jsonl: Permission denied. Check the path")
         assert main(["x", "--json"]) == 2
         assert json.loads(capsys.readouterr().out)["error"]["code"] == "system-error"
 

@@ -57,6 +57,13 @@ def test_nothing_is_overwritten(run: RunDir, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_nobody_deletes_the_run_meanwhile(run: RunDir, tmp_path: Path) -> None:
+    used: list[bool] = []
+    export(run, "adapter", out=tmp_path / "out", rows=0, say=lambda _: used.append(run.is_in_use()))
+    assert set(used) == {True}
+    assert not run.is_in_use()
+
+
 def test_no_rows_is_amber_and_says_so(run: RunDir, tmp_path: Path) -> None:
     done = export(run, "adapter", out=tmp_path / "out", rows=0)
     assert (done.certificate.light, done.certificate.rows) == (Light.AMBER, 0)
