@@ -46,7 +46,7 @@ def start(run: RunDir, *, policy: Policy | None = None, command: Sequence[str] |
         spawn_detached(
             _supervisor_command(run, policy or Policy(), command or trainer_command(run), writer),
             log=run.supervisor_log,
-            environ=_environ(),
+            environ=child_environ(),
             pass_fds=(writer,),
         )
         os.close(writer)
@@ -86,7 +86,7 @@ def _supervisor_command(run: RunDir, policy: Policy, command: Sequence[str], rea
     return [sys.executable, "-P", "-m", "backend.manager.supervisor", *flags, "--", str(run.path), *command]
 
 
-def _environ() -> dict[str, str]:
+def child_environ() -> dict[str, str]:
     """Ours, with our own code first on the path, wherever the caller stands."""
     paths = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -6,31 +6,26 @@ whoever looks next finds both. Control wing: F0 only; the model is in the server
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
 import secrets
 import shutil
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import RunError
+from backend.manager.loopback import HOST, POLL_SECONDS, ask_json, end_process
+from backend.manager.process_manager import child_environ
 from backend.run_records import read_record
 from backend.utils.detach import spawn_detached
 from backend.utils.lock_utils import hold_lock, is_locked
-from backend.utils.process_utils import ProcessIdentity, identify, is_alive, send_signal
+from backend.utils.process_utils import ProcessIdentity, identify, is_alive
 from backend.utils.record_utils import record_from_json
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 _ANSWER_SECONDS = 5.0
-_POLL_SECONDS = 0.05
-_HOST = "127.0.0.1"
 _MODULE = "backend.serving"
-_CODE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class InferenceServer:
     @property
     def url(self) -> str:
         """What an OpenAI client on this machine takes as its base URL."""
-        return f"http://{_HOST}:{self.port}/v1"
+        return f"http://{HOST}:{self.port}/v1"
 
 
 class ServerManager:
@@ -114,16 +109,15 @@ class ServerManager:
             str(self._folder),
             instance,
         ]
-        paths = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "ignore"}
+        environ = {**child_environ(), "PYTHONWARNINGS": "ignore"}
         process = identify(spawn_detached(command, log=self.log, environ=environ))
         deadline = time.monotonic() + START_SECONDS
         while is_alive(process) and time.monotonic() < deadline:
             server = self.find()
             if server and server.instance == instance:
                 return server
-            time.sleep(_POLL_SECONDS)
-        _end(process)
+            time.sleep(POLL_SECONDS)
+        end_process(process, patience_seconds=STOP_SECONDS)
         last_words = self.log.read_text("utf-8", errors="replace").strip().splitlines()[-1:]
         raise RunError(
             f"The server did not start. {' '.join(last_words)}".strip(),
@@ -133,28 +127,10 @@ class ServerManager:
 
     def _end_recorded(self) -> bool:
         server = self._recorded()
-        return server is not None and _end(server.process)
+        return server is not None and end_process(server.process, patience_seconds=STOP_SECONDS)
 
 
 def _is_ours(server: InferenceServer) -> bool:
     """Whether what answers on the port is that very server."""
-    connection = http.client.HTTPConnection(_HOST, server.port, timeout=_ANSWER_SECONDS)
-    try:
-        connection.request("GET", "/health")
-        answer = json.loads(connection.getresponse().read(65536))
-    except (OSError, http.client.HTTPException, ValueError):
-        return False
-    finally:
-        connection.close()
-    return isinstance(answer, dict) and answer.get("instance") == server.instance
-
-
-def _end(process: ProcessIdentity) -> bool:
-    """SIGTERM, then SIGKILL; False when it was gone already."""
-    was_alive = send_signal(process, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    while is_alive(process) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    if is_alive(process):
-        send_signal(process, signal.SIGKILL)
-    return was_alive
+    answer = ask_json(server.port, "/health", timeout_seconds=_ANSWER_SECONDS)
+    return answer.get("instance") == server.instance

@@ -7,31 +7,27 @@ a process of its own.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import re
 import secrets
 import shutil
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import RunError
+from backend.manager.loopback import HOST, POLL_SECONDS, ask_json, end_process
 from backend.run_records import read_record
 from backend.utils.detach import spawn_detached
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import hold_lock
-from backend.utils.process_utils import ProcessIdentity, identify, is_alive, send_signal
+from backend.utils.process_utils import ProcessIdentity, identify, is_alive
 from backend.utils.record_utils import record_from_json, record_to_json
 
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 _ANSWER_SECONDS = 2.0
-_POLL_SECONDS = 0.05
-_HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class TensorBoardServer:
     @property
     def url(self) -> str:
         """Where a browser on this machine finds it."""
-        return f"http://{_HOST}:{self.port}/{self.secret}/"
+        return f"http://{HOST}:{self.port}/{self.secret}/"
 
 
 class TensorBoardManager:
@@ -107,7 +103,7 @@ class TensorBoardManager:
         command = [sys.executable, "-P", "-m", "tensorboard.main"]
         options = {
             "--logdir": str(self.root),
-            "--host": _HOST,
+            "--host": HOST,
             "--port": "0",
             "--path_prefix": f"/{secret}",
             "--reload_multifile": "true",
@@ -131,14 +127,14 @@ class TensorBoardManager:
         deadline = time.monotonic() + START_SECONDS
         while is_alive(process) and time.monotonic() < deadline:
             found = re.search(
-                rf"http://{re.escape(_HOST)}:(\d+)/", self._log.read_text("utf-8", errors="replace")
+                rf"http://{re.escape(HOST)}:(\d+)/", self._log.read_text("utf-8", errors="replace")
             )
             server = TensorBoardServer(process, int(found[1]), secret) if found else None
             if server and self._is_ours(server):
                 return server
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         last_words = self._log.read_text("utf-8", errors="replace").strip().splitlines()[-1:]
-        _end(process)
+        end_process(process, patience_seconds=STOP_SECONDS)
         raise RunError(
             f"TensorBoard did not start. {' '.join(last_words)}".strip(),
             remedy="Check the installation with: tunesmith doctor",
@@ -147,27 +143,9 @@ class TensorBoardManager:
 
     def _is_ours(self, server: TensorBoardServer) -> bool:
         """Whether what answers on the port knows the secret and serves this very folder."""
-        connection = http.client.HTTPConnection(_HOST, server.port, timeout=_ANSWER_SECONDS)
-        try:
-            connection.request("GET", f"/{server.secret}/data/environment")
-            answer = json.loads(connection.getresponse().read(65536))
-        except (OSError, http.client.HTTPException, ValueError):
-            return False
-        finally:
-            connection.close()
-        return isinstance(answer, dict) and answer.get("data_location") == str(self.root)
+        answer = ask_json(server.port, f"/{server.secret}/data/environment", timeout_seconds=_ANSWER_SECONDS)
+        return answer.get("data_location") == str(self.root)
 
     def _end_recorded(self) -> bool:
         server = self._recorded()
-        return server is not None and _end(server.process)
-
-
-def _end(process: ProcessIdentity) -> bool:
-    """SIGTERM, then SIGKILL; False when it was gone already."""
-    was_alive = send_signal(process, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    while is_alive(process) and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-    if is_alive(process):
-        send_signal(process, signal.SIGKILL)
-    return was_alive
+        return server is not None and end_process(server.process, patience_seconds=STOP_SECONDS)

@@ -56,7 +56,7 @@ def test_f32_a_life_with_a_sudden_death(manager: TensorBoardManager, root: Path)
 def test_a_server_that_does_not_come_up_says_why(
     manager: TensorBoardManager, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorboard_manager, "_HOST", "no such host")
+    monkeypatch.setattr(tensorboard_manager, "HOST", "no such host")
     with pytest.raises(RunError, match="TensorBoard did not start") as caught:
         manager.start()
     assert caught.value.code == "tensorboard-failed"
