@@ -6,8 +6,10 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 
+import contextlib
 import importlib.util
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,12 +55,23 @@ def _nothing_left_behind() -> Iterator[None]:
     assert not left, f"left behind: {left}"
 
 
-Living = tuple[set[psutil.Process], set[threading.Thread]]
+Living = tuple[set[int], set[threading.Thread]]
 
 
 def living() -> Living:
-    """This process's children and threads."""
-    return set(psutil.Process().children()), set(threading.enumerate())
+    """This process's children, by number, and its threads."""
+    return _children(), set(threading.enumerate())
+
+
+def _children() -> set[int]:
+    """On Linux from the threads' own lists, in a fraction of a millisecond; elsewhere from the whole process table."""
+    if sys.platform != "linux":
+        return {child.pid for child in psutil.Process().children()}
+    found: set[int] = set()
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended; its children are its parent's now
+            found |= {int(pid) for pid in children.read_text().split()}
+    return found
 
 
 def alive_since(before: Living, *, patience_seconds: float = 0) -> list[str]:
@@ -68,7 +81,7 @@ def alive_since(before: Living, *, patience_seconds: float = 0) -> list[str]:
     for thread in started:
         thread.join(timeout=patience_seconds)
     alive = [thread.name for thread in started if thread.is_alive()]
-    return alive + [str(child) for child in psutil.Process().children() if child not in children]
+    return alive + [f"process {pid}" for pid in _children() - children]
 
 
 @pytest.fixture(scope="session")
