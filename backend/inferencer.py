@@ -12,20 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.answer_text import AnswerText
 from backend.core.constraint import Constraint
-from backend.core.device import plan_compute
 from backend.core.generation import Decoding, NewToken, Sampling
 from backend.core.lanes import Lanes
-from backend.core.model_loader import load_base
-from backend.core.shared_base import SharedBase
 from backend.errors import InferenceError, TunesmithError
-from backend.model_source import find_model, run_config
+from backend.model_source import ModelSource, find_model, run_config
 from backend.run_dir import RunDir
-from backend.voice import Prompt, Voice
+from backend.voice import LoadedBase, Prompt
 
 __all__ = ["Answer", "Inferencer", "Prompt", "answer_seed", "run_config"]
 
@@ -63,15 +59,9 @@ class Inferencer:
         strength: float = 1.0,
         dtype: str = "float32",
     ) -> None:
-        plan = plan_compute(dtype)
-        torch.set_float32_matmul_precision(plan.matmul_precision)
-        self._lane_count = plan.lanes
         found = find_model(source, checkpoint=checkpoint, base=base)
-        self._folder = found.base
-        self._voices: dict[Path, Voice] = {}
-        model = load_base(found.base, dtype=plan.torch_dtype).to(plan.device).eval()
-        self._shared: SharedBase | None = SharedBase(model)
-        self.use(source, checkpoint=checkpoint, base=base, strength=strength)
+        self._base: LoadedBase | None = LoadedBase(found.base, dtype)
+        self._answer_as(found, strength)
 
     def use(
         self,
@@ -87,27 +77,29 @@ class Inferencer:
         ``bad-strength``; the model then goes on as it was.
         """
         found = find_model(source, checkpoint=checkpoint, base=base)
-        if found.base != self._folder:
+        if found.base != self._loaded.folder:
             raise InferenceError(
                 f"{source} stands on another base model than the one that is loaded.",
                 remedy="Open it with an Inferencer of its own.",
                 code="another-base",
             )
-        if found.tokenizer not in self._voices:
-            self._voices[found.tokenizer] = Voice(found.tokenizer, self.model)
-        self._loaded.use(found.adapter, strength)
-        self.voice = self._voices[found.tokenizer]
+        self._answer_as(found, strength)
+
+    def _answer_as(self, found: ModelSource, strength: float) -> None:
+        voice = self._loaded.voice(found)
+        self._loaded.use(found, strength)
+        self.voice = voice
 
     @property
-    def _loaded(self) -> SharedBase:
-        if self._shared is None:
+    def _loaded(self) -> LoadedBase:
+        if self._base is None:
             raise InferenceError("This inferencer is closed.", remedy="Open the run again.", code="closed")
-        return self._shared
+        return self._base
 
     @property
     def model(self) -> PreTrainedModel:
         """The loaded model. Raises InferenceError (closed) once its memory was given back."""
-        return self._loaded.model
+        return self._loaded.shared.model
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -117,9 +109,9 @@ class Inferencer:
     @property
     def identity(self) -> list[str]:
         """What answers: base, adapter, the time of its weights, and its strength."""
-        adapter, strength = self._loaded.used or (None, 1.0)
+        adapter, strength = self._loaded.shared.used or (None, 1.0)
         own = [str(adapter.folder), str(adapter.stamp), str(strength)] if adapter else []
-        return [str(self._folder), *own]
+        return [str(self._loaded.folder), *own]
 
     @property
     def context_length(self) -> int:
@@ -163,7 +155,7 @@ class Inferencer:
         ids, matcher = self.render(prompt, tools=tools), self.voice.matcher(constraint)
         decoding = Decoding(self.model, [ids], _sampling(sampling), self.voice.stop_ids, [matcher])
         answer = AnswerText(self.tokenizer, stop)
-        with Lanes(1, self._lane_count) as lane:
+        with Lanes(1, self._loaded.lanes) as lane:
             while not answer.finish:
                 (token,) = next(lane.map(lambda _: decoding.step(), [None]))
                 shown = answer.push(token)
@@ -192,7 +184,7 @@ class Inferencer:
         each = [replace(options, seed=answer_seed(options.seed, index)) for index in range(n)]
         matchers = [self.voice.matcher(constraint) for _ in each]
         decoding = Decoding(self.model, [ids] * n, each, self.voice.stop_ids, matchers)
-        with Lanes(1, self._lane_count) as lane:
+        with Lanes(1, self._loaded.lanes) as lane:
             return next(lane.map(lambda _: self._read_out(decoding, n, stop), [None]))
 
     def infer_batch(
@@ -222,7 +214,7 @@ class Inferencer:
                 results.append(error)
         if len(rendered) < len(results):
             progress(len(results) - len(rendered))
-        with Lanes(self._lane_count) as lanes:
+        with Lanes(self._loaded.lanes) as lanes:
             chunks = list(_chunks(rendered))
             for chunk, texts in zip(
                 chunks,
@@ -269,7 +261,7 @@ class Inferencer:
 
     def close(self) -> None:
         """Give the model's memory back; the inferencer cannot be used afterwards. Closing twice is harmless."""
-        self._shared = None
+        self._base = None
 
     def __enter__(self) -> Inferencer:
         return self

@@ -20,11 +20,15 @@ from backend.utils.config_utils import parse_yaml
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model lies: the folder of its ``base`` weights, the ``adapter`` over them, its ``tokenizer``."""
+    """Where a model lies: the folder of its ``base`` weights, the ``adapter`` over them, its ``tokenizer``.
+
+    ``chat_template`` is the setting of a run, where its tokenizer still has the template of the base.
+    """
 
     base: Path
     adapter: Adapter | None
     tokenizer: Path
+    chat_template: str | None = None
 
 
 def find_model(
@@ -33,8 +37,9 @@ def find_model(
     """The model of a run (folder or RunDir), or in a folder, by an alias or a hub id.
 
     ``checkpoint`` picks a step of a run ("latest", "best" or a number) instead of its result; ``base=True`` leaves
-    away what was trained. A run that trained every weight has its result as its base. Raises RunError
-    (unfinished-run, damaged-checkpoint, no-such-checkpoint) and ModelError.
+    away what was trained, and is asked under the template of the run all the same. A run that trained every weight
+    has its result as its base. Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint) and
+    ModelError.
     """
     run = source if isinstance(source, RunDir) else _as_run(source)
     if run is None:
@@ -46,10 +51,10 @@ def find_model(
         if tuned is not None and config.tuning.method == "full":
             return ModelSource(tuned, None, tuned)
         folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-        if tuned is None:
-            return ModelSource(folder, None, folder)
-        own = (tuned / "tokenizer.json").exists()
-        return ModelSource(folder, Adapter.at(tuned), tuned if own else folder)
+        adapter = Adapter.at(tuned) if tuned is not None else None
+        if tuned is not None and (tuned / "tokenizer.json").exists():
+            return ModelSource(folder, adapter, tuned)
+        return ModelSource(folder, adapter, folder, config.model.chat_template)
 
 
 def run_config(run: RunDir) -> RunConfig:

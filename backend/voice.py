@@ -9,22 +9,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from transformers import PreTrainedModel
 
 from backend.core.constraint import Constrainer, Constraint, GrammarMatcher
+from backend.core.device import plan_compute
 from backend.core.generation import check_prompt, context_length
+from backend.core.model_loader import load_base
+from backend.core.shared_base import SharedBase
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion, load_tokenizer, stop_token_ids
 from backend.errors import InferenceError
+from backend.model_source import ModelSource
 
 Message: TypeAlias = dict[str, Any]
 Prompt: TypeAlias = str | Sequence[Message]
 
 
 class Voice:
-    """The tokenizer in ``folder`` for ``model``. Any thread may use it."""
+    """The tokenizer of ``source`` for ``model``. Any thread may use it."""
 
-    def __init__(self, folder: Path, model: PreTrainedModel) -> None:
-        self.tokenizer = load_tokenizer(folder)
+    def __init__(self, source: ModelSource, model: PreTrainedModel) -> None:
+        self.tokenizer = load_tokenizer(source.tokenizer, chat_template=source.chat_template)
         self.stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
         self.context_length = context_length(model)
         self._constrainer = Constrainer(
@@ -77,3 +82,27 @@ class Voice:
                 code="no-chat-template",
             )
         return self.render_text(str(messages[0]["content"]))
+
+
+class LoadedBase:
+    """A base model in memory, the adapters over it, and how each is spoken to. One thread may use it at a time."""
+
+    def __init__(self, folder: Path, dtype: str = "float32") -> None:
+        plan = plan_compute(dtype)
+        torch.set_float32_matmul_precision(plan.matmul_precision)
+        self.folder = folder
+        self.lanes = plan.lanes
+        self.shared = SharedBase(load_base(folder, dtype=plan.torch_dtype).to(plan.device).eval())
+        self._voices: dict[tuple[Path, str | None], Voice] = {}
+
+    def voice(self, source: ModelSource) -> Voice:
+        """How ``source`` is spoken to; models with the same tokenizer and template share it."""
+        key = source.tokenizer, source.chat_template
+        if key not in self._voices:
+            self._voices[key] = Voice(source, self.shared.model)
+        return self._voices[key]
+
+    def use(self, source: ModelSource, strength: float = 1.0) -> PreTrainedModel:
+        """The model, which answers as ``source`` from now on. Raises as ``SharedBase.use``."""
+        self.shared.use(source.adapter, strength)
+        return self.shared.model

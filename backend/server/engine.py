@@ -23,14 +23,13 @@ from transformers import PreTrainedModel
 from backend.core.answer_text import AnswerText
 from backend.core.device import plan_compute
 from backend.core.generation import Decoding, NewToken, Prefill, Sampling
-from backend.core.model_loader import load_base
 from backend.core.sampling import Chooser
-from backend.core.shared_base import KEEP, SharedBase
+from backend.core.shared_base import KEEP
 from backend.errors import InferenceError, TunesmithError
 from backend.model_source import ModelSource
 from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
-from backend.voice import Voice
+from backend.voice import LoadedBase, Voice
 
 READ_AT_ONCE = 256
 """Prompt tokens read between two steps, so that no row waits long for another's prompt."""
@@ -47,24 +46,12 @@ class Limits:
     bases: int = 2
 
 
-class _Host:
-    """A loaded base, the voices over it, and the rows that are being continued, by what answers."""
+class _Host(LoadedBase):
+    """A loaded base, and the rows that are being continued, by what answers."""
 
     def __init__(self, folder: Path) -> None:
-        plan = plan_compute("float32")
-        self.shared = SharedBase(load_base(folder, dtype=plan.torch_dtype).to(plan.device).eval())
+        super().__init__(folder)
         self.groups: dict[Variant, list[Decoding]] = {}
-        self._voices: dict[Path, Voice] = {}
-
-    def voice(self, source: ModelSource) -> Voice:
-        if source.tokenizer not in self._voices:
-            self._voices[source.tokenizer] = Voice(source.tokenizer, self.shared.model)
-        return self._voices[source.tokenizer]
-
-    def use(self, variant: Variant) -> PreTrainedModel:
-        source, strength = variant
-        self.shared.use(source.adapter, strength)
-        return self.shared.model
 
 
 class Engine:
@@ -114,7 +101,7 @@ class Engine:
 
     def compute(self, variant: Variant, work: Callable[[PreTrainedModel], Result]) -> Future[Result]:
         """What ``work`` makes of the model, between two steps."""
-        return self._ask(lambda: work(self._host(variant[0].base).use(variant)))
+        return self._ask(lambda: work(self._host(variant[0].base).use(*variant)))
 
     def _ask(self, work: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()
@@ -172,7 +159,7 @@ class Engine:
                 return
             job, prefill = self._reading = reading
             try:
-                self._hosts[job.variant[0].base].use(job.variant)
+                self._hosts[job.variant[0].base].use(*job.variant)
                 before = prefill.left
                 prefill.advance(budget)
                 budget -= before - prefill.left + 1
@@ -190,7 +177,7 @@ class Engine:
             self._left_the_queue()
             try:
                 host = self._host(job.variant[0].base)
-                prefill = Prefill(host.use(job.variant), job.prompt)
+                prefill = Prefill(host.use(*job.variant), job.prompt)
             except TunesmithError as error:
                 job.listener.deliver([Failure(error)])
                 continue
@@ -251,7 +238,7 @@ class Engine:
         for host in self._hosts.values():
             for variant, group in list(host.groups.items()):
                 try:
-                    host.use(variant)
+                    host.use(*variant)
                 except TunesmithError as error:  # its adapter is gone; the others go on
                     self._fail(group, error)
                 for decoding in group:

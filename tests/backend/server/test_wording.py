@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backend.core.generation import NewToken
+from backend.model_source import find_model
 from backend.server.jobs import Piece
 from backend.server.wording import ChatWords, TextWords, finite, token_text, usage
 from backend.voice import Voice
@@ -16,7 +17,7 @@ from tests.tiny import tiny_model
 
 @pytest.fixture(scope="module")
 def voice(tiny_folder: Path) -> Voice:
-    return Voice(tiny_folder, tiny_model(vocab_size=400))
+    return Voice(find_model(tiny_folder), tiny_model(vocab_size=400))
 
 
 def _pieces(voice: Voice, text: str) -> list[Piece]:
