@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio shots test test-fast check lint format types contracts bench-train bench-busy bench-studio bench-data \
+.PHONY: help setup demo studio shots test test-fast coverage check lint format types contracts bench-train bench-busy bench-studio bench-data \
 	bench-doctor law-data \
 	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
 
@@ -40,6 +40,9 @@ test: $(STAMP) ## Run the whole test suite
 
 test-fast: $(STAMP) ## Run the unit tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backend -m 'not model'
+
+coverage: $(STAMP) ## Branch coverage of backend/ by the unit tests of its rooms; fails below 90 %
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term tests/backend
 
 check: lint types contracts test ## Everything CI runs
 
@@ -78,7 +81,7 @@ bench-doctor: $(STAMP) ## Faults planted into clean rows: recall and precision o
 
 TABLES ?= 10000
 law-data: $(STAMP) ## The byte-exact law over 10,000 tables in every container
-	$(BIN)/python benchmarks/law_data.py -n $(TABLES)
+	$(BIN)/python benchmarks/law_data.py -n $(TABLES) $(CONTAINERS)
 
 fuzz-data: $(STAMP) ## Read 20,000 broken files: no traceback, no hang
 	$(BIN)/python benchmarks/fuzz_data.py
