@@ -20,6 +20,7 @@ from backend.export.forms import Target, check_form, choose_precision, list_file
 from backend.export.model_card import write_card
 from backend.export.panel import ROWS, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
+from backend.model_source import tuned_folder
 from backend.run_dir import RunDir
 from backend.utils.file_utils import free_bytes, publish_folder, sweep_temporaries
 
@@ -43,6 +44,7 @@ def export(
     run: RunDir,
     target: Target,
     *,
+    checkpoint: int | str | None = None,
     out: Path | None = None,
     dtype: str = "bfloat16",
     quantization: str = "Q8_0",
@@ -52,14 +54,17 @@ def export(
 ) -> ExportResult:
     """Write the result of ``run`` as ``target`` into ``out`` (``exports/<run>-<target>…`` if left out), checked.
 
+    ``checkpoint`` picks a step of the run ("latest", "best" or a number) instead of its result.
     ``dtype`` is the precision of a merged model, ``quantization`` that of a GGUF file. ``rows`` held-out rows go
     into the certificate; 0 checks nothing. An export that is red is written, and says so.
 
-    Raises RunError (``unfinished-run``), ModelError and ExportError: ``bad-target``, ``bad-precision``, ``exists``,
+    Raises RunError as ``find_model``, ModelError and ExportError: ``bad-target``, ``bad-precision``, ``exists``,
     ``disk-full``, ``cannot-write``, ``no-adapter``, ``no-quantizer``, and those of the writers.
     """
     precision = choose_precision(target, dtype, quantization)
-    out = (out or default_folder(run, target, precision)).absolute()
+    folder = tuned_folder(run, checkpoint)
+    part = "" if checkpoint is None else folder.name
+    out = (out or default_folder(run, target, precision, part)).absolute()
     if out.exists():
         raise ExportError(
             f"{out} exists already.",
@@ -68,20 +73,20 @@ def export(
         )
     with run.hold_for_reading():
         say("Loading the trained model")
-        trained = load_trained(run)
+        trained = load_trained(run, part or None)
         check_form(trained, target)
         _check_room(out, trained)
         with _staged(out) as staging:
             certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
             certificate.write(staging)
-            name, note = trained.base_name, trained.base_note
-            write_card(staging, run, trained.config, name, target, precision, certificate, base_note=note)
+            write_card(staging, trained, target, precision, certificate)
     return ExportResult(out, target, precision, list_files(out), certificate)
 
 
-def default_folder(run: RunDir, target: str, precision: str) -> Path:
+def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "") -> Path:
     """Where an export goes unless told otherwise."""
-    return Path("exports") / "-".join([run.id, target, *([precision] if target != "adapter" else [])])
+    parts = [run.id, checkpoint, target, precision if target != "adapter" else ""]
+    return Path("exports") / "-".join(filter(None, parts))
 
 
 def _fill(

@@ -47,14 +47,15 @@ def find_model(
         return ModelSource(folder, None, folder)
     with run.hold_for_reading():
         config = run_config(run)
-        tuned = None if base else _tuned_folder(run, checkpoint)
-        if tuned is not None and config.tuning.method == "full":
-            return ModelSource(tuned, None, tuned)
+        tuned = None if base else tuned_folder(run, checkpoint)
         folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-        adapter = Adapter.at(tuned) if tuned is not None else None
-        if tuned is not None and (tuned / "tokenizer.json").exists():
-            return ModelSource(folder, adapter, tuned)
-        return ModelSource(folder, adapter, folder, config.model.chat_template)
+        if tuned is None:
+            return ModelSource(folder, None, folder, config.model.chat_template)
+        own = (tuned / "tokenizer.json").exists()
+        words, template = (tuned, None) if own else (folder, config.model.chat_template)
+        if config.tuning.method == "full":
+            return ModelSource(tuned, None, words, template)
+        return ModelSource(folder, Adapter.at(tuned), words, template)
 
 
 def run_config(run: RunDir) -> RunConfig:
@@ -77,14 +78,11 @@ def checkpoint_names(run: RunDir) -> list[str]:
     return [path.name for path in checkpoint_folders(run.checkpoints)]
 
 
-def _as_run(source: str | Path) -> RunDir | None:
-    """The run in a folder, or None where the folder is no run."""
-    path = Path(source)
-    return RunDir.open(path) if (path / "config.yaml").is_file() else None
+def tuned_folder(run: RunDir, checkpoint: int | str | None = None) -> Path:
+    """The verified folder with the trained weights: the result, or the checkpoint asked for.
 
-
-def _tuned_folder(run: RunDir, checkpoint: int | str | None) -> Path:
-    """The verified folder with the trained weights: the result, or the checkpoint asked for."""
+    Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint).
+    """
     if checkpoint is None:
         folder = run.result_folder()
         if folder is None:
@@ -105,6 +103,12 @@ def _tuned_folder(run: RunDir, checkpoint: int | str | None) -> Path:
         folder = run.checkpoints / wanted
     verify_folder(folder)
     return folder
+
+
+def _as_run(source: str | Path) -> RunDir | None:
+    """The run in a folder, or None where the folder is no run."""
+    path = Path(source)
+    return RunDir.open(path) if (path / "config.yaml").is_file() else None
 
 
 def _checkpoint_name(run: RunDir, names: list[str], checkpoint: int | str) -> str:

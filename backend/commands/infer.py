@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, RunsFolder, find_run
+from backend.commands.options import AsJson, Checkpoint, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
 from backend.errors import ConfigError, InferenceError, Problem, TunesmithError
 from backend.run_dir import RunDir
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 RunName = Annotated[
     str, Parameter(help="A run's folder or id, latest, a model folder, an alias or a hub id.")
 ]
-Checkpoint = Annotated[str | None, Parameter(help="A checkpoint of the run: a step, or latest.")]
 Base = Annotated[bool, Parameter(negative=(), help="Use the base model without what was trained.")]
 MaxNewTokens = Annotated[int, Parameter(help="Longest answer in tokens.")]
 Temperature = Annotated[float, Parameter(help="0 takes the likeliest token; higher is more varied.")]

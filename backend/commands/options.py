@@ -11,6 +11,9 @@ from backend.run_dir import RunDir
 
 RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
+Checkpoint = Annotated[
+    str | None, Parameter(help="A checkpoint of the run instead of its result: a step, best or latest.")
+]
 OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, its name, or latest.")]
 
 

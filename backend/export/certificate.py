@@ -45,6 +45,8 @@ class Certificate:
     checks: list[Check]
     figures: dict[str, Any]
     examples: list[dict[str, Any]]
+    step: int | None = None
+    """Of the checkpoint that was exported; None for the result of the run."""
 
     @property
     def light(self) -> Light:
@@ -72,7 +74,8 @@ class Certificate:
 
     def page(self) -> str:
         """The certificate as Markdown."""
-        what = f"Run `{self.run}`, exported as {self.target} in {self.precision}"
+        at = "" if self.step is None else f" at step {self.step}"
+        what = f"Run `{self.run}`{at}, exported as {self.target} in {self.precision}"
         lines = [
             f"# Parity certificate: {self.light}",
             "",

@@ -45,13 +45,15 @@ def certify(
         checks.append(Check("base", Light.AMBER, trained.base_note))
     if panel.note:
         checks.append(Check("panel", Light.AMBER, panel.note))
-    return Certificate(trained.run.id, target, precision, name, len(panel.rows), checks, figures, examples)
+    return Certificate(
+        trained.run.id, target, precision, name, len(panel.rows), checks, figures, examples, trained.step
+    )
 
 
 def unchecked(trained: Trained, target: Target, precision: str, why: str) -> Certificate:
     """The certificate of an export that nobody read."""
     check = Check("reader", Light.AMBER, f"Not checked: {why}")
-    return Certificate(trained.run.id, target, precision, "", 0, [check], {}, [])
+    return Certificate(trained.run.id, target, precision, "", 0, [check], {}, [], trained.step)
 
 
 @contextmanager

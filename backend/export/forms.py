@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from backend.core.checkpoint import MANIFEST
 from backend.core.generation import context_length
 from backend.core.gguf_file import read_gguf
 from backend.errors import ExportError
@@ -101,9 +100,9 @@ def list_files(folder: Path) -> dict[str, int]:
 
 def _write_adapter(trained: Trained, folder: Path) -> Path:
     """The adapter as peft reads it; it names its base as others know it, not by a place on this machine."""
-    for path in trained.result.iterdir():
-        if path.name != MANIFEST:
-            shutil.copyfile(path, folder / path.name)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(trained.result / name, folder / name)
+    trained.tokenizer.save_pretrained(folder)
     file = folder / "adapter_config.json"
     named = json.loads(file.read_text("utf-8")) | {
         "base_model_name_or_path": trained.base_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from backend.config import RunConfig
 from backend.core.model_loader import MODEL_ALIASES
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
+from backend.export.trained import Trained
 from backend.run_dir import RunDir
 
 CARD = "README.md"
@@ -42,19 +44,12 @@ ollama run NAME
 }
 
 
-def write_card(
-    folder: Path,
-    run: RunDir,
-    config: RunConfig,
-    base_name: str,
-    target: str,
-    precision: str,
-    certificate: Certificate,
-    *,
-    base_note: str = "",
-) -> None:
-    """Write ``README.md`` and the curves it shows into ``folder``; ``base_note`` is what to know of the base."""
-    lines = list(run.metrics().records)
+def write_card(folder: Path, trained: Trained, target: str, precision: str, certificate: Certificate) -> None:
+    """Write ``README.md`` and the curves it shows into ``folder``: what is known up to the step that leaves."""
+    run, config, base_name = trained.run, trained.config, trained.base_name
+    last = math.inf if trained.step is None else trained.step
+    lines = [line for line in run.metrics().records if line.get("step", 0) <= last]
+    samples = [record for record in run.samples().records if record["step"] <= last]
     curves = read_curves(lines)
     if curves:
         (folder / CURVES).write_text(draw_curves(curves, title=f"Loss of {run.id}"), encoding="utf-8")
@@ -62,14 +57,14 @@ def write_card(
         _front_matter(config, base_name, target),
         f"# {_title(run, config)}\n",
         f"{_what(config, target, precision, base_name)}\n",
-        _section("Training", _table(_training_facts(run, config, lines))),
+        _section("Training", _table(_training_facts(trained, lines))),
         _section("Data", _table(_data_facts(run))),
         _section("Curves", f"![Loss by step]({CURVES})" if curves else ""),
         _section("Before and after", _before_and_after(lines)),
-        _section("Answers on held-out rows", _samples(run)),
+        _section("Answers on held-out rows", _samples(samples)),
         _section("How to load", _how_to_load(folder, base_name, target)),
         _section("Is this what was trained?", _parity(certificate)),
-        _section("Limits", "\n".join(_limits(config, base_name, base_note))),
+        _section("Limits", "\n".join(_limits(config, base_name, trained.base_note))),
     ]
     (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
@@ -108,7 +103,8 @@ def _what(config: RunConfig, target: str, precision: str, base_name: str) -> str
     return f"{form}, fine-tuned from {base_name} with Tunesmith ({config.tuning.method})."
 
 
-def _training_facts(run: RunDir, config: RunConfig, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    run, config = trained.run, trained.config
     outcome, environment = run.read_outcome(), run.read_environment()
     rates = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
     tuning, training = config.tuning, config.training
@@ -117,7 +113,8 @@ def _training_facts(run: RunDir, config: RunConfig, lines: list[dict[str, Any]])
     if tuning.method != "full":
         yield "rank, alpha, dropout", f"{tuning.lora_r}, {tuning.lora_alpha}, {tuning.lora_dropout:g}"
         yield "modules", tuning.lora_target_modules
-    yield "steps", outcome.step if outcome else None
+    ended = outcome.step if outcome else None
+    yield "steps", ended if trained.step is None else f"{trained.step} of {ended or 'a run that goes on'}"
     yield "epochs", f"{training.num_train_epochs:g}" if training.max_steps < 0 else None
     yield "rows a step", training.per_device_train_batch_size * training.gradient_accumulation_steps
     yield "peak learning rate", f"{max(rates):g}" if rates else None
@@ -160,9 +157,8 @@ def _before_and_after(lines: list[dict[str, Any]]) -> str:
     return "\n".join(table)
 
 
-def _samples(run: RunDir) -> str:
+def _samples(records: list[dict[str, Any]]) -> str:
     """What the base said and what the tuned model says, on the run's own panel."""
-    records: list[dict[str, Any]] = list(run.samples().records)
     if not records:
         return ""
     first, last = min(r["step"] for r in records), max(r["step"] for r in records)

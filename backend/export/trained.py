@@ -12,12 +12,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.config import RunConfig
-from backend.core.checkpoint import verify_folder
-from backend.core.model_loader import MODEL_ALIASES, load_adapter, load_base, merge_adapter, resolve_model
+from backend.core.checkpoint import step_name
+from backend.core.model_loader import MODEL_ALIASES, load_adapter, load_base, merge_adapter
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
-from backend.errors import RunError
 from backend.model_names import cache_folder, converted_name
-from backend.model_source import run_config
+from backend.model_source import find_model, run_config
 from backend.run_dir import RunDir
 
 
@@ -26,7 +25,7 @@ class Trained:
     """The result of a run in float32: the base with its adapter beside it, or the whole model.
 
     ``result`` is the run's own folder of it, ``base`` the folder it started from, ``end_ids`` the tokens that end
-    an answer.
+    an answer. ``step`` is that of a checkpoint; None for the result.
     """
 
     run: RunDir
@@ -36,6 +35,7 @@ class Trained:
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel | PeftModel
     end_ids: set[int]
+    step: int | None = None
 
     @property
     def full(self) -> bool:
@@ -44,8 +44,9 @@ class Trained:
 
     @property
     def slug(self) -> str:
-        """The middle of the run's id: what it was named."""
-        return "-".join(self.run.id.split("-")[2:-1]) or self.run.id
+        """The middle of the run's id: what it was named; and the checkpoint, where it is one."""
+        named = "-".join(self.run.id.split("-")[2:-1]) or self.run.id
+        return named if self.step is None else f"{named}-{step_name(self.step)}"
 
     @property
     def base_name(self) -> str:
@@ -83,24 +84,19 @@ class Trained:
         )
 
 
-def load_trained(run: RunDir) -> Trained:
-    """The result of a finished run. Raises RunError (``unfinished-run``, ``damaged-checkpoint``) and ModelError."""
-    result = run.result_folder()
-    if result is None:
-        raise RunError(
-            f"The run {run.id} has no result: it is {run.status()}.",
-            remedy=f"Finish it with `tunesmith runs resume {run.id}`.",
-            code="unfinished-run",
-        )
-    verify_folder(result)
-    config = run_config(run)
-    base = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-    tokenizer = load_tokenizer(result if (result / "tokenizer.json").exists() else base)
-    full = config.tuning.method == "full"
-    model = load_base(result if full else base, dtype=torch.float32)
+def load_trained(run: RunDir, checkpoint: int | str | None = None) -> Trained:
+    """The result of a finished run, or a ``checkpoint`` as ``find_model`` names it.
+
+    Raises RunError (``unfinished-run``, ``damaged-checkpoint``, ``no-such-checkpoint``) and ModelError.
+    """
+    found, start = find_model(run, checkpoint=checkpoint), find_model(run, base=True)
+    result = found.adapter.folder if found.adapter else found.base
+    tokenizer = load_tokenizer(found.tokenizer, chat_template=found.chat_template)
+    model = load_base(found.base, dtype=torch.float32)
     ends = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
-    tuned = model if full else load_adapter(model, result)
-    return Trained(run, config, result, base, tokenizer, tuned.eval(), ends)
+    tuned = load_adapter(model, result) if found.adapter else model
+    step = int(result.name.removeprefix("step-")) if checkpoint is not None else None
+    return Trained(run, run_config(run), result, start.base, tokenizer, tuned.eval(), ends, step)
 
 
 def model_weights(model: PreTrainedModel) -> dict[str, Tensor]:

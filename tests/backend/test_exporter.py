@@ -38,6 +38,17 @@ def test_an_export_is_a_folder_with_its_proof(run: RunDir, tmp_path: Path) -> No
     assert said[1] == "Asking the trained model 2 rows"
 
 
+def test_a_checkpoint_leaves_with_its_step_and_without_the_trainers_state(
+    trained: RunDir, tmp_path: Path
+) -> None:
+    done = export(trained, "adapter", checkpoint="10", out=tmp_path / "out", rows=0)
+    assert "at step 10, exported" in (done.folder / "certificate.md").read_text()
+    assert "optimizer.safetensors" in {path.name for path in trained.checkpoint(10).iterdir()}
+    weights, state = (done.folder / name for name in ("adapter_model.safetensors", "optimizer.safetensors"))
+    assert weights.read_bytes() == (trained.checkpoint(10) / weights.name).read_bytes()
+    assert not state.exists()
+
+
 def test_the_run_is_left_as_it_was(run: RunDir, tmp_path: Path) -> None:
     before = tree(run.path)
     export(run, "merged", out=tmp_path / "out", dtype="float32", rows=0)
@@ -136,3 +147,5 @@ def test_what_cannot_be_is_refused_at_once(
 def test_the_usual_place_says_what_is_in_it(run: RunDir) -> None:
     assert default_folder(run, "adapter", "float32") == Path("exports") / f"{run.id}-adapter"
     assert default_folder(run, "gguf", "Q8_0") == Path("exports") / f"{run.id}-gguf-Q8_0"
+    of_a_step = default_folder(run, "adapter", "float32", "step-000010")
+    assert of_a_step == Path("exports") / f"{run.id}-step-000010-adapter"

@@ -326,6 +326,8 @@ class TestWhichModel:
         with Inferencer(made) as tuned, Inferencer(made, base=True) as base:
             assert tuned.infer("food pork", max_new_tokens=6) == expected
             assert base.infer("food pork", max_new_tokens=6) != expected
+            with Inferencer(made, checkpoint="latest") as last:  # which keeps no tokenizer of its own
+                assert last.infer("food pork", max_new_tokens=6) == expected
 
     def test_a_model_without_a_template_continues_text(self, tmp_path: Path) -> None:
         folder = tiny_model_folder(tmp_path / "base", family="base", initializer_range=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import yaml
 
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.model_card import write_card
-from backend.model_source import run_config
+from backend.model_names import cache_folder, converted_name
 from backend.run_dir import RunDir
+from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
 
 CERTIFICATE = Certificate(
@@ -21,17 +23,18 @@ CERTIFICATE = Certificate(
 
 
 def card(
-    run: RunDir, folder: Path, *, target: str = "merged", model: str = "", base: str = "me/base"
+    asked: Asked, folder: Path, *, target: str = "merged", model: str = "me/base", **changes: Any
 ) -> tuple[dict[str, Any], str]:
-    config = run_config(run)
+    config = asked.trained.config
     named = config.model.model_copy(update={"model_name_or_path": model or config.model.model_name_or_path})
-    write_card(folder, run, config.model_copy(update={"model": named}), base, target, "bfloat16", CERTIFICATE)
+    trained = replace(asked.trained, config=config.model_copy(update={"model": named}), **changes)
+    write_card(folder, trained, target, "bfloat16", CERTIFICATE)
     _, front, body = (folder / "README.md").read_text("utf-8").split("---\n", 2)
     return yaml.safe_load(front), body
 
 
-def test_the_front_matter_is_the_hubs(trained: RunDir, tmp_path: Path) -> None:
-    front, _ = card(trained, tmp_path)
+def test_the_front_matter_is_the_hubs(learned: Asked, tmp_path: Path) -> None:
+    front, _ = card(learned, tmp_path)
     assert front == {
         "base_model": "me/base",
         "base_model_relation": "finetune",
@@ -39,21 +42,22 @@ def test_the_front_matter_is_the_hubs(trained: RunDir, tmp_path: Path) -> None:
         "library_name": "transformers",
         "tags": ["tunesmith", "lora"],
     }
-    assert card(trained, tmp_path, target="adapter")[0]["library_name"] == "peft"
-    assert card(trained, tmp_path, target="adapter")[0]["base_model_relation"] == "adapter"
+    assert card(learned, tmp_path, target="adapter")[0]["library_name"] == "peft"
+    assert card(learned, tmp_path, target="adapter")[0]["base_model_relation"] == "adapter"
 
 
-def test_the_licence_is_named_where_it_is_known(trained: RunDir, tmp_path: Path) -> None:
-    assert card(trained, tmp_path, model="smollm2-135m")[0]["license"] == "apache-2.0"
-    assert "licence of me/base is not known" in card(trained, tmp_path)[1]
+def test_the_licence_is_named_where_it_is_known(learned: Asked, tmp_path: Path) -> None:
+    assert card(learned, tmp_path, model="smollm2-135m")[0]["license"] == "apache-2.0"
+    assert "licence of me/base is not known" in card(learned, tmp_path)[1]
 
 
-def test_the_facts_are_those_of_the_run(trained: RunDir, tmp_path: Path) -> None:
-    _, body = card(trained, tmp_path)
-    environment: dict[str, Any] = trained.read_environment()
+def test_the_facts_are_those_of_the_run(learned: Asked, tmp_path: Path) -> None:
+    _, body = card(learned, tmp_path)
+    run = learned.trained.run
+    environment: dict[str, Any] = run.read_environment()
     (digest,) = environment["facts"]["data"].values()
     facts = [
-        f"| run | {trained.id} |",
+        f"| run | {run.id} |",
         "| steps | 20 |",
         "| rank, alpha, dropout | 16, 32, 0 |",
         "| peak learning rate | 0.03 |",
@@ -65,9 +69,9 @@ def test_the_facts_are_those_of_the_run(trained: RunDir, tmp_path: Path) -> None
     assert "epochs" not in body  # the run went by steps
 
 
-def test_before_and_after_are_the_runs_own_evaluations(trained: RunDir, tmp_path: Path) -> None:
-    _, body = card(trained, tmp_path)
-    evaluations = [line for line in trained.metrics().records if line["kind"] == "eval"]
+def test_before_and_after_are_the_runs_own_evaluations(learned: Asked, tmp_path: Path) -> None:
+    _, body = card(learned, tmp_path)
+    evaluations = [line for line in learned.trained.run.metrics().records if line["kind"] == "eval"]
     first, last = (line["eval/loss"] for line in (evaluations[0], evaluations[-1]))
     assert "| | step 0 | step 20 |" in body
     assert f"| held-out loss, nats a token | {first:.4f} | {last:.4f} |" in body
@@ -76,31 +80,36 @@ def test_before_and_after_are_the_runs_own_evaluations(trained: RunDir, tmp_path
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
 
 
-def test_what_to_know_of_the_base_is_a_limit(trained: RunDir, tmp_path: Path) -> None:
-    write_card(
-        tmp_path, trained, run_config(trained), "me/base", "gguf", "F16", CERTIFICATE, base_note="It is odd."
-    )
-    limits = (tmp_path / "README.md").read_text("utf-8").split("## Limits")[1]
-    assert "- It is odd.\n" in limits
+def test_a_checkpoint_is_told_as_far_as_it_went(learned: Asked, tmp_path: Path) -> None:
+    _, body = card(learned, tmp_path, step=10)
+    assert "| steps | 10 of 20 |" in body
+    assert "| | step 0 | step 10 |" in body
+    assert "step 20" not in body
 
 
-def test_no_place_on_this_machine_is_told(trained: RunDir, tmp_path: Path) -> None:
-    _, body = card(trained, tmp_path, target="adapter")
-    assert str(trained.path) not in body
-    assert str(Path(run_config(trained).model.model_name_or_path).parent) not in body
+def test_what_to_know_of_the_base_is_a_limit(learned: Asked, tmp_path: Path) -> None:
+    carried = cache_folder() / converted_name("smollm2-135m")
+    _, body = card(learned, tmp_path, model="smollm2-135m", base=carried)
+    assert "a GGUF file of fewer bits" in body.split("## Limits")[1]
 
 
-def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
+def test_no_place_on_this_machine_is_told(learned: Asked, tmp_path: Path) -> None:
+    _, body = card(learned, tmp_path, target="adapter", model="")
+    assert str(learned.trained.run.path) not in body
+    assert str(Path(learned.trained.config.model.model_name_or_path).parent) not in body
+
+
+def test_what_is_not_known_is_not_said(learned: Asked, tmp_path: Path) -> None:
     run = finished(tmp_path / "made")
     (tmp_path / "out").mkdir()
-    _, body = card(run, tmp_path / "out")
+    _, body = card(learned, tmp_path / "out", run=run)
     headings = [line for line in body.splitlines() if line.startswith("## ")]
     assert headings == ["## Training", "## How to load", "## Is this what was trained?", "## Limits"]
     assert not (tmp_path / "out" / "curves.svg").exists()
 
 
-def test_the_certificate_is_told_as_it_is(trained: RunDir, tmp_path: Path) -> None:
-    assert "is **amber**; see [certificate.md](certificate.md).\n- It is odd." in card(trained, tmp_path)[1]
+def test_the_certificate_is_told_as_it_is(learned: Asked, tmp_path: Path) -> None:
+    assert "is **amber**; see [certificate.md](certificate.md).\n- It is odd." in card(learned, tmp_path)[1]
 
 
 @pytest.mark.parametrize(
@@ -113,15 +122,16 @@ def test_the_certificate_is_told_as_it_is(trained: RunDir, tmp_path: Path) -> No
         ("lora-gguf", "--lora x.gguf"),
     ],
 )
-def test_each_form_says_how_it_is_loaded(target: str, said: str, trained: RunDir, tmp_path: Path) -> None:
+def test_each_form_says_how_it_is_loaded(target: str, said: str, learned: Asked, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
-    _, body = card(trained, tmp_path, target=target)
+    _, body = card(learned, tmp_path, target=target)
     assert said in body
     code = [part.removeprefix("python\n") for part in body.split("```") if part.startswith("python\n")]
     assert [compile(each, target, "exec").co_filename for each in code] == [target] * len(code)
 
 
-def test_rows_cannot_break_the_tables(trained: RunDir, tmp_path: Path) -> None:
+def test_rows_cannot_break_the_tables(learned: Asked, tmp_path: Path) -> None:
+    trained = learned.trained.run
     copy = RunDir(tmp_path / "run")
     copy.path.mkdir()
     for name in ("config.yaml", "environment.json", "metrics.jsonl"):
@@ -129,4 +139,4 @@ def test_rows_cannot_break_the_tables(trained: RunDir, tmp_path: Path) -> None:
     sample = {"step": 0, "row": "a", "prompt": "a | b\n# c <script>", "expected": "", "generated": ""}
     (copy.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
     (tmp_path / "out").mkdir()
-    assert "| a \\| b # c &lt;script> |" in card(copy, tmp_path / "out")[1]
+    assert "| a \\| b # c &lt;script> |" in card(learned, tmp_path / "out", run=copy)[1]

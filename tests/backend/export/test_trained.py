@@ -13,6 +13,7 @@ from peft import PeftModel
 from backend.errors import RunError
 from backend.export.trained import Trained, load_trained, model_weights
 from backend.model_names import cache_folder, converted_name
+from backend.run_dir import RunDir
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
 from tests.runs import make_run, write_rows
@@ -39,6 +40,12 @@ def test_a_full_run_is_its_own_model(tmp_path: Path) -> None:
     trained = load_trained(finished(tmp_path, method="full"))
     assert trained.full
     assert trained.merge() is trained.model
+
+
+def test_a_checkpoint_leaves_under_its_step(trained: RunDir) -> None:
+    found = load_trained(trained, "latest")
+    assert (found.step, found.result, found.slug) == (20, trained.checkpoint(20), "tiny-step-000020")
+    assert found.base == load_trained(trained).base
 
 
 def test_without_a_result_it_says_what_to_do(learner: Path, tmp_path: Path) -> None:
