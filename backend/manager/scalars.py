@@ -42,13 +42,14 @@ class RunScalars:
         if not isinstance(step, int):
             return
         curves = self._curves
-        for tag, value in record.items():
-            if (
-                type(value) is float or type(value) is int
-            ) and "/" in tag:  # a million of these for a long run
-                curve = curves.get(tag) or curves.setdefault(tag, ([], []))
-                curve[0].append(step)
-                curve[1].append(value)
+        for tag, value in record.items():  # a million of these for a long run
+            if "/" in tag and (type(value) is float or type(value) is int):
+                try:
+                    steps, values = curves[tag]
+                except KeyError:
+                    steps, values = curves[tag] = [], []
+                steps.append(step)
+                values.append(value)
         self._count_seconds(step, record)
 
     def _count_seconds(self, step: int, record: dict[str, object]) -> None:
@@ -84,12 +85,13 @@ def decimate(steps: Sequence[int], values: Sequence[float], limit: int) -> Curve
         return list(steps), list(values)
     stretches = max(1, (limit - 1) // 2)
     last = len(steps) - 1
-    kept = {last}
+    chosen = []
     for number in range(stretches):
         start, end = last * number // stretches, last * (number + 1) // stretches
-        stretch = range(start, end)
-        kept |= {min(stretch, key=values.__getitem__), max(stretch, key=values.__getitem__)}
-    chosen = sorted(kept)
+        stretch = values[start:end]
+        ends = {start + stretch.index(min(stretch)), start + stretch.index(max(stretch))}
+        chosen += sorted(ends)
+    chosen.append(last)
     return [steps[index] for index in chosen], [values[index] for index in chosen]
 
 

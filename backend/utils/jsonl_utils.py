@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -143,7 +144,9 @@ def read_jsonl_tail(path: Path, position: TailPosition | None = None) -> JsonlTa
         data = data[: data.rfind(b"\n") + 1]
         inode = os.fstat(stream.fileno()).st_ino
     mark = (b"" if restarted else position.mark) + data[-_MARK_BYTES:]
-    records, damaged = _parse_lines(data)
+    from pydantic_core import from_json  # noqa: PLC0415 - four times as fast; a listing can do without
+
+    records, damaged = _parse_lines(data, partial(from_json, allow_inf_nan=False, cache_strings="keys"))
     return JsonlTail(
         records, TailPosition(offset + len(data), inode, mark[-_MARK_BYTES:]), restarted, damaged
     )
@@ -157,12 +160,14 @@ def _continues(stream: IO[bytes], position: TailPosition) -> bool:
     return same_file and stream.read(len(position.mark)) == position.mark
 
 
-def _parse_lines(data: bytes) -> tuple[list[dict[str, object]], int]:
+def _parse_lines(
+    data: bytes, parse: Callable[[bytes], object] = parse_json
+) -> tuple[list[dict[str, object]], int]:
     records: list[dict[str, object]] = []
     damaged = 0
     for line in data.splitlines():
         try:
-            record = parse_json(line)
+            record = parse(line)
         except (ValueError, RecursionError):
             record = None
         if isinstance(record, dict):

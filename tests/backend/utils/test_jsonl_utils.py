@@ -23,6 +23,8 @@ from backend.utils.jsonl_utils import (
     read_jsonl_tail,
 )
 
+values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+
 
 def write(path: Path, *records: dict[str, object]) -> None:
     with JsonlWriter(path) as writer:
@@ -165,6 +167,15 @@ class TestTail:
             position = tail.position
             seen += [record["step"] for record in tail.records]
         assert seen == steps
+
+    @given(st.lists(st.dictionaries(st.text(max_size=4), values, max_size=5), max_size=6))
+    def test_its_faster_parser_reads_what_the_other_reads(
+        self, tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]]
+    ) -> None:
+        path = tmp_path_factory.mktemp("tail") / "a"
+        path.write_bytes(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+        newest_first = list(last_records(path))
+        assert repr(read_jsonl_tail(path).records) == repr(newest_first[::-1])
 
 
 class TestWholeFile:
