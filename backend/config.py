@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from backend.errors import ConfigError, Problem
-from backend.utils.config_utils import closest, dotted_names, field_schema
+from backend.config_problems import problems_of
+from backend.errors import ConfigError
+from backend.utils.config_utils import dotted_names, field_schema
 
 StepsOrShare = Annotated[float, Field(ge=0)]
 
@@ -298,7 +299,7 @@ def parse_config(raw: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_problems(error)) from error
+        raise ConfigError(problems_of(error, config_schema())) from error
 
 
 def config_schema() -> dict[str, Any]:
@@ -326,45 +327,6 @@ def commented_yaml() -> str:
         default = json.dumps(field.get("default", "rows.jsonl"))
         lines += [f"{indent}# {field.get('description', '')}", f"{indent}{key}: {default}"]
     return "\n".join(lines) + "\n"
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    """One Problem per field, in the order pydantic found them; union branches are folded into one."""
-    schema = config_schema()
-    problems: dict[str, Problem] = {}
-    for detail in error.errors(include_url=False):
-        parts = [part for part in detail["loc"] if part not in {"str", "float", "list[str]", "[key]"}]
-        name = ".".join(part for part in parts if isinstance(part, str))
-        if name not in problems:
-            problems[name] = _problem(name or "config", detail, schema)
-    return list(problems.values())
-
-
-def _problem(name: str, detail: Any, schema: Mapping[str, Any]) -> Problem:
-    kind, value = detail["type"], detail.get("input")
-    if kind == "extra_forbidden":
-        near = closest(name, dotted_names(schema))
-        remedy = f"Did you mean {near}?" if near else "See `tunesmith config schema` for all settings."
-        return Problem(name, "there is no such setting.", remedy)
-    if kind == "missing":
-        return Problem(name, "is required.", f"Set it, for example --{name} rows.jsonl.")
-    if name == "version":
-        remedy = "Use the version of Tunesmith that wrote it, or a newer one."
-        return Problem(name, f"{_shown(value)} is a format that this version does not read.", remedy)
-    if kind == "literal_error":
-        return Problem(name, f"{_shown(value)} is not possible.", f"Choose {detail['ctx']['expected']}.")
-    if kind == "model_type" or any(known.startswith(f"{name}.") for known in dotted_names(schema)):
-        return Problem(name, f"{_shown(value)} is not a section of settings.", "Write its settings below it.")
-    message = str(detail["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    field = field_schema(name, schema)
-    default = f" The default is {field['default']}." if field.get("default") not in (None, "") else ""
-    remedy = f"{field.get('description', 'Change this value.')}{default}"
-    return Problem(name, f"{_shown(value)} does not fit: {message}.", remedy)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def resolve_steps(steps_or_share: float, total_steps: int) -> int:

@@ -32,7 +32,8 @@ from backend.core.device import ComputePlan, apply_plan, available_cores, plan_c
 from backend.core.distributed import LostPeerError, World, joined
 from backend.core.forward import prove
 from backend.core.generation import context_length
-from backend.core.model_loader import load_base, model_fingerprint, resolve_model
+from backend.core.model_folder import model_fingerprint
+from backend.core.model_loader import load_base, resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.core.training import TrainState, Variation, total_steps, train_steps
 from backend.core.tuning import make_trainable

@@ -1,7 +1,7 @@
 """``python -m tests.imports``: imports modules one by one, each in a fresh fork, and says what each import did.
 
 Standard input is a JSON object: ``preload``, statements to run first, and ``modules``, what to import. Standard
-output is a JSON object: module → {"error", "did", "threads", "loaded"}.
+output is a JSON object: module → {"error", "did", "threads"}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ _EVENTS = frozenset(
         *("os.system", "os.fork", "os.exec", "os.posix_spawn", "os.putenv", "os.chdir", "signal.signal"),
     ]
 )
-HEAVY = ("torch", "transformers", "peft", "streamlit", "tensorflow", "pydantic")
 
 
 def _look_at(module: str) -> dict[str, Any]:
@@ -41,8 +40,7 @@ def _look_at(module: str) -> dict[str, Any]:
     except BaseException:  # noqa: BLE001 - all of it is the answer
         error = traceback.format_exc()
     watching = False
-    loaded = [name for name in HEAVY if name in sys.modules]
-    return {"error": error, "did": did, "threads": threading.active_count(), "loaded": loaded}
+    return {"error": error, "did": did, "threads": threading.active_count()}
 
 
 def _in_a_fork(module: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from backend.commands.options import AsJson, Checkpoint, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
 from backend.errors import ConfigError, InferenceError, Problem, TunesmithError
+from backend.model_names import MODEL_ALIASES
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -103,8 +104,6 @@ def _open(run: str, runs: Path, **options: Any) -> Inferencer:
 
 def find_source(name: str, runs: Path) -> RunDir | str:
     """What a person means by a name: a run under ``runs`` or anywhere, else a model."""
-    from backend.core.model_loader import MODEL_ALIASES  # noqa: PLC0415
-
     path = Path(name).expanduser()
     if name in MODEL_ALIASES or (path.exists() and not (path / "config.yaml").exists()):
         return name

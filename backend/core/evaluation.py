@@ -13,7 +13,6 @@ from backend.core.device import ComputePlan
 from backend.core.forward import ForwardPass
 from backend.core.generation import Decoding, Sampling, for_inference
 from backend.core.lanes import Lanes
-from backend.core.training import autocast
 from backend.reports import EvalReport, Sample
 
 ROWS_AT_ONCE = 64
@@ -45,7 +44,7 @@ def held_out_loss(
     ]
 
     def compute(item: int) -> float:
-        with torch.no_grad(), autocast(forward, plan):
+        with torch.no_grad(), forward.autocast(plan):
             return float(forward.loss_sum(batches[item].to(device)))
 
     training = forward.model.training

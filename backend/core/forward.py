@@ -8,7 +8,7 @@ model and keeps a short cut only if it gives the model's own numbers. Floor F1.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,10 @@ from transformers import PreTrainedModel
 
 from backend.core import packed_attention
 from backend.core.batching import Example, MicroBatch, pack
+from backend.core.device import ComputePlan
 from backend.core.loss import linear_cross_entropy
 from backend.core.neftune import noisy
+from backend.core.tuning import uses_dropout
 from backend.errors import ModelError
 
 PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
@@ -43,6 +45,17 @@ class ForwardPass:
     def causal(self) -> PreTrainedModel:
         """The transformers model under an adapter, or the model itself."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a pass draws random numbers while training: dropout or noise."""
+        return self.neftune_noise_alpha > 0 or uses_dropout(self.model)
+
+    def autocast(self, plan: ComputePlan) -> AbstractContextManager[object]:
+        """bfloat16 products over fp32 weights, where the plan says bfloat16 and those weights are trained."""
+        if plan.dtype == "bfloat16" and self.causal.dtype == torch.float32:
+            return torch.autocast(plan.device, dtype=torch.bfloat16)
+        return nullcontext()
 
     def loss_sum(self, batch: MicroBatch) -> Tensor:
         """Summed cross-entropy in nats over the trained tokens of ``batch``; differentiable."""

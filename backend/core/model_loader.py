@@ -24,22 +24,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from backend.core.gguf_import import convert_gguf
-from backend.core.model_folder import check_model_folder, model_fingerprint, read_object, refuse_code
+from backend.core.model_folder import check_model_folder, read_object, refuse_code
 from backend.errors import ModelError
-from backend.model_names import HUB_ID, MODEL_ALIASES, Alias, cache_folder, converted_name
-
-__all__ = [
-    "MODEL_ALIASES",
-    "Alias",
-    "load_adapter",
-    "load_base",
-    "merge_adapter",
-    "model_fingerprint",
-    "resolve_model",
-]
+from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
 
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
-
 
 # what transformers raises on a config.json that makes no sense
 _CONFIG_ERRORS = (

@@ -6,26 +6,25 @@ micro-batches. A loss or gradient that is not finite ends training before it can
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 
 from backend.config import TrainingConfig
 from backend.core.batching import Example, MicroBatch, pack, step_rows, steps_per_epoch
-from backend.core.device import ComputePlan, step_seed
+from backend.core.device import ComputePlan
 from backend.core.distributed import ALONE, World
 from backend.core.forward import ForwardPass
+from backend.core.gradients import step_gradients
 from backend.core.lanes import Lanes
 from backend.core.optimizer import build_optimizer, default_learning_rate, gradient_norm, learning_rate_factor
-from backend.core.tuning import trainable_parameters, uses_dropout
+from backend.core.tuning import trainable_parameters
 from backend.errors import TrainingError
 from backend.reports import StepReport
 
@@ -82,7 +81,7 @@ def train_steps(
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
     per_epoch = steps_per_epoch(len(examples), training.rows_per_step)
     order = step_rows(len(examples), training.rows_per_step, seed, state.step)
-    random = is_random(state.forward)  # then in one lane, and every row draws for itself
+    random = state.forward.is_random  # then in one lane, and every row draws for itself
     lanes = 1 if random else plan.lanes
     with Lanes(lanes, plan.threads * (plan.lanes // lanes)) as pool:
         while state.step < steps:
@@ -117,11 +116,6 @@ def train_steps(
             )
 
 
-def is_random(forward: ForwardPass) -> bool:
-    """Whether a pass draws random numbers while training: dropout or noise."""
-    return forward.neftune_noise_alpha > 0 or uses_dropout(forward.model)
-
-
 def _method_and_width(state: TrainState) -> tuple[str, int]:
     method = "lora" if isinstance(state.forward.model, PeftModel) else "full"
     return method, int(state.forward.causal.config.get_text_config().hidden_size)
@@ -141,7 +135,10 @@ def _update(
 ) -> tuple[float, float]:
     """Gradients of all micro-batches, checked, clipped and applied; returns (mean loss, norm before clipping)."""
     rows = [row for batch in batches for row in batch.rows]
-    loss, gradients = step_gradients(state, batches, plan, pool, world, seed=seed, step=step)
+    parameters = list(state.parameters.values())
+    loss, gradients = step_gradients(
+        state.forward, parameters, batches, plan, pool, world, seed=seed, step=step
+    )
     if not math.isfinite(loss):
         raise _not_finite("loss", {"step": step, "loss": loss, "learning_rate": rate, "rows": rows})
     norm = gradient_norm(gradients)
@@ -149,7 +146,7 @@ def _update(
         record = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "rows": rows}
         raise _not_finite("gradient", record)
     shrink = training.max_grad_norm / (norm + 1e-6) if training.max_grad_norm else 1.0
-    for parameter, gradient in zip(state.parameters.values(), gradients, strict=True):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.mul_(shrink) if shrink < 1.0 else gradient
     for group in state.optimizer.param_groups:
         group["lr"] = rate
@@ -167,61 +164,3 @@ def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:
         code=f"non-finite-{what}",
         step_record=record,
     )
-
-
-def step_gradients(
-    state: TrainState,
-    batches: Sequence[MicroBatch],
-    plan: ComputePlan,
-    pool: Lanes,
-    world: World = ALONE,
-    *,
-    seed: int,
-    step: int,
-) -> tuple[float, list[Tensor]]:
-    """Mean loss in nats over the trained tokens of all ``batches`` and its gradient, one tensor a parameter.
-
-    Every process of ``world`` computes its share of them, and all get the sum. Raises TrainingError (out-of-memory)
-    when a micro-batch does not fit, and LostPeerError.
-    """
-    parameters = list(state.parameters.values())
-    denominator = sum(len(batch.labels) for batch in batches)
-    device = torch.device(plan.device)
-    random = pool.count == 1 and is_random(state.forward)
-
-    def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
-        part, batch = item
-        if random:
-            torch.manual_seed(step_seed(seed, step, part))
-        with autocast(state.forward, plan):
-            loss = state.forward.loss_sum(batch.to(device)) / denominator
-        return float(loss.detach()), torch.autograd.grad(loss, parameters)
-
-    total, summed = 0.0, list[Tensor]()
-    try:
-        for loss, gradients in pool.map(compute, world.share(list(enumerate(batches)))):
-            total += loss
-            summed = (
-                [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
-            )
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        raise TrainingError(
-            f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
-            remedy="Lower training.micro_batch_tokens or data.max_length, and resume.",
-            code="out-of-memory",
-        ) from error
-    summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
-    return world.add_up(total, summed), summed
-
-
-def autocast(forward: ForwardPass, plan: ComputePlan) -> AbstractContextManager[object]:
-    """bfloat16 products over fp32 weights, where the plan says bfloat16 and the weights themselves are trained."""
-    if plan.dtype == "bfloat16" and forward.causal.dtype == torch.float32:
-        return torch.autocast(plan.device, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

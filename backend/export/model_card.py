@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from backend.config import RunConfig
-from backend.core.model_loader import MODEL_ALIASES
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
 from backend.export.trained import Trained
+from backend.model_names import MODEL_ALIASES
 from backend.run_dir import RunDir
 
 CARD = "README.md"

@@ -13,9 +13,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from backend.config import RunConfig
 from backend.core.checkpoint import step_name
-from backend.core.model_loader import MODEL_ALIASES, load_adapter, load_base, merge_adapter
+from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
-from backend.model_names import cache_folder, converted_name
+from backend.model_names import MODEL_ALIASES, cache_folder, converted_name
 from backend.model_source import find_model, run_config
 from backend.run_dir import RunDir
 

@@ -16,10 +16,11 @@ from backend.config import DataConfig, TrainingConfig, TuningConfig
 from backend.core.batching import Example, pack
 from backend.core.device import ComputePlan
 from backend.core.forward import prove
+from backend.core.gradients import step_gradients
 from backend.core.lanes import Lanes
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
-from backend.core.training import TrainState, step_gradients
+from backend.core.training import TrainState
 from backend.core.tuning import make_trainable
 
 FOOD = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"
@@ -51,7 +52,9 @@ def state(smollm2: Path) -> TrainState:
 def gradients(state: TrainState, examples: list[Example], parts: int) -> tuple[float, Tensor]:
     batches = pack(examples, budget=1 << 20, parts=parts)
     with Lanes(2) as lanes:
-        loss, found = step_gradients(state, batches, PLAN, lanes, seed=0, step=1)
+        loss, found = step_gradients(
+            state.forward, list(state.parameters.values()), batches, PLAN, lanes, seed=0, step=1
+        )
     return loss, torch.cat([gradient.double().flatten() for gradient in found])
 
 

@@ -17,6 +17,7 @@ class Fault:
 
 
 BATCHING = "tests/backend/core/test_batching.py"
+GRADIENTS = "tests/backend/core/test_gradients.py"
 TRAINING = "tests/backend/core/test_training.py"
 PIPELINE = "tests/backend/test_data_pipeline.py"
 TRAINER = "tests/backend/test_trainer_main.py"
@@ -170,10 +171,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the mean is taken over each micro-batch",
-        "backend/core/training.py",
+        "backend/core/gradients.py",
         "denominator = sum(len(batch.labels) for batch in batches)",
         "denominator = len(batches[0].labels)",
-        (TRAINING,),
+        (GRADIENTS,),
     ),
     Fault(
         "gradients are not clipped",
@@ -271,7 +272,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a closed model stays loaded",
         "backend/inferencer.py",
-        "        self._shared = None\n\n    def __enter__",
+        "        self._base = None\n\n    def __enter__",
         "        pass\n\n    def __enter__",
         (INFERENCER,),
     ),
@@ -357,8 +358,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "one point a curve",
         "backend/manager/scalars.py",
-        "                curve[0].append(step)\n                curve[1].append(value)",
-        "                curve[0][:], curve[1][:] = [step], [value]",
+        "                steps.append(step)\n                values.append(value)",
+        "                steps[:], values[:] = [step], [value]",
         ("tests/backend/manager/test_scalars.py",),
     ),
     Fault(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.config import TrainingConfig, TuningConfig
-from backend.core.batching import Example
+from backend.core.batching import Example, MicroBatch
 from backend.core.device import ComputePlan
-from backend.core.forward import prove
+from backend.core.forward import ForwardPass, prove
 from backend.core.training import TrainState
 from backend.core.tuning import make_trainable
 from tests.tiny import Architecture, tiny_model
@@ -75,3 +75,15 @@ def weights(state: TrainState) -> dict[str, torch.Tensor]:
 def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Whether two sets of named tensors are equal to the last bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Watched(ForwardPass):
+    """A real forward pass that lets a test look at, or break, what goes in."""
+
+    def __init__(self, model: torch.nn.Module, *, packed: bool, look: Callable[[MicroBatch], object]) -> None:
+        super().__init__(model, packed)
+        object.__setattr__(self, "look", look)
+
+    def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
+        self.look(batch)
+        return super().loss_sum(batch)

@@ -104,22 +104,38 @@ def test_buckets_hold_neighbours_in_order(monkeypatch: pytest.MonkeyPatch, eleme
     assert all(len(bucket) == 1 or sum(part.numel() for part in bucket) <= elements for bucket in buckets)
 
 
-def test_two_add_up_to_the_same_bits(tmp_path: Path) -> None:
-    body = """
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of two processes saw of one meeting; the first one saves for a while before it leaves."""
+    folder = tmp_path_factory.mktemp("together")
+    saved = str(folder / "saved")
+    body = f"""
+import time
 distributed.BUCKET_ELEMENTS = 3
 parts = [torch.full((2, 2), 1.0 + world.rank), torch.tensor([0.1 * (world.rank + 1)]), torch.tensor(3.0)]
 loss = world.add_up(0.5 + world.rank, parts)
-return [loss, [part.tolist() for part in parts]]"""
-    first, second = two(tmp_path, body)
+told = [world.same({{'step': world.rank}}), world.same('stop' if world.writes else None), world.same(None)]
+time.sleep(0.5 * world.writes)
+open({saved!r}, 'w').close() if world.writes else None
+return {{'sum': [loss, [part.tolist() for part in parts]], 'told': told}}"""
+    return two(folder, body, after=f"answer['saved'] = os.path.exists({saved!r})")
+
+
+def test_two_add_up_to_the_same_bits(together: list[Any]) -> None:
+    first, second = (seen["sum"] for seen in together)
     assert first == second
     loss, (matrix, vector, number) = first
     assert (loss, matrix, number) == (2.0, [[3.0, 3.0], [3.0, 3.0]], 6.0)
     assert vector == pytest.approx([0.3])
 
 
-def test_the_first_one_decides(tmp_path: Path) -> None:
-    body = "return [world.same({'step': world.rank}), world.same('stop' if world.writes else None), world.same(None)]"
-    assert two(tmp_path, body) == [[{"step": 0}, "stop", None]] * 2
+def test_the_first_one_decides(together: list[Any]) -> None:
+    assert [seen["told"] for seen in together] == [[{"step": 0}, "stop", None]] * 2
+
+
+def test_they_leave_together(together: list[Any]) -> None:
+    """Whoever is done waits for the first one, which may still be saving."""
+    assert [seen["saved"] for seen in together] == [True, True]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -131,16 +147,6 @@ return [world.add_up(0.0, [torch.zeros(3)]) for _ in range(2)]"""
     answers = two(tmp_path, body)
     assert answers[victim] is None
     assert answers[1 - victim] == "Another process of this run is gone."
-
-
-def test_they_leave_together(tmp_path: Path) -> None:
-    """Whoever is done waits for the first one, which may still be saving."""
-    saved = str(tmp_path / "saved")
-    body = f"""
-import time
-time.sleep(0.5 * world.writes)
-open({saved!r}, 'w').close() if world.writes else None"""
-    assert two(tmp_path, body, after=f"answer = os.path.exists({saved!r})") == [True, True]
 
 
 def test_more_processes_than_gpus_is_refused() -> None:

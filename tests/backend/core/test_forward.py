@@ -38,7 +38,8 @@ from backend.core.batching import Example, pack
 from backend.core.forward import ForwardPass, prove
 from backend.core.tuning import make_trainable
 from backend.errors import ModelError
-from tests.backend.core.rows import LORA, lively_model, random_rows
+from tests.backend.core.rows import LORA, PLAN, lively_model, random_rows
+from tests.tiny import tiny_model
 
 ROWS = random_rows([5, 9, 14, 30, 33], shared=4)
 SIZES = {
@@ -281,3 +282,26 @@ def test_noise_is_drawn_while_training_only(build: Callable[[], PreTrainedModel]
     assert first == float(noisy.loss_sum(batch))
     assert first != quiet
     assert float(plain.loss_sum(batch)) == quiet
+
+
+@pytest.mark.parametrize(
+    ("dtype", "plan_dtype", "mixed"),
+    [
+        (torch.float32, "bfloat16", True),
+        (torch.float32, "float32", False),
+        (torch.bfloat16, "bfloat16", False),
+    ],
+)
+def test_products_are_in_half_precision_where_fp32_weights_are_trained_so(
+    dtype: torch.dtype, plan_dtype: str, mixed: bool
+) -> None:
+    with ForwardPass(lively_model().to(dtype), packed=False).autocast(replace(PLAN, dtype=plan_dtype)):
+        assert torch.is_autocast_enabled("cpu") is mixed
+
+
+@pytest.mark.parametrize(
+    ("alpha", "dropout", "random"), [(0.0, 0.0, False), (5.0, 0.0, True), (0.0, 0.1, True)]
+)
+def test_noise_or_dropout_make_it_random(alpha: float, dropout: float, random: bool) -> None:
+    model = tiny_model(attention_dropout=dropout)
+    assert ForwardPass(model, packed=True, neftune_noise_alpha=alpha).is_random is random

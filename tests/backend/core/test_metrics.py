@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from backend.core.metrics import MetricsWriter
 from backend.reports import EvalReport, StepReport, metrics_scalars
@@ -130,6 +133,21 @@ def test_without_tensorboard_there_is_the_line_alone(tmp_path: Path) -> None:
 
     assert len(_records(tmp_path)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("refused", ["__init__", "add_scalar", "flush", "close"])
+def test_event_files_that_cannot_be_written_cost_no_line(
+    folder: Path, refused: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    with mock.patch.object(SummaryWriter, refused, autospec=True, side_effect=full):
+        _write(folder, _step(1), _step(2))
+
+    assert [record["step"] for record in _records(folder)] == [1, 2]
+    assert [record.message for record in caplog.records] == [
+        f"TensorBoard files cannot be written ({full}); metrics.jsonl goes on."
+    ]
 
 
 def test_a_loss_that_is_no_number_is_written_as_its_name(folder: Path) -> None:

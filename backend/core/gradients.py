@@ -1,0 +1,66 @@
+"""The gradient of one step: its micro-batches side by side in lanes and over processes, added up in order. F1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from backend.core.batching import MicroBatch
+from backend.core.device import ComputePlan, step_seed
+from backend.core.distributed import ALONE, World
+from backend.core.forward import ForwardPass
+from backend.core.lanes import Lanes
+from backend.errors import TrainingError
+
+
+def step_gradients(
+    forward: ForwardPass,
+    parameters: Sequence[nn.Parameter],
+    batches: Sequence[MicroBatch],
+    plan: ComputePlan,
+    pool: Lanes,
+    world: World = ALONE,
+    *,
+    seed: int,
+    step: int,
+) -> tuple[float, list[Tensor]]:
+    """Mean loss in nats over the trained tokens of all ``batches`` and its gradient, one tensor a parameter.
+
+    Every process of ``world`` computes its share of them, and all get the sum. Raises TrainingError (out-of-memory)
+    when a micro-batch does not fit, and LostPeerError.
+    """
+    denominator = sum(len(batch.labels) for batch in batches)
+    device = torch.device(plan.device)
+    random = forward.is_random  # the caller then gives one lane
+
+    def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
+        part, batch = item
+        if random:
+            torch.manual_seed(step_seed(seed, step, part))
+        with forward.autocast(plan):
+            loss = forward.loss_sum(batch.to(device)) / denominator
+        return float(loss.detach()), torch.autograd.grad(loss, parameters)
+
+    total, summed = 0.0, list[Tensor]()
+    try:
+        for loss, gradients in pool.map(compute, world.share(list(enumerate(batches)))):
+            total += loss
+            summed = (
+                [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
+            remedy="Lower training.micro_batch_tokens or data.max_length, and resume.",
+            code="out-of-memory",
+        ) from error
+    summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
+    return world.add_up(total, summed), summed
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
