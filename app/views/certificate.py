@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.exports import Export
+from app.views.table import draw_table
 from app.views.text import plain
 
 _FACES = {
@@ -26,4 +27,4 @@ def draw_certificate(export: Export) -> None:
         st.caption("Somebody else's reader gave the same answers as the trained model.")
     if export.checks:
         with st.expander("Every check"):
-            st.dataframe(list(export.checks), hide_index=True, width="stretch")
+            draw_table(export.checks)

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.views.table import arrow_table
 from backend.manager.curves import Line
 
 COLOURS = ("#12808b", "#c9681c", "#7a5cc4", "#2f8f4e", "#c2477f", "#4a7fc9", "#8d7a1f", "#a35244")
@@ -37,8 +38,6 @@ def draw_lines(
 
     Drag to move along the axis, Shift and the wheel to zoom, double-click to come back.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - loads once something is drawn
-
     factor, unit = _unit(axis, lines)
     records = [
         (x / factor, y, name, kind)
@@ -48,9 +47,19 @@ def draw_lines(
         if y > 0 or not log
     ]
     columns = list(zip(*records, strict=True)) or [(), (), (), ()]
-    data = pa.table(dict(zip(("x", "y", "series", "kind"), columns, strict=True)))
+    data = arrow_table(dict(zip(("x", "y", "series", "kind"), columns, strict=True)))
     spec = _spec(list(lines), title=title, unit=unit, log=log, height=height, colours=colours)
     st.vega_lite_chart(data, spec, key=key, alt=describe(lines, title, unit, factor))
+
+
+def draw_bars(bars: Mapping[str, int], along: str, up: str) -> None:
+    """A bar a name, in the order given; ``along`` and ``up`` say what the axes are."""
+    data = arrow_table({"name": list(bars), "count": list(bars.values())})
+    x = {"field": "name", "type": "nominal", "title": along, "sort": None, "axis": {"labelAngle": 0}}
+    y = {"field": "count", "type": "quantitative", "title": up}
+    spec = {"height": 180, "mark": {"type": "bar", "color": COLOURS[0]}, "encoding": {"x": x, "y": y}}
+    said = "; ".join(f"{name}: {count:,}" for name, count in bars.items())
+    st.vega_lite_chart(data, spec, alt=f"{up} by {along.lower()}. {said}.")
 
 
 def describe(lines: Mapping[str, Line], title: str, unit: str, factor: float = 1.0) -> str:

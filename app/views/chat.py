@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.views.table import draw_table
 from app.views.text import plain
 from app.views.token_view import shown
 
@@ -66,7 +67,7 @@ def draw_alternatives(tokens: Sequence[Mapping[str, Any]]) -> None:
         for token in tokens
     ]
     column = st.column_config.ProgressColumn("probability", min_value=0.0, max_value=1.0, format="percent")
-    st.dataframe(table, hide_index=True, width="stretch", column_config={"probability": column})
+    draw_table(table, column_config={"probability": column})
 
 
 def draw_side(title: str, side: Mapping[str, Any], first_difference: int | None) -> None:

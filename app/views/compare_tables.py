@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from app.views.samples import panels
+from app.views.table import draw_table
 from app.views.text import figure
 from backend.manager.scalars import RunScalars
 from backend.utils.interval_utils import score_interval
@@ -23,7 +24,7 @@ def draw_settings(settings: Mapping[str, Sequence[object]], names: Sequence[str]
         {"setting": setting, **{name: _setting(value) for name, value in zip(names, values, strict=True)}}
         for setting, values in settings.items()
     ]
-    st.dataframe(lines, hide_index=True, height="content")
+    draw_table(lines, height="content")
 
 
 def _setting(value: object) -> str:
@@ -61,7 +62,7 @@ def score_words(share: float | None, rows: object) -> str:
 
 def draw_evaluations(rows: Sequence[Row]) -> None:
     """The runs' figures, one below the other."""
-    st.dataframe(list(rows), hide_index=True, height="content")
+    draw_table(rows, height="content")
 
 
 def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
@@ -79,7 +80,7 @@ def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
         answers = {name: str(found.get(row, {}).get("generated", "–")) for name, found in newest.items()}
         question = {"asked": _last_words(asked.get("prompt")), "expected": str(asked.get("expected", ""))}
         lines.append(question | answers)
-    st.dataframe(lines, hide_index=True, height="content")
+    draw_table(lines, height="content")
 
 
 def _last_words(prompt: object) -> str:

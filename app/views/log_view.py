@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.views.status_face import in_the_studio
+from app.views.table import draw_table
 from app.views.text import figure, plain
 from backend.manager.explain import Explanation
 
@@ -30,7 +31,7 @@ def draw_explanation(explanation: Explanation) -> None:
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in _advice(explanation)))
         if explanation.last_steps:
             with st.expander("The last steps", icon=":material/timeline:"):
-                st.dataframe(_steps(explanation), hide_index=True)
+                draw_table(_steps(explanation))
 
 
 def _advice(explanation: Explanation) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import streamlit as st
 
+from app.views.table import draw_table
 from app.views.text import plain
 
 
@@ -32,7 +33,7 @@ def draw_samples(panel: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
             with answer:
                 st.caption("Expected")
                 st.text(str(samples[-1].get("expected", "")))
-            st.dataframe([_line(sample) for sample in samples], hide_index=True, height="content")
+            draw_table([_line(sample) for sample in samples], height="content")
 
 
 def _line(sample: Mapping[str, object]) -> dict[str, object]:

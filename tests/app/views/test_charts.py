@@ -8,22 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from app.views.charts import COLOURS, describe
 from backend.manager.curves import Line
+from tests.app.views.drawing import drawn as drawn_alone
 
 
 def drawn(lines: dict[str, Line], **options: Any) -> Any:
     """The chart as it is sent."""
 
-    def script(lines: dict, options: dict) -> None:  # type: ignore[type-arg]
-        from app.views.charts import draw_lines
-
-        draw_lines(lines, title="Loss", key="chart", **options)
-
-    app = AppTest.from_function(script, kwargs={"lines": lines, "options": {"axis": "step"} | options})
-    (chart,) = app.run(timeout=30).get("vega_lite_chart")
+    app = drawn_alone("charts.draw_lines", lines, title="Loss", key="chart", **({"axis": "step"} | options))
+    (chart,) = app.get("vega_lite_chart")
     return chart.proto
 
 
@@ -81,6 +76,15 @@ def test_in_words() -> None:
         "Loss. training: from 2 to 0.5 between 1 and 3 steps."
     )
     assert describe({}, "Loss", "steps") == "Loss. Nothing yet."
+
+
+def test_bars_stand_in_the_order_given_and_are_told_in_words() -> None:
+    (chart,) = drawn_alone("charts.draw_bars", {"9–16": 2, "1–8": 1000}, "Tokens", "Rows").get(
+        "vega_lite_chart"
+    )
+    assert rows(chart.proto) == [{"name": "9–16", "count": 2}, {"name": "1–8", "count": 1000}]
+    assert json.loads(chart.proto.spec)["encoding"]["x"]["sort"] is None
+    assert chart.proto.alt == "Rows by tokens. 9–16: 2; 1–8: 1,000."
 
 
 def contrast(one: str, other: str) -> float:
