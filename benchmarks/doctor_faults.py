@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from backend.core.tokenizer import Encoded
 from backend.data.checks import Scan
@@ -229,14 +231,16 @@ def prose(row: Row) -> bool:
 
 
 def cut_off(row: Row, _: int, dice: random.Random) -> Row:
+    """The answer up to a lower-case word that another one follows, 15 words from its beginning or later."""
+
     def cut(text: str) -> str:
-        words = text.split()
+        words = list(re.finditer(r"\S+", text))
         places = [
-            at
-            for at in range(15, len(words))
-            if words[at - 1].isalpha() and words[at - 1].islower() and words[at][:1].islower()
+            word.end()
+            for word, follower in pairwise(words[14:])
+            if word.group().isalpha() and word.group().islower() and follower.group()[:1].islower()
         ]
-        return " ".join(words[: dice.choice(places or [15])])
+        return text[: dice.choice(places or [words[14].end()])]
 
     return with_text(row, "assistant", cut)
 

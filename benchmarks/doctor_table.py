@@ -3,8 +3,9 @@
     make bench-doctor
 
 For each check 40 rows are spoiled in several ways (or the set as a whole, over 20 draws), in the clean set that suits
-it. Recall: the share of the spoiled rows that it names. Precision: the share of the rows it names that were spoiled.
-``clean`` is what it says about the three sets as they are: rows named of rows looked at. The table is Markdown.
+it. Recall: the share of the spoiled rows that it names. Precision: the share of the rows it names that were spoiled;
+rows that were read and found to be so from the start (``READ``) do not count. ``clean`` is what it says about the
+three sets as they are: rows named of rows looked at. The table is Markdown.
 """
 
 from __future__ import annotations
@@ -40,6 +41,22 @@ MODULES = (  # noqa: SIM905 - easier to read
     "unittest.mock urllib.parse urllib.request uuid wave weakref xml.etree.ElementTree zipfile"
 ).split()
 
+# Rows of the untouched sets that are what the check says they are, each read beside its twin or its own prompt.
+READ = {
+    "near-duplicates": {  # two docstrings that differ in a few words
+        *("docs:difflib.HtmlDiff.make_file", "docs:difflib.HtmlDiff.make_table"),
+        *("docs:json.dump", "docs:json.dumps"),
+        *("docs:mimetypes.MimeTypes.guess_extension", "docs:mimetypes.guess_extension"),
+        *("docs:os.posix_spawn", "docs:os.posix_spawnp"),
+        *("docs:pickle.Unpickler", "docs:pickle.load"),
+        *("docs:socket.gethostbyaddr", "docs:socket.gethostbyname_ex"),
+        *("docs:urllib.parse.parse_qs", "docs:urllib.parse.parse_qsl"),
+    },
+    "answer-in-prompt": {  # "conda package", "kubectl config", "yarn bin", "gh extensions", "yarn global bin"
+        *("train.jsonl:97", "train.jsonl:157", "train.jsonl:257", "train.jsonl:329", "train.jsonl:399"),
+    },
+}
+
 
 def docstrings() -> Iterator[Row]:
     """What is documented in Python's standard library: real prose with code, lists and addresses in it."""
@@ -57,7 +74,7 @@ def docstrings() -> Iterator[Row]:
                     seen.add(text)
                     asked = f"What does {module.__name__}.{path} do in Python?"
                     turns = ({"role": "user", "content": asked}, {"role": "assistant", "content": text})
-                    yield Row(f"docs:{len(seen)}", turns)
+                    yield Row(f"docs:{module.__name__}.{path}", turns)
 
 
 @dataclass(frozen=True)
@@ -169,7 +186,8 @@ def score(check: Check, clean: dict[str, Scan], base: list[Row], plant: Planter)
     for draw in range(1 if check.of_rows else DRAWS):
         dice = random.Random(draw)  # noqa: S311 - dice, no secret
         scan, places = plant(dice.sample(base, len(base)), dice)
-        found = named(check, scan)
+        known = READ.get(check.slug, set()) - places
+        found = [place for place in named(check, scan) if place not in known]
         planted, hits, total = planted + len(places), hits + len(places & set(found)), total + len(found)
     untouched = [named(check, scan) for scan in clean.values()]
     looked = sum(len(scan.rows) for scan in clean.values()) if check.of_rows else len(clean)

@@ -13,8 +13,16 @@ from backend.errors import DataError
 from backend.utils.text_utils import shorten
 
 ENCODED_ROWS = 2_000
+WRAPPED_CHARACTERS = 40
 
 _FINAL = tuple(".!?…。！？)]}\"'`”’»*:;")
+_LIST_ENTRY = re.compile(r"[*\w.]+ ?(?::|--?|–) ")
+_SENTENCE_END = re.compile(r"""[\w)"'”’`][.!?…][)"'”’]*\s|[。！？]""")
+_UNFINISHED = re.compile(
+    r"(?i:an?|the|and|then|n?or|but|of|if|because|unless|whether|than|as|by|with|from|into|via|to|for|is|are|was|were|be|"
+    r"which|whose|when|while|where|your|their|its|our|my|every|each|between|also|will|must|should|would|may|might|"
+    r"has|having|being|been|does)|.*,"
+)
 _CODE = re.compile(r"[`(){}<>\[\]=_/\\|#$%&@*~+^]|\w\.\w")
 
 
@@ -63,16 +71,34 @@ def unfinished(scan: Scan) -> Iterator[Example]:
 
 
 def _breaks_off(text: str) -> bool:
-    """Whether a text ends in prose without an end mark; lists, code, headings and addresses need none."""
-    last = text.rstrip().rsplit("\n", 1)[-1]
+    """Whether a text ends in mid-sentence, as far as that shows without understanding it.
+
+    It does where its last word wants another one after it, and where it ends in prose without an end mark
+    although its sentences have them. Lists, code, headings and addresses need none.
+    """
+    last = _last_line(text)
     words = last.split()
-    prose = len(words) >= 4 and not last[:1].isspace() and words[0][0].isalnum()
-    return (
-        prose
-        and not last.endswith(_FINAL)
-        and not _CODE.search(" ".join(words[-4:]))
-        and not words[-1][-1].isdigit()
-    )
+    if not words or last.endswith(_FINAL):
+        return False
+    if _UNFINISHED.fullmatch(words[-1]):
+        return True
+    entry = not last.lstrip("\"'“‘(")[:1].isalnum() or _LIST_ENTRY.match(last)
+    prose = len(words) >= 4 and (not entry or _SENTENCE_END.search(last))
+    plain = not _CODE.search(" ".join(words[-2:])) and not words[-1][-1].isdigit()
+    return bool(prose and plain and _SENTENCE_END.search(text))
+
+
+def _last_line(text: str) -> str:
+    """The last line, with those before it where it goes on from a full line: in lower case and as no list entry."""
+    lines = text.rstrip().split("\n")
+    first = len(lines) - 1
+    while first and len(lines[first - 1]) >= WRAPPED_CHARACTERS and _goes_on(lines[first]):
+        first -= 1
+    return " ".join(lines[first:])
+
+
+def _goes_on(line: str) -> bool:
+    return line[:1].islower() and not _LIST_ENTRY.match(line)
 
 
 def broken_answer(row: Row) -> str | None:

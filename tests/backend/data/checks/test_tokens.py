@@ -74,9 +74,9 @@ def test_too_long_is_one_more_than_fits():
 
 def test_a_few_answers_that_stop_in_mid_sentence():
     whole = "one two three four five six seven eight nine ten eleven twelve."
-    rows = pairs([("a", whole)] * 10 + [("b", whole.rstrip("."))])
+    rows = pairs([("a", whole)] * 10 + [("b", f"{whole} And so it goes on")])
     assert [example.place for example in unfinished(Scan(rows))] == ["f:11"]
-    assert list(unfinished(Scan(rows[:9] + rows[10:][:0]))) == []
+    assert list(unfinished(Scan(rows[2:]))) == []
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,15 @@ def test_a_few_answers_that_stop_in_mid_sentence():
         ("\nthe next line goes on", True),
         ("\n    an indented line of four", False),
         ("\n- one of the list items", False),
-        ("\nthree words only", False),
+        ("\nThree words only", False),
+        ("and this line is as full as lines are when\nit breaks", True),
+        ("it calls heappush(heap) followed by", True),
+        ("\n- one of the list items and", True),
+        ('"quoted words" come before these', True),
+        ("\ncolour: what the thing looks like", False),
+        ("\nNote: the sentence ends. But this one", True),
         ("all of it stands at https://docs.python.org", False),
-        ("it calls os.path.join with these", False),
+        ("it calls with these os.path.join", False),
         ("it gives back a value of 10", False),
         ("and it ends here:", False),
     ],
@@ -98,6 +104,15 @@ def test_lists_code_addresses_and_numbers_need_no_end_mark(end, breaks_off):
     whole = "one two three four five six seven eight nine ten eleven twelve."
     rows = pairs([("a", whole)] * 10 + [("b", f"{whole} {end}")])
     assert [example.place for example in unfinished(Scan(rows))] == ["f:11"] * breaks_off
+
+
+@pytest.mark.parametrize(("last", "named"), [("eleven", []), ("the", ["f:11"])])
+def test_an_answer_that_uses_no_end_marks_is_named_only_for_a_word_that_wants_another(last, named):
+    whole = "one two three four five six seven eight nine ten eleven twelve."
+    rows = pairs(
+        [("a", whole)] * 10 + [("b", f"one two three four five six seven eight nine ten eleven {last}")]
+    )
+    assert [example.place for example in unfinished(Scan(rows))] == named
 
 
 @pytest.mark.parametrize(
