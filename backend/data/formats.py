@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backend.data.families import FAMILIES, PARTS, Family
 from backend.data.records import Record, Row
@@ -23,13 +23,15 @@ __all__ = ["Row", "Shape", "detect", "shape_from_columns", "to_row"]
 class Shape:
     """How rows are read: the shape's name, which column holds which part, and why this was chosen.
 
-    ``share`` is the fraction of the sampled records that fit, 0 to 1.
+    ``share`` is the fraction of the sampled records that fit, 0 to 1. ``later`` holds the columns of optional parts
+    that no sampled record has: where they turn up, they are read too.
     """
 
     name: str
     columns: Mapping[str, str]
     reason: str
     share: float
+    later: Mapping[str, str] = field(default_factory=dict)
 
 
 def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) -> Shape:
@@ -85,7 +87,7 @@ def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> 
 def to_row(record: Record, shape: Shape) -> Row:
     """The record as a canonical row; raises ``DataError`` with the place, the field and the reason."""
     try:
-        return build(shape.name, record.cells, shape.columns, record.place)
+        return build(shape.name, record.cells, {**shape.later, **shape.columns}, record.place)
     except DataError as error:
         raise DataError(f"{record.place}: {error.message}.", remedy=error.remedy, code=error.code) from None
 
@@ -106,7 +108,8 @@ def _shape(family: Family, names: Mapping[str, str], sample: Sequence[Record]) -
     unused = [column for column in names.values() if column not in columns.values()]
     if unused:
         reason += f"; not used: {', '.join(unused)}"
-    return Shape(family.shape, columns, reason, share)
+    later = {part: column for part, column in family.optional.items() if part not in columns}
+    return Shape(family.shape, columns, reason, share, later)
 
 
 def _share(shape: Shape, sample: Sequence[Record]) -> float:

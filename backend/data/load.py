@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
@@ -40,11 +40,15 @@ class Loaded:
 
 @dataclass
 class _Aside:
-    """What is put aside while the rows stream by."""
+    """What is put aside while the rows stream by.
+
+    ``late``: columns that no sampled record has and that are not read, with the place where each stands first.
+    """
 
     limit: float
     rejected: list[Rejected] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    late: dict[str, str] = field(default_factory=dict)
     rows: int = 0
 
     @property
@@ -82,8 +86,11 @@ def load_rows(
             raise DataError(f"{path} has no rows.", remedy="Put at least one row into it.", code="no-rows")
         if not sample:
             raise _too_many_rejected(str(path), aside)
-        shape = detect(_across_files(sample, located, options or ReadOptions()), columns)
-        rows = _keep(_rows(itertools.chain(sample, records), shape, aside), store)
+        looked_at = _across_files(sample, located, options or ReadOptions())
+        shape = detect(looked_at, columns)
+        known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
+        every = _watched(itertools.chain(sample, records), known, aside)
+        rows = _keep(_rows(every, shape, aside), store)
         if aside.too_many or not rows:
             raise _too_many_rejected(str(path), aside)
     finally:
@@ -92,6 +99,9 @@ def load_rows(
     _check_unchanged(located, sha256, str(path))
     if located.part is not None:
         rows = rows[take_part(len(rows), located.part)]
+    if aside.late and not columns:
+        late = ", ".join(f"{column} (first at {place})" for column, place in aside.late.items())
+        shape = replace(shape, reason=f"{shape.reason}; not used, and in no sampled row: {late}")
     return Loaded(rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped))
 
 
@@ -176,6 +186,15 @@ def _across_files(first: list[Record], located: Located, options: ReadOptions) -
         for file in files[1:]
     )
     return [*first[:share], *itertools.chain.from_iterable(others)]
+
+
+def _watched(records: Iterable[Record], known: set[str], aside: _Aside) -> Iterator[Record]:
+    """The records as they are; a column that is not ``known`` is noted once."""
+    for record in records:
+        if not record.cells.keys() <= known:
+            aside.late.update({column: record.place for column in record.cells if column not in known})
+            known.update(record.cells)
+        yield record
 
 
 def _rows(records: Iterable[Record], shape: Shape, aside: _Aside) -> Iterator[Row]:

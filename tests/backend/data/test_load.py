@@ -261,3 +261,31 @@ def test_many_files_are_looked_into_evenly_and_no_more_than_twenty(tmp_path, mon
     sampled = opened[1:20]
     assert sampled == [f"{number:03}.jsonl" for number in range(3, 60, 3)]
     assert len(opened) == 60 + 19
+
+
+@pytest.mark.parametrize(
+    ("late", "reason"),
+    [
+        ({"text": "t"}, "the field 'prompt' is missing"),
+        ({"prompt": "p", "completion": ["a"]}, "the field 'completion' holds a list where a text belongs"),
+    ],
+)
+def test_a_row_of_another_kind_after_the_sample_is_rejected_with_its_place(tmp_path, late, reason):
+    file = write_lines(tmp_path / "t.jsonl", [*PAIRS * 15, late, *PAIRS])
+    loaded = load_rows(file, max_rejected_share=0.1)
+    (rejected,) = loaded.rejected
+    assert (len(loaded.rows), rejected.place) == (320, "t.jsonl:301")
+    assert rejected.reason.startswith(reason)
+
+
+def test_an_optional_column_is_read_where_it_first_turns_up_after_the_sample(tmp_path):
+    late = {"prompt": "p", "completion": "c", "system": "Be brief."}
+    loaded = load_rows(write_lines(tmp_path / "t.jsonl", [*PAIRS * 15, late]))
+    assert [each["role"] for each in loaded.rows[300].messages] == ["system", "user", "assistant"]
+    assert "not used" not in loaded.reason
+
+
+def test_a_column_after_the_sample_that_is_not_read_is_named_once_with_its_place(tmp_path):
+    late = {"prompt": "p", "completion": "c", "rating": "5"}
+    loaded = load_rows(write_lines(tmp_path / "t.jsonl", [*PAIRS * 15, late, late]))
+    assert loaded.reason.endswith("; not used, and in no sampled row: rating (first at t.jsonl:301)")
