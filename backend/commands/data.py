@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import takewhile
 from pathlib import Path
@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from backend.commands.duplicates import duplicates as show_duplicates
 from backend.commands.options import AsJson
 from backend.commands.output import print_json, say
+from backend.commands.paraphrase import paraphrase as paraphrase_prompts
 from backend.commands.rows import rows as show_rows
+from backend.errors import DataError
+from backend.utils.text_utils import counted
 
 if TYPE_CHECKING:
     from backend.data.doctor import Report
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 app = App(name="data", help="What is wrong with the rows, and what the model will see of them.")
 app.command(show_rows, name="rows")
+app.command(show_duplicates, name="duplicates")
+app.command(paraphrase_prompts, name="paraphrase")
 
 Rows = Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")]
 Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
@@ -32,6 +38,7 @@ Columns = Annotated[
 MaxLength = Annotated[int | None, Parameter(help="Longest example in tokens; data.max_length if left out.")]
 ChatTemplate = Annotated[str | None, Parameter(help="A chat template, as model.chat_template.")]
 SHOWN_CHANGES = 2
+LISTED_CHANGES = 50
 
 
 @app.command
@@ -44,6 +51,10 @@ def check(
     columns: Columns = None,
     max_length: MaxLength = None,
     fix: Annotated[Path | None, Parameter(help="Write a mended copy into this folder.")] = None,
+    only: Annotated[
+        list[str] | None, Parameter(help="Mend with this fix alone; may stand more than once.")
+    ] = None,
+    dry_run: Annotated[bool, Parameter(help="Show what the fixes would change and write nothing.")] = False,
     rejected: Annotated[
         Path | None, Parameter(help="Write the rows that cannot be read to this file.")
     ] = None,
@@ -53,26 +64,34 @@ def check(
 
     The exit code is 0 when nothing blocks, 1 when something does, 2 when the rows cannot be read. --fix shows what
     the safe fixes change, writes the next version under its folder, never over your file, and the exit code is
-    then that of the copy.
+    then that of the copy. Rows that cannot be read are in no copy.
 
     Examples
     --------
     tunesmith data check rows.jsonl --model smollm2-135m
 
     tunesmith data check rows.jsonl --validation held-out.jsonl --fix mended
+
+    tunesmith data check rows.jsonl --only drop-duplicates --dry-run
     """
     from backend.data.load import load_rows  # noqa: PLC0415 - pyarrow loads here
 
+    mending = dry_run or fix is not None
+    if only and not mending:
+        raise DataError(
+            "--only says how to mend.",
+            remedy="Add --fix FOLDER, or --dry-run to look first.",
+            code="nothing-to-mend-into",
+        )
     loaded = load_rows(path, columns, max_rejected_share=1.0, quarantine=rejected)
     held_out = load_rows(validation, columns, max_rejected_share=1.0).rows if validation else ()
     options = _token_options(model, chat_template, max_length)
     report = _examine(loaded, path, held_out, options)
-    if fix is None:
+    mended = _mend(report, loaded, held_out, only) if mending else None
+    if mended is None or not (mended.changes or loaded.rejected):
         return _print_report(report, path, as_json=as_json)
-    mended = _mend(report, loaded, held_out)
-    if not mended.changes and not loaded.rejected:
-        return _print_report(report, path, as_json=as_json)
-    return _write_fixed(report, mended, loaded, path, fix, held_out, options, as_json=as_json)
+    out = None if dry_run else fix
+    return _show_fixed(report, mended, loaded, path, out, held_out, options, as_json=as_json)
 
 
 def _token_options(model: str | None, chat_template: str | None, max_length: int | None) -> dict[str, Any]:
@@ -125,47 +144,72 @@ def _print_table(report: Report) -> None:
     Console(highlight=False).print(table(report))
 
 
-def _mend(report: Report, loaded: Loaded, held_out: Sequence[Row]) -> Mended:
+def _mend(report: Report, loaded: Loaded, held_out: Sequence[Row], only: list[str] | None) -> Mended:
     from backend.data.fixes import mend  # noqa: PLC0415
 
-    return mend(loaded.rows, {finding.fix for finding in report.findings if finding.fix}, held_out)
+    found = [finding.fix for finding in report.findings if finding.fix]
+    return mend(loaded.rows, found if only is None else only, held_out)
 
 
-def _write_fixed(
+def _show_fixed(
     report: Report,
     mended: Mended,
     loaded: Loaded,
     path: Path,
-    out: Path,
+    out: Path | None,
     held_out: Sequence[Row],
     options: dict[str, Any],
     *,
     as_json: bool,
 ) -> int:
-    """Write the copy, say what changed and what is left to find in it; the exit code is that of the copy."""
+    """Write the copy if there is a place for it, say what changed and what is left; the exit code is the copy's."""
     from backend.data.fixes import write_copy  # noqa: PLC0415
 
-    copy = write_copy(mended, out, source=str(path), sha256=loaded.sha256) / "rows.jsonl"
-    remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), copy, held_out, options)
+    copy = write_copy(mended, out, source=str(path), sha256=loaded.sha256) / "rows.jsonl" if out else None
+    remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), copy or path, held_out, options)
     counts = change_counts(mended.changes, len(loaded.rejected))
     if as_json:
-        fixed = {"copy": str(copy), "rows": len(mended.rows), "changes": counts, "blocks": remaining.blocks}
+        fixed = {
+            "copy": None if copy is None else str(copy),
+            "rows": len(mended.rows),
+            "changes": counts,
+            "differences": [_listed(change) for change in mended.changes[:LISTED_CHANGES]],
+            "blocks": remaining.blocks,
+        }
         print_json({**json.loads(report.to_json()), "fixed": fixed})
         return remaining.exit_code
     _print_table(report)
-    say("\nWhat the fixes change")
-    for name, (changed, left_out) in counts.items():
-        amounts = [(changed, "changed"), (left_out, "left out")]
-        parts = [f"{_counted(count, 'row')} {how}" for count, how in amounts if count]
-        say(f"  {name}: {', '.join(parts)}")
-        for change in [each for each in mended.changes if each.fix == name][:SHOWN_CHANGES]:
-            _print_change(change)
+    _print_changes(mended.changes, counts)
+    if copy is None:
+        say(
+            f"\nNothing was written. To write {len(mended.rows):,} rows: leave --dry-run out, with --fix FOLDER"
+        )
+        return remaining.exit_code
     say(
         f"\nWrote {copy} ({len(mended.rows):,} rows; before and after of each change in changes.jsonl beside it)"
     )
     still = [finding.title for finding in remaining.findings if finding.level == "block"]
     say(f"Still to mend by hand: {'; '.join(still)}." if still else f"Train on it: --data.train {copy}")
     return remaining.exit_code
+
+
+def _listed(change: Change) -> dict[str, object]:
+    from backend.data.fixes import difference  # noqa: PLC0415
+
+    hidden = (
+        {"before": None} if change.fix == "redact-secrets" else {}
+    )  # a secret is not for screens and logs
+    return difference(change) | hidden
+
+
+def _print_changes(changes: Sequence[Change], counts: Mapping[str, tuple[int, int]]) -> None:
+    say("\nWhat the fixes change")
+    for name, (changed, left_out) in counts.items():
+        amounts = [(changed, "changed"), (left_out, "left out")]
+        parts = [f"{counted(count, 'row')} {how}" for count, how in amounts if count]
+        say(f"  {name}: {', '.join(parts)}")
+        for change in [each for each in changes if each.fix == name][:SHOWN_CHANGES]:
+            _print_change(change)
 
 
 def change_counts(changes: Sequence[Change], rejected: int) -> dict[str, tuple[int, int]]:
@@ -203,10 +247,6 @@ def changed_part(change: Change) -> tuple[str, str]:
     start = max(0, same - 30)
     lead = "…" if start else ""
     return lead + shorten(before[start:], 100), lead + shorten(after[start:], 100)
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count:,} {word}" + "s" * (count != 1)
 
 
 @app.command

@@ -18,7 +18,7 @@ from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow
 from backend.data.load import Loaded
 from backend.data.records import Row
-from backend.utils.text_utils import shorten, without_controls
+from backend.utils.text_utils import counted, shorten, without_controls
 
 EXAMPLES = 3
 REPORT_VERSION = 1
@@ -126,7 +126,7 @@ def table(report: Report) -> RenderableType:
     looks = sum(finding.level == "warn" for finding in report.findings)
     summary = Text(
         f"{report.source}: {report.rows:,} rows, {report.rejected:,} refused; "
-        f"{_counted(stops, 'finding')} that should stop a run, {looks} to look at.",
+        f"{counted(stops, 'finding')} that should stop a run, {looks} to look at.",
         style="bold red" if stops else "bold green",
     )
     lines: list[RenderableType] = [
@@ -217,7 +217,3 @@ def _rejected_rows(scan: Scan) -> Finding:
         examples=tuple(Example(item.place, shorten(item.reason, 200)) for item in scan.rejected[:EXAMPLES]),
         fix="drop-rejected",
     )
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}" + ("" if count == 1 else "s")

@@ -98,7 +98,7 @@ def write_copy(mended: Mended, out: Path, *, source: str, sha256: str) -> Path:
 
 def _fill(folder: Path, mended: Mended, origin: Mapping[str, object]) -> None:
     write_jsonl(mended.rows, folder / "rows.jsonl")
-    lines = (json.dumps(_difference(change), ensure_ascii=False) + "\n" for change in mended.changes)
+    lines = (json.dumps(difference(change), ensure_ascii=False) + "\n" for change in mended.changes)
     (folder / "changes.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
     lineage = {
         **origin,
@@ -111,7 +111,8 @@ def _fill(folder: Path, mended: Mended, origin: Mapping[str, object]) -> None:
     (folder / "lineage.json").write_text(text, encoding="utf-8", newline="\n")
 
 
-def _difference(change: Change) -> dict[str, object]:
+def difference(change: Change) -> dict[str, object]:
+    """A change as it stands in ``changes.jsonl``: the fix, the place, the record before and after."""
     after = None if change.after is None else row_record(change.after)
     return {"fix": change.fix, "place": change.place, "before": row_record(change.before), "after": after}
 

@@ -40,3 +40,8 @@ def one_edit_apart(left: str, right: str) -> bool:
         if tag != "equal"
     ]
     return len(changes) == 1 and max(changes[0]) == 1
+
+
+def counted(count: int, word: str) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{count:,} {word}" + "s" * (count != 1)

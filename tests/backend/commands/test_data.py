@@ -145,6 +145,32 @@ class TestFix:
         assert KEY not in screen
         assert "Train on it: --data.train mended/v001/rows.jsonl" in screen
 
+    def test_one_fix_alone(self, bad: Path, capsys: Screen) -> None:
+        words = ["check", "bad.jsonl", "--fix", "mended", "--only", "drop-empty", "--only", "unescape-html"]
+        fixed = record(capsys, 1, *words)["fixed"]
+        assert fixed["blocks"]
+        assert fixed["changes"] == {"unescape-html": [1, 0], "drop-empty": [0, 1]}
+        assert KEY in Path(fixed["copy"]).read_text()
+
+    def test_a_look_before_anything_is_written(self, bad: Path, tmp_path: Path, capsys: Screen) -> None:
+        words = ["check", "bad.jsonl", "--fix", "mended", "--dry-run"]
+        fixed = record(capsys, 0, *words)["fixed"]
+        assert fixed["copy"] is None
+        assert fixed["rows"] == 62
+        shown = {each["fix"]: each for each in fixed["differences"]}
+        assert shown["unescape-html"]["before"]["messages"][1]["content"] == "Salt &amp; pepper, I say."
+        assert shown["unescape-html"]["after"]["messages"][1]["content"] == "Salt & pepper, I say."
+        assert shown["drop-empty"]["after"] is None
+        assert KEY not in json.dumps(fixed)
+        assert main(["data", *words]) == 0
+        assert "Nothing was written." in capsys.readouterr().out
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+    def test_a_fix_that_is_none(self, bad: Path, capsys: Screen) -> None:
+        words = ["check", "bad.jsonl", "--only", "everything"]
+        assert record(capsys, 2, *words, "--dry-run")["error"]["code"] == "unknown-fix"
+        assert record(capsys, 2, *words)["error"]["code"] == "nothing-to-mend-into"
+
     def test_what_stays_wrong_is_said(self, good: Path, tmp_path: Path, capsys: Screen) -> None:
         model = tiny_model_folder(tmp_path / "gemma", family="gemma")
         system = {"role": "system", "content": "Be kind."}

@@ -1,6 +1,6 @@
 import pytest
 
-from backend.utils.text_utils import normalise, one_edit_apart, shorten, without_controls
+from backend.utils.text_utils import counted, normalise, one_edit_apart, shorten, without_controls
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,8 @@ def test_shorten_cuts_in_the_middle():
 def test_one_edit_apart(left, right, expected):
     assert one_edit_apart(left, right) is expected
     assert one_edit_apart(right, left) is expected
+
+
+@pytest.mark.parametrize(("count", "words"), [(0, "0 rows"), (1, "1 row"), (2000, "2,000 rows")])
+def test_counted(count, words):
+    assert counted(count, "row") == words
