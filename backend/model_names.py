@@ -12,7 +12,7 @@ from pathlib import Path
 
 CACHE_VARIABLE = "TUNESMITH_CACHE"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
-_LAYOUT = "1"  # of converted folders: raise it when the conversion changes, and old ones are left unused
+_LAYOUT = "2"  # of converted folders: raise it when the conversion changes, and old ones are left unused
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,19 @@ def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
 
 def _in_hub_cache(hub_id: str, revision: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - a quarter of a second
+    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
 
-    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    except HFValidationError:  # "a--b" looks like an id and is none
+        return None
     return Path(found).parent if isinstance(found, str) else None
+
+
+def cached_models() -> list[str]:
+    """The Hub ids of the models in the Hub's cache on this machine, in order of name."""
+    from huggingface_hub import constants  # noqa: PLC0415 - a quarter of a second
+
+    folders = sorted(Path(constants.HF_HUB_CACHE).glob("models--*"))
+    names = (folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders)
+    return [name for name in names if HUB_ID.match(name) and local_folder(name)]

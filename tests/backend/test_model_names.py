@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name, local_folder
+from backend.model_names import (
+    HUB_ID,
+    MODEL_ALIASES,
+    cache_folder,
+    cached_models,
+    converted_name,
+    local_folder,
+)
 
 
 @pytest.fixture
@@ -46,14 +53,39 @@ def test_a_folder_is_itself_when_it_holds_a_model(tmp_path: Path) -> None:
     assert local_folder(str(tmp_path / "nowhere")) is None
 
 
-def test_a_hub_model_lies_in_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fetched(cache: Path, name: str) -> Path:
+    """A model in the Hub's cache."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123")
+    return with_config(repository / "snapshots" / "0123")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hub."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_hub_model_lies_in_the_hub_cache(hub: Path) -> None:
     assert local_folder("someone/model") is None
-    repository = tmp_path / "models--someone--model"
-    snapshot = with_config(repository / "snapshots" / "0123")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0123")
-    assert local_folder("someone/model") == snapshot
+    folder = fetched(hub, "someone/model")
+    assert local_folder("someone/model") == folder
+
+
+def test_the_models_in_the_hub_cache(hub: Path) -> None:
+    assert cached_models() == []
+    for name in ("gpt2", "someone/model", "no/hub--id"):
+        fetched(hub, name)
+    (hub / "models--half--fetched").mkdir()
+    (hub / "datasets--someone--rows").mkdir()
+    assert cached_models() == ["gpt2", "someone/model"]
+
+
+def test_a_name_that_the_hub_would_never_give_is_nowhere(hub: Path) -> None:
+    assert local_folder("no--hub-id") is None
+    assert local_folder("so/no..hub") is None
