@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
 from backend.data.records import Row
 from backend.errors import DataError
+from backend.utils.file_utils import write_text_durably
 from backend.utils.text_utils import normalise
+
+REQUEST = (
+    "Say this in other words. Keep every name, number and condition. Answer with the new wording alone.\n\n"
+)
+"""What a model is asked before each prompt."""
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|without|nor|neither|cannot)\b|n't\b", re.IGNORECASE)
@@ -30,12 +36,18 @@ class Proposal:
     accepted: bool = False
 
 
-def propose(rows: Sequence[Row], paraphrase: Callable[[str], str]) -> Iterator[Proposal]:
-    """A proposal for each row whose last user turn ``paraphrase`` rewords without changing what can be tested."""
-    for row in rows:
-        before = _asked(row)
-        if before and same_meaning_possible(before, after := paraphrase(before).strip()):
-            yield Proposal(row.place, before, after)
+def propose(rows: Sequence[Row], paraphrase: Callable[[Sequence[str]], Sequence[str]]) -> list[Proposal]:
+    """A proposal for each row whose last user turn is reworded without changing what can be tested.
+
+    ``paraphrase`` is given all of these turns at once and gives as many texts back, '' for one it has none for.
+    """
+    asked = [(row.place, before) for row in rows if (before := _asked(row))]
+    reworded = [text.strip() for text in paraphrase([before for _, before in asked])]
+    return [
+        Proposal(place, before, after)
+        for (place, before), after in zip(asked, reworded, strict=True)
+        if same_meaning_possible(before, after)
+    ]
 
 
 def same_meaning_possible(before: str, after: str) -> bool:
@@ -48,17 +60,25 @@ def same_meaning_possible(before: str, after: str) -> bool:
     )
 
 
-def write_review(proposals: Iterable[Proposal], path: Path) -> int:
-    """Write proposals as JSONL for a person to set ``accepted`` in, and return how many there are.
+def check_place(path: Path) -> None:
+    """Raise ``DataError`` when a review lies there already, perhaps with decisions, or its folder is missing."""
+    if path.exists():
+        raise DataError(
+            f"{path} is there already, perhaps with decisions in it.",
+            remedy="Name another file, or delete this one.",
+            code="review-exists",
+        )
+    if not path.absolute().parent.is_dir():
+        raise unwritable(path, FileNotFoundError("its folder does not exist"))
 
-    Raises ``DataError`` when the file cannot be written.
-    """
-    lines = [json.dumps(asdict(proposal), ensure_ascii=False) + "\n" for proposal in proposals]
+
+def write_review(proposals: Iterable[Proposal], path: Path) -> None:
+    """Write proposals as JSONL for a person to set ``accepted`` in; raises ``DataError`` when that is impossible."""
+    text = "".join(json.dumps(asdict(proposal), ensure_ascii=False) + "\n" for proposal in proposals)
     try:
-        path.write_text("".join(lines), encoding="utf-8", newline="\n")
+        write_text_durably(path, text)
     except OSError as error:
         raise unwritable(path, error) from None
-    return len(lines)
 
 
 def read_review(path: Path) -> list[Proposal]:

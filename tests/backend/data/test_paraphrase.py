@@ -4,6 +4,7 @@ import pytest
 
 from backend.data.paraphrase import (
     Proposal,
+    check_place,
     propose,
     read_review,
     same_meaning_possible,
@@ -31,13 +32,13 @@ def test_same_meaning_possible(before, after, possible):
 
 def test_propose_rewords_the_last_user_turn_of_rows_that_pass():
     rows = [chat(system("s"), user("Add 2 and 3"), assistant("5")), pair("Take 1 away", "0", "f:2")]
-    found = list(propose(rows, lambda text: text.replace("Add", "Sum up").replace("1", "one")))
+    found = propose(rows, lambda asked: [each.replace("Add", "Sum up").replace("1", "one") for each in asked])
     assert found == [Proposal("f:1", "Add 2 and 3", "Sum up 2 and 3")]
 
 
 def test_only_accepted_proposals_come_back_from_the_review(tmp_path):
     path = tmp_path / "review.jsonl"
-    assert write_review([Proposal("f:1", "a\u2028b", "c"), Proposal("f:2", "d", "e")], path) == 2
+    write_review([Proposal("f:1", "a\u2028b", "c"), Proposal("f:2", "d", "e")], path)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     assert read_review(path) == []
     lines[0]["accepted"] = True
@@ -76,3 +77,13 @@ def test_a_review_that_is_not_there_or_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "bad.jsonl").write_bytes(b"\xff")
     with pytest.raises(DataError, match="cannot be read"):
         read_review(tmp_path / "bad.jsonl")
+
+
+def test_a_review_with_decisions_is_never_written_over(tmp_path):
+    (tmp_path / "review.jsonl").write_text("decided", encoding="utf-8")
+    with pytest.raises(DataError, match="there already") as caught:
+        check_place(tmp_path / "review.jsonl")
+    assert caught.value.code == "review-exists"
+    with pytest.raises(DataError, match="folder does not exist"):
+        check_place(tmp_path / "no" / "review.jsonl")
+    check_place(tmp_path / "new.jsonl")
