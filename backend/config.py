@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -302,8 +303,9 @@ def parse_config(raw: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(problems_of(error, config_schema())) from error
 
 
-def config_schema() -> dict[str, Any]:
-    """The JSON schema of a configuration file, as forms, docs and editors read it."""
+@cache
+def config_schema() -> Mapping[str, Any]:
+    """The JSON schema of a configuration file, as forms, docs and editors read it: made once, to be read only."""
     return RunConfig.model_json_schema()
 
 
