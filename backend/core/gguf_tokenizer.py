@@ -12,19 +12,25 @@ from backend.errors import ModelError
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
 
-# How text is cut into words before merging, by the value of tokenizer.ggml.pre: None stands for GPT-2's own rule.
-# The expressions are those of the published tokenizers.
+# How text is cut into words before merging, by the value of tokenizer.ggml.pre: the steps before the byte level, as
+# tokenizer.json has them; without a splitting expression the byte level cuts words by GPT-2's own rule. The
+# expressions are those of the published tokenizers.
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-WORD_RULES: dict[str, str | None] = {
-    "gpt-2": None,
-    # SmolLM's digits are single tokens whatever the rule, so GPT-2's gives the ids that transformers gives.
-    "smollm": None,
-    "llama-bpe": _LLAMA3,
-    "qwen2": _QWEN2,
+
+
+def _split(expression: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+
+
+WORD_RULES: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [],
+    "smollm": [{"type": "Digits", "individual_digits": True}],
+    "llama-bpe": [_split(_LLAMA3)],
+    "qwen2": [_split(_QWEN2)],
 }
 
 
@@ -42,7 +48,7 @@ def tokenizer_files(metadata: dict[str, Any]) -> dict[str, Any]:
             remedy="Give the model's Hugging Face folder or id instead.",
         )
     return {
-        "tokenizer.json": _tokenizer_json(metadata, WORD_RULES[rule]),
+        "tokenizer.json": _tokenizer_json(metadata, rule),
         "tokenizer_config.json": _tokenizer_config(metadata),
         "chat_template.jinja": metadata.get("tokenizer.chat_template", ""),
     }
@@ -54,7 +60,7 @@ def special_token(metadata: dict[str, Any], role: str) -> int | None:
     return token_id
 
 
-def _tokenizer_json(metadata: dict[str, Any], rule: str | None) -> dict[str, Any]:
+def _tokenizer_json(metadata: dict[str, Any], rule: str) -> dict[str, Any]:
     tokens = metadata["tokenizer.ggml.tokens"]
     vocab = {token: index for index, token in enumerate(tokens)}
     merges = [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]]
@@ -96,13 +102,12 @@ def _added_token(index: int, content: str, *, special: bool) -> dict[str, Any]:
     return {"id": index, "content": content, **flags}
 
 
-def pre_tokenizer(rule: str | None) -> dict[str, Any]:
-    """The pre-tokenizer of a byte-level BPE as tokenizer.json has it; None splits words by GPT-2's rule."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    if rule is None:
-        return byte_level | {"use_regex": True}
-    split = {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, byte_level | {"use_regex": False}]}
+def pre_tokenizer(rule: str) -> dict[str, Any]:
+    """The pre-tokenizer of a byte-level BPE under one of ``WORD_RULES``, as tokenizer.json has it."""
+    before = WORD_RULES[rule]
+    own = not any(step["type"] == "Split" for step in before)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": own}
+    return {"type": "Sequence", "pretokenizers": [*before, byte_level]} if before else byte_level
 
 
 def _post_processor(metadata: dict[str, Any]) -> dict[str, Any]:

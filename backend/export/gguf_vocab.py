@@ -21,8 +21,6 @@ from backend.core.gguf_tokenizer import WORD_RULES, pre_tokenizer
 from backend.core.tokenizer import stop_token_ids
 from backend.errors import ExportError
 
-_DIGITS = {"type": "Digits", "individual_digits": True}
-
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -82,8 +80,7 @@ def find_word_rule(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, steps = spec["model"], _steps(spec["pre_tokenizer"])
-    known = {name: _steps(pre_tokenizer(rule)) for name, rule in WORD_RULES.items() if name != "smollm"}
-    known["smollm"] = [_DIGITS, *known["gpt-2"]]
+    known = {name: _steps(pre_tokenizer(name)) for name in WORD_RULES}
     name = next((name for name, rule in known.items() if rule == steps), None)
     if model["type"] != "BPE" or model.get("byte_fallback") or name is None:
         raise ExportError(
