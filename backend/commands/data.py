@@ -130,7 +130,9 @@ def _print_report(report: Report, path: Path, *, as_json: bool) -> int:
         return report.exit_code
     _print_table(report)
     if any(finding.fix for finding in report.findings):
-        say(f"The fixes are safe and leave {path} alone: tunesmith data check {path} --fix mended")
+        say(
+            "Add --dry-run to see what the fixes would change, or --fix FOLDER for a mended copy; your file stays."
+        )
     elif report.exit_code == 0:
         say(f"See what the model will see: tunesmith data preview {path}")
     return report.exit_code

@@ -158,9 +158,13 @@ def _findings_table(findings: tuple[Finding, ...]) -> Table:
         if finding.fix:
             what.append(f"\nFix: {finding.fix}", style="not bold green")
         rows = f"{finding.count:,}" + (f"\n{finding.share:.1%}" if finding.share is not None else "")
-        where = Text(without_controls("\n".join(f"{each.place}  {each.detail}" for each in finding.examples)))
+        where = Text("\n").join(_where(example) for example in finding.examples)
         grid.add_row(Text(_WORDS[finding.level], style=f"bold {_COLOURS[finding.level]}"), what, rows, where)
     return grid
+
+
+def _where(example: Example) -> Text:
+    return Text.assemble((without_controls(example.place), "bold"), f"  {without_controls(example.detail)}")
 
 
 def _cannot_run(check: Check, scan: Scan) -> str:

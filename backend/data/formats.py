@@ -55,7 +55,7 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
     good = (shape for shape in taught if shape.share >= GOOD_SHARE)
     best = next(good, None) or max(taught, key=lambda shape: shape.share, default=None)
     if best is None:
-        raise _unknown_shape(names)
+        raise _unknown_shape(names, sample[0].place.rpartition(":")[0])
     if best.share == 0:
         raise DataError(
             f"The rows look like {best.name}, but none can be read so: {_first_reason(best, sample)}",
@@ -167,9 +167,18 @@ def _unknown_parts(parts: set[str]) -> DataError:
     )
 
 
-def _unknown_shape(names: Mapping[str, str]) -> DataError:
+def _unknown_shape(names: Mapping[str, str], file: str) -> DataError:
+    columns = list(names.values())
+    if len(columns) == 1:
+        return DataError(
+            f"{file} has one column only, {columns[0]!r}. No known shape has that.",
+            remedy="Name the columns in the first line, for example prompt,completion (or text, for plain texts), "
+            "or set data.delimiter if they are parted by something unusual.",
+            code="unknown-shape",
+        )
     return DataError(
-        f"No known shape has the columns {', '.join(names.values())}.",
-        remedy="Say which column holds what, for example data.columns: {prompt: Question, completion: Answer}.",
+        f"{file}: No known shape has the columns {', '.join(columns)}.",
+        remedy="Say which of them holds what: --columns.prompt Question --columns.completion Answer, "
+        "or data.columns: {prompt: Question, completion: Answer} in a run's settings.",
         code="unknown-shape",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
+from backend.data.cleaning import Leak, exact_duplicates, find_leaks
 from backend.data.records import Rejected, Row
 from backend.data.texts import answer_text, prompt_text
 from backend.utils.text_utils import normalise
@@ -74,6 +75,16 @@ class Scan:
         few = 2 <= len(distinct) <= min(MAX_LABELS, len(self.rows) // 3)
         short = all(len(answer) <= LABEL_CHARACTERS and "\n" not in answer for answer in distinct)
         return self.answers if few and short else []
+
+    @cached_property
+    def duplicates(self) -> dict[int, int]:
+        """For each row that says the same as an earlier one, the number of that one."""
+        return exact_duplicates(self.rows)
+
+    @cached_property
+    def leaks(self) -> list[Leak]:
+        """The rows that stand among the held-out rows."""
+        return find_leaks(self.rows, self.validation)
 
 
 @dataclass(frozen=True)

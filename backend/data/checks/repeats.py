@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from backend.data.checks.base import Check, Example, Scan
-from backend.data.cleaning import exact_duplicates, find_leaks, near_duplicate_rows
+from backend.data.cleaning import near_duplicate_rows
 from backend.data.records import Row
 from backend.data.texts import prompt_text
 from backend.utils.text_utils import shorten
@@ -27,7 +27,7 @@ def near_contamination(scan: Scan) -> Iterator[Example]:
 
 
 def _leaks(scan: Scan, kind: str, how: str) -> Iterator[Example]:
-    for leak in find_leaks(scan.rows, scan.validation):
+    for leak in scan.leaks:
         if leak.kind == kind:
             row = scan.rows[leak.train]
             yield Example(row.place, f"{how} {scan.validation[leak.evaluation].place}: {_shown(row)}")
@@ -39,9 +39,8 @@ def _shown(row: Row) -> str:
 
 def duplicates(scan: Scan) -> Iterator[Example]:
     """Rows that repeat an earlier one, most repeated first."""
-    found = exact_duplicates(scan.rows)
-    times = Counter(found.values())
-    for later, earlier in sorted(found.items(), key=lambda pair: (-times[pair[1]], pair)):
+    times = Counter(scan.duplicates.values())
+    for later, earlier in sorted(scan.duplicates.items(), key=lambda pair: (-times[pair[1]], pair)):
         yield Example(
             scan.rows[later].place, f"the same as {scan.rows[earlier].place}: {_shown(scan.rows[later])}"
         )
@@ -50,9 +49,8 @@ def duplicates(scan: Scan) -> Iterator[Example]:
 def near_duplicates(scan: Scan) -> Iterator[Example]:
     """Rows that nearly repeat an earlier one and are not exact duplicates; the first 300,000 rows are compared."""
     rows = scan.rows[:MAX_NEAR_ROWS]
-    exact = exact_duplicates(rows)
     for later, earlier in near_duplicate_rows(rows).items():
-        if later not in exact:
+        if later not in scan.duplicates:
             yield Example(
                 rows[later].place, f"nearly the same as {rows[earlier].place}: {_shown(rows[later])}"
             )

@@ -72,7 +72,7 @@ class TestCheck:
         screen = capsys.readouterr().out
         assert "Answers are empty" in screen
         assert "bad.jsonl:62" in screen
-        assert "tunesmith data check bad.jsonl --fix mended" in screen
+        assert "Add --dry-run to see what the fixes would change, or --fix FOLDER for a mended copy" in screen
         assert KEY not in screen
 
     def test_the_json_is_the_doctors_own(self, bad: Path, capsys: Screen) -> None:

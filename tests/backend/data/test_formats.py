@@ -64,9 +64,16 @@ def test_prompts_alone_are_a_shape_only_where_no_row_has_an_answer():
 def test_no_rows_and_unknown_columns_are_errors():
     with pytest.raises(DataError, match="no row"):
         detect([])
-    with pytest.raises(DataError, match="No known shape has the columns a, b") as caught:
+    with pytest.raises(DataError, match="f: No known shape has the columns a, b") as caught:
         detect(records({"a": "1", "b": "2"}))
+    assert "--columns.prompt Question" in caught.value.remedy
     assert "data.columns" in caught.value.remedy
+
+
+def test_a_single_column_of_another_name_asks_for_a_header():
+    with pytest.raises(DataError, match="f has one column only, '# zones'") as caught:
+        detect(records({"# zones": "1"}))
+    assert "first line" in caught.value.remedy
 
 
 def test_rows_that_look_right_but_cannot_be_read_say_why():
