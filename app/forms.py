@@ -23,19 +23,20 @@ from backend.utils.config_utils import dotted_names, field_schema, parse_value
 
 Kind = Literal["choice", "switch", "whole", "number", "text", "lines", "pairs", "mixed"]
 
-BASIC = (
-    "model.model_name_or_path",
-    "data.train",
-    "data.validation",
-    "tuning.method",
-    "tuning.lora_r",
-    "training.num_train_epochs",
-    "training.per_device_train_batch_size",
-    "training.learning_rate",
-    "data.max_length",
-    "name",
-)
-"""The settings of the basic depth, in the order in which they are drawn; all others follow in expert depth."""
+BASIC: Mapping[str, str] = {
+    "model.model_name_or_path": "Model",
+    "data.train": "Training data",
+    "data.validation": "Held-out data",
+    "tuning.method": "Method",
+    "tuning.lora_r": "LoRA rank",
+    "training.num_train_epochs": "Epochs",
+    "training.per_device_train_batch_size": "Batch size",
+    "training.learning_rate": "Learning rate",
+    "data.max_length": "Longest row in tokens",
+    "name": "Name",
+}
+"""The settings of the basic depth in the order in which they are drawn, in plain words; all others follow in expert
+depth. The help of each has the name that it bears in files and commands."""
 FIXED = frozenset({"version"})
 """Settings with one possible value."""
 _TYPED, _TURN = "settings_typed", "settings_turn"
@@ -56,7 +57,9 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """The last part of the name, in words."""
+        """What it is called on the page: in plain words, or the last part of its name."""
+        if self.name in BASIC:
+            return BASIC[self.name]
         words = self.name.rpartition(".")[2].replace("_", " ").capitalize()
         return words.replace("Lora", "LoRA").replace("Neftune", "NEFTune")
 
@@ -80,7 +83,7 @@ def _setting(name: str, field: Mapping[str, Any]) -> Setting:
         name=name,
         kind="choice" if "enum" in branches[0] else _KINDS.get(frozenset(types), "mixed"),
         default=field.get("default"),
-        help=str(field.get("description", "")),
+        help=f"{field.get('description', '')} `{name}`",
         choices=tuple(branches[0].get("enum", ())),
         low=low[0] if low else None,
         high=high[0] if high else None,
@@ -197,13 +200,13 @@ def _text(setting: Setting, value: Any, key: str) -> Any:
 
 
 def _lines(setting: Setting, value: Any, key: str) -> Any:
-    text = st.text_area(setting.label, "\n".join(value or ()), help=f"{setting.help} One a line.", key=key)
+    text = st.text_area(setting.label, "\n".join(value or ()), help=f"One a line. {setting.help}", key=key)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _pairs(setting: Setting, value: Any, key: str) -> Any:
     shown = "\n".join(f"{part}: {one}" for part, one in (value or {}).items())
-    text = st.text_area(setting.label, shown, help=f"{setting.help} One a line.", key=key)
+    text = st.text_area(setting.label, shown, help=f"One a line. {setting.help}", key=key)
     lines = (line for line in text.splitlines() if line.strip())
     pairs = (line.partition(": " if ": " in line else ":") for line in lines)  # a name may hold a colon
     return {part.strip(): one.strip() for part, _, one in pairs}

@@ -35,11 +35,11 @@ def page() -> None:
         st.caption("Choose runs above; two or more show what made the difference.")
         return
     _curves(runs)
-    st.subheader("What came out")
+    st.header("What came out")
     _evaluations(runs)
-    st.subheader("What was set differently")
+    st.header("What was set differently")
     _settings(runs)
-    st.subheader("How they answer")
+    st.header("How they answer")
     draw_answers({_name(run): RunDir(run.path).samples().records for run in runs})
 
 

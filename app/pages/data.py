@@ -7,21 +7,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import streamlit as st
 
 from app.commands import Answer, ask, fingerprint, show_failure
 from app.forms import change, typed
+from app.mending import draw_mending
 from app.studio import studio
-from app.uploads import keep, kept_files, mended_folder
+from app.uploads import keep, kept_files
 from app.views.cards import draw_nothing_yet
-from app.views.problem_list import counted, draw_changes, draw_findings
+from app.views.charts import draw_bars
+from app.views.duplicate_list import draw_duplicates
+from app.views.problem_list import draw_findings
+from app.views.table import draw_table
 from app.views.text import plain
 from app.views.token_view import draw_legend, draw_row
+from backend.utils.text_utils import counted
 
 _TYPES = ["jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip", "xlsx"]
 _PAGE_ROWS = 20
-_VIEWS = ["Problems", "Rows", "Tokens"]
 _CHARS_A_CELL = 2_000
 
 
@@ -112,49 +115,9 @@ def _problems(source: str, version: str) -> None:
     answer = _told("Looking for problems", words, version)
     if answer is None:
         return
-    report = answer.value
-    draw_findings(report)
-    if not any(finding["fix"] for finding in report["findings"]):
-        return
-    out = mended_folder(studio().root, Path(source).absolute())
-    asked = ("mend", source, version)
-    if st.button(
-        "Write a mended copy", type="primary", icon=":material/build:", help="Your file stays as it is."
-    ):
-        st.session_state["mending"] = asked
-    if st.session_state.get("mending") == asked:
-        mended = ask("Mending a copy", [*words, "--fix", str(out)], version=version)
-        if mended is not None:
-            _mended(mended)
-
-
-def _mended(answer: Answer) -> None:
-    """The copy: what was changed in it, row by row, and the button that takes it."""
-    if not answer.ok or "fixed" not in answer.value:
-        st.info("There was nothing to mend.") if answer.ok else show_failure(answer)
-        return
-    fixed = answer.value["fixed"]
-    copy = Path(fixed["copy"])
-    left = "Something is still to be mended by hand." if fixed["blocks"] else "Nothing in it blocks a run."
-    st.success(
-        f"{copy.parent.name}: {counted(fixed['rows'], 'row')} in the mended copy. {left}",
-        icon=":material/check:",
-    )
-    if st.button("Work with the mended copy", icon=":material/arrow_forward:"):
-        _take(str(copy))
-    with st.expander("What was changed", expanded=True):
-        for name, (changed, left_out) in fixed["changes"].items():
-            amounts = [(changed, "changed"), (left_out, "left out")]
-            parts = [f"{counted(count, 'row')} {how}" for count, how in amounts if count]
-            st.markdown(f"- {name.replace('-', ' ')}: {', '.join(parts)}")
-        draw_changes(_lines(copy.with_name("changes.jsonl")))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
+    draw_findings(answer.value)
+    if any(finding["fix"] for finding in answer.value["findings"]):
+        draw_mending(answer.value, words, version, _take)
 
 
 def _rows(source: str, version: str) -> None:
@@ -172,7 +135,7 @@ def _rows(source: str, version: str) -> None:
     if not found["rows"]:
         st.info("No row is like that.", icon=":material/search_off:")
         return
-    st.dataframe(_table(found["rows"]), hide_index=True, width="stretch")
+    draw_table(_table(found["rows"]))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -184,6 +147,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 def _cell(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text[:_CHARS_A_CELL]
+
+
+def _duplicates(source: str, version: str) -> None:
+    answer = _told("Looking for repeats", ["data", "duplicates", source, *_column_words()], version)
+    if answer is not None:
+        draw_duplicates(answer.value)
 
 
 def _tokens(source: str, version: str) -> None:
@@ -223,22 +192,12 @@ def _figures(preview: Mapping[str, Any]) -> None:
         st.warning(
             " · ".join(f"{counted(count, 'row')} {how}" for count, how in lost), icon=":material/content_cut:"
         )
-    if lengths["bins"]:
-        _histogram(lengths["bins"])
+    bars = {f"{one['low']}–{one['high']}": one["rows"] for one in lengths["bins"]}
+    if bars:
+        draw_bars(bars, "Length of a row in tokens", "Rows")
 
 
-def _histogram(bins: Sequence[Mapping[str, int]]) -> None:
-    table = [{"tokens": f"{one['low']}–{one['high']}", "rows": one["rows"]} for one in bins]
-    chart = (
-        alt.Chart(alt.InlineData(values=table))
-        .mark_bar(color="#1d7f88")
-        .encode(
-            x=alt.X("tokens:N", sort=None, title="Length of a row in tokens", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("rows:Q", title="Rows"),
-        )
-        .properties(height=180, description="How many rows have how many tokens")
-    )
-    st.altair_chart(chart)
+_VIEWS = {"Problems": _problems, "Rows": _rows, "Duplicates": _duplicates, "Tokens": _tokens}
 
 
 def _page() -> None:
@@ -254,10 +213,10 @@ def _page() -> None:
     answer = _told("Reading", words, version)
     if answer is None:
         return
-    st.subheader(f"{plain(Path(source).name)} · {counted(answer.value['total'], 'row')}")
+    st.header(f"{plain(Path(source).name)} · {counted(answer.value['total'], 'row')}")
     _read_as(answer.value)
-    view = st.segmented_control("Look at", _VIEWS, default=_VIEWS[0], key="data view") or _VIEWS[0]
-    {"Problems": _problems, "Rows": _rows, "Tokens": _tokens}[view](source, version)
+    view = st.radio("Look at", list(_VIEWS), horizontal=True, key="data view", label_visibility="collapsed")
+    _VIEWS[view](source, version)
     st.page_link("pages/new_run.py", label="Train on it", icon=":material/arrow_forward:")
 
 

@@ -62,10 +62,14 @@ def _new() -> None:
             format_func=lambda one: title_of(one, finished[one].labels.name),
             key="export run",
         )
-        target = st.segmented_control(
-            "To", list(_FORMS), default="gguf", format_func=lambda one: _FORMS[one].title, key="export target"
+        target = st.radio(
+            "To",
+            list(_FORMS),
+            horizontal=True,
+            format_func=lambda one: _FORMS[one].title,
+            key="export target",
         )
-        form = _FORMS[target or "gguf"]
+        form = _FORMS[target]
         st.caption(form.purpose)
         left, right = st.columns(2)
         precision = (
@@ -73,16 +77,8 @@ def _new() -> None:
         )
         rows = right.number_input("Rows to compare on", 0, 1000, 32, help="0 compares nothing: never green.")
         if st.button("Export and check", type="primary", icon=":material/ios_share:"):
-            out = target_folder(studio().root, run, target or "gguf", precision or "")
-            words = [
-                "export",
-                str(finished[run].path),
-                "--to",
-                target or "gguf",
-                "--out",
-                str(out),
-                f"--rows={rows}",
-            ]
+            out = target_folder(studio().root, run, target, precision)
+            words = ["export", str(finished[run].path), "--to", target, "--out", str(out), f"--rows={rows}"]
             st.session_state["exporting"] = [*words, *([form.flag, precision] if precision else [])]
     _at_work()
 
@@ -121,7 +117,7 @@ def _one(export: Export) -> None:
                         )
         if export.card:
             with st.expander("Model card"):
-                st.code(export.card, language="markdown", wrap_lines=True)
+                st.code(export.card, language=None, wrap_lines=True)
         _publish(export)
         if st.button("Delete", icon=":material/delete:", type="tertiary", key=f"delete {export.folder.name}"):
             st.session_state["deleting"] = export.folder.name
@@ -187,7 +183,7 @@ def page() -> None:
     _new()
     found = find_exports(studio().root)
     if found:
-        st.subheader("Exports")
+        st.header("Exports")
         st.caption(f"They lie in {plain(str(exports_folder(studio().root)), 200)}")
     for export in found:
         _one(export)

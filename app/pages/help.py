@@ -47,7 +47,7 @@ _TOUR = (
 
 
 def _tour() -> None:
-    st.subheader("Five minutes")
+    st.header("Five minutes")
     for number, (page, title, text) in enumerate(_TOUR, 1):
         with st.container(border=True, gap="xsmall"):
             st.page_link(f"pages/{page}.py", label=f"**{number} · {title}**", icon=":material/arrow_forward:")
@@ -55,7 +55,7 @@ def _tour() -> None:
 
 
 def _words() -> None:
-    st.subheader("Words")
+    st.header("Words")
     wanted = st.text_input("Find a word", key="term", placeholder="loss, token, adapter …").strip().casefold()
     found = {term: text for term, text in TERMS.items() if wanted in f"{term} {text}".casefold()}
     for term, text in found.items():
@@ -65,7 +65,7 @@ def _words() -> None:
 
 
 def _trouble() -> None:
-    st.subheader("When something goes wrong")
+    st.header("When something goes wrong")
     st.markdown(
         "- A failed run says why on its page, with what to do. Its folder holds everything it wrote.\n"
         "- `tunesmith doctor` says what this machine has and lacks.\n"

@@ -7,7 +7,8 @@ import os
 import streamlit as st
 
 from app.actions import told
-from app.example import start_example
+from app.example import example_config
+from app.start import begin
 from app.studio import studio
 from app.views.cards import RUN_PAGE, draw_nothing_yet, draw_runs
 from app.views.system import draw_machine
@@ -24,7 +25,7 @@ def page() -> None:
     st.markdown("Teach a language model from your own examples, on this machine, and see the proof.")
     _ways_in()
     st.fragment(_runs, run_every=LOOK_SECONDS)()
-    st.subheader("This machine")
+    st.header("This machine")
     draw_machine(studio().sampler.sample(), os.cpu_count() or 1)
 
 
@@ -37,7 +38,7 @@ def _ways_in() -> None:
             "Start the example", type="primary", icon=":material/play_arrow:", key="example", wrap=True
         ):
             with told(), st.spinner("Starting …"):
-                run = start_example(studio())
+                run = begin(studio(), example_config())
                 st.switch_page(RUN_PAGE, query_params={"run": run.id})
     with new:
         st.markdown("**Train on your own data**")
@@ -61,7 +62,7 @@ def _runs() -> None:
     resting = [run for run in found if run not in running and run not in waiting]
     for title, group in (("Running", running), ("Queued", waiting), ("Recent", resting[:RECENT])):
         if group:
-            st.subheader(title)
+            st.header(title)
             draw_runs(group)
     st.page_link(RUN_PAGE, label=f"All {len(found):,} runs", icon=":material/list:")
 

@@ -14,6 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 from app.actions import told
 from app.commands import Answer, ask, fingerprint, show_failure
 from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
+from app.local_models import local_models
 from app.start import begin
 from app.studio import studio
 from app.views.estimate_card import draw_estimate
@@ -29,6 +30,8 @@ from backend.utils.record_utils import record_from_json
 
 # what the rows are and which model is meant: the command looks anew when one of these changes
 _COSTLY = ("model.", "data.")
+_KEPT = (*_COSTLY, "name")
+_DEFAULTS = "Forget every change but model, data and name."
 _SECTIONS = {
     "model": "Model",
     "data": "Data",
@@ -69,36 +72,48 @@ def _model_card(name: str) -> None:
 
 
 def _presets() -> None:
+    """Buttons that change how it is trained; model, data and name stay."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown("Begin with")
-        for name, (purpose, values) in PRESETS.items():
-            if st.button(name, help=purpose, icon=":material/tune:"):
-                kept = {
-                    key: value
-                    for key, value in typed().items()
-                    if key.startswith(("model.", "data.", "name"))
-                }
+        st.markdown("Begin with", width="content")
+        for name, (purpose, values) in {**PRESETS, "Defaults": (_DEFAULTS, {})}.items():
+            if st.button(name, help=purpose, icon=":material/tune:" if values else ":material/undo:"):
+                kept = {key: value for key, value in typed().items() if key.startswith(_KEPT)}
                 change(kept | dict(values), forget=True)
                 st.rerun()
-        if st.button("Defaults", help="Forget every change but model and data.", icon=":material/undo:"):
-            kept = {
-                key: value for key, value in typed().items() if key.startswith(("model.", "data.", "name"))
-            }
-            change(kept, forget=True)
-            st.rerun()
 
 
 def _form() -> dict[str, DeltaGenerator]:
     """The settings, few or all; a place below each comes back."""
-    depth = st.segmented_control("Depth", ["Basic", "Expert"], default="Basic", key="depth")
+    depth = st.radio("Depth", ["Basic", "Expert"], horizontal=True, key="depth")
     return _expert() if depth == "Expert" else _basic()
 
 
 def _basic() -> dict[str, DeltaGenerator]:
     first, *others = BASIC
-    places = draw([first])
+    model = typed().get(first, settings()[first].default)
+    field, here = st.columns(2)
+    with field:
+        places = draw([first])
+    with here:
+        _models_here(first, model)
     _model_card(typed().get(first, settings()[first].default))
     return places | _in_two_columns(others)
+
+
+def _models_here(name: str, chosen: str) -> None:
+    """The models that need not be fetched, to choose from; one that is chosen goes into the field."""
+    known = local_models(studio())
+    taken = st.selectbox(
+        "Or one that is here already",
+        list(known),
+        index=None,
+        format_func=lambda one: f"{Path(one).name if Path(one).is_absolute() else one} · {known[one]}",
+        placeholder="Choose",
+        key=f"local model {chosen}",
+    )
+    if taken is not None and taken != chosen:
+        change({name: taken})
+        st.rerun()
 
 
 def _expert() -> dict[str, DeltaGenerator]:
@@ -165,7 +180,9 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
         now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=refused)
         later = st.button("Put into the queue", icon=":material/queue:", disabled=refused)
     if refused:
-        fields = ", ".join(problem.field for problem in problems) or "what is marked in red"
+        known = settings()
+        named = [known[each.field].label if each.field in known else each.field for each in problems]
+        fields = ", ".join(named) or "what is marked in red"
         st.caption(f"First mend {plain(fields, 300)}.")
     if config is not None and (now or later):
         with told():
@@ -176,7 +193,7 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
 def _equivalent(config: RunConfig | None) -> None:
     with st.expander("The same as a file and as a command", expanded=True):
         st.caption("Everything this page does can be done without it.")
-        st.code(command_line(typed()), language="shell", wrap_lines=True)
+        st.code(command_line(typed()), language=None, wrap_lines=True)
         text = (
             config_yaml(config) if config else yaml.safe_dump(apply_overrides({}, typed()), sort_keys=False)
         )
@@ -184,7 +201,7 @@ def _equivalent(config: RunConfig | None) -> None:
             "Save as run.yaml", text, "run.yaml", "application/yaml", icon=":material/download:"
         )
         with st.container(height=320, border=False):
-            st.code(text, language="yaml", wrap_lines=True)
+            st.code(text, language=None, wrap_lines=True)
 
 
 def _page() -> None:

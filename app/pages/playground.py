@@ -14,13 +14,18 @@ from app.actions import told
 from app.chat_client import ChatClient, ServedModel
 from app.rows_to_ask import read_prompts
 from app.serving import client, manager
+from app.studio import studio
 from app.views.cards import draw_nothing_yet
 from app.views.chat import draw_alternatives, draw_messages, draw_prompt, draw_side, draw_sureness
+from app.views.table import draw_table
 from app.views.text import plain, title_of
 from backend.errors import InferenceError
+from backend.run_dir import RunDir
+from backend.utils.file_utils import UnsafeNameError, safe_join
+from backend.utils.jsonl_utils import last_records
 
-_WAYS = ["Chat", "Side by side", "Tokens", "A file"]
 _AT_ONCE = 4
+_SUGGESTED = 4
 
 
 def _server() -> ChatClient | None:
@@ -82,8 +87,10 @@ def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     turns: list[dict[str, str]] = st.session_state.setdefault("turns", [])
     _keep_what_was_said(turns)
     talk = st.container()
-    asked = st.chat_input("Say something")
+    asked = st.chat_input("Say something") or st.session_state.pop("suggested", "")
     with talk:
+        if not turns and not asked:
+            _before_the_first_word(model)
         draw_messages(turns)
         if asked:
             turns.append({"role": "user", "content": asked})
@@ -92,6 +99,34 @@ def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     if turns and st.button("Begin anew", icon=":material/refresh:", type="tertiary"):
         st.session_state["turns"] = []
         st.rerun()
+
+
+def _before_the_first_word(model: str) -> None:
+    """What to do with an empty page, and questions to begin with."""
+    prompts = _suggestions(model.partition("@")[0])
+    advice = "Write to it below" + (", or ask what it was never trained on:" if prompts else ".")
+    draw_nothing_yet("What will it say?", advice)
+    with st.container(horizontal=True, horizontal_alignment="center", gap="small"):
+        for number, prompt in enumerate(prompts):
+            st.button(
+                plain(prompt, 60), key=f"suggested {number}", on_click=_suggest, args=(prompt,), wrap=True
+            )
+
+
+def _suggest(prompt: str) -> None:
+    st.session_state["suggested"] = prompt
+
+
+def _suggestions(run: str) -> list[str]:
+    """A few questions out of the run's held-out rows, as its samples keep them; none for what is no run of ours."""
+    try:
+        samples = last_records(RunDir(safe_join(studio().runs.root, run)).samples_file)
+    except (UnsafeNameError, OSError):
+        return []
+    prompts = (sample.get("prompt") for sample in samples)
+    return list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, str) and prompt))[
+        :_SUGGESTED
+    ]
 
 
 def _say(ask: ChatClient, model: str, options: Mapping[str, Any], turns: list[dict[str, str]]) -> None:
@@ -198,7 +233,7 @@ def _file(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
             stop.empty()
     answers: list[dict[str, str]] = st.session_state.get("answers", [])
     if answers:
-        st.dataframe(answers, hide_index=True, width="stretch")
+        draw_table(answers)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in answers)
         st.download_button("Save the answers", text, "answers.jsonl", icon=":material/download:")
 
@@ -220,6 +255,9 @@ def _answers(
             yield from pool.map(one, [_with_system(row) for row in rows[start : start + _AT_ONCE]])
 
 
+_WAYS = {"Chat": _chat, "Side by side": _side_by_side, "Tokens": _tokens, "A file": _file}
+
+
 def page() -> None:
     """Draw the page."""
     st.title("Playground")
@@ -236,11 +274,8 @@ def page() -> None:
             model, options = _choose_model(models)
             st.text_area("System message", key="system words", placeholder="None")
         with talk:
-            way = st.segmented_control(
-                "Way", _WAYS, default=_WAYS[0], key="way", label_visibility="collapsed"
-            )
-            ways = {"Side by side": _side_by_side, "Tokens": _tokens, "A file": _file}
-            ways.get(str(way), _chat)(ask, model, options)
+            way = st.radio("Way", list(_WAYS), horizontal=True, key="way", label_visibility="collapsed")
+            _WAYS[way](ask, model, options)
 
 
 page()

@@ -7,6 +7,7 @@ import os
 import streamlit as st
 
 from app.studio import ROOT_VARIABLE, studio
+from app.views.table import draw_table
 from app.views.text import plain, size
 from backend.model_names import CACHE_VARIABLE, cache_folder
 from backend.utils.file_utils import free_bytes
@@ -19,7 +20,7 @@ _OFFLINE = "HF_HUB_OFFLINE"
 
 
 def _folders() -> None:
-    st.subheader("Folders")
+    st.header("Folders")
     st.caption("They are chosen when the studio is started, so that no click can point it elsewhere.")
     root, cache = studio().root, cache_folder()
     table = [
@@ -31,12 +32,12 @@ def _folders() -> None:
         {"what": "Runs", "where": str(studio().runs.root), "set by": "the folder of work"},
         {"what": "Converted models", "where": str(cache), "set by": CACHE_VARIABLE},
     ]
-    st.dataframe(table, hide_index=True, width="stretch")
+    draw_table(table)
     st.caption(f"{size(free_bytes(root))} free there." if root.is_dir() else "It is made with the first run.")
 
 
 def _tokens() -> None:
-    st.subheader("Tokens")
+    st.header("Tokens")
     st.caption(
         "Tokens are read from the environment only. The studio never asks for them, shows them or writes them down; "
         "set them before you start it."
@@ -51,7 +52,7 @@ def _tokens() -> None:
 
 
 def _look() -> None:
-    st.subheader("Look")
+    st.header("Look")
     kind = st.context.theme.type or "light"
     st.markdown(
         f"It is **{plain(kind)}** now and follows your system unless you choose: the menu **⋮** at the top right has "

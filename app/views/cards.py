@@ -56,6 +56,6 @@ _FORK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 120" width="
 def draw_nothing_yet(title: str, advice: str) -> None:
     """The face of an empty place: a drawing, what it is, and what to do. Both texts are ours, never data."""
     with st.container(border=True, horizontal_alignment="center", gap="xsmall"):
-        st.image(_FORK, width=220)
+        st.image(_FORK, width=220, alt="A tuning fork that sounds")
         st.markdown(f"**{title}**", text_alignment="center")
         st.caption(advice, text_alignment="center")

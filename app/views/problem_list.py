@@ -9,13 +9,14 @@ from typing import Any
 import streamlit as st
 
 from app.views.text import plain
+from backend.utils.text_utils import counted
 
 _FACES = {
     "block": ("Must be mended", ":material/block:", "red"),
     "warn": ("Look at this", ":material/warning:", "orange"),
     "info": ("Note", ":material/info:", "blue"),
 }
-_FIXES = {
+FIXES = {
     "drop-rejected": "Leave these rows out",
     "repair-text": "Repair the characters",
     "unescape-html": "Turn HTML marks back into characters",
@@ -29,7 +30,6 @@ _FIXES = {
     "drop-leaks": "Leave leaked rows out",
     "drop-near-leaks": "Leave leaked rows out",
 }
-SHOWN_CHANGES = 50
 
 
 def draw_findings(report: Mapping[str, Any]) -> None:
@@ -56,22 +56,23 @@ def _draw_finding(finding: Mapping[str, Any]) -> None:
         for example in finding["examples"]:
             st.caption(f"**{plain(example['place'])}**  {plain(example['detail'], 300)}")
         if finding["fix"]:
-            st.caption(f":material/build: Can be repaired: {_FIXES.get(finding['fix'], finding['fix'])}.")
+            st.caption(f":material/build: Can be repaired: {FIXES.get(finding['fix'], finding['fix'])}.")
 
 
-def draw_changes(changes: Sequence[Mapping[str, Any]]) -> None:
-    """What a repair did, row by row: before in one column, after in the other."""
-    for change in changes[:SHOWN_CHANGES]:
+def draw_changes(fixed: Mapping[str, Any]) -> None:
+    """What a repair does, row by row: before in one column, after in the other."""
+    shown = fixed["differences"]
+    for change in shown:
         with st.container(border=True, gap="xsmall"):
-            st.caption(f"**{plain(change['place'])}** · {_FIXES.get(change['fix'], plain(change['fix']))}")
+            st.caption(f"**{plain(change['place'])}** · {FIXES.get(change['fix'], plain(change['fix']))}")
             before, after = st.columns(2)
-            hidden = change["fix"] == "redact-secrets"  # a secret is not for screens
-            before.text(f"− {'(not shown)' if hidden else record_text(change['before'])}")
+            secret = change["before"] is None  # one is not for screens, and the command keeps it back
+            before.text(f"− {'(not shown)' if secret else record_text(change['before'])}")
             after.text("left out" if change["after"] is None else f"+ {record_text(change['after'])}")
-    if len(changes) > SHOWN_CHANGES:
-        st.caption(
-            f"… and {len(changes) - SHOWN_CHANGES:,} more; all of them are in changes.jsonl beside the copy."
-        )
+    rejected = fixed["changes"].get("drop-rejected", (0, 0))[1]  # what cannot be read cannot be compared
+    hidden = sum(map(sum, fixed["changes"].values())) - rejected - len(shown)
+    if hidden:
+        st.caption(f"… and {hidden:,} more; all of them are kept in changes.jsonl beside the copy.")
 
 
 def record_text(record: Mapping[str, Any]) -> str:
@@ -80,8 +81,3 @@ def record_text(record: Mapping[str, Any]) -> str:
     if isinstance(messages, list):
         return "\n".join(f"{each.get('role')}: {each.get('content')}" for each in messages)
     return json.dumps(record, ensure_ascii=False)
-
-
-def counted(count: int, word: str) -> str:
-    """``1 row``, ``2,000 rows``."""
-    return f"{count:,} {word}" + "s" * (count != 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from streamlit.testing.v1 import AppTest
 
-_WORDS = ("markdown", "caption", "text", "code", "error", "warning", "title", "subheader")
+_WORDS = ("markdown", "caption", "text", "code", "error", "warning", "title", "header")
 
 
 def texts(app: AppTest) -> list[str]:

@@ -30,9 +30,14 @@ class Runs:
         """Let go of every lock."""
         self._held.close()
 
-    def created(self, name: str = "food", **settings: object) -> RunDir:
+    def created(self, name: str = "food", *, model: str = "smollm2-135m", **settings: object) -> RunDir:
         """Configured, never started; ``settings`` are those of the section training."""
-        raw = {"name": name, "data": {"train": "/data/foods.jsonl"}, "training": settings}
+        raw = {
+            "name": name,
+            "model": {"model_name_or_path": model},
+            "data": {"train": "/data/foods.jsonl"},
+            "training": settings,
+        }
         return RunDir.create(self.root, name or "run", config_yaml(parse_config(raw)))
 
     def queued(self, name: str = "waiting", *, hold: bool = False, priority: int = 0) -> RunDir:

@@ -11,7 +11,9 @@ from app.exports import delete_export, exports_folder, find_exports, target_fold
 from backend.utils.file_utils import UnsafeNameError, sha256_file
 
 
-def make_export(root: Path, name: str = "run-1-gguf-Q8_0", light: str = "amber") -> Path:
+def make_export(
+    root: Path, name: str = "run-1-gguf-Q8_0", light: str = "amber", target: str = "gguf"
+) -> Path:
     """An export as the exporter leaves it."""
     folder = exports_folder(root) / name
     folder.mkdir(parents=True)
@@ -19,7 +21,7 @@ def make_export(root: Path, name: str = "run-1-gguf-Q8_0", light: str = "amber")
         "light": light,
         "reasons": [] if light == "green" else ["One row of 32 differs."],
         "run": "run-1",
-        "target": "gguf",
+        "target": target,
         "precision": "Q8_0",
         "checks": [{"name": "answers", "light": light, "finding": "<b>31</b> of 32 are equal."}],
     }

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app.forms import BASIC, FIXED, PRESETS, command_line, command_words, settings
 from backend.config import config_schema, parse_config
 from backend.errors import Problem
-from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
+from backend.utils.config_utils import apply_overrides, dotted_names, field_schema, parse_flags
 
 NAMES = [name for name in dotted_names(config_schema()) if name not in FIXED]
 OTHER: dict[str, tuple[Any, Any]] = {
@@ -108,6 +108,16 @@ def test_every_widget_has_a_label_and_the_help_of_the_schema(name: str) -> None:
     drawn = widget(shown(name), name)
     assert drawn.label == settings()[name].label
     assert settings()[name].help in drawn.help
+    assert f"`{name}`" in drawn.help
+    assert field_schema(name, config_schema())["description"] in drawn.help
+
+
+def test_labels_are_words_and_standard_terms() -> None:
+    labels = {name: setting.label for name, setting in settings().items()}
+    assert labels["training.num_train_epochs"] == "Epochs"
+    assert labels["tuning.lora_dropout"] == "LoRA dropout"
+    assert labels["training.neftune_noise_alpha"] == "NEFTune noise alpha"
+    assert len(set(labels.values())) == len(labels)
 
 
 def test_going_back_to_the_default_forgets() -> None:

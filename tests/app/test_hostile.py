@@ -24,9 +24,8 @@ ESCAPES = {"token_view.py", "chat.py"}  # draw tokens as spans; their own tests 
 BODIES = ["Curves", "Samples", "Machine", "Log", "Details"]
 
 
-@pytest.fixture
-def evil(runs: Runs) -> RunDir:
-    """A run in which whatever can be text is hostile."""
+def hostile_run(runs: Runs) -> RunDir:
+    """A failed run in which whatever can be text is hostile."""
     run = runs.failed()
     manager = RunManager(runs.root)
     manager.rename(run.id, EVIL[:100])
@@ -46,9 +45,15 @@ def evil(runs: Runs) -> RunDir:
     return run
 
 
+@pytest.fixture
+def evil(runs: Runs) -> RunDir:
+    """A run in which whatever can be text is hostile."""
+    return hostile_run(runs)
+
+
 def markdown_of(app: AppTest) -> list[str]:
     """Everything that the browser will read as Markdown."""
-    kinds = ("markdown", "caption", "title", "header", "subheader", "error", "warning", "info", "success")
+    kinds = ("markdown", "caption", "title", "header", "error", "warning", "info", "success")
     found = [str(one.value) for kind in kinds for one in app.get(kind)]
     return found + [one.proto.label for kind in ("page_link", "button", "metric") for one in app.get(kind)]
 

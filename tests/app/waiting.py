@@ -25,7 +25,7 @@ def _answered(app: AppTest) -> bool:
 
 def texts(app: AppTest) -> str:
     """Everything the page says."""
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.text, app.error, app.info, app.success)
+    kinds = (app.title, app.header, app.markdown, app.caption, app.text, app.error, app.info, app.success)
     kinds += (app.warning, app.code)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 

@@ -41,19 +41,38 @@ def test_a_source_is_read_and_its_problems_are_listed(open_page: OpenPage, sourc
     assert "bad\\.jsonl:5" in said.replace("\u2060", "").replace("\\:", ":")
 
 
-def test_a_mended_copy_with_its_changes_is_taken(open_page: OpenPage, source: Path, root: Path) -> None:
+def test_a_copy_is_mended_fix_by_fix_looked_at_and_taken(
+    open_page: OpenPage, source: Path, root: Path
+) -> None:
     app = open_page("data")
     app.text_input[0].set_value(str(source)).run()
     settled(app)
     before = source.read_bytes()
-    said = texts(press(app, "Write a mended copy"))
-    assert "v001: 2 rows in the mended copy" in said
-    assert "left out" in said
+    fixes = {each.label.partition(" · ")[0]: each for each in app.checkbox}
+    assert [each.disabled for each in app.checkbox] == [name.startswith("Leave these") for name in fixes]
+    fixes["Leave empty answers out"].uncheck().run()
+    said = texts(press(app, "Show what would change"))
+    assert "Keep one of each: 1 row left out" in said
+    assert "3 rows** in the copy" in said
+    assert kept_files(root) == []
+
+    assert "v001: 3 rows in the mended copy" in texts(press(app, "Write the mended copy"))
+    assert len(kept_files(root)) == 1
     settled(press(app, "Work with the mended copy"))
     (copy,) = kept_files(root)
     assert app.text_input[0].value == str(copy)
     assert json.loads((copy.parent / "lineage.json").read_text())["source"] == str(source)
     assert source.read_bytes() == before
+
+
+def test_what_stands_twice(open_page: OpenPage, source: Path) -> None:
+    app = open_page("data")
+    app.text_input[0].set_value(str(source)).run()
+    settled(app)
+    app.radio(key="data view").set_value("Duplicates").run()
+    said = texts(settled(app))
+    assert "1 row of 4 say word for word what an earlier one says" in said
+    assert "user: food pork\nassistant: meat" in said
 
 
 def test_columns_that_are_not_known_can_be_named(open_page: OpenPage, tmp_path: Path) -> None:
@@ -75,7 +94,7 @@ def test_rows_are_paged_and_searched(open_page: OpenPage, source: Path) -> None:
     app = open_page("data")
     app.text_input[0].set_value(str(source)).run()
     settled(app)
-    app.segmented_control(key="data view").set_value("Rows").run()
+    app.radio(key="data view").set_value("Rows").run()
     assert "4 of 4 rows · page 1 of 1" in texts(settled(app))
     app.text_input(key="row search").set_value("SCRIPT").run()
     settled(app)
@@ -89,7 +108,7 @@ def test_tokens_are_shown_with_their_marks(open_page: OpenPage, source: Path, ti
     app = open_page("data")
     app.text_input[0].set_value(str(source)).run()
     settled(app)
-    app.segmented_control(key="data view").set_value("Tokens").run()
+    app.radio(key="data view").set_value("Tokens").run()
     settled(app)
     app.text_input(key="token model").set_value(str(tiny_folder)).run()
     settled(app)
@@ -130,5 +149,6 @@ def test_hostile_names_and_rows_are_only_shown(
     app = open_page("data")
     app.text_input[0].set_value(str(source)).run()
     assert_only_shown(settled(app))
-    assert_only_shown(press(app, "Write a mended copy"))
-    assert_only_shown(settled(app.segmented_control(key="data view").set_value("Rows").run()))
+    assert_only_shown(press(app, "Show what would change"))
+    assert_only_shown(settled(app.radio(key="data view").set_value("Duplicates").run()))
+    assert_only_shown(settled(app.radio(key="data view").set_value("Rows").run()))

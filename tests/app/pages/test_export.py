@@ -42,7 +42,7 @@ def test_the_command_says_what_was_chosen(
 ) -> None:
     run = runs.finished("done")
     app = open_page("export")
-    app.segmented_control(key="export target").set_value("merged").run()
+    app.radio(key="export target").set_value("merged").run()
     app.selectbox(key="precision merged").set_value("float16").run()
     press(app, "Export and check")
     out = exports_folder(root) / f"{run.id}-merged-float16"

@@ -32,7 +32,7 @@ def test_without_runs_it_shows_the_way(open_page: OpenPage) -> None:
 def test_every_state_has_its_place_and_its_face(open_page: OpenPage, runs: Runs) -> None:
     runs.in_every_state()
     home = open_page("home")
-    assert [head.value for head in home.subheader] == ["Running", "Queued", "Recent", "This machine"]
+    assert [head.value for head in home.header] == ["Running", "Queued", "Recent", "This machine"]
     shown = {"Starting", "Running", "Stopping", "Queued", "Stopped", "Interrupted", "Failed", "Finished"}
     assert shown | {"Damaged", "Not started"} <= set(badges(home))
 

@@ -10,11 +10,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import start
+from app.views.text import title_of
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.run_dir import RunDir
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
+from tests.app.states import Runs
 from tests.app.test_forms import widget
 from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
@@ -52,11 +54,23 @@ def steps(app: AppTest) -> int:
 def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> None:
     app = open_page("new_run")
     assert not app.error
-    assert "First mend data.train." in unescaped(texts(app))
+    assert "First mend Training data." in unescaped(texts(app))
     assert [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}] == [
         True
     ] * 2
     assert "135 M parameters · Apache" in texts(app).replace("\\", "")
+
+
+def test_a_model_that_is_here_is_chosen_from_a_list(
+    open_page: OpenPage, runs: Runs, tiny_folder: Path
+) -> None:
+    title = title_of(runs.finished("pork", model=str(tiny_folder)).id)
+    app = open_page("new_run")
+    (here,) = [each for each in app.selectbox if each.label == "Or one that is here already"]
+    assert "smollm2-135m · comes with Tunesmith" in here.options
+    here.select(f"{tiny_folder.name} · base of {title}").run()
+    assert widget(app, "model.model_name_or_path").value == str(tiny_folder)
+    assert "tokens of context" in texts(app)
 
 
 def test_what_it_will_cost_follows_what_is_typed(open_page: OpenPage, data: Path, tiny_folder: Path) -> None:
@@ -71,7 +85,7 @@ def test_problems_stand_beside_their_fields(open_page: OpenPage, data: Path, tin
     app = filled(open_page, data, tiny_folder)
     widget(app, "training.learning_rate").set_value("-1").run()
     assert any("-1" in each.value.replace("\\", "") for each in app.error)
-    assert "First mend training.learning_rate." in unescaped(texts(app))
+    assert "First mend Learning rate." in unescaped(texts(app))
     widget(app, "training.learning_rate").set_value("").run()
     assert not settled(app).error
 
@@ -112,7 +126,7 @@ def test_every_setting_is_there_in_expert_depth(open_page: OpenPage) -> None:
     from app.forms import settings
 
     app = open_page("new_run")
-    app.segmented_control(key="depth").set_value("Expert").run()
+    app.radio(key="depth").set_value("Expert").run()
     assert all(widget(app, name) for name in settings())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import MagicMock, create_autospec
 
 import pytest
@@ -15,7 +16,9 @@ from backend.manager.server_manager import InferenceServer, ServerManager
 from backend.utils.process_utils import ProcessIdentity
 from tests.app.answering import Answering
 from tests.app.conftest import OpenPage
+from tests.app.reading import unescaped
 from tests.app.waiting import texts
+from tests.runs import write_rows
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def press(app: AppTest, label: str) -> AppTest:
 
 
 def choose(app: AppTest, way: str) -> AppTest:
-    return app.segmented_control(key="way").set_value(way).run()
+    return app.radio(key="way").set_value(way).run()
 
 
 def test_without_a_server_there_is_a_way_to_start_it(open_page: OpenPage, manager: MagicMock) -> None:
@@ -65,6 +68,31 @@ def test_stopping_the_server(open_page: OpenPage, manager: MagicMock) -> None:
     manager.stop.side_effect = lambda: setattr(manager.find, "return_value", None)
     press(app, "Stop the server")
     assert "Nobody answers yet" in texts(app)
+
+
+def test_it_begins_with_questions_out_of_the_runs_held_out_rows(
+    open_page: OpenPage, manager: MagicMock, server: Answering, root: Path
+) -> None:
+    samples = root / "runs" / "run-1" / "samples.jsonl"
+    prompts = ["food *pork*", "food plum", "food *pork*", "", 7, *(f"food {n}" for n in range(9))]
+    samples.parent.mkdir(parents=True)
+    write_rows(samples, [{"step": 5, "row": "x", "prompt": prompt} for prompt in prompts[::-1]])
+    app = open_page("playground")
+    offered = [button for button in app.button if (button.key or "").startswith("suggested")]
+    assert [unescaped(each.label) for each in offered] == ["food *pork*", "food plum", "food 0", "food 1"]
+    offered[0].click().run()
+    assert [each.value for each in app.text] == ["food *pork*", "<b>Meat</b>"]
+    assert server.asked[0]["messages"][-1]["content"] == "food *pork*"
+    assert "What will it say?" not in texts(app)
+
+
+@pytest.mark.parametrize("model", ["base", "run-1"])
+def test_without_held_out_rows_it_says_what_to_do(
+    open_page: OpenPage, manager: MagicMock, model: str
+) -> None:
+    app = open_page("playground", run=model)
+    assert "Write to it below." in unescaped(texts(app))
+    assert [button.label for button in app.button] == ["Stop the server"]
 
 
 def test_a_conversation_goes_to_and_fro(open_page: OpenPage, manager: MagicMock, server: Answering) -> None:

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.views import problem_list
-from app.views.problem_list import counted, record_text
+from app.views.problem_list import record_text
 from backend.data.fixes import FIXES
 from tests.app.reading import unescaped
 from tests.app.waiting import texts
@@ -36,6 +36,11 @@ def finding(**changes: Any) -> dict[str, Any]:
         "examples": [{"place": "<b>rows.jsonl:2", "detail": "*same* as 1"}],
         "fix": "drop-duplicates",
     } | changes
+
+
+def fixed(differences: list[dict[str, Any]], changed: int) -> dict[str, Any]:
+    """What the command says of a repair that also left 7 unreadable rows out."""
+    return {"differences": differences, "changes": {"drop-rejected": [0, 7], "drop-empty": [1, changed - 1]}}
 
 
 def report(*findings: dict[str, Any]) -> dict[str, Any]:
@@ -66,24 +71,23 @@ def test_changes_are_shown_before_and_after_and_secrets_are_not() -> None:
     changes = [
         {"fix": "repair-text", "place": "r:1", "before": before, "after": {"text": "c"}},
         {"fix": "drop-empty", "place": "r:2", "before": {"text": "x"}, "after": None},
-        {"fix": "redact-secrets", "place": "r:3", "before": {"text": "sk-1"}, "after": {"text": "…"}},
+        {"fix": "redact-secrets", "place": "r:3", "before": None, "after": {"text": "…"}},
     ]
-    app = shown("draw_changes", changes)
+    app = shown("draw_changes", fixed(changes, 3))
     said = [each.value for each in app.text]
     assert said[:2] == ["− user: <i>a\nassistant: b", '+ {"text": "c"}']
-    assert said[3] == "left out"
-    assert "sk-1" not in texts(app)
+    assert said[3:5] == ["left out", "− (not shown)"]
+    assert "more" not in texts(app)
 
 
 def test_many_changes_are_cut_and_say_so() -> None:
     change = {"fix": "drop-empty", "place": "r:1", "before": {"text": "x"}, "after": None}
-    assert "and 3 more" in texts(shown("draw_changes", [change] * (problem_list.SHOWN_CHANGES + 3)))
+    assert "and 1,003 more" in texts(shown("draw_changes", fixed([change] * 5, 1008)))
 
 
 def test_every_fix_has_its_words() -> None:
-    assert set(problem_list._FIXES) == set(FIXES)
+    assert set(problem_list.FIXES) == set(FIXES)
 
 
-def test_small_words() -> None:
-    assert (counted(1, "row"), counted(2000, "row")) == ("1 row", "2,000 rows")
+def test_a_row_for_reading() -> None:
     assert record_text({"text": "é"}) == '{"text": "é"}'

@@ -1,0 +1,93 @@
+"""Mending a copy of the data: which fixes, what they would change, and only then the copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app.commands import ask, show_failure
+from app.studio import studio
+from app.uploads import mended_folder
+from app.views.problem_list import FIXES, draw_changes
+from app.views.text import plain
+from backend.utils.text_utils import counted
+
+_ALWAYS = "drop-rejected"
+"""Rows that cannot be read are in no copy."""
+
+
+def draw_mending(
+    report: Mapping[str, Any], words: Sequence[str], version: str, take: Callable[[str], None]
+) -> None:
+    """The fixes to choose from, their differences, and the versioned copy that ``take`` then works with.
+
+    ``words`` are those of the command that made ``report``, ``version`` the fingerprint of its source.
+    """
+    wanted = _choose(report["findings"], report["source"])
+    flags = [flag for fix in wanted for flag in ("--only", fix)]
+    asked = (report["source"], version, *flags)
+    if st.button("Show what would change", icon=":material/difference:", disabled=not wanted):
+        st.session_state["mending"] = asked
+    if st.session_state.get("mending") != asked:
+        return
+    looked = ask("Working out what would change", [*words, *flags, "--dry-run"], version=version)
+    if looked is None:
+        return
+    if not looked.ok:
+        show_failure(looked)
+        return
+    if "fixed" not in looked.value:
+        st.info("These change nothing.", icon=":material/info:")
+        return
+    out = mended_folder(studio().root, Path(report["source"]).absolute())
+    _summarise(looked.value["fixed"])
+    if st.button("Write the mended copy", type="primary", icon=":material/build:"):
+        st.session_state["writing"] = asked
+    if st.session_state.get("writing") == asked:
+        _write([*words, *flags, "--fix", str(out)], version, take)
+    draw_changes(looked.value["fixed"])
+
+
+def _choose(findings: Sequence[Mapping[str, Any]], source: str) -> list[str]:
+    """The fixes that are to be used; each begins chosen, with what it is for beside it."""
+    st.header("Mend a copy")
+    st.caption("Your file stays as it is. Choose what to mend, look at the differences, then write the copy.")
+    found = {finding["fix"]: finding for finding in findings if finding["fix"]}
+    wanted = []
+    with st.container(border=True, gap="xsmall"):
+        for fix, finding in found.items():
+            label = f"{FIXES.get(fix, fix)} · {plain(finding['title'])}, {counted(finding['count'], 'row')}"
+            fixed = fix == _ALWAYS
+            words = "They can stand in no copy." if fixed else None
+            if st.checkbox(label, True, key=f"fix {fix} {source}", disabled=fixed, help=words):
+                wanted.append(fix)
+    return wanted
+
+
+def _summarise(fixed: Mapping[str, Any]) -> None:
+    """How many rows each fix changes and leaves out, and how many are left."""
+    lines = []
+    for name, (changed, left_out) in fixed["changes"].items():
+        amounts = [(changed, "changed"), (left_out, "left out")]
+        parts = [f"{counted(count, 'row')} {how}" for count, how in amounts if count]
+        lines.append(f"- {FIXES.get(name, plain(name))}: {', '.join(parts)}")
+    st.markdown("\n".join([*lines, f"- **{counted(fixed['rows'], 'row')}** in the copy"]))
+
+
+def _write(words: Sequence[str], version: str, take: Callable[[str], None]) -> None:
+    """The copy, written once however often it is asked for, and the button that takes it."""
+    answer = ask("Writing the copy", words, version=version)
+    if answer is None:
+        return
+    if not answer.ok:
+        show_failure(answer)
+        return
+    fixed = answer.value["fixed"]
+    left = "Something is still to be mended by hand." if fixed["blocks"] else "Nothing in it blocks a run."
+    name = Path(fixed["copy"]).parent.name
+    st.success(f"{name}: {counted(fixed['rows'], 'row')} in the mended copy. {left}", icon=":material/check:")
+    if st.button("Work with the mended copy", icon=":material/arrow_forward:"):
+        take(fixed["copy"])
