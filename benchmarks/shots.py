@@ -1,6 +1,6 @@
 """Screenshots of every page in both themes and three widths: ``python benchmarks/shots.py [OUT] [--only NAME]``.
 
-The studio is real, and so are the folders it shows: a run in every state (tests/app/states.py).
+The studio is real, and so are the folders it shows (tests/app/browser/furnished.py).
 """
 
 from __future__ import annotations
@@ -8,24 +8,25 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from playwright.sync_api import Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.app.browser.furnished import Furnished, furnish
 from tests.app.browser.served import ServedStudio, chromium, settled
-from tests.app.states import Runs
 
 WIDTHS = (390, 1024, 1440)
 PAGES = ("data", "new_run", "queue", "compare", "playground", "export", "settings", "help")
+Act = Callable[[Page], object]
 
 
-def addresses(runs: Runs) -> dict[str, str]:
+def addresses(shown: Furnished) -> dict[str, str]:
     """The name of each picture and the address that it shows."""
-    made = {
-        **{name: run.id for name, run in runs.in_every_state().items()},
-        "held": runs.queued("held", hold=True).id,
-        "second": runs.finished("lower rate", learning_rate=1e-4).id,
-    }
+    made = {name: run.id for name, run in shown.made.items()}
     states = {f"run-{name}": f"run?run={run}" for name, run in made.items()}
     bodies = {
         f"run-{body.lower()}": f"run?run={made['running']}&show={body}"
@@ -33,8 +34,37 @@ def addresses(runs: Runs) -> dict[str, str]:
     }
     compared = f"compare?runs={made['finished']}&runs={made['second']}"
     pages = {"home": "", "runs": "run", **{name: name for name in PAGES}, "compare-two": compared}
-    failed = {"run-failed-log": f"run?run={made['failed']}&show=Log"}
-    return pages | states | bodies | failed
+    return pages | states | bodies | {"run-failed-log": f"run?run={made['failed']}&show=Log"}
+
+
+def acts(rows: Path) -> dict[str, tuple[str, Act]]:
+    """The name of each picture of a page at work: its address, and what is done there first."""
+    return {
+        "data-problems": ("data", partial(give, rows, "Problems")),
+        "data-changes": ("data", partial(look_at_changes, rows)),
+        **{f"data-{view.lower()}": ("data", partial(give, rows, view)) for view in ("Rows", "Duplicates")},
+        "new_run-expert": ("new_run", lambda page: page.get_by_text("Expert", exact=True).click()),
+        "playground-asked": ("playground", ask),
+        "run-question": ("run-finished", lambda page: page.get_by_role("button", name="Delete").click()),
+    }
+
+
+def give(rows: Path, view: str, page: Page) -> None:
+    page.locator("input[type=file]").set_input_files(rows)
+    page.get_by_text(view, exact=True).click()
+    page.wait_for_function("!document.querySelector('[data-testid=stProgress]')")
+
+
+def look_at_changes(rows: Path, page: Page) -> None:
+    page.locator("input[type=file]").set_input_files(rows)
+    page.get_by_role("button", name="Show what would change").click()
+    page.get_by_role("button", name="Write the mended copy").scroll_into_view_if_needed()
+
+
+def ask(page: Page) -> None:
+    page.get_by_placeholder("Say something").fill("Which section? pork")
+    page.get_by_placeholder("Say something").press("Enter")
+    page.get_by_role("button", name="Begin anew").wait_for()
 
 
 def main() -> int:
@@ -46,24 +76,31 @@ def main() -> int:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     count, wide = 0, []
-    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as folder:
-        runs = Runs(Path(folder) / "runs")
-        shown = {name: path for name, path in addresses(runs).items() if name.startswith(asked.only)}
-        with ServedStudio(Path(folder)) as studio, ServedStudio(Path(empty)) as bare, chromium() as browser:
-            sites = {name: f"{studio.url}/{path}" for name, path in shown.items()}
-            sites |= {"home-empty": bare.url} if "home-empty".startswith(asked.only) else {}
-            for theme in ("light", "dark"):
-                for width in asked.widths:
-                    page = browser.new_page(viewport={"width": width, "height": 1500}, color_scheme=theme)
-                    for name, url in sites.items():
-                        page.goto(url)
-                        settled(page)
-                        page.wait_for_timeout(400)
-                        page.screenshot(path=asked.out / f"{name}-{theme}-{width}.png")
-                        wide += [f"{name} at {width}"] * page.evaluate(OVERFLOWS)
-                        count += 1
-                    page.close()
-        runs.close()
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        tempfile.TemporaryDirectory() as folder,
+        furnish(Path(folder) / "studio", Path(folder) / "foods.jsonl") as shown,
+        ServedStudio(Path(empty)) as bare,
+        chromium() as browser,
+    ):
+        known = addresses(shown)
+        sites: dict[str, tuple[str, Act]] = {name: (path, settled) for name, path in known.items()}
+        sites |= {name: (known.get(path, path), act) for name, (path, act) in acts(shown.rows).items()}
+        urls = {name: (f"{shown.studio.url}/{path}", act) for name, (path, act) in sites.items()}
+        urls |= {f"{name or 'home'}-empty": (f"{bare.url}/{name}", settled) for name in ("", "playground")}
+        for theme in ("light", "dark"):
+            for width in asked.widths:
+                page = browser.new_page(viewport={"width": width, "height": 1500}, color_scheme=theme)
+                for name, (url, act) in urls.items():
+                    if not name.startswith(asked.only):
+                        continue
+                    page.goto(url)
+                    act(settled(page))
+                    settled(page).wait_for_timeout(400)
+                    page.screenshot(path=asked.out / f"{name}-{theme}-{width}.png")
+                    wide += [f"{name} at {width}"] * page.evaluate(OVERFLOWS)
+                    count += 1
+                page.close()
     print(f"{count} pictures in {asked.out}; wider than their window: {sorted(set(wide)) or 'none'}")
     return bool(wide)
 

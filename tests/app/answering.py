@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
+from backend.utils.file_utils import write_json_durably
+from backend.utils.lock_utils import hold_lock
+from backend.utils.process_utils import identify
+
+INSTANCE = "made-up"
 TOKENS = [
     {"id": 1, "text": "<b>Meat", "special": False, "logprob": -0.1, "probability": 0.9, "top": []},
     {
@@ -28,6 +38,10 @@ class Answering:
         self.asked: list[dict[str, Any]] = []
         self.token = token
         self.pieces = ["<b>", "Meat", "</b>"]
+        self.models: list[dict[str, Any]] = [
+            {"id": "base", "checkpoints": []},
+            {"id": "run-1", "name": "foods", "base_model": "tiny", "checkpoints": [10, 20]},
+        ]
         self.gone = threading.Event()
         outer = self
 
@@ -47,11 +61,7 @@ class Answering:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def get(self, request: BaseHTTPRequestHandler) -> None:
-        models = [
-            {"id": "base", "checkpoints": []},
-            {"id": "run-1", "name": "foods", "base_model": "tiny", "checkpoints": [10, 20]},
-        ]
-        self.reply(request, {"data": models} if request.path == "/v1/models" else {"status": "ok"})
+        self.reply(request, {"data": self.models} if request.path == "/v1/models" else {"instance": INSTANCE})
 
     def post(self, request: BaseHTTPRequestHandler) -> None:
         body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
@@ -91,6 +101,17 @@ class Answering:
             request.wfile.write(b"data: [DONE]\n\n")
         except OSError:
             self.gone.set()
+
+    @contextmanager
+    def standing_in(self, root: Path) -> Iterator[None]:
+        """Be the server that a studio over ``root`` finds; nobody may ask it to end, for it is this process."""
+        folder = root / ".server"
+        folder.mkdir(parents=True)
+        process = asdict(identify(os.getpid()))
+        record = {"process": process, "port": self._server.server_port, "instance": INSTANCE}
+        write_json_durably(folder / "server.json", record)
+        with hold_lock(folder / "alive.lock"):
+            yield
 
     def close(self) -> None:
         self._server.shutdown()

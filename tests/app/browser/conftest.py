@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from backend.manager import process_manager
 from backend.run_dir import RunDir
+from tests.app.browser.furnished import Furnished, furnish
 from tests.app.browser.served import CHROMIUM, PATIENCE_MS, ServedStudio, chromium
 from tests.runs import learner_folder, write_rows
 
@@ -57,8 +58,17 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """One Chromium for all."""
+    expect.set_options(timeout=PATIENCE_MS)
     with chromium() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Furnished]:
+    """The studio that is only looked at, for all."""
+    rows = tmp_path_factory.mktemp("rows") / "foods.jsonl"
+    with furnish(tmp_path_factory.mktemp("furnished"), rows) as studio:
+        yield studio
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
+from tests.app.browser.furnished import Furnished
 from tests.app.browser.served import PATIENCE_MS, ServedStudio, settled
-from tests.app.states import Runs
 
 LUMINANCE = """(element) => {
   const [r, g, b] = getComputedStyle(element).backgroundColor.match(/[\\d.]+/g).map(Number);
@@ -17,26 +17,15 @@ LUMINANCE = """(element) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStudio]:
-    """A studio that shows a run in every state."""
-    root = tmp_path_factory.mktemp("studio")
-    runs = Runs(root / "runs")
-    runs.in_every_state()
-    with ServedStudio(root) as served:
-        yield served
-    runs.close()
-
-
 @pytest.fixture
-def look(browser: Browser, studio: ServedStudio) -> Iterator[Callable[..., Page]]:
+def look(browser: Browser, furnished: Furnished) -> Iterator[Callable[..., Page]]:
     """Opens Home as a person with these wishes."""
     pages: list[Page] = []
 
     def open_(**wishes: object) -> Page:
         pages.append(browser.new_page(**wishes))  # type: ignore[arg-type]
         pages[-1].set_default_timeout(PATIENCE_MS)
-        pages[-1].goto(studio.url)
+        pages[-1].goto(furnished.studio.url)
         return settled(pages[-1])
 
     yield open_
