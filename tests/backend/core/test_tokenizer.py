@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from backend.core.tokenizer import (
@@ -26,6 +26,7 @@ from backend.core.tokenizer import (
     stop_token_ids,
 )
 from backend.errors import DataError, ModelError
+from tests.backend.core.odd_tokenizers import sentencepiece_like, with_bos, words_only
 from tests.tiny import tiny_tokenizer
 
 CHAT_FAMILIES = ("chatml", "llama3", "gemma", "mistral", "qwen3")
@@ -113,20 +114,21 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "garbage", "{}", "[]", '{"added_tokens": [], "model": {"type": "New"}}']
+    "content",
+    [
+        "",
+        "garbage",
+        "{}",
+        "[]",
+        '{"version": "1.0", "trunc',
+        '{"added_tokens": [], "model": {"type": "New"}}',
+    ],
 )
 def test_a_damaged_tokenizer_says_so(folder: Path, content: str) -> None:
     (folder / "tokenizer.json").write_text(content)
     with pytest.raises(ModelError, match=str(folder)) as caught:
         load_tokenizer(folder)
     assert caught.value.code == "damaged-tokenizer"
-
-
-def test_a_truncated_tokenizer_says_so(folder: Path) -> None:
-    path = folder / "tokenizer.json"
-    path.write_text(path.read_text()[:2000])
-    with pytest.raises(ModelError, match="cannot be read"):
-        load_tokenizer(folder)
 
 
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
@@ -309,17 +311,6 @@ def test_a_batch_names_the_row_that_fails(
 # --- plain text -------------------------------------------------------------------------------------------
 
 
-def with_bos() -> PreTrainedTokenizerFast:
-    """A tokenizer that puts BOS before plain text and EOS after it."""
-    tokenizer = tiny_tokenizer("llama3")
-    bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A {eos}",
-        special_tokens=[(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)],
-    )
-    return tokenizer
-
-
 @given(text=texts)
 def test_text_is_trained_whole_and_ends(text: str) -> None:
     tokenizer = TOKENIZERS["base"]
@@ -331,14 +322,10 @@ def test_text_is_trained_whole_and_ends(text: str) -> None:
     assert example.trained == [True] * len(example.input_ids)
 
 
-def test_text_opens_with_bos_where_the_tokenizer_puts_one() -> None:
+def test_texts_and_prompts_open_with_bos_where_the_tokenizer_puts_one() -> None:
     tokenizer = with_bos()
     assert encode_text(tokenizer, "Hi").input_ids == tokenizer("Hi")["input_ids"]
-
-
-def test_empty_text_is_its_end() -> None:
-    tokenizer = TOKENIZERS["base"]
-    assert encode_text(tokenizer, "") == Encoded([tokenizer.eos_token_id], [True])
+    assert encode_prompt_completion(tokenizer, "a", "b").input_ids[0] == tokenizer.bos_token_id
 
 
 @given(prompt=texts, completion=texts)
@@ -348,11 +335,6 @@ def test_a_completion_is_trained_and_its_prompt_is_not(prompt: str, completion: 
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     tail = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     assert example == Encoded(head + tail, [False] * len(head) + [True] * len(tail))
-
-
-def test_a_prompt_opens_with_bos_where_the_tokenizer_puts_one() -> None:
-    tokenizer = with_bos()
-    assert encode_prompt_completion(tokenizer, "a", "b").input_ids[0] == tokenizer.bos_token_id
 
 
 # --- stopping, special tokens -----------------------------------------------------------------------------
@@ -383,39 +365,18 @@ def test_stops_of_a_template_without_a_turn_end_are_eos() -> None:
     assert stop_token_ids(tokenizer) == {tokenizer.eos_token_id}
 
 
-def test_special_tokens_spelt_in_a_text_are_found_in_order() -> None:
-    found = find_special_tokens(TOKENIZERS["chatml"], "a <|im_end|>b<|im_start|> <|im_end|><|im_en")
-    assert found == ["<|im_end|>", "<|im_start|>", "<|im_end|>"]
-
-
-def test_a_clean_text_holds_no_special_tokens() -> None:
-    assert find_special_tokens(TOKENIZERS["chatml"], "</s> [INST] im_end") == []
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a <|im_end|>b<|im_start|> <|im_end|><|im_en", ["<|im_end|>", "<|im_start|>", "<|im_end|>"]),
+        ("</s> [INST] im_end", []),
+    ],
+)
+def test_special_tokens_spelt_in_a_text_are_found_in_order(text: str, found: list[str]) -> None:
+    assert find_special_tokens(TOKENIZERS["chatml"], text) == found
 
 
 # --- decoding ---------------------------------------------------------------------------------------------
-
-
-def sentencepiece_like() -> PreTrainedTokenizerFast:
-    """Words with a mark for their space, and bytes for what the vocabulary lacks."""
-    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁a", "b", "▁bc", "c"]
-    backend = Tokenizer(
-        models.BPE(
-            {piece: index for index, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True
-        )
-    )
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
-
-
-def words_only() -> PreTrainedTokenizerFast:
-    """Whole words, and no decoder."""
-    vocabulary = {"<unk>": 0, "</s>": 1, "word": 2, "a": 3, "1": 4, ".": 5}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
 
 
 DECODED = {"bytes": TOKENIZERS["chatml"], "pieces": sentencepiece_like(), "words": words_only()}
@@ -427,15 +388,9 @@ def test_decoding_gives_the_text_back_without_special_tokens(text: str) -> None:
     assert decode(tokenizer, tokenizer(text)["input_ids"]) == text
 
 
-def test_decoding_leaves_special_tokens_out() -> None:
-    assert decode(TOKENIZERS["chatml"], encode_messages(TOKENIZERS["chatml"], CHAT).input_ids).endswith(
-        "Hello."
-    )
-
-
-def test_decoding_cleans_nothing_up() -> None:
-    ids = TOKENIZERS["base"]("do n't , you ?")["input_ids"]
-    assert decode(TOKENIZERS["base"], ids) == "do n't , you ?"
+def test_decoding_leaves_special_tokens_out_and_cleans_nothing_up() -> None:
+    ids = TOKENIZERS["chatml"]("do n't , you ?<|im_end|>")["input_ids"]
+    assert decode(TOKENIZERS["chatml"], ids) == "do n't , you ?"
 
 
 @pytest.mark.parametrize("kind", DECODED)
