@@ -124,7 +124,7 @@ def draw_details(chosen: Chosen) -> None:
         st.text(chosen.summary.labels.note)
     st.caption("Its whole configuration, as it was resolved; it never changes")
     try:
-        st.code(run.read_config_text(), language="yaml")
+        st.code(run.read_config_text(), language=None)
     except RunError as error:
         st.text(error.message)
 
