@@ -25,6 +25,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from backend.data.records import Skipped
 from backend.errors import DataError
+from backend.utils.text_utils import writable
 
 HEAD_BYTES = 65_536
 MAX_MEMBERS = 10_000
@@ -167,7 +168,7 @@ def zip_members(
         members = [member for member in archive.infolist() if not member.is_dir()]
         _check_members(name, [member.filename for member in members])
         for member in members:
-            place = f"{name}/{member.filename}"
+            place = writable(f"{name}/{member.filename}")
             if _JUNK.search(member.filename):
                 yield Skipped(place, "a hidden or system file")
             elif (member.external_attr >> 16) & 0o170000 == 0o120000:
@@ -194,7 +195,7 @@ def tar_members(
                 return
             count += 1
             _check_members(name, [member.name], count)
-            place = f"{name}/{member.name}"
+            place = writable(f"{name}/{member.name}")
             if member.isdir():
                 continue
             if _JUNK.search(member.name):

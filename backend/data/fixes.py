@@ -27,6 +27,8 @@ from backend.data.records import Message, Row
 from backend.data.texts import map_texts
 from backend.data.write import row_record, write_jsonl
 from backend.errors import DataError
+from backend.utils.file_utils import publish_folder
+from backend.utils.text_utils import writable
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ def write_copy(mended: Mended, out: Path, *, source: str, sha256: str) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
-        _fill(staged, mended, {"source": source, "source_sha256": sha256, "version": version})
+        _fill(staged, mended, {"source": writable(source), "source_sha256": sha256, "version": version})
         staged.chmod(0o755)
-        return staged.rename(out / f"v{version:03d}")
+        publish_folder(staged, out / f"v{version:03d}")
     except OSError as error:
         raise unwritable(out, error) from None
+    return out / f"v{version:03d}"
 
 
 def _fill(folder: Path, mended: Mended, origin: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
@@ -16,6 +16,7 @@ from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows
 from backend.errors import DataError
+from backend.utils.file_utils import sha256_file, write_text_durably
 
 SAMPLE_RECORDS = 200
 SAMPLE_FILES = 20
@@ -132,8 +133,7 @@ def file_sha256(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal; raises ``DataError`` when it cannot be read."""
     file = regular_file(Path(path))
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_file(file)
     except OSError as error:
         raise unreadable(file, error) from None
 
@@ -143,10 +143,9 @@ def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
 
     Raises ``DataError`` when the file cannot be written.
     """
-    lines = ({"place": item.place, "reason": item.reason, "raw": item.raw} for item in rejected)
+    lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
     try:
-        with path.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text_durably(path, "".join(lines))
     except OSError as error:
         raise unwritable(path, error) from None
 

@@ -17,6 +17,7 @@ from backend.data import hub, tfds
 from backend.data.files import regular_file
 from backend.data.records import Skipped
 from backend.errors import DataError
+from backend.utils.text_utils import writable
 
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -55,10 +56,13 @@ PAPERWORK = {"readme", "license", "licence", "notice", "changelog", "dataset_inf
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file to read and the name it has in every place."""
+    """A file to read and the name it has in every place, which UTF-8 can hold."""
 
     path: Path
     name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", writable(self.name))
 
 
 @dataclass(frozen=True)

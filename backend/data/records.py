@@ -1,6 +1,6 @@
 """The words of the data room: what a reader yields, what is refused, and what a row becomes.
 
-Imports nothing but the standard library.
+Imports no other room.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from backend.utils.text_utils import writable
 
 EXCERPT_CHARACTERS = 2_000
 
@@ -36,10 +38,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A whole file of a folder or an archive that was not read, and why."""
+    """A whole file of a folder or an archive that was not read, and why; its name as UTF-8 can hold it."""
 
     place: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", writable(self.place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,5 +77,4 @@ def excerpt(text: str) -> str:
 
     Characters that cannot be written as UTF-8 are shown as escapes.
     """
-    shown = text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…"
-    return shown.encode("utf-8", errors="backslashreplace").decode("utf-8")
+    return writable(text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from backend.data.exact_json import surrogate_reason
 from backend.data.files import unwritable
 from backend.errors import DataError
+from backend.model_names import cache_folder
 
 PREFIX = "tfds://"
 
@@ -44,9 +44,7 @@ def fetch(name: str, split: str | None) -> Path:
             code="tfds-dataset",
         ) from None
     safe = re.sub(r"[^\w.-]+", "-", str(source.dataset_info.full_name))
-    root = os.environ.get("TUNESMITH_CACHE")
-    cache = Path(root).expanduser() if root else Path.home() / ".cache" / "tunesmith"
-    path = cache / "tfds" / f"{safe}-{wanted}.jsonl"
+    path = cache_folder().with_name("tfds") / f"{safe}-{wanted}.jsonl"
     if not path.exists():
         _write(source, path)
     return path

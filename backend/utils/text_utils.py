@@ -29,6 +29,11 @@ def without_controls(text: str) -> str:
     return _CONTROLS.sub("·", text)
 
 
+def writable(text: str) -> str:
+    """The text with what UTF-8 cannot hold shown as escapes: half characters, and foreign bytes in a file's name."""
+    return text if text.isascii() else text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
 def one_edit_apart(left: str, right: str) -> bool:
     """Whether one inserted, deleted or replaced character turns one text into the other."""
     if left == right or abs(len(left) - len(right)) > 1:

@@ -81,13 +81,13 @@ def test_an_unknown_fix_is_an_error():
 
 def test_a_copy_is_a_new_version_with_its_lineage(tmp_path):
     mended = mend([pair("cafÃ©", "x", "f:1"), pair("b", "", "f:2")], ["repair-text", "drop-empty"])
-    first = write_copy(mended, tmp_path / "out", source="train.jsonl", sha256="abc")
+    first = write_copy(mended, tmp_path / "out", source="tr\udce9in.jsonl", sha256="abc")
     second = write_copy(mended, tmp_path / "out", source="train.jsonl", sha256="abc")
     assert (first.name, second.name) == ("v001", "v002")
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["v001", "v002"]
     lineage = json.loads((first / "lineage.json").read_text(encoding="utf-8"))
     assert lineage == {
-        "source": "train.jsonl",
+        "source": "tr\\udce9in.jsonl",
         "source_sha256": "abc",
         "version": 1,
         "rows": 1,

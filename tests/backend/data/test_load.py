@@ -1,5 +1,7 @@
 import hashlib
 import json
+import os
+import tarfile
 
 import pytest
 
@@ -186,11 +188,22 @@ def test_what_is_rejected_goes_to_the_quarantine_even_when_the_run_stops(tmp_pat
     assert not (tmp_path / "none.jsonl").exists()
 
 
-def test_write_quarantine_writes_what_no_text_may_hold(tmp_path):
-    write_quarantine(
-        [Rejected("f:1", "bad", "a\udce9".encode("utf-8", "backslashreplace").decode())], tmp_path / "q"
+@pytest.mark.parametrize("make", ["file", "folder", "archive"])
+def test_a_name_that_is_no_text_stands_in_places_as_escapes(tmp_path, make):
+    foreign = tmp_path / os.fsdecode(b"b\xe9.jsonl")
+    write_lines(foreign, [*PAIRS, {"prompt": "x"}])
+    (tmp_path / os.fsdecode(b"p\xe9.png")).touch()
+    source = {"file": foreign, "folder": tmp_path, "archive": tmp_path / "t.tar"}[make]
+    with tarfile.open(tmp_path / "t.tar", "w") as archive:
+        archive.add(foreign, foreign.name)
+    (tmp_path / "t.tar").rename(tmp_path / ("t.tar" if make == "archive" else "t.other"))
+    loaded = load_rows(source, max_rejected_share=0.1, quarantine=tmp_path / "q")
+    place = json.loads((tmp_path / "q").read_text(encoding="utf-8"))["place"]
+    assert place.endswith("b\\udce9.jsonl:21")
+    assert loaded.rows[0].place == place.replace(":21", ":1")
+    assert [item.place for item in loaded.skipped if ".png" in item.place] == ["p\\udce9.png"] * (
+        make == "folder"
     )
-    assert json.loads((tmp_path / "q").read_text(encoding="utf-8"))["raw"] == "a\\udce9"
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch):

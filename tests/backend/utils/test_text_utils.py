@@ -1,6 +1,6 @@
 import pytest
 
-from backend.utils.text_utils import counted, normalise, one_edit_apart, shorten, without_controls
+from backend.utils.text_utils import counted, normalise, one_edit_apart, shorten, without_controls, writable
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,8 @@ def test_one_edit_apart(left, right, expected):
 @pytest.mark.parametrize(("count", "words"), [(0, "0 rows"), (1, "1 row"), (2000, "2,000 rows")])
 def test_counted(count, words):
     assert counted(count, "row") == words
+
+
+def test_what_utf8_cannot_hold_becomes_an_escape():
+    assert writable("é漢 a") == "é漢 a"
+    assert writable("b\udce9\ud800") == "b\\udce9\\ud800"
