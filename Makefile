@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio shots test test-fast coverage check lint format types contracts bench-train bench-busy bench-studio bench-data \
+.PHONY: help setup demo studio shots test test-fast coverage check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
 	bench-doctor law-data \
 	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
 
@@ -69,6 +69,9 @@ bench-busy: $(STAMP) ## Training speed while another process holds one core
 
 bench-studio: $(STAMP) ## The studio: first page, page change, a long curve, its load while watching
 	$(BIN)/python benchmarks/studio_speed.py
+
+bench-runs: $(STAMP) ## Listing 10,000 runs: the first time, the second, and once more
+	$(BIN)/python benchmarks/runs_listing.py
 
 bench-data: $(STAMP) ## Tokenising beside datasets.map, ingest of a large file, near-duplicate search
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]

@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from backend.errors import RunError
-from backend.reports import Attempt, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
+from backend.reports import AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
 
 LOST_REASONS = frozenset({"killed", "terminated", "stop-forced", "crash-loop"})
 """Ends of an attempt that say nothing against the run itself: it is interrupted, not failed."""
@@ -84,14 +84,16 @@ _ASKED = (Event.START, Event.QUEUE, Event.UNQUEUE, Event.STOP, Event.DELETE)
 class Evidence:
     """All that a run folder says about where its run stands.
 
-    ``held``: a process holds the lock. ``reported``: the trainer of the latest attempt has written something.
+    ``held``: a process holds the lock. ``attempt``: the number of the latest attempt, 0 before the first; ``end``:
+    how its process ended. ``reported``: its trainer has written something.
     ``same_boot``: the latest attempt began on this boot of the machine.
     """
 
     run: str
     held: bool = False
     stop: str | None = None
-    attempt: Attempt | None = None
+    attempt: int = 0
+    end: AttemptEnd | None = None
     outcome: Outcome | None = None
     ticket: QueueTicket | None = None
     reported: bool = False
@@ -101,12 +103,11 @@ class Evidence:
 
 def derive(evidence: Evidence) -> RunState:
     """The state of a run from the evidence. The lock comes first, since it cannot lie; damage comes next."""
-    number = evidence.attempt.number if evidence.attempt else 0
-    status, reason, message, action = _judge(evidence, number)
-    return RunState(status, reason, message, action, attempt=number, damage=evidence.damage)
+    status, reason, message, action = _judge(evidence)
+    return RunState(status, reason, message, action, attempt=evidence.attempt, damage=evidence.damage)
 
 
-def _judge(evidence: Evidence, number: int) -> tuple[RunStatus, str, str, str]:
+def _judge(evidence: Evidence) -> tuple[RunStatus, str, str, str]:
     run, outcome = evidence.run, evidence.outcome
     resume = f"Resume it with: tunesmith runs resume {run}"
     if evidence.held:
@@ -114,20 +115,20 @@ def _judge(evidence: Evidence, number: int) -> tuple[RunStatus, str, str, str]:
     if evidence.damage:
         remedy = f"Nothing was deleted. Resume to go on from the newest good checkpoint: tunesmith runs resume {run}"
         return _S.FAILED, "damaged", f"The run folder is damaged: {evidence.damage}.", remedy
-    if evidence.ticket and evidence.ticket.after_attempt == number:
+    if evidence.ticket and evidence.ticket.after_attempt == evidence.attempt:
         reason = "held" if evidence.ticket.hold else "waiting"
         message = evidence.ticket.note or f"Waiting for a free slot on device {evidence.ticket.device}."
         return _S.QUEUED, reason, message, f"Start it now with: tunesmith runs resume {run}"
-    if outcome and outcome.attempt == number:
+    if outcome and outcome.attempt == evidence.attempt:
         return outcome.status, outcome.code, outcome.message, outcome.remedy or _after(outcome.status, resume)
-    if evidence.attempt is None:
+    if not evidence.attempt:
         return (
             _S.CREATED,
             "new",
             "Nothing has been started yet.",
             f"Start it with: tunesmith runs resume {run}",
         )
-    return _judge_lost(evidence.attempt.end, evidence.same_boot, resume)
+    return _judge_lost(evidence.end, evidence.same_boot, resume)
 
 
 def _judge_live(evidence: Evidence, run: str) -> tuple[RunStatus, str, str, str]:

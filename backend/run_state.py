@@ -1,122 +1,131 @@
 """The evidence in a run folder about where its run stands; ``lifecycle`` judges it.
 
-Only ``run_dir`` uses this room. Floor F0: imports errors, lifecycle, reports and utils.
+Floor F0: imports errors, lifecycle, reports, run_files, run_records and utils.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from backend.errors import RunError
 from backend.lifecycle import Evidence
 from backend.reports import Attempt, Outcome, QueueTicket
-from backend.run_records import AttemptFiles, parse_outcome, parse_ticket, read_record
+from backend.run_files import RunFiles
+from backend.run_records import (
+    read_attempt,
+    read_config_text,
+    read_environment,
+    read_outcome,
+    read_ticket,
+)
+from backend.utils.file_utils import DamagedFileError, StrPath, last_bytes, read_json_object
+from backend.utils.lock_utils import is_locked
 from backend.utils.process_utils import boot_id
 
 T = TypeVar("T")
 
-
-class RunFiles(Protocol):
-    """What is read of a run folder here; ``RunDir`` is one."""
-
-    @property
-    def id(self) -> str:
-        """The run's name."""
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-
-    @property
-    def config(self) -> Path:
-        """The configuration."""
-
-    @property
-    def outcome_file(self) -> Path:
-        """The trainer's last words."""
-
-    @property
-    def ticket_file(self) -> Path:
-        """The place in the queue."""
-
-    @property
-    def environment(self) -> Path:
-        """What the latest attempt runs on."""
-
-    @property
-    def attempt_files(self) -> AttemptFiles:
-        """The attempts."""
-
-    def read_config_text(self) -> str:
-        """The configuration as YAML."""
-
-    def read_environment(self) -> dict[str, object]:
-        """What the latest attempt runs on."""
-
-    def is_held(self) -> bool:
-        """Whether a living process works on the run."""
-
-    def stop_requested(self) -> str | None:
-        """The reason of a request to stop."""
+_END = b"\n}\n"
+"""How the JSON objects end that we write."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The small files that the state rests on, each read once; ``problems`` says what is wrong with which."""
+    """The small files that the state rests on, each read once; a damaged one reads as if it were missing.
 
+    ``number``, ``attempt`` and ``outcome`` are those of the latest attempt. ``problems`` says what is wrong with
+    which file, by its path in the folder.
+    """
+
+    config: str
+    number: int
     attempt: Attempt | None
     outcome: Outcome | None
     ticket: QueueTicket | None
-    problems: dict[Path, str]
+    environment: dict[str, object]
+    problems: dict[str, str]
 
 
-def read_records(run: RunFiles) -> Records:
-    """The records of a run. Raises nothing: a damaged one is None and stands among the problems."""
-    problems: dict[Path, str] = {}
+def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
+    """The records of a run. Raises nothing.
 
-    def read(path: Path, reader: Callable[[], T | None]) -> T | None:
+    Unless ``thorough``, what nobody needs of a run at rest is only seen to be whole, which is quicker by far: its
+    environment, and an attempt whose end the trainer told.
+    """
+    folder = str(run.path)
+    problems: dict[str, str] = {}
+
+    def read(name: str, reader: Callable[[StrPath], T], *, needed: bool = True) -> T | None:
+        path = f"{folder}/{name}"
         try:
-            return reader()
+            return reader(path) if needed or last_bytes(path, len(_END))[0] != _END else None
         except RunError as error:
-            problems[path] = error.message
+            problems[name] = error.message
             return None
 
-    number = run.attempt_files.latest_number()
-    read(run.config, run.read_config_text)
-    attempt = read(run.attempt_files.file(number), lambda: run.attempt_files.read(number)) if number else None
-    outcome = read(run.outcome_file, lambda: read_record(run.outcome_file, parse_outcome))
-    ticket = read(run.ticket_file, lambda: read_record(run.ticket_file, parse_ticket))
-    read(run.environment, run.read_environment)
-    return Records(attempt, outcome, ticket, problems)
+    number = run.latest_attempt_number()
+    config = read(RunFiles.config.name, read_config_text)
+    outcome = read(RunFiles.outcome_file.name, read_outcome)
+    told = outcome is not None and outcome.attempt == number
+    attempt_name = f"{RunFiles.attempts.name}/{number}.json"
+    attempt = read(attempt_name, read_attempt, needed=thorough or not told) if number else None
+    ticket = read(RunFiles.ticket_file.name, read_ticket)
+    environment = read(RunFiles.environment.name, read_environment, needed=thorough)
+    return Records(
+        config or "", number, attempt, outcome if told else None, ticket, environment or {}, problems
+    )
 
 
-def read_evidence(run: RunFiles) -> Evidence:
-    """All that the folder says about where its run stands. Raises nothing."""
-    held = run.is_held()
-    records = read_records(run)
+def read_stop(run: RunFiles) -> str | None:
+    """The reason of a request to stop, None when there is none; whatever bears its name counts."""
+    try:
+        return str(read_json_object(run.at(RunFiles.stop_file)).get("reason", "stop-requested"))
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedFileError):
+        return "stop-requested"
+
+
+def is_held(run: RunFiles) -> bool:
+    """Whether a living process works on the run."""
+    return is_locked(run.at(RunFiles.lock_file))
+
+
+def look(run: RunFiles) -> tuple[Evidence, Records]:
+    """All that the folder says about where its run stands, and the records that say it. Raises nothing."""
+    held = is_held(run)
+    records = read_records(run, thorough=held)
+    if not held and _is_open(records.attempt) and is_held(run):  # it began while we were reading
+        held, records = True, read_records(run)
+    return _evidence(run, records, held), records
+
+
+def _is_open(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.end is None
+
+
+def _evidence(run: RunFiles, records: Records, held: bool) -> Evidence:
     attempt = records.attempt
     return Evidence(
         run.id,
         held=held,
-        stop=run.stop_requested() if held else None,
-        attempt=attempt,
+        stop=read_stop(run) if held else None,
+        attempt=records.number,
+        end=attempt.end if attempt else None,
         outcome=records.outcome,
         ticket=records.ticket,
-        reported=held and attempt is not None and _has_reported(run, attempt.number),
-        same_boot=attempt is None or attempt.end is not None or _on_this_boot(attempt),
-        damage="; ".join(records.problems.values()) if run.path.is_dir() else "the folder is gone",
+        reported=held and records.number > 0 and records.environment.get("attempt") == records.number,
+        same_boot=attempt is None or not _is_open(attempt) or _is_of_this_boot(attempt),
+        damage=_damage(run, records),
     )
 
 
-def _on_this_boot(attempt: Attempt) -> bool:
+def _damage(run: RunFiles, records: Records) -> str:
+    if not records.problems or run.path.is_dir():
+        return "; ".join(records.problems.values())
+    return "the folder is gone"
+
+
+def _is_of_this_boot(attempt: Attempt) -> bool:
     return attempt.process is None or attempt.process.boot_id == boot_id()
-
-
-def _has_reported(run: RunFiles, attempt: int) -> bool:
-    try:
-        return run.read_environment().get("attempt") == attempt
-    except RunError:
-        return False

@@ -1,51 +1,60 @@
 """Summaries of runs at rest, kept beside them so that a new process lists ten thousand at once.
 
-It is a cache and nothing else: each entry carries the stamp of the folder it was read from, and a missing,
-damaged or foreign file means no entries. Control wing: imports F0 and its neighbour here.
+It is a cache and nothing else: each entry carries the stamp of the folder it was read from, and a missing, damaged
+or foreign file means no entries. Control wing: imports F0 and its neighbour here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from backend.manager.run_summary import RunSummary
-from backend.utils.file_utils import DamagedFileError, read_json, write_text_durably
+from backend.manager.run_summary import Labels, RunSummary
+from backend.reports import RunStatus
+from backend.utils.file_utils import write_text_durably
 from backend.utils.record_utils import record_from_json
 
 Entries = dict[str, tuple[tuple[int, ...], RunSummary]]
 FILE = ".listing.json"
-_FORMAT = 1
-_LIMIT_BYTES = 256 * 2**20
+_FIELDS = [field.name for kind in (RunSummary, Labels) for field in fields(kind)]
+"""What a row is made of; a file with other fields is another version's."""
+_UNLABELLED = Labels()
 
 
 def load_listing(root: Path) -> Entries:
     """What was remembered about the runs under ``root``; raises nothing."""
     try:
-        stored = read_json(root / FILE, limit_bytes=_LIMIT_BYTES)
-        if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        seal, _, rows = (root / FILE).read_bytes().partition(b"\n")
+        if seal != _seal(rows):
             return {}
-        return {name: _entry(root / name, value) for name, value in stored["runs"].items()}
-    except (OSError, DamagedFileError, ValueError, KeyError, TypeError, AttributeError):
+        return {name: (tuple(stamp), _summary(root, name, row)) for name, stamp, row in json.loads(rows)}
+    except (OSError, ValueError, TypeError):
         return {}
 
 
 def save_listing(root: Path, entries: Entries) -> None:
     """Remember the entries that bear a stamp. A disk that refuses is no reason to complain: it is a cache."""
-    runs = {name: [stamp, _plain(summary)] for name, (stamp, summary) in entries.items() if stamp}
+    rows = json.dumps([(name, stamp, _row(summary)) for name, (stamp, summary) in entries.items() if stamp])
     try:
-        write_text_durably(root / FILE, json.dumps({"format": _FORMAT, "runs": runs}, ensure_ascii=False))
+        write_text_durably(root / FILE, f"{_seal(rows.encode()).decode()}\n{rows}")
     except OSError:
         return
 
 
-def _plain(summary: RunSummary) -> dict[str, object]:
-    return {**vars(summary), "path": summary.id, "labels": vars(summary.labels)}
+def _seal(rows: bytes) -> bytes:
+    """What only these rows under these fields have, so that they need not be looked at value by value."""
+    return hashlib.sha256(f"{_FIELDS}".encode() + rows).hexdigest().encode()
 
 
-def _entry(path: Path, value: list[object]) -> tuple[tuple[int, ...], RunSummary]:
-    stamp, summary = value
-    if not isinstance(stamp, list) or not all(type(number) is int for number in stamp):
-        raise TypeError("a stamp is a list of whole numbers")
-    return tuple(stamp), replace(record_from_json(RunSummary, summary), path=path)
+def _row(summary: RunSummary) -> list[object]:
+    _, _, *middle, labels, damage = vars(summary).values()
+    return [*middle, None if labels == _UNLABELLED else vars(labels), damage]
+
+
+def _summary(root: Path, name: str, row: list[Any]) -> RunSummary:
+    status, *middle, labels, damage = row
+    said = _UNLABELLED if labels is None else record_from_json(Labels, labels)
+    return RunSummary(name, root / name, RunStatus(status), *middle, said, damage)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from backend.errors import RunError
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.run_records import read_record
-from backend.utils.jsonl_utils import last_records
+from backend.utils.jsonl_utils import newest_with
 from backend.utils.record_utils import record_from_json
 
 _STAMP = re.compile(r"^(\d{8}-\d{6})-")
@@ -56,9 +57,9 @@ class RunSummary:
 
 def summarise(run: RunDir) -> RunSummary:
     """The line of one run. Raises nothing: a damaged run has a line that says so."""
-    state = run.state()
-    config = _config_text(run)
-    figures = _latest_figures(run)
+    state, records = run.look()
+    trained, evaluated = newest_with(run.at(RunDir.metrics_file), ("train/loss", "eval/loss"))
+    latest = trained or evaluated
     return RunSummary(
         id=run.id,
         path=run.path,
@@ -67,12 +68,12 @@ def summarise(run: RunDir) -> RunSummary:
         message=state.message,
         next_action=state.next_action,
         created=_created(run),
-        model=peek(config, "model", "model_name_or_path"),
-        method=peek(config, "tuning", "method"),
-        step=int(figures.get("step", 0)),
-        total_steps=int(figures.get("total_steps", 0)),
-        loss=figures.get("loss"),
-        eval_loss=figures.get("eval_loss"),
+        model=peek(records.config, "model", "model_name_or_path"),
+        method=peek(records.config, "tuning", "method"),
+        step=_whole(latest.get("step")),
+        total_steps=_whole(latest.get("total_steps")),
+        loss=_number(trained.get("train/loss")),
+        eval_loss=_number(evaluated.get("eval/loss")),
         attempt=state.attempt,
         labels=read_labels(run),
         damage=state.damage,
@@ -82,7 +83,9 @@ def summarise(run: RunDir) -> RunSummary:
 def read_labels(run: RunDir) -> Labels:
     """What a person said about the run; nothing when the file is missing or damaged, since no run rests on it."""
     try:
-        return read_record(run.labels_file, lambda value: record_from_json(Labels, value)) or Labels()
+        return (
+            read_record(run.at(RunDir.labels_file), lambda value: record_from_json(Labels, value)) or Labels()
+        )
     except RunError:
         return Labels()
 
@@ -92,20 +95,18 @@ def peek(config_yaml: str, section: str, key: str) -> str:
 
     A listing of ten thousand runs has no time for a YAML parser.
     """
-    body = re.search(rf"^{section}:\n((?:[ #].*\n|\n)*)", config_yaml, re.MULTILINE)
-    found = re.search(rf"^ +{key}: *(.+?)(?: +#.*)?$", body[1], re.MULTILINE) if body else None
+    found = _value_of(section, key).search(config_yaml)
     return found[1].strip("'\"") if found else ""
 
 
-def _config_text(run: RunDir) -> str:
-    try:
-        return run.config.read_bytes().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
+@cache
+def _value_of(section: str, key: str) -> re.Pattern[str]:
+    lines_of_the_section = r"(?:[ #].*\n|\n)*?"
+    return re.compile(rf"^{section}:\n{lines_of_the_section} +{key}: *(.+?)(?: +#.*)?$", re.MULTILINE)
 
 
 def _created(run: RunDir) -> str:
-    """When the run was made, UTC in ISO 8601: from its name, else from its configuration's date."""
+    """When the run was made, UTC in ISO 8601: from its name, else from its folder's date."""
     stamp = _STAMP.match(run.id)
     try:
         if stamp:
@@ -115,18 +116,13 @@ def _created(run: RunDir) -> str:
         return ""
 
 
-def _latest_figures(run: RunDir) -> dict[str, float]:
-    """``step``, ``total_steps`` and ``loss`` of the latest step, ``eval_loss`` of the latest evaluation."""
-    figures: dict[str, float] = {}
-    wanted = {"train/loss": "loss", "eval/loss": "eval_loss", "step": "step", "total_steps": "total_steps"}
-    for record in last_records(run.metrics_file):
-        for key, name in wanted.items():
-            value = record.get(key)
-            if isinstance(value, int | float):
-                figures.setdefault(name, value)
-        if len(figures) == len(wanted):
-            break
-    return figures
+def _number(value: object) -> float | None:
+    """A figure of a report; None for one that was no number, which reports write as text."""
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def what_goes(run: RunDir) -> list[str]:

@@ -20,16 +20,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeAlias
 from urllib.parse import unquote
 
 CRASHPOINT = "TUNESMITH_CRASHPOINT"
 JSON_LIMIT_BYTES = 16 * 2**20
+_SMALL_BYTES = 64 * 2**10
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{16}\.tmp$")
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _RESERVED = frozenset(
     ["con", "prn", "aux", "nul", *(f"{stem}{n}" for stem in ("com", "lpt") for n in range(1, 10))]
 )
+
+
+StrPath: TypeAlias = str | Path
 
 
 class DamagedFileError(ValueError):
@@ -175,34 +179,50 @@ def write_json_durably(path: Path, value: object, *, fs: FileSystem | None = Non
     write_text_durably(path, text + "\n", fs=fs)
 
 
-def read_json(path: Path, *, limit_bytes: int = JSON_LIMIT_BYTES) -> object:
+def read_json(path: StrPath, *, limit_bytes: int = JSON_LIMIT_BYTES) -> object:
     """The JSON value in ``path``. Raises DamagedFileError (cut short, not UTF-8, NaN, too big) or OSError."""
-    data = _read_bytes(path, limit_bytes + 1)
+    data = read_bytes(path, limit_bytes=limit_bytes + 1)
     if len(data) > limit_bytes:
-        raise DamagedFileError(path, f"it is larger than {limit_bytes} bytes")
+        raise DamagedFileError(Path(path), f"it is larger than {limit_bytes} bytes")
     try:
         return parse_json(data)
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(path, f"it is not complete JSON ({error})") from error
+        raise DamagedFileError(Path(path), f"it is not complete JSON ({error})") from error
 
 
-def _read_bytes(path: Path, limit: int) -> bytes:
-    """The first ``limit`` bytes of a file; a listing reads fifty thousand small ones, so without a stream."""
+def read_bytes(path: StrPath, *, limit_bytes: int = JSON_LIMIT_BYTES) -> bytes:
+    """The first ``limit_bytes`` of a file. A listing reads fifty thousand small ones, so without a stream."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        pieces = [os.read(descriptor, min(limit, 1 << 16))]
-        while pieces[-1] and (left := limit - sum(map(len, pieces))) > 0:
-            pieces.append(os.read(descriptor, left))
+        data = os.read(descriptor, min(limit_bytes, _SMALL_BYTES))
+        if len(data) == _SMALL_BYTES:
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
+                data += stream.read(limit_bytes - _SMALL_BYTES)
     finally:
         os.close(descriptor)
-    return b"".join(pieces)
+    return data
 
 
-def read_json_object(path: Path) -> dict[str, object]:
+def last_bytes(path: StrPath, count: int) -> tuple[bytes, bool]:
+    """The last ``count`` bytes of a file, and whether that is all of it; nothing where it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b"", True
+    try:
+        before = max(0, os.fstat(descriptor).st_size - count)
+        return os.pread(descriptor, count, before), before == 0
+    except OSError:
+        return b"", True
+    finally:
+        os.close(descriptor)
+
+
+def read_json_object(path: StrPath) -> dict[str, object]:
     """Like ``read_json``, for a file that must hold one JSON object."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise DamagedFileError(path, "it holds no JSON object")
+        raise DamagedFileError(Path(path), "it holds no JSON object")
     return value
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from backend.utils.file_utils import parse_json, write_text_durably
+from backend.utils.file_utils import StrPath, last_bytes, parse_json, write_text_durably
 
 _MARK_BYTES = 32
+_FEW_BYTES = 2 * 1024
 
 
 def finite_json(value: object) -> object:
@@ -196,17 +197,36 @@ def _keeps(line: bytes, keep: Callable[[dict[str, object]], bool]) -> bool:
     return bool(records) and keep(records[0])
 
 
-def last_records(path: Path, *, limit_bytes: int = 64 * 1024) -> Iterator[dict[str, object]]:
+def last_records(path: StrPath, *, limit_bytes: int = 64 * 1024) -> Iterator[dict[str, object]]:
     """The newest records of a JSONL file, newest first, from its last ``limit_bytes``; none without the file."""
-    try:
-        with path.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            start = max(0, size - limit_bytes)
-            stream.seek(start)
-            data = stream.read(limit_bytes)
-    except OSError:
-        return
-    whole = data[data.find(b"\n") + 1 if start else 0 : data.rfind(b"\n") + 1]
+    data, from_its_start = last_bytes(path, limit_bytes)
+    whole = data[0 if from_its_start else data.find(b"\n") + 1 : data.rfind(b"\n") + 1]
     for line in reversed(whole.splitlines()):
-        records, _ = _parse_lines(line)
-        yield from records
+        yield from _parse_lines(line)[0]
+
+
+def newest_with(
+    path: StrPath, keys: Sequence[str], *, limit_bytes: int = 64 * 1024
+) -> list[dict[str, object]]:
+    """For each key the newest record that has it, from the last ``limit_bytes``; {} where there is none.
+
+    Only lines that hold a key are parsed, and the last few are read first: a listing looks into ten thousand files.
+    """
+    for length in (_FEW_BYTES, limit_bytes):
+        data, from_its_start = last_bytes(path, length)
+        found = [_newest(data, key) for key in keys]
+        if from_its_start or all(found):
+            break
+    return found
+
+
+def _newest(data: bytes, key: str) -> dict[str, object]:
+    """The last record with this key; the line that ``data`` begins with may be cut, and so is one without an end."""
+    mark, end = f'"{key}"'.encode(), data.rfind(b"\n") + 1
+    while (at := data.rfind(mark, 0, end)) >= 0:
+        start = data.rfind(b"\n", 0, at) + 1
+        for record in _parse_lines(data[start : data.find(b"\n", at)])[0]:
+            if key in record:
+                return record
+        end = start
+    return {}

@@ -72,7 +72,7 @@ def hold_lock(
         os.close(descriptor)
 
 
-def is_locked(path: Path) -> bool:
+def is_locked(path: str | Path) -> bool:
     """Whether some process holds the lock at ``path`` alone now; a missing file is held by nobody."""
     return _is_refused(path, fcntl.LOCK_SH)
 
@@ -82,7 +82,7 @@ def is_folder_held(path: Path) -> bool:
     return _is_refused(path, fcntl.LOCK_EX)
 
 
-def _is_refused(path: Path, kind: int) -> bool:
+def _is_refused(path: str | Path, kind: int) -> bool:
     try:
         descriptor = os.open(path, os.O_CLOEXEC | os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):

@@ -11,17 +11,16 @@ import pytest
 
 from backend.errors import RunError
 from backend.lifecycle import LIVE, LOST_REASONS, TRANSITIONS, Event, Evidence, derive, require
-from backend.reports import Attempt, AttemptEnd, Outcome, QueueTicket, RunStatus
+from backend.reports import AttemptEnd, Outcome, QueueTicket, RunStatus
 
-ATTEMPT = Attempt(2, "2026-01-01T00:00:00", ("trainer",))
 OUTCOME = Outcome(RunStatus.FINISHED, "completed", "Done.", attempt=2)
 TICKET = QueueTicket("2026-01-01T00:00:00", after_attempt=2, position=1.0)
-HELD = Evidence("run", held=True, attempt=ATTEMPT)
-FREE = Evidence("run", attempt=ATTEMPT)
+HELD = Evidence("run", held=True, attempt=2)
+FREE = Evidence("run", attempt=2)
 
 
 def ended(reason: str, **how: Any) -> Evidence:
-    return replace(FREE, attempt=replace(ATTEMPT, end=AttemptEnd("2026-01-01", reason, **how)))
+    return replace(FREE, end=AttemptEnd("2026-01-01", reason, **how))
 
 
 CASES = {

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from backend.errors import RunError
-from backend.reports import Attempt, RunStatus
+from backend.reports import RunStatus
 from backend.run_records import (
-    AttemptFiles,
-    highest_number,
-    match_name,
-    parse_outcome,
-    parse_ticket,
+    CONFIG_END,
+    read_attempt,
+    read_config_text,
+    read_environment,
+    read_outcome,
     read_record,
-    slugify,
-    stat_or_none,
+    read_ticket,
     step_of,
     utc_now,
 )
+
+OUTCOME = {"status": "stopped", "code": "paused", "message": "Paused."}
+TICKET = {"queued": "now", "after_attempt": 0, "position": 1}
+ATTEMPT = {"number": 1, "began": "now", "command": ["a"]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a.json"
 
 
 def test_now_is_utc_and_reads_back() -> None:
@@ -30,76 +39,74 @@ def test_now_is_utc_and_reads_back() -> None:
     assert utc_now() <= utc_now()
 
 
-def test_a_record_is_read_missing_or_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
+def test_a_record_is_read_missing_or_damaged(path: Path) -> None:
     assert read_record(path, dict) is None
     path.write_text('{"a": 1}')
-    assert read_record(path, dict) == {"a": 1}
-    with pytest.raises(RunError, match=r"a\.json: status is missing") as caught:
-        read_record(path, parse_outcome)
+    assert read_record(path, dict) == read_record(str(path), dict) == {"a": 1}
+    path.write_text("{")
+    with pytest.raises(RunError, match=r"^a\.json: it is not complete JSON") as caught:
+        read_record(path, dict)
     assert caught.value.code == "damaged-run"
 
 
-def test_a_folder_in_place_of_a_record_is_damage(tmp_path: Path) -> None:
-    (tmp_path / "a.json").mkdir()
+def test_a_folder_in_place_of_a_record_is_damage(path: Path) -> None:
+    path.mkdir()
     with pytest.raises(RunError, match=r"a\.json"):
-        read_record(tmp_path / "a.json", dict)
+        read_record(path, dict)
 
 
-def test_only_an_end_is_an_outcome() -> None:
-    whole: dict[str, object] = {"status": "stopped", "code": "paused", "message": "Paused."}
-    assert parse_outcome(whole).status is RunStatus.STOPPED
-    with pytest.raises(ValueError, match="no way to end"):
-        parse_outcome({**whole, "status": "queued"})
+def test_each_record_is_read_as_what_it_is(path: Path) -> None:
+    path.write_text(json.dumps(OUTCOME))
+    outcome = read_outcome(path)
+    path.write_text(json.dumps(TICKET))
+    ticket = read_ticket(path)
+    path.write_text(json.dumps(ATTEMPT))
+    assert outcome is not None
+    assert outcome.status is RunStatus.STOPPED
+    assert ticket is not None
+    assert ticket.position == 1.0
+    assert read_attempt(path).command == ("a",)
+    assert read_environment(path) == ATTEMPT
 
 
-def test_a_ticket_needs_its_place() -> None:
-    assert parse_ticket({"queued": "now", "after_attempt": 0, "position": 1}).position == 1.0
-    with pytest.raises(ValueError, match="position is missing"):
-        parse_ticket({"queued": "now", "after_attempt": 0})
+@pytest.mark.parametrize(
+    ("read", "value", "problem"),
+    [
+        (read_outcome, OUTCOME | {"status": "queued"}, "queued is no way to end"),
+        (read_outcome, {"status": "stopped", "code": "x"}, "message is missing"),
+        (read_ticket, {"queued": "now", "after_attempt": 0}, "position is missing"),
+        (read_attempt, ATTEMPT | {"number": "1"}, "number must be int"),
+        (read_environment, [], "no JSON object"),
+    ],
+)
+def test_a_record_that_is_none_is_damage(
+    path: Path, read: Callable[[Path], object], value: object, problem: str
+) -> None:
+    path.write_text(json.dumps(value))
+    with pytest.raises(RunError, match=problem) as caught:
+        read(path)
+    assert caught.value.code == "damaged-run"
 
 
-def test_the_highest_number_among_names(tmp_path: Path) -> None:
-    assert highest_number(tmp_path / "missing", r"(\d+)") == 0
-    for name in ("9.json", "10.json", "11.json.damaged-ab", "x.json"):
-        (tmp_path / name).touch()
-    assert highest_number(tmp_path, r"(\d+)\.json") == 10
-    assert highest_number(tmp_path / "9.json", r"(\d+)") == 0
+def test_what_may_be_missing_and_what_may_not(path: Path) -> None:
+    assert (read_outcome(path), read_ticket(path), read_environment(path)) == (None, None, {})
+    for read in (read_attempt, read_config_text):
+        with pytest.raises(RunError, match=r"a\.json"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"seed: 1\n", "cut short"), (b"", "cut short"), (b"\xff\n" + CONFIG_END.encode(), "cannot be read")],
+)
+def test_a_configuration_is_whole_or_refused(path: Path, content: bytes, problem: str) -> None:
+    path.write_text(f"seed: 1\n{CONFIG_END}\n")
+    assert read_config_text(path).startswith("seed: 1")
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=problem):
+        read_config_text(path)
 
 
 @pytest.mark.parametrize(("record", "step"), [({"step": 3}, 3), ({}, math.inf), ({"step": "3"}, math.inf)])
 def test_the_step_of_a_line(record: dict[str, object], step: float) -> None:
     assert step_of(record) == step
-
-
-@pytest.mark.parametrize(
-    ("text", "slug"),
-    [("SmolLM2 135M/food", "smollm2-135m-food"), ("../..", "run"), ("", "run"), ("a" * 99, "a" * 40)],
-)
-def test_slugs(text: str, slug: str) -> None:
-    assert slugify(text) == slug
-
-
-def test_matching_names() -> None:
-    names = ["20260101-food-aaaa", "20260101-food-bbbb"]
-    assert match_name("20260101-food-a", names) == names[0]
-    for wanted, code in [("2026", "ambiguous-run"), ("", "no-such-run"), ("zzz", "no-such-run")]:
-        with pytest.raises(RunError) as caught:
-            match_name(wanted, names)
-        assert caught.value.code == code
-
-
-def test_stat_or_none(tmp_path: Path) -> None:
-    assert stat_or_none(str(tmp_path)) is not None
-    assert stat_or_none(str(tmp_path / "missing")) is None
-
-
-def test_attempts_are_numbered_as_they_begin(tmp_path: Path) -> None:
-    files = AttemptFiles(tmp_path / "attempts")
-    attempt = files.begin(Attempt(0, "now", ("a",)))
-    assert attempt.number == 1
-    with_process = files.set_process(attempt, os.getpid())
-    ended = files.end(with_process, "crashed", None, 11)
-    assert files.read(1) == ended
-    assert ended.process == with_process.process
-    assert files.begin(Attempt(0, "now", ("a",))).number == 2

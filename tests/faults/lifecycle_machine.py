@@ -212,7 +212,7 @@ class RunLife(RuleBasedStateMachine):
         assert self.run
         path = self.run.path / name
         if path.is_dir():
-            path = self.run.attempt_files.file(self.run.latest_attempt_number())
+            path = self.run.attempt_file(self.run.latest_attempt_number())
         if path.is_file():
             path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
             self.damaged = self.damaged or name != "labels.json"

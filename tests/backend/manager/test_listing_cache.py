@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ import pytest
 from backend.manager import listing_cache, run_manager
 from backend.manager.listing_cache import FILE, load_listing, save_listing
 from backend.manager.run_manager import RunManager
-from backend.manager.run_summary import summarise
+from backend.manager.run_summary import Labels, summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 
 
 def test_there_and_back(root: Path, run: RunDir) -> None:
-    entries = {run.id: ((1, 2, 3), summarise(run))}
+    labelled = replace(summarise(run), labels=Labels("food", ("a", "b"), "good", archived=True), loss=0.5)
+    entries = {run.id: ((1, 2, 3), labelled), "other": ((4,), replace(labelled, id="other", labels=Labels()))}
+    entries["other"] = ((4,), replace(entries["other"][1], path=root / "other"))
     save_listing(root, entries)
     assert load_listing(root) == entries
 
@@ -27,11 +30,26 @@ def test_an_entry_without_a_stamp_is_not_kept(root: Path, run: RunDir) -> None:
     assert load_listing(root) == {}
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": 2}', '{"format": 1}', '{"format": 1, "runs": []}',
-             '{"format": 1, "runs": {"a": 1}}', '{"format": 1, "runs": {"a": [["x"], {}]}}',
-             '{"format": 1, "runs": {"a": [[1], {}]}}']
-)  # fmt: skip
+def test_one_changed_byte_anywhere_makes_it_no_cache(root: Path, run: RunDir) -> None:
+    save_listing(root, {run.id: ((1, 2, 3), summarise(run))})
+    whole = (root / FILE).read_bytes()
+    for place in range(len(whole)):
+        (root / FILE).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert load_listing(root) == {}
+    (root / FILE).write_bytes(whole)
+    assert len(load_listing(root)) == 1
+
+
+@pytest.mark.parametrize("change", [("_FIELDS", ["id"]), ("RunStatus", lambda _: int("x"))])
+def test_another_versions_rows_are_no_cache(
+    root: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch, change: tuple[str, object]
+) -> None:
+    save_listing(root, {run.id: ((1, 2, 3), summarise(run))})
+    monkeypatch.setattr(listing_cache, *change)
+    assert load_listing(root) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\n[]", '{"format": 1, "runs": {}}', "\xff"])
 def test_anything_else_is_no_cache(root: Path, text: str) -> None:
     (root / FILE).write_text(text)
     assert load_listing(root) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import RunError
+from backend.manager import run_manager
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
@@ -70,6 +72,18 @@ class TestListing:
         first = manager.list()
         monkeypatch.setattr("backend.manager.run_manager.summarise", lambda _: pytest.fail("read again"))
         assert manager.list() == first
+
+    def test_the_collector_of_garbage_rests_for_a_listing_only(
+        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        make(root)
+        rested: list[bool] = []
+        honest = run_manager.summarise
+        monkeypatch.setattr(
+            run_manager, "summarise", lambda run: rested.append(not gc.isenabled()) or honest(run)
+        )
+        manager.list()
+        assert (rested, gc.isenabled()) == ([True], True)
 
     def test_a_change_within_the_clock_s_tick_is_seen(self, manager: RunManager, root: Path) -> None:
         run = make(root)

@@ -40,6 +40,21 @@ def test_a_loss_that_was_no_number_is_not_shown(run: RunDir) -> None:
     assert summarise(run).loss is None
 
 
+def test_a_loss_that_is_no_number_any_more_hides_no_older_one(run: RunDir) -> None:
+    with run.metrics_writer() as writer:
+        writer.append({"kind": "train", "step": 1, "total_steps": 3, "train/loss": 1.0})
+        writer.append({"kind": "train", "step": 2, "total_steps": 3, "train/loss": float("nan")})
+    item = summarise(run)
+    assert (item.step, item.total_steps, item.loss) == (2, 3, None)
+
+
+def test_a_run_that_was_only_evaluated(run: RunDir) -> None:
+    with run.metrics_writer() as writer:
+        writer.append(metrics_record(EvalReport(0, 0.0, 2, 40, 4, 0.5)))
+    item = summarise(run)
+    assert (item.step, item.total_steps, item.loss, item.eval_loss) == (0, 0, None, 2.0)
+
+
 def test_a_vanished_run_still_has_a_line(run: RunDir) -> None:
     shutil.rmtree(run.path)
     item = summarise(run)

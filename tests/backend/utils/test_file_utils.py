@@ -20,8 +20,10 @@ from backend.utils.file_utils import (
     UnsafeNameError,
     file_system,
     free_bytes,
+    last_bytes,
     parse_json,
     publish_folder,
+    read_bytes,
     read_json,
     read_json_object,
     remove_folder,
@@ -118,6 +120,17 @@ class TestReading:
     def test_a_missing_file_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             read_json(tmp_path / "a.json")
+
+    @pytest.mark.parametrize("size", [0, 10, 2**16 - 1, 2**16, 2**16 + 1, 200_000])
+    def test_bytes_up_to_a_limit_and_the_last_few(self, tmp_path: Path, size: int) -> None:
+        data = os.urandom(size)
+        (tmp_path / "a").write_bytes(data)
+        assert read_bytes(tmp_path / "a") == data
+        assert read_bytes(tmp_path / "a", limit_bytes=100_000) == data[:100_000]
+        assert last_bytes(tmp_path / "a", 10) == (data[-10:], size <= 10)
+
+    def test_there_are_no_last_bytes_of_nothing(self, tmp_path: Path) -> None:
+        assert last_bytes(tmp_path / "missing", 3) == last_bytes(tmp_path, 3) == (b"", True)
 
     def test_parse_json_reads_bytes(self) -> None:
         assert parse_json(b'{"a": 1}') == {"a": 1}

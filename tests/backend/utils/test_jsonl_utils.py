@@ -20,6 +20,7 @@ from backend.utils.jsonl_utils import (
     finite_json,
     keep_lines,
     last_records,
+    newest_with,
     read_jsonl_tail,
 )
 
@@ -199,6 +200,21 @@ class TestWholeFile:
         assert [record["step"] for record in last_records(tmp_path / "a", limit_bytes=40)] == [99, 98, 97]
         assert len(list(last_records(tmp_path / "a"))) == 100
         assert list(last_records(tmp_path / "missing")) == []
+
+    def test_the_newest_with_each_key(self, tmp_path: Path) -> None:
+        write(tmp_path / "a", {"loss": 3}, {"eval": 2}, {"loss": 2}, {"note": '"eval" and "loss"'})
+        with (tmp_path / "a").open("a") as stream:
+            stream.write('{"loss":"torn"')
+        assert newest_with(tmp_path / "a", ("loss", "eval", "x")) == [{"loss": 2}, {"eval": 2}, {}]
+        assert newest_with(tmp_path / "missing", ("loss",)) == [{}]
+
+    @pytest.mark.parametrize(("lines_after", "found"), [(10, 1), (500, 1), (10_000, None)])
+    def test_the_end_is_looked_at_then_some_more(
+        self, tmp_path: Path, lines_after: int, found: int | None
+    ) -> None:
+        write(tmp_path / "a", {"eval": 1}, *[{"step": step} for step in range(lines_after)])
+        steps, evaluated = newest_with(tmp_path / "a", ("step", "eval"))
+        assert (steps["step"], evaluated.get("eval")) == (lines_after - 1, found)
 
 
 def test_finite_json_keeps_what_json_has() -> None:

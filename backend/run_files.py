@@ -1,0 +1,109 @@
+"""What lies where in a run folder: the only place that knows a file name inside one.
+
+A run is a folder; see docs/lifecycle.md for who writes what. Floor F0: standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+
+class Part:
+    """A file or folder of a run. Asked of a run it is a path, which is then kept; of the class, the part itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __set_name__(self, _owner: type[RunFiles], attribute: str) -> None:
+        self._attribute = attribute
+
+    @overload
+    def __get__(self, run: None, _owner: type[RunFiles]) -> Part: ...
+
+    @overload
+    def __get__(self, run: RunFiles, _owner: type[RunFiles]) -> Path: ...
+
+    def __get__(self, run: RunFiles | None, _owner: type[RunFiles]) -> Part | Path:
+        if run is None:
+            return self
+        path = run.path / self.name
+        run.__dict__[self._attribute] = path
+        return path
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of the run in ``path``, whether they are there or not."""
+
+    path: Path
+
+    config = Part("config.yaml")  # the whole resolved configuration; the door writes it once
+    environment = Part("environment.json")  # versions, device, fingerprints; the trainer, each attempt
+    lock_file = Part("run.lock")  # locked while a process works on the run: this is liveness
+    attempts = Part("attempts")  # a file for each attempt, from the supervisor (or a foreground trainer)
+    ticket_file = Part("queued")  # a place in the queue
+    stop_file = Part("stop")  # a request to stop; anyone may write it, an empty one counts
+    train_log = Part("train.log")  # what the trainer printed
+    supervisor_log = Part("supervisor.log")  # what the supervisor printed; empty unless it went wrong
+    rejected_file = Part("rejected.jsonl")  # rows that could not be read: place, reason, beginning
+    metrics_file = Part("metrics.jsonl")  # a line a report: the truth for curves
+    samples_file = Part("samples.jsonl")  # generations on the fixed panel at each evaluation
+    flight_file = Part("flight.jsonl")  # the last steps in detail: rows, gradient norms, memory
+    system_file = Part("system.jsonl")  # what the machine did while the run lived
+    labels_file = Part("labels.json")  # what a person says about the run: name, tags, note
+    tensorboard = Part("tensorboard")  # the metrics once more, as event files
+    checkpoints = Part("checkpoints")  # trainer states, step-000200 and so on
+    adapter = Part("adapter")  # the result of an adapter run, Hugging Face layout
+    model = Part("model")  # the result of a full run, Hugging Face layout
+    outcome_file = Part("outcome.json")  # how the latest attempt ended, in the trainer's words
+
+    @property
+    def id(self) -> str:
+        """The folder's name, which is the run's name everywhere."""
+        return self.path.name
+
+    def at(self, part: Part) -> str:
+        """Where a part lies, as plain text: a listing has no time for ten thousand runs' paths."""
+        return f"{self.path}/{part.name}"
+
+    def exists(self) -> bool:
+        """Whether the folder looks like a run, whole or damaged."""
+        signs = (self.config, self.attempts, self.metrics_file, self.checkpoints, self.outcome_file)
+        return any(sign.exists() for sign in signs)
+
+    def result_folder(self) -> Path | None:
+        """The trained ``adapter/`` or ``model/``; None before the run has finished one."""
+        return next((path for path in (self.adapter, self.model) if path.is_dir()), None)
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    def newest_checkpoint_step(self) -> int:
+        """The step of the newest published checkpoint, 0 before the first; nothing is verified here."""
+        return _highest(self.at(RunFiles.checkpoints), _STEP)
+
+    def attempt_file(self, number: int) -> Path:
+        """Where the attempt of this number, counted from 1, is recorded."""
+        return self.attempts / f"{number}.json"
+
+    def latest_attempt_number(self) -> int:
+        """The number of the latest attempt, 0 before the first."""
+        return _highest(self.at(RunFiles.attempts), _ATTEMPT)
+
+
+_STEP = re.compile(r"step-(\d{1,12})")
+_ATTEMPT = re.compile(r"([1-9]\d{0,8})\.json")
+
+
+def _highest(folder: str, pattern: re.Pattern[str]) -> int:
+    """The highest number that the pattern's group finds among the names in a folder, 0 when there is none."""
+    try:
+        matches = map(pattern.fullmatch, os.listdir(folder))  # noqa: PTH208  a listing asks often
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    return max((int(match[1]) for match in matches if match), default=0)
