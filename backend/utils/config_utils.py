@@ -19,20 +19,17 @@ MAX_DEPTH = 16
 _NULLS = {"null", "Null", "NULL", "~"}
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, without aliases, tags, dates and repeated keys, and with YAML 1.2's idea of a number."""
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is built in, as in every wheel: ten times as fast."""
+
+
+class _Loader(_SafeLoader):  # type: ignore[misc]
+    """The safe loader, without dates and repeated keys, and with YAML 1.2's idea of a number."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - the name is the library's
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        refused = "aliases" if isinstance(event, yaml.events.AliasEvent) else "tags"
-        if refused == "aliases" or getattr(event, "tag", None) is not None:
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {refused} are not allowed")
-        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -58,7 +55,7 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
             where, f"is larger than {MAX_YAML_BYTES} bytes.", "A configuration is a few lines long."
         )
     try:
-        _check_depth(text)
+        _check_events(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -71,9 +68,14 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
     return numbers
 
 
-def _check_depth(text: str) -> None:
+def _check_events(text: str) -> None:
+    """Refuse aliases, tags and depth before anything is built from them."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=_SafeLoader):
+        refused = "aliases" if isinstance(event, yaml.events.AliasEvent) else "tags"
+        if refused == "aliases" or getattr(event, "tag", None) is not None:
+            line = getattr(event.start_mark, "line", 0) + 1
+            raise yaml.YAMLError(f"line {line}: {refused} are not allowed")
         if isinstance(event, yaml.events.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
@@ -129,7 +131,7 @@ def _names_beside(path: Path) -> list[str]:
 def parse_value(text: str) -> Any:
     """Read one command-line value as YAML would: numbers, booleans, null and lists; all else stays text."""
     try:
-        _check_depth(text)
+        _check_events(text)
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError):
         return text
