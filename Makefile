@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio shots test test-fast coverage check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
+.PHONY: help setup demo studio shots test test-fast coverage compat check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
 	bench-doctor law-data \
 	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
 
@@ -43,6 +43,15 @@ test-fast: $(STAMP) ## Run the unit tests
 
 coverage: $(STAMP) ## Branch coverage of backend/ by the unit tests of its rooms; fails below 90 %
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term tests/backend
+
+COMPAT ?= $(or $(TMPDIR),/tmp)/tunesmith-compat
+compat: $(STAMP) ## The unit tests under the oldest versions that pyproject.toml allows, in an environment of their own
+	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
+	$(COMPAT)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python benchmarks/oldest_versions.py > $(COMPAT)/oldest.txt
+	$(COMPAT)/bin/python -m pip install --quiet -c $(COMPAT)/oldest.txt torch
+	$(COMPAT)/bin/python -m pip install --quiet -c $(COMPAT)/oldest.txt --group test -e .
+	$(COMPAT)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not model' tests/backend
 
 check: lint types contracts test ## Everything CI runs
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.studio import Studio
 from backend.config import RunConfig, config_yaml
+from backend.config_paths import with_absolute_paths
 from backend.lifecycle import LIVE
 from backend.manager import process_manager
 from backend.reports import RunStatus
@@ -44,23 +45,3 @@ def _alive(studio: Studio, text: str) -> RunDir | None:
     kinds = {*LIVE, RunStatus.QUEUED}
     candidates = (RunDir(one.path) for one in studio.runs.list(archived=True) if one.status in kinds)
     return next((run for run in candidates if run.config.read_text(encoding="utf-8") == wanted), None)
-
-
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """``config`` with every local path made absolute, so that the run means the same from anywhere."""
-    named: dict[str, object] = {"train": _absolute(config.data.train)}
-    if isinstance(config.data.validation, str):
-        named["validation"] = _absolute(config.data.validation)
-    model = config.model.model_name_or_path
-    if Path(model).expanduser().exists():
-        model = str(Path(model).expanduser().absolute())
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update=named),
-            "model": config.model.model_copy(update={"model_name_or_path": model}),
-        }
-    )
-
-
-def _absolute(source: str) -> str:
-    return source if "://" in source else str(Path(source).expanduser().absolute())

@@ -15,6 +15,8 @@ from backend.reports import EvalReport, Progress, Watcher
 
 SHORT_ANSWER_TOKENS = 32
 """Held-out answers are scored by exact match when none of them is longer than this, in tokens."""
+SHORT_ANSWER_CHARACTERS = 8 * SHORT_ANSWER_TOKENS
+"""The same for the whole answer, of which a row that was cut at data.max_length has only the beginning."""
 
 
 def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
@@ -27,8 +29,8 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
         for question in data_pipeline.questions(dataset.validation, tokenizer)
         if len(question.prompt_ids) < config.data.max_length
     ]
-    short = all(len(question.expected) <= 8 * SHORT_ANSWER_TOKENS for question in questions) and all(
-        int(example.trained.sum()) <= SHORT_ANSWER_TOKENS for example in examples
+    short = all(int(example.trained.sum()) <= SHORT_ANSWER_TOKENS for example in examples) and all(
+        len(question.expected) <= SHORT_ANSWER_CHARACTERS for question in questions
     )
     every = max(1, len(questions) // max(1, config.evaluation.sample_rows))
     panel = questions[::every][: config.evaluation.sample_rows]

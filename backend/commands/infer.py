@@ -13,6 +13,7 @@ from backend.commands.output import print_json, say, table
 from backend.errors import ConfigError, InferenceError, Problem, TunesmithError
 from backend.model_names import MODEL_ALIASES
 from backend.run_dir import RunDir
+from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
     from backend.inferencer import Inferencer
@@ -104,7 +105,7 @@ def _open(run: str, runs: Path, **options: Any) -> Inferencer:
 
 def find_source(name: str, runs: Path) -> RunDir | str:
     """What a person means by a name: a run under ``runs`` or anywhere, else a model."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name in MODEL_ALIASES or (path.exists() and not (path / "config.yaml").exists()):
         return name
     if "/" in name and not path.exists() and name.count("/") == 1 and not name.startswith((".", "~", "/")):

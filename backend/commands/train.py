@@ -74,11 +74,13 @@ def train(
 
 
 def resolve_config(settings: Sequence[str]) -> RunConfig:
-    """The configuration that a command line means: file, then environment, then flags; paths made absolute.
+    """The configuration that a command line means: file, then environment, then flags.
 
-    Raises ConfigError with every problem at once.
+    Paths are made absolute, and the content of a chat template's file stands in place of its path, so that the run
+    folder holds all it needs. Raises ConfigError with every problem at once, and those of ``template_text``.
     """
     from backend.config import parse_config  # noqa: PLC0415
+    from backend.config_paths import with_absolute_paths  # noqa: PLC0415
     from backend.utils.config_utils import (  # noqa: PLC0415
         apply_overrides,
         environment_overrides,
@@ -90,34 +92,14 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     raw: dict[str, Any] = read_yaml(Path(files[0])) if files else {}
     overrides = environment_overrides(os.environ) | parse_flags(settings[len(files) :])
     raw = apply_overrides(raw, overrides)
-    config = parse_config(raw)
-    named = {"train": _absolute(config.data.train)}
-    if isinstance(config.data.validation, str):
-        named["validation"] = _absolute(config.data.validation)
-    data = config.data.model_copy(update=named)
-    review = config.augmentation.paraphrases
-    augmentation = config.augmentation.model_copy(update={"paraphrases": _absolute(review) if review else ""})
-    model = config.model
-    if model.chat_template is not None:
-        model = model.model_copy(update={"chat_template": _template_text(model.chat_template)})
-    if Path(model.model_name_or_path).expanduser().exists():
-        absolute = str(Path(model.model_name_or_path).expanduser().absolute())
-        model = model.model_copy(update={"model_name_or_path": absolute})
-    return config.model_copy(update={"data": data, "augmentation": augmentation, "model": model})
-
-
-def _template_text(template: str) -> str:
-    """A file's content in place of its path, so that the run folder holds all it needs."""
-    if not Path(template).is_file():
-        return template
+    config = with_absolute_paths(parse_config(raw))
+    template = config.model.chat_template
+    if template is None:
+        return config
     from backend.core.named_templates import template_text  # noqa: PLC0415 - transformers loads here
 
-    return template_text(template)
-
-
-def _absolute(source: str) -> str:
-    """A local path made absolute; the address of a hub data set as it is."""
-    return source if "://" in source else str(Path(source).expanduser().absolute())
+    kept = config.model.model_copy(update={"chat_template": template_text(template)})
+    return config.model_copy(update={"model": kept})
 
 
 def check_inputs(config: RunConfig) -> dict[str, Any]:

@@ -7,14 +7,10 @@ two GGUF readers.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ from backend.core.gguf_file import Bytes, GgufFile, GgufTensor, read_gguf
 from backend.core.gguf_tokenizer import special_token, tokenizer_files
 from backend.errors import ModelError
 from backend.utils.file_utils import publish_folder, sweep_temporaries
+from backend.utils.lock_utils import hold_lock
 
 _CHUNK_VALUES = 4_000_000
 # what a header of wrong types or sizes ends in, here, in gguf or in transformers
@@ -81,7 +78,7 @@ def convert_gguf(gguf_path: Path, folder: Path) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with hold_lock(folder.with_name(f".{folder.name}.lock"), wait_seconds=math.inf):
             if not folder.is_dir():
                 _convert(read_gguf(gguf_path), folder)
     except OSError as error:
@@ -90,17 +87,6 @@ def convert_gguf(gguf_path: Path, folder: Path) -> None:
             code="cache-not-writable",
             remedy="Make room there, or point TUNESMITH_CACHE at a folder you may write.",
         ) from error
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock beside ``folder``; the kernel frees it should the process die."""
-    descriptor = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _convert(file: GgufFile, folder: Path) -> None:

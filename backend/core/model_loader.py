@@ -27,6 +27,7 @@ from backend.core.gguf_import import convert_gguf
 from backend.core.model_folder import check_model_folder, read_object, refuse_code
 from backend.errors import ModelError
 from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
+from backend.utils.path_utils import user_path
 
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 
@@ -60,7 +61,7 @@ def resolve_model(
     ``hub-unreachable``, and those of ``convert_gguf``.
     """
     cache = cache_dir or cache_folder()
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if name_or_path in MODEL_ALIASES:
         return _resolve_alias(name_or_path, cache, revision, local_only=local_only)
     if path.is_dir():

@@ -6,12 +6,11 @@ stop; no token is ever added. Text before plain input that a tokenizer puts ther
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.template import answer_spans, render, special_tokens
 from backend.errors import DataError, ModelError
+from backend.utils.path_utils import user_path
 
 _TURNS = (
     "{% for message in messages %}"
@@ -107,7 +106,7 @@ def _given(template: str) -> str:
     if "{{" in template or "{%" in template:
         return template
     try:
-        text = Path(template).expanduser().read_text(encoding="utf-8")
+        text = user_path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ModelError(

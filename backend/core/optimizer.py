@@ -17,7 +17,7 @@ def default_learning_rate(method: str, width: int) -> float:
     Measured for LoRA at width 576 (see docs/performance.md) and carried over to other widths as width^-0.78, the
     slope "LoRA Without Regret" (Schulman et al., 2025) found for Llama models; full fine-tuning takes a tenth.
     """
-    at_576 = {"full": 2e-4}.get(method, 2e-3)
+    at_576 = 2e-4 if method == "full" else 2e-3
     return float(f"{at_576 * (576 / width) ** 0.78:.2g}")
 
 

@@ -9,7 +9,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from app import start
-from app.start import begin, with_absolute_paths
+from app.start import begin
 from app.studio import Studio, studio
 from backend.config import parse_config
 from backend.errors import RunError
@@ -76,19 +76,3 @@ def test_a_run_that_cannot_start_says_so_and_is_kept(place: Studio, monkeypatch:
     with pytest.raises(RunError, match="No room"):
         begin(place, CONFIG)
     assert [one.status.value for one in place.runs.list()] == ["created"]
-
-
-def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model").mkdir()
-    raw = {
-        "data": {"train": "rows.jsonl", "validation": "more.jsonl"},
-        "model": {"model_name_or_path": "model"},
-    }
-    config = with_absolute_paths(parse_config(raw))
-    assert config.data.train == str(tmp_path / "rows.jsonl")
-    assert config.data.validation == str(tmp_path / "more.jsonl")
-    assert config.model.model_name_or_path == str(tmp_path / "model")
-    kept = with_absolute_paths(parse_config({"data": {"train": "hf://owner/name"}}))
-    assert (kept.data.train, kept.data.validation) == ("hf://owner/name", 0.1)
-    assert kept.model.model_name_or_path == "smollm2-135m"

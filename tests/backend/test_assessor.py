@@ -39,9 +39,17 @@ def test_the_panel_is_spread_and_only_so_many_rows_are_scored(tiny_folder: Path,
     assert [question.expected for question in found.scored] == ["a", "b", "c"]
 
 
-def test_long_answers_are_not_scored(tiny_folder: Path, tmp_path: Path) -> None:
-    long = write_rows(tmp_path / "held.jsonl", rows("yes", "no " * 90))
-    config = configured(tiny_folder, tmp_path, long)
+@pytest.mark.parametrize(
+    ("answer", "data"),
+    [("9Z" * 20, {}), ("9Z" * 150, {"max_length": 60, "truncation": "cut"})],
+    ids=["in tokens", "before it was cut"],
+)
+def test_long_answers_are_not_scored(
+    tiny_folder: Path, tmp_path: Path, answer: str, data: dict[str, object]
+) -> None:
+    held = write_rows(tmp_path / "held.jsonl", rows("yes", answer))
+    config = configured(tiny_folder, tmp_path, held)
+    config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)
     assert (len(found.panel), list(found.scored)) == (2, [])
 

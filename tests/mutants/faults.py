@@ -83,6 +83,13 @@ FAULTS: tuple[Fault, ...] = (
         (PIPELINE,),
     ),
     Fault(
+        "the template is left out in training",
+        "backend/data_pipeline.py",
+        "encoded = encode_batch(tokenizer, [row.messages for row in chunk])",
+        'encoded = [encode_text(tokenizer, str(row.messages[-1]["content"])) for row in chunk]',
+        (PIPELINE,),
+    ),
+    Fault(
         "the first row is dropped",
         "backend/core/batching.py",
         "return np.random.default_rng([seed, epoch]).permutation(rows)",
@@ -217,6 +224,20 @@ FAULTS: tuple[Fault, ...] = (
         "backend/core/checkpoint.py",
         "for path in reversed(checkpoint_folders(folder)):",
         "for path in checkpoint_folders(folder):",
+        (CHECKPOINT,),
+    ),
+    Fault(
+        "a save that failed leaves its folder behind",
+        "backend/core/checkpoint.py",
+        "as error:\n        shutil.rmtree(staging, ignore_errors=True)\n        if",
+        "as error:\n        if",
+        (CHECKPOINT,),
+    ),
+    Fault(
+        "a save that failed loses the result before it",
+        "backend/core/checkpoint.py",
+        "        if aside.exists() and not folder.exists():\n            aside.rename(folder)\n        raise",
+        "        raise",
         (CHECKPOINT,),
     ),
     Fault(
@@ -387,8 +408,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "curves are not drawn",
         "app/views/charts.py",
-        "    st.vega_lite_chart(data, spec,",
-        "    str((data, spec)) and dict(",
+        "    st.vega_lite_chart(data, spec, key=key,",
+        "    str((data, spec, key)) and dict(",
         ("tests/app/views/test_charts.py", "tests/app/pages/test_run.py"),
     ),
     Fault(

@@ -20,9 +20,10 @@ from backend.commands.train import carry_out, check_inputs, resolve_config
 from backend.config import commented_yaml, parse_config
 from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError, DataError, ModelError, TunesmithError
-from backend.inferencer import Inferencer, run_config
+from backend.inferencer import Inferencer
 from backend.manager import process_manager
 from backend.manager.run_manager import RunManager
+from backend.model_source import run_config
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
 from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
@@ -190,22 +191,20 @@ class TestTheConfiguration:
         with pytest.raises(ConfigError, match=r"training\.max_steps: 'many'"):
             resolve_config(["--data.train", "x"])
 
-    def test_paths_do_not_depend_on_where_the_trainer_stands(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "model").mkdir()
-        monkeypatch.setenv("HOME", str(tmp_path))
-        words = ["--data.train", "rows.jsonl", "--data.validation", "~/held.csv"]
-        config = resolve_config([*words, "--model.model_name_or_path", "model"])
+    def test_paths_do_not_depend_on_where_the_trainer_stands(self, tmp_path: Path) -> None:
+        config = resolve_config(["--data.train", "rows.jsonl"])
         assert config.data.train == str(tmp_path / "rows.jsonl")
-        assert config.data.validation == str(tmp_path / "held.csv")
-        assert config.model.model_name_or_path == str(tmp_path / "model")
 
-    @pytest.mark.parametrize("name", ["smollm2-135m", "org/model"])
-    def test_a_name_stays_a_name(self, name: str) -> None:
-        config = resolve_config(["--data.train", "x", "--model.model_name_or_path", name])
-        assert config.model.model_name_or_path == name
-        assert config.data.validation == 0.1
+    def test_somebody_whose_home_is_nowhere_is_only_a_name(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["train", "--data.train", "~no-such-person/rows.jsonl", "--dry-run"]) == 2
+        assert "~no-such-person/rows.jsonl does not exist" in capsys.readouterr().err
+
+    def test_a_template_is_kept_however_long_it_is(self) -> None:
+        jinja = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + "{# long #}" * 1000
+        config = resolve_config(["--data.train", "x", f"--model.chat_template={jinja}"])
+        assert config.model.chat_template == jinja
 
     def test_the_file_that_init_writes_is_taken(self, tmp_path: Path) -> None:
         (tmp_path / "run.yaml").write_text(commented_yaml())
