@@ -70,9 +70,9 @@ class JsonlWriter:
             self._shorten(self._keep_last)
 
     def _shorten(self, keep: int) -> None:
-        lines = self._path.read_text("utf-8").splitlines(keepends=True)
+        lines = self._path.read_bytes().splitlines(keepends=True)  # text would break at U+2028 as well
         self.close()
-        write_text_durably(self._path, "".join(lines[-keep:]))
+        write_text_durably(self._path, b"".join(lines[-keep:]).decode("utf-8"))
         self._open()
 
     def sync(self) -> None:
