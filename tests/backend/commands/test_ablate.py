@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
 from backend import trainer_main
 from backend.cli import main
-from backend.inferencer import run_config
+from backend.model_source import run_config
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
 from tests.backend.commands.test_train import short
@@ -27,7 +28,8 @@ def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_pairs_of_runs_and_a_verdict(
     learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *short(learner, rows_file), *VARIED, "--ablate", "2", "--json"]) == 0
+    words = short(learner, rows_file, training__max_steps=2)
+    assert main(["train", *words, *VARIED, "--ablate", "2", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     runs = RunDir.all_under(tmp_path / "runs")
     assert len(runs) == 4
@@ -38,19 +40,35 @@ def test_pairs_of_runs_and_a_verdict(
     ] * 2
     assert [by_id[name].augmentation.prompt_templates for name in shown["runs"]["without"]] == [[], []]
     assert [by_id[name].seed for name in shown["runs"]["with"]] == [42, 43]
-    assert {each.training.max_steps for each in by_id.values()} == {shown["steps"]} == {4}
+    assert {each.training.max_steps for each in by_id.values()} == {shown["steps"]} == {2}
     loss = shown["differences"][0]
     assert loss["score"] == "loss"
     assert loss["low"] <= loss["mean"] <= loss["high"]
     assert loss["with_it"] != loss["without"]
 
 
-def test_the_table_for_a_person(learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_for_a_person(
+    learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {(42, True): 1.0, (42, False): 1.5, (43, True): 1.0, (43, False): 1.52}
+
+    def trained(run: RunDir, _: object) -> Outcome:
+        config = run_config(run)
+        loss = losses[config.seed, bool(config.augmentation.prompt_templates)]
+        with run.metrics_writer() as writer:
+            writer.append({"kind": "eval", "step": 0, "eval/loss": 9.0})
+            writer.append({"kind": "eval", "step": 4, "eval/loss": loss})
+        return Outcome(RunStatus.FINISHED, "completed", "Trained 4 steps.", "")
+
+    monkeypatch.setattr(trainer_main, "run", create_autospec(trainer_main.run, side_effect=trained))
     assert main(["train", *short(learner, rows_file), *VARIED, "--ablate", "2"]) == 0
     screen = capsys.readouterr().out
     assert "4 runs of 4 steps" in screen
-    assert "95 % interval" in screen
     assert screen.count("Trained 4 steps.") == 4
+    (line,) = (line for line in screen.splitlines() if line.startswith("│ loss"))
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == [
+        *("loss", "1.5100", "1.0000", "-0.5100", "-0.6371 to -0.3829", "better")
+    ]
 
 
 def test_nothing_to_leave_out_writes_nothing(
