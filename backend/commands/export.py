@@ -12,18 +12,17 @@ from backend.commands.output import EXIT_FAILED, print_json, say, table
 from backend.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from backend.export.hub import Pushed
     from backend.exporter import ExportResult
     from backend.run_dir import RunDir
 
-Form = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf"]
+Form = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 
 
 def export(
     run: Annotated[str, Parameter(help="A run's folder or id, or latest.")],
     *,
     to: Annotated[
-        Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "hub"],
+        Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx", "hub"],
         Parameter(help="What to make of it; hub makes --form and uploads it."),
     ],
     checkpoint: Checkpoint = None,
@@ -124,14 +123,10 @@ def _push(
         folder = done.folder
     pushed = push(folder, repo, run.id, public=public, dry_run=dry_run)
     if as_json:
-        print_json({"folder": folder, **_pushed_record(pushed)})
+        print_json({"folder": folder, **vars(pushed)})
         return 0
     verb = "Would upload" if dry_run else "Uploaded"
     who = "private" if pushed.private else "public"
     say(f"{verb} {len(pushed.files)} files, {sum(pushed.files.values()) / 1e6:.1f} MB, to {repo} ({who}).")
     say(f"The certificate is {pushed.light}. {pushed.url}".rstrip())
     return 0
-
-
-def _pushed_record(pushed: Pushed) -> dict[str, Any]:
-    return vars(pushed)

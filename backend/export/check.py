@@ -21,12 +21,14 @@ from backend.export.panel import Answer, Panel
 from backend.export.readers import NoReaderError, Reader, UnreadableError, read_back
 from backend.export.trained import Trained, model_weights
 
+_READERS: dict[Target, Reader] = {"adapter": "transformers", "merged": "transformers", "onnx": "onnxruntime"}
+
 
 def certify(
     trained: Trained, target: Target, precision: str, payload: Path, panel: Panel, answers: Sequence[Answer]
 ) -> Certificate:
     """The certificate of ``payload``, an export of ``trained`` that lies in its folder."""
-    reader: Reader = "transformers" if target in {"adapter", "merged"} else "llama_cpp"
+    reader = _READERS.get(target, "llama_cpp")
     figures: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
     name = ""
@@ -105,6 +107,8 @@ def _differences(trained: Trained, target: Target, precision: str, payload: Path
     model = trained.merge()
     wanted = (model.config, model_weights(model), trained.tokenizer, trained.end_ids)
     base = None if trained.full else trained.base
+    if target == "onnx":
+        return contents.check_onnx(payload, *wanted)
     if target == "merged":
         return contents.check_folder(payload, *wanted, stored=getattr(torch, precision), base=base)
     return contents.check_gguf(payload, scratch / "back", *wanted, base=base)

@@ -6,6 +6,7 @@ the other way than the writer and shares no code with it. Imports core and error
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from backend.core.gguf_file import GgufFile, read_gguf
 from backend.core.gguf_import import convert_gguf
 from backend.core.tokenizer import load_tokenizer
 from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES
+from backend.export.onnx_writer import ONNX_FILE
 
 Floats = npt.NDArray[np.float32]
 
@@ -83,6 +85,37 @@ def check_gguf(
     """The same for a GGUF file; it is converted back into ``scratch``, which must not exist."""
     convert_gguf(path, scratch)
     return check_folder(scratch, config, weights, tokenizer, end_ids, base=base, gguf_file=path)
+
+
+def check_onnx(
+    folder: Path,
+    config: PretrainedConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: set[int],
+) -> list[str]:
+    """The same for an ONNX graph in ``folder``.
+
+    Its weights have no names any more and some are turned, so that it can be seen that a trained one is nowhere, but
+    not that two stand in each other's place.
+    """
+    import onnx  # noqa: PLC0415 - an extra
+
+    found = json.loads((folder / "config.json").read_text("utf-8"))
+    problems = [*_settings(found, config), *_tokens(folder, tokenizer, end_ids, set())]
+    problems += _lost_tokens(_added(folder), tokenizer)
+    graph = onnx.load(folder / ONNX_FILE).graph
+    stored = {_digest(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    for name, tensor in sorted(weights.items()):
+        values = tensor.detach().float().cpu().numpy()
+        if not {_digest(values), _digest(values.T)} & stored:
+            problems.append(f"the weight {name} is nowhere in the graph")
+    return problems
+
+
+def _digest(values: npt.NDArray[Any]) -> str:
+    """What two arrays of the same shape and numbers have in common."""
+    return f"{values.shape} {hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}"
 
 
 # --- settings and tokens ----------------------------------------------------------------------------------

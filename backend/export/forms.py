@@ -20,9 +20,10 @@ from backend.export import quantizer
 from backend.export.gguf_vocab import find_word_rule, read_vocabulary
 from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES, write_gguf, write_lora_gguf
 from backend.export.modelfile import write_modelfile
+from backend.export.onnx_writer import ONNX_FILE, check_graph, check_onnx, write_onnx
 from backend.export.trained import Trained, model_weights
 
-Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf"]
+Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 DTYPES = ("float32", "bfloat16", "float16")
 GGUF_TARGETS = ("gguf", "ollama", "lora-gguf")
@@ -37,8 +38,10 @@ def choose_precision(target: str, dtype: str, quantization: str) -> str:
         raise ExportError(
             f"There is no export {target!r}.", remedy=f"Choose {', '.join(TARGETS)}.", code="bad-target"
         )
-    if target in {"adapter", "lora-gguf"}:
-        return "float32" if target == "adapter" else "F32"
+    if target == "onnx":
+        check_onnx()
+    if target in {"adapter", "lora-gguf", "onnx"}:
+        return "F32" if target == "lora-gguf" else "float32"
     given = dtype if target == "merged" else quantization
     known = DTYPES if target == "merged" else (*FILE_TYPES, *quantizer.BY_LLAMA_CPP)
     if given not in known:
@@ -72,6 +75,8 @@ def check_form(trained: Trained, target: Target) -> None:
         )
     if target in GGUF_TARGETS:
         find_word_rule(trained.tokenizer)
+    if target == "onnx":
+        check_graph(trained.model.config)
 
 
 def write_form(
@@ -82,6 +87,8 @@ def write_form(
         return _write_adapter(trained, folder), []
     if target == "merged":
         return _write_merged(trained, precision, folder, max_shard_size), []
+    if target == "onnx":
+        return _write_onnx(trained, folder), []
     file = folder / f"{trained.slug}-{'LoRA-' * (target == 'lora-gguf')}{precision}.gguf"
     if target == "lora-gguf":
         adapter = json.loads((trained.result / "adapter_config.json").read_text("utf-8"))
@@ -128,6 +135,16 @@ def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: st
             transformers_logging.enable_progress_bar()
     config = json.loads((folder / "config.json").read_text("utf-8")) | {"dtype": dtype}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    trained.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _write_onnx(trained: Trained, folder: Path) -> Path:
+    """The graph with what its readers need besides: configuration, rules of generation, tokenizer."""
+    model = trained.merge()
+    write_onnx(folder / ONNX_FILE, model)
+    model.config.save_pretrained(folder)
+    trained.generation_config().save_pretrained(folder)
     trained.tokenizer.save_pretrained(folder)
     return folder
 

@@ -91,16 +91,17 @@ def write_gguf(
     architecture = _architecture(config)
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.MODEL)
-    writer.add_name(name)
-    _add_settings(writer, config)
-    writer.add_file_type(FILE_TYPES[quantization])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    vocabulary.write(writer)
     tied = "lm_head.weight" not in weights
     planned = [
         _Planned(part, values, _kind(part, values, quantization, tied=tied))
         for part, values in _model_tensors(config, weights)
     ]
+    writer.add_name(name)
+    writer.add_size_label(gguf.size_label(sum(part.values.numel() for part in planned), 0, 0, 0))
+    _add_settings(writer, config)
+    writer.add_file_type(FILE_TYPES[quantization])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    vocabulary.write(writer)
     _write(path, writer, planned)
 
 

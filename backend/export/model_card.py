@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from backend.run_dir import RunDir
 CARD = "README.md"
 CURVES = "curves.svg"
 _SAMPLES = 5
-_LIBRARIES = {"adapter": "peft", "merged": "transformers"}
+_LIBRARIES = {"adapter": "peft", "merged": "transformers", "onnx": "onnx"}
 
 _LOAD = {
     "adapter": """from peft import PeftModel
@@ -33,6 +33,12 @@ rules = GenerationConfig.from_pretrained("FOLDER")  # the tokens that end an ans
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
+""",
+    "onnx": """from onnxruntime import InferenceSession
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+session = InferenceSession("FOLDER/model.onnx")  # input_ids, attention_mask, position_ids, past_key_values.*
 """,
     "gguf": """llama-server --model FILE --jinja
 """,
@@ -48,8 +54,8 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
     """Write ``README.md`` and the curves it shows into ``folder``: what is known up to the step that leaves."""
     run, config, base_name = trained.run, trained.config, trained.base_name
     last = math.inf if trained.step is None else trained.step
-    lines = [line for line in run.metrics().records if line.get("step", 0) <= last]
-    samples = [record for record in run.samples().records if record["step"] <= last]
+    lines = _until(last, run.metrics().records)
+    samples = _until(last, run.samples().records)
     curves = read_curves(lines)
     if curves:
         (folder / CURVES).write_text(draw_curves(curves, title=f"Loss of {run.id}"), encoding="utf-8")
@@ -67,6 +73,10 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
         _section("Limits", "\n".join(_limits(config, base_name, trained.base_note))),
     ]
     (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _until(last: float, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [dict(record) for record in records if record.get("step", 0) <= last]
 
 
 def _front_matter(config: RunConfig, base_name: str, target: str) -> str:
@@ -98,6 +108,7 @@ def _what(config: RunConfig, target: str, precision: str, base_name: str) -> str
         "adapter": "A LoRA adapter",
         "merged": f"A merged model in {precision}",
         "lora-gguf": "A LoRA adapter as a GGUF file",
+        "onnx": f"A merged model as an ONNX graph in {precision}",
     }
     form = forms.get(target, f"A GGUF file in {precision}")
     return f"{form}, fine-tuned from {base_name} with Tunesmith ({config.tuning.method})."

@@ -1,7 +1,8 @@
 """Have an export read by somebody else, in a child process that knows nothing of Tunesmith. Floor F2.
 
 A job names the export, the base under it ("" for none) and the panel; the answers come back through a file. The
-readers are programs beside this module: ``read_with_transformers.py`` and ``read_with_llama_cpp.py``.
+readers are programs beside this module: ``read_with_transformers.py``, ``read_with_llama_cpp.py`` and
+``read_with_onnxruntime.py``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Any, Literal
 from backend.export.panel import FORCED_TOKENS, ODD_TEXTS, Answer, Panel
 from backend.utils.file_utils import read_json
 
-Reader = Literal["transformers", "llama_cpp"]
+Reader = Literal["transformers", "llama_cpp", "onnxruntime"]
 
 TOP = 24
 """Likeliest tokens whose probabilities a reader reports at each place."""
 TIMEOUT_SECONDS = 3600.0
 ANSWERS_LIMIT_BYTES = 2**30
-_PACKAGES = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
+_PACKAGES = {"transformers": "transformers", "llama_cpp": "xllamacpp", "onnxruntime": "onnxruntime"}
 
 
 class UnreadableError(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import onnx
 import torch
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from safetensors.torch import load_file, save_file
@@ -146,3 +147,14 @@ def adapter_of_zeros(folder: Path, _: Trained) -> None:
 
 def wrong_alpha(folder: Path, _: Trained) -> None:
     edit_json(folder / "adapter_config.json", lora_alpha=1)
+
+
+def unmerged_graph(folder: Path, trained: Trained) -> None:
+    """The base model's weights in one place of an ONNX graph, where they stand turned."""
+    name = "model.layers.1.mlp.down_proj.weight"
+    tuned, base = (model.state_dict()[name].numpy().T for model in (trained.merge(), load_base(trained.base)))
+    graph = onnx.load(folder / "model.onnx")
+    stored = graph.graph.initializer
+    (lost,) = (tensor for tensor in stored if np.array_equal(onnx.numpy_helper.to_array(tensor), tuned))
+    lost.CopyFrom(onnx.numpy_helper.from_array(base, lost.name))
+    onnx.save(graph, folder / "model.onnx")

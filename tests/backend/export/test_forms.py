@@ -27,6 +27,7 @@ from tests.backend.export.results import finished
         ("merged", "float16"),
         ("gguf", "Q4_0"),
         ("ollama", "Q4_0"),
+        ("onnx", "float32"),
     ],
 )
 def test_the_precision_is_the_one_of_the_form(target: str, precision: str) -> None:
@@ -34,7 +35,7 @@ def test_the_precision_is_the_one_of_the_form(target: str, precision: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("target", "code"), [("onnx", "bad-target"), ("merged", "bad-precision"), ("gguf", "bad-precision")]
+    ("target", "code"), [("tarball", "bad-target"), ("merged", "bad-precision"), ("gguf", "bad-precision")]
 )
 def test_what_does_not_exist_is_refused(target: str, code: str) -> None:
     with pytest.raises(ExportError) as caught:

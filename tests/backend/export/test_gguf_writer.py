@@ -58,6 +58,7 @@ def test_every_precision_is_written_as_it_is_called(
     write(tiny_folder, tmp_path / "x.gguf", quantization)
     file = read_gguf(tmp_path / "x.gguf")
     assert file.metadata["general.file_type"] == FILE_TYPES[quantization]
+    assert file.metadata["general.size_label"] == "31K"
     assert file.tensors["blk.0.ffn_up.weight"].kind.name == quantization
     assert file.tensors["blk.0.attn_norm.weight"].kind.name == "F32"
     trained = load_file(tiny_folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].numpy()

@@ -117,6 +117,7 @@ def test_the_certificate_is_told_as_it_is(learned: Asked, tmp_path: Path) -> Non
     [
         ("adapter", 'AutoModelForCausalLM.from_pretrained("me/base"), "."'),
         ("merged", 'AutoModelForCausalLM.from_pretrained(".")'),
+        ("onnx", 'InferenceSession("./model.onnx")'),
         ("gguf", "llama-server --model x.gguf --jinja"),
         ("ollama", "ollama create"),
         ("lora-gguf", "--lora x.gguf"),

@@ -9,7 +9,7 @@ import pytest
 
 from backend.core.template import render_prompt
 from backend.export.modelfile import MODELFILE, find_turns, write_modelfile
-from tests.tiny import Family, tiny_tokenizer
+from tests.tiny import FAMILIES, Family, tiny_tokenizer
 
 TALK = [
     {"role": "user", "content": "hi"},
@@ -100,6 +100,18 @@ def test_the_file_names_model_ends_and_greedy_parameters(tmp_path: Path) -> None
     assert "\nPARAMETER temperature 0\nPARAMETER repeat_penalty 1\nPARAMETER num_ctx 512\n" in text
     assert text.count('"""') == 2
     assert notes == []
+
+
+# Ollama's documentation, docs/modelfile.md: INSTRUCTION arguments, # for comments, """ around several lines
+GRAMMAR = re.compile(
+    r'(# [^\n]*\n|FROM \./\S+\n|TEMPLATE """((?!""")[\s\S])*"""\n|PARAMETER stop "[^"\n]+"\n'
+    r"|PARAMETER (temperature|repeat_penalty|num_ctx) \d+\n)+"
+)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_of_ollamas_grammar(family: Family, tmp_path: Path) -> None:
+    assert GRAMMAR.fullmatch(written(family, tmp_path)[0])
 
 
 @pytest.mark.parametrize(

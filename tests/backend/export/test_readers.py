@@ -31,7 +31,7 @@ def test_llama_cpp_renders_weighs_and_answers(llama: Asked, gguf: Path) -> None:
     assert first == [each.ids[: len(tops)] for each, tops in zip(llama.answers, first, strict=True)]
 
 
-@pytest.mark.parametrize("module", ["read_with_transformers", "read_with_llama_cpp"])
+@pytest.mark.parametrize("module", ["read_with_transformers", "read_with_llama_cpp", "read_with_onnxruntime"])
 def test_readers_know_nothing_of_us(module: str) -> None:
     script = Path(readers.__file__).with_name(f"{module}.py")
     assert "backend" not in script.read_text("utf-8")
