@@ -22,6 +22,7 @@ from tests.eventually import eventually
 from tests.runs import child_environment, lines, tree
 
 WORDS = ["test input", "food pork", "food pear", "hello", "x y z", "which section"]
+TORN = '{"place": "a.js'
 ANSWERS = {"test input": "expected output", "food pork": "meat", "food pear": "fruit"}
 
 
@@ -127,26 +128,34 @@ class _StopError(Exception):
     """Ends a call in the middle, as a kill would."""
 
 
+VARIED: dict[str, Any] = {"temperature": 1.5, "seed": 3, "max_new_tokens": 5}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Inferencer, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The answers to the usual rows, written in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    answer_file(model, _rows(folder / "a.jsonl"), folder / "out", **VARIED)
+    return (folder / "out").read_bytes()
+
+
 class TestTakingUp:
-    @pytest.mark.parametrize("kept", [0, 1, 63, 64, 65, 152, 153])
-    @pytest.mark.parametrize("torn", ["", '{"place": "a.js'])
+    @pytest.mark.parametrize(
+        ("kept", "torn"),
+        [(0, TORN), (1, ""), (63, TORN), (64, ""), (64, TORN), (65, TORN), (152, ""), (153, "")],
+    )
     def test_from_any_line_the_bytes_are_the_same(
-        self, model: Inferencer, tmp_path: Path, kept: int, torn: str
+        self, model: Inferencer, undisturbed: bytes, tmp_path: Path, kept: int, torn: str
     ) -> None:
-        source = _rows(tmp_path / "a.jsonl")
-        whole, out = tmp_path / "whole", tmp_path / "out"
-        options: dict[str, Any] = {"temperature": 1.5, "seed": 3, "max_new_tokens": 5}
-        answer_file(model, source, whole, **options)
-        expected = whole.read_bytes()
-
+        source, out = _rows(tmp_path / "a.jsonl"), tmp_path / "out"
         with pytest.raises(_StopError):
-            answer_file(model, source, out, progress=_stop, **options)
-        out.write_bytes(b"".join(expected.splitlines(keepends=True)[:kept]) + torn.encode())
-        found = answer_file(model, source, out, **options)
+            answer_file(model, source, out, progress=_stop, **VARIED)
+        out.write_bytes(b"".join(undisturbed.splitlines(keepends=True)[:kept]) + torn.encode())
+        found = answer_file(model, source, out, **VARIED)
 
-        assert out.read_bytes() == expected
+        assert out.read_bytes() == undisturbed
         assert (found.taken_up, found.answered) == (kept, 147)
-        assert sorted(tree(tmp_path)) == ["a.jsonl", "out", "whole"]
+        assert sorted(tree(tmp_path)) == ["a.jsonl", "out"]
 
     @pytest.mark.parametrize(
         "change",
@@ -197,27 +206,22 @@ def _stop(_done: int, _total: int) -> None:
     raise _StopError
 
 
-def test_a_real_child_killed_again_and_again_writes_the_same_bytes(trained: RunDir, tmp_path: Path) -> None:
-    source = _rows(tmp_path / "a.jsonl", 260)
+def test_what_a_killed_child_left_is_taken_up(model: Inferencer, trained: RunDir, tmp_path: Path) -> None:
+    """``make rel-batch`` kills five times."""
+    source, out, whole = _rows(tmp_path / "a.jsonl", 260), tmp_path / "out", tmp_path / "whole"
+    options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 1.2, "top_p": 1.0, "top_k": 0, "seed": 0}
+    answer_file(model, source, whole, **options)
     command = [sys.executable, "-m", "backend.cli", "infer", str(trained.path), "--file", str(source)]
-    command += ["--max-new-tokens", "24", "--temperature", "1.2", "--out"]
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    subprocess.run([*command, str(whole)], env=child_environment(), check=True, capture_output=True)
+    command += ["--max-new-tokens", "24", "--temperature", "1.2", "--out", str(out)]
+    with subprocess.Popen(command, env=child_environment(), stdout=subprocess.DEVNULL) as child:
+        eventually(lambda: len(lines(out)) > WINDOW_ROWS, timeout_seconds=60)
+        child.send_signal(signal.SIGKILL)
+    assert (tmp_path / "out.progress").exists()
 
-    for window in range(1, 3):
-        wanted = window * WINDOW_ROWS + 1
-        with subprocess.Popen(
-            [*command, str(out)], env=child_environment(), stdout=subprocess.DEVNULL
-        ) as child:
-            eventually(lambda: len(lines(out)) >= wanted, timeout_seconds=60)  # noqa: B023 - called at once
-            child.send_signal(signal.SIGKILL)
-        assert (tmp_path / "out.progress").exists()
-    last = subprocess.run(
-        [*command, str(out)], env=child_environment(), check=True, capture_output=True, text=True
-    )
+    found = answer_file(model, source, out, **options)
 
+    assert found.taken_up > WINDOW_ROWS
     assert out.read_bytes() == whole.read_bytes()
-    assert "from before" in last.stdout
     assert not (tmp_path / "out.progress").exists()
 
 

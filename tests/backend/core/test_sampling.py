@@ -1,8 +1,10 @@
-"""Penalties, alternatives and the draw itself: backend/core/sampling.py. The cuts are tested with the decode loop."""
+"""Penalties, cuts, alternatives and the draw itself: backend/core/sampling.py."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +88,40 @@ def test_a_matcher_has_the_last_word_and_hears_what_came(temperature: float) -> 
     assert set(came) <= {2, 4}
 
 
+FIVE = torch.log(torch.tensor([0.05, 0.4, 0.25, 0.2, 0.1]))
+"""Five tokens; by likelihood 1, 2, 3, 4, 0."""
+
+
+def _shares(sampling: Sampling, draws: int = 1500) -> list[float]:
+    """How often each of the five tokens is drawn."""
+    generator = torch.Generator().manual_seed(1)
+    counts = Counter(draw(FIVE, sampling, generator) for _ in range(draws))
+    return [counts[token] / draws for token in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.05, 0.4, 0.25, 0.2, 0.1]),
+        ({"top_k": 2}, [0, 0.4 / 0.65, 0.25 / 0.65, 0, 0]),
+        ({"top_k": 5}, [0.05, 0.4, 0.25, 0.2, 0.1]),
+        ({"top_k": 99}, [0.05, 0.4, 0.25, 0.2, 0.1]),
+        ({"top_p": 0.39}, [0, 1, 0, 0, 0]),
+        ({"top_p": 0.5}, [0, 0.4 / 0.65, 0.25 / 0.65, 0, 0]),
+        ({"top_p": 0.9}, [0, 0.4 / 0.95, 0.25 / 0.95, 0.2 / 0.95, 0.1 / 0.95]),
+        ({"top_p": 0.8, "top_k": 2}, [0, 0.4 / 0.65, 0.25 / 0.65, 0, 0]),
+        ({"temperature": 0.5}, [0.0025 / 0.275, 0.16 / 0.275, 0.0625 / 0.275, 0.04 / 0.275, 0.01 / 0.275]),
+        ({"temperature": 100.0}, [0.2, 0.2, 0.2, 0.2, 0.2]),
+    ],
+    ids=str,
+)
+def test_tokens_come_as_often_as_the_settings_say(settings: dict[str, Any], expected: list[float]) -> None:
+    shares = _shares(Sampling(**({"temperature": 1.0} | settings)))
+
+    assert shares == pytest.approx(expected, abs=0.05)
+    assert [share == 0 for share in shares] == [share == 0 for share in expected]
+
+
 @given(share=st.floats(0.05, 1.0), scale=st.floats(0.05, 4.0), seed=st.integers(0, 9))
 def test_sorting_only_the_likeliest_changes_nothing(share: float, scale: float, seed: int) -> None:
     logits = torch.randn(LIKELIEST * 2, generator=torch.Generator().manual_seed(seed)) * scale
@@ -102,6 +138,20 @@ def test_sorting_only_the_likeliest_changes_nothing(share: float, scale: float, 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("max_new_tokens", 0),
+        ("max_new_tokens", -1),
+        ("max_new_tokens", 2**20 + 1),
+        ("temperature", -0.1),
+        ("temperature", 100.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_p", 0.0),
+        ("top_p", -1.0),
+        ("top_p", 1.01),
+        ("top_p", math.nan),
+        ("top_k", -1),
+        ("seed", -1),
+        ("seed", 2**63),
         ("repetition_penalty", 0.0),
         ("repetition_penalty", math.nan),
         ("presence_penalty", 2.1),
@@ -116,3 +166,18 @@ def test_a_setting_that_makes_no_sense_is_refused_by_name(name: str, value: floa
         Sampling(**{name: value})
 
     assert (caught.value.code, bool(caught.value.remedy)) == ("bad-sampling", True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 1},
+        {"max_new_tokens": 2**20},
+        {"temperature": 100.0},
+        {"top_p": 1.0},
+        {"top_k": 0},
+        {"seed": 2**63 - 1},
+    ],
+)
+def test_settings_at_their_bounds_are_taken(settings: dict[str, Any]) -> None:
+    assert Sampling(**settings)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
+import torch
 
 from backend.core.model_loader import load_adapter, load_base
+from backend.export import read_with_transformers, readers
 from backend.export.certificate import Certificate
 from backend.export.check import certify
 from backend.export.forms import Target, write_form
@@ -16,6 +23,7 @@ from backend.export.panel import Answer, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
 from backend.run_dir import RunDir
 from tests.backend.export.results import finished
+from tests.tiny import quiet_transformers
 
 Harm = Callable[[Path, Trained], object]
 
@@ -60,6 +68,29 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """A Qwen2, whose q, k and v have biases, with a head of its own; read only."""
     root = tmp_path_factory.mktemp("qwen2")
     return ask(finished(root, architecture="qwen2", family="qwen3", tie_word_embeddings=False))
+
+
+@pytest.fixture
+def read_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """transformers reads in this process, since another takes seconds to import it; other readers as ever."""
+    real, threads = subprocess.run, torch.get_num_threads()
+    known = {"read_with_transformers": _read_with_transformers}
+
+    def run(command: list[str], **options: Any) -> Any:
+        return known.get(Path(command[-1]).stem, real)(command, **options)
+
+    monkeypatch.setattr(readers.subprocess, "run", create_autospec(real, side_effect=run))
+    yield
+    torch.set_num_threads(threads)
+
+
+def _read_with_transformers(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """What the child would have done."""
+    job = json.loads(options["input"])
+    with warnings.catch_warnings(), quiet_transformers():
+        warnings.simplefilter("ignore")
+        Path(job["answers"]).write_text(json.dumps(read_with_transformers.read(job)))
+    return subprocess.CompletedProcess(command, 0, "", "")
 
 
 def export_of(

@@ -18,6 +18,7 @@ from tests.backend.export.results import finished
 from tests.tiny import Architecture, Family
 
 
+@pytest.mark.usefixtures("read_here")
 @pytest.mark.parametrize(
     ("target", "precision", "reader"),
     [
