@@ -211,9 +211,9 @@ class RunDir(RunFiles):
         """The open end of ``flight.jsonl``, which keeps about the last ``FLIGHT_STEPS`` lines."""
         return JsonlWriter(self.flight_file, keep_last=FLIGHT_STEPS)
 
-    def metrics(self, position: TailPosition | None = None) -> JsonlTail:
-        """The reports since ``position``."""
-        return read_jsonl_tail(self.metrics_file, position)
+    def metrics(self, position: TailPosition | None = None, *, limit_bytes: int | None = None) -> JsonlTail:
+        """The reports since ``position``; with ``limit_bytes`` about so much of them."""
+        return read_jsonl_tail(self.metrics_file, position, limit_bytes=limit_bytes)
 
     def samples(self, position: TailPosition | None = None) -> JsonlTail:
         """The sample generations since ``position``."""

@@ -8,6 +8,8 @@ from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import TailPosition
 
 Curve = tuple[list[int], list[float]]
+_AT_ONCE_BYTES = 2**18
+"""A long run is read in pieces: faster than at once, and its records are never all in memory."""
 ELAPSED = "time/elapsed_seconds"
 """The curve of the seconds that a run has trained and evaluated so far; made here, not in the file."""
 
@@ -26,15 +28,19 @@ class RunScalars:
 
     def poll(self) -> int:
         """Read what is new; the number of new lines. A run that was rewound is read anew from its start."""
-        tail = self._run.metrics(self._position)
-        if tail.restarted:
-            self._curves, self.latest, self.damaged_lines = {}, {}, 0
-            self._elapsed_seconds, self._last_step = 0.0, 0
-        self._position = tail.position
-        self.damaged_lines += tail.damaged
-        for record in tail.records:
-            self._take(record)
-        return len(tail.records)
+        lines = 0
+        while True:
+            tail = self._run.metrics(self._position, limit_bytes=_AT_ONCE_BYTES)
+            if tail.restarted:
+                self._curves, self.latest, self.damaged_lines = {}, {}, 0
+                self._elapsed_seconds, self._last_step = 0.0, 0
+            elif tail.position == self._position:
+                return lines
+            self._position = tail.position
+            self.damaged_lines += tail.damaged
+            for record in tail.records:
+                self._take(record)
+            lines += len(tail.records)
 
     def _take(self, record: dict[str, object]) -> None:
         self.latest.update(record)
@@ -44,10 +50,7 @@ class RunScalars:
         curves = self._curves
         for tag, value in record.items():  # a million of these for a long run
             if "/" in tag and (type(value) is float or type(value) is int):
-                try:
-                    steps, values = curves[tag]
-                except KeyError:
-                    steps, values = curves[tag] = [], []
+                steps, values = curves.get(tag) or curves.setdefault(tag, ([], []))
                 steps.append(step)
                 values.append(value)
         self._count_seconds(step, record)

@@ -127,10 +127,13 @@ class JsonlTail:
     damaged: int = 0
 
 
-def read_jsonl_tail(path: Path, position: TailPosition | None = None) -> JsonlTail:
+def read_jsonl_tail(
+    path: Path, position: TailPosition | None = None, *, limit_bytes: int | None = None
+) -> JsonlTail:
     """Every complete line after ``position``, parsed; a torn last line waits for the next call.
 
-    A file that is missing, shorter than before or not the one read before is read from its start.
+    With ``limit_bytes`` the lines that begin within so many bytes, for a reader that comes again until there are
+    none. A file that is missing, shorter than before or not the one read before is read from its start.
     """
     position = position or TailPosition()
     try:
@@ -141,7 +144,8 @@ def read_jsonl_tail(path: Path, position: TailPosition | None = None) -> JsonlTa
         restarted = not _continues(stream, position)
         offset = 0 if restarted else position.offset
         stream.seek(offset)
-        data = stream.read()
+        data = stream.read(limit_bytes)
+        data += stream.readline() if limit_bytes else b""
         data = data[: data.rfind(b"\n") + 1]
         inode = os.fstat(stream.fileno()).st_ino
     mark = (b"" if restarted else position.mark) + data[-_MARK_BYTES:]

@@ -68,7 +68,7 @@ class TestCurves:
             for step in range(100_000):
                 writer.append({"step": step, "train/loss": 1.0})
             scalars = RunScalars(run)
-            scalars.poll()
+            assert scalars.poll() == 100_000
             writer.append({"step": 100_000, "train/loss": 1.0})
             before = time.perf_counter()
             assert scalars.poll() == 1

@@ -171,6 +171,19 @@ class TestTail:
             seen += [record["step"] for record in tail.records]
         assert seen == steps
 
+    @given(st.lists(st.integers(0, 10**6), max_size=20), st.integers(1, 40))
+    def test_in_pieces_it_reads_what_it_reads_at_once(
+        self, tmp_path_factory: pytest.TempPathFactory, steps: list[int], limit: int
+    ) -> None:
+        path = tmp_path_factory.mktemp("tail") / "a"
+        write(path, *({"step": step} for step in steps))
+        position, seen = TailPosition(), []
+        while (tail := read_jsonl_tail(path, position, limit_bytes=limit)).records:
+            assert len(tail.records) <= 1 + limit // len('{"step":0}\n')
+            position = tail.position
+            seen += tail.records
+        assert seen == read_jsonl_tail(path).records
+
     @given(st.lists(st.dictionaries(st.text(max_size=4), values, max_size=5), max_size=6))
     def test_its_faster_parser_reads_what_the_other_reads(
         self, tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, object]]
