@@ -7,6 +7,7 @@ rows, so the model sees the ids it learned from.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,11 @@ from backend.core.constraint import Constraint
 from backend.core.generation import Decoding, NewToken, Sampling
 from backend.core.lanes import Lanes
 from backend.errors import InferenceError, TunesmithError
-from backend.model_source import ModelSource, find_model, run_config
+from backend.model_source import ModelSource, find_model
 from backend.run_dir import RunDir
 from backend.voice import LoadedBase, Prompt
 
-__all__ = ["Answer", "Inferencer", "Prompt", "answer_seed", "run_config"]
+__all__ = ["Answer", "Inferencer", "Prompt", "answer_seed"]
 
 ROWS_AT_ONCE = 32
 TOKENS_AT_ONCE = 8192
@@ -107,6 +108,21 @@ class Inferencer:
         return self.voice.tokenizer
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter answers, which ``as_base`` leaves away."""
+        return self._loaded.shared.used is not None
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Meanwhile the base answers, to the same prompts; nothing is loaded."""
+        used = self._loaded.shared.used
+        self._loaded.shared.use(None)
+        try:
+            yield
+        finally:
+            self._loaded.shared.use(*used or (None,))
+
+    @property
     def identity(self) -> list[str]:
         """What answers: base, adapter, the time of its weights, and its strength."""
         adapter, strength = self._loaded.shared.used or (None, 1.0)
@@ -117,11 +133,6 @@ class Inferencer:
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
         return self.voice.context_length
-
-    @classmethod
-    def from_run(cls, run: RunDir, **options: Any) -> Inferencer:
-        """The model of a run; see the class for ``options``."""
-        return cls(run, **options)
 
     def render(self, prompt: Prompt, *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
         """The exact token ids the model continues from; see ``Voice.render``."""

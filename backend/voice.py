@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.constraint import Constrainer, Constraint, GrammarMatcher
 from backend.core.device import plan_compute
@@ -23,6 +23,12 @@ from backend.model_source import ModelSource
 
 Message: TypeAlias = dict[str, Any]
 Prompt: TypeAlias = str | Sequence[Message]
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids that a model continues plain ``text`` from, without any template."""
+    whole = encode_prompt_completion(tokenizer, text, "")
+    return whole.input_ids[: whole.trained.index(True)]
 
 
 class Voice:
@@ -67,8 +73,7 @@ class Voice:
 
     def render_text(self, text: str) -> list[int]:
         """The ids of plain text that is to be continued, without any template. Raises InferenceError."""
-        whole = encode_prompt_completion(self.tokenizer, text, "")
-        ids = whole.input_ids[: whole.trained.index(True)]
+        ids = text_ids(self.tokenizer, text)
         check_prompt(ids, self.context_length)
         return ids
 

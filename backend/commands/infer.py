@@ -45,6 +45,9 @@ def infer(
     choice: Annotated[tuple[str, ...], Parameter(help="The answer is one of these texts.")] = (),
     regex: Annotated[str | None, Parameter(help="The answer matches this regular expression.")] = None,
     adapter_strength: Annotated[float, Parameter(help="0 is the base, 1 what was trained, at most 2.")] = 1.0,
+    tokens: Annotated[
+        bool, Parameter(negative=(), help="Show the exact prompt and every token; tuned against base.")
+    ] = False,
     overwrite: Annotated[bool, Parameter(negative=(), help="Replace answers that --out holds.")] = False,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -56,11 +59,15 @@ def infer(
     tunesmith infer RUN --prompt "Which store section does this food belong to? Bratwurst, pork"
 
     tunesmith infer RUN --file questions.jsonl --out answers.jsonl
+
+    tunesmith infer RUN --prompt "Bratwurst, pork" --tokens --max-new-tokens 32
     """
     if (prompt is None) == (file is None):
         raise _choose("--prompt or --file", "Give exactly one of them.")
     if (file is None) != (out is None):
         raise _choose("--out", "--file and --out go together.")
+    if tokens and prompt is None:
+        raise _choose("--tokens", "goes with --prompt.")
     sampling = {
         "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
     }  # fmt: skip
@@ -71,6 +78,8 @@ def infer(
     with _open(run, runs, checkpoint=checkpoint, base=base, strength=adapter_strength) as model:
         if file is not None and out is not None:
             return _answer_file(model, file, out, {**options, "overwrite": overwrite}, as_json=as_json)
+        if tokens:
+            return _show_tokens(model, str(prompt), options, as_json=as_json)
         return _answer_one(model, str(prompt), options, as_json=as_json)
 
 
@@ -124,6 +133,18 @@ def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_j
     return 0
 
 
+def _show_tokens(model: Inferencer, prompt: str, options: dict[str, Any], *, as_json: bool) -> int:
+    from backend.commands.look import print_look  # noqa: PLC0415
+    from backend.token_look import look_inside  # noqa: PLC0415 - torch loads here
+
+    found = look_inside(model, prompt, **options)
+    if as_json:
+        print_json(found)
+    else:
+        print_look(found)
+    return 0
+
+
 def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, Any], *, as_json: bool) -> int:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
@@ -150,16 +171,17 @@ def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, An
 
 
 def _with_bar(
-    model: Inferencer, prompts: list[Any], stop: tuple[str, ...], sampling: dict[str, Any], quiet: bool
-) -> list[str]:
+    model: Inferencer, prompts: list[Any], max_new_tokens: int, *, quiet: bool
+) -> list[str | TunesmithError]:
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import Progress  # noqa: PLC0415
 
     console = Console(stderr=True)
     with Progress(console=console, disable=quiet or not console.is_terminal) as bars:
         task = bars.add_task("answering", total=len(prompts))
-        said = model.infer_batch(prompts, stop=stop, progress=lambda n: bars.advance(task, n), **sampling)
-    return ["" if isinstance(answer, TunesmithError) else answer for answer in said]
+        return model.infer_batch(
+            prompts, progress=lambda n: bars.advance(task, n), max_new_tokens=max_new_tokens
+        )
 
 
 def evaluate(
@@ -181,7 +203,8 @@ def evaluate(
     tunesmith evaluate RUN
     """
     from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
-    from backend.inferencer import Inferencer, run_config  # noqa: PLC0415
+    from backend.inferencer import Inferencer  # noqa: PLC0415
+    from backend.model_source import run_config  # noqa: PLC0415
 
     folder = find_run(runs, run)
     asked = load_prompts(data) if data else held_out_prompts(run_config(folder))
@@ -195,9 +218,9 @@ def evaluate(
         if not as_json:
             say(f"Answering {len(asked)} rows with the {name} model")
         with Inferencer(folder, base=base) as model:
-            said[name] = _with_bar(
-                model, [item[1] for item in asked], (), {"max_new_tokens": max_new_tokens}, as_json
-            )
+            answers = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
+        said[name] = ["" if isinstance(answer, TunesmithError) else answer for answer in answers]
+    unasked = sum(isinstance(answer, TunesmithError) for answer in answers)
     expected = [item[2].strip() for item in asked]
     scores = {
         name: sum(answer.strip() == wanted for answer, wanted in zip(answers, expected, strict=True))
@@ -205,7 +228,7 @@ def evaluate(
         for name, answers in said.items()
     }
     if as_json:
-        print_json({"run": folder.id, "rows": len(asked), "exact_match": scores})
+        print_json({"run": folder.id, "rows": len(asked), "unanswered": unasked, "exact_match": scores})
         return 0
     shown = [
         (shown_prompt(item[1]), item[2], base.strip(), tuned.strip())
@@ -213,6 +236,8 @@ def evaluate(
     ]
     table(["question", "expected", "base", "tuned"], shown, title="A few answers")
     table(["exact match", "base", "tuned"], [(f"{len(asked)} rows", *(f"{s:.1%}" for s in scores.values()))])
+    if unasked:
+        say(f"{unasked} rows are too long for the model or refused by its template: they count as wrong.")
     say(f"Next: tunesmith chat {run}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,8 +101,6 @@ def _vllm(model: RunDir | str, host: str, port: int) -> list[str]:
     words += ["--tokenizer", str(found.tokenizer)]
     if found.adapter is None:
         return words
-    import json  # noqa: PLC0415
-
     adapter = found.adapter.folder
     rank = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"]
     name = model.id if isinstance(model, RunDir) else "tuned"

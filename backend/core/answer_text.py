@@ -34,15 +34,15 @@ class AnswerText:
         if cuts:
             self.finish, shown, self._held = "stop", text[: min(cuts)], ""
         else:
-            keep = 0 if token.finish else _possible_stop(text, self._stop)
+            keep = 0 if token.finish else possible_start(text, self._stop)
             shown, self._held = text[: len(text) - keep], text[len(text) - keep :]
             self.finish = token.finish
         self.text += shown
         return shown
 
 
-def _possible_stop(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest ending of ``text`` that could be the beginning of a stop string."""
+def possible_start(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest ending of ``text`` that could be the beginning of one of ``stops``."""
     longest = max((len(stop) for stop in stops), default=1) - 1
     return next(
         (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,7 +26,9 @@ class Judged:
 
 
 @torch.inference_mode()
-def answer_logprobs(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+def answer_logprobs(
+    model: PreTrainedModel | PeftModel, prompt: Sequence[int], answer: Sequence[int]
+) -> Tensor:
     """Log-probabilities [len(answer), V], float32: those of every token at the place of each token of ``answer``."""
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.device)
     places = torch.arange(len(prompt) - 1, ids.shape[1], device=model.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from backend.core.judging import first_difference
 from backend.export.certificate import Check, Light
 from backend.export.panel import ODD_TEXTS, Answer, Panel, exact_match
 from backend.export.readers import Reading
@@ -105,7 +106,7 @@ def _prompts(panel: Panel, reading: Reading, tokenizer: PreTrainedTokenizerBase)
     if not odd:
         return Check("prompt ids", Light.GREEN, f"{len(pairs)} conversations become the same ids.")
     ours, theirs = odd[0]
-    place = _first_difference(ours, theirs)
+    place = first_difference(ours, theirs) or 0
     was, now = (_shown(tokenizer, ids[place : place + 4]) for ids in (ours, theirs))
     return Check(
         "prompt ids",
@@ -201,7 +202,7 @@ def _difference(
     ours, theirs = ([i for i in said if i not in special] for said in (answer.ids, ids))
     if ours == theirs:
         return None
-    place = _first_difference(ours, theirs)
+    place = first_difference(ours, theirs) or 0
     was, now = (_shown(tokenizer, said[place : place + 1]) or "the end" for said in (ours, theirs))
     gap = None
     if answer.logprobs is not None and place < len(answer.logprobs):
@@ -270,11 +271,6 @@ def _examples(
             }
         )
     return found
-
-
-def _first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    shared = min(len(ours), len(theirs))
-    return next((place for place in range(shared) if ours[place] != theirs[place]), shared)
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -21,9 +21,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from backend import data_pipeline
 from backend.config import RunConfig
 from backend.core.generation import Decoding, Sampling, context_length
-from backend.core.tokenizer import decode, encode_prompt, encode_prompt_completion
+from backend.core.judging import answer_logprobs
+from backend.core.tokenizer import decode, encode_prompt
 from backend.data.records import Row
 from backend.errors import DataError, ExportError, ModelError
+from backend.voice import text_ids
 
 ROWS = 32
 """Rows of a panel unless told otherwise."""
@@ -117,18 +119,12 @@ def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
     tools = data_pipeline.read_tools(row)
     try:
         if tokenizer.chat_template is None:
-            ids = plain_ids(tokenizer, text) if text else []
+            ids = text_ids(tokenizer, text) if text else []
             return PanelRow(row.place, None, text, None, expected, ids)
         asked = messages or [{"role": "user", "content": row.text}]
         return PanelRow(row.place, asked, None, tools, expected, encode_prompt(tokenizer, asked, tools=tools))
     except (DataError, ModelError):
         return None
-
-
-def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids that a model without a template continues ``text`` from."""
-    whole = encode_prompt_completion(tokenizer, text, "")
-    return whole.input_ids[: whole.trained.index(True)]
 
 
 def _shapes(
@@ -167,17 +163,14 @@ def answer(
                 ids[chunk[token.row]].append(token.token_id)
                 ended[chunk[token.row]] = token.finish == "stop"
     return [
-        Answer(said, end, decode(tokenizer, said), _logprobs(model, row.prompt_ids, said[:FORCED_TOKENS]))
+        Answer(
+            said,
+            end,
+            decode(tokenizer, said),
+            answer_logprobs(model, row.prompt_ids, said[:FORCED_TOKENS]).cpu(),
+        )
         for row, said, end in zip(panel.rows, ids, ended, strict=True)
     ]
-
-
-def _logprobs(model: PreTrainedModel | PeftModel, prompt: Sequence[int], said: Sequence[int]) -> Tensor:
-    """Log-probabilities of every token at each place of ``said``, ``[tokens, vocabulary]``, fp32."""
-    device = next(model.parameters()).device
-    fed = torch.tensor([[*prompt, *said[:-1]]], device=device)
-    logits = model(input_ids=fed).logits[0, len(prompt) - 1 :]
-    return torch.log_softmax(logits.float(), -1).cpu()
 
 
 def exact_match(panel: Panel, texts: Sequence[str]) -> float | None:

@@ -21,6 +21,7 @@ from backend.server.errors import INTERNAL, ApiError, translated
 from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
 from backend.server.schemas import ChatRequest, CompletionRequest, Generation, Streamed
+from backend.server.tool_calls import OPEN
 from backend.server.wording import ChatWords, TextWords, Words, usage
 from backend.voice import Voice
 
@@ -40,21 +41,24 @@ class Service:
     version: str
     _aside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "aside"))
 
-    async def aside(self, work: Callable[[], Result]) -> Result:
-        """``work`` in a thread, one at a time: it must not hold up the loop. Raises ApiError."""
-        return await self.wait(self._aside.submit(work))
+    async def aside(self, work: Callable[[], Result], *, prompt: str = "messages") -> Result:
+        """``work`` in a thread, one at a time: it must not hold up the loop.
+
+        Raises ApiError; one about a prompt names the field ``prompt``.
+        """
+        return await self.wait(self._aside.submit(work), prompt=prompt)
 
     def close(self) -> None:
         """End the threads; whoever still waits is told that the server is ending."""
         self._aside.shutdown(cancel_futures=True)
         self.engine.close()
 
-    async def wait(self, future: Future[Result]) -> Result:
+    async def wait(self, future: Future[Result], *, prompt: str = "messages") -> Result:
         """The result of something the engine was asked for. Raises ApiError."""
         try:
             return await asyncio.wrap_future(future)
         except TunesmithError as error:
-            raise _refusal(error) from error
+            raise _refusal(error, prompt) from error
 
     async def model(self, name: str) -> tuple[ModelSource, Voice]:
         """What a name stands for and how it is spoken to; it is loaded if need be. Raises ApiError."""
@@ -76,7 +80,7 @@ def variant_of(request: Generation, source: ModelSource) -> Variant:
     return source, request.adapter_strength
 
 
-def _refusal(error: TunesmithError) -> ApiError:
+def _refusal(error: TunesmithError, prompt: str = "messages") -> ApiError:
     code, told = error.code.replace("-", "_"), {"Retry-After": str(RETRY_SECONDS)}
     if error.code == "queue-full":
         return ApiError(429, str(error), code=code, headers=told)
@@ -84,7 +88,7 @@ def _refusal(error: TunesmithError) -> ApiError:
         return ApiError(503, str(error), code=code, headers=told)
     if error.code == "time-limit":
         return ApiError(504, str(error), code=code)
-    return translated(error)
+    return translated(error, prompt=prompt)
 
 
 class Ticket:
@@ -196,7 +200,8 @@ async def chat(service: Service, request: ChatRequest) -> AsyncIterator[Answerin
     source, voice = await service.model(request.model)
     messages = [message.plain() for message in request.messages]
     prompt = await service.aside(lambda: voice.render(messages, tools=request.plain_tools))
-    words = ChatWords(request.model, voice, logprobs=request.logprobs)
+    calls = bool(request.plain_tools) and OPEN in str(voice.tokenizer.chat_template)
+    words = ChatWords(request.model, voice, logprobs=request.logprobs, tools=calls)
     room = voice.context_length - len(prompt)
     async with answering(
         service,
@@ -215,7 +220,7 @@ async def chat(service: Service, request: ChatRequest) -> AsyncIterator[Answerin
 async def complete(service: Service, request: CompletionRequest) -> AsyncIterator[Answering]:
     """The continuation of a text; leaving ends the work. Raises ApiError."""
     source, voice = await service.model(request.model)
-    prompt = await service.aside(lambda: voice.render_text(request.prompt))
+    prompt = await service.aside(lambda: voice.render_text(request.prompt), prompt="prompt")
     words = TextWords(request.model, voice, logprobs=request.logprobs is not None)
     async with answering(
         service,

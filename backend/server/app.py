@@ -18,14 +18,21 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from backend.server import answers, looks
+from backend.server import answers, embeddings, looks
 from backend.server.answers import Answering, Service
 from backend.server.catalogue import Served
 from backend.server.errors import INTERNAL, ApiError, no_such_model
 from backend.server.guard import Guard, gone, read_body
 from backend.server.metrics import CONTENT_TYPE
 from backend.server.openapi import openapi
-from backend.server.schemas import ChatRequest, CompareRequest, CompletionRequest, TokenViewRequest, parse
+from backend.server.parsing import parse
+from backend.server.schemas import (
+    ChatRequest,
+    CompareRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    TokenViewRequest,
+)
 
 BODY_BYTES = 2**20
 BODY_SECONDS = 30.0
@@ -59,6 +66,7 @@ def make_app(service: Service, *, loopback: bool, token: str | None) -> Starlett
             route("/v1/models/{name:path}", _model),
             route("/v1/chat/completions", _chat, "POST"),
             route("/v1/completions", _complete, "POST"),
+            route("/v1/embeddings", _embed, "POST"),
             route("/tunesmith/v1/token-view", _token_view, "POST"),
             route("/tunesmith/v1/compare", _compare, "POST"),
             route("/health", _health),
@@ -94,22 +102,27 @@ def _shown(served: Served) -> dict[str, Any]:
 
 
 async def _chat(service: Service, request: Request) -> Response:
-    wanted: ChatRequest = parse(ChatRequest, await _body(request))
+    wanted = parse(ChatRequest, await _body(request))
     return await _answered(request, answers.chat(service, wanted), stream=wanted.stream)
 
 
 async def _complete(service: Service, request: Request) -> Response:
-    wanted: CompletionRequest = parse(CompletionRequest, await _body(request))
+    wanted = parse(CompletionRequest, await _body(request))
     return await _answered(request, answers.complete(service, wanted), stream=wanted.stream)
 
 
+async def _embed(service: Service, request: Request) -> Response:
+    wanted = parse(EmbeddingRequest, await _body(request))
+    return JSONResponse(await _unless_gone(request, embeddings.embed(service, wanted)))
+
+
 async def _token_view(service: Service, request: Request) -> Response:
-    wanted: TokenViewRequest = parse(TokenViewRequest, await _body(request))
+    wanted = parse(TokenViewRequest, await _body(request))
     return JSONResponse(await _unless_gone(request, looks.token_view(service, wanted)))
 
 
 async def _compare(service: Service, request: Request) -> Response:
-    wanted: CompareRequest = parse(CompareRequest, await _body(request))
+    wanted = parse(CompareRequest, await _body(request))
     return JSONResponse(await _unless_gone(request, looks.compare(service, wanted)))
 
 

@@ -86,11 +86,7 @@ class Engine:
             if self._closing:
                 raise _CLOSED
             if self._queued >= self.limits.waiting:
-                raise InferenceError(
-                    f"{self._queued} requests are waiting already.",
-                    remedy="Try again soon.",
-                    code="queue-full",
-                )
+                raise _full(self._queued)
             self._queued += 1
         self._metrics.waiting.inc()
         self._inbox.put(lambda: self._waiting.append(job))
@@ -119,6 +115,8 @@ class Engine:
 
         if self._closing:
             future.set_exception(_CLOSED)
+        elif self._inbox.qsize() >= self.limits.waiting:
+            future.set_exception(_full(self._inbox.qsize()))
         else:
             self._inbox.put(answer)
         return future
@@ -314,6 +312,12 @@ class Engine:
             host.groups.clear()
         for job in jobs:
             job.listener.deliver([Failure(error)])
+
+
+def _full(waiting: int) -> InferenceError:
+    return InferenceError(
+        f"{waiting} requests are waiting already.", remedy="Try again soon.", code="queue-full"
+    )
 
 
 _CLOSED = InferenceError("The server is ending.", remedy="Start it again.", code="closed")

@@ -9,14 +9,8 @@ from backend.errors import DataError, InferenceError, RunError, TunesmithError
 
 _PLAIN = re.compile(r"[\w.@ -]{1,100}$")
 _STATUS = {"closed": 503, "unfinished-run": 404, "no-such-checkpoint": 404, "no-such-run": 404}
-_PARAMS = {
-    "bad-strength": "adapter_strength",
-    "empty-prompt": "messages",
-    "prompt-too-long": "messages",
-    "template-refused": "messages",
-    "not-unicode": "messages",
-    "no-chat-template": "messages",
-}
+_PARAMS = {"bad-strength": "adapter_strength"}
+_OF_A_PROMPT = {"empty-prompt", "prompt-too-long", "template-refused", "not-unicode", "no-chat-template"}
 
 
 class ApiError(Exception):
@@ -57,14 +51,15 @@ def no_such_model(name: str) -> ApiError:
     )
 
 
-def translated(error: TunesmithError) -> ApiError:
-    """What a client may know of one of our errors.
+def translated(error: TunesmithError, *, prompt: str) -> ApiError:
+    """What a client may know of one of our errors; ``prompt`` is the field that a prompt came in.
 
     Those about a prompt speak for themselves. Those about files name paths, so only their kind is told.
     """
     code = error.code.replace("-", "_")
     if isinstance(error, InferenceError | DataError):
-        return ApiError(_STATUS.get(error.code, 400), str(error), code=code, param=_PARAMS.get(error.code))
+        param = prompt if error.code in _OF_A_PROMPT else _PARAMS.get(error.code)
+        return ApiError(_STATUS.get(error.code, 400), str(error), code=code, param=param)
     if isinstance(error, RunError) and error.code in _STATUS:
         return ApiError(404, error.message, code=code, param="model")
     return ApiError(

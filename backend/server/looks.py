@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from backend.core.judging import Judged, answer_logprobs, divergence, first_difference, judged
-from backend.core.tokenizer import decode, encode_messages, encode_prompt_completion
+from backend.core.judging import answer_logprobs, first_difference, judged
+from backend.core.tokenizer import encode_messages, encode_prompt_completion
 from backend.server.answers import Service, answering, variant_of
 from backend.server.catalogue import BASE
 from backend.server.errors import ApiError
 from backend.server.jobs import Variant
 from backend.server.schemas import CompareRequest, Looked, TokenViewRequest
-from backend.server.wording import finite, token_text
+from backend.token_look import MAX_ANSWER_TOKENS, shown_divergence, shown_prompt, shown_tokens
 from backend.voice import Voice
-
-MAX_ANSWER_TOKENS = 512
-"""Longest answer that is judged: all its probabilities are held at once, about 100 MB at 50,000 tokens a place."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ async def token_view(service: Service, request: TokenViewRequest) -> dict[str, A
     """The prompt as the model sees it, and the answer token by token. Raises ApiError."""
     source, voice = await service.model(request.model)
     variant = variant_of(request, source)
-    prompt = await service.aside(lambda: voice.render(request.conversation(), tools=request.plain_tools))
+    prompt = await _render(service, request, voice)
     if request.answer is None:
         said = await _generate(service, request, variant, voice, prompt)
     else:
@@ -43,11 +39,11 @@ async def token_view(service: Service, request: TokenViewRequest) -> dict[str, A
     logprobs = await _judge(service, variant, prompt, said)
     return {
         "model": request.model,
-        "prompt": _shown(voice, prompt),
+        "prompt": shown_prompt(voice, prompt),
         "answer": {
             "text": said.text,
             "finish_reason": said.finish,
-            "tokens": _tokens(voice, judged(logprobs, said.ids, top=request.top)),
+            "tokens": shown_tokens(voice, judged(logprobs, said.ids, top=request.top)),
         },
     }
 
@@ -61,20 +57,25 @@ async def compare(service: Service, request: CompareRequest) -> dict[str, Any]:
     if tuned.base != base.base:
         problem = "against: The two stand on different base models."
         raise ApiError(400, problem, code="another_base", param="against")
-    prompt = await service.aside(lambda: voice.render(request.conversation(), tools=request.plain_tools))
+    prompt = await _render(service, request, voice)
     variants: tuple[Variant, Variant] = variant_of(request, tuned), (base, 1.0)
     said, other = [await _generate(service, request, each, voice, prompt) for each in variants]
     along, base_along = [await _judge(service, each, prompt, said) for each in variants]
     own = await _judge(service, variants[1], prompt, other)
     return await service.aside(
         lambda: {
-            "prompt": _shown(voice, prompt),
-            "tuned": _side(voice, request.model, said, judged(along, said.ids, top=request.top)),
-            "base": _side(voice, against, other, judged(own, other.ids, top=request.top)),
+            "prompt": shown_prompt(voice, prompt),
+            "tuned": _side(request.model, voice, said, along, request.top),
+            "base": _side(against, voice, other, own, request.top),
             "first_difference": first_difference(said.ids, other.ids),
-            **_apart(voice, said.ids, along, base_along),
+            **shown_divergence(voice, said.ids, along, base_along),
         }
     )
+
+
+async def _render(service: Service, request: Looked, voice: Voice) -> list[int]:
+    messages, field = request.conversation(), "messages" if request.messages else "prompt"
+    return await service.aside(lambda: voice.render(messages, tools=request.plain_tools), prompt=field)
 
 
 async def _judge(service: Service, variant: Variant, prompt: Sequence[int], said: _Said) -> Tensor:
@@ -110,51 +111,6 @@ def _given(voice: Voice, request: Looked, answer: str, prompt: Sequence[int]) ->
     return _Said(answer, "stop", ids)
 
 
-def _apart(voice: Voice, ids: Sequence[int], tuned: Tensor, base: Tensor) -> dict[str, Any]:
-    gaps = divergence(tuned, base)
-    places = [
-        {
-            "id": token_id,
-            "text": token_text(voice, token_id),
-            "tuned_logprob": finite(float(tuned[place, token_id])),
-            "base_logprob": finite(float(base[place, token_id])),
-            "kl": gaps[place],
-        }
-        for place, token_id in enumerate(ids)
-    ]
-    return {"divergence": places, "mean_kl": sum(gaps) / len(gaps)}
-
-
-def _shown(voice: Voice, prompt: Sequence[int]) -> dict[str, Any]:
-    """The prompt as text with its special tokens, and token by token."""
-    text = voice.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return {"text": text, "tokens": [_token(voice, token_id) for token_id in prompt]}
-
-
-def _token(voice: Voice, token_id: int) -> dict[str, Any]:
-    special = decode(voice.tokenizer, [token_id]) == ""
-    return {"id": token_id, "text": token_text(voice, token_id), "special": special}
-
-
-def _side(voice: Voice, name: str, said: _Said, tokens: Sequence[Judged]) -> dict[str, Any]:
-    shown = _tokens(voice, tokens)
-    return {"model": name, "text": said.text, "finish_reason": said.finish, "tokens": shown}
-
-
-def _tokens(voice: Voice, tokens: Sequence[Judged]) -> list[dict[str, Any]]:
-    return [
-        {
-            **_token(voice, each.token_id),
-            **_likely(each.logprob),
-            "entropy": each.entropy,
-            "top": [
-                {"id": token_id, "text": token_text(voice, token_id), **_likely(value)}
-                for token_id, value in each.top
-            ],
-        }
-        for each in tokens
-    ]
-
-
-def _likely(logprob: float) -> dict[str, float]:
-    return {"logprob": finite(logprob), "probability": math.exp(logprob)}
+def _side(name: str, voice: Voice, said: _Said, logprobs: Tensor, top: int) -> dict[str, Any]:
+    tokens = shown_tokens(voice, judged(logprobs, said.ids, top=top))
+    return {"model": name, "text": said.text, "finish_reason": said.finish, "tokens": tokens}

@@ -7,7 +7,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from backend.server.schemas import ChatRequest, CompareRequest, CompletionRequest, TokenViewRequest
+from backend.server.schemas import (
+    ChatRequest,
+    CompareRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    TokenViewRequest,
+)
 
 _REFERENCE = "#/components/schemas/{model}"
 _TEXT = {"type": "string"}
@@ -34,6 +40,14 @@ def _const(value: str) -> dict[str, Any]:
 
 
 _FINISH = {"type": "string", "enum": ["stop", "length"]}
+_CHAT_FINISH = {"type": "string", "enum": ["stop", "length", "tool_calls"]}
+_CALL = _object(
+    {
+        "id": _TEXT,
+        "type": _const("function"),
+        "function": _object({"name": _TEXT, "arguments": _TEXT}),
+    }
+)
 _USAGE = _object({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT})
 _ALTERNATIVE = {"token": _TEXT, "logprob": _NUMBER, "bytes": {"type": ["array", "null"]}}
 _CHAT_LOGPROBS = {
@@ -47,7 +61,10 @@ _CHAT_LOGPROBS = {
         ),
     ]
 }
-_MESSAGE = _object({"role": _const("assistant"), "content": _TEXT, "refusal": {"type": "null"}})
+_MESSAGE = _object(
+    {"role": _const("assistant"), "content": _MAYBE_TEXT, "refusal": {"type": "null"}},
+    {"tool_calls": _list(_CALL)},
+)
 _HEAD = {"id": _TEXT, "created": _COUNT, "model": _TEXT}
 _TEXT_LOGPROBS = {
     "anyOf": [
@@ -104,7 +121,7 @@ RESPONSES: dict[str, dict[str, Any]] = {
                     {
                         "index": _COUNT,
                         "message": _MESSAGE,
-                        "finish_reason": _FINISH,
+                        "finish_reason": _CHAT_FINISH,
                         "logprobs": _CHAT_LOGPROBS,
                     }
                 )
@@ -122,6 +139,22 @@ RESPONSES: dict[str, dict[str, Any]] = {
                 )
             ),
             "usage": _USAGE,
+        }
+    ),
+    "Embeddings": _object(
+        {
+            "object": _const("list"),
+            "model": _TEXT,
+            "data": _list(
+                _object(
+                    {
+                        "object": _const("embedding"),
+                        "index": _COUNT,
+                        "embedding": {"anyOf": [_list(_NUMBER), _TEXT]},
+                    }
+                )
+            ),
+            "usage": _object({"prompt_tokens": _COUNT, "total_tokens": _COUNT}),
         }
     ),
     "TokenView": _object({"model": _TEXT, "prompt": _PROMPT, "answer": _object(_ANSWER)}),
@@ -163,7 +196,10 @@ _ERRORS = {
 
 def openapi(version: str) -> dict[str, Any]:
     """The whole document, OpenAPI 3.1."""
-    requests: list[type[BaseModel]] = [ChatRequest, CompletionRequest, TokenViewRequest, CompareRequest]
+    requests: list[type[BaseModel]] = [
+        *(ChatRequest, CompletionRequest, EmbeddingRequest),
+        *(TokenViewRequest, CompareRequest),
+    ]
     _, schemas = models_json_schema([(model, "validation") for model in requests], ref_template=_REFERENCE)
     return {
         "openapi": "3.1.0",
@@ -173,6 +209,7 @@ def openapi(version: str) -> dict[str, Any]:
             "/v1/models/{model}": {"get": _get("getModel", "Model", parameter="model")},
             "/v1/chat/completions": {"post": _post("chat", "ChatRequest", "ChatCompletion", streams=True)},
             "/v1/completions": {"post": _post("complete", "CompletionRequest", "Completion", streams=True)},
+            "/v1/embeddings": {"post": _post("embed", "EmbeddingRequest", "Embeddings")},
             "/tunesmith/v1/token-view": {"post": _post("tokenView", "TokenViewRequest", "TokenView")},
             "/tunesmith/v1/compare": {"post": _post("compare", "CompareRequest", "Comparison")},
             "/health": {"get": _get("health", "Health")},

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from backend.core.constraint import Constraint
 from backend.core.sampling import Sampling
 from backend.core.shared_base import MAX_STRENGTH
-from backend.server.errors import ApiError
 
-MAX_DEPTH = 32
 MAX_ANSWERS = 16
 MAX_TOKENS = 1_048_576
+MAX_TEXTS = 128
+"""Most texts of one request for embeddings."""
 
 
 class Strict(BaseModel):
@@ -92,6 +90,17 @@ class FunctionTool(Strict):
     function: dict[str, Any]
 
 
+class WithTools(Strict):
+    """What a request says of tools."""
+
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+
+    @property
+    def plain_tools(self) -> list[dict[str, Any]] | None:
+        """The tools as chat templates want them."""
+        return [tool.model_dump() for tool in self.tools] if self.tools else None
+
+
 class StreamOptions(Strict):
     """What a stream holds besides the answer."""
 
@@ -152,13 +161,15 @@ class StructuredOutputs(Strict):
 
 
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+EmbeddedText = Annotated[str, Field(min_length=1, max_length=65_536)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Generation(Strict):
     """What all requests for an answer have in common."""
 
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    model: ModelName
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -213,7 +224,7 @@ class Streamed(Generation):
         return self.structured_outputs.constraint() if self.structured_outputs is not None else None
 
 
-class ChatRequest(Streamed):
+class ChatRequest(Streamed, WithTools):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
@@ -224,7 +235,7 @@ class ChatRequest(Streamed):
     response_format: Annotated[PlainText | JsonObject | JsonOfSchema, Field(discriminator="type")] | None = (
         None
     )
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tool_choice: Literal["auto", "none"] = "auto"
 
     @model_validator(mode="after")
     def _belong_together(self) -> ChatRequest:
@@ -244,8 +255,8 @@ class ChatRequest(Streamed):
 
     @property
     def plain_tools(self) -> list[dict[str, Any]] | None:
-        """The tools as chat templates want them."""
-        return [tool.model_dump() for tool in self.tools] if self.tools else None
+        """The tools as chat templates want them; None where none may be called."""
+        return super().plain_tools if self.tool_choice == "auto" else None
 
     @property
     def limit(self) -> int | None:
@@ -261,7 +272,7 @@ class CompletionRequest(Streamed):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
-class Looked(Generation):
+class Looked(Generation, WithTools):
     """What the looks inside have in common."""
 
     model_config = ConfigDict(
@@ -270,7 +281,6 @@ class Looked(Generation):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, default_factory=list)]
     prompt: Annotated[str, Field(min_length=1)] = ""
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=512)] = 128
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     top: Annotated[int, Field(ge=0, le=20)] = 5
@@ -280,11 +290,6 @@ class Looked(Generation):
         if len(self.model_fields_set & {"messages", "prompt"}) != 1:
             raise ValueError("give exactly one of messages and prompt")
         return self
-
-    @property
-    def plain_tools(self) -> list[dict[str, Any]] | None:
-        """The tools as chat templates want them."""
-        return [tool.model_dump() for tool in self.tools] if self.tools else None
 
     def conversation(self) -> list[dict[str, Any]]:
         """The messages; a prompt is a user's."""
@@ -302,61 +307,17 @@ class TokenViewRequest(Looked):
 class CompareRequest(Looked):
     """``POST /tunesmith/v1/compare``."""
 
-    against: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    against: ModelName | None = None
 
 
-def parse(model: type[Any], body: bytes) -> Any:
-    """The request in ``body``, an instance of ``model``. Raises ApiError 400 naming the first field at fault."""
-    try:
-        value = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise ApiError(400, f"The body is not JSON: {_sentence(str(error))}", code="bad_json") from error
-    if _depth(value) > MAX_DEPTH:
-        raise ApiError(400, f"The body is nested deeper than {MAX_DEPTH} levels.", code="too_deep")
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise _refused(value, error) from error
+class EmbeddingRequest(Strict):
+    """``POST /v1/embeddings``."""
 
+    model: ModelName
+    input: EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=MAX_TEXTS)]
+    encoding_format: Literal["float", "base64"] = "float"
 
-def _depth(value: object) -> int:
-    deepest, stack = 0, [(value, 1)]
-    while stack:
-        part, depth = stack.pop()
-        deepest = max(deepest, depth)
-        if isinstance(part, Mapping):
-            stack += [(inner, depth + 1) for inner in part.values()]
-        elif isinstance(part, list):
-            stack += [(inner, depth + 1) for inner in part]
-    return deepest
-
-
-def _refused(value: object, error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = _place(value, first["loc"])
-    if first["type"] == "extra_forbidden":
-        message, code = f"Unsupported field: {param}.", "unsupported_field"
-    elif first["type"] == "missing":
-        message, code = f"Missing field: {param}.", "missing_field"
-    else:
-        said = _sentence(first["msg"].removeprefix("Value error, "))
-        message, code = (f"{param}: {said}" if param else said), "bad_value"
-    return ApiError(400, message, code=code, param=param or None)
-
-
-def _place(value: object, location: tuple[int | str, ...]) -> str:
-    """The dotted name of a field; names of our own classes, which pydantic puts between, are left out."""
-    names: list[str] = []
-    for step, part in enumerate(location):
-        last = step == len(location) - 1
-        if isinstance(value, Mapping) and (part in value or last):
-            names.append(str(part))
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            names.append(str(part))
-            value = value[part]
-    return ".".join(name[:100] for name in names)
-
-
-def _sentence(text: str) -> str:
-    return f"{text.strip()[:300].rstrip('.')}."
+    @property
+    def texts(self) -> list[str]:
+        """The texts, one or many."""
+        return [self.input] if isinstance(self.input, str) else self.input

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from backend.core.tokenizer import decode
 from backend.server.jobs import Piece
+from backend.server.tool_calls import CallReader
+from backend.token_look import finite, token_text
 from backend.voice import Voice
 
 
@@ -50,17 +51,22 @@ class ChatWords(_Endpoint):
 
     prefix, whole, chunked = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, model: str, voice: Voice, *, logprobs: bool) -> None:
+    def __init__(self, model: str, voice: Voice, *, logprobs: bool, tools: bool = False) -> None:
         super().__init__(model, voice)
         self._logprobs = logprobs
+        self._readers: defaultdict[int, CallReader] | None = defaultdict(CallReader) if tools else None
 
     def choice(self, index: int, parts: Sequence[Piece]) -> dict[str, Any]:
         """One whole answer."""
-        text = "".join(part.text for part in parts)
+        text, calls = self._read(index, "".join(part.text for part in parts), last=True)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            called = [{key: call[key] for key in ("id", "type", "function")} for call in calls]
+            message |= {"content": text or None, "tool_calls": called}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "finish_reason": parts[-1].finish,
+            "message": message,
+            "finish_reason": self._finish(parts[-1]),
             "logprobs": self._likely(parts),
         }
 
@@ -71,13 +77,23 @@ class ChatWords(_Endpoint):
     def said(self, piece: Piece) -> dict[str, Any] | None:
         """What a step added."""
         logprobs = self._likely([piece])
-        if not piece.text and (logprobs is None or not logprobs["content"]):
+        text, calls = self._read(piece.choice, piece.text, last=bool(piece.finish))
+        if not text and not calls and (logprobs is None or not logprobs["content"]):
             return None
-        return {**_delta(piece.choice, {"content": piece.text}), "logprobs": logprobs}
+        said: dict[str, Any] = {"tool_calls": calls} if calls else {}
+        return {**_delta(piece.choice, {"content": text, **said}), "logprobs": logprobs}
 
     def ended(self, piece: Piece) -> dict[str, Any]:
         """How it ended."""
-        return {**_delta(piece.choice, {}), "finish_reason": piece.finish}
+        return {**_delta(piece.choice, {}), "finish_reason": self._finish(piece)}
+
+    def _read(self, choice: int, text: str, *, last: bool) -> tuple[str, list[dict[str, Any]]]:
+        """Text and calls, where calls may be."""
+        return (text, []) if self._readers is None else self._readers[choice].push(text, last=last)
+
+    def _finish(self, piece: Piece) -> str:
+        called = self._readers is not None and self._readers[piece.choice].calls
+        return "tool_calls" if called and piece.finish == "stop" else piece.finish
 
     def _likely(self, parts: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
@@ -156,14 +172,3 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-
-
-def token_text(voice: Voice, token_id: int) -> str:
-    """One token as text, special tokens by their name."""
-    text = decode(voice.tokenizer, [token_id])
-    return text or str(voice.tokenizer.convert_ids_to_tokens(token_id) or "")
-
-
-def finite(value: float) -> float:
-    """A log-probability that JSON can hold."""
-    return value if math.isfinite(value) else -9999.0

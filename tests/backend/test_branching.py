@@ -12,7 +12,7 @@ from backend import branching
 from backend.branching import branch, changed_config
 from backend.core.optimizer import default_learning_rate
 from backend.errors import RunError
-from backend.inferencer import run_config
+from backend.model_source import run_config
 from backend.reports import Progress, RunStatus
 from backend.run_dir import RunDir
 from backend.trainer_main import run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,45 @@ def test_no_model_there(tmp_path: Path) -> None:
 
 def test_the_configuration_of_a_run(trained: RunDir, learner: Path) -> None:
     assert run_config(trained).model.model_name_or_path == str(learner)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+        lambda path: path.write_bytes(b""),
+        Path.unlink,
+    ],
+    ids=["truncated", "one bit", "empty", "gone"],
+)
+@pytest.mark.parametrize("where", ["adapter", "checkpoints/step-000020"])
+def test_damaged_weights(copied: RunDir, harm: Any, where: str) -> None:
+    harm(copied.path / where / "adapter_model.safetensors")
+    step = {"adapter": None}.get(where, 20)
+    with pytest.raises(RunError, match=r"is damaged: adapter_model\.safetensors") as caught:
+        find_model(copied, checkpoint=step)
+    assert caught.value.code == "damaged-checkpoint"
+
+
+def test_a_result_without_its_manifest(copied: RunDir) -> None:
+    (copied.adapter / "manifest.json").unlink()
+    with pytest.raises(RunError, match=r"manifest\.json is missing"):
+        find_model(copied)
+
+
+def test_a_damaged_run_folder(copied: RunDir) -> None:
+    copied.config.write_text("seed: 1\n")
+    with pytest.raises(RunError, match="is damaged") as caught:
+        find_model(copied.path)
+    assert caught.value.code == "damaged-run"
+
+
+def test_w15_the_latest_checkpoint_is_the_one_of_the_highest_step(copied: RunDir) -> None:
+    copied.checkpoint(20).rename(copied.checkpoint(1_000_000))
+    copied.checkpoint(10).rename(copied.checkpoint(999_999))
+    shutil.rmtree(copied.adapter)
+    assert _adapter(copied, checkpoint="latest") == copied.checkpoint(1_000_000)
+    shutil.rmtree(copied.checkpoint(999_999))
+    copied.checkpoint(1_000_000).rename(copied.checkpoint(20))
+    assert _adapter(copied, checkpoint="latest") == copied.checkpoint(20)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -18,16 +19,32 @@ from openai import OpenAI
 from backend.inferencer import Inferencer
 from backend.run_dir import RunDir
 from tests.eventually import eventually
-from tests.runs import child_environment
+from tests.runs import SHORT, child_environment, make_run
 
 TOKEN = "a token of ours"
 CANARY = "canary-5f1e"
 
 
+CALLING = (
+    "{% if tools %}{{ tools | tojson }} as <tool_call>{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TOOL: Any = {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object"}}}
+
+
 @pytest.fixture(scope="module")
-def server(trained: RunDir) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def calling(learner: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run that was not trained, whose template knows tools."""
+    changes = SHORT | {"model.chat_template": CALLING}
+    return make_run(tmp_path_factory.mktemp("calling"), learner, rows_file, changes)
+
+
+@pytest.fixture(scope="module")
+def server(trained: RunDir, calling: RunDir) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A served root behind a token; yields its address and its process."""
-    command = [sys.executable, "-m", "backend.cli", "serve", str(trained.path), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "backend.cli", "serve", str(trained.path), str(calling.path)]
+    command += ["--port", "0", "--json"]
     environment = child_environment(TUNESMITH_SERVER_TOKEN=TOKEN, SOME_SECRET=CANARY)
     with subprocess.Popen(
         [*command, "--root", str(trained.path.parent)],
@@ -84,6 +101,39 @@ def test_stream(client: OpenAI, trained: RunDir) -> None:
     assert len([text for text in said if text]) > 3
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 3
+
+
+def test_calls_of_tools(client: OpenAI, calling: RunDir) -> None:
+    """The model is held to a call, and says it like any other text."""
+    said = 'Well. <tool_call>{"name": "weigh", "arguments": {"food": "ham"}}</tool_call>'
+    asked: dict[str, Any] = {
+        "model": f"{calling.id}@base", "messages": _user("hi"), "tools": [TOOL], "tool_choice": "auto",
+        "extra_body": {"structured_outputs": {"choice": [said]}},
+    }  # fmt: skip
+    choice = client.chat.completions.create(**asked).choices[0]
+    chunks = [chunk.choices[0] for chunk in client.chat.completions.create(**asked, stream=True)]
+    plain = client.chat.completions.create(**asked | {"tool_choice": "none"}).choices[0]
+
+    (call,) = choice.message.tool_calls or ()
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Well.")
+    assert (call.type, call.function.name, call.function.arguments) == (
+        "function",
+        "weigh",
+        '{"food": "ham"}',
+    )
+    (streamed,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert streamed.function is not None
+    assert (streamed.index, streamed.function.arguments) == (0, call.function.arguments)
+    assert "".join(chunk.delta.content or "" for chunk in chunks) == "Well."
+    assert chunks[-1].finish_reason == "tool_calls"
+    assert (plain.finish_reason, plain.message.content, plain.message.tool_calls) == ("stop", said, None)
+
+
+def test_embeddings(client: OpenAI, trained: RunDir) -> None:
+    """The client asks for base64 by itself, and decodes it."""
+    made = client.embeddings.create(model=trained.id, input=["food pork", "hello"])
+    assert [len(each.embedding) for each in made.data] == [32, 32]
+    assert sum(value * value for value in made.data[0].embedding) == pytest.approx(1)
 
 
 def test_abort_ends_the_work(client: OpenAI, server: tuple[str, subprocess.Popen[str]]) -> None:
@@ -153,11 +203,11 @@ def test_200_at_once_are_never_crossed(client: OpenAI, trained: RunDir) -> None:
     asked = [
         (name, text) for name in (trained.id, "base") for text in ("test input", "food pork", "x", "hello")
     ]
-    alone = {(name, text): _say(client, name, text, max_tokens=16) for name, text in asked}
+    alone = {(name, text): _say(client, name, text, max_tokens=5) for name, text in asked}
 
     with ThreadPoolExecutor(200) as pool:
         wanted = [asked[number % len(asked)] for number in range(200)]
-        said = list(pool.map(lambda one: _say(client, *one, max_tokens=16), wanted))
+        said = list(pool.map(lambda one: _say(client, *one, max_tokens=5), wanted))
 
     assert said == [alone[one] for one in wanted]
 

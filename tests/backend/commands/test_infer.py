@@ -171,13 +171,17 @@ class TestEvaluating:
         self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         other = write_rows(
-            tmp_path / "other.jsonl", [ROWS[0], ROWS[6], {"prompt": "food ham", "completion": "x"}]
+            tmp_path / "other.jsonl",
+            [
+                ROWS[0],
+                ROWS[6],
+                *({"prompt": text, "completion": "x"} for text in ("food ham", "word " * 600)),
+            ],
         )
         assert main(["evaluate", name, "--data", str(other), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["exact_match"] == {
-            "base": 0.0,
-            "tuned": pytest.approx(2 / 3),
-        }
+        told = json.loads(capsys.readouterr().out)
+        assert told["exact_match"] == {"base": 0.0, "tuned": 0.5}
+        assert (told["rows"], told["unanswered"]) == (4, 1)
         assert main(["evaluate", name, "--data", str(other), "--rows", "2", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["exact_match"]["tuned"] == 1.0
 

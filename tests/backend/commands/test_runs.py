@@ -10,9 +10,9 @@ import pytest
 
 from backend.cli import main
 from backend.commands.runs import summary_record
-from backend.inferencer import run_config
 from backend.manager import process_manager
 from backend.manager.run_summary import summarise
+from backend.model_source import run_config
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.trainer_main import run as carry_out

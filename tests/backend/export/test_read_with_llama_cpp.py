@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from backend.export.forms import write_form
-from backend.export.panel import Panel, PanelRow, plain_ids
+from backend.export.panel import Panel, PanelRow
 from backend.export.readers import read_back
+from backend.voice import text_ids
 from tests.backend.export.conftest import Asked, ask
 from tests.backend.export.results import finished
 
@@ -44,7 +45,7 @@ def test_a_text_is_continued_without_a_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["<|im_start|> 12  34", "ünï\n\n x"])
 def test_plain_texts_are_cut_alike(text: str, llama: Asked, tmp_path: Path) -> None:
     tokenizer = llama.trained.tokenizer
-    ids = plain_ids(tokenizer, text)
+    ids = text_ids(tokenizer, text)
     panel = Panel([PanelRow("p", None, text, None, "", ids)], [], 1)
     answers = [replace(llama.answers[0], ids=[1], logprobs=None)]
     assert read_back("llama_cpp", gguf_of(llama, tmp_path), panel, answers).rows[0]["prompt_ids"] == ids

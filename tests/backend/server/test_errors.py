@@ -24,12 +24,17 @@ SECRET = "/somewhere/private/model"
     ],
 )  # fmt: skip
 def test_what_is_told_of_one_of_ours(error: TunesmithError, status: int, param: str, shown: str) -> None:
-    told = translated(error)
+    told = translated(error, prompt="messages")
 
     assert (told.status, told.param) == (status, param)
     assert shown in told.message
     assert SECRET not in str(told.body())
     assert told.body()["error"]["code"] == error.code.replace("-", "_")
+
+
+def test_an_error_about_a_prompt_names_the_field_it_came_in() -> None:
+    error = InferenceError("It is empty.", remedy="Write.", code="empty-prompt")
+    assert translated(error, prompt="input").param == "input"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ VIEW, COMPARE = "/tunesmith/v1/token-view", "/tunesmith/v1/compare"
     ("path", "fields", "param"),
     [
         (VIEW, {"prompt": "a", "answer": "word " * MAX_ANSWER_TOKENS}, "answer"),
-        (VIEW, {"prompt": "word " * 600}, "messages"),
+        (VIEW, {"prompt": "word " * 600}, "prompt"),
+        (VIEW, {"messages": [{"role": "user", "content": "word " * 600}]}, "messages"),
         (VIEW, {"prompt": "a", "max_tokens": MAX_ANSWER_TOKENS + 1}, "max_tokens"),
         (VIEW, {"prompt": "a", "top": 21}, "top"),
         (VIEW, {"prompt": "a", "against": "base"}, "against"),

@@ -27,6 +27,7 @@ def _schema(path: str, method: str = "post") -> dict[str, Any]:
         ("/v1/chat/completions", {"messages": QUESTION}),
         ("/v1/completions", TEXT),
         ("/v1/completions", {**TEXT, "logprobs": 2}),
+        ("/v1/embeddings", {"input": ["hello", "world"]}),
         ("/tunesmith/v1/token-view", {"messages": QUESTION}),
         ("/tunesmith/v1/compare", {"prompt": "test input", "max_tokens": 4}),
     ],
@@ -57,4 +58,10 @@ def test_every_reference_leads_somewhere() -> None:
     names = set(re.findall(r"#/components/schemas/(\w+)", str(DOCUMENT)))
 
     assert names <= set(DOCUMENT["components"]["schemas"])
-    assert {"ChatRequest", "CompletionRequest", "TokenViewRequest", "CompareRequest", "Error"} <= names
+    assert {
+        "ChatRequest",
+        "CompletionRequest",
+        "EmbeddingRequest",
+        "TokenViewRequest",
+        "CompareRequest",
+    } <= names

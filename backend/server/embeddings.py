@@ -1,0 +1,47 @@
+"""Texts as vectors, by any model that is served."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from backend.core.embedding import embed_text
+from backend.server.answers import Service
+from backend.server.errors import ApiError
+from backend.server.schemas import EmbeddingRequest
+from backend.server.wording import usage
+
+MAX_TEXT_TOKENS = 2048
+"""Longest text, in tokens: it is read at once, and the answers being written wait for it."""
+
+
+async def embed(service: Service, request: EmbeddingRequest) -> dict[str, Any]:
+    """One vector for each text, in order. Raises ApiError."""
+    source, voice = await service.model(request.model)
+    texts = request.texts
+    rendered = await service.aside(lambda: [voice.render_text(text) for text in texts], prompt="input")
+    for place, ids in enumerate(rendered):
+        if len(ids) > MAX_TEXT_TOKENS:
+            param = "input" if isinstance(request.input, str) else f"input.{place}"
+            said = f"{param}: It has {len(ids)} tokens, and at most {MAX_TEXT_TOKENS} can be embedded."
+            raise ApiError(400, said, code="text_too_long", param=param)
+    found = []
+    for place, ids in enumerate(rendered):
+        vector = await service.wait(service.engine.compute((source, 1.0), partial(embed_text, ids=ids)))
+        encoded = vector if request.encoding_format == "float" else _base64(vector)
+        found.append({"object": "embedding", "index": place, "embedding": encoded})
+    cost = usage(sum(map(len, rendered)), 0)
+    return {
+        "object": "list",
+        "model": request.model,
+        "data": found,
+        "usage": {name: cost[name] for name in ("prompt_tokens", "total_tokens")},
+    }
+
+
+def _base64(vector: Sequence[float]) -> str:
+    """Little-endian float32, as OpenAI's clients read it."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
