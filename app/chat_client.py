@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.views.text import title_of
 from backend.errors import InferenceError
 
 TIMEOUT_SECONDS = 600.0
@@ -31,8 +32,8 @@ class ServedModel:
 
     @property
     def title(self) -> str:
-        """The name that the person gave, or the id."""
-        return self.name or self.id
+        """What it is called: the name that the person gave, or its id without the date. The server names all."""
+        return title_of(self.id, "" if self.name == self.id else self.name)
 
 
 class ChatClient:

@@ -147,7 +147,7 @@ class Commands:
 
     def start(self, words: Sequence[str], version: str, timeout_seconds: float) -> Command:
         """The command, started unless it runs already or its answer is known."""
-        key = hashlib.sha256("\0".join([*words, version]).encode()).hexdigest()
+        key = _key(words, version)
         with self._guard:
             if key not in self._kept:
                 self._kept[key] = Command(words, timeout_seconds)
@@ -160,16 +160,19 @@ class Commands:
         with self._guard:
             return [command for command in self._kept.values() if command.answer is None]
 
-    def forget(self, command: Command) -> None:
+    def forget(self, words: Sequence[str], version: str) -> None:
         """Let the same words be run again."""
         with self._guard:
-            for key in [key for key, kept in self._kept.items() if kept is command]:
-                del self._kept[key]
+            self._kept.pop(_key(words, version), None)
 
     def _forget(self) -> None:
         done = [key for key, kept in self._kept.items() if kept.answer is not None]
         for key in done[: max(0, len(self._kept) - KEPT)]:
             del self._kept[key]
+
+
+def _key(words: Sequence[str], version: str) -> str:
+    return hashlib.sha256("\0".join([*words, version]).encode()).hexdigest()
 
 
 @st.cache_resource(show_spinner=False)
@@ -214,7 +217,7 @@ def show_failure(answer: Answer, *, words: Sequence[str] = (), version: str = ""
     ]
     st.error("\n\n".join(plain(each, 600) for each in listed), icon=":material/error:")
     if words and st.button("Try again", key=f"again {' '.join(words)}", icon=":material/refresh:"):
-        commands().forget(commands().start(words, version, TIMEOUT_SECONDS))
+        commands().forget(words, version)
         st.rerun()
 
 

@@ -33,11 +33,12 @@ def draw_mending(
         st.session_state["mending"] = asked
     if st.session_state.get("mending") != asked:
         return
-    looked = ask("Working out what would change", [*words, *flags, "--dry-run"], version=version)
+    look = [*words, *flags, "--dry-run"]
+    looked = ask("Working out what would change", look, version=version)
     if looked is None:
         return
     if not looked.ok:
-        show_failure(looked)
+        show_failure(looked, words=look, version=version)
         return
     if "fixed" not in looked.value:
         st.info("These change nothing.", icon=":material/info:")
@@ -83,7 +84,7 @@ def _write(words: Sequence[str], version: str, take: Callable[[str], None]) -> N
     if answer is None:
         return
     if not answer.ok:
-        show_failure(answer)
+        show_failure(answer, words=words, version=version)
         return
     fixed = answer.value["fixed"]
     left = "Something is still to be mended by hand." if fixed["blocks"] else "Nothing in it blocks a run."

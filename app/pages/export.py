@@ -76,10 +76,15 @@ def _new() -> None:
             left.selectbox("Precision", form.precisions, key=f"precision {target}") if form.precisions else ""
         )
         rows = right.number_input("Rows to compare on", 0, 1000, 32, help="0 compares nothing: never green.")
+        best = st.toggle(
+            "The best checkpoint in place of the result",
+            help="The one with the lowest held-out loss. Where the last steps did harm, it answers better.",
+        )
         if st.button("Export and check", type="primary", icon=":material/ios_share:"):
-            out = target_folder(studio().root, run, target, precision)
+            out = target_folder(studio().root, f"{run}-best" if best else run, target, precision)
             words = ["export", str(finished[run].path), "--to", target, "--out", str(out), f"--rows={rows}"]
-            st.session_state["exporting"] = [*words, *([form.flag, precision] if precision else [])]
+            words += [form.flag, precision] if precision else []
+            st.session_state["exporting"] = [*words, *(["--checkpoint", "best"] if best else [])]
     _at_work()
 
 

@@ -43,11 +43,13 @@ def _ways_in() -> None:
     with new:
         st.markdown("**Train on your own data**")
         st.caption("A file of questions and answers, a model, and the settings that matter. All explained.")
-        st.page_link("pages/new_run.py", label="New run", icon=":material/add_circle:")
+        if st.button("New run", icon=":material/add_circle:", key="new"):
+            st.switch_page("pages/new_run.py")
     with use:
         st.markdown("**Open a model**")
-        st.caption("Talk to a tuned model, see it beside its base, or take it with you.")
-        st.page_link("pages/playground.py", label="Playground", icon=":material/chat:")
+        st.caption("Talk to a tuned model, see it beside its base, ask how sure it is, or take it with you.")
+        if st.button("Playground", icon=":material/chat:", key="open"):
+            st.switch_page("pages/playground.py")
 
 
 def _runs() -> None:

@@ -183,7 +183,7 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
         known = settings()
         named = [known[each.field].label if each.field in known else each.field for each in problems]
         fields = ", ".join(named) or "what is marked in red"
-        st.caption(f"First mend {plain(fields, 300)}.")
+        st.caption(f"Still missing or wrong: {plain(fields, 300)}.")
     if config is not None and (now or later):
         with told():
             run = begin(studio(), config, queue=later)
@@ -193,6 +193,9 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
 def _equivalent(config: RunConfig | None) -> None:
     with st.expander("The same as a file and as a command", expanded=True):
         st.caption("Everything this page does can be done without it.")
+        if not typed():
+            st.caption("Both appear here with your first choice.")
+            return
         st.code(command_line(typed()), language=None, wrap_lines=True)
         text = (
             config_yaml(config) if config else yaml.safe_dump(apply_overrides({}, typed()), sort_keys=False)
@@ -200,7 +203,7 @@ def _equivalent(config: RunConfig | None) -> None:
         st.download_button(
             "Save as run.yaml", text, "run.yaml", "application/yaml", icon=":material/download:"
         )
-        with st.container(height=320, border=False):
+        with st.container(height=320 if config else "content", border=False):
             st.code(text, language=None, wrap_lines=True)
 
 

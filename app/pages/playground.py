@@ -18,14 +18,14 @@ from app.studio import studio
 from app.views.cards import draw_nothing_yet
 from app.views.chat import draw_alternatives, draw_messages, draw_prompt, draw_side, draw_sureness
 from app.views.table import draw_table
-from app.views.text import plain, title_of
+from app.views.text import plain
 from backend.errors import InferenceError
 from backend.run_dir import RunDir
 from backend.utils.file_utils import UnsafeNameError, safe_join
 from backend.utils.jsonl_utils import last_records
 
 _AT_ONCE = 4
-_SUGGESTED = 4
+_SUGGESTED = 3
 
 
 def _server() -> ChatClient | None:
@@ -40,8 +40,10 @@ def _server() -> ChatClient | None:
                     manager().stop()
                 st.rerun()
         return client(found.url)
-    draw_nothing_yet("Nobody answers yet", "The inference server loads models when they are first asked.")
-    if st.button("Start the server", type="primary", icon=":material/play_arrow:"):
+    draw_nothing_yet("Nobody answers yet", "A server answers; it loads a model when that is first asked.")
+    with st.container(horizontal_alignment="center"):
+        pressed = st.button("Start the server", type="primary", icon=":material/play_arrow:")
+    if pressed:
         with told(), st.spinner("Starting the inference server"):
             manager().start()
             st.rerun()
@@ -57,7 +59,7 @@ def _choose_model(models: Sequence[ServedModel]) -> tuple[str, dict[str, Any]]:
         "Model",
         ids,
         ids.index(wanted) if wanted in by_id else min(1, len(ids) - 1),
-        format_func=lambda one: title_of(one, by_id[one].name),
+        format_func=lambda one: by_id[one].title,
         key="chat model",
     )
     name, options = model, dict[str, Any]()
@@ -106,11 +108,10 @@ def _before_the_first_word(model: str) -> None:
     prompts = _suggestions(model.partition("@")[0])
     advice = "Write to it below" + (", or ask what it was never trained on:" if prompts else ".")
     draw_nothing_yet("What will it say?", advice)
-    with st.container(horizontal=True, horizontal_alignment="center", gap="small"):
-        for number, prompt in enumerate(prompts):
-            st.button(
-                plain(prompt, 60), key=f"suggested {number}", on_click=_suggest, args=(prompt,), wrap=True
-            )
+    for number, prompt in enumerate(prompts):
+        words = plain(prompt, 160)
+        key = f"suggested {number}"
+        st.button(words, key=key, on_click=_suggest, args=(prompt,), width="stretch", wrap=True)
 
 
 def _suggest(prompt: str) -> None:

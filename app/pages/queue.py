@@ -61,7 +61,8 @@ def _entry(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[Run
                 RUN_PAGE, label=f"**{plain(title, 60)}**", query_params={"run": run.id}, width="content"
             )
             draw_badge(HELD if ticket.hold else FACES[RunStatus.QUEUED])
-            st.caption(f"since {ago(ticket.queued)} · priority {ticket.priority}", width="content")
+            priority = f" · priority {ticket.priority}" if ticket.priority else ""
+            st.caption(f"queued {ago(ticket.queued)}{priority}", width="content")
         if ticket.note:
             st.warning(plain(ticket.note, 400))
         _moves(place, run, ticket, waiting)
@@ -71,7 +72,7 @@ def _moves(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[Run
     """The buttons of one entry; names for the ear say which run they mean."""
     queue = studio().queue
     before, behind = waiting[:place], waiting[place + 1 :]
-    with st.container(horizontal=True, gap="xsmall"):
+    with st.container(horizontal=True, gap="medium"):
         if _button("Earlier", "arrow_upward", run, not before):
             _do(lambda: queue.change(run, before=before[-1][0]))
         if _button("Later", "arrow_downward", run, not behind):

@@ -19,8 +19,8 @@ def draw_duplicates(found: Mapping[str, Any]) -> None:
         st.success("Every row says something of its own.", icon=":material/check_circle:")
         return
     st.caption(
-        f"{counted(exact['repeats'], 'row')} of {found['rows']:,} say word for word what an earlier one says, and "
-        f"{counted(near['repeats'], 'row')} nearly. Capitals, spaces and end marks make no difference."
+        f"Repeats among {counted(found['rows'], 'row')}: {exact['repeats']:,} word for word, "
+        f"{near['repeats']:,} nearly. Capitals, spaces and end marks make no difference."
     )
     for kind, badge, icon in ((exact, "{} times", "content_copy"), (near, "{} alike", "compare")):
         for group in kind["shown"]:

@@ -12,6 +12,8 @@ from tests.app.answering import Answering
 
 ASKED = [{"role": "user", "content": "food pork"}]
 
+RUN = "20261122-171102-food-6fff"
+
 
 @pytest.fixture
 def server() -> Iterator[Answering]:
@@ -27,6 +29,7 @@ def client(server: Answering) -> ChatClient:
 def test_models_with_their_names_and_checkpoints(client: ChatClient) -> None:
     assert client.models() == [ServedModel("base"), ServedModel("run-1", "foods", "tiny", (10, 20))]
     assert [model.title for model in client.models()] == ["base", "foods"]
+    assert ServedModel(RUN, RUN).title == "food-6fff"
 
 
 def test_an_answer_and_what_was_sent_for_it(client: ChatClient, server: Answering) -> None:

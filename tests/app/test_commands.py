@@ -76,7 +76,7 @@ def test_the_same_question_is_asked_once_until_it_changes() -> None:
     assert kept.start(["runs", "queue", "list"], "a", PATIENCE) is first
     other = kept.start(["runs", "queue", "list"], "b", PATIENCE)
     assert other is not first
-    kept.forget(first)
+    kept.forget(["runs", "queue", "list"], "a")
     again = kept.start(["runs", "queue", "list"], "a", PATIENCE)
     assert again is not first
     for command in (first, other, again):

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import commands
 from app.uploads import kept_files
 from tests.app.waiting import press, texts
 from tests.runs import write_rows
@@ -57,9 +56,11 @@ def test_a_copy_is_written_once_however_often_one_presses(app: AppTest, root: Pa
     assert "&amp;" not in kept_files(root)[0].read_text()
 
 
-def test_what_goes_wrong_is_said(app: AppTest, root: Path) -> None:
+def test_what_goes_wrong_is_said_and_can_be_tried_again(app: AppTest, root: Path) -> None:
     press(app, "Show what would change")
     (root / "data").write_text("in the way")
     press(app, "Write the mended copy")
     assert app.error
-    assert commands.commands().at_work() == []
+    (root / "data").unlink()
+    press(app, "Try again")
+    assert len(kept_files(root)) == 1

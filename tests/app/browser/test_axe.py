@@ -77,7 +77,7 @@ def test_rows_with_all_their_problems(look: Callable[[str], Page], furnished: Fu
     page.get_by_role("button", name="Write the mended copy").wait_for()
     assert findings(settled(page)) == []
     page.get_by_text("Duplicates", exact=True).click()
-    page.get_by_text("say word for word").wait_for()
+    page.get_by_text("Repeats among").wait_for()
     assert findings(settled(page)) == []
 
 

@@ -71,7 +71,7 @@ def test_what_stands_twice(open_page: OpenPage, source: Path) -> None:
     settled(app)
     app.radio(key="data view").set_value("Duplicates").run()
     said = texts(settled(app))
-    assert "1 row of 4 say word for word what an earlier one says" in said
+    assert "Repeats among 4 rows: 1 word for word, 0 nearly." in said
     assert "user: food pork\nassistant: meat" in said
 
 

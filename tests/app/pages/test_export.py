@@ -49,6 +49,10 @@ def test_the_command_says_what_was_chosen(
     words = ["export", str(run.path), "--to", "merged", "--out", str(out), "--rows=32", "--dtype", "float16"]
     assert list(app.session_state["exporting"]) == words
     assert module.commands().at_work() == []
+    app.toggle[0].set_value(True).run()
+    press(app, "Export and check")
+    best = [*words[:5], str(exports_folder(root) / f"{run.id}-best-merged-float16"), *words[6:]]
+    assert list(app.session_state["exporting"]) == [*best, "--checkpoint", "best"]
 
 
 def test_an_export_with_its_certificate_files_and_card(open_page: OpenPage, root: Path) -> None:

@@ -45,6 +45,13 @@ def test_only_the_latest_are_recent(open_page: OpenPage, runs: Runs) -> None:
     assert "All 9 runs" in texts(home)
 
 
+@pytest.mark.parametrize(("key", "title"), [("new", "New run"), ("open", "Playground")])
+def test_the_other_ways_in(open_page: OpenPage, key: str, title: str) -> None:
+    home = open_page("home")
+    home.button(key=key).click().run()
+    assert home.title[0].value == title
+
+
 def test_what_the_machine_has(open_page: OpenPage) -> None:
     assert [one.label for one in open_page("home").metric][:4] == ["Processor", "Memory", "Disk", "GPU"]
 

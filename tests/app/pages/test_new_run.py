@@ -54,11 +54,12 @@ def steps(app: AppTest) -> int:
 def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> None:
     app = open_page("new_run")
     assert not app.error
-    assert "First mend Training data." in unescaped(texts(app))
+    assert "Still missing or wrong: Training data." in unescaped(texts(app))
     assert [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}] == [
         True
     ] * 2
     assert "135 M parameters · Apache" in texts(app).replace("\\", "")
+    assert not app.code
 
 
 def test_a_model_that_is_here_is_chosen_from_a_list(
@@ -85,7 +86,7 @@ def test_problems_stand_beside_their_fields(open_page: OpenPage, data: Path, tin
     app = filled(open_page, data, tiny_folder)
     widget(app, "training.learning_rate").set_value("-1").run()
     assert any("-1" in each.value.replace("\\", "") for each in app.error)
-    assert "First mend Learning rate." in unescaped(texts(app))
+    assert "Still missing or wrong: Learning rate." in unescaped(texts(app))
     widget(app, "training.learning_rate").set_value("").run()
     assert not settled(app).error
 

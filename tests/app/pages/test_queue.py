@@ -48,6 +48,10 @@ def test_the_order_is_that_of_the_start(open_page: OpenPage, runs: Runs, three: 
     shown = [link.proto.label for link in page.get("page_link") if "-" in link.proto.label]
     assert [name.strip("*").split("\\")[0] for name in shown] == ["urgent", "first", "second", "third"]
     assert order(runs) == [urgent, *three]
+    assert [each for each in texts(page) if each.startswith("queued")] == [
+        "queued just now · priority 1",
+        *["queued just now"] * 3,
+    ]
 
 
 @pytest.mark.parametrize(

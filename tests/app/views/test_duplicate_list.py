@@ -46,5 +46,5 @@ def test_equal_rows_are_shown_once_and_near_ones_all() -> None:
     assert "r:3, r:4, …" not in said
     assert "7 times" in said
     assert "2 alike" in said
-    assert "6 rows of 2,000 say word for word" in said
+    assert "Repeats among 2,000 rows: 6 word for word, 4 nearly." in said
     assert "… and 3 smaller groups." in said
