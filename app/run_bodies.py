@@ -22,6 +22,7 @@ from backend.reports import RunStatus
 from backend.utils.jsonl_utils import last_records
 
 SHOWN_LINES = 300
+SMALL_POINTS = 300
 SHOWN_SAMPLES = 720
 _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 
@@ -34,10 +35,13 @@ def draw_curves(chosen: Chosen) -> None:
         loss = {"training": line(scalars, "train/loss", view), "held-out": line(scalars, "eval/loss", raw)}
         faint = {"training": line(scalars, "train/loss", raw)} if view.smoothing else {}
         small = {
-            "Learning rate": line(scalars, "train/learning_rate", raw),
-            "Gradient norm": line(scalars, "train/grad_norm", view),
-            "Tokens a second": line(scalars, "train/tokens_per_second", view),
-            "Exact match": line(scalars, "eval/exact_match", raw),
+            title: line(scalars, tag, replace(view, smoothing=smoothing, limit=SMALL_POINTS))
+            for title, tag, smoothing in (
+                ("Learning rate", "train/learning_rate", 0.0),
+                ("Gradient norm", "train/grad_norm", view.smoothing),
+                ("Tokens a second", "train/tokens_per_second", view.smoothing),
+                ("Exact match", "eval/exact_match", 0.0),
+            )
         }
     if not loss["training"].x and not loss["held-out"].x:
         st.caption("The first curve appears with the first step.")

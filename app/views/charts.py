@@ -48,7 +48,9 @@ def draw_lines(
     ]
     columns = list(zip(*records, strict=True)) or [(), (), (), ()]
     data = arrow_table(dict(zip(("x", "y", "series", "kind"), columns, strict=True)))
-    spec = _spec(list(lines), title=title, unit=unit, log=log, height=height, colours=colours)
+    spec = _spec(
+        list(lines), title=title, unit=unit, log=log, height=height, colours=colours, faint=bool(faint)
+    )
     st.vega_lite_chart(data, spec, key=key, alt=describe(lines, title, unit, factor))
 
 
@@ -82,7 +84,7 @@ def _unit(axis: str, lines: Mapping[str, Line]) -> tuple[float, str]:
 
 
 def _spec(
-    names: list[str], *, title: str, unit: str, log: bool, height: int, colours: Sequence[str]
+    names: list[str], *, title: str, unit: str, log: bool, height: int, colours: Sequence[str], faint: bool
 ) -> dict[str, Any]:
     x: dict[str, Any] = {
         "field": "x",
@@ -112,28 +114,32 @@ def _spec(
     line = {"type": "line", "interpolate": "linear", "strokeJoin": "round"}
     zoom = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
     hover = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
+    solid = [{"filter": "datum.kind == 'line'"}] if faint else []  # an expression a point: only where needed
+    layers = [
+        {
+            "transform": solid,
+            "params": [{"name": "zoom", "select": zoom, "bind": "scales"}],
+            "mark": {**line, "strokeWidth": 2},
+        },
+        {
+            "transform": solid,
+            "params": [{"name": "hover", "select": hover}],
+            "mark": {"type": "point", "filled": True, "size": 60},
+            "encoding": {
+                "tooltip": tooltip,
+                "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
+            },
+        },
+    ]
+    if faint:
+        behind = {
+            "transform": [{"filter": "datum.kind == 'faint'"}],
+            "mark": {**line, "strokeWidth": 1, "opacity": 0.28},
+        }
+        layers.insert(0, behind)
     return {
         "title": {"text": title, "anchor": "start", "fontSize": 14, "offset": 8},
         "height": height,
         "encoding": {"x": x, "y": y, "color": series},
-        "layer": [
-            {
-                "transform": [{"filter": "datum.kind == 'faint'"}],
-                "mark": {**line, "strokeWidth": 1, "opacity": 0.28},
-            },
-            {
-                "transform": [{"filter": "datum.kind == 'line'"}],
-                "params": [{"name": "zoom", "select": zoom, "bind": "scales"}],
-                "mark": {**line, "strokeWidth": 2},
-            },
-            {
-                "transform": [{"filter": "datum.kind == 'line'"}],
-                "params": [{"name": "hover", "select": hover}],
-                "mark": {"type": "point", "filled": True, "size": 60},
-                "encoding": {
-                    "tooltip": tooltip,
-                    "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
-                },
-            },
-        ],
+        "layer": layers,
     }

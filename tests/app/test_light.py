@@ -32,7 +32,7 @@ for page, query in addresses:
     app.query_params.update(query)
     app.run()
     assert not app.exception, (page, query, app.exception[0].message)
-heavy = ("torch", "transformers", "peft", "datasets", "tensorflow")
+heavy = ("torch", "transformers", "peft", "datasets", "tensorflow", "pandas", "altair")
 print("LOADED", [name for name in heavy if name in sys.modules])
 """
 

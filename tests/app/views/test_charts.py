@@ -37,6 +37,14 @@ def test_every_point_is_there_once() -> None:
     assert [row["y"] for row in found[:3]] == CURVE.y
 
 
+def test_the_browser_sorts_points_only_where_there_are_two_kinds() -> None:
+    alone = json.loads(drawn({"training": CURVE}).spec)["layer"]
+    both = json.loads(drawn({"training": CURVE}, faint={"training": CURVE}).spec)["layer"]
+    assert [layer["transform"] for layer in alone] == [[], []]
+    kinds = [layer["transform"][0]["filter"] for layer in both]
+    assert kinds == ["datum.kind == 'faint'", "datum.kind == 'line'", "datum.kind == 'line'"]
+
+
 def test_a_log_scale_leaves_out_what_has_no_logarithm() -> None:
     chart = drawn({"a": Line([1.0, 2.0, 3.0], [-1.0, 0.0, 0.5])}, log=True)
     assert [row["y"] for row in rows(chart)] == [0.5]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,19 +37,3 @@ def test_a_column_of_several_kinds_is_text(odd: object) -> None:
 
 def test_whole_numbers_beyond_64_bits_are_text() -> None:
     assert arrow_table({"a": [1, 10**30]})["a"].to_pylist() == ["1", str(10**30)]
-
-
-def test_nothing_heavy_is_loaded_for_it() -> None:
-    script = """
-import sys
-from app.views.charts import draw_lines
-from app.views.table import draw_table
-from backend.manager.curves import Line
-draw_table([{"a": 1}])
-draw_lines({"a": Line([1.0], [1.0])}, title="Loss", axis="step", key="loss")
-print(sorted({"pandas", "altair"} & set(sys.modules)))
-"""
-    child = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert child.stdout.splitlines()[-1] == "[]"
