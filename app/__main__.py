@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 from pathlib import Path
 
 MAIN = Path(__file__).with_name("main.py")
+_WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 
 
 def main() -> None:
@@ -16,7 +19,14 @@ def main() -> None:
     # Else an address that is opened before any other would draw its file alone, without the navigation.
     PagesManager.uses_pages_directory = False
     sys.argv = ["streamlit", "run", str(MAIN), *sys.argv[1:]]
+    threading.Thread(target=_load_what_pages_want, name="load", daemon=True).start()
     streamlit()
+
+
+def _load_what_pages_want() -> None:
+    """Load it while the browser is on its way; otherwise the first page of each kind would wait half a second."""
+    for name in _WANTED_SOON:
+        importlib.import_module(name)
 
 
 if __name__ == "__main__":

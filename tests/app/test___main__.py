@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import threading
 from unittest.mock import create_autospec
 
 import pytest
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.web import cli
 
+import app.__main__
 from app.__main__ import MAIN, main
 
 
-def test_it_serves_our_navigation_with_the_options_given(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def warmed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set once something has been loaded beside the server."""
+    loaded = threading.Event()
+    fake = create_autospec(app.__main__._load_what_pages_want, side_effect=loaded.set)
+    monkeypatch.setattr(app.__main__, "_load_what_pages_want", fake)
+    return loaded
+
+
+def test_it_serves_our_navigation_with_the_options_given(
+    monkeypatch: pytest.MonkeyPatch, warmed: threading.Event
+) -> None:
     served = create_autospec(cli.main)
     monkeypatch.setattr(cli, "main", served)
     monkeypatch.setattr(PagesManager, "uses_pages_directory", True)
@@ -22,3 +36,17 @@ def test_it_serves_our_navigation_with_the_options_given(monkeypatch: pytest.Mon
     assert sys.argv == ["streamlit", "run", str(MAIN), "--server.port=1"]
     assert MAIN.is_file()
     assert PagesManager.uses_pages_directory is False
+    assert warmed.wait(10)
+
+
+def test_what_pages_want_is_loaded_and_nothing_heavy() -> None:
+    script = """
+import sys
+from app.__main__ import _load_what_pages_want
+_load_what_pages_want()
+print(sorted({"pyarrow", "app.run_bodies", "pandas", "torch"} & set(sys.modules)))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert child.stdout.splitlines()[-1] == "['app.run_bodies', 'pyarrow']"
