@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads do not spin while others work
 
 import contextlib
 import importlib.util
