@@ -73,7 +73,6 @@ def open_page(root: Path) -> OpenPage:
 
     def open_(name: str, **query: str) -> AppTest:
         app = AppTest.from_file(MAIN, default_timeout=PATIENCE_SECONDS)
-        app.run()
         app.switch_page(f"pages/{name}.py")
         app.query_params.update(query)
         return app.run()
