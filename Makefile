@@ -36,10 +36,10 @@ shots: $(STAMP) ## Screenshots of every page in both themes and three widths, in
 	$(BIN)/python benchmarks/shots.py shots
 
 test: $(STAMP) ## Run the whole test suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP) ## Run the unit tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backend -m 'not model'
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/backend -m 'not model'
 
 coverage: $(STAMP) ## Branch coverage of backend/ by the unit tests of its rooms; fails below 90 %
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term tests/backend

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: idle threads do not spin while others work
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "passive"
+)  # before torch: idle threads do not spin while others work
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every child compiles all of our modules anew
 
 import contextlib
 import importlib.util
@@ -25,6 +28,15 @@ from tests.tiny import tiny_model_folder
 # A busy machine is no counterexample.
 hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("tunesmith")
+
+_REAL_PARTS = ("tests/app/browser/", "tests/integration/", "tests/faults/")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browsers, servers and trainers first: at the end they would keep one worker busy and the others waiting."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_REAL_PARTS))
+
 
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -65,7 +77,7 @@ def living() -> Living:
 
 
 def _children() -> set[int]:
-    """On Linux from the threads' own lists, in a fraction of a millisecond; elsewhere from the whole process table."""
+    """On Linux from the threads' own lists, in a millisecond; elsewhere from the whole process table."""
     if sys.platform != "linux":
         return {child.pid for child in psutil.Process().children()}
     found: set[int] = set()
