@@ -46,7 +46,8 @@ class Inferencer:
 
     ``source`` is a run (folder or RunDir), a model folder, alias or hub id. ``checkpoint`` picks a step of a run
     ("latest", "best" or a number) instead of its result; ``base=True`` leaves the adapter away; ``strength`` is how
-    much of it counts. Weights are used in float32 on CPU, which is what other readers compare against.
+    much of it counts. Weights are used in float32 on CPU, which is what other readers compare against. A run whose
+    weights are in use cannot be deleted meanwhile.
 
     Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint) and ModelError.
     """
@@ -61,7 +62,7 @@ class Inferencer:
         dtype: str = "float32",
     ) -> None:
         found = find_model(source, checkpoint=checkpoint, base=base)
-        self._base: LoadedBase | None = LoadedBase(found.base, dtype)
+        self._base: LoadedBase | None = LoadedBase(found, dtype)
         self._answer_as(found, strength)
 
     def use(
@@ -271,7 +272,9 @@ class Inferencer:
         return [Answer(text.text, text.finish, tuple(said)) for text, said in zip(texts, tokens, strict=True)]
 
     def close(self) -> None:
-        """Give the model's memory back; the inferencer cannot be used afterwards. Closing twice is harmless."""
+        """Give the model's memory back and let go of its run; it cannot be used then. Closing twice is harmless."""
+        if self._base is not None:
+            self._base.close()
         self._base = None
 
     def __enter__(self) -> Inferencer:

@@ -6,6 +6,7 @@ Nothing is loaded here; the files are found and verified.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,19 @@ from backend.utils.config_utils import parse_yaml
 class ModelSource:
     """Where a model lies: the folder of its ``base`` weights, the ``adapter`` over them, its ``tokenizer``.
 
-    ``chat_template`` is the setting of a run, where its tokenizer still has the template of the base.
+    ``chat_template`` is the setting of a run, where its tokenizer still has the template of the base. ``run`` is the
+    run that trained the weights, where one did.
     """
 
     base: Path
     adapter: Adapter | None
     tokenizer: Path
     chat_template: str | None = None
+    run: RunDir | None = None
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep the run from being deleted while its weights are in use. Raises RunError ``no-such-run``."""
+        return nullcontext() if self.run is None else self.run.hold_for_reading()
 
 
 def find_model(
@@ -54,8 +61,8 @@ def find_model(
         own = (tuned / "tokenizer.json").exists()
         words, template = (tuned, None) if own else (folder, config.model.chat_template)
         if config.tuning.method == "full":
-            return ModelSource(tuned, None, words, template)
-        return ModelSource(folder, Adapter.at(tuned), words, template)
+            return ModelSource(tuned, None, words, template, run)
+        return ModelSource(folder, Adapter.at(tuned), words, template, run)
 
 
 def run_config(run: RunDir) -> RunConfig:

@@ -6,6 +6,7 @@ Rendered by the same room that rendered the training rows, so the model sees the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from backend.core.constraint import Constrainer, Constraint, GrammarMatcher
 from backend.core.device import plan_compute
 from backend.core.generation import check_prompt, context_length
 from backend.core.model_loader import load_base
-from backend.core.shared_base import SharedBase
+from backend.core.shared_base import Adapter, SharedBase
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion, load_tokenizer, stop_token_ids
 from backend.errors import InferenceError
 from backend.model_source import ModelSource
@@ -90,15 +91,25 @@ class Voice:
 
 
 class LoadedBase:
-    """A base model in memory, the adapters over it, and how each is spoken to. One thread may use it at a time."""
+    """The base of ``source`` in memory, the adapters over it, and how each is spoken to.
 
-    def __init__(self, folder: Path, dtype: str = "float32") -> None:
+    The runs whose weights are in memory are held, so that nobody deletes them; ``close`` lets go of them. One thread
+    may use it at a time.
+    """
+
+    def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
         plan = plan_compute(dtype)
         torch.set_float32_matmul_precision(plan.matmul_precision)
-        self.folder = folder
+        self.folder = source.base
         self.lanes = plan.lanes
-        self.shared = SharedBase(load_base(folder, dtype=plan.torch_dtype).to(plan.device).eval())
+        self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
+        self.shared = SharedBase(load_base(source.base, dtype=plan.torch_dtype).to(plan.device).eval())
         self._voices: dict[tuple[Path, str | None], Voice] = {}
+
+    def close(self) -> None:
+        """Let go of the runs; it cannot be used afterwards. Closing twice is harmless."""
+        for held in self._held.values():
+            held.close()
 
     def voice(self, source: ModelSource) -> Voice:
         """How ``source`` is spoken to; models with the same tokenizer and template share it."""
@@ -108,6 +119,18 @@ class LoadedBase:
         return self._voices[key]
 
     def use(self, source: ModelSource, strength: float = 1.0) -> PreTrainedModel:
-        """The model, which answers as ``source`` from now on. Raises as ``SharedBase.use``."""
-        self.shared.use(source.adapter, strength)
+        """The model, which answers as ``source`` from now on. Raises as ``SharedBase.use``, or ``no-such-run``."""
+        if source.adapter not in self._held:
+            self._held[source.adapter] = _hold(source)
+        try:
+            self.shared.use(source.adapter, strength)
+        finally:
+            for gone in self._held.keys() - self.shared.adapters - {None}:
+                self._held.pop(gone).close()
         return self.shared.model
+
+
+def _hold(source: ModelSource) -> ExitStack:
+    held = ExitStack()
+    held.enter_context(source.held())
+    return held

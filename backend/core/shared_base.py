@@ -75,6 +75,11 @@ class SharedBase:
         return self._used
 
     @property
+    def adapters(self) -> set[Adapter]:
+        """Whose weights are kept in memory."""
+        return {adapter for adapter, _ in self._sets}
+
+    @property
     def memory_bytes(self) -> int:
         """Memory of all weights that are held: the base's and those of every kept set."""
         sets = [self._own, *self._sets.values()]

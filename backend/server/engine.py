@@ -49,8 +49,8 @@ class Limits:
 class _Host(LoadedBase):
     """A loaded base, and the rows that are being continued, by what answers."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, source: ModelSource) -> None:
+        super().__init__(source)
         self.groups: dict[Variant, list[Decoding]] = {}
 
 
@@ -93,11 +93,11 @@ class Engine:
 
     def voice(self, source: ModelSource) -> Future[Voice]:
         """How ``source`` is spoken to; its base is loaded when it is not. The future raises TunesmithError."""
-        return self._ask(lambda: self._host(source.base).voice(source))
+        return self._ask(lambda: self._host(source).voice(source))
 
     def compute(self, variant: Variant, work: Callable[[PreTrainedModel], Result]) -> Future[Result]:
         """What ``work`` makes of the model, between two steps."""
-        return self._ask(lambda: work(self._host(variant[0].base).use(*variant)))
+        return self._ask(lambda: work(self._host(variant[0]).use(*variant)))
 
     def _ask(self, work: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()
@@ -136,6 +136,8 @@ class Engine:
             self._metrics.rows.set(len(self._rows))
         self._read_inbox()
         self._fail_all(_CLOSED)
+        for host in self._hosts.values():
+            host.close()
         self._hosts.clear()
 
     def _read_inbox(self) -> None:
@@ -174,7 +176,7 @@ class Engine:
             job = self._waiting.popleft()
             self._left_the_queue()
             try:
-                host = self._host(job.variant[0].base)
+                host = self._host(job.variant[0])
                 prefill = Prefill(host.use(*job.variant), job.prompt)
             except TunesmithError as error:
                 job.listener.deliver([Failure(error)])
@@ -193,8 +195,9 @@ class Engine:
             )
         return job.variant in host.groups or len(host.groups) < KEEP
 
-    def _host(self, folder: Path) -> _Host:
-        """The loaded base, loaded now if need be; an idle one makes room. Raises InferenceError ``busy``."""
+    def _host(self, source: ModelSource) -> _Host:
+        """The base of ``source``, loaded now if need be; an idle one makes room. Raises InferenceError ``busy``."""
+        folder = source.base
         if folder not in self._hosts:
             idle = [
                 name
@@ -206,9 +209,9 @@ class Engine:
                     raise InferenceError(
                         "All loaded models are at work.", remedy="Try again soon.", code="busy"
                     )
-                del self._hosts[idle[0]]
+                self._hosts.pop(idle[0]).close()
             started = time.monotonic()
-            self._hosts[folder] = _Host(folder)
+            self._hosts[folder] = _Host(source)
             self._metrics.loads.inc()
             _log.info("loaded a base model in %.1f s", time.monotonic() - started)
         self._hosts[folder] = self._hosts.pop(folder)  # the newest is last

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backend.core.constraint import Constraint
-from backend.errors import InferenceError, TunesmithError
+from backend.core.shared_base import KEEP
+from backend.errors import InferenceError, RunError, TunesmithError
 from backend.model_source import find_model
+from backend.run_dir import RunDir
 from backend.voice import LoadedBase, Voice
 from tests.runs import SHORT, make_run
 from tests.tiny import tiny_model, tiny_model_folder
@@ -45,7 +49,11 @@ def test_a_template_of_the_run_is_used_for_its_base_as_well(
     tiny_folder: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     made = make_run(tmp_path, tiny_folder, rows_file, SHORT | {"model.chat_template": "alpaca"})
-    loaded, run, plain = LoadedBase(tiny_folder), find_model(made, base=True), find_model(tiny_folder)
+    loaded, run, plain = (
+        LoadedBase(find_model(tiny_folder)),
+        find_model(made, base=True),
+        find_model(tiny_folder),
+    )
     voice = loaded.voice(run)
     assert "### Instruction:\nhello" in voice.tokenizer.decode(voice.render("hello"))
     assert loaded.voice(plain).render("hello") != voice.render("hello")
@@ -68,3 +76,43 @@ def test_what_cannot_be_rendered(voice: Voice, prompt: object) -> None:
 def test_plain_text_that_cannot_be_continued(voice: Voice, text: str) -> None:
     with pytest.raises(InferenceError):
         voice.render_text(text)
+
+
+class TestHolding:
+    """A run whose weights are in memory cannot be deleted."""
+
+    def test_an_adapter_is_held_until_it_makes_room(self, trained: RunDir, tmp_path: Path) -> None:
+        runs = [RunDir(Path(shutil.copytree(trained.path, tmp_path / f"run{n}"))) for n in range(KEEP + 1)]
+        loaded = LoadedBase(find_model(runs[0]))
+        assert not runs[0].is_in_use()  # its base is another's
+        for run in runs:
+            loaded.use(find_model(run))
+        assert [run.is_in_use() for run in runs] == [False, *[True] * KEEP]
+        loaded.use(find_model(runs[1], base=True))
+        assert runs[1].is_in_use()  # it may be asked for again
+        loaded.close()
+        loaded.close()
+        assert [run.is_in_use() for run in runs] == [False] * (KEEP + 1)
+
+    def test_a_whole_model_is_held_from_before_it_is_read(self, tiny_folder: Path, tmp_path: Path) -> None:
+        run = RunDir.create(tmp_path, "full", "seed: 1")
+        source = replace(find_model(tiny_folder), run=run)
+        loaded = LoadedBase(source)
+        loaded.use(source)
+        assert run.is_in_use()
+        loaded.close()
+        run.path.rename(tmp_path / "elsewhere")
+        with pytest.raises(RunError, match="gone") as caught:
+            LoadedBase(source)
+        assert caught.value.code == "no-such-run"
+
+    def test_what_cannot_be_used_is_not_held(self, trained: RunDir, tmp_path: Path) -> None:
+        run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+        loaded, source = LoadedBase(find_model(run)), find_model(run)
+        with pytest.raises(InferenceError):
+            loaded.use(source, 99.0)
+        assert not run.is_in_use()
+        shutil.rmtree(run.path)
+        for _ in range(2):
+            with pytest.raises(RunError, match="gone"):
+                loaded.use(source)

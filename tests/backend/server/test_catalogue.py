@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from backend.errors import RunError
 from backend.manager.run_manager import RunManager
 from backend.model_source import find_model
 from backend.run_dir import RunDir
 from backend.server.catalogue import Catalogue
 from backend.server.errors import ApiError
+from tests.backend.server.conftest import Server
 from tests.runs import make_run
 
 
@@ -97,3 +99,11 @@ def test_a_folder_beside_is_not_a_run_under_the_root(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ApiError):
         Catalogue(root).find("elsewhere")
+
+
+def test_f39_a_run_that_is_served_is_not_deleted(server: Server, trained: RunDir) -> None:
+    server.say()
+    with pytest.raises(RunError, match="it is being served") as caught:
+        RunManager(trained.path.parent).delete(server.run)
+    assert caught.value.code == "in-use"
+    assert server.say() == "expected output"

@@ -316,3 +316,17 @@ def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
     seen.append(engine.compute(served, lambda _: run.is_in_use()).result(60))
     engine.close()
     assert (seen, run.is_in_use()) == ([True, False, True], False)
+
+
+def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
+    make: Callable[..., Engine], trained: RunDir, tiny_folder: Path, tmp_path: Path
+) -> None:
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    served = find_model(run), 1.0
+    engine = make(bases=1)
+    seen = [engine.compute(served, lambda _: run.is_in_use()).result(60)]
+    engine.voice(find_model(tiny_folder)).result(60)
+    seen.append(run.is_in_use())
+    seen.append(engine.compute(served, lambda _: run.is_in_use()).result(60))
+    engine.close()
+    assert (seen, run.is_in_use()) == ([True, False, True], False)
