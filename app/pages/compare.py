@@ -25,6 +25,7 @@ CURVES = {
     "train/grad_norm": "Gradient norm",
     "train/tokens_per_second": "Tokens a second",
 }
+NOISY = {"train/loss", "train/grad_norm", "train/tokens_per_second"}
 
 
 def page() -> None:
@@ -68,8 +69,8 @@ def _choose(runs: Sequence[RunSummary]) -> list[RunSummary]:
 def _curves(runs: Sequence[RunSummary]) -> None:
     tag = st.selectbox("Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=220)
     view, log = draw_curve_controls("compared_")
-    if not tag.startswith("train/"):
-        view = replace(view, smoothing=0.0)
+    smoothing = view.smoothing if tag in NOISY else 0.0
+    view = replace(view, smoothing=smoothing, limit=2 * view.limit // max(2, len(runs)))
     lines = {}
     for run in runs:
         with reading(RunDir(run.path)).fresh() as scalars:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from app.run_bodies import BODIES
@@ -10,10 +12,19 @@ from backend.utils.jsonl_utils import JsonlWriter
 from tests.app.conftest import OpenPage
 from tests.app.reading import texts
 from tests.app.states import Runs
+from tests.app.views.test_charts import rows
 
 
 def test_the_bodies() -> None:
     assert list(BODIES) == ["Curves", "Samples", "Machine", "Log", "Details"]
+
+
+def test_a_long_curve_is_sent_as_few_points(open_page: OpenPage, runs: Runs) -> None:
+    charts = open_page("run", run=runs.running(steps=1000, total=1000).id).get("vega_lite_chart")
+    kinds = [Counter(row["kind"] for row in rows(chart.proto)) for chart in charts]
+    assert [one["line"] <= 300 for one in kinds] == [False, True, True, True, True]
+    assert 700 < kinds[0]["faint"] <= 800
+    assert {one["faint"] for one in kinds[1:]} == {0}
 
 
 def test_each_gpu_has_its_curves(open_page: OpenPage, runs: Runs) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
+from app.views.curve_controls import SMOOTHING
+from backend.manager.curves import smoothed
+from backend.run_dir import CONFIG_END
 from tests.app.conftest import OpenPage
 from tests.app.reading import frames, texts
-from tests.app.states import Runs
+from tests.app.states import Runs, eval_report, step_report
+from tests.app.views.test_charts import rows
+
+STEPS = [step_report(step, 100) for step in range(1, 101)]
 
 
 def test_without_runs_it_says_what_to_do(open_page: OpenPage) -> None:
@@ -47,10 +55,21 @@ class TestTwo:
         assert chart.proto.alt.startswith("Held-out loss. base-")
         assert "; lower-" in chart.proto.alt
 
-    @pytest.mark.parametrize("tag", ["train/loss", "eval/exact_match", "train/learning_rate"])
-    def test_any_curve(self, page: object, tag: str) -> None:
+    @pytest.mark.parametrize(
+        ("tag", "title", "last"),
+        [
+            ("train/loss", "Training loss", smoothed([one.loss for one in STEPS], SMOOTHING["Light"])[-1]),
+            ("eval/loss", "Held-out loss", eval_report(100, 100).loss),
+            ("train/learning_rate", "Learning rate", STEPS[-1].learning_rate),
+        ],
+    )
+    def test_any_curve_and_only_noisy_ones_are_smoothed(
+        self, page: object, tag: str, title: str, last: float
+    ) -> None:
         page.selectbox(key="compared_tag").set_value(tag).run()  # type: ignore[attr-defined]
-        assert len(page.get("vega_lite_chart")) == 1  # type: ignore[attr-defined]
+        (chart,) = page.get("vega_lite_chart")  # type: ignore[attr-defined]
+        assert chart.proto.alt.startswith(f"{title}. base-")
+        assert rows(chart.proto)[-1]["y"] == pytest.approx(last)
 
     def test_figures_with_intervals(self, page: object) -> None:
         rows = frames(page)[0]  # type: ignore[arg-type]
@@ -67,6 +86,22 @@ class TestTwo:
         (row,) = frames(page)[2]  # type: ignore[arg-type]
         assert row["asked"] == "Which section? pork"
         assert list(row.values())[1:] == ["Meat", "Meat", "Meat"]
+
+
+def test_other_data_or_another_seed_is_pointed_out(open_page: OpenPage, runs: Runs) -> None:
+    warning = "Their data or seed differ, so they may have been scored on different rows."
+    one, other = runs.finished("one"), runs.finished("other", learning_rate=1e-4)
+    assert warning not in texts(open_page("compare", runs=[one.id, other.id]))  # type: ignore[arg-type]
+    other.config.write_text(other.read_config_text().replace("seed: 42", "seed: 7") + f"{CONFIG_END}\n")
+    assert warning in texts(open_page("compare", runs=[one.id, other.id]))  # type: ignore[arg-type]
+
+
+def test_many_runs_are_sent_as_few_points_each(open_page: OpenPage, runs: Runs) -> None:
+    made = [runs.finished(f"run {number}", steps=600).id for number in range(4)]
+    page = open_page("compare", runs=made)  # type: ignore[arg-type]
+    page.selectbox(key="compared_tag").set_value("train/loss").run()
+    (chart,) = page.get("vega_lite_chart")
+    assert max(Counter(row["series"] for row in rows(chart.proto)).values()) <= 400
 
 
 def test_a_damaged_configuration_is_told_and_the_rest_is_shown(open_page: OpenPage, runs: Runs) -> None:
