@@ -37,13 +37,12 @@ def detect_encoding(head: bytes) -> str:
     return "utf-8"
 
 
-def open_text(stream: io.BufferedReader[Any], encoding: str | None, newline: str = "") -> io.TextIOWrapper:
-    """The stream as text in the encoding given or detected; ``newline`` as in ``open`` ('' changes nothing).
+def open_text(stream: io.BufferedReader[Any], encoding: str, newline: str = "") -> io.TextIOWrapper:
+    """The stream as text; bytes that do not belong to ``encoding`` come through marked.
 
-    Raises ``DataError`` when ``encoding`` names no text encoding.
+    ``newline`` is as in ``open`` ('' changes nothing).
     """
-    name = check_encoding(encoding) if encoding else detect_encoding(stream.peek(65_536)[:65_536])
-    return io.TextIOWrapper(stream, encoding=name, errors="surrogateescape", newline=newline)
+    return io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
 
 
 def check_encoding(encoding: str) -> str:

@@ -16,8 +16,6 @@ from backend.errors import DataError
 
 GOOD_SHARE = 0.5
 
-__all__ = ["Row", "Shape", "detect", "shape_from_columns", "to_row"]
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -8,14 +8,6 @@ from dataclasses import replace
 from backend.data.records import Message, Row
 
 
-def prompt_messages(row: Row) -> tuple[Message, ...]:
-    """The messages before the first assistant message that is trained (all of them when none is)."""
-    for number, message in enumerate(row.messages):
-        if message["role"] == "assistant" and message.get("trained", True):
-            return row.messages[:number]
-    return row.messages
-
-
 def prompt_text(row: Row) -> str:
     """Everything before the first assistant message, a line a message; a row without messages is its own text."""
     parts = []

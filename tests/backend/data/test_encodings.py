@@ -24,9 +24,9 @@ def test_detect_encoding(data, name):
     assert detect_encoding(data) == name
 
 
-def test_open_text_detects_and_changes_no_line_ending():
-    with open_text(io.BufferedReader(io.BytesIO(b"\xef\xbb\xbfa\r\nb\rc\n")), None) as text:
-        assert list(text) == ["a\r\n", "b\r", "c\n"]
+def test_open_text_changes_no_line_ending_and_marks_foreign_bytes():
+    with open_text(io.BufferedReader(io.BytesIO(b"a\r\nb\r\xe9\n")), "utf-8") as text:
+        assert list(text) == ["a\r\n", "b\r", "\udce9\n"]
 
 
 def test_open_text_takes_the_encoding_given():

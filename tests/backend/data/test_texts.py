@@ -1,5 +1,5 @@
 from backend.data.records import Row
-from backend.data.texts import answer_text, answers, map_texts, prompt_messages, prompt_text, texts
+from backend.data.texts import answer_text, answers, map_texts, prompt_text, texts
 from tests.backend.data.rows import assistant, chat, pair, system, user
 
 LONG = chat(
@@ -9,8 +9,6 @@ LONG = chat(
 
 def test_the_prompt_is_what_comes_before_the_first_answer():
     assert prompt_text(LONG) == "s\nq1"
-    assert prompt_messages(LONG) == LONG.messages[:4]
-    assert prompt_messages(chat(user("q"))) == (user("q"),)
     assert prompt_text(Row("f", text="t")) == "t"
     assert prompt_text(Row("f", segments=(("q", False), ("a", True)))) == "q"
 
