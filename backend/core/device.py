@@ -6,7 +6,6 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,14 +126,3 @@ def step_seed(seed: int, step: int, part: int) -> int:
 def memory_bytes() -> int:
     """Resident memory of this process now, in bytes."""
     return int(psutil.Process().memory_info().rss)
-
-
-def peak_memory_bytes(
-    status: Callable[[], str] = lambda: Path("/proc/self/status").read_text("ascii"),
-) -> int:
-    """Highest resident memory of this process so far, in bytes."""
-    try:
-        line = next(line for line in status().splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return memory_bytes()
-    return int(line.split()[1]) * 1024

@@ -30,7 +30,6 @@ from backend.core.template import (
     check_unicode,
     render,
     render_prompt,
-    special_tokens,
 )
 from backend.core.template_guard import try_template
 from backend.errors import DataError, ModelError
@@ -200,12 +199,6 @@ class IncrementalDecoder:
             return ""
         self._start, self._read = self._read, len(self._ids)
         return after[len(before) :]
-
-
-def find_special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
-    """Special tokens spelt out in ``text``, in order: the template's parser would take them for real ones."""
-    special = set(special_tokens(tokenizer))
-    return [token for token in _encoding(tokenizer, text).tokens if token in special]
 
 
 class _Translated:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import psutil
@@ -19,7 +18,6 @@ from backend.core.device import (
     apply_plan,
     available_cores,
     memory_bytes,
-    peak_memory_bytes,
     plan_compute,
     seed_everything,
     step_seed,
@@ -209,17 +207,3 @@ def test_memory_is_counted_in_bytes() -> None:
     resident = psutil.Process().memory_info().rss
 
     assert memory_bytes() == pytest.approx(resident, rel=0.2)
-    assert peak_memory_bytes() >= 0.8 * resident
-
-
-def test_the_peak_is_read_from_the_kernels_report() -> None:
-    assert peak_memory_bytes(lambda: "VmPeak:\t 9 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 7 kB\n") == 1234 * 1024
-
-
-def _unreadable() -> NoReturn:
-    raise FileNotFoundError("/proc/self/status")
-
-
-@pytest.mark.parametrize("status", [_unreadable, lambda: "", lambda: "VmRSS: 5 kB"])
-def test_where_the_kernel_reports_no_peak_the_memory_of_now_counts(status: object) -> None:
-    assert peak_memory_bytes(status) == pytest.approx(memory_bytes(), rel=0.2)

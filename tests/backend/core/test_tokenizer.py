@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from backend.core.tokenizer import (
     encode_prompt,
     encode_prompt_completion,
     encode_text,
-    find_special_tokens,
     load_tokenizer,
     stop_token_ids,
 )
@@ -239,10 +237,9 @@ def test_what_cannot_be_rendered_is_an_error(family: str, error: type[Exception]
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("encode", [encode_text, find_special_tokens])
-def test_half_a_character_in_a_text_is_an_error(encode: Callable[..., object]) -> None:
+def test_half_a_character_in_a_text_is_an_error() -> None:
     with pytest.raises(DataError) as caught:
-        encode(TOKENIZERS["base"], "a\ud800b")
+        encode_text(TOKENIZERS["base"], "a\ud800b")
     assert caught.value.code == "not-unicode"
 
 
@@ -363,17 +360,6 @@ def test_stops_of_a_template_without_a_turn_end_are_eos() -> None:
     tokenizer = tiny_tokenizer("chatml")
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert stop_token_ids(tokenizer) == {tokenizer.eos_token_id}
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("a <|im_end|>b<|im_start|> <|im_end|><|im_en", ["<|im_end|>", "<|im_start|>", "<|im_end|>"]),
-        ("</s> [INST] im_end", []),
-    ],
-)
-def test_special_tokens_spelt_in_a_text_are_found_in_order(text: str, found: list[str]) -> None:
-    assert find_special_tokens(TOKENIZERS["chatml"], text) == found
 
 
 # --- decoding ---------------------------------------------------------------------------------------------
