@@ -84,9 +84,9 @@ _ASKED = (Event.START, Event.QUEUE, Event.UNQUEUE, Event.STOP, Event.DELETE)
 class Evidence:
     """All that a run folder says about where its run stands.
 
-    ``held``: a process holds the lock. ``attempt``: the number of the latest attempt, 0 before the first; ``end``:
-    how its process ended. ``reported``: its trainer has written something.
-    ``same_boot``: the latest attempt began on this boot of the machine.
+    ``held``: a process holds the lock. ``stop``: why a stop was asked for, while that counts. ``attempt``: the number
+    of the latest attempt, 0 before the first; ``end``: how its process ended. ``reported``: its trainer has written
+    something. ``same_boot``: it began on this boot of the machine.
     """
 
     run: str
@@ -128,7 +128,7 @@ def _judge(evidence: Evidence) -> tuple[RunStatus, str, str, str]:
             "Nothing has been started yet.",
             f"Start it with: tunesmith runs resume {run}",
         )
-    return _judge_lost(evidence.end, evidence.same_boot, resume)
+    return _judge_lost(evidence, resume)
 
 
 def _judge_live(evidence: Evidence, run: str) -> tuple[RunStatus, str, str, str]:
@@ -144,11 +144,14 @@ def _after(status: RunStatus, resume: str) -> str:
     return "Try its answers, or export it." if status is _S.FINISHED else resume
 
 
-def _judge_lost(end: AttemptEnd | None, same_boot: bool, resume: str) -> tuple[RunStatus, str, str, str]:
+def _judge_lost(evidence: Evidence, resume: str) -> tuple[RunStatus, str, str, str]:
     """An attempt that began, is over, and left no outcome."""
-    if end is None and not same_boot:
+    end = evidence.end
+    if end is None and not evidence.same_boot:
         return _S.INTERRUPTED, "rebooted", "The machine was restarted during training.", resume
     if end is None:
         return _S.INTERRUPTED, "lost", "The trainer vanished without a word.", resume
+    if end.reason == "stopped":
+        return _S.STOPPED, evidence.stop or "stop-requested", end.describe(), resume
     status = _S.INTERRUPTED if end.reason in LOST_REASONS else _S.FAILED
     return status, end.reason, end.describe(), resume

@@ -125,6 +125,7 @@ _END_SENTENCES = {
     "error": "The trainer ended with an error",
     "crashed": "The trainer crashed",
     "killed": "The trainer was killed from outside",
+    "stopped": "The trainer was stopped before it had begun to train",
     "stop-forced": "The trainer did not stop in time and was killed",
     "terminated": "The trainer was told to end before it could save",
     "out-of-memory": "The machine ran out of memory and killed the trainer",
@@ -145,7 +146,8 @@ class AttemptEnd:
     """How the process of one attempt ended: ``exit_code`` or ``signal_number``, never both.
 
     ``reason`` is a stable word for the evidence: ``exited``, ``no-outcome``, ``error``, ``crashed``, ``killed``,
-    ``terminated``, ``stop-forced``, ``crash-loop``, ``out-of-memory``, ``disk-full``. ``ended`` is UTC in ISO 8601.
+    ``terminated``, ``stopped``, ``stop-forced``, ``crash-loop``, ``out-of-memory``, ``disk-full``.
+    ``ended`` is UTC in ISO 8601.
     """
 
     ended: str

@@ -80,7 +80,7 @@ class RunLocks:
     def _is_in_use(self) -> RunError:
         return RunError(
             f"The run {self.run} is in use: it is being served, exported or sent.",
-            remedy="End that first, then delete the run.",
+            remedy="Stop the server (the Playground has a button), or let the export end; then delete the run.",
             code="in-use",
         )
 

@@ -46,6 +46,11 @@ class Records:
     environment: dict[str, object]
     problems: dict[str, str]
 
+    @property
+    def reported(self) -> bool:
+        """Whether the trainer of the latest attempt has said what it runs on; it is starting until then."""
+        return self.number > 0 and self.environment.get("attempt") == self.number
+
 
 def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
     """The records of a run. Raises nothing.
@@ -107,15 +112,16 @@ def _is_open(attempt: Attempt | None) -> bool:
 
 def _evidence(run: RunFiles, records: Records, held: bool) -> Evidence:
     attempt = records.attempt
+    end = attempt.end if attempt else None
     return Evidence(
         run.id,
         held=held,
-        stop=read_stop(run) if held else None,
+        stop=read_stop(run) if held or (end and end.reason == "stopped") else None,
         attempt=records.number,
-        end=attempt.end if attempt else None,
+        end=end,
         outcome=records.outcome,
         ticket=records.ticket,
-        reported=held and records.number > 0 and records.environment.get("attempt") == records.number,
+        reported=held and records.reported,
         same_boot=attempt is None or not _is_open(attempt) or _is_of_this_boot(attempt),
         damage=_damage(run, records),
     )

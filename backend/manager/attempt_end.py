@@ -17,12 +17,14 @@ class AttemptEvidence:
     """What is known when the trainer's process has ended.
 
     ``returncode`` as subprocess gives it (negative: a signal); ``forced``: we killed it after the grace period;
-    ``oom_kills``: how often the kernel killed for memory meanwhile; ``free_bytes`` on the run's disk.
+    ``stopped_early``: a stop was asked for before it had begun to train; ``oom_kills``: how often the kernel killed
+    for memory meanwhile; ``free_bytes`` on the run's disk.
     """
 
     returncode: int
     has_outcome: bool
     forced: bool
+    stopped_early: bool
     oom_kills: int
     free_bytes: int
 
@@ -31,13 +33,18 @@ def reason_of(evidence: AttemptEvidence) -> str:
     """The reason as ``AttemptEnd`` lists them."""
     if evidence.has_outcome:
         return "exited"
-    if evidence.returncode >= 0:
-        return _reason_of_exit(evidence)
+    return _reason_of_exit(evidence) if evidence.returncode >= 0 else _reason_of_signal(evidence)
+
+
+def _reason_of_signal(evidence: AttemptEvidence) -> str:
+    number = -evidence.returncode
+    if evidence.stopped_early and number in {signal.SIGTERM, signal.SIGKILL}:
+        return "stopped"
     if evidence.forced:
         return "stop-forced"
-    if -evidence.returncode in _CRASHES:
+    if number in _CRASHES:
         return "crashed"
-    if evidence.returncode == -signal.SIGKILL:
+    if number == signal.SIGKILL:
         return "out-of-memory" if evidence.oom_kills > 0 else "killed"
     return "terminated"
 

@@ -57,4 +57,5 @@ def _row(summary: RunSummary) -> list[object]:
 def _summary(root: Path, name: str, row: list[Any]) -> RunSummary:
     status, *middle, labels, damage = row
     said = _UNLABELLED if labels is None else record_from_json(Labels, labels)
-    return RunSummary(name, root / name, RunStatus(status), *middle, said, damage)
+    values = [name, root / name, RunStatus(status), *middle, said, damage]
+    return RunSummary(*values)

@@ -29,6 +29,7 @@ from backend.manager.queue_manager import QueueManager
 from backend.manager.ranks import Ranks, launch, nproc_per_node
 from backend.reports import Attempt
 from backend.run_dir import LOCK_FD, RunDir
+from backend.run_state import read_records
 from backend.utils.file_utils import free_bytes
 from backend.utils.process_utils import identify
 
@@ -102,6 +103,7 @@ class Supervisor:
             returncode=trainer.returncode,
             has_outcome=self._run.read_outcome() is not None,
             forced=forced,
+            stopped_early=bool(self._run.stop_requested()) and not read_records(self._run).reported,
             oom_kills=kernel_oom_kills() - oom_kills,
             free_bytes=free_bytes(self._run.path),
         )

@@ -46,6 +46,10 @@ CASES = {
     "lost": (FREE, "interrupted", "lost"),
     "rebooted": (replace(FREE, same_boot=False), "interrupted", "rebooted"),
     "killed": (ended("killed", signal_number=9), "interrupted", "killed"),
+    "stopped before it began": (ended("stopped", signal_number=15), "stopped", "stop-requested"),
+    "paused before it began": (
+        replace(ended("stopped", signal_number=15), stop="paused"), "stopped", "paused",
+    ),
     "crashed": (ended("crashed", signal_number=11), "failed", "crashed"),
     "left without a word": (ended("no-outcome", exit_code=0), "failed", "no-outcome"),
     "out of memory": (ended("out-of-memory", signal_number=9), "failed", "out-of-memory"),

@@ -91,6 +91,14 @@ def test_a_run_that_begins_while_it_is_read_is_live(run: RunDir, monkeypatch: py
     assert read_evidence(run).held
 
 
+def test_a_stop_counts_still_where_it_ended_the_attempt(run: RunDir) -> None:
+    attempt = run.begin_attempt(("a",))
+    run.request_stop("paused")
+    assert read_evidence(run).stop is None
+    run.end_attempt(attempt, "stopped", signal_number=15)
+    assert read_evidence(run).stop == "paused"
+
+
 class TestStop:
     def test_a_request_says_why(self, run: RunDir) -> None:
         assert read_stop(run) is None

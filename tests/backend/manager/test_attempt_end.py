@@ -13,9 +13,15 @@ ROOMY = 10**12
 
 
 def evidence(
-    code: int, *, outcome: bool = False, forced: bool = False, ooms: int = 0, free: int = ROOMY
+    code: int,
+    *,
+    outcome: bool = False,
+    forced: bool = False,
+    early: bool = False,
+    ooms: int = 0,
+    free: int = ROOMY,
 ) -> AttemptEvidence:
-    return AttemptEvidence(code, outcome, forced, ooms, free)
+    return AttemptEvidence(code, outcome, forced, early, ooms, free)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,11 @@ def evidence(
         (evidence(-signal.SIGKILL, forced=True, ooms=1), "stop-forced"),
         (evidence(-signal.SIGTERM), "terminated"),
         (evidence(-signal.SIGINT, ooms=1), "terminated"),
+        (evidence(-signal.SIGTERM, early=True), "stopped"),
+        (evidence(-signal.SIGKILL, early=True, forced=True), "stopped"),
+        (evidence(-signal.SIGTERM, early=True, outcome=True), "exited"),
+        (evidence(-signal.SIGSEGV, early=True), "crashed"),
+        (evidence(1, early=True), "error"),
         (evidence(-signal.SIGSEGV), "crashed"),
         (evidence(-signal.SIGABRT), "crashed"),
         (evidence(-signal.SIGBUS), "crashed"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -19,7 +20,7 @@ from backend.manager import process_manager
 from backend.manager.attempt_processes import members
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import kill, pause, start, stop, trainer_command, wait
-from backend.reports import Attempt, RunStatus
+from backend.reports import Attempt, RunState, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.backend.manager.conftest import processes_of, stand_in
@@ -210,6 +211,20 @@ class TestStopping:
         assert wait(run, timeout_seconds=20).status is RunStatus.FINISHED
         steps = [record["step"] for record in run.metrics().records]
         assert steps == list(range(1, reached + 6))
+
+    @pytest.mark.parametrize(
+        ("deaf", "end", "reason"), [("", stop, "stop-requested"), ("deaf", pause, "paused")]
+    )
+    def test_f04_a_stop_before_the_first_step_is_a_stop(
+        self, run: RunDir, deaf: str, end: Callable[..., RunState], reason: str
+    ) -> None:
+        """It dies of SIGTERM, or of SIGKILL when it does not heed that: nothing was trained, so nothing is lost."""
+        start(run, policy=QUICK, command=stand_in(run, "late", deaf))
+        assert run.status() is RunStatus.STARTING
+        state = end(run, policy=QUICK)
+        assert (state.status, state.reason) == (RunStatus.STOPPED, reason)
+        assert "before it had begun to train" in state.message
+        assert wait(run, timeout_seconds=1) == run.state() == state
 
     def test_f04_sigterm_follows_a_request_that_is_not_heeded(self, run: RunDir) -> None:
         start(run, policy=QUICK, command=stand_in(run, *LONG, "only-term"))
