@@ -10,8 +10,9 @@ import streamlit as st
 from app.actions import told
 from app.studio import reading, studio
 from app.views.charts import COLOURS, draw_lines
-from app.views.compare_tables import draw_answers, draw_evaluations, draw_settings, evaluation_row
+from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
 from app.views.curve_controls import draw_curve_controls
+from app.views.table import draw_table
 from app.views.text import title_of
 from backend.manager.curves import line
 from backend.manager.run_summary import RunSummary
@@ -83,7 +84,7 @@ def _evaluations(runs: Sequence[RunSummary]) -> None:
     for run in runs:
         with reading(RunDir(run.path)).fresh() as scalars:
             rows.append(evaluation_row(_name(run), str(run.status), scalars))
-    draw_evaluations(rows)
+    draw_table(rows, height="content")
 
 
 def _settings(runs: Sequence[RunSummary]) -> None:

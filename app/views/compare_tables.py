@@ -60,11 +60,6 @@ def score_words(share: float | None, rows: object) -> str:
     return f"{share:.0%} ({100 * max(0.0, low):.0f} to {100 * min(1.0, high):.0f} %) of {rows:,} rows"
 
 
-def draw_evaluations(rows: Sequence[Row]) -> None:
-    """The runs' figures, one below the other."""
-    draw_table(rows, height="content")
-
-
 def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
     """The newest answer of each run to each row of their panels; all of it is shown as text."""
     newest = {
