@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
+import time
 from pathlib import Path
 
 MAIN = Path(__file__).with_name("main.py")
+_LOOK_SECONDS = 0.02
 _WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 
 
@@ -24,7 +26,11 @@ def main() -> None:
 
 
 def _load_what_pages_want() -> None:
-    """Load it while the browser is on its way; otherwise the first page of each kind would wait half a second."""
+    """Load it once the server stands, while the browser is on its way; else the first pages would wait for it."""
+    from streamlit import runtime  # noqa: PLC0415
+
+    while not runtime.exists():
+        time.sleep(_LOOK_SECONDS)
     for name in _WANTED_SOON:
         importlib.import_module(name)
 
