@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -24,8 +26,7 @@ def test_to_begin_with() -> None:
     assert shown().text[0].value == "step 0.6 (0.0, 1.0) False"
 
 
-@pytest.mark.parametrize("smoothing", SMOOTHING)
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("part", "smoothing"), list(zip(PARTS, cycle(SMOOTHING), strict=False)))
 def test_what_is_chosen_is_what_is_drawn(smoothing: str, part: str) -> None:
     app = shown()
     app.selectbox(key="x_smoothing").set_value(smoothing)
