@@ -189,11 +189,12 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            wanted = set(get_peft_model_state_dict(tuned))
         with safe_open(weights, "pt") as file:
             stored = set(file.keys())
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
         raise _foreign_adapter(folder, _first_line(error)) from error
-    odd = sorted(stored.symmetric_difference(get_peft_model_state_dict(tuned)))
+    odd = sorted(stored ^ wanted)
     if odd:
         raise _foreign_adapter(folder, f"{len(odd)} weights are in only one of the two, {odd[0]} first")
     return tuned.train(trainable)

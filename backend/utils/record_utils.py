@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Hashable
 from enum import Enum
 from functools import cache
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -42,8 +41,6 @@ def _converter(hint: Any) -> Convert:
         return _record(hint)
     if issubclass(hint, Enum):
         return lambda value, _name: hint(value)
-    if hint is Path:
-        return lambda value, name: Path(_plain(str)(value, name))
     return _plain(hint)
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFi
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "0.1.0\n"
+
+
+def test_without_being_installed_it_has_no_version(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "version", raising(PackageNotFoundError("tunesmith")))
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == "unknown\n"
 
 
 @pytest.mark.parametrize(
