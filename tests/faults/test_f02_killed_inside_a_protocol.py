@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -10,39 +10,69 @@ from pathlib import Path
 
 import pytest
 
-from backend.utils.file_utils import CRASHPOINT
 from tests.faults.protocols import PROTOCOLS, Protocol
 
-_PROGRAM = (
-    "import sys, pathlib\n"
-    "from backend.utils.file_utils import file_system\n"
-    "from tests.faults.protocols import PROTOCOLS\n"
-    "protocol = {one.name: one for one in PROTOCOLS}[sys.argv[1]]\n"
-    "protocol.act(pathlib.Path(sys.argv[2]), file_system(protocol.name))\n"
-)
+_PROGRAM = """
+import json, os, pathlib, sys, traceback
+from backend.utils.file_utils import CRASHPOINT, file_system
+from tests.faults.protocols import PROTOCOLS
+
+protocols = {one.name: one for one in PROTOCOLS}
+codes = {}
+for folder in map(pathlib.Path, sys.argv[1:]):
+    name, point = folder.name.split("-")
+    child = os.fork()
+    if not child:
+        try:
+            os.environ[CRASHPOINT] = f"{name}:{point}"
+            protocols[name].act(folder, file_system(name))
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    codes[folder.name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+"""
 OPERATIONS = {"record": 4, "create": 6, "save": 7, "delete": 2}
 POINTS = [(protocol, point) for protocol in PROTOCOLS for point in range(1, OPERATIONS[protocol.name] + 1)]
+BEYOND = [(protocol, OPERATIONS[protocol.name] + 1) for protocol in PROTOCOLS]
 
 
-def act(protocol: Protocol, root: Path, point: int) -> int:
-    """Carry a protocol out in a child that dies before its ``point``-th operation; its return code."""
-    return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, protocol.name, str(root)],
-        env={**os.environ, CRASHPOINT: f"{protocol.name}:{point}"},
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for each protocol and point, where it was carried out by a child that died just before that point."""
+    root = tmp_path_factory.mktemp("points")
+    for protocol, point in [*POINTS, *BEYOND]:
+        folder = root / f"{protocol.name}-{point}"
+        folder.mkdir()
+        protocol.prepare(folder)
+    folders = [str(folder) for folder in root.iterdir()]
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *folders],
         cwd=Path(__file__).parents[2],
-        check=False,
-    ).returncode
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    (root / "codes").write_text(done.stdout)
+    return root
+
+
+def code_of(root: Path, folder: Path) -> int:
+    codes: dict[str, int] = json.loads((root / "codes").read_text())
+    return codes[folder.name]
 
 
 @pytest.mark.parametrize(("protocol", "point"), POINTS, ids=lambda value: getattr(value, "name", str(value)))
-def test_f02_old_or_new(protocol: Protocol, point: int, tmp_path: Path) -> None:
-    protocol.prepare(tmp_path)
-    assert act(protocol, tmp_path, point) == -signal.SIGKILL
-    assert protocol.judge(tmp_path, False) == ""
+def test_f02_old_or_new(protocol: Protocol, point: int, root: Path) -> None:
+    folder = root / f"{protocol.name}-{point}"
+    assert code_of(root, folder) == -signal.SIGKILL
+    assert protocol.judge(folder, False) == ""
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
-def test_f02_there_is_no_further_operation(protocol: Protocol, tmp_path: Path) -> None:
-    protocol.prepare(tmp_path)
-    assert act(protocol, tmp_path, OPERATIONS[protocol.name] + 1) == 0
-    assert protocol.judge(tmp_path, True) == ""
+@pytest.mark.parametrize(("protocol", "point"), BEYOND, ids=lambda value: getattr(value, "name", str(value)))
+def test_f02_there_is_no_further_operation(protocol: Protocol, point: int, root: Path) -> None:
+    folder = root / f"{protocol.name}-{point}"
+    assert code_of(root, folder) == 0
+    assert protocol.judge(folder, True) == ""
