@@ -120,7 +120,7 @@ class TestImporting:
     def imported(cls) -> dict[str, Any]:
         return ask(MODULES, foreign_imports())
 
-    def test_every_module_comes_up_on_its_own(self, imported: dict[str, Any]) -> None:
+    def test_every_module_comes_up(self, imported: dict[str, Any]) -> None:
         assert {name: seen["error"] for name, seen in imported.items() if seen["error"]} == {}
         assert sorted(imported) == sorted(MODULES)
 

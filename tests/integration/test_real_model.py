@@ -58,6 +58,12 @@ def gradients(state: TrainState, examples: list[Example], parts: int) -> tuple[f
     return loss, torch.cat([gradient.double().flatten() for gradient in found])
 
 
+@pytest.fixture(scope="module")
+def whole(state: TrainState, examples: list[Example]) -> tuple[float, Tensor]:
+    """Loss and gradients of the whole step at once."""
+    return gradients(state, examples, parts=1)
+
+
 def reference(state: TrainState, examples: list[Example], folder: Path) -> tuple[float, Tensor]:
     """Padded rows with labels of -100 through transformers and peft as they come."""
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -79,16 +85,18 @@ def reference(state: TrainState, examples: list[Example], folder: Path) -> tuple
 
 
 def test_gradients_of_a_real_step_equal_those_of_transformers_and_peft(
-    state: TrainState, examples: list[Example], smollm2: Path
+    state: TrainState, examples: list[Example], whole: tuple[float, Tensor], smollm2: Path
 ) -> None:
-    loss, found = gradients(state, examples, parts=1)
+    loss, found = whole
     expected_loss, expected = reference(state, examples, smollm2)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert float((found - expected).norm() / expected.norm()) < 1e-4
 
 
-def test_four_micro_batches_are_one(state: TrainState, examples: list[Example]) -> None:
-    whole_loss, whole = gradients(state, examples, parts=1)
+def test_four_micro_batches_are_one(
+    state: TrainState, examples: list[Example], whole: tuple[float, Tensor]
+) -> None:
+    expected_loss, expected = whole
     loss, found = gradients(state, examples, parts=4)
-    assert loss == pytest.approx(whole_loss, rel=1e-6)
-    assert float((found - whole).norm() / whole.norm()) < 1e-5
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
