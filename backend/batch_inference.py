@@ -16,7 +16,7 @@ from typing import Any
 from backend.core.constraint import Constraint
 from backend.data.load import file_sha256, load_rows
 from backend.data.records import Rejected, Row
-from backend.data_pipeline import load_prompts, read_tools
+from backend.data_pipeline import read_tools
 from backend.errors import DataError, InferenceError, TunesmithError
 from backend.inferencer import Inferencer, Prompt
 from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
@@ -60,8 +60,6 @@ def read_asked(path: Path) -> list[Asked]:
 
     Raises DataError where the file, or all of it, cannot be read.
     """
-    if path.suffix.lower() in {".txt", ".md"}:
-        return [Asked(place, prompt) for place, prompt, _ in load_prompts(path)]
     loaded = load_rows(path, max_rejected_share=1.0)
     found = [*map(_asked, loaded.rows), *map(_refused, loaded.rejected)]
     return sorted(found, key=lambda one: _position(one.place))

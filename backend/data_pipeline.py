@@ -282,19 +282,9 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
 def load_prompts(path: Path) -> list[tuple[str, Any, str]]:
     """(place, prompt, expected answer or "") of every row of a file, in order.
 
-    A prompt is text or messages. A row may hold a prompt alone (prompt, question, messages ending with the user),
-    or a whole example, whose last answer is then the expected one. Raises DataError naming what cannot be read.
+    A prompt is text or messages. A row may hold a prompt alone (a prompt, a line of text, messages that end with the
+    user), or a whole example, whose last answer is then the expected one. Raises DataError.
     """
-    if path.suffix.lower() in {".txt", ".md"}:
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{path} cannot be read: {error}.", remedy="Give a UTF-8 text file.", code="unreadable"
-            ) from error
-        return [
-            (f"{path.name}:{number}", line, "") for number, line in enumerate(lines, start=1) if line.strip()
-        ]
     return [_as_prompt(row) for row in load_rows(path).rows]
 
 
