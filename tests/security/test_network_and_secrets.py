@@ -118,6 +118,7 @@ def test_s14_no_secret_of_the_environment_is_written(tmp_path: Path, monkeypatch
     bad = make_run(tmp_path / "runs", model, tmp_path / "gone.jsonl", SHORT)
     for run in (good, bad):
         process_manager.start(run)
+    for run in (good, bad):
         process_manager.wait(run, timeout_seconds=120)
     assert (good.status(), bad.status()) == (RunStatus.FINISHED, RunStatus.FAILED)
     written = every_byte(tmp_path / "runs")
