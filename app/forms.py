@@ -32,7 +32,7 @@ BASIC: Mapping[str, str] = {
     "training.num_train_epochs": "Epochs",
     "training.per_device_train_batch_size": "Batch size",
     "training.learning_rate": "Learning rate",
-    "data.max_length": "Longest row in tokens",
+    "data.max_length": "Longest row",
     "name": "Name",
 }
 """The settings of the basic depth in the order in which they are drawn, in plain words; all others follow in expert

@@ -104,7 +104,7 @@ def _models_here(name: str, chosen: str) -> None:
     """The models that need not be fetched, to choose from; one that is chosen goes into the field."""
     known = local_models(studio())
     taken = st.selectbox(
-        "Or one that is here already",
+        "Or one already here",
         list(known),
         index=None,
         format_func=lambda one: f"{Path(one).name if Path(one).is_absolute() else one} · {known[one]}",

@@ -72,7 +72,7 @@ def _moves(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[Run
     """The buttons of one entry; names for the ear say which run they mean."""
     queue = studio().queue
     before, behind = waiting[:place], waiting[place + 1 :]
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap="small"):
         if _button("Earlier", "arrow_upward", run, not before):
             _do(lambda: queue.change(run, before=before[-1][0]))
         if _button("Later", "arrow_downward", run, not behind):

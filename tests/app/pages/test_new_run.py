@@ -67,7 +67,7 @@ def test_a_model_that_is_here_is_chosen_from_a_list(
 ) -> None:
     title = title_of(runs.finished("pork", model=str(tiny_folder)).id)
     app = open_page("new_run")
-    (here,) = [each for each in app.selectbox if each.label == "Or one that is here already"]
+    (here,) = [each for each in app.selectbox if each.label == "Or one already here"]
     assert "smollm2-135m · comes with Tunesmith" in here.options
     here.select(f"{tiny_folder.name} · base of {title}").run()
     assert widget(app, "model.model_name_or_path").value == str(tiny_folder)
