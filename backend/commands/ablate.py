@@ -85,3 +85,4 @@ def _print(differences: Sequence[Difference]) -> None:
         ],
     )
     say("The interval is that of the mean over the seeds; where it holds 0, the difference may be chance.")
+    say("More seeds make it narrower.")
