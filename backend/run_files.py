@@ -71,9 +71,9 @@ class RunFiles:
         return f"{self.path}/{part.name}"
 
     def exists(self) -> bool:
-        """Whether the folder looks like a run, whole or damaged."""
-        signs = (self.config, self.attempts, self.metrics_file, self.checkpoints, self.outcome_file)
-        return any(sign.exists() for sign in signs)
+        """Whether the folder looks like a run, whole or damaged; one that may not be looked into does not."""
+        signs = (RunFiles.config, RunFiles.attempts, RunFiles.metrics_file, RunFiles.checkpoints)
+        return any(os.path.exists(self.at(sign)) for sign in (*signs, RunFiles.outcome_file))  # noqa: PTH110
 
     def result_folder(self) -> Path | None:
         """The trained ``adapter/`` or ``model/``; None before the run has finished one."""
@@ -104,6 +104,6 @@ def _highest(folder: str, pattern: re.Pattern[str]) -> int:
     """The highest number that the pattern's group finds among the names in a folder, 0 when there is none."""
     try:
         matches = map(pattern.fullmatch, os.listdir(folder))  # noqa: PTH208  a listing asks often
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return 0
     return max((int(match[1]) for match in matches if match), default=0)

@@ -40,6 +40,13 @@ def test_any_sign_of_a_run_makes_one(files: RunFiles, name: str, is_run: bool) -
     assert files.exists() is is_run
 
 
+def test_what_cannot_be_looked_into_is_no_run(files: RunFiles) -> None:
+    """As root there is no folder without permission; a name that no file system takes is refused as well."""
+    refused = RunFiles(files.path / ("x" * 300))
+    assert not refused.exists()
+    assert refused.latest_attempt_number() == 0
+
+
 class TestNumbers:
     def test_there_is_none_before_the_first(self, files: RunFiles) -> None:
         assert (files.latest_attempt_number(), files.newest_checkpoint_step()) == (0, 0)
