@@ -122,7 +122,7 @@ def _suggestions(run: str) -> list[str]:
     """A few questions out of the run's held-out rows, as its samples keep them; none for what is no run of ours."""
     try:
         samples = last_records(RunDir(safe_join(studio().runs.root, run)).samples_file)
-    except (UnsafeNameError, OSError):
+    except UnsafeNameError:
         return []
     prompts = (sample.get("prompt") for sample in samples)
     return list(dict.fromkeys(prompt for prompt in prompts if isinstance(prompt, str) and prompt))[

@@ -86,10 +86,11 @@ def test_it_begins_with_questions_out_of_the_runs_held_out_rows(
     assert "What will it say?" not in texts(app)
 
 
-@pytest.mark.parametrize("model", ["base", "run-1"])
+@pytest.mark.parametrize("model", ["base", "run-1", "../run-1"])
 def test_without_held_out_rows_it_says_what_to_do(
-    open_page: OpenPage, manager: MagicMock, model: str
+    open_page: OpenPage, manager: MagicMock, server: Answering, model: str
 ) -> None:
+    server.models.append({"id": "../run-1"})
     app = open_page("playground", run=model)
     assert "Write to it below." in unescaped(texts(app))
     assert [button.label for button in app.button] == ["Stop the server"]
