@@ -38,7 +38,7 @@ def _column(values: Sequence[Any]) -> pa.Array:
     kinds = {*map(type, values)}
     if kinds == {int} and max(map(abs, values)) < 2**63:
         return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(array("q", values))])
-    if kinds == {float}:
+    if float in kinds and kinds <= {int, float}:
         return pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(array("d", values))])
     texts = [b"" if value is None else str(value).encode() for value in values]
     ends = array("i", accumulate(map(len, texts), initial=0))

@@ -35,5 +35,9 @@ def test_a_column_of_several_kinds_is_text(odd: object) -> None:
     assert arrow_table({"a": [1, odd, "ä"]})["a"].to_pylist() == ["1", str(odd), "ä"]
 
 
+def test_whole_numbers_among_others_are_numbers() -> None:
+    assert arrow_table({"a": [1, 0.5]})["a"].to_pylist() == [1.0, 0.5]
+
+
 def test_whole_numbers_beyond_64_bits_are_text() -> None:
     assert arrow_table({"a": [1, 10**30]})["a"].to_pylist() == ["1", str(10**30)]
