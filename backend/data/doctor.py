@@ -16,8 +16,9 @@ from rich.text import Text
 
 from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow
+from backend.data.checks.secrets import redact
 from backend.data.load import Loaded
-from backend.data.records import Row
+from backend.data.records import Rejected, Row
 from backend.utils.text_utils import counted, shorten, without_controls
 
 EXAMPLES = 3
@@ -218,6 +219,12 @@ def _rejected_rows(scan: Scan) -> Finding:
         count=len(scan.rejected),
         share=round(len(scan.rejected) / total, 6),
         harm="They are left out of training; a run stops unless a share of such rows is allowed.",
-        examples=tuple(Example(item.place, shorten(item.reason, 200)) for item in scan.rejected[:EXAMPLES]),
+        examples=tuple(Example(item.place, _refused(item)) for item in scan.rejected[:EXAMPLES]),
         fix="drop-rejected",
     )
+
+
+def _refused(item: Rejected) -> str:
+    """Why a record is refused, and the beginning of what stands there, but for secrets."""
+    raw = shorten(redact(item.raw), 80)
+    return shorten(item.reason, 200) + (f": {raw}" if raw else "")

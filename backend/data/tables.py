@@ -15,6 +15,7 @@ from backend.data.exact_json import surrogate_reason
 from backend.data.lines import Line, bounded_lines, without_ending
 from backend.data.records import Record, Rejected, excerpt
 from backend.errors import DataError
+from backend.utils.text_utils import counted
 
 DELIMITERS = (",", "\t", ";", "|")
 
@@ -119,7 +120,7 @@ class _TableReader:
         except csv.Error:
             return [], "a quotation mark is opened and not closed, or stands inside a field unquoted"
         if fields and len(fields) != width:
-            return [], f"the row has {len(fields)} fields, but the header names {width}"
+            return [], f"the row has {counted(len(fields), 'field')}, but the header names {width}"
         return fields, ""
 
     def _record(self, header: Sequence[str], fields: list[str], lines: list[Line]) -> Record | Rejected:

@@ -37,7 +37,7 @@ def test_places_are_lines_of_the_file():
 
 def test_rows_of_the_wrong_width_are_rejected_alone():
     short, good, long = read_all("a,b\n1\n2,3\n4,5,6\n")
-    assert short == Rejected("t.csv:2", "the row has 1 fields, but the header names 2", "1")
+    assert short == Rejected("t.csv:2", "the row has 1 field, but the header names 2", "1")
     assert good.cells == {"a": "2", "b": "3"}
     assert "has 3 fields" in long.reason
 
