@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import streamlit as st
@@ -20,6 +21,10 @@ LEGEND = {
     "symbolStrokeWidth": 3,
     "symbolOpacity": 1,
 }
+_ON_CANVAS: Mapping[str, Any] = MappingProxyType(
+    {"usermeta": {"embedOptions": {"renderer": "canvas"}}, "config": {"aria": False}}
+)
+"""Else every point is an element of the page with a description of its own; ``alt`` says it once and better."""
 _TIME_UNITS = ((5400.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -138,6 +143,7 @@ def _spec(
         }
         layers.insert(0, behind)
     return {
+        **_ON_CANVAS,
         "title": {"text": title, "anchor": "start", "fontSize": 14, "offset": 8},
         "height": height,
         "encoding": {"x": x, "y": y, "color": series},

@@ -45,6 +45,12 @@ def test_the_browser_sorts_points_only_where_there_are_two_kinds() -> None:
     assert kinds == ["datum.kind == 'faint'", "datum.kind == 'line'", "datum.kind == 'line'"]
 
 
+def test_points_are_pixels_and_no_elements_of_the_page() -> None:
+    spec = json.loads(drawn({"training": CURVE}).spec)
+    assert spec["usermeta"]["embedOptions"] == {"renderer": "canvas"}
+    assert spec["config"]["aria"] is False
+
+
 def test_a_log_scale_leaves_out_what_has_no_logarithm() -> None:
     chart = drawn({"a": Line([1.0, 2.0, 3.0], [-1.0, 0.0, 0.5])}, log=True)
     assert [row["y"] for row in rows(chart)] == [0.5]
