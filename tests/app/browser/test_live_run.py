@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Page, expect
 
+from backend.manager.run_summary import summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from tests.app.browser.conftest import ENDLESS, EXAMPLE_STEPS
@@ -18,6 +20,8 @@ OpenTab = Callable[..., Page]
 Serve = Callable[..., ServedStudio]
 STEP = re.compile(r"Step ([\d,]+) of [\d,]+")
 PATIENCE_SECONDS = PATIENCE_MS / 1000
+SOON_SECONDS = 2.0
+"""A machine that is busy with other tests may need another try."""
 
 
 def press(page: Page, name: str) -> None:
@@ -73,38 +77,40 @@ def test_the_example_in_one_click_stopped_resumed_reloaded_and_finished(
     }
 
 
-def test_f07_a_killed_studio_comes_back_with_the_run_as_it_is(serve: Serve, open_tab: OpenTab) -> None:
-    studio = serve(**ENDLESS)
-    page = open_tab(studio.url)
-    press(page, "Start the example")
-    page.wait_for_url("**/run?run=*")
-    moves_on(page)
-    (run,) = RunDir.all_under(studio.root / "runs")
-
+def seconds_to_come_back(studio: ServedStudio, run: RunDir, page: Page) -> float:
+    """The studio is killed in mid-run and started again: from asking for the page until it is right."""
     studio.kill()
     assert run.is_held()
     studio.start_again()
-    again = open_tab(page.url)
-    stands_at(again, "Running")
-    moves_on(again)
-    stands_at(page, "Running")  # the old tab finds its way back by itself
-    run.request_stop()
-    stands_at(again, "Stopped")
+    known = summarise(run).step
+    began = time.perf_counter()
+    page.goto(f"{studio.url}/run?run={run.id}")
+    stands_at(page, "Running")
+    eventually(lambda: step_of(page) >= known, timeout_seconds=PATIENCE_SECONDS)
+    return time.perf_counter() - began
 
 
-def test_f12_two_tabs_press_start_and_one_run_begins(serve: Serve, open_tab: OpenTab) -> None:
+def test_f07_f12_two_tabs_start_one_run_and_a_killed_studio_comes_back_with_it(
+    serve: Serve, open_tab: OpenTab
+) -> None:
     studio = serve(**ENDLESS)
     tabs = [open_tab(studio.url), open_tab(studio.url)]
-    for tab in tabs:
-        expect(tab.get_by_role("button", name="Start the example")).to_be_enabled()
-    for tab in tabs:
-        tab.get_by_role("button", name="Start the example").click(no_wait_after=True)
+    buttons = [tab.get_by_role("button", name="Start the example") for tab in tabs]
+    for button in buttons:
+        expect(button).to_be_enabled()
+    for button in buttons:
+        button.click(no_wait_after=True)
     for tab in tabs:
         tab.wait_for_url("**/run?run=*")
     (run,) = RunDir.all_under(studio.root / "runs")
     assert all(run.id in tab.url for tab in tabs)
-    assert run.latest_attempt_number() == 1
     moves_on(tabs[0])
+
+    again = open_tab("about:blank")
+    eventually(lambda: seconds_to_come_back(studio, run, again) < SOON_SECONDS, timeout_seconds=60)
+    for tab in (again, *tabs):  # the old tabs find their way back by themselves
+        moves_on(tab)
+    assert run.latest_attempt_number() == 1
     run.request_stop()
-    for tab in tabs:
+    for tab in (again, *tabs):
         stands_at(tab, "Stopped")
