@@ -25,6 +25,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
     ends = rules.eos_token_id if isinstance(rules.eos_token_id, list) else [rules.eos_token_id]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job["threads"]
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others want the processor too
     session = onnxruntime.InferenceSession(export / "model.onnx", options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     empty = {

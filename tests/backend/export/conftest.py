@@ -7,7 +7,9 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -15,7 +17,7 @@ import pytest
 import torch
 
 from backend.core.model_loader import load_adapter, load_base
-from backend.export import read_with_transformers, readers
+from backend.export import read_with_onnxruntime, read_with_transformers, readers
 from backend.export.certificate import Certificate
 from backend.export.check import certify
 from backend.export.forms import Target, write_form
@@ -72,24 +74,26 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 
 @pytest.fixture
 def read_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """transformers reads in this process, since another takes seconds to import it; other readers as ever."""
+    """Readers that take seconds to import transformers read in this process; llama.cpp in another as ever."""
     real, threads = subprocess.run, torch.get_num_threads()
-    known = {"read_with_transformers": _read_with_transformers}
+    known = {
+        module.__file__: partial(_read, module) for module in (read_with_transformers, read_with_onnxruntime)
+    }
 
     def run(command: list[str], **options: Any) -> Any:
-        return known.get(Path(command[-1]).stem, real)(command, **options)
+        return known.get(command[-1], real)(command, **options)
 
     monkeypatch.setattr(readers.subprocess, "run", create_autospec(real, side_effect=run))
     yield
     torch.set_num_threads(threads)
 
 
-def _read_with_transformers(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """What the child would have done."""
-    job = json.loads(options["input"])
+def _read(module: ModuleType, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """What the child would have done, on one thread."""
+    job = json.loads(options["input"]) | {"threads": 1}
     with warnings.catch_warnings(), quiet_transformers():
         warnings.simplefilter("ignore")
-        Path(job["answers"]).write_text(json.dumps(read_with_transformers.read(job)))
+        Path(job["answers"]).write_text(json.dumps(module.read(job)))
     return subprocess.CompletedProcess(command, 0, "", "")
 
 

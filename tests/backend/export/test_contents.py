@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from safetensors.torch import load_file, save_file
 
 from backend.export import contents
@@ -133,3 +136,16 @@ def test_an_adapter_without_a_weight_is_told(llama: Asked, tmp_path: Path) -> No
     assert contents.check_adapter(folder, trained.result, trained.tokenizer, trained.end_ids) == [
         f"the weight {name} is missing"
     ]
+
+
+@pytest.mark.parametrize("kind", sorted(contents.COARSE_ERRORS))
+def test_k_quants_are_as_near_as_llama_cpp_comes(kind: str) -> None:
+    """Four rows of a weight and what llama.cpp's ``llama_model_quantize`` made of them, kept in a file."""
+    kept = np.load(Path(__file__).with_name("k_quants.npz"))
+    stored = GGMLQuantizationType[kind]
+    values, trained = dequantize(kept[kind], stored), kept["trained"]
+    off = np.linalg.norm(values - trained) / np.linalg.norm(trained)
+    assert contents.is_rounded(values, trained, stored)
+    assert contents.COARSE_ERRORS[kind] / 2 < off < contents.COARSE_ERRORS[kind] * 0.7
+    assert not contents.is_rounded(np.roll(values, 1, axis=0), trained, stored)
+    assert not contents.is_rounded(values * 2, trained, stored)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from backend.export.certificate import Light
 from backend.export.check import certify
 from backend.export.comparison import divergence
@@ -14,7 +16,7 @@ from tests.backend.export.conftest import Asked
 
 
 def test_a_graph_says_what_was_trained_and_one_that_lost_a_layer_is_red(
-    learned: Asked, tmp_path: Path
+    learned: Asked, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     trained = learned.fresh()
     folder, _ = write_form(trained, "onnx", "float32", tmp_path, max_shard_size="5GB")
@@ -26,6 +28,7 @@ def test_a_graph_says_what_was_trained_and_one_that_lost_a_layer_is_red(
         assert each.logprobs is not None
         assert max(divergence(*pair) for pair in zip(each.logprobs, row["tops"], strict=True)) < 1e-6
 
+    request.getfixturevalue("read_here")
     harm.unmerged_graph(folder, trained)
     spoilt = certify(trained, "onnx", "float32", folder, learned.panel, learned.answers)
     assert spoilt.light == Light.RED
