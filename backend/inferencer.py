@@ -240,14 +240,6 @@ class Inferencer:
                 progress(len(chunk))
         return results
 
-    def check(self, prompt: Prompt) -> TunesmithError | None:
-        """What is wrong with a prompt, or None."""
-        try:
-            self.render(prompt)
-        except TunesmithError as error:
-            return error
-        return None
-
     def _decode(
         self,
         prompts: Sequence[list[int]],

@@ -72,6 +72,15 @@ def greedy(loaded: PeftModel | PreTrainedModel, folder: Path, prompt: str, limit
     return str(tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True))
 
 
+def refusal(model: Inferencer, prompt: Any) -> TunesmithError | None:
+    """What is wrong with a prompt, or None."""
+    try:
+        model.render(prompt)
+    except TunesmithError as error:
+        return error
+    return None
+
+
 class TestOnePrompt:
     def test_the_founding_example(self, trained: RunDir) -> None:
         inf = Inferencer(trained)
@@ -116,7 +125,7 @@ class TestOnePrompt:
             longest = next(
                 text
                 for text in ("no " * count for count in range(base.context_length, 0, -1))
-                if base.check(text) is None
+                if refusal(base, text) is None
             )
             assert len(base.render(longest)) == base.context_length - 1
             assert len(list(base.stream(longest))) == 1
@@ -174,18 +183,6 @@ class TestManyPrompts:
         assert isinstance(error, TunesmithError)
         assert (error.code, bool(error.remedy)) == (code, True)
         assert sorted(done) == [1, 3]
-
-    def test_nothing_but_bad_ones(self, model: Inferencer) -> None:
-        said = model.infer_batch(["", " "])
-        assert [isinstance(each, InferenceError) for each in said] == [True, True]
-
-    def test_the_bad_ones_can_be_left_out(self, model: Inferencer) -> None:
-        asked = ["test input", "", "food pork"]
-        assert [problem and problem.code for problem in map(model.check, asked)] == [
-            None,
-            "empty-prompt",
-            None,
-        ]
 
     def test_stop_strings(self, model: Inferencer) -> None:
         assert model.infer_batch(["test input", "food pork"], stop=["out", "me"]) == ["expected ", ""]
@@ -261,7 +258,7 @@ class TestPrompts:
         ],
     )
     def test_one_that_cannot_be_served(self, model: Inferencer, prompt: Any, code: str) -> None:
-        problem = model.check(prompt)
+        problem = refusal(model, prompt)
         assert isinstance(problem, InferenceError)
         assert (problem.code, bool(problem.remedy)) == (code, True)
         with pytest.raises(InferenceError) as caught:
@@ -305,7 +302,7 @@ class TestWhichModel:
             ids = plain.tokenizer.encode("hello world", return_tensors="pt")
             said = plain.model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
             assert plain.infer("hello world", max_new_tokens=4) == plain.tokenizer.decode(said)
-            problem = plain.check([{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+            problem = refusal(plain, [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
         assert problem is not None
         assert problem.code == "no-chat-template"
 

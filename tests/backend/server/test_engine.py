@@ -149,6 +149,13 @@ def test_a_full_queue_is_said(make: Callable[..., Engine], trained: RunDir) -> N
     engine.submit(_job(engine, source)[0])
 
 
+def test_so_is_more_work_than_may_wait(trained: RunDir) -> None:
+    engine = Engine(Limits(waiting=0), Metrics())
+    with pytest.raises(InferenceError) as caught:
+        engine.voice(find_model(trained)).result(5)
+    assert caught.value.code == "queue-full"
+
+
 def test_who_was_cancelled_gets_no_further_token(make: Callable[..., Engine], trained: RunDir) -> None:
     engine = make()
     job, heard = _endless(engine, find_model(trained, base=True))
@@ -302,20 +309,6 @@ def test_the_end_is_told_to_whoever_waits(trained: RunDir) -> None:
         engine.submit(jobs[0][0])
     with pytest.raises(InferenceError):
         engine.voice(source).result(5)
-
-
-def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
-    make: Callable[..., Engine], trained: RunDir, tiny_folder: Path, tmp_path: Path
-) -> None:
-    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
-    served = find_model(run), 1.0
-    engine = make(bases=1)
-    seen = [engine.compute(served, lambda _: run.is_in_use()).result(60)]
-    engine.voice(find_model(tiny_folder)).result(60)
-    seen.append(run.is_in_use())
-    seen.append(engine.compute(served, lambda _: run.is_in_use()).result(60))
-    engine.close()
-    assert (seen, run.is_in_use()) == ([True, False, True], False)
 
 
 def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
