@@ -14,9 +14,8 @@ from backend.commands.output import error_record, print_json, say
 from backend.errors import TunesmithError
 
 if TYPE_CHECKING:
+    from backend.data.locate import Located
     from backend.data.records import Record
-
-SAMPLED = 200
 
 
 def rows(
@@ -38,18 +37,24 @@ def rows(
     -------
     tunesmith data rows rows.jsonl --text pork --limit 5
     """
+    from backend.data.load import SAMPLE_RECORDS, sample_for_shape  # noqa: PLC0415 - pyarrow loads here
+    from backend.data.locate import locate  # noqa: PLC0415
+    from backend.data.sources import ReadOptions  # noqa: PLC0415
+
     shown: list[Record] = []
     sample: list[Record] = []
     total = matching = 0
-    for record in _records(path):
+    located = locate(path)
+    for record in _records(located):
         total += 1
-        if total <= SAMPLED:
+        if total <= SAMPLE_RECORDS:
             sample.append(record)
         if text and text.casefold() not in _line(record).casefold():
             continue
         matching += 1
         if offset < matching <= offset + limit:
             shown.append(record)
+    sample = sample_for_shape(sample, located, ReadOptions())
     found = {
         "columns": list(dict.fromkeys(name for record in sample for name in record.cells)),
         **_reading(sample, columns),
@@ -64,12 +69,11 @@ def rows(
     return 0
 
 
-def _records(path: Path) -> Iterator[Record]:
-    from backend.data.locate import locate  # noqa: PLC0415
+def _records(located: Located) -> Iterator[Record]:
     from backend.data.records import Record  # noqa: PLC0415
-    from backend.data.sources import ReadOptions, read_file  # noqa: PLC0415 - pyarrow loads here
+    from backend.data.sources import ReadOptions, read_file  # noqa: PLC0415
 
-    for file in locate(path).files:
+    for file in located.files:
         for item in read_file(file, ReadOptions()):
             if isinstance(item, Record):
                 yield item

@@ -87,7 +87,7 @@ def load_rows(
             raise DataError(f"{path} has no rows.", remedy="Put at least one row into it.", code="no-rows")
         if not sample:
             raise _too_many_rejected(str(path), aside)
-        looked_at = _across_files(sample, located, options or ReadOptions())
+        looked_at = sample_for_shape(sample, located, options or ReadOptions())
         shape = detect(looked_at, columns)
         known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
         every = _watched(itertools.chain(sample, records), known, aside)
@@ -104,6 +104,23 @@ def load_rows(
         late = ", ".join(f"{column} (first at {place})" for column, place in aside.late.items())
         shape = replace(shape, reason=f"{shape.reason}; not used, and in no sampled row: {late}")
     return Loaded(rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped))
+
+
+def sample_for_shape(first: list[Record], located: Located, options: ReadOptions) -> list[Record]:
+    """Records to detect the shape by: the ``first`` ones, or as many of each file where those are all of one file.
+
+    At most ``SAMPLE_FILES`` files are looked into, evenly spread.
+    """
+    files = located.files[:: -(-len(located.files) // SAMPLE_FILES)]
+    begun = f"{files[0].name}:"
+    if len(files) < 2 or len(first) < SAMPLE_RECORDS or not first[-1].place.startswith(begun):
+        return first
+    share = SAMPLE_RECORDS // len(files)
+    others = (
+        itertools.islice((item for item in read_file(file, options) if isinstance(item, Record)), share)
+        for file in files[1:]
+    )
+    return [*first[:share], *itertools.chain.from_iterable(others)]
 
 
 def convert(items: Iterable[Item], shape: Shape) -> Iterator[Row | Rejected]:
@@ -168,23 +185,6 @@ def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[
                 _put_aside(item, aside)
             else:
                 aside.skipped.append(item)
-
-
-def _across_files(first: list[Record], located: Located, options: ReadOptions) -> list[Record]:
-    """Records to detect the shape by: the ``first`` ones, or as many of each file where those are all of one file.
-
-    At most ``SAMPLE_FILES`` files are looked into, evenly spread.
-    """
-    files = located.files[:: -(-len(located.files) // SAMPLE_FILES)]
-    begun = f"{files[0].name}:"
-    if len(files) < 2 or len(first) < SAMPLE_RECORDS or not first[-1].place.startswith(begun):
-        return first
-    share = SAMPLE_RECORDS // len(files)
-    others = (
-        itertools.islice((item for item in read_file(file, options) if isinstance(item, Record)), share)
-        for file in files[1:]
-    )
-    return [*first[:share], *itertools.chain.from_iterable(others)]
 
 
 def _watched(records: Iterable[Record], known: set[str], aside: _Aside) -> Iterator[Record]:

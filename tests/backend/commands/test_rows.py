@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backend.cli import main
+from backend.data.load import load_rows
 from tests.runs import write_rows
 
 FOODS = [{"question": f"food {n}", "answer": "Meat" if n % 2 else "Fruit"} for n in range(30)]
@@ -75,3 +76,12 @@ def test_for_people(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_source_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "rows", str(tmp_path / "nothing.jsonl"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"]
+
+
+def test_a_folder_is_read_as_it_will_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(tmp_path / "a.jsonl", [{"text": "t"}] * 250)
+    write_rows(tmp_path / "b.jsonl", [{"prompt": "p", "completion": "c"}] * 200)
+    write_rows(tmp_path / "c.jsonl", [{"prompt": "p", "completion": "c"}] * 200)
+    found = ask(capsys, tmp_path)
+    assert found["read_as"] == load_rows(tmp_path, max_rejected_share=1.0).reason
+    assert found["columns"] == ["text", "prompt", "completion"]
