@@ -1,18 +1,17 @@
-"""A checkpoint is whole or not there, goes on to the same bits, and any reader can load what was trained."""
+"""A checkpoint is whole or not there and goes on to the same bits: backend/core/checkpoint.py.
+
+What other programs read of it is in tests/integration/test_results_elsewhere.py, disks that refuse in tests/faults.
+"""
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from backend.config import TrainingConfig, TuningConfig
 from backend.core import checkpoint as checkpoint_module
@@ -27,14 +26,11 @@ from backend.core.checkpoint import (
     read_checkpoint,
     restore,
     save_checkpoint,
-    save_result,
     step_name,
     verify_folder,
-    write_weights,
 )
-from backend.core.generation import for_inference
 from backend.core.training import TrainState, train_steps
-from backend.errors import RunError, TrainingError
+from backend.errors import RunError
 from tests.backend.core.rows import (
     FULL,
     LORA,
@@ -46,8 +42,6 @@ from tests.backend.core.rows import (
     start,
     weights,
 )
-from tests.fakes import FailingFileSystem, RecordingFileSystem
-from tests.tiny import quiet_transformers, tiny_model_folder, tiny_tokenizer
 
 ROWS = random_rows([9, 14, 20, 7, 30, 12, 25, 18], shared=5)
 SIX = TrainingConfig(max_steps=6, per_device_train_batch_size=4, learning_rate=1e-2)
@@ -219,7 +213,7 @@ def checkpoints(two_saved: dict[str, dict[str, bytes]], tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("file", [name for name in LORA_FILES if name != MANIFEST])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_every_damage_to_every_file_is_noticed_and_an_older_checkpoint_taken(
+def test_f18_f19_every_damage_to_every_file_is_noticed_and_an_older_checkpoint_taken(
     file: str, damage: Callable[[Path], None], checkpoints: Path
 ) -> None:
     damage(checkpoints / "step-000006" / file)
@@ -450,214 +444,3 @@ def test_a_full_checkpoint_of_another_width_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match="another model or method"):
         restore(read_checkpoint(path), start(_sized(intermediate_size=96), FULL, SIX))
-
-
-# --- disks that refuse -------------------------------------------------------------------------------------
-
-
-def test_a_full_disk_is_said_with_path_and_bytes_and_leaves_nothing(
-    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = _remains(checkpoints)
-    monkeypatch.setattr(checkpoint_module, "free_bytes", lambda _: 1000)
-    state = _fresh()
-    state.step = 9
-    needed = 3 * sum(part.numel() * 4 for part in state.parameters.values()) + 4 * len(state.parameters)
-
-    with pytest.raises(TrainingError, match="The disk is full") as caught:
-        save_checkpoint(checkpoints, state, {})
-
-    assert caught.value.code == "disk-full"
-    assert str(checkpoints / "step-000009") in caught.value.message
-    assert f"{needed:,} bytes" in caught.value.message
-    assert "1,000 are free" in caught.value.message
-    assert _remains(checkpoints) == before
-
-
-@pytest.mark.parametrize("fail_at", range(1, 9))
-def test_a_disk_that_refuses_anywhere_leaves_what_was_there(fail_at: int, checkpoints: Path) -> None:
-    """Five files, their folder, the new name, the folder around it; after the name only its safety is unsure."""
-    state = _fresh()
-    state.step = 9
-    before = _remains(checkpoints)
-
-    with pytest.raises(TrainingError, match="step-000009") as caught:
-        save_checkpoint(checkpoints, state, {}, fs=FailingFileSystem(fail_at, code=errno.EIO))
-
-    assert caught.value.code == "cannot-save"
-    assert _remains(checkpoints) == sorted(before + ["step-000009"] * (fail_at == 8))
-    assert not newest_good(checkpoints)[1]
-
-
-def test_every_file_and_folder_is_on_the_disk_before_the_name_is(tmp_path: Path) -> None:
-    disk = RecordingFileSystem()
-
-    path = save_checkpoint(tmp_path, _fresh(), {}, fs=disk)
-
-    names = [operation.name for operation in disk.operations]
-    synced = {operation.path.name for operation in disk.operations[: names.index("rename")]}
-    assert set(LORA_FILES) <= synced
-    assert disk.operations[names.index("rename")].target == path
-    assert (names[-1], disk.operations[-1].path) == ("fsync", tmp_path)
-
-
-def test_the_disk_filling_up_on_the_way_is_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    free = iter([10**9, 0, 0])
-    monkeypatch.setattr(checkpoint_module, "free_bytes", lambda _: next(free))
-
-    with pytest.raises(TrainingError, match="The disk is full") as caught:
-        save_checkpoint(tmp_path, _fresh(), {}, fs=FailingFileSystem(2))
-
-    assert caught.value.code == "disk-full"
-    assert _remains(tmp_path) == []
-
-
-def test_a_place_that_cannot_be_a_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("a file in the way")
-
-    with pytest.raises(TrainingError, match="could not be written") as caught:
-        save_checkpoint(tmp_path / "checkpoints" / "deep", _fresh(), {})
-
-    assert caught.value.code == "cannot-save"
-    assert str(tmp_path / "checkpoints") in caught.value.message
-
-
-def test_notes_that_cannot_be_written_leave_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(TypeError):
-        save_checkpoint(tmp_path, _fresh(), {"model": object()})
-
-    assert _remains(tmp_path) == []
-
-
-# --- results -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("base") / "model", initializer_range=0.3)
-
-
-def _plain(folder: Path) -> Any:
-    with quiet_transformers():
-        return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-IDS = torch.arange(3, 40)[None]
-
-
-def _logits(state: TrainState) -> torch.Tensor:
-    with for_inference(state.forward.model), torch.no_grad():
-        return state.forward.model(IDS).logits
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks for it
-@torch.no_grad()
-def test_plain_peft_loads_an_adapter_and_says_the_same(base_folder: Path, tmp_path: Path) -> None:
-    state = start(_plain(base_folder), LORA, SIX)
-    shake(state)
-
-    folder = save_result(state.forward.model, tiny_tokenizer(), tmp_path / "adapter")
-
-    tuned = PeftModel.from_pretrained(_plain(base_folder), folder).eval()
-    torch.testing.assert_close(tuned(IDS).logits, _logits(state), rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(_plain(base_folder)(IDS).logits, _logits(state), atol=1e-2)
-    assert len(tuned.active_adapters) == 1
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@torch.no_grad()
-def test_plain_transformers_loads_a_model_and_says_the_same(tied: bool, tmp_path: Path) -> None:
-    state = start(lively_model(tie_word_embeddings=tied), FULL, SIX)
-    shake(state)
-
-    folder = save_result(state.forward.model, tiny_tokenizer(), tmp_path / "model")
-
-    model = _plain(folder)
-    assert torch.equal(model(IDS).logits, _logits(state))
-    assert model.config._attn_implementation == "sdpa"
-    assert (folder / "generation_config.json").is_file()
-
-
-def test_the_tokenizer_lies_beside_the_weights(tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer()
-
-    folder = save_result(_fresh().forward.model, tokenizer, tmp_path / "adapter")
-
-    again = AutoTokenizer.from_pretrained(folder)
-    assert again("two three").input_ids == tokenizer("two three").input_ids
-    assert again.chat_template == tokenizer.chat_template
-
-
-@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
-def test_nothing_that_was_written_can_run_code(tuning: TuningConfig, tmp_path: Path) -> None:
-    state = _fresh(tuning)
-    save_checkpoint(tmp_path / "checkpoints", state, {})
-    save_result(state.forward.model, tiny_tokenizer(), tmp_path / "result")
-
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja"}
-    assert not [path for path in files if path.read_bytes()[:2] in {b"\x80\x02", b"\x80\x04", b"PK"}]
-
-
-def test_a_result_replaces_the_one_before(tmp_path: Path) -> None:
-    folder = save_result(_fresh().forward.model, tiny_tokenizer(), tmp_path / "adapter")
-    (folder / "old.txt").write_text("of the result before")
-    state = _fresh()
-    shake(state)
-
-    save_result(state.forward.model, tiny_tokenizer(), tmp_path / "adapter")
-
-    assert not (folder / "old.txt").exists()
-    assert verify_folder(folder)
-    assert _remains(tmp_path) == ["adapter"]
-
-
-@pytest.mark.parametrize("fail_at", [1, 5, 8])
-def test_a_result_that_cannot_be_written_leaves_the_one_before(fail_at: int, tmp_path: Path) -> None:
-    folder = save_result(_fresh().forward.model, tiny_tokenizer(), tmp_path / "adapter")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    state = _fresh()
-    shake(state)
-
-    with pytest.raises(TrainingError, match="adapter"):
-        save_result(
-            state.forward.model, tiny_tokenizer(), folder, fs=FailingFileSystem(fail_at, code=errno.EIO)
-        )
-
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert _remains(tmp_path) == ["adapter"]
-
-
-def test_a_result_that_has_its_name_is_whole_even_when_the_disk_fails_then(tmp_path: Path) -> None:
-    model, folder = _fresh().forward.model, tmp_path / "adapter"
-    disk = RecordingFileSystem()
-    save_result(model, tiny_tokenizer(), folder, fs=disk)
-    (folder / "old.txt").write_text("of the result before")
-
-    with pytest.raises(TrainingError, match="adapter"):
-        save_result(
-            model, tiny_tokenizer(), folder, fs=FailingFileSystem(len(disk.operations), code=errno.EIO)
-        )
-
-    assert verify_folder(folder)
-    assert not (folder / "old.txt").exists()
-    assert _remains(tmp_path) == ["adapter"]
-
-
-def test_an_adapter_holds_what_was_trained_and_no_embedding(tmp_path: Path) -> None:
-    write_weights(_fresh().forward.model, tmp_path)
-
-    tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert tensors
-    assert all(".lora_" in name for name in tensors)
-    assert _remains(tmp_path) == ["adapter_config.json", "adapter_model.safetensors"]
-
-
-def test_a_tied_head_is_written_once(tmp_path: Path) -> None:
-    write_weights(_fresh(FULL).forward.model, tmp_path)
-
-    names = load_file(tmp_path / "model.safetensors").keys()
-    assert "model.embed_tokens.weight" in names
-    assert "lm_head.weight" not in names
