@@ -13,8 +13,10 @@ from backend.data.families import FAMILIES, PARTS, Family
 from backend.data.records import Record, Row
 from backend.data.shapes import build
 from backend.errors import DataError
+from backend.utils.text_utils import shorten
 
 GOOD_SHARE = 0.5
+COLUMNS_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> 
     return Shape(shape.name, shape.columns, shape.reason, _share(shape, sample))
 
 
+def listed(columns: Sequence[str]) -> str:
+    """The first columns in a line for a person, without what a terminal would obey, and how many more there are."""
+    more = f" and {len(columns) - COLUMNS_NAMED:,} more" if len(columns) > COLUMNS_NAMED else ""
+    return ", ".join(shorten(column, 60) for column in columns[:COLUMNS_NAMED]) + more
+
+
 def to_row(record: Record, shape: Shape) -> Row:
     """The record as a canonical row; raises ``DataError`` with the place, the field and the reason."""
     try:
@@ -105,7 +113,7 @@ def _shape(family: Family, names: Mapping[str, str], sample: Sequence[Record]) -
     )
     unused = [column for column in names.values() if column not in columns.values()]
     if unused:
-        reason += f"; not used: {', '.join(unused)}"
+        reason += f"; not used: {listed(unused)}"
     later = {part: column for part, column in family.optional.items() if part not in columns}
     return Shape(family.shape, columns, reason, share, later)
 
@@ -147,7 +155,7 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
             hint = f"Did you mean {close[0]!r}? " if close else ""
             raise DataError(
                 f"data.columns names {column!r} for {part}, but no row has that column.",
-                remedy=f"{hint}The columns are: {', '.join(present)}.",
+                remedy=f"{hint}The columns are: {listed(present)}.",
                 code="unknown-column",
             )
 
@@ -175,7 +183,7 @@ def _unknown_shape(names: Mapping[str, str], file: str) -> DataError:
             code="unknown-shape",
         )
     return DataError(
-        f"{file}: No known shape has the columns {', '.join(columns)}.",
+        f"{file}: No known shape has the columns {listed(columns)}.",
         remedy="Say which of them holds what: --columns.prompt Question --columns.completion Answer, "
         "or data.columns: {prompt: Question, completion: Answer} in a run's settings.",
         code="unknown-shape",

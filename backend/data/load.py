@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
-from backend.data.formats import Shape, detect, to_row
+from backend.data.formats import Shape, detect, listed, to_row
 from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
@@ -21,6 +21,7 @@ from backend.utils.file_utils import sha256_file, write_text_durably
 SAMPLE_RECORDS = 200
 SAMPLE_FILES = 20
 MAX_REJECTED_KEPT = 10_000
+MAX_LATE_COLUMNS = 10
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def load_rows(
     if located.part is not None:
         rows = rows[take_part(len(rows), located.part)]
     if aside.late and not columns:
-        late = ", ".join(f"{column} (first at {place})" for column, place in aside.late.items())
+        late = listed([f"{column} (first at {place})" for column, place in aside.late.items()])
         shape = replace(shape, reason=f"{shape.reason}; not used, and in no sampled row: {late}")
     return Loaded(rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped))
 
@@ -188,11 +189,12 @@ def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[
 
 
 def _watched(records: Iterable[Record], known: set[str], aside: _Aside) -> Iterator[Record]:
-    """The records as they are; a column that is not ``known`` is noted once."""
+    """The records as they are; the first columns that are not ``known`` are noted."""
     for record in records:
-        if not record.cells.keys() <= known:
-            aside.late.update({column: record.place for column in record.cells if column not in known})
-            known.update(record.cells)
+        if len(aside.late) < MAX_LATE_COLUMNS and not record.cells.keys() <= known:
+            new = [column for column in record.cells if column not in known]
+            aside.late.update(dict.fromkeys(new[: MAX_LATE_COLUMNS - len(aside.late)], record.place))
+            known.update(new)
         yield record
 
 

@@ -50,6 +50,13 @@ def test_detection_says_why_how_many_fit_and_what_is_not_used():
     )
 
 
+def test_of_many_columns_that_are_not_used_the_first_are_named():
+    cells = {"prompt": "q", "completion": "a", "\x1b[31m": "x", **{f"c{number}": "x" for number in range(25)}}
+    reason = detect(records(cells)).reason
+    assert "; not used: ·[31m, c0," in reason
+    assert reason.endswith("c17, c18 and 6 more")
+
+
 def test_a_shape_that_fits_few_rows_yields_to_one_that_fits_more():
     cells = [{"messages": [], "prompt": "q", "completion": "a"}] * 3 + [{"messages": MESSAGES}]
     assert detect(records(*cells)).name == "prompt/completion"

@@ -302,3 +302,10 @@ def test_a_column_after_the_sample_that_is_not_read_is_named_once_with_its_place
     late = {"prompt": "p", "completion": "c", "rating": "5"}
     loaded = load_rows(write_lines(tmp_path / "t.jsonl", [*PAIRS * 15, late, late]))
     assert loaded.reason.endswith("; not used, and in no sampled row: rating (first at t.jsonl:301)")
+
+
+def test_of_many_late_columns_the_first_are_named(tmp_path):
+    late = [{"prompt": "p", "completion": "c", f"x{number}": "1", f"y{number}": "2"} for number in range(50)]
+    loaded = load_rows(write_lines(tmp_path / "t.jsonl", [*PAIRS * 15, *late]))
+    assert loaded.reason.count("first at") == 10
+    assert loaded.reason.endswith("y4 (first at t.jsonl:305)")
