@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import takewhile
@@ -89,7 +90,7 @@ def check(
     report = _examine(loaded, path, held_out, options)
     mended = _mend(report, loaded, held_out, only) if mending else None
     if mended is None or not (mended.changes or loaded.rejected):
-        return _print_report(report, path, as_json=as_json)
+        return _print_report(report, path, columns, as_json=as_json)
     out = None if dry_run else fix
     return _show_fixed(report, mended, loaded, path, out, held_out, options, as_json=as_json)
 
@@ -124,7 +125,7 @@ def _examine(loaded: Loaded, path: Path, held_out: Sequence[Row], options: dict[
     return examine(loaded, str(path), validation=held_out, **options)
 
 
-def _print_report(report: Report, path: Path, *, as_json: bool) -> int:
+def _print_report(report: Report, path: Path, columns: dict[str, str] | None, *, as_json: bool) -> int:
     if as_json:
         print_json(json.loads(report.to_json()))
         return report.exit_code
@@ -134,7 +135,8 @@ def _print_report(report: Report, path: Path, *, as_json: bool) -> int:
             "Add --dry-run to see what the fixes would change, or --fix FOLDER for a mended copy; your file stays."
         )
     elif report.exit_code == 0:
-        say(f"See what the model will see: tunesmith data preview {path}")
+        roles = [word for part, name in (columns or {}).items() for word in (f"--columns.{part}", name)]
+        say(f"See what the model will see: {shlex.join(['tunesmith', 'data', 'preview', str(path), *roles])}")
     return report.exit_code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ class TestCheck:
         assert "60 rows, 0 refused; 0 findings that should stop a run" in screen
         assert "no model was given" in screen
         assert "tunesmith data preview good.jsonl" in screen
+
+    def test_the_next_command_can_be_typed_as_it_stands(self, tmp_path: Path, capsys: Screen) -> None:
+        write_rows(
+            tmp_path / "my foods.jsonl", [{"The food": f"{n} {n * 7919}", "is": f"{n}!"} for n in range(60)]
+        )
+        words = ["--columns.prompt", "The food", "--columns.completion", "is"]
+        assert main(["data", "check", "my foods.jsonl", *words]) == 0
+        (told,) = (line for line in capsys.readouterr().out.splitlines() if "tunesmith data preview" in line)
+        assert shlex.split(told.partition("tunesmith ")[2]) == ["data", "preview", "my foods.jsonl", *words]
 
     def test_blocking_rows_and_the_way_to_mend_them(self, bad: Path, capsys: Screen) -> None:
         assert main(["data", "check", "bad.jsonl"]) == 1
