@@ -1,6 +1,5 @@
 """The byte-exact law: every text cell arrives as the text it is, out of every container."""
 
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from backend.data.records import Record, Skipped
 from backend.data.sources import read
-from tests.backend.data.containers import CONTAINERS
+from tests.backend.data.containers import CONTAINERS, scratch
 
 TRICKY = (
     "007",
@@ -41,7 +40,7 @@ def tables(characters):
 
 
 def check(name, rows):
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         path = CONTAINERS[name](rows, Path(folder) / name)
         items = [item for item in read(path) if not isinstance(item, Skipped)]
     assert all(isinstance(item, Record) for item in items), items

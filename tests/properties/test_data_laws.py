@@ -1,6 +1,5 @@
 """Laws of stores, copies, augmentation and near duplicates over generated rows."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from backend.data.store import RowFile, write_rows
 from backend.data.texts import answers
 from backend.data.write import write_jsonl
 from backend.utils.text_utils import normalise
+from tests.backend.data.containers import scratch
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 message = st.fixed_dictionaries(
@@ -41,7 +41,7 @@ rows = st.lists(row, min_size=1, max_size=8)
 @settings(max_examples=60, deadline=None)
 @given(rows)
 def test_a_store_gives_back_what_was_put_in(given_rows):
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         write_rows(given_rows, Path(folder) / "r.arrow")
         with RowFile(Path(folder) / "r.arrow") as stored:
             assert list(stored) == given_rows
@@ -50,7 +50,7 @@ def test_a_store_gives_back_what_was_put_in(given_rows):
 @settings(max_examples=60, deadline=None)
 @given(row)
 def test_a_written_row_reads_back_as_it_was(given_row):
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         write_jsonl([given_row], Path(folder) / "r.jsonl")
         (read,) = load_rows(Path(folder) / "r.jsonl").rows
     assert replace(read, place="f:1") == given_row
