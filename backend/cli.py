@@ -79,6 +79,7 @@ def _refused_by_the_system(error: OSError) -> TunesmithError:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 2 for input to be mended, else see docs/cli.md."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: who waits leaves the core to others
     tokens = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in tokens
     try:

@@ -123,6 +123,18 @@ class TestHowCommandsEnd:
         assert main(["x", "--json"]) == code
         assert json.loads(capsys.readouterr().out)["error"]["code"] == error.code
 
+    @pytest.mark.parametrize(
+        ("set_by_a_person", "meant"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+    )
+    def test_threads_that_wait_leave_their_core_to_others(
+        self, monkeypatch: pytest.MonkeyPatch, set_by_a_person: dict[str, str], meant: str
+    ) -> None:
+        """It must stand before torch comes up, which reads it once; children inherit it."""
+        monkeypatch.setattr(os, "environ", {**set_by_a_person})
+        monkeypatch.setattr(cli, "app", lambda *_, **__: 0)
+        main(["x"])
+        assert os.environ["OMP_WAIT_POLICY"] == meant
+
     def test_ctrl_c(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr(cli, "app", raising(KeyboardInterrupt()))
         assert main(["x"]) == 130
