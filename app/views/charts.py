@@ -120,7 +120,7 @@ def _spec(
     zoom = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
     hover = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
     solid = [{"filter": "datum.kind == 'line'"}] if faint else []  # an expression a point: only where needed
-    layers = [
+    layers: list[dict[str, Any]] = [
         {
             "transform": solid,
             "params": [{"name": "zoom", "select": zoom, "bind": "scales"}],
