@@ -73,3 +73,12 @@ def test_a_long_value_is_cut() -> None:
 def test_a_value_that_is_not_possible_lists_those_that_are() -> None:
     (problem,) = problems(plain({"tuning.method": "qlora"}))
     assert problem.remedy == "Choose 'lora' or 'full'."
+
+
+def test_a_format_of_another_version_is_not_a_choice_to_make() -> None:
+    (problem,) = problems(plain({"version": 2}))
+    assert problem == Problem(
+        "version",
+        "2 is a format that this version does not read.",
+        "Use the version of Tunesmith that wrote it, or a newer one.",
+    )

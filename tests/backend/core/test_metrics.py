@@ -164,3 +164,13 @@ def test_after_closing_nothing_is_written(folder: Path) -> None:
         writer.write(_step(1))
 
     assert _records(folder) == []
+
+
+def test_the_lines_are_put_on_the_disk_when_asked(folder: Path) -> None:
+    lines = JsonlWriter(folder / "metrics.jsonl")
+    with (
+        MetricsWriter(lines, None) as writer,
+        mock.patch("os.fsync", autospec=True, side_effect=OSError(errno.EIO, "bad disk")),
+        pytest.raises(OSError, match="bad disk"),
+    ):
+        writer.sync()
