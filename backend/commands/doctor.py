@@ -92,11 +92,13 @@ def _memory() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
+    from backend.manager.system_manager import is_network_path  # noqa: PLC0415
+
     free = shutil.disk_usage(folder).free
     enough = free >= NEEDED_DISK
-    return Finding(
-        "disk", enough, f"{free / GIB:.1f} GiB free here", "" if enough else "Make room: a run needs 2 GiB."
-    )
+    where = "here, over the network: let one machine at a time work on these runs"
+    text = f"{free / GIB:.1f} GiB free {where if is_network_path(folder) else 'here'}"
+    return Finding("disk", enough, text, "" if enough else "Make room: a run needs 2 GiB.")
 
 
 def _accelerator() -> Finding:

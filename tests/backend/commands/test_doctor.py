@@ -110,3 +110,15 @@ def test_a_graphics_card_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Test GPU")
     assert doctor._accelerator() == Finding("gpu", True, "Test GPU")
+
+
+@pytest.mark.parametrize(
+    ("network", "said"), [(True, "over the network: let one machine"), (False, "free here")]
+)
+def test_a_disk_over_the_network_is_named(
+    network: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "backend.manager.system_manager.is_network_path", lambda path: network and path == tmp_path
+    )
+    assert said in doctor._disk(tmp_path).found
