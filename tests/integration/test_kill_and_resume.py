@@ -31,8 +31,11 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 MOMENTS = [(2, "before"), (4, "after"), (7, "before"), (10, "before")]
 """Killed before or after a step is written down: without any checkpoint yet, right after one, between, at the end."""
-MOMENTS_OF = dict.fromkeys(METHODS, MOMENTS) | {
+MOMENTS_OF = {
+    "lora": MOMENTS,
     "lora with dropout": MOMENTS[2:3],
+    "full": MOMENTS[2:],
+    "accumulation": MOMENTS[:2],
     "augmentation": MOMENTS[1:3],
 }
 KILL = """
