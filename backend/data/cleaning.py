@@ -143,10 +143,10 @@ def without_shared_prefix(texts_given: Sequence[str]) -> list[str]:
     shared = 0
     while shared < min(len(low), len(high)) - 1 and low[shared] == high[shared]:
         shared += 1
-    prefix = " ".join(low[:shared]) + " " if shared else ""
-    if not all(text.startswith(prefix) for text in distinct):
-        return list(texts_given)
-    return [text[len(prefix) :] for text in texts_given]
+    length = sum(
+        len(word) + 1 for word in low[:shared]
+    )  # what the first and the last begin with, all begin with
+    return [text[length:] for text in texts_given]
 
 
 def _key(text: str) -> str:
