@@ -69,6 +69,27 @@ def test_one_token_ends_the_turn_and_it_is_the_last(family: Family) -> None:
     assert shown.tokens[-1].text in special_tokens(tokenizer)
 
 
+def test_a_content_that_the_template_shortens_is_looked_for() -> None:
+    """Qwen's template leaves an earlier thinking block out, so its answer is not there as it was written."""
+    thinking = {"role": "assistant", "content": "<think>hm</think>\n\nno", "trained": False}
+    last = {"role": "assistant", "content": "sure"}
+    row = Row("x.jsonl:1", (CHAT.messages[0], thinking, CHAT.messages[2], last))
+    shown = preview_row(row, tiny_tokenizer("qwen3"), data())
+    assert "hm" not in text(shown)
+    own = "".join(text(shown, template=False).split())
+    assert own == "userandtheend?ünï😀sure"
+
+
+def test_a_template_that_refuses_other_words_shows_what_is_found() -> None:
+    tokenizer = tiny_tokenizer("chatml")
+    refuse = "{{ raise_exception('no') }}"
+    marked = "{% if 'Sentinel' in messages[0]['content'] %}"
+    tokenizer.chat_template = f"{marked}{refuse}{{% endif %}}{tokenizer.chat_template}"
+    row = Row("x.jsonl:1", CHAT.messages[:2])
+    shown = preview_row(row, tokenizer, data())
+    assert text(shown, template=False) == "userthe assistant says: user"
+
+
 @pytest.mark.parametrize("family", ["chatml", "llama3", "gemma", "qwen3"])
 def test_words_of_the_template_in_a_persons_mouth_are_the_persons(family: Family) -> None:
     shown = preview_row(CHAT, tiny_tokenizer(family), data())
