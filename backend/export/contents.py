@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float32]
 COARSE_ERRORS = {"Q6_K": 0.03, "Q5_K": 0.06, "Q4_K": 0.12, "Q3_K": 0.24, "Q2_K": 0.45}
 """Largest relative error of a tensor in a format that we cannot repeat; llama.cpp's own reaches about 0.6 of it."""
 OTHER_ERROR = 0.15
+_FLOATS = frozenset({"F32", "F16", "BF16"})
 _END_KEYS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _SETTINGS = (
     *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "intermediate_size"),
@@ -61,13 +62,14 @@ def check_folder(
     problems = [*_settings(found, config), *_tokens(folder, tokenizer, end_ids, named)]
     problems += _lost_tokens(_added(folder) if file is None else _standing(file), tokenizer)
     kinds = _kinds(file, config, weights) if file else {}
+    ours = file is None or file.metadata.get("general.file_type") in FILE_TYPES.values()
     files = sorted(folder.glob("*.safetensors"))
     names = {name: file for file in files for name in _names(file)}
     problems += [f"the weight {name} is missing" for name in sorted(weights.keys() - names.keys())]
     problems += [f"the weight {name} is too many" for name in sorted(names.keys() - weights.keys())]
     for name in sorted(weights.keys() & names.keys()):
         values, trained = _tensor(names[name], name), weights[name].detach().float().cpu().numpy()
-        if not is_rounded(values, trained, kinds.get(name), stored):
+        if not is_rounded(values, trained, kinds.get(name), stored, ours=ours):
             problems.append(f"{name} {_how(name, values, trained, weights, base)}")
     return problems
 
@@ -226,9 +228,15 @@ def is_rounded(
     trained: Floats,
     kind: gguf.GGMLQuantizationType | None,
     stored: torch.dtype | None = None,
+    *,
+    ours: bool = True,
 ) -> bool:
-    """Whether ``values`` are the trained ones in ``kind`` or ``stored``: exactly, or as near as K-quants come."""
-    wanted = _rounded(trained, kind, stored)
+    """Whether ``values`` are the trained ones in ``kind`` or ``stored``: exactly, or as near as K-quants come.
+
+    What is not ``ours`` was written by llama.cpp, which may round the same kind of block in another way.
+    """
+    repeated = ours or kind is None or kind.name in _FLOATS
+    wanted = _rounded(trained, kind, stored) if repeated else None
     if wanted is not None or values.shape != trained.shape:
         return np.array_equal(values, trained if wanted is None else wanted)
     return _distance(values, trained) <= COARSE_ERRORS.get(kind.name if kind else "", OTHER_ERROR)

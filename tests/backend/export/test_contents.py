@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
+from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
 
 from backend.export import contents
@@ -149,3 +149,11 @@ def test_k_quants_are_as_near_as_llama_cpp_comes(kind: str) -> None:
     assert contents.COARSE_ERRORS[kind] / 2 < off < contents.COARSE_ERRORS[kind] * 0.7
     assert not contents.is_rounded(np.roll(values, 1, axis=0), trained, stored)
     assert not contents.is_rounded(values * 2, trained, stored)
+
+
+def test_what_llama_cpp_wrote_need_not_be_rounded_as_we_would() -> None:
+    trained = np.load(Path(__file__).with_name("k_quants.npz"))["trained"]
+    coarse = dequantize(quantize(trained, GGMLQuantizationType.Q5_0), GGMLQuantizationType.Q5_0) * 1.001
+    assert not contents.is_rounded(coarse, trained, GGMLQuantizationType.Q5_0)
+    assert contents.is_rounded(coarse, trained, GGMLQuantizationType.Q5_0, ours=False)
+    assert not contents.is_rounded(trained * 1.001, trained, GGMLQuantizationType.F32, ours=False)
