@@ -81,18 +81,25 @@ class TestMirrored:
         assert list(inspect.signature(Inferencer.infer).parameters)[:2] == ["self", "prompt"]
 
 
-def ask(modules: list[str], preload: list[str]) -> dict[str, Any]:
+def python(*arguments: str, cwd: Path = ROOT, said: str = "") -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that came through; ``said`` is its standard input."""
     child = subprocess.run(
-        [sys.executable, "-B", "-m", "tests.imports"],
-        input=json.dumps({"modules": modules, "preload": preload}),
+        [sys.executable, "-B", *arguments],
+        input=said,
         capture_output=True,
         text=True,
         env=child_environment(),
-        check=True,
+        check=False,
         timeout=240,
-        cwd=ROOT,
+        cwd=cwd,
     )
-    answer: dict[str, Any] = json.loads(child.stdout)
+    assert child.returncode == 0, child.stderr
+    return child
+
+
+def ask(modules: list[str], preload: list[str]) -> dict[str, Any]:
+    asked = json.dumps({"modules": modules, "preload": preload})
+    answer: dict[str, Any] = json.loads(python("-m", "tests.imports", said=asked).stdout)
     return answer
 
 
@@ -146,16 +153,7 @@ class TestImporting:
             f"import sys; loaded = [n for n in {HEAVY[:4]!r} if n in sys.modules]; assert not loaded, loaded"
         )
         script = "\n".join(f"{statement}; {look}" for statement in statements)
-        child = subprocess.run(
-            [sys.executable, "-B", "-c", script],
-            capture_output=True,
-            text=True,
-            env=child_environment(),
-            check=False,
-            timeout=120,
-            cwd=ROOT,
-        )
-        assert child.returncode == 0, child.stderr
+        assert python("-c", script).returncode == 0
 
 
 def imports_of(path: Path) -> set[str]:
@@ -228,15 +226,7 @@ class TestCommands:
             "import sys; from backend.cli import main; code = main(['--help']);"
             f"print([n for n in {HEAVY!r} if n in sys.modules], code, file=sys.stderr)"
         )
-        child = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            env=child_environment(),
-            check=True,
-            timeout=60,
-            cwd=ROOT,
-        )
+        child = python("-c", script)
         assert child.stderr == "[] 0\n"
         assert "Commands" in child.stdout
 
@@ -314,13 +304,5 @@ class TestWheel:
             "import sys; sys.path.insert(0, sys.argv.pop()); from backend import cli;"
             "print(cli.__file__); cli.main(['--version'])"
         )
-        child = subprocess.run(
-            [sys.executable, "-B", "-c", script, str(wheel)],
-            capture_output=True,
-            text=True,
-            env=child_environment(),
-            check=True,
-            timeout=60,
-            cwd=tmp_path,
-        )
+        child = python("-c", script, str(wheel), cwd=tmp_path)
         assert child.stdout.splitlines()[0] == f"{wheel}/backend/cli.py"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -12,6 +13,9 @@ from backend.commands.output import print_json, say, table
 from backend.commands.train import Detach, carry_out, check_inputs, start_detached
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from backend.manager.run_summary import RunSummary
 
 app = App(name="runs", help="Look at runs, steer them and carry them on.")
 
@@ -48,7 +52,7 @@ def list_(
     return 0
 
 
-def _print_list(found: Any) -> None:
+def _print_list(found: Sequence[RunSummary]) -> None:
     """One line a run; names and tags have a column once there are any."""
     labelled = any(s.labels.name or s.labels.tags for s in found)
     rows = [
@@ -73,7 +77,7 @@ def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def summary_record(summary: Any) -> dict[str, Any]:
+def summary_record(summary: RunSummary) -> dict[str, Any]:
     """A run's summary as plain values."""
     from dataclasses import asdict  # noqa: PLC0415
 
