@@ -22,10 +22,16 @@ _PAGES = (
 """File, title and icon. One flat list: Streamlit draws sections in a way that screen readers stumble over."""
 
 
+_READABLE_SLIDERS = "<style>div[data-testid=stSliderThumbValue] {color: inherit}</style>"
+"""Streamlit writes a slider's value in the primary colour. White on that colour must be readable in buttons, and on
+any background but black no colour has 4.5:1 for both."""
+
+
 def main() -> None:
     """Draw the navigation and the page that was chosen."""
     st.set_page_config(page_title="Tunesmith", page_icon=str(_HERE / "views" / "icon.svg"), layout="wide")
     st.logo(str(_HERE / "views" / "logo.svg"), size="large")
+    st.html(_READABLE_SLIDERS)
     pages = [
         st.Page(f"pages/{name}.py", title=title, icon=icon, default=name == "home")
         for name, title, icon in _PAGES
