@@ -133,6 +133,12 @@ class TestLoading:
         assert [item.place for item in dataset.rejected] == ["rows.jsonl:19"]
         assert len(dataset.train) == len(ROWS)
 
+    def test_bad_held_out_rows_are_named_too(self, tmp_path: Path) -> None:
+        train = write_rows(tmp_path / "rows.jsonl", ROWS)
+        held_out = write_rows(tmp_path / "held.jsonl", [*ROWS, {"prompt": "x"}])
+        data = DataConfig(train=str(train), validation=str(held_out), max_rejected_share=0.1)
+        assert [item.place for item in load(data, seed=1).rejected] == ["held.jsonl:19"]
+
 
 class TestHowItIsRead:
     @pytest.mark.parametrize(

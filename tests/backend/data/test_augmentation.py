@@ -180,3 +180,11 @@ def test_oversample_off():
     rows = pairs([("q", "a"), ("r", "a"), ("s", "b")])
     assert oversample(rows, 1.0) == rows
     assert oversample([], 2.0) == []
+
+
+def test_a_shorter_chat_never_ends_with_a_call_of_a_tool():
+    call = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
+    result = {"role": "tool", "content": "2"}
+    row = chat(user("a"), assistant("", tool_calls=[call]), result, assistant("b"), user("c"), assistant("d"))
+    ends = {len(each.messages) for each in many(row, AugmentationConfig(sub_turns=1))}
+    assert ends == {4}

@@ -86,3 +86,13 @@ def test_text_that_is_no_utf8_is_an_error():
 def test_damaged_columnar_names_the_file():
     with pytest.raises(DataError, match="t is damaged or no such file: first"), damaged_columnar("t"):
         raise pa.ArrowInvalid("first\nsecond")
+
+
+def test_texts_that_end_before_they_begin_are_damage():
+    offsets = pa.array([0, 2, 1], pa.int32()).buffers()[1]
+    texts = pa.StringArray.from_buffers(2, offsets, pa.py_buffer(b"ab"))
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, pa.schema([("text", pa.string())])) as writer:
+        writer.write_batch(pa.record_batch([texts], names=["text"]))
+    with pytest.raises(DataError, match="damaged"):
+        list(read_columnar(io.BytesIO(sink.getvalue()), "arrow-stream", "t"))

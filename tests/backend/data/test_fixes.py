@@ -115,3 +115,25 @@ def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(DataError, match="cannot be written") as caught:
         write_copy(mend([], []), tmp_path / "file" / "out", source="s", sha256="0")
     assert caught.value.code == "unwritable-file"
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(user("a"), assistant("b"), user("c"), chosen=(assistant("d"),), rejected=(assistant("e"),)),
+        chat(user("a"), assistant("b"), user("c"), label=True),
+        chat(
+            user("a"),
+            assistant("", tool_calls=[CALL, CALL]),
+            *({"role": "tool", "content": text} for text in "12"),
+            assistant("3"),
+        ),
+        chat(user("a"), assistant("", tool_calls=[CALL]), assistant("", tool_calls=[CALL]), assistant("3")),
+    ],
+    ids=["a preference", "a rating", "answers of two tools", "two calls"],
+)
+def test_turns_that_have_their_reason_are_left_as_they_are(row):
+    assert mend([row], ["mend-turns"]).changes == ()

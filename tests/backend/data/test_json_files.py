@@ -121,3 +121,16 @@ def test_values_are_found_across_the_borders_of_the_window():
 def test_a_row_per_line_needs_only_one_good_line_to_be_known():
     items = read_all("garbage\n" + '{"a": "1"}\n')
     assert [type(item) for item in items] == [Rejected, Record]
+
+
+def test_a_break_far_behind_the_beginning_has_its_line():
+    rows = "".join(f'{{"text": "{number:080}"}},\n' for number in range(3_000))
+    with pytest.raises(DataError, match=r"line 3001, column 9"):
+        read_all(f'[{rows}{{"text" 1}}]')
+
+
+def test_a_number_over_the_end_of_what_was_read_stays_whole():
+    number, row = read_all("[" + " " * 65_533 + '12345, {"text": "a"}]')
+    assert isinstance(number, Rejected)
+    assert number.raw == "12345"
+    assert row.cells == {"text": "a"}

@@ -130,3 +130,8 @@ def test_a_byte_that_could_not_be_decoded_rejects_its_row():
 
 def test_a_single_column_is_a_table():
     assert values(read_all('text\n"one, two"\nthree\n')) == [("one, two",), ("three",)]
+
+
+def test_a_line_cut_off_by_the_end_of_what_is_looked_at_decides_nothing():
+    rows = "a,b\n" + f"x,{'y' * 97}\n" * 655 + f'x,"{"y" * 40}, z"\n'
+    assert values(read_all(rows))[-1] == ("x", f"{'y' * 40}, z")
