@@ -14,22 +14,16 @@ from tests.app.browser.furnished import Furnished, furnish
 from tests.app.browser.served import CHROMIUM, PATIENCE_MS, ServedStudio, chromium
 from tests.runs import learner_folder, write_rows
 
-EXAMPLE_STEPS = 600
-SETTINGS = {
+EXAMPLE: dict[str, object] = {
     "data.validation": 0.2,
     "model.dtype": "float32",
     "tuning.lora_r": 4,
-    "training.max_steps": EXAMPLE_STEPS,
+    "training.max_steps": 100_000,
     "training.per_device_train_batch_size": 4,
     "training.save_steps": 0,
-    "evaluation.eval_steps": 300,
-    "evaluation.sample_rows": 1,
-    "evaluation.score_rows": 2,
-    "evaluation.max_new_tokens": 4,
+    "evaluation.eval_steps": 0,
 }
-"""An example that takes some seconds on a tiny model."""
-ENDLESS = {"TUNESMITH__TRAINING__MAX_STEPS": "100000", "TUNESMITH__EVALUATION__EVAL_STEPS": "0"}
-"""Makes it go on until somebody ends it."""
+"""An example on a tiny model that goes on until somebody ends it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,17 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.browser)
             item.add_marker(missing)
-
-
-@pytest.fixture(scope="session")
-def example(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which the studio's example is a tiny one."""
-    folder = tmp_path_factory.mktemp("example")
-    values = SETTINGS | {
-        "model.model_name_or_path": learner_folder(folder / "model"),
-        "data.train": write_rows(folder / "foods.jsonl"),
-    }
-    return {f"TUNESMITH__{name.upper().replace('.', '__')}": str(value) for name, value in values.items()}
 
 
 @pytest.fixture(scope="session")
@@ -72,17 +55,15 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Furnished]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, example: dict[str, str]) -> Iterator[Callable[..., ServedStudio]]:
-    """Starts studios over one new folder; whatever still runs there when the test is over is ended."""
-    studios: list[ServedStudio] = []
-
-    def start(**changes: str) -> ServedStudio:
-        studios.append(ServedStudio(tmp_path, **(example | changes)))
-        return studios[-1]
-
-    yield start
-    for studio in studios:
-        studio.close()
+def studio(tmp_path: Path) -> Iterator[ServedStudio]:
+    """A studio over a new folder with a tiny example; whatever still runs there when the test is over is ended."""
+    given = {"model.model_name_or_path": learner_folder(tmp_path / "model")}
+    given |= {"data.train": write_rows(tmp_path / "foods.jsonl")}
+    environment = {
+        f"TUNESMITH__{name.upper().replace('.', '__')}": str(v) for name, v in (EXAMPLE | given).items()
+    }
+    with ServedStudio(tmp_path, **environment) as served:
+        yield served
     for run in filter(RunDir.is_held, RunDir.all_under(tmp_path / "runs")):
         process_manager.kill(run)
 

@@ -1,4 +1,4 @@
-"""A run watched, reloaded, stopped, resumed and finished; a studio that is killed meanwhile; two tabs at once."""
+"""A run started from two tabs, watched, stopped, resumed and reloaded; a studio that is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from playwright.sync_api import Page, expect
 from backend.manager.run_summary import summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
-from tests.app.browser.conftest import ENDLESS, EXAMPLE_STEPS
 from tests.app.browser.served import PATIENCE_MS, ServedStudio
 from tests.eventually import eventually
 
 OpenTab = Callable[..., Page]
-Serve = Callable[..., ServedStudio]
 STEP = re.compile(r"Step ([\d,]+) of [\d,]+")
 PATIENCE_SECONDS = PATIENCE_MS / 1000
 SOON_SECONDS = 2.0
@@ -46,37 +44,6 @@ def moves_on(page: Page) -> None:
     eventually(lambda: step_of(page) > before, timeout_seconds=PATIENCE_SECONDS)
 
 
-def test_the_example_in_one_click_stopped_resumed_reloaded_and_finished(
-    serve: Serve, open_tab: OpenTab, asked: list[str]
-) -> None:
-    studio = serve()
-    page = open_tab(studio.url)
-    press(page, "Start the example")
-    page.wait_for_url("**/run?run=*")
-    moves_on(page)
-    stands_at(page, "Running")
-
-    press(page, "Stop")
-    expect(page.get_by_role("dialog")).to_contain_text("saves a checkpoint and ends.")
-    press(page, "Save and stop")
-    stands_at(page, "Stopped")
-    (run,) = RunDir.all_under(studio.root / "runs")
-    stopped_at = run.newest_checkpoint_step()
-    assert 0 < stopped_at < EXAMPLE_STEPS
-
-    press(page, "Resume")
-    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
-    page.get_by_role("dialog").wait_for(state="hidden")
-    page.reload()
-    assert eventually(lambda: step_of(page), timeout_seconds=PATIENCE_SECONDS) >= stopped_at
-    stands_at(page, "Finished", 5 * PATIENCE_MS)
-    assert run.status() is RunStatus.FINISHED
-    assert step_of(page) == EXAMPLE_STEPS
-    assert {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))} == {
-        "127.0.0.1"
-    }
-
-
 def seconds_to_come_back(studio: ServedStudio, run: RunDir, page: Page) -> float:
     """The studio is killed in mid-run and started again: from asking for the page until it is right."""
     studio.kill()
@@ -90,10 +57,9 @@ def seconds_to_come_back(studio: ServedStudio, run: RunDir, page: Page) -> float
     return time.perf_counter() - began
 
 
-def test_f07_f12_two_tabs_start_one_run_and_a_killed_studio_comes_back_with_it(
-    serve: Serve, open_tab: OpenTab
+def test_f07_f12_one_run_is_started_twice_stopped_resumed_and_outlives_a_killed_studio(
+    studio: ServedStudio, open_tab: OpenTab, asked: list[str]
 ) -> None:
-    studio = serve(**ENDLESS)
     tabs = [open_tab(studio.url), open_tab(studio.url)]
     buttons = [tab.get_by_role("button", name="Start the example") for tab in tabs]
     for button in buttons:
@@ -104,13 +70,32 @@ def test_f07_f12_two_tabs_start_one_run_and_a_killed_studio_comes_back_with_it(
         tab.wait_for_url("**/run?run=*")
     (run,) = RunDir.all_under(studio.root / "runs")
     assert all(run.id in tab.url for tab in tabs)
-    moves_on(tabs[0])
+    page, other = tabs
+    moves_on(page)
+
+    press(page, "Stop")
+    expect(page.get_by_role("dialog")).to_contain_text("saves a checkpoint and ends.")
+    press(page, "Save and stop")
+    for tab in tabs:
+        stands_at(tab, "Stopped")
+    assert run.status() is RunStatus.STOPPED
+    assert run.latest_attempt_number() == 1
+    stopped_at = run.newest_checkpoint_step()
+    assert stopped_at > 0
+
+    press(page, "Resume")
+    page.get_by_role("dialog").get_by_role("button", name="Resume").click()
+    page.get_by_role("dialog").wait_for(state="hidden")
+    page.reload()
+    assert eventually(lambda: step_of(page), timeout_seconds=PATIENCE_SECONDS) >= stopped_at
+    moves_on(page)
 
     again = open_tab("about:blank")
     eventually(lambda: seconds_to_come_back(studio, run, again) < SOON_SECONDS, timeout_seconds=60)
-    for tab in (again, *tabs):  # the old tabs find their way back by themselves
+    for tab in (again, page, other):  # the old tabs find their way back by themselves
         moves_on(tab)
-    assert run.latest_attempt_number() == 1
+    assert run.latest_attempt_number() == 2
     run.request_stop()
-    for tab in (again, *tabs):
+    for tab in (again, page, other):
         stands_at(tab, "Stopped")
+    assert {urlsplit(url).hostname for url in asked if url.startswith("http")} == {"127.0.0.1"}
