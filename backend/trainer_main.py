@@ -11,14 +11,10 @@ import contextlib
 import errno
 import logging
 import os
-import platform
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -40,42 +36,18 @@ from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data.records import Row
-from backend.data_pipeline import Dataset
 from backend.errors import DataError, RunError, TrainingError, TunesmithError
+from backend.provenance import provenance, require_same_inputs
 from backend.recorder import Recorder
 from backend.reports import Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run_dir import RunDir
 from backend.utils.config_utils import parse_yaml
+from backend.utils.stop_signals import StopSignals
 from backend.varied_rows import VariedRows
 
 STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
 
 log = logging.getLogger("tunesmith")
-
-
-class _Signals:
-    """SIGTERM and SIGINT ask for a stop once; the second one leaves at once."""
-
-    def __init__(self) -> None:
-        self.reason = ""
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # only the main thread may set handlers
-                self._before[number] = signal.signal(number, self._asked)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _asked(self, number: int, _: FrameType | None) -> None:
-        if self.reason:
-            os._exit(128 + number)
-        self.reason = signal.Signals(number).name.lower()
 
 
 def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
@@ -84,7 +56,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
     Returns the outcome, which is also written to the folder. Raises RunError already-running when another
     process holds the run; every other failure comes back as a failed outcome.
     """
-    with run_dir.lock(), _log_file(run_dir), _Signals() as signals:
+    with run_dir.lock(), _log_file(run_dir), StopSignals() as signals:
         for aside in run_dir.set_damage_aside():
             log.warning("A damaged record was moved aside: %s", aside)
         attempt = (
@@ -152,17 +124,20 @@ def _log_file(run_dir: RunDir) -> Any:
         return
     handler = logging.FileHandler(run_dir.train_log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    propagated, log.propagate = log.propagate, False
+    propagated, level = log.propagate, log.level
+    log.propagate = False
+    log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
         yield
     finally:
         log.propagate = propagated
+        log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
 
 
-def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> Outcome:
+def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
     """The run, top to bottom."""
     config = parse_config(parse_yaml(run_dir.read_config_text(), where=str(run_dir.config)))
     _as_many_as_asked(world, config)
@@ -187,7 +162,7 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
         write_quarantine(dataset.rejected, run_dir.rejected_file)
     facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
     known = run_dir.read_environment()
-    _same_inputs(known.get("facts"), facts)
+    require_same_inputs(known.get("facts"), facts)
 
     watch(Progress("loading the model"))
     plan = _plan(known.get("plan"), world, config)
@@ -195,7 +170,6 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     state = _before_the_first_step(model_path, plan, rows, config)
     if checkpoint is not None:
         restore(checkpoint, state)
-        log.info("Resuming after step %d", state.step)
     reports = train_steps(
         state,
         rows.examples,
@@ -208,9 +182,10 @@ def _train(run_dir: RunDir, world: World, signals: _Signals, watch: Watcher) -> 
     if not world.writes:
         return _follow(reports, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
-    run_dir.write_environment(_environment(plan, facts, dataset, rows))
+    run_dir.write_environment(provenance(plan, facts, dataset, rows))
 
     steps = total_steps(len(rows.examples), config.training)
+    log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows.examples))
     eval_every = resolve_steps(config.evaluation.eval_steps, steps)
     save_every = resolve_steps(config.training.save_steps, steps)
     assess = Assessor(config, plan, state, tokenizer, held_out(dataset, tokenizer, config), watch)
@@ -313,25 +288,6 @@ def _stopped(run_dir: RunDir, reason: str, report: StepReport) -> Outcome:
     )
 
 
-def _same_inputs(before: object, now: Mapping[str, Any]) -> None:
-    """Raise RunError when data or model changed since the run's first attempt."""
-    if not isinstance(before, dict) or before == now:
-        return
-    changed = [
-        f"{path} ({str(digest)[:12]} → {str(now['data'].get(path))[:12]})"
-        for path, digest in before.get("data", {}).items()
-        if now["data"].get(path) != digest
-    ]
-    changed += [f"the model ({str(before.get('model'))[:12]} → {now['model'][:12]})"] * (
-        before.get("model") != now["model"]
-    )
-    raise RunError(
-        f"Since this run began, {' and '.join(changed)} changed.",
-        remedy="Put the original back to resume, or start a new run.",
-        code="inputs-changed",
-    )
-
-
 def _fits_context(examples: Sequence[Any], limit: int) -> None:
     longest = max(examples, key=lambda example: len(example.input_ids))
     if len(longest.input_ids) > limit:
@@ -340,31 +296,6 @@ def _fits_context(examples: Sequence[Any], limit: int) -> None:
             remedy=f"Set data.max_length to {limit} or less and data.truncation to cut or drop.",
             code="too-long",
         )
-
-
-def _environment(
-    plan: ComputePlan, facts: Mapping[str, Any], dataset: Dataset, rows: data_pipeline.EncodedRows
-) -> dict[str, object]:
-    packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: version(name) for name in packages},
-        "plan": plan.to_dict(),
-        "facts": dict(facts),
-        "data": {
-            "read_as": dataset.reading,
-            "train_rows": len(rows.examples),
-            "validation_rows": len(dataset.validation),
-            "rejected_rows": [
-                {"place": item.place, "reason": item.reason} for item in dataset.rejected[:1000]
-            ],
-            "cut_rows": rows.cut[:1000],
-            "dropped_rows": rows.dropped[:1000],
-            "tokens": rows.tokens,
-            "trained_tokens": rows.trained_tokens,
-        },
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

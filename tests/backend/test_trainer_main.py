@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,21 +17,17 @@ from backend.errors import RunError
 from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.run_dir import RunDir
 from backend.trainer_main import exit_code, main, run
-from tests.eventually import eventually
 from tests.fakes import FailingFileSystem
 from tests.runs import (
-    LONG,
     ROWS,
     SHORT,
     lines,
     make_run,
     result_bytes,
     series,
-    start_trainer,
     tree,
     write_rows,
 )
-from tests.trainers import End, Trainer, Trainers
 
 ENDLESS_PROMPT = {"prompt": "word " * 600, "completion": "x"}
 
@@ -201,6 +196,8 @@ class TestStopping:
         run(made, seen.append)
         steps = [report.step for report in (told.report for told in seen) if isinstance(report, StepReport)]
         assert steps == [4]
+        begun = [line for line in made.train_log.read_text().splitlines() if "Training from step" in line]
+        assert [line.partition("from step ")[2][:6] for line in begun] == ["0 to 4", "3 to 4"]
 
     def test_a_stop_at_the_last_step_changes_nothing(self, made: RunDir) -> None:
         assert run(made, at_step(4, made.request_stop)).code == "completed"
@@ -227,34 +224,6 @@ class TestStopping:
 
 
 class TestChangedInputs:
-    def test_other_rows_are_refused_with_both_hashes(
-        self, tmp_path: Path, learner: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        data = write_rows(tmp_path / "rows.jsonl")
-        made = make_run(tmp_path / "runs", learner, data)
-        run(made, at_step(2, made.request_stop))
-        before: Any = made.read_environment()["facts"]
-        write_rows(data, [*ROWS, ROWS[0]])
-        monkeypatch.setattr(trainer_main, "load_base", never)
-        outcome = run(made)
-        assert (outcome.code, exit_code(outcome)) == ("inputs-changed", 2)
-        now = trainer_main.data_pipeline.load(_config(made).data, seed=42).fingerprints[str(data)]
-        assert f"{data} ({before['data'][str(data)][:12]} → {now[:12]})" in outcome.message
-        assert outcome.remedy
-
-    def test_another_model_is_refused_with_both_hashes(
-        self, tmp_path: Path, learner: Path, rows_file: Path
-    ) -> None:
-        folder = Path(shutil.copytree(learner, tmp_path / "model"))
-        made = make_run(tmp_path / "runs", folder, rows_file)
-        before = trainer_main.model_fingerprint(folder)
-        run(made, at_step(2, made.request_stop))
-        settings = json.loads((folder / "generation_config.json").read_text())
-        (folder / "generation_config.json").write_text(json.dumps(settings | {"temperature": 0.5}))
-        outcome = run(made)
-        assert outcome.code == "inputs-changed"
-        assert f"{before[:12]} → {trainer_main.model_fingerprint(folder)[:12]}" in outcome.message
-
     def test_the_originals_put_back_it_goes_on(
         self, tmp_path: Path, learner: Path, undisturbed: RunDir
     ) -> None:
@@ -262,14 +231,12 @@ class TestChangedInputs:
         made = make_run(tmp_path / "runs", learner, data)
         run(made, at_step(2, made.request_stop))
         write_rows(data, ROWS[1:])
-        assert run(made).code == "inputs-changed"
+        outcome = run(made)
+        assert (outcome.code, exit_code(outcome)) == ("inputs-changed", 2)
+        assert f"{data} (" in outcome.message
         write_rows(data)
         assert run(made).code == "completed"
         assert series(made) == series(undisturbed)
-
-
-def _config(made: RunDir) -> Any:
-    return trainer_main.parse_config(trainer_main.parse_yaml(made.read_config_text(), where=str(made.config)))
 
 
 class TestFailing:
@@ -391,9 +358,9 @@ class TestFailing:
     ) -> None:
         logger = logging.getLogger("tunesmith")
         monkeypatch.setattr(logger, "propagate", True)
-        before = list(logger.handlers)
+        before = list(logger.handlers), logger.level
         run(made, at_step(1, made.request_stop))
-        assert (list(logger.handlers), logger.propagate) == (before, True)
+        assert ((list(logger.handlers), logger.level), logger.propagate) == (before, True)
 
 
 @pytest.mark.parametrize(
@@ -433,107 +400,6 @@ class TestTheDoor:
         assert main([str(tmp_path / name)]) == 2
         assert "is no run folder" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
-
-
-SCENES: dict[str, tuple[int, str, RunStatus]] = {
-    "finished": (0, "completed", RunStatus.FINISHED),
-    "unforeseen": (1, "internal-error", RunStatus.FAILED),
-    "no room": (1, "cannot-save", RunStatus.FAILED),
-    "bad data": (2, "empty-file", RunStatus.FAILED),
-    "stop file": (3, "stop-requested", RunStatus.STOPPED),
-    "SIGINT": (130, "sigint", RunStatus.STOPPED),
-    "SIGTERM": (143, "sigterm", RunStatus.STOPPED),
-    "two signals": (143, "", RunStatus.INTERRUPTED),
-}
-ACTS: dict[str, Callable[[Trainer], object]] = {
-    "stop file": lambda child: child.run.request_stop(),
-    "SIGINT": lambda child: child.signal(signal.SIGINT),
-    "SIGTERM": lambda child: child.signal(signal.SIGTERM),
-    "two signals": lambda child: child.signal(signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT),
-}
-CODE = {
-    "unforeseen": "trainer.train_steps = None",
-    "no room": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))",
-}
-QUIET = SHORT | {"training.max_steps": 1, "data.validation": 0}
-
-Ended = dict[str, tuple[End, RunDir]]
-
-
-class TestRealChildren:
-    """Each way to end, in a process of its own."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def ended(
-        cls, trainers: Trainers, tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path
-    ) -> Ended:
-        folder = tmp_path_factory.mktemp("children")
-        data = {"bad data": write_rows(folder / "empty.jsonl", [])}
-        ends: Ended = {}
-        for name in SCENES:
-            made = make_run(
-                folder / "runs", learner, data.get(name, rows_file), LONG if name in ACTS else QUIET
-            )
-            child = trainers.start(made, code=CODE.get(name, ""))
-            if name in ACTS:
-                eventually(lambda child=child: child.has_written(1), timeout_seconds=60)
-                ACTS[name](child)
-            ends[name] = child.wait(), made
-        return ends
-
-    @pytest.mark.parametrize("scene", SCENES)
-    def test_exit_code_outcome_and_status(self, ended: Ended, scene: str) -> None:
-        end, made = ended[scene]
-        outcome = made.read_outcome()
-        assert (end.code, outcome.code if outcome else "", made.status()) == SCENES[scene], end.err
-
-    @pytest.mark.parametrize("scene", [name for name in SCENES if name != "two signals"])
-    def test_one_plain_sentence_on_the_screen(self, ended: Ended, scene: str) -> None:
-        end, made = ended[scene]
-        outcome = made.read_outcome()
-        assert outcome is not None
-        assert end.err.strip() == f"{outcome.message} {outcome.remedy}".strip()
-        assert end.out == ""
-
-    @pytest.mark.parametrize("scene", ["unforeseen", "no room", "bad data"])
-    def test_the_traceback_in_the_log(self, ended: Ended, scene: str) -> None:
-        made = ended[scene][1]
-        assert "Traceback (most recent call last)" in made.train_log.read_text()
-        assert made.result_folder() is None
-
-    @pytest.mark.parametrize("scene", ["stop file", "SIGINT", "SIGTERM"])
-    def test_whoever_is_asked_to_stop_saves_first(self, ended: Ended, scene: str) -> None:
-        made = ended[scene][1]
-        outcome = made.read_outcome()
-        assert outcome is not None
-        assert made.newest_checkpoint_step() == outcome.step > 0
-        assert series(made)[-1]["step"] == outcome.step
-
-    def test_the_second_signal_leaves_at_once(self, ended: Ended) -> None:
-        end, made = ended["two signals"]
-        assert end.err == ""
-        assert not made.outcome_file.exists()
-        assert not made.checkpoints.exists()
-
-    def test_a_folder_that_lets_nothing_be_written(
-        self, trainers: Trainers, tmp_path: Path, learner: Path, rows_file: Path
-    ) -> None:
-        made = make_run(tmp_path, learner, rows_file, QUIET)
-        refuse = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
-        end = trainers.start(made, code=refuse).wait()
-        assert end.code == 1
-        assert "Traceback" not in end.err
-        assert end.err.count("\n") == 1
-        assert "cannot be written" in end.err
-
-    def test_as_a_module(self, tmp_path: Path, learner: Path, rows_file: Path) -> None:
-        """The command that the supervisor runs, without the fork."""
-        made = make_run(tmp_path, learner, rows_file, QUIET)
-        child = start_trainer(made)
-        assert child.communicate(timeout=120) == ("", "Trained 1 steps.\n")
-        assert child.returncode == 0
-        assert made.status() is RunStatus.FINISHED
 
 
 @pytest.fixture(autouse=True)

@@ -231,14 +231,14 @@ FAULTS: tuple[Fault, ...] = (
         "backend/core/checkpoint.py",
         "as error:\n        shutil.rmtree(staging, ignore_errors=True)\n        if",
         "as error:\n        if",
-        (CHECKPOINT,),
+        ("tests/faults/test_f14_f16_checkpoints_on_bad_disks.py",),
     ),
     Fault(
         "a save that failed loses the result before it",
         "backend/core/checkpoint.py",
         "        if aside.exists() and not folder.exists():\n            aside.rename(folder)\n        raise",
         "        raise",
-        (CHECKPOINT,),
+        ("tests/integration/test_results_elsewhere.py",),
     ),
     Fault(
         "hashes are not compared",
@@ -263,10 +263,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "changed data is resumed on",
-        "backend/trainer_main.py",
+        "backend/provenance.py",
         "if not isinstance(before, dict) or before == now:",
         "if True:",
-        (TRAINER,),
+        ("tests/backend/test_provenance.py",),
     ),
     # --- the model that answers
     Fault(

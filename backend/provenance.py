@@ -1,0 +1,62 @@
+"""What a run was trained on: written down by each attempt, and the same in all of them. Floor F3."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from backend.core.device import ComputePlan
+from backend.data_pipeline import Dataset, EncodedRows
+from backend.errors import RunError
+
+NAMED_ROWS = 1000
+
+
+def provenance(
+    plan: ComputePlan, facts: Mapping[str, Any], dataset: Dataset, rows: EncodedRows
+) -> dict[str, object]:
+    """What an attempt runs on, for ``environment.json``: versions, compute plan, facts, and what became of the rows.
+
+    ``facts`` are the fingerprints of data and model. At most ``NAMED_ROWS`` rows of a kind are named.
+    """
+    packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: version(name) for name in packages},
+        "plan": plan.to_dict(),
+        "facts": dict(facts),
+        "data": {
+            "read_as": dataset.reading,
+            "train_rows": len(rows.examples),
+            "validation_rows": len(dataset.validation),
+            "rejected_rows": [
+                {"place": item.place, "reason": item.reason} for item in dataset.rejected[:NAMED_ROWS]
+            ],
+            "cut_rows": rows.cut[:NAMED_ROWS],
+            "dropped_rows": rows.dropped[:NAMED_ROWS],
+            "tokens": rows.tokens,
+            "trained_tokens": rows.trained_tokens,
+        },
+    }
+
+
+def require_same_inputs(before: object, now: Mapping[str, Any]) -> None:
+    """Raise RunError ``inputs-changed`` when the facts are not those of the run's first attempt, with both hashes."""
+    if not isinstance(before, dict) or before == now:
+        return
+    changed = [
+        f"{path} ({str(digest)[:12]} → {str(now['data'].get(path))[:12]})"
+        for path, digest in before.get("data", {}).items()
+        if now["data"].get(path) != digest
+    ]
+    changed += [f"the model ({str(before.get('model'))[:12]} → {now['model'][:12]})"] * (
+        before.get("model") != now["model"]
+    )
+    raise RunError(
+        f"Since this run began, {' and '.join(changed)} changed.",
+        remedy="Put the original back to resume, or start a new run.",
+        code="inputs-changed",
+    )

@@ -1,0 +1,51 @@
+"""Signals as a request to stop: backend/utils/stop_signals.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend.utils.stop_signals import StopSignals
+
+TWICE = """
+import os, signal
+from backend.utils.stop_signals import StopSignals
+with StopSignals():
+    os.kill(os.getpid(), signal.{first})
+    print("noted", flush=True)
+    os.kill(os.getpid(), signal.{second})
+    print("too late")
+"""
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "sigterm"), (signal.SIGINT, "sigint")])
+def test_the_first_is_noted_and_the_handlers_are_put_back(number: int, reason: str) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        assert signals.reason == ""
+        os.kill(os.getpid(), number)
+        assert signals.reason == reason
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [("SIGTERM", "SIGINT", 130), ("SIGINT", "SIGTERM", 143)]
+)
+def test_the_second_leaves_at_once(first: str, second: str, code: int) -> None:
+    script = TWICE.format(first=first, second=second)
+    child = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (child.stdout, child.returncode) == ("noted\n", code)
+
+
+def test_another_thread_cannot_be_asked_but_works() -> None:
+    def reason() -> str:
+        with StopSignals() as signals:
+            return signals.reason
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(reason).result() == ""
