@@ -227,7 +227,7 @@ class TestAroundIt:
             ("GET", "/", 404),
             ("GET", "/v1/files", 404),
             ("GET", "/v1/../etc/passwd", 404),
-            ("POST", "/v1/embeddings", 404),
+            ("POST", "/v1/moderations", 404),
         ],
     )
     def test_endpoints_that_are_none(self, server: Server, method: str, path: str, status: int) -> None:
