@@ -22,7 +22,7 @@ from backend.reports import RunStatus
 from backend.utils.jsonl_utils import last_records
 
 SHOWN_LINES = 300
-SMALL_POINTS = 200
+SMALL_POINTS = 120
 SHOWN_SAMPLES = 720
 _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 

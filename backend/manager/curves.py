@@ -40,7 +40,7 @@ class View:
     axis: str = "step"
     smoothing: float = 0.0
     part: tuple[float, float] = (0.0, 1.0)
-    limit: int = 600
+    limit: int = 400
 
 
 def line(scalars: RunScalars, tag: str, view: View) -> Line:

@@ -22,8 +22,8 @@ def test_the_bodies() -> None:
 def test_a_long_curve_is_sent_as_few_points(open_page: OpenPage, runs: Runs) -> None:
     charts = open_page("run", run=runs.running(steps=1000, total=1000).id).get("vega_lite_chart")
     kinds = [Counter(row["kind"] for row in rows(chart.proto)) for chart in charts]
-    assert [one["line"] <= 200 for one in kinds] == [False, True, True, True, True]
-    assert 500 < kinds[0]["faint"] <= 600
+    assert [one["line"] <= 120 for one in kinds] == [False, True, True, True, True]
+    assert 300 < kinds[0]["faint"] <= 400
     assert {one["faint"] for one in kinds[1:]} == {0}
 
 

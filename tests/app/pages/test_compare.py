@@ -101,7 +101,7 @@ def test_many_runs_are_sent_as_few_points_each(open_page: OpenPage, runs: Runs) 
     page = open_page("compare", runs=made)  # type: ignore[arg-type]
     page.selectbox(key="compared_tag").set_value("train/loss").run()
     (chart,) = page.get("vega_lite_chart")
-    assert max(Counter(row["series"] for row in rows(chart.proto)).values()) <= 300
+    assert max(Counter(row["series"] for row in rows(chart.proto)).values()) <= 200
 
 
 def test_a_damaged_configuration_is_told_and_the_rest_is_shown(open_page: OpenPage, runs: Runs) -> None:
