@@ -45,6 +45,7 @@ _FORMS = {
         "Merged", "A whole model in Hugging Face layout.", ("bfloat16", "float16", "float32"), "--dtype"
     ),
     "lora-gguf": _Form("LoRA as GGUF", "The adapter for llama.cpp, beside a GGUF of its base."),
+    "onnx": _Form("ONNX", "The whole model as a graph, for onnxruntime and the many programs that carry it."),
 }
 
 

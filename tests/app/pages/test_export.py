@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from app import commands as module
 from app.exports import exports_folder
+from backend.export.forms import Target
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
 from tests.app.states import Runs
@@ -27,6 +29,13 @@ def test_only_finished_runs_are_offered(open_page: OpenPage, runs: Runs) -> None
     app = open_page("export")
     assert len(app.selectbox(key="export run").options) == 1
     assert app.selectbox(key="export run").value == done.id
+
+
+def test_every_form_can_be_chosen(open_page: OpenPage, runs: Runs) -> None:
+    runs.finished("done")
+    titles = ["GGUF", "Ollama", "Adapter", "Merged", "LoRA as GGUF", "ONNX"]
+    assert open_page("export").radio(key="export target").options == titles
+    assert len(titles) == len(get_args(Target))
 
 
 def test_what_cannot_be_exported_is_a_sentence(open_page: OpenPage, runs: Runs, root: Path) -> None:
