@@ -23,8 +23,6 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.tiny import tiny_model_folder
-
 # A busy machine is no counterexample.
 hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("tunesmith")
@@ -100,6 +98,8 @@ def alive_since(before: Living, *, patience_seconds: float = 0) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama and its ChatML tokenizer in Hugging Face layout; read only."""
+    from tests.tiny import tiny_model_folder  # it loads torch, which whoever hands out the tests need not
+
     return tiny_model_folder(tmp_path_factory.mktemp("tiny") / "chatml-llama")
 
 

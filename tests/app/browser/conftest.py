@@ -38,9 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(missing)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One Chromium for all."""
+    """One Chromium for a file. Not for longer: while it lives, nothing else in its thread may await."""
     expect.set_options(timeout=PATIENCE_MS)
     with chromium() as started:
         yield started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
@@ -30,7 +31,7 @@ def test_two_runs_chosen_their_curves_and_what_was_set_differently(
     settled(page)
     settings = page.get_by_test_id("stDataFrame").nth(1)
     for title in titles:
-        expect(page.get_by_test_id("stVegaLiteChart").first).to_contain_text(title)
+        expect(page.get_by_label(re.compile(f"^Held-out loss.*{title}"))).to_be_visible()
         expect(settings).to_contain_text(title)
     expect(settings).to_contain_text("training.learning_rate")
     expect(settings).to_contain_text("0.0001")

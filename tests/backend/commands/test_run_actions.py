@@ -64,7 +64,7 @@ class TestStopping:
         assert (new.state().status, new.state().reason) == (RunStatus.STOPPED, "paused")
         assert new.newest_checkpoint_step() > 0
         process_manager.start(new)
-        assert record(capsys, "stop", new.id, "--now")["status"] == "interrupted"
+        assert record(capsys, "stop", new.id, "--now")["status"] == "stopped"  # before it had begun to train
         assert not new.is_held()
 
     def test_what_does_not_run_cannot_be_stopped(self, new: RunDir, capsys: Screen) -> None:
