@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio shots test test-fast coverage compat check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
+.PHONY: help setup demo studio shots test journeys test-fast coverage compat check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
 	bench-doctor law-data \
 	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
 
@@ -35,8 +35,11 @@ studio: $(STAMP) ## Open the studio in a browser
 shots: $(STAMP) ## Screenshots of every page in both themes and three widths, into shots/
 	$(BIN)/python benchmarks/shots.py shots
 
-test: $(STAMP) ## Run the whole test suite
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## Run the tests (those in a browser: make journeys)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/app/browser
+
+journeys: $(STAMP) ## Run the journeys through the studio, in a real Chromium
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/app/browser
 
 test-fast: $(STAMP) ## Run the unit tests
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/backend -m 'not model'
@@ -56,7 +59,7 @@ compat: $(STAMP) ## The unit tests under the oldest versions that pyproject.toml
 	$(COMPAT)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not model' -k 'not transformers_own_reading' \
 		-W 'ignore:Could not find a config file:UserWarning' tests/backend
 
-check: lint types contracts test ## Everything CI runs
+check: lint types contracts test journeys ## Everything CI runs
 
 lint: $(STAMP) ## Lint and formatting
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ os.environ.setdefault(
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every child compiles all of our modules anew
 
 import contextlib
+import gc
 import importlib.util
 import socket
 import sys
@@ -22,6 +23,8 @@ from typing import Any
 import hypothesis
 import psutil
 import pytest
+
+gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come, and to stay
 
 # A busy machine is no counterexample.
 hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=30)

@@ -19,7 +19,7 @@ from backend.manager.process_manager import child_environ
 from backend.run_records import read_record
 from backend.utils.detach import spawn_detached
 from backend.utils.lock_utils import hold_lock, is_locked
-from backend.utils.process_utils import ProcessIdentity, identify, is_alive
+from backend.utils.process_utils import ProcessIdentity, identify_started, is_alive
 from backend.utils.record_utils import record_from_json
 
 START_SECONDS = 120.0
@@ -110,7 +110,7 @@ class ServerManager:
             instance,
         ]
         environ = {**child_environ(), "PYTHONWARNINGS": "ignore"}
-        process = identify(spawn_detached(command, log=self.log, environ=environ))
+        process = identify_started(spawn_detached(command, log=self.log, environ=environ))
         deadline = time.monotonic() + START_SECONDS
         while is_alive(process) and time.monotonic() < deadline:
             server = self.find()

@@ -22,7 +22,7 @@ from backend.run_records import read_record
 from backend.utils.detach import spawn_detached
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import hold_lock
-from backend.utils.process_utils import ProcessIdentity, identify, is_alive
+from backend.utils.process_utils import ProcessIdentity, identify_started, is_alive
 from backend.utils.record_utils import record_from_json, record_to_json
 
 START_SECONDS = 60.0
@@ -116,7 +116,7 @@ class TensorBoardManager:
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "ignore",
         }
-        process = identify(spawn_detached(command, log=self._log, environ=environ))
+        process = identify_started(spawn_detached(command, log=self._log, environ=environ))
         # Written before it answers, so that a starter killed here leaves a server that the next one ends.
         write_json_durably(self._record, record_to_json(TensorBoardServer(process, 0, secret)))
         server = self._await(process, secret)

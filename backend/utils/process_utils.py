@@ -35,6 +35,14 @@ def identify(pid: int) -> ProcessIdentity:
     return ProcessIdentity(pid, _start_ticks(pid), boot_id())
 
 
+def identify_started(pid: int) -> ProcessIdentity:
+    """The identity of a process that was started a moment ago: one that is not alive when it has ended since."""
+    try:
+        return identify(pid)
+    except ProcessLookupError:
+        return ProcessIdentity(pid, 0, boot_id())
+
+
 def boot_id() -> str:
     """A text that changes with every boot of this machine."""
     try:

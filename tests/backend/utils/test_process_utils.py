@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 
 from backend.utils import process_utils
-from backend.utils.process_utils import ProcessIdentity, boot_id, identify, is_alive, send_signal
+from backend.utils.process_utils import (
+    ProcessIdentity,
+    boot_id,
+    identify,
+    identify_started,
+    is_alive,
+    send_signal,
+)
 from tests.eventually import eventually
 
 
@@ -30,6 +37,14 @@ def test_a_living_process_has_an_identity(sleeper: subprocess.Popen[bytes]) -> N
     assert identity.pid == sleeper.pid
     assert identity.start_ticks >= identify(os.getpid()).start_ticks
     assert is_alive(identity)
+
+
+def test_what_was_started_may_have_ended_since(sleeper: subprocess.Popen[bytes]) -> None:
+    assert identify_started(sleeper.pid) == identify(sleeper.pid)
+    sleeper.kill()
+    sleeper.wait()
+    gone = identify_started(sleeper.pid)
+    assert (gone.pid, is_alive(gone)) == (sleeper.pid, False)
 
 
 def test_f11_a_zombie_is_dead(sleeper: subprocess.Popen[bytes]) -> None:
