@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 import threading
@@ -15,6 +16,9 @@ _WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 
 def main() -> None:
     """Serve until a signal comes."""
+    gc.set_threshold(
+        100_000, 50, 100
+    )  # what is read of a long run is a million objects, and none of them garbage
     from streamlit.runtime.pages_manager import PagesManager  # noqa: PLC0415
     from streamlit.web.cli import main as streamlit  # noqa: PLC0415
 
@@ -33,6 +37,7 @@ def _load_what_pages_want() -> None:
         time.sleep(_LOOK_SECONDS)
     for name in _WANTED_SOON:
         importlib.import_module(name)
+    gc.freeze()  # what is loaded by now stays
 
 
 if __name__ == "__main__":

@@ -192,10 +192,10 @@ def _with_answer(row: Row, old: str, new: str) -> Row:
 
 FIXES: Mapping[str, Fixer] = {
     "drop-rejected": lambda _rows, _validation: {},
+    "mend-turns": _row_by_row(_mend_turns),  # before what looks at single texts: it joins them
     "repair-text": _row_by_row(repair_row),
     "unescape-html": _row_by_row(lambda row: map_texts(row, html.unescape)),
     "redact-secrets": _row_by_row(lambda row: map_texts(row, redact)),
-    "mend-turns": _row_by_row(_mend_turns),
     "unify-labels": _unify_labels,
     "drop-empty": _where(empty_answer),
     "drop-equal-pairs": _where(equal_pair),

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.config import AugmentationConfig
@@ -66,7 +66,20 @@ def test_augmentation_repeats_itself_and_never_touches_an_answer(given_row, seed
     assert augment(given_row, AugmentationConfig(), seed=seed, epoch=epoch, index=index) is given_row
 
 
+TWO_SYSTEM_TURNS = Row(
+    "f:1",
+    messages=(
+        {"role": "system", "content": "\x08"},
+        {"role": "system", "content": "\x81"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "0"},
+    ),
+)
+"""Sound and damaged; joined, both are taken for damaged."""
+
+
 @settings(deadline=None)
+@example([TWO_SYSTEM_TURNS])
 @given(rows)
 def test_after_all_fixes_there_is_nothing_left_to_fix(given_rows):
     once = mend(given_rows, FIXES)
