@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from backend.utils.process_utils import collect_rarely
+
 MAIN = Path(__file__).with_name("main.py")
 _LOOK_SECONDS = 0.02
 _WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
@@ -16,9 +18,7 @@ _WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 
 def main() -> None:
     """Serve until a signal comes."""
-    gc.set_threshold(
-        100_000, 50, 100
-    )  # what is read of a long run is a million objects, and none of them garbage
+    collect_rarely()
     from streamlit.runtime.pages_manager import PagesManager  # noqa: PLC0415
     from streamlit.web.cli import main as streamlit  # noqa: PLC0415
 

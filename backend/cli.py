@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import os
 import re
@@ -24,6 +23,7 @@ from backend.commands.studio import studio
 from backend.commands.train import train
 from backend.commands.watch import watch
 from backend.errors import TunesmithError
+from backend.utils.process_utils import collect_rarely
 
 EXIT_INTERRUPTED = 130
 
@@ -81,7 +81,7 @@ def _refused_by_the_system(error: OSError) -> TunesmithError:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 2 for input to be mended, else see docs/cli.md."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: who waits leaves the core to others
-    gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come, and to stay
+    collect_rarely()
     tokens = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in tokens
     try:

@@ -7,6 +7,11 @@ process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot
 
 from __future__ import annotations
 
+from backend.utils.process_utils import collect_rarely
+
+if __name__ == "__main__":  # before the heavy rooms come up
+    collect_rarely()
+
 import contextlib
 import errno
 import logging

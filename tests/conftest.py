@@ -11,7 +11,6 @@ os.environ.setdefault(
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every child compiles all of our modules anew
 
 import contextlib
-import gc
 import importlib.util
 import socket
 import sys
@@ -24,7 +23,9 @@ import hypothesis
 import psutil
 import pytest
 
-gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come, and to stay
+from backend.utils.process_utils import collect_rarely
+
+collect_rarely()
 
 # A busy machine is no counterexample.
 hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=30)

@@ -32,6 +32,18 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     child.wait()
 
 
+def test_garbage_is_looked_for_seldom_but_looked_for() -> None:
+    program = """
+import gc
+from backend.utils.process_utils import collect_rarely
+collect_rarely()
+print(gc.get_threshold()[0], gc.isenabled())
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    threshold, enabled = child.stdout.split()
+    assert (int(threshold) > 10_000, enabled) == (True, "True")
+
+
 def test_a_living_process_has_an_identity(sleeper: subprocess.Popen[bytes]) -> None:
     identity = identify(sleeper.pid)
     assert identity.pid == sleeper.pid
