@@ -15,6 +15,7 @@ from backend.errors import RunError
 
 HOST = "127.0.0.1"
 USUAL_PORT = 8501
+_TRIES = 20
 _CODE = Path(__file__).resolve().parents[2]
 
 
@@ -32,11 +33,13 @@ def studio(
     -------
     tunesmith studio
     """
-    chosen = _free_port() if port is None else _checked(port)
-    say(f"The studio is at http://{HOST}:{chosen}\nCtrl-C ends it. Runs go on without it.")
-    sys.stdout.flush()
-    command = studio_command(chosen, headless=no_browser)
-    os.execve(sys.executable, command, studio_environment(root))  # noqa: S606 - ours; Ctrl-C reaches it
+    with _free_port() if port is None else _checked(port) as reserved:
+        reserved.set_inheritable(True)  # the studio holds it as long as it lives
+        chosen = reserved.getsockname()[1]
+        say(f"The studio is at http://{HOST}:{chosen}\nCtrl-C ends it. Runs go on without it.")
+        sys.stdout.flush()
+        command = studio_command(chosen, headless=no_browser)
+        os.execve(sys.executable, command, studio_environment(root))  # noqa: S606 - ours; Ctrl-C reaches it
 
 
 def studio_command(port: int, *, headless: bool) -> list[str]:
@@ -60,28 +63,38 @@ def studio_environment(root: Path) -> dict[str, str]:
     return {**os.environ, "TUNESMITH_ROOT": str(root.absolute()), "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _free_port() -> int:
-    return _bound(USUAL_PORT) or _bound(0)
+def _free_port() -> socket.socket:
+    for port in (USUAL_PORT, *[0] * _TRIES):
+        if (reserved := _reserve(port)) is not None:
+            return reserved
+    raise RunError(f"No free port was found on {HOST}.", remedy="Give one with --port.", code="port-taken")
 
 
-def _checked(port: int) -> int:
+def _checked(port: int) -> socket.socket:
     if not 0 < port < 65_536:
         raise RunError(f"{port} is no port.", remedy="Give one from 1 to 65535, or none.", code="bad-port")
-    if not _bound(port):
+    if (reserved := _reserve(port)) is None:
         raise RunError(
             f"Port {port} is taken on {HOST}.",
             remedy="Give another with --port, or leave it out.",
             code="port-taken",
         )
-    return port
+    return reserved
 
 
-def _bound(port: int) -> int:
-    """The port that could be bound (0: any that is free), or 0."""
+def _reserve(port: int) -> socket.socket | None:
+    """What keeps the port (0: any that is free) from other studios until it is closed; None if it is taken.
+
+    A studio takes seconds to load before it listens. The UDP port of the same number is held meanwhile: the system
+    gives it to one process, frees it when that ends, however it ends, and nobody else wants it.
+    """
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved = socket.socket(type=socket.SOCK_DGRAM)
         try:
             listener.bind((HOST, port))
+            reserved.bind(listener.getsockname())
         except OSError:
-            return 0
-        return int(listener.getsockname()[1])
+            reserved.close()
+            return None
+        return reserved

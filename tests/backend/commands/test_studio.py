@@ -78,6 +78,22 @@ class TestPort:
         main(["studio", "--no-browser"])
         assert flag(exec_.call_args.args[1], "server.port") not in {"0", str(taken)}  # type: ignore[attr-defined]
 
+    def test_two_that_start_at_once_get_one_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        ports: list[str] = []
+
+        def second(_: str, command: list[str], __: dict[str, str]) -> None:
+            ports.append(flag(command, "server.port"))
+
+        def first(_: str, command: list[str], __: dict[str, str]) -> None:
+            ports.append(flag(command, "server.port"))
+            monkeypatch.setattr(os, "execve", second)
+            main(["studio", "--no-browser"])
+            assert main(["studio", f"--port={ports[0]}"]) == 2
+
+        monkeypatch.setattr(os, "execve", first)
+        main(["studio", "--no-browser"])
+        assert len(set(ports)) == 2
+
     def test_a_taken_one_is_refused(
         self, exec_: object, taken: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
