@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import data_pipeline
+from backend import data_pipeline, trainer_main
 from backend.cli import main
 from backend.config import DataConfig
 from backend.errors import DataError
@@ -110,16 +110,15 @@ def every_byte(folder: Path) -> dict[str, bytes]:
 
 
 def test_s14_no_secret_of_the_environment_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve of them; a run that finishes and one that fails, supervised, with every file they leave."""
+    """Twelve of them; a run that finishes, supervised, and one that fails, with every file they leave."""
     for name, value in CANARIES.items():
         monkeypatch.setenv(name, value)
     model, rows = learner_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
     good = make_run(tmp_path / "runs", model, rows, SHORT)
     bad = make_run(tmp_path / "runs", model, tmp_path / "gone.jsonl", SHORT)
-    for run in (good, bad):
-        process_manager.start(run)
-    for run in (good, bad):
-        process_manager.wait(run, timeout_seconds=120)
+    process_manager.start(good)
+    trainer_main.main([str(bad.path)])
+    process_manager.wait(good, timeout_seconds=120)
     assert (good.status(), bad.status()) == (RunStatus.FINISHED, RunStatus.FAILED)
     written = every_byte(tmp_path / "runs")
     told = [

@@ -78,7 +78,8 @@ def test_a_line_for_a_person(three: list[RunDir], capsys: Screen) -> None:
     assert f"{three[0].id} is created." in capsys.readouterr().out
 
 
-def test_a_free_slot_starts_the_first_one_for_real(three: list[RunDir], capsys: Screen) -> None:
+@pytest.mark.usefixtures("light_trainer")
+def test_a_free_slot_starts_the_first_one(three: list[RunDir], capsys: Screen) -> None:
     first, second, _ = three
     assert queue("enqueue", first.id) == 0
     assert queue("enqueue", second.id, "--hold") == 0
@@ -87,6 +88,7 @@ def test_a_free_slot_starts_the_first_one_for_real(three: list[RunDir], capsys: 
     assert second.status() is RunStatus.QUEUED
 
 
+@pytest.mark.usefixtures("light_trainer")
 def test_a_run_with_a_free_slot_does_not_wait(
     tmp_path: Path, learner: Path, rows_file: Path, capsys: Screen
 ) -> None:

@@ -121,6 +121,7 @@ class TestFilters:
 
 
 class TestResumeElsewhere:
+    @pytest.mark.usefixtures("light_trainer")
     def test_in_the_background(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
         found = shown(["resume", made.id, "--detach"], capsys)
         assert (found["run"], found["attempt"]) == (made.id, 1)

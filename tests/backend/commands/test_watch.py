@@ -31,7 +31,7 @@ from backend.manager.scalars import RunScalars
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
 from tests.eventually import eventually
-from tests.runs import LONG, SHORT, make_run
+from tests.runs import LONG, make_run
 
 
 @pytest.fixture(autouse=True)
@@ -173,15 +173,16 @@ class TestAFinishedRun:
 
 
 class TestALiveRun:
+    @pytest.mark.usefixtures("light_trainer")
     def test_it_is_followed_to_its_end(
         self, tmp_path: Path, learner: Path, rows_file: Path, capsys: Screen
     ) -> None:
-        made = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.max_steps": 30})
+        made = make_run(tmp_path / "runs", learner, rows_file)
         process_manager.start(made)
         assert main(["runs", "watch", made.id, "--interval", "0.05"]) == 0
         screen = capsys.readouterr().out
         assert screen.startswith(("starting", "running"))
-        assert "Finished · Trained 30 steps." in screen
+        assert "Finished · Trained 100 steps." in screen
         assert not made.is_held()
 
     def test_a_live_view_in_a_terminal_until_it_is_stopped(
