@@ -23,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
+from backend.data.locate import choose
 from backend.data.records import Skipped
 from backend.errors import DataError
 from backend.utils.text_utils import writable
@@ -35,7 +36,6 @@ MAX_RATIO = 200
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _ENDINGS = {"gzip": (".gz", ".gzip"), "bz2": (".bz2",), "xz": (".xz",), "zstd": (".zst", ".zstd")}
 _SHORT = {".tgz": ".tar", ".tbz": ".tar", ".tbz2": ".tar", ".txz": ".tar", ".tzst": ".tar"}
-_JUNK = re.compile(r"(^|/)(\.|__MACOSX(/|$)|Thumbs\.db$)")
 
 Stream = io.BufferedReader  # of bytes, with peek
 
@@ -159,20 +159,23 @@ def damage_named(name: str) -> Iterator[None]:
 
 
 def zip_members(
-    stream: Stream[Any], name: str, allowance: Allowance
+    stream: Stream[Any], name: str, allowance: Allowance, split: str | None = None
 ) -> Iterator[tuple[str, Stream[Any]] | Skipped]:
-    """Each file of a ZIP archive as (name, open stream), in order; the stream ends with the next step."""
+    """Each file of a ZIP archive as (name, open stream), in order; the stream ends with the next step.
+
+    Which files are read and which left aside is said by ``choose``, as in a folder.
+    """
     with damage_named(name):
         archive = zipfile.ZipFile(stream)
     with archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
-        _check_members(name, [member.filename for member in members])
+        aside = _left_aside(name, [member.filename for member in members], split)
         for member in members:
             place = writable(f"{name}/{member.filename}")
-            if _JUNK.search(member.filename):
-                yield Skipped(place, "a hidden or system file")
-            elif (member.external_attr >> 16) & 0o170000 == 0o120000:
+            if (member.external_attr >> 16) & 0o170000 == 0o120000:
                 yield Skipped(place, "a link, not a file")
+            elif member.filename in aside:
+                yield Skipped(place, aside[member.filename])
             else:
                 with damage_named(place):
                     raw = archive.open(member)
@@ -181,27 +184,20 @@ def zip_members(
 
 
 def tar_members(
-    stream: Stream[Any], name: str, allowance: Allowance
+    stream: Stream[Any], name: str, allowance: Allowance, split: str | None = None
 ) -> Iterator[tuple[str, Stream[Any]] | Skipped]:
-    """Each file of a tar archive as (name, open stream), in order; the stream ends with the next step."""
+    """Each file of a tar archive as ``zip_members`` gives it; ``stream`` can be sought in."""
     with damage_named(name):
-        archive = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115  # used below
+        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  # used below
     with archive:
-        count = 0
-        while True:
-            with damage_named(name):
-                member = archive.next()
-            if member is None:
-                return
-            count += 1
-            _check_members(name, [member.name], count)
+        members = [member for member in _tar_entries(archive, name) if not member.isdir()]
+        aside = _left_aside(name, [member.name for member in members], split)
+        for member in members:
             place = writable(f"{name}/{member.name}")
-            if member.isdir():
-                continue
-            if _JUNK.search(member.name):
-                yield Skipped(place, "a hidden or system file")
-            elif not member.isreg():
+            if not member.isreg():
                 yield Skipped(place, "a link or device, not a file")
+            elif member.name in aside:
+                yield Skipped(place, aside[member.name])
             else:
                 with damage_named(place):
                     raw = archive.extractfile(member)
@@ -209,8 +205,25 @@ def tar_members(
                     yield place, opened
 
 
-def _check_members(archive: str, names: list[str], count: int | None = None) -> None:
-    if (count or len(names)) > MAX_MEMBERS:
+def _tar_entries(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
+    found: list[tarfile.TarInfo] = []
+    while len(found) <= MAX_MEMBERS:
+        with damage_named(name):
+            member = archive.next()
+        if member is None:
+            break
+        found.append(member)
+    return found
+
+
+def _left_aside(archive: str, names: list[str], split: str | None) -> dict[str, str]:
+    """The files of an archive that are not read, each with the reason."""
+    _check_members(archive, names)
+    return {each.place: each.reason for each in choose(names, split)[1]}
+
+
+def _check_members(archive: str, names: list[str]) -> None:
+    if len(names) > MAX_MEMBERS:
         raise DataError(
             f"{archive} holds more than {MAX_MEMBERS:,} files.",
             remedy="Unpack it yourself and name the folder.",

@@ -17,11 +17,13 @@ from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows
 from backend.errors import DataError
 from backend.utils.file_utils import sha256_file, write_text_durably
+from backend.utils.text_utils import shorten
 
 SAMPLE_RECORDS = 200
 SAMPLE_FILES = 20
 MAX_REJECTED_KEPT = 10_000
 MAX_LATE_COLUMNS = 10
+FILES_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Loaded:
 
     @property
     def reason(self) -> str:
-        """Why the rows were read in this shape, as one sentence."""
-        return self.shape.reason
+        """Why the rows were read in this shape, and which files were not read, as one sentence."""
+        shown = ", ".join(f"{shorten(each.place, 60)} ({each.reason})" for each in self.skipped[:FILES_NAMED])
+        more = f" and {len(self.skipped) - FILES_NAMED:,} more" if len(self.skipped) > FILES_NAMED else ""
+        return self.shape.reason + (f"; not read: {shown}{more}" if shown else "")
 
 
 @dataclass

@@ -56,10 +56,11 @@ PAPERWORK = {"readme", "license", "licence", "notice", "changelog", "dataset_inf
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file to read and the name it has in every place, which UTF-8 can hold."""
+    """A file to read, the name it has in every place, which UTF-8 can hold, and the split asked of it, if any."""
 
     path: Path
     name: str
+    split: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", writable(self.name))
@@ -120,16 +121,21 @@ def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Ski
         skipped += [
             Skipped(name, f"it belongs to {f'the split {of!r}' if of else 'no split'}")
             for name, of in splits.items()
-            if of != _SPLIT_NAMES.get(wanted, wanted)
+            if of != split_name(wanted)
         ]
-        fit = [name for name in fit if splits[name] == _SPLIT_NAMES.get(wanted, wanted)]
+        fit = [name for name in fit if splits[name] == split_name(wanted)]
     return fit, skipped
 
 
 def split_of(name: str) -> str | None:
     """train, validation or test when a file's name or folder says so, else None."""
     found = _SPLIT.findall(name.lower())
-    return _SPLIT_NAMES.get(found[-1], found[-1]) if found else None
+    return split_name(found[-1]) if found else None
+
+
+def split_name(spelling: str) -> str:
+    """The usual name of a split: ``val`` and ``dev`` are validation."""
+    return _SPLIT_NAMES.get(spelling, spelling)
 
 
 def _by_base(base: str, split: str | None) -> Located:
@@ -151,7 +157,7 @@ def _by_base(base: str, split: str | None) -> Located:
 def _local(path: Path, split: str | None) -> Located:
     if _exists(path) and path.is_dir():
         return _folder(path, split)
-    return Located((DataFile(regular_file(path), path.name),))
+    return Located((DataFile(regular_file(path), path.name, split),))
 
 
 def _pattern(pattern: str, split: str | None) -> Located:

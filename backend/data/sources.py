@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,7 +20,7 @@ from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
 from backend.data.encodings import check_encoding, detect_encoding, open_text
 from backend.data.files import regular_file, unreadable
 from backend.data.json_files import read_json
-from backend.data.locate import PAPERWORK, SUFFIXES, DataFile, locate
+from backend.data.locate import SUFFIXES, DataFile, locate, split_name, split_of
 from backend.data.records import Record, Rejected, Skipped
 from backend.data.sheets import is_workbook, read_workbook
 from backend.data.tables import read_table
@@ -65,17 +65,21 @@ def read_file(file: DataFile, options: ReadOptions) -> Iterator[Item]:
     try:
         with io.BufferedReader(path.open("rb", buffering=0), HEAD_BYTES) as stream:
             allowance = archives.Allowance(path.stat().st_size)
-            yield from _Reader(options, allowance).stream(stream, file.name, file.name, depth=0)
+            yield from _Reader(options, allowance, file.split).stream(stream, file.name, file.name, depth=0)
     except OSError as error:
         raise unreadable(path, error) from None
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads streams that may hold streams; all that is unpacked from one file shares one allowance."""
+    """Reads streams that may hold streams; all that is unpacked from one file shares one allowance.
+
+    ``split`` is that asked for; only an archive or a name can tell which it is.
+    """
 
     options: ReadOptions
     allowance: archives.Allowance
+    split: str | None = None
 
     def stream(self, stream: io.BufferedReader[Any], name: str, called: str, *, depth: int) -> Iterator[Item]:
         """The records of an open stream, by its first bytes and what it is ``called`` once unpacked.
@@ -91,11 +95,15 @@ class _Reader:
             raise DataError(
                 f"{name} is packed more than twice.", remedy="Unpack it first.", code="archive-too-deep"
             )
+        if not (packed or archives.is_tar(head) or archives.is_zip(head)):
+            self._check_split(name)
         if packed:
             with archives.decompressed(stream, packed, name, self.allowance) as inner:
                 yield from self.stream(inner, name, archives.inner_name(called, packed), depth=depth + 1)
         elif archives.is_tar(head):
-            yield from self._members(archives.tar_members(stream, name, self.allowance), name, depth)
+            with archives.seekable(stream) as file:
+                members = archives.tar_members(file, name, self.allowance, self.split)
+                yield from self._members(members, name, depth)
         elif archives.is_zip(head):
             yield from self._zip(stream, name, depth)
         elif kind:
@@ -103,34 +111,41 @@ class _Reader:
         else:
             yield from self._text(stream, head, name, called)
 
+    def _check_split(self, name: str) -> None:
+        if self.split and split_of(name) != split_name(self.split):
+            raise DataError(
+                f"{name} is one file, and nothing in it says which rows are the split {self.split!r}.",
+                remedy="Leave the split out, or take a slice such as [:80%].",
+                code="unknown-split",
+            )
+
     def _zip(self, stream: io.BufferedReader[Any], name: str, depth: int) -> Iterator[Item]:
         with archives.seekable(stream) as file:
             with archives.damage_named(name), zipfile.ZipFile(file) as archive:
                 workbook = is_workbook(archive)
             file.seek(0)
             if workbook:
+                self._check_split(name)
                 yield from read_workbook(file, name, self.options.sheet, self.allowance)
             else:
-                yield from self._members(archives.zip_members(file, name, self.allowance), name, depth)
+                members = archives.zip_members(file, name, self.allowance, self.split)
+                yield from self._members(members, name, depth)
 
     def _members(
         self, members: Iterator[tuple[str, io.BufferedReader[Any]] | Skipped], name: str, depth: int
     ) -> Iterator[Item]:
         read_any = False
+        reader = replace(self, split=None)
         for member in members:
             if isinstance(member, Skipped):
                 yield member
                 continue
-            place, opened = member
-            reason = _left_aside(place, opened)
-            if reason:
-                yield Skipped(place, reason)
-                continue
             read_any = True
-            yield from self.stream(opened, place, place, depth=depth + 1)
+            place, opened = member
+            yield from reader.stream(opened, place, place, depth=depth + 1)
         if not read_any:
             raise DataError(
-                f"{name} holds no file that can be read.",
+                f"{name} holds no file that can be read" + (f" as {self.split}." if self.split else "."),
                 remedy=f"Its files must end in one of {', '.join(SUFFIXES)}.",
                 code="no-files",
             )
@@ -162,14 +177,6 @@ class _Reader:
                 remedy="Set the encoding of the data, for example cp1252, or save the file as UTF-8.",
                 code="bad-encoding",
             ) from None
-
-
-def _left_aside(place: str, opened: io.BufferedReader[Any]) -> str:
-    """Why a file of an archive is not read; '' when it is."""
-    path = PurePosixPath(place)
-    if path.suffix.lower() in SUFFIXES or archives.compression(opened.peek(16)):
-        return "it describes the data and holds no rows" if path.stem.lower() in PAPERWORK else ""
-    return "its ending is of no known kind"
 
 
 def _text_kind(name: str, called: str, head: str) -> str:

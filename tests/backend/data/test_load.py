@@ -226,8 +226,12 @@ def test_the_fingerprint_of_several_files_depends_on_names_and_bytes(tmp_path):
 
 def test_files_left_aside_are_named(tmp_path):
     write_lines(tmp_path / "a.jsonl", PAIRS)
-    (tmp_path / "pic.png").touch()
-    assert [item.place for item in load_rows(tmp_path).skipped] == ["pic.png"]
+    for number in range(7):
+        (tmp_path / f"pic{number}.png").touch()
+    loaded = load_rows(tmp_path)
+    assert [item.place for item in loaded.skipped] == [f"pic{number}.png" for number in range(7)]
+    assert "; not read: pic0.png (its ending is of no known kind), pic1.png (" in loaded.reason
+    assert loaded.reason.endswith(") and 2 more")
 
 
 def test_reading_stops_when_nearly_everything_is_rejected(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from backend.data.records import Record, Skipped
 from backend.data.sources import ReadOptions, read
 from backend.errors import DataError
 from tests.backend.data.containers import parquet
+from tests.backend.data.test_archives import tar_of, zip_of
 
 TRICKY = [
     "007",
@@ -223,3 +224,33 @@ def test_parquet_in_a_compressed_archive_is_read(tmp_path):
     with tarfile.open(tmp_path / "t.tar.xz", "w:xz") as archive:
         archive.add(tmp_path / "rows.parquet", "rows.parquet")
     assert list(read(tmp_path / "t.tar.xz")) == [Record("t.tar.xz/rows.parquet:1", {"text": "a"})]
+
+
+@pytest.mark.parametrize("name", ["t.zip", "t.tar", "t.tar.gz"])
+@pytest.mark.parametrize(("split", "texts"), [("", ["train"]), (":test", ["test"])])
+def test_an_archive_of_splits_is_its_training_split_unless_another_is_named(tmp_path, name, split, texts):
+    pack_splits(tmp_path / name)
+    items = list(read(f"{tmp_path / name}{split}"))
+    assert [item.cells["text"] for item in items if isinstance(item, Record)] == texts
+    (aside,) = [item.reason for item in items if isinstance(item, Skipped)]
+    assert aside.startswith("it belongs to the split")
+
+
+def test_a_split_that_a_file_does_not_have_is_an_error(tmp_path):
+    pack_splits(tmp_path / "t.zip")
+    with pytest.raises(DataError, match="no file that can be read as dev"):
+        list(read(f"{tmp_path}/t.zip:dev"))
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    assert len(list(read(f"{tmp_path}/train.jsonl:train"))) == 1
+    with pytest.raises(DataError, match="one file, and nothing in it says which rows") as caught:
+        list(read(f"{tmp_path}/train.jsonl:test"))
+    assert caught.value.code == "unknown-split"
+
+
+def pack_splits(path):
+    """An archive of data/train.jsonl and data/test.jsonl, each with its own name as its one text."""
+    members = {f"data/{split}.jsonl": f'{{"text": "{split}"}}\n'.encode() for split in ("train", "test")}
+    pack = {".zip": zip_of, ".tar": tar_of, ".gz": lambda members: gzip.compress(tar_of(members))}[
+        path.suffix
+    ]
+    path.write_bytes(pack(members))
