@@ -12,8 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig, DataConfig, RunConfig
-from backend.core.batching import Example
-from backend.core.evaluation import Question
+from backend.core.examples import Example, Question
 from backend.core.tokenizer import (
     Encoded,
     encode_batch,

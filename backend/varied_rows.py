@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig
-from backend.core.batching import Example
+from backend.core.examples import Example
 from backend.data.augmentation import augment
 from backend.data.records import Row
 from backend.data_pipeline import EncodedRows, encode_each

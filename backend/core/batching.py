@@ -20,33 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.errors import DataError
+from backend.core.examples import Example
 
 RECTANGLE_SLACK = 1.5
 """Rows share a rectangle while the longest is at most this many times the shortest."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row as token ids: ``trained[i]`` says whether token i is something the model learns to say."""
-
-    input_ids: np.ndarray
-    trained: np.ndarray
-    row: str
-
-    def __post_init__(self) -> None:
-        if len(self.input_ids) != len(self.trained):
-            raise DataError(
-                f"{self.row} has {len(self.input_ids)} tokens but a mask of {len(self.trained)}.",
-                remedy="Report this row: ids and mask must have one length.",
-                code="bad-mask",
-            )
-        if not self.trained[1:].any():
-            raise DataError(
-                f"{self.row} has no token to learn: its answer is empty or cut off.",
-                remedy="Give the row an answer, or raise data.max_length.",
-                code="nothing-trained",
-            )
 
 
 @dataclass(frozen=True)

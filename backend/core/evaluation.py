@@ -8,24 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from backend.core.batching import Example, pack
+from backend.core.batching import pack
 from backend.core.device import ComputePlan
+from backend.core.examples import Example, Question
 from backend.core.forward import ForwardPass
 from backend.core.generation import Decoding, Sampling, for_inference
 from backend.core.lanes import Lanes
 from backend.reports import EvalReport, Sample
 
 ROWS_AT_ONCE = 64
-
-
-@dataclass(frozen=True)
-class Question:
-    """A held-out row to be answered: prompt ids, the prompt as text, and the answer a person would expect."""
-
-    row: str
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    expected: str
 
 
 def held_out_loss(

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.core import packed_attention
-from backend.core.batching import Example, MicroBatch, pack
+from backend.core.batching import MicroBatch, pack
 from backend.core.device import ComputePlan
+from backend.core.examples import Example
 from backend.core.loss import linear_cross_entropy
 from backend.core.neftune import noisy
 from backend.core.tuning import uses_dropout

@@ -17,9 +17,10 @@ from peft import PeftModel
 from torch import nn
 
 from backend.config import TrainingConfig
-from backend.core.batching import Example, MicroBatch, pack, step_rows, steps_per_epoch
+from backend.core.batching import MicroBatch, pack, step_rows, steps_per_epoch
 from backend.core.device import ComputePlan
 from backend.core.distributed import ALONE, World
+from backend.core.examples import Example
 from backend.core.forward import ForwardPass
 from backend.core.gradients import step_gradients
 from backend.core.lanes import Lanes

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.config import AugmentationConfig, DataConfig
-from backend.core.batching import Example
+from backend.core.examples import Example
 from backend.data.records import Row
 from backend.data_pipeline import encode
 from backend.varied_rows import VariedRows

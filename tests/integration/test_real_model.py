@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from backend import data_pipeline
 from backend.config import DataConfig, TrainingConfig, TuningConfig
-from backend.core.batching import Example, pack
+from backend.core.batching import pack
 from backend.core.device import ComputePlan
+from backend.core.examples import Example
 from backend.core.forward import prove
 from backend.core.gradients import step_gradients
 from backend.core.lanes import Lanes

@@ -10,8 +10,9 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.config import TrainingConfig, TuningConfig
-from backend.core.batching import Example, MicroBatch
+from backend.core.batching import MicroBatch
 from backend.core.device import ComputePlan
+from backend.core.examples import Example
 from backend.core.forward import ForwardPass, prove
 from backend.core.training import TrainState
 from backend.core.tuning import make_trainable

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from backend.core.batching import (
     RECTANGLE_SLACK,
-    Example,
     MicroBatch,
     common_prefix,
     epoch_order,
@@ -20,7 +19,7 @@ from backend.core.batching import (
     step_rows,
     steps_per_epoch,
 )
-from backend.errors import DataError
+from backend.core.examples import Example
 from tests.backend.core.rows import example, random_rows
 
 
@@ -271,25 +270,6 @@ def test_a_common_prefix_ends_at_the_first_difference(
     first: list[int], second: list[int], expected: int
 ) -> None:
     assert common_prefix(np.array(first), np.array(second)) == expected
-
-
-@pytest.mark.parametrize(
-    ("ids", "trained", "code"),
-    [
-        ([1, 2, 3], [0, 1], "bad-mask"),
-        ([1, 2], [0, 1, 1], "bad-mask"),
-        ([1, 2, 3], [0, 0, 0], "nothing-trained"),
-        ([1, 2, 3], [1, 0, 0], "nothing-trained"),
-        ([1], [1], "nothing-trained"),
-        ([], [], "nothing-trained"),
-    ],
-)
-def test_a_row_that_cannot_teach_is_refused_by_name(ids: list[int], trained: list[int], code: str) -> None:
-    with pytest.raises(DataError, match="row 7 of data") as caught:
-        example(ids, trained, "row 7 of data")
-
-    assert caught.value.code == code
-    assert caught.value.remedy
 
 
 def test_neighbouring_rows_share_the_longest_beginning_they_can() -> None:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from backend.config import TuningConfig
 from backend.core import evaluation
-from backend.core.batching import Example
-from backend.core.evaluation import HeldOut, Question, answers, evaluate, held_out_loss
+from backend.core.evaluation import HeldOut, answers, evaluate, held_out_loss
+from backend.core.examples import Example, Question
 from backend.core.forward import ForwardPass
 from backend.core.training import TrainState
 from backend.reports import EvalReport

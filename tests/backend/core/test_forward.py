@@ -34,7 +34,8 @@ from transformers import (
 
 from backend.config import TuningConfig
 from backend.core import packed_attention
-from backend.core.batching import Example, pack
+from backend.core.batching import pack
+from backend.core.examples import Example
 from backend.core.forward import ForwardPass, prove
 from backend.core.tuning import make_trainable
 from backend.errors import ModelError

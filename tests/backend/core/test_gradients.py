@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.config import TuningConfig
-from backend.core.batching import Example, MicroBatch, pack
+from backend.core.batching import MicroBatch, pack
 from backend.core.device import ComputePlan
 from backend.core.distributed import World
+from backend.core.examples import Example
 from backend.core.forward import ForwardPass
 from backend.core.gradients import step_gradients
 from backend.core.lanes import Lanes

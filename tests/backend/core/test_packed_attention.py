@@ -12,7 +12,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from backend.core import packed_attention
-from backend.core.batching import Example, MicroBatch, pack
+from backend.core.batching import MicroBatch, pack
+from backend.core.examples import Example
 from backend.core.packed_attention import attend, register
 from tests.backend.core.rows import example, lively_model, random_rows
 

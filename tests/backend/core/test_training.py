@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from backend.config import TrainingConfig, TuningConfig
-from backend.core.batching import Example, epoch_order
+from backend.core.batching import epoch_order
 from backend.core.device import ComputePlan
+from backend.core.examples import Example
 from backend.core.forward import ForwardPass
 from backend.core.optimizer import default_learning_rate, learning_rate_factor
 from backend.core.training import (
