@@ -156,7 +156,7 @@ class RunDir(RunFiles):
         sweep_temporaries(self.checkpoints, older_than_seconds=0)  # only a holder of the lock writes there
         ticket = self.read_ticket()
         attempt = Attempt(
-            number=self.latest_attempt_number() + 1,
+            number=self.next_attempt_number(),
             began=utc_now(),
             command=command,
             token=token,

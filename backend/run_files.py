@@ -95,9 +95,14 @@ class RunFiles:
         """The number of the latest attempt, 0 before the first."""
         return _highest(self.at(RunFiles.attempts), _ATTEMPT)
 
+    def next_attempt_number(self) -> int:
+        """A number that no attempt had, not even one whose damaged record was set aside."""
+        return _highest(self.at(RunFiles.attempts), _ATTEMPT_EVER) + 1
+
 
 _STEP = re.compile(r"step-(\d{1,12})")
 _ATTEMPT = re.compile(r"([1-9]\d{0,8})\.json")
+_ATTEMPT_EVER = re.compile(r"([1-9]\d{0,8})\.json(?:\.damaged-.*)?")
 
 
 def _highest(folder: str, pattern: re.Pattern[str]) -> int:

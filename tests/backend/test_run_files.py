@@ -50,6 +50,7 @@ def test_what_cannot_be_looked_into_is_no_run(files: RunFiles) -> None:
 class TestNumbers:
     def test_there_is_none_before_the_first(self, files: RunFiles) -> None:
         assert (files.latest_attempt_number(), files.newest_checkpoint_step()) == (0, 0)
+        assert files.next_attempt_number() == 1
         files.path.mkdir()
         files.attempts.touch()
         assert files.latest_attempt_number() == 0
@@ -60,6 +61,7 @@ class TestNumbers:
             (files.attempts / name).touch()
         assert files.latest_attempt_number() == 10
         assert files.attempt_file(10) == files.attempts / "10.json"
+        assert files.next_attempt_number() == 12
 
     def test_w15_the_newest_checkpoint_is_the_highest_step(self, files: RunFiles) -> None:
         for name in ("step-000000", "step-000300", "step-000090", ".step-000900.tmp", "ckpt_1000"):
