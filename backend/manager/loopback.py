@@ -1,17 +1,136 @@
-"""What managers of servers share: ask one on this machine who it is, end its process. Control wing: F0 only."""
+"""A server of ours on this machine: at most one of a kind per folder, known to be ours, and never left behind.
+
+Control wing: F0 only.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import signal
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from backend.utils.process_utils import ProcessIdentity, is_alive, send_signal
+from backend.errors import RunError
+from backend.run_records import read_record
+from backend.utils.detach import spawn_detached
+from backend.utils.lock_utils import hold_lock
+from backend.utils.process_utils import ProcessIdentity, identify_started, is_alive, send_signal
+from backend.utils.record_utils import record_from_json
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.05
 _LONGEST_ANSWER_BYTES = 65536
+
+
+class Server(Protocol):
+    """What is known of a server: its process and its port, and whatever proves that it is that one."""
+
+    @property
+    def process(self) -> ProcessIdentity:
+        """The process that serves."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens on loopback."""
+
+
+S = TypeVar("S", bound=Server)
+
+
+class LoopbackManager(ABC, Generic[S]):
+    """The one server of its kind over ``root``. It keeps no state of its own, so any number of doors may have one.
+
+    The server outlives its starter; whoever looks next finds it by the record ``server.json`` in its folder.
+    """
+
+    kind: ClassVar[type[Any]]
+    """The record of a server, S."""
+    folder_name: ClassVar[str]
+    start_seconds: ClassVar[float]
+    stop_seconds: ClassVar[float]
+    failure: ClassVar[tuple[str, str, str]]
+    """What a person is told when it does not come up: the sentence, the remedy, the code."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._folder = self.root / self.folder_name
+        self._starting = self.root / f"{self.folder_name}.lock"
+        self._record = self._folder / "server.json"
+
+    @property
+    def log(self) -> Path:
+        """What the server said."""
+        return self._folder / "server.log"
+
+    def start(self) -> S:
+        """The running server, started (or started anew) when there is none that answers.
+
+        Raises RunError when it does not come up.
+        """
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with hold_lock(self._starting, wait_seconds=self.start_seconds + self.stop_seconds):
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            running = self.find()
+            if running:
+                return running
+            self._end_recorded()
+            return self._launch()
+
+    def find(self) -> S | None:
+        """The server, when it runs and has proved to be ours; None otherwise."""
+        server = self._recorded()
+        return server if server and is_alive(server.process) and self._is_ours(server) else None
+
+    def stop(self) -> bool:
+        """End the server and remove what it left; False when there was none."""
+        if not self._folder.is_dir():
+            return False
+        with hold_lock(self._starting, wait_seconds=self.start_seconds + self.stop_seconds):
+            ended = self._end_recorded()
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return ended
+
+    @abstractmethod
+    def _launch(self) -> S:
+        """A new server that answers and is recorded. Raises RunError."""
+
+    @abstractmethod
+    def _is_ours(self, server: S) -> bool:
+        """Whether what answers on the port is that very server."""
+
+    def _recorded(self) -> S | None:
+        try:
+            return read_record(self._record, lambda value: record_from_json(self.kind, value))
+        except RunError:
+            return None
+
+    def _spawn(self, command: Sequence[str], environ: Mapping[str, str]) -> ProcessIdentity:
+        self.log.unlink(missing_ok=True)
+        return identify_started(spawn_detached(command, log=self.log, environ=environ))
+
+    def _await(self, process: ProcessIdentity, came_up: Callable[[], S | None]) -> S:
+        deadline = time.monotonic() + self.start_seconds
+        while is_alive(process) and time.monotonic() < deadline:
+            server = came_up()
+            if server:
+                return server
+            time.sleep(POLL_SECONDS)
+        end_process(process, patience_seconds=self.stop_seconds)
+        last_words = self._said().strip().splitlines()[-1:]
+        what, remedy, code = self.failure
+        raise RunError(" ".join([what, *last_words]), remedy=remedy, code=code)
+
+    def _said(self) -> str:
+        return self.log.read_text("utf-8", errors="replace")
+
+    def _end_recorded(self) -> bool:
+        server = self._recorded()
+        return server is not None and end_process(server.process, patience_seconds=self.stop_seconds)
 
 
 def ask_json(port: int, path: str, *, timeout_seconds: float) -> dict[str, object]:

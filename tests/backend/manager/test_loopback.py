@@ -1,4 +1,4 @@
-"""Asking a server who it is, and ending its process: backend/manager/loopback.py."""
+"""One server of a kind per folder, asked who it is and ended: backend/manager/loopback.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
-from backend.manager.loopback import ask_json, end_process
-from backend.utils.process_utils import identify
+from backend.errors import RunError
+from backend.manager.loopback import LoopbackManager, ask_json, end_process
+from backend.utils.file_utils import write_json_durably
+from backend.utils.process_utils import ProcessIdentity, identify, is_alive
+from backend.utils.record_utils import record_to_json
 
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); input()"
 MEEK = "print('up', flush=True); input()"
@@ -30,7 +35,7 @@ def answering(body: bytes) -> Iterator[int]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server.server_port
         server.shutdown()
@@ -62,3 +67,80 @@ def test_it_is_asked_and_then_made_to_end(code: str, patience: float, signal_num
         assert end_process(identity, patience_seconds=patience)
         assert child.wait() == signal_number
     assert not end_process(identity, patience_seconds=patience)
+
+
+@dataclass(frozen=True)
+class Small:
+    process: ProcessIdentity
+    port: int
+
+
+class SmallManager(LoopbackManager[Small]):
+    """Its server is a process that says nothing but its number, on its output."""
+
+    kind = Small
+    folder_name = ".small"
+    start_seconds = 20.0
+    stop_seconds = 5.0
+    failure = ("The small server did not start.", "Try it by hand.", "small-failed")
+    code = "print(8080, flush=True); import time; time.sleep(300)"
+    ours = True
+
+    def _launch(self) -> Small:
+        process = self._spawn([sys.executable, "-c", self.code], {})
+
+        def came_up() -> Small | None:
+            return Small(process, int(self._said())) if self._said().strip().isdigit() else None
+
+        server = self._await(process, came_up)
+        write_json_durably(self._record, record_to_json(server))
+        return server
+
+    def _is_ours(self, server: Small) -> bool:
+        return self.ours
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[SmallManager]:
+    manager = SmallManager(tmp_path / "runs")
+    yield manager
+    manager.stop()
+
+
+class TestOneServer:
+    def test_it_is_started_once_found_by_all_and_leaves_nothing(self, small: SmallManager) -> None:
+        assert (small.find(), small.stop()) == (None, False)
+        server = small.start()
+        assert SmallManager(small.root).start() == server == small.find()
+        assert server.port == 8080
+        assert small.stop()
+        assert not is_alive(server.process)
+        assert (small.find(), small.stop()) == (None, False)
+        assert not (small.root / ".small").exists()
+
+    def test_one_that_does_not_prove_to_be_ours_is_ended_and_replaced(self, small: SmallManager) -> None:
+        first = small.start()
+        small.ours = False
+        assert small.find() is None
+        assert small.start() != first
+        assert not is_alive(first.process)
+
+    def test_a_torn_record_is_none(self, small: SmallManager) -> None:
+        (small.root / ".small").mkdir(parents=True)
+        (small.root / ".small" / "server.json").write_text('{"process": ')
+        assert small.find() is None
+
+    def test_one_that_ends_at_once_is_told_with_its_last_words(self, small: SmallManager) -> None:
+        small.code = "raise SystemExit('no room')"
+        with pytest.raises(RunError, match=r"The small server did not start\. no room") as caught:
+            small.start()
+        assert (caught.value.code, caught.value.remedy) == ("small-failed", "Try it by hand.")
+        assert small.find() is None
+
+    def test_one_that_never_answers_is_ended(
+        self, small: SmallManager, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(SmallManager, "start_seconds", 0.5)
+        small.code = "print('hello', flush=True); import time; time.sleep(300)"
+        with pytest.raises(RunError, match="did not start"):
+            small.start()
