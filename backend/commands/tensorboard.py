@@ -1,20 +1,27 @@
-"""``tunesmith tensorboard``: a TensorBoard server over the runs, on this machine only."""
+"""``tunesmith tensorboard``: a server over the runs on this machine, and what anybody's event files hold."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
+from backend.commands.plot import curve_lines
 from backend.errors import RunError
+from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
     from backend.manager.tensorboard_manager import TensorBoardManager, TensorBoardServer
 
-app = App(name="tensorboard", help="A TensorBoard server over the runs, on this machine only.")
+app = App(
+    name="tensorboard",
+    help="A TensorBoard server over the runs, on this machine only; and what anybody's event files hold.",
+)
+
+_WIDTH, _HEIGHT = 100, 8
 
 
 def _manager(runs: Path) -> TensorBoardManager:
@@ -77,4 +84,52 @@ def stop(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
         print_json({"stopped": ended})
     else:
         say("TensorBoard has ended." if ended else f"No TensorBoard ran over {runs}.")
+    return 0
+
+
+@app.command
+def curves(
+    folder: Annotated[str, Parameter(help="A folder with TensorBoard event files, ours or anybody's.")],
+    *,
+    tag: Annotated[
+        list[str] | None, Parameter(help="Only the curves whose name holds this; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """The curves in the event files of a folder, drawn here; what cannot be read is named, the rest is shown.
+
+    Example
+    -------
+    tunesmith tensorboard curves logs --tag loss
+    """
+    from backend.manager.event_files import EventFolder  # noqa: PLC0415 - tensorboard loads here
+    from backend.manager.scalars import decimate  # noqa: PLC0415
+
+    place = user_path(folder)
+    events = EventFolder(place)
+    events.poll()
+    wanted = {
+        name: sorted(points.items())
+        for name, points in sorted(events.series.items())
+        if not tag or any(part in name for part in tag)
+    }
+    if not wanted:
+        noted = "; ".join(f"{name}: {note}" for name, note in events.notes.items())
+        raise RunError(
+            f"{place} has no curve{' of that name' if tag and events.series else ''}. {noted}".strip(),
+            remedy=f"There are: {', '.join(sorted(events.series))}."
+            if events.series
+            else "Give a folder in which TensorBoard event files (*tfevents*) lie.",
+            code="no-curves",
+        )
+    if as_json:
+        print_json({"curves": wanted, "notes": events.notes})
+        return 0
+    for name, points in wanted.items():
+        steps, values = decimate([at for at, _ in points], [value for _, value in points], 4 * _WIDTH)
+        say(f"{name}: {len(points):,} points, last {points[-1][1]:.4g} at step {points[-1][0]:,}")
+        for line in curve_lines(steps, values, width=_WIDTH, height=_HEIGHT):
+            say(line)
+    for name, note in events.notes.items():
+        say(f"{name}: {note}")
     return 0
