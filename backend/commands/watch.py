@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import sys
 import time
@@ -28,8 +27,6 @@ LOG_LINES = 5
 CURVE_POINTS = 400
 EXIT_STOPPED = 3
 _PACE_STEPS = 30
-_LOG_BYTES = 16 * 1024
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 _COLOURS = {
     RunStatus.FINISHED: "green",
     RunStatus.FAILED: "red",
@@ -177,8 +174,14 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
         loss_curve=scalars.curve("train/loss", limit=CURVE_POINTS),
         eval_curve=scalars.curve("eval/loss", limit=CURVE_POINTS),
         system=next(last_records(run.system_file), {}) if state.is_live else {},
-        log=tail_lines(run.train_log, LOG_LINES),
+        log=_last_lines(run),
     )
+
+
+def _last_lines(run: RunDir) -> tuple[str, ...]:
+    from backend.manager.log_view import LogTail  # noqa: PLC0415
+
+    return tuple([line for line in LogTail(run.train_log).poll().lines if line][-LOG_LINES:])
 
 
 def _latest(scalars: RunScalars, tag: str) -> float | None:
@@ -194,18 +197,6 @@ def _eta(run: RunDir, step: int, total_steps: int) -> float | None:
     seconds = [record.get("seconds") for _, record in zip(range(_PACE_STEPS), records, strict=False)]
     paces = [float(value) for value in seconds if isinstance(value, int | float)]
     return eta_seconds(statistics.mean(paces), step, total_steps) if paces and total_steps else None
-
-
-def tail_lines(path: Path, count: int) -> tuple[str, ...]:
-    """The last lines of a text file without control characters; none when it cannot be read."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - _LOG_BYTES))
-            text = stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ()
-    lines = (_ESCAPES.sub("", line.rpartition("\r")[2]).rstrip() for line in text.split("\n"))
-    return tuple([line for line in lines if line][-count:])
 
 
 def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from backend.cli import main
 from backend.commands import watch as watch_module
 from backend.commands.watch import (
+    LOG_LINES,
     Snapshot,
     exit_code,
     figures,
@@ -22,7 +23,6 @@ from backend.commands.watch import (
     plain_lines,
     progress_words,
     snapshot_record,
-    tail_lines,
     take_snapshot,
     view,
 )
@@ -129,18 +129,12 @@ class TestView:
 
 
 class TestLog:
-    def test_the_last_lines_without_control_characters(self, tmp_path: Path) -> None:
-        log = tmp_path / "log"
-        log.write_bytes(b"one\n\x1b[31mtwo\x1b[0m\n 10%\r 99%\rdone\n\xff\x07three\n\n")
-        assert tail_lines(log, 3) == ("two", "done", "\ufffdthree")
-
-    def test_no_log(self, tmp_path: Path) -> None:
-        assert tail_lines(tmp_path / "log", 3) == ()
-
-    def test_only_the_end_of_a_large_one_is_read(self, tmp_path: Path) -> None:
-        log = tmp_path / "log"
-        log.write_text("x" * 100_000 + "\nlast\n")
-        assert tail_lines(log, 1) == ("last",)
+    def test_the_last_lines_of_the_log(self, tmp_path: Path) -> None:
+        run = RunDir.create(tmp_path, "a", "seed: 1")
+        assert take_snapshot(run, RunScalars(run)).log == ()
+        run.train_log.write_bytes(b"".join(b"\x1b[31mline %d\x1b[0m\n\n" % number for number in range(9)))
+        log = take_snapshot(run, RunScalars(run)).log
+        assert log == tuple(f"line {number}" for number in range(9 - LOG_LINES, 9))
 
 
 class TestAFinishedRun:
