@@ -12,6 +12,8 @@ from pathlib import Path
 from backend.utils.process_utils import collect_rarely
 
 MAIN = Path(__file__).with_name("main.py")
+SWITCH_SECONDS = 0.0005
+"""A tenth of what is usual: a page that computes would hold up each file that a browser asks for meanwhile."""
 _LOOK_SECONDS = 0.02
 _WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 
@@ -19,6 +21,7 @@ _WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 def main() -> None:
     """Serve until a signal comes."""
     collect_rarely()
+    sys.setswitchinterval(SWITCH_SECONDS)
     from streamlit.runtime.pages_manager import PagesManager  # noqa: PLC0415
     from streamlit.web.cli import main as streamlit  # noqa: PLC0415
 

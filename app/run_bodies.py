@@ -30,22 +30,14 @@ _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 def draw_curves(chosen: Chosen) -> None:
     """Losses large, the rest small."""
     view, log = draw_curve_controls()
+    raw = replace(view, smoothing=0.0)
     with chosen.reading.fresh() as scalars:
-        raw = replace(view, smoothing=0.0)
         loss = {"training": line(scalars, "train/loss", view), "held-out": line(scalars, "eval/loss", raw)}
         faint = {"training": line(scalars, "train/loss", raw)} if view.smoothing else {}
-        small = {
-            title: line(scalars, tag, replace(view, smoothing=smoothing, limit=SMALL_POINTS))
-            for title, tag, smoothing in (
-                ("Learning rate", "train/learning_rate", 0.0),
-                ("Gradient norm", "train/grad_norm", view.smoothing),
-                ("Tokens a second", "train/tokens_per_second", view.smoothing),
-                ("Exact match", "eval/exact_match", 0.0),
-            )
-        }
     if not loss["training"].x and not loss["held-out"].x:
         st.caption("The first curve appears with the first step.")
         return
+    # Sent at once: the browser draws it while the rest is made.
     draw_lines(
         {name: one for name, one in loss.items() if one.x},
         title="Loss",
@@ -55,6 +47,16 @@ def draw_curves(chosen: Chosen) -> None:
         height=320,
         faint=faint,
     )
+    with chosen.reading.fresh() as scalars:
+        small = {
+            title: line(scalars, tag, replace(view, smoothing=smoothing, limit=SMALL_POINTS))
+            for title, tag, smoothing in (
+                ("Learning rate", "train/learning_rate", 0.0),
+                ("Gradient norm", "train/grad_norm", view.smoothing),
+                ("Tokens a second", "train/tokens_per_second", view.smoothing),
+                ("Exact match", "eval/exact_match", 0.0),
+            )
+        }
     shown = {title: one for title, one in small.items() if one.x}
     columns = st.columns(2)
     for number, (title, one) in enumerate(shown.items()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress, groupby
+from typing import Any
 
 from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import TailPosition
@@ -10,6 +12,7 @@ from backend.utils.jsonl_utils import TailPosition
 Curve = tuple[list[int], list[float]]
 _AT_ONCE_BYTES = 2**18
 """A long run is read in pieces: faster than at once, and its records are never all in memory."""
+_NUMBERS = frozenset((int, float))
 ELAPSED = "time/elapsed_seconds"
 """The curve of the seconds that a run has trained and evaluated so far; made here, not in the file."""
 
@@ -38,32 +41,42 @@ class RunScalars:
                 return lines
             self._position = tail.position
             self.damaged_lines += tail.damaged
-            for record in tail.records:
-                self._take(record)
+            self._take(tail.records)
             lines += len(tail.records)
 
-    def _take(self, record: dict[str, object]) -> None:
-        self.latest.update(record)
-        step = record.get("step")
-        if not isinstance(step, int):
-            return
-        curves = self._curves
-        for tag, value in record.items():  # a million of these for a long run
-            if "/" in tag and (type(value) is float or type(value) is int):
-                steps, values = curves.get(tag) or curves.setdefault(tag, ([], []))
-                steps.append(step)
-                values.append(value)
-        self._count_seconds(step, record)
+    def _take(self, records: list[dict[str, object]]) -> None:
+        for record in records:
+            self.latest.update(record)
+        placed = [record for record in records if isinstance(record.get("step"), int)]
+        for rows in _alike(placed):
+            self._take_columns(rows)
+        self._count_seconds(placed)
 
-    def _count_seconds(self, step: int, record: dict[str, object]) -> None:
+    def _take_columns(self, rows: list[dict[str, Any]]) -> None:
+        """Rows of the same names, a column at a time: a long run has a million figures."""
+        columns = dict(zip(rows[0], zip(*map(dict.values, rows), strict=True), strict=True))
+        for tag in filter(_is_tag, columns):
+            steps, values = columns["step"], columns[tag]
+            if not {*map(type, values)} <= _NUMBERS:  # such as the text that stands for no number
+                numbers = [type(value) in _NUMBERS for value in values]
+                steps, values = tuple(compress(steps, numbers)), tuple(compress(values, numbers))
+            if values:
+                known_steps, known_values = self._curves.setdefault(tag, ([], []))
+                known_steps += steps
+                known_values += values
+
+    def _count_seconds(self, records: list[dict[str, Any]]) -> None:
         """The time spent so far, as a curve; a step that was not written down counts like the next that was."""
-        seconds, is_step = record.get("seconds"), record.get("kind") == "train"
-        if not isinstance(seconds, int | float):
-            return
-        self._elapsed_seconds += seconds * max(1, step - self._last_step) if is_step else seconds
-        if is_step:
+        for record in records:
+            seconds, step = record.get("seconds"), record["step"]
+            if not isinstance(seconds, (int, float)):
+                continue
+            if record.get("kind") != "train":
+                self._elapsed_seconds += seconds
+                continue
+            self._elapsed_seconds += seconds * max(1, step - self._last_step)
             self._last_step = step
-            steps, values = self._curves.setdefault(ELAPSED, ([], []))
+            steps, values = self._curves.get(ELAPSED) or self._curves.setdefault(ELAPSED, ([], []))
             steps.append(step)
             values.append(self._elapsed_seconds)
 
@@ -75,6 +88,21 @@ class RunScalars:
         """Steps and values of one curve, thinned to about ``limit`` points; empty when there is none."""
         steps, values = self._curves.get(tag, ([], []))
         return decimate(steps, values, limit) if limit else (list(steps), list(values))
+
+
+def _is_tag(name: str) -> bool:
+    return "/" in name
+
+
+def _alike(records: list[dict[str, object]]) -> Iterable[list[dict[str, object]]]:
+    """The records in groups of the same names; neighbours only where two groups share a curve, for its order."""
+    groups: dict[tuple[str, ...], list[dict[str, object]]] = {}
+    for record in records:
+        groups.setdefault(tuple(record), []).append(record)
+    tags = [name for names in groups for name in filter(_is_tag, names)]
+    if len(tags) == len({*tags}):
+        return groups.values()
+    return [list(rows) for _, rows in groupby(records, tuple)]
 
 
 def decimate(steps: Sequence[int], values: Sequence[float], limit: int) -> Curve:

@@ -12,7 +12,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from streamlit.web import cli
 
 import app.__main__
-from app.__main__ import MAIN, main
+from app.__main__ import MAIN, SWITCH_SECONDS, main
 
 
 @pytest.fixture
@@ -31,8 +31,11 @@ def test_it_serves_our_navigation_with_the_options_given(
     monkeypatch.setattr(cli, "main", served)
     monkeypatch.setattr(PagesManager, "uses_pages_directory", True)
     monkeypatch.setattr(sys, "argv", ["app", "--server.port=1"])
+    hurried = create_autospec(sys.setswitchinterval)
+    monkeypatch.setattr(sys, "setswitchinterval", hurried)
     main()
     served.assert_called_once_with()
+    hurried.assert_called_once_with(SWITCH_SECONDS)
     assert sys.argv == ["streamlit", "run", str(MAIN), "--server.port=1"]
     assert MAIN.is_file()
     assert PagesManager.uses_pages_directory is False

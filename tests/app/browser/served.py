@@ -107,8 +107,11 @@ def chromium() -> Iterator[Browser]:
 
 
 def settled(page: Page) -> Page:
-    """The page, once its script has run and its charts are drawn."""
-    page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]', timeout=PATIENCE_MS)
+    """The page, once its script has run and its charts are drawn; looked at with every frame."""
+    page.wait_for_function(
+        "document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')",
+        timeout=PATIENCE_MS,
+    )
     page.wait_for_function(
         "document.querySelectorAll('[data-testid=stSkeleton]').length === 0", timeout=PATIENCE_MS
     )

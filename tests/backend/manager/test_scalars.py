@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.manager.scalars import RunScalars, decimate, duration, eta_seconds
 from backend.run_dir import RunDir
+
+TAGS = st.sampled_from(["train/loss", "eval/loss", "eval/exact_match"])
+FIGURES = st.one_of(st.floats(-9, 9), st.integers(-9, 9), st.just("nan"))
+RECORDS = st.lists(st.tuples(st.integers(0, 99), st.dictionaries(TAGS, FIGURES)), max_size=30)
 
 
 def line(step: int, loss: float) -> dict[str, object]:
@@ -62,6 +67,26 @@ class TestCurves:
         scalars.poll()
         assert scalars.curve("train/loss") == ([2], [3.0])
         assert scalars.damaged_lines == 1
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(RECORDS)
+    def test_every_figure_is_a_point_in_the_order_of_the_file(
+        self, run: RunDir, records: list[tuple[int, dict[str, object]]]
+    ) -> None:
+        run.metrics_file.write_text(
+            "".join(json.dumps({"step": step, **made}) + "\n" for step, made in records)
+        )
+        scalars = RunScalars(run)
+        assert scalars.poll() == len(records)
+        points = [
+            (tag, step, value) for step, made in records for tag, value in made.items() if value != "nan"
+        ]
+        found = {tag: list(zip(*scalars.curve(tag), strict=True)) for tag in scalars.tags()}
+        assert found == {
+            tag: [(step, value) for name, step, value in points if name == tag] for tag, _, _ in points
+        }
+        latest = {tag: value for _, made in records for tag, value in made.items()}
+        assert {tag: value for tag, value in scalars.latest.items() if tag != "step"} == latest
 
     def test_w24_a_poll_reads_only_what_is_new(self, run: RunDir) -> None:
         with run.metrics_writer() as writer:
