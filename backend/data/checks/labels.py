@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from backend.data.checks.base import Check, Example, Scan
-from backend.utils.text_utils import normalise, one_edit_apart
+from backend.utils.text_utils import one_edit_apart
 
 SMALL_CLASS = 10
 SORTED_Z = -5.0
 
+_JOINT = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
+"""A hyphen or an underscore between two letters: spare-part."""
+
 
 def variants(labels: Sequence[str]) -> dict[str, str]:
-    """For each spelling of a label that differs from the most common one in case, space or punctuation, that one."""
+    """For each spelling of a label that differs from the most common one in case, space or end mark, that one."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for label in labels:
-        groups[normalise(label) or label][label] += 1
+        groups[_key(label)][label] += 1
     return {
         spelling: usual
         for spellings in groups.values()
@@ -25,6 +29,12 @@ def variants(labels: Sequence[str]) -> dict[str, str]:
         for spelling in spellings
         if spelling != usual
     }
+
+
+def _key(label: str) -> str:
+    """What spellings of one label share. Signs stay: -1 is not 1, and C is neither C++ nor C#."""
+    words = _JOINT.sub(" ", " ".join(label.casefold().split()))
+    return words.lstrip("\"'“‘").rstrip("\"'”’.,;: ") or label
 
 
 def label_variants(scan: Scan) -> Iterator[Example]:
