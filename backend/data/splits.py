@@ -6,6 +6,7 @@ and adding rows moves none of the old ones.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import xxhash
@@ -19,14 +20,21 @@ from backend.utils.text_utils import normalise
 def group_text(row: Row, by: str = "prompt") -> str:
     """What rows must share to stay on one side: the group column if set, else the prompt, answer or document.
 
-    The prompt is everything before the first assistant message; a plain-text row is its own prompt and answer;
-    a document is a file.
+    The prompt is everything before the first assistant message or learned token; a row without one is its own; a
+    document is a file.
     """
     if row.group is not None:
         return row.group
     if by == "document":
         return row.place.rpartition(":")[0]
-    return normalise(answer_text(row) if by == "answer" else prompt_text(row))
+    text = answer_text(row) if by == "answer" else prompt_text(row)
+    return normalise(text) or text or _own_text(row)
+
+
+def _own_text(row: Row) -> str:
+    """What a row without a prompt is: its answer, or token ids up to the first that is learned."""
+    asked = itertools.takewhile(lambda pair: pair[1] < 0, zip(row.input_ids, row.labels, strict=True))
+    return answer_text(row) or " ".join(map(str, [each for each, _ in asked] or row.input_ids))
 
 
 def split_rows(

@@ -59,3 +59,13 @@ def test_group_text_is_the_prompt_the_answer_the_text_or_the_group_column():
     assert group_text(Row("f:1", text="Some  Text"), by="answer") == "some text"
     assert group_text(Row("a/f.txt:1", text="t"), by="document") == "a/f.txt"
     assert group_text(Row("f:1", text="t", group="Doc 1")) == "Doc 1"
+
+
+def test_rows_without_words_in_their_prompt_are_told_apart():
+    def tokens(*ids, labels=None):
+        return group_text(Row("f:1", input_ids=ids, labels=labels or ids))
+
+    assert tokens(5, 6, 7) == tokens(5, 6, 7) != tokens(5, 6, 8)
+    assert tokens(5, 6, 7, labels=(-100, -100, 7)) == tokens(5, 6, 8, labels=(-100, -100, 8)) == "5 6"
+    assert group_text(Row("f:1", segments=(("Learn this.", True),))) == "Learn this."
+    assert group_text(chat("😀")) == "😀" != group_text(chat("🎉"))
