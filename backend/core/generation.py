@@ -126,9 +126,11 @@ class Decoding:
     def _prefill_shared(self, prompts: Sequence[Sequence[int]]) -> int:
         """Compute the beginning that all prompts share once, for all; returns its length in tokens.
 
-        Not under a sliding window: padding between the beginning and the rest would take places in it.
+        Only where mask and positions are all that tells attention where a token stands: a window, a state or a
+        bias by distance would count the padding between the beginning and the rest.
         """
-        if len(prompts) < 2 or any(layer.is_sliding for layer in self._cache.layers):
+        by_mask = takes_rows(self._cache) and self._model._supports_attention_backend
+        if len(prompts) < 2 or not by_mask:
             return 0
         shortest = min(len(prompt) for prompt in prompts)
         arrays = [np.asarray(prompt[:shortest]) for prompt in prompts]

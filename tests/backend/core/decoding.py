@@ -9,6 +9,10 @@ import torch
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
@@ -45,7 +49,22 @@ def decoder(kind: str = "llama") -> PreTrainedModel:
             return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).eval()
         case "capped scores":
             return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, sliding_window=6)).eval()
+        case "local attention":
+            sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 512}
+            kinds = [[["global", "local"], 1]]
+            return _lively(
+                GPTNeoForCausalLM(GPTNeoConfig(**sizes, attention_types=kinds, window_size=3)), by=0.5
+            )
+        case "states":
+            return _lively(MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=512)))
     return lively_model(kind)
+
+
+def _lively(model: PreTrainedModel, by: float = 0.1) -> PreTrainedModel:
+    with torch.no_grad():
+        for part in model.parameters():
+            part.add_(torch.randn_like(part), alpha=by)
+    return model.eval()
 
 
 def say(

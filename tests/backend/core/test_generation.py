@@ -63,7 +63,7 @@ def test_greedy_is_generate_token_for_token(kind: str) -> None:
     assert ids_of(said) == [reference(prompt, 12, model=model) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window", "local attention", "states"])
 def test_a_shared_beginning_changes_nothing(kind: str) -> None:
     model = decoder(kind)
 
