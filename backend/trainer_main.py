@@ -31,6 +31,8 @@ from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, restore, save_result
 from backend.core.device import ComputePlan, apply_plan, available_cores, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
+from backend.core.evaluation import HeldOut
+from backend.core.examples import Example
 from backend.core.forward import prove
 from backend.core.generation import context_length
 from backend.core.model_folder import model_fingerprint
@@ -172,7 +174,8 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     watch(Progress("loading the model"))
     plan = _plan(known.get("plan"), world, config)
     apply_plan(plan)
-    state = _before_the_first_step(model_path, plan, rows, config)
+    held = held_out(dataset, tokenizer, config) if world.writes else HeldOut([])
+    state = _before_the_first_step(model_path, plan, [*rows.examples, *held.examples], config)
     if checkpoint is not None:
         restore(checkpoint, state)
     reports = train_steps(
@@ -191,9 +194,10 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     steps = total_steps(len(rows.examples), config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows.examples))
-    eval_every = resolve_steps(config.evaluation.eval_steps, steps)
-    save_every = resolve_steps(config.training.save_steps, steps)
-    assess = Assessor(config, plan, state, tokenizer, held_out(dataset, tokenizer, config), watch)
+    eval_every, save_every = (
+        resolve_steps(often, steps) for often in (config.evaluation.eval_steps, config.training.save_steps)
+    )
+    assess = Assessor(config, plan, state, tokenizer, held, watch)
     recorder = Recorder(run_dir, config, state, tokenizer, facts, checkpoint.notes if checkpoint else {})
     with recorder:
         if checkpoint is None and assess.possible:
@@ -236,12 +240,12 @@ def _plan(known: object, world: World, config: RunConfig) -> ComputePlan:
 
 
 def _before_the_first_step(
-    model_path: Path, plan: ComputePlan, rows: data_pipeline.EncodedRows, config: RunConfig
+    model_path: Path, plan: ComputePlan, examples: Sequence[Example], config: RunConfig
 ) -> TrainState:
-    """The model, made trainable, and its optimizer."""
+    """The model, made trainable, and its optimizer; raises DataError where ``examples`` do not fit the model."""
     full = config.tuning.method == "full"
     base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
-    _fits_context(rows.examples, context_length(base))
+    _fit(examples, context_length(base), base.get_input_embeddings().weight.shape[0])
     trainable = make_trainable(base, config.tuning, seed=config.seed)
     forward = replace(
         prove(trainable, longest_row=config.data.max_length),
@@ -293,14 +297,20 @@ def _stopped(run_dir: RunDir, reason: str, report: StepReport) -> Outcome:
     )
 
 
-def _fits_context(examples: Sequence[Any], limit: int) -> None:
-    longest = max(examples, key=lambda example: len(example.input_ids))
-    if len(longest.input_ids) > limit:
-        raise DataError(
-            f"{longest.row} has {len(longest.input_ids)} tokens; this model can look at {limit}.",
-            remedy=f"Set data.max_length to {limit} or less and data.truncation to cut or drop.",
-            code="too-long",
-        )
+def _fit(examples: Sequence[Example], longest: int, vocabulary: int) -> None:
+    for example in examples:
+        if len(example.input_ids) > longest:
+            raise DataError(
+                f"{example.row} has {len(example.input_ids)} tokens; this model can look at {longest}.",
+                remedy=f"Set data.max_length to {longest} or less and data.truncation to cut or drop.",
+                code="too-long",
+            )
+        if (highest := int(example.input_ids.max())) >= vocabulary:
+            raise DataError(
+                f"{example.row} has the token id {highest}; this model knows those below {vocabulary} only.",
+                remedy="Use the tokenizer that came with this model, also for rows that are token ids already.",
+                code="unknown-token",
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,13 +7,17 @@ in fp32 and used in the precision of x. Floor F1.
 
 from __future__ import annotations
 
+import threading
 import types
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import ParamWrapper
 from torch import Tensor, nn
+
+_EXPERTS = threading.RLock()
 
 
 class _FusedLora(torch.autograd.Function):
@@ -79,3 +83,19 @@ def fuse_lora(model: nn.Module) -> int:
             layer.forward = types.MethodType(_forward, layer)
             fused += 1
     return fused
+
+
+def run_experts_in_turn(model: nn.Module) -> None:
+    """Let one thread at a time compute adapted experts of ``model``.
+
+    PEFT lays their update over the weights while it computes and takes it off again; threads side by side would
+    see each other's.
+    """
+    for layer in model.modules():
+        if isinstance(layer, ParamWrapper):
+            layer.forward = types.MethodType(_in_turn, layer)
+
+
+def _in_turn(self: ParamWrapper, *args: Any, **kwargs: Any) -> Any:
+    with _EXPERTS:
+        return type(self).forward(self, *args, **kwargs)

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from backend.core.fused_lora import run_experts_in_turn
 from backend.core.gguf_import import convert_gguf
 from backend.core.model_folder import check_model_folder, read_object, refuse_code
 from backend.errors import ModelError
@@ -197,6 +198,7 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
     odd = sorted(stored ^ wanted)
     if odd:
         raise _foreign_adapter(folder, f"{len(odd)} weights are in only one of the two, {odd[0]} first")
+    run_experts_in_turn(tuned)
     return tuned.train(trainable)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from backend.config import TuningConfig
-from backend.core.fused_lora import fuse_lora
+from backend.core.fused_lora import fuse_lora, run_experts_in_turn
 from backend.errors import ModelError
 
 
@@ -43,20 +43,24 @@ def _lora(model: PreTrainedModel, tuning: TuningConfig) -> PreTrainedModel | Pef
         target_modules=tuning.lora_target_modules,
         task_type=TaskType.CAUSAL_LM,
     )
+    names = sorted(
+        {name.rpartition(".")[2] for name, part in model.named_modules() if type(part) is nn.Linear}
+    )
     try:
-        with warnings.catch_warnings():  # peft asks transformers about a property that is to be renamed
+        with warnings.catch_warnings():
+            # peft asks transformers about a property that is to be renamed
             warnings.simplefilter("ignore", FutureWarning)
+            # and looks for experts, whose rank differs, among modules only
+            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
             adapted = get_peft_model(model, settings)
     except (ValueError, re.error) as error:
-        names = sorted(
-            {name.rpartition(".")[2] for name, part in model.named_modules() if type(part) is nn.Linear}
-        )
         raise ModelError(
             f"tuning.lora_target_modules {tuning.lora_target_modules!r} fits no layer of this model.",
             remedy=f"Use all-linear or some of {', '.join(names) or 'its linear layers'}.",
             code="no-target-modules",
         ) from error
     fuse_lora(adapted)
+    run_experts_in_turn(adapted)
     return adapted
 
 

@@ -248,6 +248,12 @@ class TestFailing:
             ([*ROWS, {"prompt": "x", "completion": None}], {}, "rejected-rows", "rows.jsonl:19"),
             ([*ROWS, ENDLESS_PROMPT], {}, "too-long", "rows.jsonl:19"),
             ([*ROWS, ENDLESS_PROMPT], {"data.max_length": 4096}, "too-long", "this model can look at 512"),
+            (
+                [{"input_ids": [5, 6, 7 + n]} for n in range(995, 0, -99)],
+                {},
+                "unknown-token",
+                "knows those below",
+            ),
             (ROWS[:1] * 5, {}, "cannot-split", "same prompt"),
             (ROWS, {"data.train": "nowhere.jsonl"}, "file-not-found", "nowhere.jsonl"),
             (ROWS, {"model.model_name_or_path": "no/such/folder/here"}, "model-not-found", "no/such/folder"),
@@ -275,6 +281,14 @@ class TestFailing:
         assert made.status() is RunStatus.FAILED
         assert "Traceback" in made.train_log.read_text()
         assert not made.checkpoints.exists()
+
+    def test_held_out_rows_must_fit_the_model_as_well(
+        self, tmp_path: Path, learner: Path, rows_file: Path
+    ) -> None:
+        held = write_rows(tmp_path / "held.jsonl", [ENDLESS_PROMPT])
+        changes = SHORT | {"data.validation": str(held), "data.max_length": 4096}
+        outcome = run(make_run(tmp_path / "runs", learner, rows_file, changes))
+        assert (outcome.code, outcome.message.partition(" ")[0]) == ("too-long", "held.jsonl:1")
 
     @pytest.mark.parametrize("value", ["nan", "inf"])
     def test_a_loss_that_is_no_number_ends_it_before_the_update(

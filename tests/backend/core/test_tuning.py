@@ -6,8 +6,10 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from backend.config import TuningConfig
+from backend.core.lanes import Lanes
 from backend.core.tuning import METHODS, make_trainable, trainable_parameters, uses_dropout
 from backend.errors import ModelError
 from tests.backend.core.rows import FULL, LORA
@@ -39,6 +41,25 @@ def test_full_trains_every_weight_and_adds_none() -> None:
     assert model is base
     assert sum(part.numel() for part in trainable_parameters(model).values()) == count
     assert sum(part.numel() for part in model.parameters()) == count
+
+
+def test_adapted_experts_learn_side_by_side_what_they_learn_one_after_the_other() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = MixtralConfig(**sizes, num_key_value_heads=2, vocab_size=64, num_local_experts=2)
+    model = make_trainable(MixtralForCausalLM(config), LORA, seed=0)
+    learned = trainable_parameters(model)
+    experts = [name for name in learned if ".experts." in name]
+
+    def gradients(seed: int) -> list[torch.Tensor]:
+        ids = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(seed))
+        return list(torch.autograd.grad(model(ids, labels=ids).loss, list(learned.values())))
+
+    alone = [gradients(seed) for seed in range(16)]
+    with Lanes(4) as lanes:
+        together = list(lanes.map(gradients, range(16)))
+
+    assert experts
+    torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (4, 8), (16, 32)])
