@@ -7,8 +7,10 @@ keeps only what the two renders prove about each other. Floor F1; imports errors
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -22,6 +24,7 @@ Span = tuple[int, int]
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 _OUR_KEYS = frozenset({"trained", "weight"})
 _SENTINEL = "QxTunesmithSentinelxQ"
 
@@ -35,8 +38,10 @@ def render(
 ) -> str:
     """The text that the model's own template makes of ``messages``.
 
-    Raises ModelError (``no-chat-template``) where there is no template and DataError: ``template-refused`` where
-    the template rejects the conversation (wrong role order, a missing or non-text content), ``not-unicode``.
+    The arguments of tool calls are given as objects, which most templates print as JSON, whether they were written
+    so or as JSON text, as OpenAI's format wants it; a template that refuses objects gets the text. Raises ModelError
+    (``no-chat-template``) where there is no template and DataError: ``template-refused`` where the template rejects
+    the conversation (wrong role order, a missing or non-text content), ``not-unicode``.
     """
     if tokenizer.chat_template is None:
         raise ModelError(
@@ -45,11 +50,12 @@ def render(
             remedy="Set model.chat_template, for example to chatml, or choose an instruction-tuned model.",
         )
     public = [{key: value for key, value in m.items() if key not in _OUR_KEYS} for m in messages]
+    apply = partial(
+        tokenizer.apply_chat_template, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
+    )
     try:
-        text: str = tokenizer.apply_chat_template(
-            public, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
-        )
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        text = _tried(apply, public)
+    except _REFUSALS as error:
         roles = ", ".join(str(message.get("role")) for message in messages) or "no message"
         raise DataError(
             f"The model's chat template refuses this conversation ({roles}): {error}.",
@@ -58,6 +64,42 @@ def render(
         ) from error
     check_unicode(text)
     return text
+
+
+def _tried(apply: Callable[..., Any], messages: list[dict[str, Any]]) -> str:
+    try:
+        return str(apply([_with_arguments(message, _as_object) for message in messages]))
+    except _REFUSALS:
+        if not any(message.get("tool_calls") for message in messages):
+            raise
+        return str(apply([_with_arguments(message, _as_text) for message in messages]))
+
+
+def _with_arguments(message: dict[str, Any], spell: Callable[[Any], Any]) -> dict[str, Any]:
+    """The message with the arguments of its tool calls as ``spell`` writes them."""
+    if not message.get("tool_calls"):
+        return message
+    return message | {
+        "tool_calls": [
+            {
+                **call,
+                "function": {**call["function"], "arguments": spell(call["function"].get("arguments", {}))},
+            }
+            for call in message["tool_calls"]
+        ]
+    }
+
+
+def _as_object(arguments: Any) -> Any:
+    try:
+        value = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def check_unicode(text: str) -> None:

@@ -253,3 +253,26 @@ def test_special_pattern_is_literal() -> None:
 def test_a_fresh_sentinel_is_not_in_the_text() -> None:
     word = fresh_sentinel("")
     assert fresh_sentinel(f"a {word}{word}Q b") not in f"a {word}{word}Q b"
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Köln", "days": 2}, '{"city": "Köln", "days": 2}'])
+@pytest.mark.parametrize(
+    "printed", ["{{ call.function.arguments | tojson }}", "{{ '' + call.function.arguments }}"]
+)
+def test_arguments_of_a_tool_call_are_printed_as_json_however_they_are_spelled(
+    printed: str, arguments: object
+) -> None:
+    tokenizer = templated(
+        "{% for m in messages %}{% for call in m.tool_calls %}" + printed + "{% endfor %}{% endfor %}"
+    )
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert render(tokenizer, [message]) == '{"city": "Köln", "days": 2}'
+    assert call["function"]["arguments"] is arguments
+
+
+def test_arguments_that_are_no_object_stay_as_they_are() -> None:
+    tokenizer = templated("{{ messages[0].tool_calls[0].function.arguments | tojson }}")
+    for arguments, shown in (("{nonsense", '"{nonsense"'), ("5", '"5"'), ([1], "[1]")):
+        call = {"function": {"name": "f", "arguments": arguments}}
+        assert render(tokenizer, [{"role": "assistant", "content": "", "tool_calls": [call]}]) == shown
