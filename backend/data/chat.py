@@ -21,6 +21,7 @@ ROLES = {
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "ai": "assistant",
     "chatgpt": "assistant",
     "bing": "assistant",
     "bard": "assistant",
@@ -30,9 +31,10 @@ ROLES = {
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "ipython": "tool",
     "tool_response": "tool",
 }
-_KEPT = ("name", "tool_call_id", "reasoning_content")
+_KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
 _TRAINED_KEYS = ("trained", "train", "weight", "loss_weight")
 _TRAINED = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 

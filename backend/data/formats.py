@@ -18,6 +18,8 @@ from backend.utils.text_utils import shorten
 GOOD_SHARE = 0.5
 COLUMNS_NAMED = 20
 
+_TABLES = (".csv", ".tsv", ".tab", ".psv", ".xlsx", ".xlsm")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -51,7 +53,8 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
         return shape_from_columns(columns, sample)
     names = _column_names(sample)
     candidates = [_shape(family, names, sample) for family in FAMILIES if _present(family, names)]
-    taught = [shape for shape in candidates if shape.share > 0 and shape.name != "prompt"] or candidates
+    taught = [shape for shape in candidates if shape.share > 0 and shape.name != "prompt"]
+    taught = taught or [shape for shape in candidates if _has_answers(shape, sample)] or candidates
     good = (shape for shape in taught if shape.share >= GOOD_SHARE)
     best = next(good, None) or max(taught, key=lambda shape: shape.share, default=None)
     if best is None:
@@ -118,6 +121,12 @@ def _shape(family: Family, names: Mapping[str, str], sample: Sequence[Record]) -
     return Shape(family.shape, columns, reason, share, later)
 
 
+def _has_answers(shape: Shape, sample: Sequence[Record]) -> bool:
+    """Whether any record has something, be it unreadable, in the columns that this shape has besides the prompt."""
+    columns = [shape.columns[part] for part in PARTS[shape.name].required if part != "prompt"]
+    return any(record.cells.get(column) is not None for record in sample for column in columns)
+
+
 def _share(shape: Shape, sample: Sequence[Record]) -> float:
     return sum(_fits(record, shape) for record in sample) / len(sample) if sample else 0.0
 
@@ -182,9 +191,10 @@ def _unknown_shape(names: Mapping[str, str], file: str) -> DataError:
             "or set data.delimiter if they are parted by something unusual.",
             code="unknown-shape",
         )
+    headless = "If these are no names but a row, write a line of names above it. " * file.endswith(_TABLES)
     return DataError(
         f"{file}: No known shape has the columns {listed(columns)}.",
-        remedy="Say which of them holds what: --columns.prompt Question --columns.completion Answer, "
+        remedy=f"{headless}Say which of them holds what: --columns.prompt Question --columns.completion Answer, "
         "or data.columns: {prompt: Question, completion: Answer} in a run's settings.",
         code="unknown-shape",
     )

@@ -86,6 +86,8 @@ def _row_per_line(head: str, *, by_line: bool) -> bool:
             except ValueError:
                 return True
             return len(whole) > 1 or _wrapped(value) is None
+    if by_line and whole and all(line.startswith("{") and line.rstrip().endswith("}") for line in whole):
+        return True
     starts_as_value = head.lstrip(_SPACE)[:1] in ("{", "[")
     return by_line and not (starts_as_value and len(whole) > 1)
 

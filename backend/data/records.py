@@ -52,10 +52,10 @@ class Row:
     """One training row in canonical form.
 
     ``messages`` are dicts with ``role`` (system, user, assistant or tool) and ``content`` (text); a message
-    may also hold ``"trained": False`` (no loss on it), ``tool_calls``, ``tool_call_id``, ``name`` and
-    ``reasoning_content``. A plain-text row has ``text`` and no messages. A preference row has ``chosen`` and
-    ``rejected`` replies to ``messages``; an unpaired preference row has ``label``. A pre-tokenised row has
-    ``input_ids`` and ``labels`` of the same length. ``segments`` are (text, trained) pieces of a row that
+    may also hold ``"trained": False`` (no loss on it), ``tool_calls``, ``tool_call_id``, ``name``,
+    ``reasoning_content`` and ``thinking``. A plain-text row has ``text`` and no messages. A preference row has
+    ``chosen`` and ``rejected`` replies to ``messages``; an unpaired preference row has ``label``. A pre-tokenised
+    row has ``input_ids`` and ``labels`` of the same length. ``segments`` are (text, trained) pieces of a row that
     wants no template. ``tools`` is a JSON string. ``group`` is the text of the group column, when one is set.
     """
 

@@ -109,9 +109,17 @@ def test_older_spellings_of_tool_calls_are_read():
     assert read_message(old, "m")["tool_calls"] == expected
 
 
-def test_reasoning_is_kept():
-    message = read_message({"role": "assistant", "content": "4", "reasoning_content": "2+2"}, "m")
-    assert message["reasoning_content"] == "2+2"
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking"])
+def test_reasoning_is_kept(key):
+    message = read_message({"role": "assistant", "content": "4", key: "2+2"}, "m")
+    assert message[key] == "2+2"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "role"), [("AI", "assistant"), ("GPT", "assistant"), ("ipython", "tool")]
+)
+def test_roles_have_many_names(spelling, role):
+    assert read_message({"from": spelling, "value": "x"}, "m")["role"] == role
 
 
 def test_messages_may_come_as_json_text():

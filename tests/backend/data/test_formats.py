@@ -68,6 +68,18 @@ def test_prompts_alone_are_a_shape_only_where_no_row_has_an_answer():
     assert detect(records(*cells[:3])).name == "prompt"
 
 
+def test_rows_whose_answers_cannot_be_read_are_no_prompts_alone():
+    cells = [{"prompt": "q", "completion": ["a", "b"]}, {"prompt": "q", "completion": None}]
+    with pytest.raises(DataError, match="the field 'completion' holds a list where a text belongs"):
+        detect(records(*cells))
+
+
+def test_a_table_that_may_lack_its_line_of_names_is_told_so():
+    with pytest.raises(DataError) as caught:
+        detect([Record("t.csv:2", {"What is up?": "b", "Not much.": "c"})])
+    assert caught.value.remedy.startswith("If these are no names but a row, write a line of names above it.")
+
+
 def test_no_rows_and_unknown_columns_are_errors():
     with pytest.raises(DataError, match="no row"):
         detect([])

@@ -134,3 +134,9 @@ def test_a_number_over_the_end_of_what_was_read_stays_whole():
     assert isinstance(number, Rejected)
     assert number.raw == "12345"
     assert row.cells == {"text": "a"}
+
+
+def test_rows_a_line_that_are_all_broken_are_rejected_one_by_one():
+    items = read_all('{"a": "C:\\\\Users"}\n'.replace("\\\\", "\\") + "{'a': 1}\n", by_line=True)
+    assert [item.place for item in items] == ["f.json:1", "f.json:2"]
+    assert all(isinstance(item, Rejected) for item in items)
