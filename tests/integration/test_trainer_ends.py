@@ -30,9 +30,11 @@ ACTS: dict[str, Callable[[Trainer], object]] = {
     "SIGTERM": lambda child: child.signal(signal.SIGTERM),
     "two signals": lambda child: child.signal(signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT),
 }
+# a cut .pyc would break every other process
+LIMIT = "import resource, sys; sys.dont_write_bytecode = True; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0}))"
 CODE = {
     "unforeseen": "trainer.train_steps = None",
-    "no room": "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))",
+    "no room": LIMIT.format(20_000),
 }
 QUIET = SHORT | {"training.max_steps": 1, "data.validation": 0}
 
@@ -99,8 +101,7 @@ class TestRealChildren:
         self, trainers: Trainers, tmp_path: Path, learner: Path, rows_file: Path
     ) -> None:
         made = make_run(tmp_path, learner, rows_file, QUIET)
-        refuse = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))"
-        end = trainers.start(made, code=refuse).wait()
+        end = trainers.start(made, code=LIMIT.format(100)).wait()
         assert end.code == 1
         assert "Traceback" not in end.err
         assert end.err.count("\n") == 1

@@ -92,7 +92,7 @@ class TestWriter:
             "    sys.exit(7)\n"
         )
         ended = subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / "a")],
+            [sys.executable, "-B", "-c", program, str(tmp_path / "a")],  # -B: a cut .pyc breaks all others
             cwd=Path(__file__).parents[3],
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
             check=False,
