@@ -63,10 +63,7 @@ def _live(chosen: Chosen) -> None:
     if state.status is not chosen.state.status:
         st.rerun()
     draw_state(state)
-    with chosen.reading.fresh() as scalars:
-        latest, left = dict(scalars.latest), time_left(scalars)
-    draw_progress(state, _whole(latest.get("step")), _whole(latest.get("total_steps")), left)
-    draw_latest(latest)
+    head = st.container()
     body = st.radio(
         "Show",
         list(BODIES),
@@ -75,6 +72,12 @@ def _live(chosen: Chosen) -> None:
         bind="query-params",
         label_visibility="collapsed",
     )
+    # Only now, so that the browser has all of this before it: a long run takes a moment to read.
+    with chosen.reading.fresh() as scalars:
+        latest, left = dict(scalars.latest), time_left(scalars)
+    with head:
+        draw_progress(state, _whole(latest.get("step")), _whole(latest.get("total_steps")), left)
+        draw_latest(latest)
     BODIES[body](chosen)
 
 

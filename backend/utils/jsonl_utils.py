@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from backend.utils.file_utils import StrPath, last_bytes, parse_json, write_text_durably
 
@@ -151,7 +151,9 @@ def read_jsonl_tail(
     mark = (b"" if restarted else position.mark) + data[-_MARK_BYTES:]
     from pydantic_core import from_json  # noqa: PLC0415 - four times as fast; a listing can do without
 
-    records, damaged = _parse_lines(data, partial(from_json, allow_inf_nan=False, cache_strings="keys"))
+    parse = partial(from_json, allow_inf_nan=False, cache_strings="keys")
+    sound = _parse_at_once(data, parse)
+    records, damaged = _parse_lines(data, parse) if sound is None else (sound, 0)
     return JsonlTail(
         records, TailPosition(offset + len(data), inode, mark[-_MARK_BYTES:]), restarted, damaged
     )
@@ -171,15 +173,36 @@ def _parse_lines(
     records: list[dict[str, object]] = []
     damaged = 0
     for line in data.splitlines():
-        try:
-            record = parse(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
+        record = _parse_line(line, parse)
+        if record is not None:
             records.append(record)
         elif line.strip():
             damaged += 1
     return records, damaged
+
+
+def _parse_line(line: bytes, parse: Callable[[bytes], object]) -> dict[str, object] | None:
+    try:
+        record = parse(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _parse_at_once(data: bytes, parse: Callable[[bytes], Any]) -> list[dict[str, object]] | None:
+    """All lines as one array, which takes two thirds of the time; None when a line may be damaged.
+
+    A 0 between every two lines shows that no line holds two objects and no object two lines.
+    """
+    if not data or b"\r" in data:
+        return None
+    try:
+        found = parse(b"[" + data[:-1].replace(b"\n", b",0,") + b"]")
+    except (ValueError, RecursionError):
+        return None
+    records, between = found[::2], found[1::2]
+    whole = len(found) == 2 * data.count(b"\n") - 1 and {*map(type, between)} <= {int}
+    return records if whole and {*map(type, records)} == {dict} else None
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:
@@ -229,8 +252,8 @@ def _newest(data: bytes, key: str) -> dict[str, object]:
     mark, end = f'"{key}"'.encode(), data.rfind(b"\n") + 1
     while (at := data.rfind(mark, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, at) + 1
-        for record in _parse_lines(data[start : data.find(b"\n", at)])[0]:
-            if key in record:
-                return record
+        record = _parse_line(data[start : data.find(b"\n", at)], parse_json)
+        if record and key in record:
+            return record
         end = start
     return {}

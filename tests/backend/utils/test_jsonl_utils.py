@@ -155,6 +155,29 @@ class TestTail:
         assert [record["step"] for record in tail.records] == [1, 2]
         assert tail.damaged == 4
 
+    @pytest.mark.parametrize(
+        ("damage", "lines"),
+        [
+            (b'{"step":7},{"step":8}', 1),
+            (b'{"step":7},0', 1),
+            (b'{"rows":[{}\n{}]}', 2),
+            (b'{"rows":[{}\n{}]}\n{"step":7},{"step":8}', 3),
+            (b'{"text":"\n"}', 2),
+            (b"0", 1),
+        ],
+    )
+    def test_damage_that_looks_sound_beside_its_neighbours_is_damage(
+        self, tmp_path: Path, damage: bytes, lines: int
+    ) -> None:
+        for data in (
+            b'{"step":1}\n' + damage + b'\n{"step":2}\n',
+            b'{"step":1}\n{"step":2}\n' + damage + b"\n",
+        ):
+            (tmp_path / "a").write_bytes(data)
+            tail = read_jsonl_tail(tmp_path / "a")
+            assert tail.records == [{"step": 1}, {"step": 2}]
+            assert tail.damaged == lines
+
     @given(st.lists(st.integers(0, 10**6), max_size=20), st.lists(st.integers(0, 400), max_size=8))
     def test_however_the_bytes_arrive_each_line_is_read_once(
         self, tmp_path_factory: pytest.TempPathFactory, steps: list[int], cuts: list[int]
