@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from backend.config import ModelConfig, RunConfig, config_yaml, parse_config
 from backend.core.checkpoint import Checkpoint, checkpoint_folders, newest_good, read_checkpoint
-from backend.core.model_loader import resolve_model
+from backend.core.model_resolver import resolve_model
 from backend.core.optimizer import default_learning_rate
 from backend.errors import RunError
 from backend.run_dir import RunDir

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend.config import RunConfig, parse_config
 from backend.core.checkpoint import checkpoint_folders, step_name, verify_folder
-from backend.core.model_loader import resolve_model
+from backend.core.model_resolver import resolve_model
 from backend.core.shared_base import Adapter
 from backend.errors import RunError
 from backend.run_dir import RunDir

@@ -36,7 +36,8 @@ from backend.core.examples import Example
 from backend.core.forward import prove
 from backend.core.generation import context_length
 from backend.core.model_folder import model_fingerprint
-from backend.core.model_loader import load_base, resolve_model
+from backend.core.model_loader import load_base
+from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.core.training import TrainState, Variation, total_steps, train_steps
 from backend.core.tuning import make_trainable

@@ -20,7 +20,7 @@ from pathlib import Path
 from our_loop import SEED, read_rows, tunesmith
 
 from backend.core.batching import epoch_order
-from backend.core.model_loader import resolve_model
+from backend.core.model_resolver import resolve_model
 
 
 def _spin(core: int) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import doctor_faults as faults
 from doctor_faults import PLANTED, SET, Planter, changing, said, whole, with_text
 
-from backend.core.model_loader import resolve_model
+from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import Encoded, load_tokenizer, stop_token_ids
 from backend.data.checks import ALL, Check, Example, Scan
 from backend.data.load import load_rows

@@ -20,7 +20,7 @@ from typing import Any
 import datasets
 from transformers import AutoTokenizer
 
-from backend.core.model_loader import resolve_model
+from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import encode_batch, load_tokenizer
 
 WORDS = (  # noqa: SIM905 - easier to read

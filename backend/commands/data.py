@@ -113,7 +113,7 @@ def _token_options(model: str | None, chat_template: str | None, max_length: int
 
 
 def _tokenizer(model: str, chat_template: str | None) -> Any:
-    from backend.core.model_loader import resolve_model  # noqa: PLC0415 - torch loads here
+    from backend.core.model_resolver import resolve_model  # noqa: PLC0415
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
     return load_tokenizer(resolve_model(model), chat_template=chat_template)

@@ -109,7 +109,7 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
     """
     from backend import data_pipeline  # noqa: PLC0415 - torch and transformers load here
     from backend.core.model_folder import check_model_folder  # noqa: PLC0415
-    from backend.core.model_loader import resolve_model  # noqa: PLC0415
+    from backend.core.model_resolver import resolve_model  # noqa: PLC0415
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)

@@ -25,7 +25,7 @@ WHOLE = 4096
 PROGRAM = """
 import json, sys, time
 time.sleep = lambda seconds: None  # between two tries
-from backend.core.model_loader import resolve_model
+from backend.core.model_resolver import resolve_model
 from backend.data.hub import fetch
 from backend.errors import TunesmithError
 told = {}

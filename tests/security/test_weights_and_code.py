@@ -18,7 +18,8 @@ import pytest
 from backend import data_pipeline
 from backend.config import DataConfig, config_schema
 from backend.core.gguf_file import read_gguf
-from backend.core.model_loader import load_adapter, load_base, resolve_model
+from backend.core.model_loader import load_adapter, load_base
+from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError, TunesmithError
 from backend.manager.process_manager import trainer_command
