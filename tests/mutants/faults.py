@@ -379,8 +379,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "one point a curve",
         "backend/manager/scalars.py",
-        "                steps.append(step)\n                values.append(value)",
-        "                steps[:], values[:] = [step], [value]",
+        "                known_steps += steps\n                known_values += values",
+        "                known_steps[:], known_values[:] = steps[-1:], values[-1:]",
         ("tests/backend/manager/test_scalars.py",),
     ),
     Fault(
