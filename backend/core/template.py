@@ -142,13 +142,14 @@ def answer_spans(
     ``text`` is ``render(tokenizer, messages, tools=tools)``. A span holds what the model has to write after
     ``render_prompt``: the answer, with tool calls or a thinking block where the template prints one. Raises
     ModelError: ``unmaskable-template`` where a span cannot be proved, ``no-turn-end`` where no special token ends
-    it.
+    it; and DataError: ``tool-calls-dropped`` where the template leaves out tool calls that are to be learned.
     """
     special = special_pattern(tokenizer)
     spans = []
     for index, message in enumerate(messages):
         if message.get("role") == "assistant" and is_trained(message):
             start, stop = _answer(tokenizer, messages, index, text, tools)
+            _check_calls(message, index, text[start:stop])
             spans.append((start, _turn_end(special, text, stop)))
     return spans
 
@@ -203,6 +204,18 @@ def _answer(
             remedy="Set trained: false on that message, or use a template that prints every answer once.",
         )
     return len(head), len(text) - len(tail)
+
+
+def _check_calls(message: Message, index: int, answer: str) -> None:
+    """Many templates know no tools and print nothing for a call: the model would learn to say nothing."""
+    names = [str(call["function"]["name"]) for call in message.get("tool_calls") or ()]
+    for name in names:
+        if answer.count(name) < names.count(name):
+            raise DataError(
+                f"The model's chat template leaves out the call of {name} in message {index + 1}.",
+                code="tool-calls-dropped",
+                remedy="Use a model or a model.chat_template that knows tools, or give the message the weight 0.",
+            )
 
 
 def _turn_end(special: re.Pattern[str], text: str, stop: int) -> int:

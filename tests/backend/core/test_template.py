@@ -167,6 +167,15 @@ def test_a_tool_call_is_part_of_the_answer() -> None:
     assert last.endswith("Bye.<|im_end|>")
 
 
+def test_a_template_that_leaves_out_a_tool_call_does_not_teach_silence() -> None:
+    call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
+    chat = [CHAT[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(DataError, match="leaves out the call of weather in message 2") as caught:
+        spelt("chatml", chat)
+    assert caught.value.code == "tool-calls-dropped"
+    assert spelt("chatml", [CHAT[0], {**chat[1], "weight": 0}, *CHAT[2:]]) == ["Bye.<|im_end|>"]
+
+
 def test_answers_that_repeat_each_other_and_the_question_are_told_apart() -> None:
     same = [{"role": message["role"], "content": "Hi"} for message in CHAT]
     tokenizer = tiny_tokenizer("chatml")
