@@ -17,7 +17,7 @@ from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows
 from backend.errors import DataError
 from backend.utils.file_utils import sha256_file, write_text_durably
-from backend.utils.text_utils import shorten
+from backend.utils.text_utils import counted, shorten
 
 SAMPLE_RECORDS = 200
 SAMPLE_FILES = 20
@@ -104,7 +104,7 @@ def load_rows(
             write_quarantine(aside.rejected, quarantine)
     _check_unchanged(located, sha256, str(path))
     if located.part is not None:
-        rows = rows[take_part(len(rows), located.part)]
+        rows = _part(rows, located.part, str(path))
     if aside.late and not columns:
         late = listed([f"{column} (first at {place})" for column, place in aside.late.items()])
         shape = replace(shape, reason=f"{shape.reason}; not used, and in no sampled row: {late}")
@@ -222,6 +222,17 @@ def _keep(rows: Iterator[Row], store: Path | None) -> Sequence[Row]:
         return list(rows)
     write_rows(rows, store)
     return RowFile(store)
+
+
+def _part(rows: Sequence[Row], part: str, path: str) -> Sequence[Row]:
+    chosen = rows[take_part(len(rows), part)]
+    if not chosen:
+        raise DataError(
+            f"The slice of {path} holds none of its {counted(len(rows), 'row')}.",
+            remedy="Write the lower end first, for example [:80%], [80%:] or [100:200].",
+            code="no-rows",
+        )
+    return chosen
 
 
 def _too_many_rejected(path: str, aside: _Aside) -> DataError:

@@ -14,7 +14,7 @@ import xxhash
 from backend.data.records import Row
 from backend.data.texts import answer_text, prompt_text
 from backend.errors import DataError
-from backend.utils.text_utils import normalise
+from backend.utils.text_utils import counted, normalise
 
 
 def group_text(row: Row, by: str = "prompt") -> str:
@@ -52,7 +52,7 @@ def split_rows(
     distinct = sorted(set(hashes))
     if len(distinct) < 2:
         raise DataError(
-            f"The {len(rows)} rows cannot be split: they all have the same {by}.",
+            f"{counted(len(rows), 'row')} with one and the same {by} cannot be split.",
             remedy="Give a validation file, set data.validation to 0, or split by another group.",
             code="cannot-split",
         )

@@ -313,3 +313,10 @@ def test_of_many_late_columns_the_first_are_named(tmp_path):
     loaded = load_rows(write_lines(tmp_path / "t.jsonl", [*PAIRS * 15, *late]))
     assert loaded.reason.count("first at") == 10
     assert loaded.reason.endswith("y4 (first at t.jsonl:305)")
+
+
+def test_a_slice_without_rows_is_an_error(tmp_path):
+    file = write_lines(tmp_path / "t.jsonl", PAIRS)
+    with pytest.raises(DataError, match="holds none of its 20 rows") as caught:
+        load_rows(f"{file}[90%:10%]")
+    assert caught.value.code == "no-rows"

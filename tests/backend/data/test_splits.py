@@ -48,7 +48,7 @@ def test_a_share_of_zero_holds_nothing_out():
 
 
 def test_rows_of_one_group_cannot_be_split():
-    with pytest.raises(DataError, match="all have the same prompt"):
+    with pytest.raises(DataError, match="2 rows with one and the same prompt cannot be split"):
         split_rows([chat("same"), chat("same", "b")], 0.5, seed=0)
 
 
