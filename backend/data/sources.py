@@ -112,7 +112,7 @@ class _Reader:
             yield from self._text(stream, head, name, called)
 
     def _check_split(self, name: str) -> None:
-        if self.split and split_of(name) != split_name(self.split):
+        if self.split and (split_of(name) or "train") != split_name(self.split):
             raise DataError(
                 f"{name} is one file, and nothing in it says which rows are the split {self.split!r}.",
                 remedy="Leave the split out, or take a slice such as [:80%].",

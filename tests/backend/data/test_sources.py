@@ -242,6 +242,8 @@ def test_a_split_that_a_file_does_not_have_is_an_error(tmp_path):
         list(read(f"{tmp_path}/t.zip:dev"))
     (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
     assert len(list(read(f"{tmp_path}/train.jsonl:train"))) == 1
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    assert len(list(read(f"{tmp_path}/rows.jsonl:train"))) == 1  # as datasets' load_dataset has it
     with pytest.raises(DataError, match="one file, and nothing in it says which rows") as caught:
         list(read(f"{tmp_path}/train.jsonl:test"))
     assert caught.value.code == "unknown-split"
