@@ -15,7 +15,7 @@ from app.views.curve_controls import draw_curve_controls
 from app.views.log_view import draw_explanation, draw_log
 from app.views.samples import draw_samples, panels
 from backend.errors import RunError
-from backend.manager.curves import Line, line
+from backend.manager.curves import Line
 from backend.manager.explain import explain
 from backend.manager.log_view import LogTail
 from backend.reports import RunStatus
@@ -30,10 +30,9 @@ _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 def draw_curves(chosen: Chosen) -> None:
     """Losses large, the rest small."""
     view, log = draw_curve_controls()
-    raw = replace(view, smoothing=0.0)
-    with chosen.reading.fresh() as scalars:
-        loss = {"training": line(scalars, "train/loss", view), "held-out": line(scalars, "eval/loss", raw)}
-        faint = {"training": line(scalars, "train/loss", raw)} if view.smoothing else {}
+    raw, line = replace(view, smoothing=0.0), chosen.reading.line
+    loss = {"training": line("train/loss", view), "held-out": line("eval/loss", raw)}
+    faint = {"training": line("train/loss", raw)} if view.smoothing else {}
     if not loss["training"].x and not loss["held-out"].x:
         st.caption("The first curve appears with the first step.")
         return
@@ -47,16 +46,15 @@ def draw_curves(chosen: Chosen) -> None:
         height=320,
         faint=faint,
     )
-    with chosen.reading.fresh() as scalars:
-        small = {
-            title: line(scalars, tag, replace(view, smoothing=smoothing, limit=SMALL_POINTS))
-            for title, tag, smoothing in (
-                ("Learning rate", "train/learning_rate", 0.0),
-                ("Gradient norm", "train/grad_norm", view.smoothing),
-                ("Tokens a second", "train/tokens_per_second", view.smoothing),
-                ("Exact match", "eval/exact_match", 0.0),
-            )
-        }
+    small = {
+        title: line(tag, replace(view, smoothing=smoothing, limit=SMALL_POINTS))
+        for title, tag, smoothing in (
+            ("Learning rate", "train/learning_rate", 0.0),
+            ("Gradient norm", "train/grad_norm", view.smoothing),
+            ("Tokens a second", "train/tokens_per_second", view.smoothing),
+            ("Exact match", "eval/exact_match", 0.0),
+        )
+    }
     shown = {title: one for title, one in small.items() if one.x}
     columns = st.columns(2)
     for number, (title, one) in enumerate(shown.items()):

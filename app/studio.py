@@ -11,6 +11,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from backend.manager.curves import Line, View, line
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
 from backend.manager.scalars import RunScalars
@@ -57,13 +58,26 @@ class Reading:
     def __init__(self, run: RunDir) -> None:
         self._scalars = RunScalars(run)
         self._guard = threading.Lock()
+        self._lines: dict[tuple[str, View], Line] = {}
 
     @contextmanager
     def fresh(self) -> Iterator[RunScalars]:
         """The curves with what is new, for one session at a time."""
         with self._guard:
-            self._scalars.poll()
+            before = self._scalars.position
+            try:
+                self._scalars.poll()
+            finally:
+                if self._scalars.position != before:
+                    self._lines.clear()
             yield self._scalars
+
+    def line(self, tag: str, view: View) -> Line:
+        """One curve as ``view`` wants it; made once until there is news: pages are drawn often."""
+        with self.fresh() as scalars:
+            if (tag, view) not in self._lines:
+                self._lines[tag, view] = line(scalars, tag, view)
+            return self._lines[tag, view]
 
 
 def reading(run: RunDir) -> Reading:

@@ -89,6 +89,7 @@ def change_to(page: Page, name: str) -> float:
 
 def curve(page: Page, studio: ServedStudio, run: RunDir) -> float:
     """Seconds from asking for a run's address until its first curve is drawn."""
+    settled(page)
     began = time.perf_counter()
     page.goto(f"{studio.url}/run?run={run.id}")
     page.wait_for_function(CURVE)

@@ -14,7 +14,6 @@ from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
 from app.views.curve_controls import draw_curve_controls
 from app.views.table import draw_table
 from app.views.text import title_of
-from backend.manager.curves import line
 from backend.manager.run_summary import RunSummary
 from backend.run_dir import RunDir
 
@@ -72,10 +71,7 @@ def _curves(runs: Sequence[RunSummary]) -> None:
     view, log = draw_curve_controls("compared_")
     smoothing = view.smoothing if tag in NOISY else 0.0
     view = replace(view, smoothing=smoothing, limit=2 * view.limit // max(2, len(runs)))
-    lines = {}
-    for run in runs:
-        with reading(RunDir(run.path)).fresh() as scalars:
-            lines[_name(run)] = line(scalars, tag, view)
+    lines = {_name(run): reading(RunDir(run.path)).line(tag, view) for run in runs}
     draw_lines(lines, title=CURVES[tag], axis=view.axis, key="compared_lines", log=log, height=360)
 
 

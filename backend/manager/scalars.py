@@ -22,7 +22,7 @@ class RunScalars:
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
-        self._position = TailPosition()
+        self.position = TailPosition()
         self._curves: dict[str, Curve] = {}
         self.latest: dict[str, object] = {}
         self.damaged_lines = 0
@@ -33,13 +33,13 @@ class RunScalars:
         """Read what is new; the number of new lines. A run that was rewound is read anew from its start."""
         lines = 0
         while True:
-            tail = self._run.metrics(self._position, limit_bytes=_AT_ONCE_BYTES)
+            tail = self._run.metrics(self.position, limit_bytes=_AT_ONCE_BYTES)
             if tail.restarted:
                 self._curves, self.latest, self.damaged_lines = {}, {}, 0
                 self._elapsed_seconds, self._last_step = 0.0, 0
-            elif tail.position == self._position:
+            elif tail.position == self.position:
                 return lines
-            self._position = tail.position
+            self.position = tail.position
             self.damaged_lines += tail.damaged
             self._take(tail.records)
             lines += len(tail.records)

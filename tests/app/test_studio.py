@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.studio import Reading, reading, studio
+from backend.manager.curves import Line, View
 from tests.app.states import Runs
 
 
@@ -43,6 +44,18 @@ def test_all_sessions_share_what_was_read(runs: Runs) -> None:
     assert reading(run) is reading(run)
     with reading(run).fresh() as scalars:
         assert scalars.latest["step"] == 100
+
+
+def test_a_line_is_made_once_and_anew_with_news(runs: Runs) -> None:
+    run = runs.finished(steps=60)
+    shared = Reading(run)
+    first = shared.line("train/loss", View())
+    assert shared.line("train/loss", View()) is first
+    assert shared.line("train/loss", View("tokens")) != first
+    run.rewind_metrics(40)
+    assert shared.line("train/loss", View()).y == first.y[:40]
+    run.metrics_file.unlink()
+    assert shared.line("train/loss", View()) == Line([], [])
 
 
 def test_w24_many_sessions_read_each_line_once(runs: Runs) -> None:
