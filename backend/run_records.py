@@ -36,16 +36,19 @@ def damaged(path: StrPath, problem: str) -> RunError:
 
 def read_record(path: StrPath, parse: Callable[[dict[str, object]], T]) -> T | None:
     """What ``parse`` makes of the JSON object in ``path``; None without the file. Raises RunError when damaged."""
-    if not os.access(path, os.F_OK):  # quicker than an exception: a listing asks for files that few runs have
-        return None
     try:
         return parse(read_json_object(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedFileError as error:
         raise damaged(path, error.problem) from error
     except (ValueError, OSError) as error:
         raise damaged(path, str(error)) from error
+
+
+def read_rare_record(path: StrPath, parse: Callable[[dict[str, object]], T]) -> T | None:
+    """Like ``read_record``, quicker for a file that few runs have: to ask costs a listing less than an exception."""
+    return read_record(path, parse) if os.access(path, os.F_OK) else None
 
 
 def read_config_text(path: StrPath) -> str:
@@ -86,7 +89,7 @@ def _outcome(value: dict[str, object]) -> Outcome:
 
 def read_ticket(path: StrPath) -> QueueTicket | None:
     """A place in the queue; None without the file. Raises RunError when damaged."""
-    return read_record(path, lambda value: record_from_json(QueueTicket, value))
+    return read_rare_record(path, lambda value: record_from_json(QueueTicket, value))
 
 
 def step_of(record: Mapping[str, object]) -> float:

@@ -20,7 +20,7 @@ from backend.run_records import (
     read_outcome,
     read_ticket,
 )
-from backend.utils.file_utils import DamagedFileError, StrPath, last_bytes, read_json_object
+from backend.utils.file_utils import DamagedFileError, StrPath, read_bytes, read_json_object
 from backend.utils.lock_utils import is_locked
 from backend.utils.process_utils import boot_id
 
@@ -28,6 +28,11 @@ T = TypeVar("T")
 
 _END = b"\n}\n"
 """How the JSON objects end that we write."""
+_CONFIG = RunFiles.config.name
+_OUTCOME = RunFiles.outcome_file.name
+_ATTEMPTS = RunFiles.attempts.name
+_TICKET = RunFiles.ticket_file.name
+_ENVIRONMENT = RunFiles.environment.name
 
 
 @dataclass(frozen=True)
@@ -64,22 +69,30 @@ def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
     def read(name: str, reader: Callable[[StrPath], T], *, needed: bool = True) -> T | None:
         path = f"{folder}/{name}"
         try:
-            return reader(path) if needed or last_bytes(path, len(_END))[0] != _END else None
+            return reader(path) if needed or not _is_whole(path) else None
         except RunError as error:
             problems[name] = error.message
             return None
 
     number = run.latest_attempt_number()
-    config = read(RunFiles.config.name, read_config_text)
-    outcome = read(RunFiles.outcome_file.name, read_outcome)
+    config = read(_CONFIG, read_config_text)
+    outcome = read(_OUTCOME, read_outcome)
     told = outcome is not None and outcome.attempt == number
-    attempt_name = f"{RunFiles.attempts.name}/{number}.json"
+    attempt_name = f"{_ATTEMPTS}/{number}.json"
     attempt = read(attempt_name, read_attempt, needed=thorough or not told) if number else None
-    ticket = read(RunFiles.ticket_file.name, read_ticket)
-    environment = read(RunFiles.environment.name, read_environment, needed=thorough)
+    ticket = read(_TICKET, read_ticket)
+    environment = read(_ENVIRONMENT, read_environment, needed=thorough)
     return Records(
         config or "", number, attempt, outcome if told else None, ticket, environment or {}, problems
     )
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a record ends as we write it. To read a small file costs less than to ask where its end is."""
+    try:
+        return read_bytes(path).endswith(_END)
+    except OSError:
+        return False
 
 
 def read_stop(run: RunFiles) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from backend.errors import RunError
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
-from backend.run_records import read_record
+from backend.run_records import read_rare_record
 from backend.utils.jsonl_utils import newest_with
 from backend.utils.record_utils import record_from_json
 
@@ -26,6 +26,9 @@ class Labels:
     tags: tuple[str, ...] = ()
     note: str = ""
     archived: bool = False
+
+
+UNLABELLED = Labels()
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class RunSummary:
     loss: float | None
     eval_loss: float | None
     attempt: int = 0
-    labels: Labels = Labels()
+    labels: Labels = UNLABELLED
     damage: str = ""
 
     @property
@@ -83,11 +86,10 @@ def summarise(run: RunDir) -> RunSummary:
 def read_labels(run: RunDir) -> Labels:
     """What a person said about the run; nothing when the file is missing or damaged, since no run rests on it."""
     try:
-        return (
-            read_record(run.at(RunDir.labels_file), lambda value: record_from_json(Labels, value)) or Labels()
-        )
+        labels = read_rare_record(run.at(RunDir.labels_file), lambda value: record_from_json(Labels, value))
     except RunError:
-        return Labels()
+        labels = None
+    return labels or UNLABELLED
 
 
 def peek(config_yaml: str, section: str, key: str) -> str:
@@ -95,14 +97,14 @@ def peek(config_yaml: str, section: str, key: str) -> str:
 
     A listing of ten thousand runs has no time for a YAML parser.
     """
-    found = _value_of(section, key).search(config_yaml)
+    found = _value_of(section, key).search(f"\n{config_yaml}")
     return found[1].strip("'\"") if found else ""
 
 
 @cache
 def _value_of(section: str, key: str) -> re.Pattern[str]:
     lines_of_the_section = r"(?:[ #].*\n|\n)*?"
-    return re.compile(rf"^{section}:\n{lines_of_the_section} +{key}: *(.+?)(?: +#.*)?$", re.MULTILINE)
+    return re.compile(rf"\n{section}:\n{lines_of_the_section} +{key}: *(.+?)(?: +#.*)?$", re.MULTILINE)
 
 
 def _created(run: RunDir) -> str:

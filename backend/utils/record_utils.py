@@ -72,18 +72,18 @@ def _list_of(inner: Convert) -> Convert:
 def _record(kind: Any) -> Convert:
     hints = get_type_hints(kind)
     missing = dataclasses.MISSING
-    fields = [
-        (item.name, _converter(hints[item.name]), item.default is missing and item.default_factory is missing)
-        for item in dataclasses.fields(kind)
-        if item.init
-    ]
+    given = [item for item in dataclasses.fields(kind) if item.init]
+    fields = {item.name: _converter(hints[item.name]) for item in given}
+    needed = {item.name for item in given if item.default is missing and item.default_factory is missing}
 
     def convert(value: object, name: str) -> object:
         if not isinstance(value, dict):
             raise ValueError(f"{name} must be an object, not {value!r}")  # noqa: TRY004  one error for a wrong file
-        absent = [field for field, _, required in fields if required and field not in value]
-        if absent:
+        if not needed <= value.keys():
+            absent = [field for field in fields if field in needed and field not in value]
             raise ValueError(f"{absent[0]} is missing")
-        return kind(**{field: inner(value[field], field) for field, inner, _ in fields if field in value})
+        return kind(
+            **{field: inner(value[field], field) for field, inner in fields.items() if field in value}
+        )
 
     return convert

@@ -18,6 +18,7 @@ from backend.run_records import (
     read_config_text,
     read_environment,
     read_outcome,
+    read_rare_record,
     read_record,
     read_ticket,
     step_of,
@@ -47,6 +48,17 @@ def test_a_record_is_read_missing_or_damaged(path: Path) -> None:
     with pytest.raises(RunError, match=r"^a\.json: it is not complete JSON") as caught:
         read_record(path, dict)
     assert caught.value.code == "damaged-run"
+
+
+def test_a_record_that_few_have_is_read_alike(path: Path) -> None:
+    assert read_rare_record(path, dict) is None
+    assert read_rare_record(path / "below", dict) is None
+    path.write_text('{"a": 1}')
+    assert read_rare_record(path, dict) == {"a": 1}
+    assert read_record(path / "below", dict) is None
+    path.write_text("{")
+    with pytest.raises(RunError, match="not complete JSON"):
+        read_rare_record(path, dict)
 
 
 def test_a_folder_in_place_of_a_record_is_damage(path: Path) -> None:

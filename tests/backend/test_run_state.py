@@ -132,6 +132,17 @@ class TestARunAtRest:
         assert (quick.number, quick.outcome, quick.problems) == (1, thorough.outcome, {})
         assert ended.state().attempt == 1
 
+    @pytest.mark.parametrize("name", ["environment.json", "attempts/1.json"])
+    def test_f21_what_is_not_whole_is_damage(self, ended: RunDir, name: str) -> None:
+        path = ended.path / name
+        path.write_bytes(path.read_bytes()[:-1])
+        assert list(read_records(ended, thorough=False).problems) == []
+        path.write_bytes(path.read_bytes()[:-1])
+        assert list(read_records(ended, thorough=False).problems) == [name]
+        path.unlink()
+        path.mkdir()
+        assert list(read_records(ended, thorough=False).problems) == [name]
+
     def test_an_attempt_that_the_trainer_did_not_end_is_read(self, ended: RunDir) -> None:
         attempt = ended.begin_attempt(("b",))
         assert read_records(ended, thorough=False).attempt == attempt
