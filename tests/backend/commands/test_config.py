@@ -54,6 +54,7 @@ def test_a_place_that_cannot_be_written(
 def test_a_full_disk_leaves_no_half(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)  # else what is compiled now is cut as well
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
