@@ -1,14 +1,16 @@
 """What lies in an export, weight by weight and setting by setting, beside what was trained. Floor F2.
 
 A reader's answers say that something is wrong; this says what. A GGUF file is read by our own import, which goes
-the other way than the writer and shares no code with it. Imports core and errors.
+the other way than the writer and shares no code with it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,15 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from backend.core.gguf_file import GgufFile, read_gguf
 from backend.core.gguf_import import convert_gguf
+from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
+from backend.errors import ModelError
 from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES
 from backend.export.onnx_writer import ONNX_FILE
+from backend.export.trained import model_weights
 
 Floats = npt.NDArray[np.float32]
+Readers = dict[str, Callable[[], Floats]]
 
 COARSE_ERRORS = {"Q6_K": 0.03, "Q5_K": 0.06, "Q4_K": 0.12, "Q3_K": 0.24, "Q2_K": 0.45}
 """Largest relative error of a tensor in a format that we cannot repeat; llama.cpp's own reaches about 0.6 of it."""
@@ -63,12 +69,11 @@ def check_folder(
     problems += _lost_tokens(_added(folder) if file is None else _standing(file), tokenizer)
     kinds = _kinds(file, config, weights) if file else {}
     ours = file is None or file.metadata.get("general.file_type") in FILE_TYPES.values()
-    files = sorted(folder.glob("*.safetensors"))
-    names = {name: file for file in files for name in _names(file)}
-    problems += [f"the weight {name} is missing" for name in sorted(weights.keys() - names.keys())]
-    problems += [f"the weight {name} is too many" for name in sorted(names.keys() - weights.keys())]
-    for name in sorted(weights.keys() & names.keys()):
-        values, trained = _tensor(names[name], name), weights[name].detach().float().cpu().numpy()
+    read = _readers(folder, weights.keys())
+    problems += [f"the weight {name} is missing" for name in sorted(weights.keys() - read.keys())]
+    problems += [f"the weight {name} is too many" for name in sorted(read.keys() - weights.keys())]
+    for name in sorted(weights.keys() & read.keys()):
+        values, trained = read[name](), weights[name].detach().float().cpu().numpy()
         if not is_rounded(values, trained, kinds.get(name), stored, ours=ours):
             problems.append(f"{name} {_how(name, values, trained, weights, base)}")
     return problems
@@ -120,17 +125,23 @@ def _digest(values: npt.NDArray[Any]) -> str:
     return f"{values.shape} {hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}"
 
 
-# --- settings and tokens ----------------------------------------------------------------------------------
-
-
 def _settings(found: Mapping[str, Any], config: PretrainedConfig) -> Iterator[str]:
     for key in _SETTINGS:
         wanted = getattr(config, key, None)
         if wanted is not None and key in found and found[key] is not None and not _close(found[key], wanted):
             yield f"{key} is {found[key]}, and {wanted} in the trained model"
-    base, wanted = found.get("rope_parameters", {}).get("rope_theta"), config.rope_parameters["rope_theta"]
-    if not _close(base, wanted):
-        yield f"the rope base is {base:g}, and {wanted:g} in the trained model"
+    bases = _rope_bases(found.get("rope_parameters"))
+    for layers, wanted in _rope_bases(getattr(config, "rope_parameters", None)).items():
+        if not _close(base := bases.get(layers, 0), wanted):
+            yield f"the rope base{layers} is {base:g}, and {wanted:g} in the trained model"
+
+
+def _rope_bases(rope: Mapping[str, Any] | None) -> dict[str, float]:
+    """The base of the positions, by kind of layer where each has its own; none where no angle tells positions."""
+    parts = {f" of {kind}": part for kind, part in (rope or {}).items() if isinstance(part, Mapping)}
+    return {
+        kind: part["rope_theta"] for kind, part in (parts or {"": rope or {}}).items() if "rope_theta" in part
+    }
 
 
 def _close(value: Any, wanted: Any) -> bool:
@@ -187,7 +198,15 @@ def _standing(file: GgufFile) -> set[int]:
     }
 
 
-# --- weights ----------------------------------------------------------------------------------------------
+def _readers(folder: Path, names: Set[str]) -> Readers:
+    """What reads each weight, by its name; transformers reads where a family is stored under other names."""
+    read: Readers = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        read |= {name: partial(_tensor, file, name) for name in _names(file)}
+    if names - read.keys() and read.keys() - names:
+        with suppress(ModelError):
+            return {name: part.numpy for name, part in model_weights(load_base(folder)).items()}
+    return read
 
 
 def _names(file: Path) -> list[str]:

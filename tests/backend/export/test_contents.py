@@ -12,12 +12,14 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from backend.export import contents
 from backend.export.forms import write_form
 from backend.export.trained import Trained, model_weights
 from tests.backend.export.conftest import Asked
 from tests.backend.export.harm import edit_json
+from tests.tiny import quiet_transformers, tiny_tokenizer
 
 UP = "model.layers.0.mlp.up_proj.weight"
 GATE = "model.layers.0.mlp.gate_proj.weight"
@@ -93,6 +95,36 @@ def test_a_layer_without_its_adapter_is_known(merged: tuple[Path, Trained]) -> N
 def test_a_wrong_setting_is_told(settings: dict[str, Any], said: str, merged: tuple[Path, Trained]) -> None:
     edit_json(merged[0] / "config.json", **settings)
     assert any(problem.startswith(said) for problem in problems(merged))
+
+
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2}),
+        ("gpt_neox", SMALL),
+        ("gemma3_text", SMALL | {"num_key_value_heads": 2, "head_dim": 8}),
+        ("mixtral", SMALL | {"num_key_value_heads": 2, "num_local_experts": 2}),
+    ],
+)
+def test_families_that_are_stored_otherwise_are_compared_too(
+    kind: str, sizes: dict[str, Any], tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer("base")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, vocab_size=len(tokenizer)))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    with quiet_transformers():
+        model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    weights = model_weights(model)
+    wanted = (tokenizer, {tokenizer.eos_token_id})
+    assert contents.check_folder(tmp_path, model.config, weights, *wanted, stored=torch.float32) == []
+    name = next(iter(weights))
+    other = weights | {name: weights[name] + 1}
+    (problem,) = contents.check_folder(tmp_path, model.config, other, *wanted, stored=torch.float32)
+    assert problem.startswith(name)
 
 
 def test_rounding_is_no_difference_where_it_was_meant(llama: Asked, tmp_path: Path) -> None:
