@@ -29,6 +29,7 @@ _CONFIG_ERRORS = (
 )
 
 
+@torch.inference_mode(mode=False)  # experts refuse weights that were made in it
 def load_base(
     path: str | Path, *, dtype: torch.dtype = torch.float32, attn_implementation: str | None = None
 ) -> PreTrainedModel:

@@ -272,3 +272,11 @@ def test_smollm2_loads_and_answers(smollm2: Path) -> None:
     model = load_base(smollm2, dtype=torch.float32)
     assert model.config.num_hidden_layers == 30
     assert logits(model).isfinite().all()
+
+
+def test_weights_are_ordinary_tensors_wherever_they_are_loaded(tiny_folder: Path) -> None:
+    """Experts under an adapter refuse others, and a server loads in inference mode."""
+    with torch.inference_mode():
+        model = load_base(tiny_folder)
+
+    assert not any(part.is_inference() for part in model.parameters())
