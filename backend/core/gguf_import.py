@@ -158,6 +158,7 @@ def _sizes(file: GgufFile, facts: dict[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "vocab_size": len(file.metadata["tokenizer.ggml.tokens"]),
         **({"attention_bias": True} if "blk.0.attn_output.bias" in file.tensors else {}),
+        **({"mlp_bias": True} if "blk.0.ffn_down.bias" in file.tensors else {}),
     }
 
 

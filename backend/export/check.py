@@ -86,9 +86,12 @@ def _check_contents(trained: Trained, target: Target, precision: str, payload: P
     try:
         problems = _differences(trained, target, precision, payload, scratch)
     except ModelError as error:
-        if error.code == "unsupported-gguf" and "does not know" in error.message:
-            return Check("contents", Light.AMBER, f"Weights and settings were not compared: {error.message}")
-        problems = [error.message]
+        said = error.message.replace(
+            str(payload), payload.name
+        )  # it lies elsewhere by the time somebody reads
+        if error.code == "unsupported-gguf" and "does not know" in said:
+            return Check("contents", Light.AMBER, f"Weights and settings were not compared: {said}")
+        problems = [said.rstrip(".")]
     if problems:
         more = f" And {len(problems) - 3} more." if len(problems) > 3 else ""
         return Check("contents", Light.RED, f"In the export, {'; '.join(problems[:3])}.{more}")

@@ -18,7 +18,7 @@ from backend.core.gguf_file import read_gguf
 from backend.errors import ExportError
 from backend.export import quantizer
 from backend.export.gguf_vocab import find_word_rule, read_vocabulary
-from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES, write_gguf, write_lora_gguf
+from backend.export.gguf_writer import FILE_TYPES, check_model, write_gguf, write_lora_gguf
 from backend.export.modelfile import write_modelfile
 from backend.export.onnx_writer import ONNX_FILE, check_graph, check_onnx, write_onnx
 from backend.export.trained import Trained, model_weights
@@ -58,7 +58,8 @@ def choose_precision(target: str, dtype: str, quantization: str) -> str:
 def check_form(trained: Trained, target: Target) -> None:
     """Raise ExportError for a form that this model cannot take.
 
-    Its code is ``no-adapter``, ``unsupported-architecture`` or ``unsupported-tokenizer``.
+    Its code is ``no-adapter``, ``unsupported-architecture``, ``unsupported-positions`` or
+    ``unsupported-tokenizer``.
     """
     if target in {"adapter", "lora-gguf"} and trained.full:
         raise ExportError(
@@ -66,14 +67,8 @@ def check_form(trained: Trained, target: Target) -> None:
             remedy="Export it with --to merged or --to gguf.",
             code="no-adapter",
         )
-    kind = trained.model.config.model_type
-    if target in GGUF_TARGETS and kind not in ARCHITECTURES:
-        raise ExportError(
-            f"GGUF export knows {', '.join(ARCHITECTURES)}; this model is {kind}.",
-            remedy="Export it with --to merged and convert that with llama.cpp's own converter.",
-            code="unsupported-architecture",
-        )
     if target in GGUF_TARGETS:
+        check_model(trained.model.config)
         find_word_rule(trained.tokenizer)
     if target == "onnx":
         check_graph(trained.model.config)

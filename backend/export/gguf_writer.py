@@ -46,6 +46,16 @@ FILE_TYPES = {
 """What the gguf package can write by itself, finest first."""
 
 _COARSE = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0"})
+_POSITIONS = ("default", "llama3", "linear", "yarn")
+_YARN = {
+    "attention_factor": None,
+    "beta_fast": 32,
+    "beta_slow": 1,
+    "mscale": 1,
+    "mscale_all_dim": 0,
+    "truncate": True,
+}
+"""What transformers may be told of yarn, and where it is then as llama.cpp has it."""
 _ROTARY = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
 
 
@@ -88,7 +98,8 @@ def write_gguf(
 
     Raises ExportError: ``unsupported-architecture``, ``unsupported-positions``.
     """
-    architecture = _architecture(config)
+    check_model(config)
+    architecture = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.MODEL)
     tied = "lm_head.weight" not in weights
@@ -123,7 +134,8 @@ def write_lora_gguf(
             remedy="Export it with --to gguf, which merges it.",
             code="unsupported-adapter",
         )
-    architecture = _architecture(config)
+    check_model(config)
+    architecture = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -164,14 +176,37 @@ def _write(path: Path, writer: GGUFWriter, planned: list[_Planned]) -> None:
 # --- settings ---------------------------------------------------------------------------------------------
 
 
-def _architecture(config: PretrainedConfig) -> gguf.MODEL_ARCH:
+def check_model(config: PretrainedConfig) -> None:
+    """Raise ExportError for a model that llama.cpp does not have or would compute otherwise.
+
+    Its code is ``unsupported-architecture`` or ``unsupported-positions``.
+    """
     if config.model_type not in ARCHITECTURES:
-        raise ExportError(
+        raise _unsupported(
             f"GGUF export knows {', '.join(ARCHITECTURES)}; this model is {config.model_type}.",
-            remedy="Export it with --to merged and convert that with llama.cpp's own converter.",
-            code="unsupported-architecture",
+            "unsupported-architecture",
         )
-    return ARCHITECTURES[config.model_type]
+    rope = config.rope_parameters
+    rule = rope.get("rope_type", "default")
+    own = sorted(name for name, usual in _YARN.items() if rope.get(name, usual) not in {usual, None})
+    if rule not in _POSITIONS or (rule == "yarn" and own):
+        raise _unsupported(
+            f"GGUF export does not know positions scaled by {rule}{' with ' * bool(own)}{', '.join(own)}.",
+            "unsupported-positions",
+        )
+    if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
+        raise _unsupported("GGUF export does not know attention in windows.", "unsupported-positions")
+    if config.hidden_act != "silu":
+        raise _unsupported(
+            f"GGUF export knows the activation silu; this model has {config.hidden_act}.",
+            "unsupported-architecture",
+        )
+    if config.model_type == "qwen3" and config.attention_bias:
+        raise _unsupported("GGUF export knows no qwen3 with attention_bias.", "unsupported-architecture")
+
+
+def _unsupported(message: str, code: str) -> ExportError:
+    return ExportError(message, remedy="Export it with --to merged instead.", code=code)
 
 
 def _add_settings(writer: GGUFWriter, config: PretrainedConfig) -> None:
@@ -203,12 +238,6 @@ def _add_positions(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
             writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
             writer.add_rope_scaling_factor(rope["factor"])
             writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        case other:
-            raise ExportError(
-                f"GGUF export does not know positions scaled by {other}.",
-                remedy="Export it with --to merged and convert that with llama.cpp's own converter.",
-                code="unsupported-positions",
-            )
 
 
 # --- tensors ----------------------------------------------------------------------------------------------
@@ -218,7 +247,7 @@ def _model_tensors(config: PretrainedConfig, weights: Mapping[str, Tensor]) -> I
     """(GGUF name, values) of every tensor of a model."""
     if config.rope_parameters.get("rope_type") == "llama3":
         yield "rope_freqs.weight", _rope_factors(config)
-    names = gguf.get_tensor_name_map(_architecture(config), config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     for name, values in weights.items():
         part = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if part is None:

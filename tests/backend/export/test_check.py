@@ -57,6 +57,19 @@ def test_a_full_run_leaves_as_gguf(tmp_path: Path) -> None:
     assert export_of(asked, tmp_path / "out", "gguf", "F32")[1].light == Light.GREEN
 
 
+def test_what_our_import_does_not_know_is_amber_and_tells_no_place(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    asked = ask(finished(tmp_path / "made", family="llama3", rope_parameters=rope))
+    (tmp_path / "out").mkdir()
+    certificate = export_of(asked, tmp_path / "out", "gguf", "F32")[1]
+    assert certificate.light == Light.AMBER
+    assert "rope_freqs" in certificate.reasons[0]
+    assert str(tmp_path) not in certificate.reasons[0]
+
+
 @pytest.fixture
 def no_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -12,7 +12,7 @@ import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from safetensors.torch import load_file
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from backend.core.gguf_file import read_gguf
@@ -21,13 +21,17 @@ from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import ExportError
 from backend.export.gguf_vocab import read_vocabulary
-from backend.export.gguf_writer import FILE_TYPES, write_gguf, write_lora_gguf
+from backend.export.gguf_writer import FILE_TYPES, check_model, write_gguf, write_lora_gguf
 from backend.export.trained import model_weights
 from tests.tiny import Architecture, Family, tiny_model_folder
 
 SHAPES: list[tuple[Architecture, Family, dict[str, Any]]] = [
     ("llama", "chatml", {}),
-    ("llama", "llama3", {"tie_word_embeddings": False, "attention_bias": True, "head_dim": 16}),
+    (
+        "llama",
+        "llama3",
+        {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    ),
     ("qwen2", "qwen3", {"tie_word_embeddings": False}),
     ("qwen3", "qwen3", {"num_key_value_heads": 4}),
 ]
@@ -120,10 +124,31 @@ def test_scaled_positions_are_named_or_refused(tmp_path: Path) -> None:
     yarn = linear | {"rope_type": "yarn", "original_max_position_embeddings": 256}
     write(tiny_model_folder(tmp_path / "b", rope_parameters=yarn), tmp_path / "b.gguf", "F32")
     assert read_gguf(tmp_path / "b.gguf").metadata["llama.rope.scaling.original_context_length"] == 256
-    dynamic = linear | {"rope_type": "dynamic"}
-    with pytest.raises(ExportError) as caught:
-        write(tiny_model_folder(tmp_path / "c", rope_parameters=dynamic), tmp_path / "c.gguf", "F32")
-    assert caught.value.code == "unsupported-positions"
+
+
+ROPE = {"rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LlamaConfig(rope_parameters=ROPE | {"rope_type": "dynamic"}), "positions scaled by dynamic"),
+        (
+            LlamaConfig(rope_parameters=ROPE | {"rope_type": "yarn", "beta_fast": 16}),
+            "positions scaled by yarn with beta_fast",
+        ),
+        (
+            Qwen2Config(use_sliding_window=True, sliding_window=8, max_window_layers=1),
+            "attention in windows",
+        ),
+        (LlamaConfig(hidden_act="gelu"), "this model has gelu"),
+        (Qwen3Config(attention_bias=True), "attention_bias"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(config: PretrainedConfig, said: str) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        check_model(config)
+    assert caught.value.code in {"unsupported-architecture", "unsupported-positions"}
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
