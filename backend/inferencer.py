@@ -144,13 +144,14 @@ class Inferencer:
         prompt: Prompt,
         *,
         tools: Sequence[dict[str, Any]] | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> str:
         """The model's answer to one prompt. ``sampling`` takes the fields of ``Sampling``; greedy by default.
 
-        ``tools`` are shown to the model by its chat template; ``constraint`` is the form its answer must have.
+        ``tools`` are shown to the model by its chat template; ``constraint`` is the form its answer must have;
+        ``stop`` strings, one or several, end it.
         """
         return "".join(self.stream(prompt, tools=tools, stop=stop, constraint=constraint, **sampling))
 
@@ -159,7 +160,7 @@ class Inferencer:
         prompt: Prompt,
         *,
         tools: Sequence[dict[str, Any]] | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
@@ -180,7 +181,7 @@ class Inferencer:
         *,
         n: int = 1,
         tools: Sequence[dict[str, Any]] | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> list[Answer]:
@@ -204,7 +205,7 @@ class Inferencer:
         prompts: Sequence[Prompt],
         *,
         tools: Sequence[Sequence[dict[str, Any]] | None] | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         constraint: Constraint | None = None,
         progress: Callable[[int], None] = lambda _: None,
         **sampling: Any,
@@ -244,14 +245,14 @@ class Inferencer:
         self,
         prompts: Sequence[list[int]],
         sampling: Sampling,
-        stop: Sequence[str],
+        stop: str | Sequence[str],
         constraint: Constraint | None,
     ) -> list[str]:
         matchers = [self.voice.matcher(constraint) for _ in prompts]
         decoding = Decoding(self.model, prompts, sampling, self.voice.stop_ids, matchers)
         return [answer.text for answer in self._read_out(decoding, len(prompts), stop)]
 
-    def _read_out(self, decoding: Decoding, count: int, stop: Sequence[str]) -> list[Answer]:
+    def _read_out(self, decoding: Decoding, count: int, stop: str | Sequence[str]) -> list[Answer]:
         """Every row to its end."""
         texts = [AnswerText(self.tokenizer, stop) for _ in range(count)]
         tokens: list[list[NewToken]] = [[] for _ in texts]

@@ -8,19 +8,25 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.generation import NewToken
 from backend.core.tokenizer import IncrementalDecoder
+from backend.errors import InferenceError
 
 
 class AnswerText:
-    """The text of one row; stop strings end it and never show, not even in part.
+    """The text of one row; stop strings, one or several, end it and never show, not even in part.
 
-    ``finish`` is "" while it goes on, then ``stop`` (an end token or a stop string) or ``length``.
+    ``finish`` is "" while it goes on, then ``stop`` (an end token or a stop string) or ``length``. Raises
+    InferenceError ``bad-stop`` for a stop string that is empty or no text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str | Sequence[str] = ()) -> None:
         self.text = ""
         self.finish = ""
         self._decoder = IncrementalDecoder(tokenizer)
-        self._stop = tuple(stop)
+        self._stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        for odd in (each for each in self._stop if not isinstance(each, str) or not each):
+            raise InferenceError(
+                f"A stop string is {odd!r}.", remedy="Give texts of at least one character.", code="bad-stop"
+            )
         self._held = ""
 
     def push(self, token: NewToken) -> str:

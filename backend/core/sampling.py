@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Protocol
 
 import torch
@@ -37,8 +38,11 @@ class Sampling:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            kind, wanted = (Integral, "a whole number") if field.type == "int" else (Real, "a number")
+            self._check(field.name, wanted, fits=isinstance(getattr(self, field.name), kind))
         bounds = {
-            "max_new_tokens": (1 <= self.max_new_tokens <= 1_048_576, "1 or more"),
+            "max_new_tokens": (1 <= self.max_new_tokens <= 1_048_576, "from 1 to 1,048,576"),
             "temperature": (0 <= self.temperature <= 100, "from 0 to 100"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "0 or more"),
@@ -49,12 +53,15 @@ class Sampling:
             "top_logprobs": (0 <= self.top_logprobs <= 20, "from 0 to 20"),
         }
         for name, (fits, wanted) in bounds.items():
-            if not fits:
-                raise InferenceError(
-                    f"{name} is {getattr(self, name)}.",
-                    remedy=f"Use a value that is {wanted}.",
-                    code="bad-sampling",
-                )
+            self._check(name, wanted, fits=fits)
+
+    def _check(self, name: str, wanted: str, *, fits: bool) -> None:
+        if not fits:
+            raise InferenceError(
+                f"{name} is {getattr(self, name)}.",
+                remedy=f"Use a value that is {wanted}.",
+                code="bad-sampling",
+            )
 
     @property
     def penalised(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,3 +64,16 @@ def test_the_error_of_a_token_is_raised() -> None:
         AnswerText(TOKENIZER).push(
             NewToken(0, 0, 0.0, "stop", error=InferenceError("Too much.", remedy="", code="x"))
         )
+
+
+def test_one_stop_string_is_whole_and_not_its_letters() -> None:
+    answer = AnswerText(TOKENIZER, "two")
+    ids = TOKENIZER.encode("wort two", add_special_tokens=False)
+    assert "".join(answer.push(NewToken(0, token, 0.0, "")) for token in ids) == "wort "
+
+
+@pytest.mark.parametrize("stop", ["", [""], ["a", 1]])
+def test_a_stop_string_that_is_none_is_refused(stop: Any) -> None:
+    with pytest.raises(InferenceError, match="A stop string is") as caught:
+        AnswerText(TOKENIZER, stop)
+    assert caught.value.code == "bad-stop"

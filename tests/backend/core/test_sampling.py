@@ -141,6 +141,12 @@ def test_sorting_only_the_likeliest_changes_nothing(share: float, scale: float, 
         ("max_new_tokens", 0),
         ("max_new_tokens", -1),
         ("max_new_tokens", 2**20 + 1),
+        ("max_new_tokens", 2.5),
+        ("max_new_tokens", "5"),
+        ("temperature", None),
+        ("temperature", "1"),
+        ("top_k", 1.5),
+        ("seed", 0.5),
         ("temperature", -0.1),
         ("temperature", 100.1),
         ("temperature", math.nan),
@@ -161,7 +167,7 @@ def test_sorting_only_the_likeliest_changes_nothing(share: float, scale: float, 
         ("top_logprobs", 21),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_by_name(name: str, value: float) -> None:
+def test_a_setting_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InferenceError, match=f"{name} is {value}") as caught:
         Sampling(**{name: value})
 
