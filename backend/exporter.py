@@ -66,11 +66,7 @@ def export(
     part = "" if checkpoint is None else folder.name
     out = (out or default_folder(run, target, precision, part)).absolute()
     if out.exists():
-        raise ExportError(
-            f"{out} exists already.",
-            remedy="Choose another folder with --out; nothing is overwritten.",
-            code="exists",
-        )
+        raise _exists(out)
     with run.hold_for_reading():
         say("Loading the trained model")
         trained = load_trained(run, part or None)
@@ -148,6 +144,8 @@ def _staged(out: Path) -> Iterator[Path]:
         yield staging
         publish_folder(staging, out)
     except OSError as error:
+        if out.exists():  # somebody else was there first
+            raise _exists(out) from error
         raise ExportError(
             f"{out} cannot be written: {error.strerror or error}.",
             remedy="Make room there or mend its permissions, or choose another folder with --out.",
@@ -155,3 +153,11 @@ def _staged(out: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exists(out: Path) -> ExportError:
+    return ExportError(
+        f"{out} exists already.",
+        remedy="Choose another folder with --out; nothing is overwritten.",
+        code="exists",
+    )

@@ -68,6 +68,13 @@ def test_nothing_is_overwritten(run: RunDir, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_who_comes_second_overwrites_nothing_and_leaves_nothing(run: RunDir, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ExportError, match="exists already") as caught:
+        export(run, "merged", out=out, rows=0, say=lambda _: out.mkdir(exist_ok=True))
+    assert (caught.value.code, [path.name for path in tmp_path.iterdir()]) == ("exists", ["out"])
+
+
 def test_nobody_deletes_the_run_meanwhile(run: RunDir, tmp_path: Path) -> None:
     used: list[bool] = []
     export(run, "adapter", out=tmp_path / "out", rows=0, say=lambda _: used.append(run.is_in_use()))
