@@ -156,7 +156,7 @@ class RunDir(RunFiles):
         sweep_temporaries(self.checkpoints, older_than_seconds=0)  # only a holder of the lock writes there
         ticket = self.read_ticket()
         attempt = Attempt(
-            number=self.next_attempt_number(),
+            number=self.latest_attempt_number() + 1,
             began=utc_now(),
             command=command,
             token=token,
@@ -288,9 +288,13 @@ class RunDir(RunFiles):
     def set_damage_aside(self) -> list[Path]:
         """Move damaged records of past attempts out of the way, so that the run can go on; their new paths.
 
+        The outcome of an attempt goes with its record, else it would be the next one's, which gets the same number.
         The configuration is not touched: without it there is nothing to go on with.
         """
-        broken = [self.path / name for name in read_records(self).problems if name != self.config.name]
+        records = read_records(self)
+        broken = [self.path / name for name in records.problems if name != self.config.name]
+        if records.outcome and self.attempt_file(records.number) in broken:
+            broken.append(self.outcome_file)
         return [path.rename(path.with_name(f"{path.name}.damaged-{secrets.token_hex(2)}")) for path in broken]
 
 

@@ -74,9 +74,9 @@ def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
             problems[name] = error.message
             return None
 
-    number = run.latest_attempt_number()
     config = read(_CONFIG, read_config_text)
     outcome = read(_OUTCOME, read_outcome)
+    number = run.latest_attempt_number(outcome.attempt if outcome else 0)
     told = outcome is not None and outcome.attempt == number
     attempt_name = f"{_ATTEMPTS}/{number}.json"
     attempt = read(attempt_name, read_attempt, needed=thorough or not told) if number else None

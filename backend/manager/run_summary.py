@@ -112,7 +112,7 @@ def _created(run: RunDir) -> str:
     stamp = _STAMP.match(run.id)
     try:
         if stamp:
-            return datetime.fromisoformat(f"{stamp[1].replace('-', 'T')}+00:00").isoformat()
+            return datetime.fromisoformat(stamp[1]).isoformat() + "+00:00"
         return datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
     except (OSError, ValueError):
         return ""

@@ -278,14 +278,17 @@ class TestDamage:
         assert run.state().status is RunStatus.INTERRUPTED
         assert run.damage() == ""
 
-    def test_a_number_is_not_given_again_when_its_record_is_set_aside(self, run: RunDir) -> None:
+    def test_the_outcome_of_an_attempt_is_not_that_of_the_next_with_its_number(self, run: RunDir) -> None:
         run.begin_attempt(("a",))
         run.write_outcome(Outcome(RunStatus.FAILED, "non-finite-loss", "The loss became nan.", step=3))
         run.attempt_file(1).write_text("")
-        run.set_damage_aside()
+        assert [path.name.split(".damaged-")[0] for path in run.set_damage_aside()] == [
+            "1.json",
+            "outcome.json",
+        ]
         attempt = run.begin_attempt(("b",))
         run.end_attempt(attempt, "no-outcome", exit_code=0)
-        assert (attempt.number, run.state().reason) == (2, "no-outcome")
+        assert (attempt.number, run.state().reason) == (1, "no-outcome")
 
     def test_a_damaged_config_is_left_where_it_is(self, run: RunDir) -> None:
         run.config.write_text("")

@@ -50,7 +50,6 @@ def test_what_cannot_be_looked_into_is_no_run(files: RunFiles) -> None:
 class TestNumbers:
     def test_there_is_none_before_the_first(self, files: RunFiles) -> None:
         assert (files.latest_attempt_number(), files.newest_checkpoint_step()) == (0, 0)
-        assert files.next_attempt_number() == 1
         files.path.mkdir()
         files.attempts.touch()
         assert files.latest_attempt_number() == 0
@@ -61,7 +60,15 @@ class TestNumbers:
             (files.attempts / name).touch()
         assert files.latest_attempt_number() == 10
         assert files.attempt_file(10) == files.attempts / "10.json"
-        assert files.next_attempt_number() == 12
+
+    @pytest.mark.parametrize(("known", "latest"), [(0, 3), (1, 3), (3, 3), (4, 3), (9, 3)])
+    def test_from_a_known_attempt_the_latest_is_the_same(
+        self, files: RunFiles, known: int, latest: int
+    ) -> None:
+        files.attempts.mkdir(parents=True)
+        for number in (1, 2, 3):
+            files.attempt_file(number).touch()
+        assert files.latest_attempt_number(known) == latest
 
     def test_w15_the_newest_checkpoint_is_the_highest_step(self, files: RunFiles) -> None:
         for name in ("step-000000", "step-000300", "step-000090", ".step-000900.tmp", "ckpt_1000"):
