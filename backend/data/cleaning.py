@@ -15,7 +15,7 @@ from ftfy.badness import is_bad
 from backend.data.minhash import near_duplicates, overlap
 from backend.data.records import Row
 from backend.data.texts import answer_text, map_texts, prompt_text, texts
-from backend.utils.text_utils import normalise
+from backend.utils.text_utils import normalise, signs
 
 # Only what is certainly damage: words, quotes, ligatures, entities and line breaks stay as they were written.
 _REPAIR = TextFixerConfig(
@@ -31,6 +31,7 @@ _REPAIR = TextFixerConfig(
 
 
 LONG_ANSWER = 80
+LONG_ROW = 400
 PREFIX_TEXTS = 10
 
 
@@ -94,7 +95,11 @@ def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int
     prompts = without_shared_prefix([normalise(prompt_text(row)) for row in rows])
     replies = [_reply(row) for row in rows]
     found = near_duplicates(_joined(prompts, replies), threshold)
-    return {later: first for later, first in found.items() if _alike(replies[later], replies[first])}
+    return {
+        later: first
+        for later, first in found.items()
+        if _alike(replies[later], replies[first]) and _same_signs(rows[later], rows[first])
+    }
 
 
 def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float = 0.8) -> list[Leak]:
@@ -105,17 +110,20 @@ def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float
     """
     both = without_shared_prefix([normalise(prompt_text(row)) for row in (*evaluation, *train)])
     held_out, mine = both[: len(evaluation)], both[len(evaluation) :]
-    first: dict[str, int] = {}
-    for number, text in enumerate(held_out):
-        first.setdefault(text, number)
-    exact = {number: first[text] for number, text in enumerate(mine) if text in first}
+    first: dict[tuple[str, str], int] = {}
+    for number, (text, row) in enumerate(zip(held_out, evaluation, strict=True)):
+        first.setdefault((text, signs(prompt_text(row))), number)
+    asked = [(text, signs(prompt_text(row))) for text, row in zip(mine, train, strict=True)]
+    exact = {number: first[key] for number, key in enumerate(asked) if key in first}
     replies, held_replies = [_reply(row) for row in train], [_reply(row) for row in evaluation]
     near = overlap(_joined(mine, replies), _joined(held_out, held_replies), threshold)
     leaks = [Leak(number, other, "exact") for number, other in exact.items()]
     leaks += [
         Leak(number, other, "near")
         for number, other in near.items()
-        if number not in exact and _alike(replies[number], held_replies[other])
+        if number not in exact
+        and _alike(replies[number], held_replies[other])
+        and _same_signs(train[number], evaluation[other])
     ]
     return sorted(leaks, key=lambda leak: leak.train)
 
@@ -132,6 +140,12 @@ def _joined(prompts: Sequence[str], replies: Sequence[str]) -> list[str]:
 
 def _alike(one: str, other: str) -> bool:
     return one == other or min(len(one), len(other)) > LONG_ANSWER
+
+
+def _same_signs(one: Row, other: Row) -> bool:
+    """Whether 2 + 2 does not stand beside 2 * 2, nor C beside C++; in long rows a sign is one letter of many."""
+    both = [f"{prompt_text(row)}\n{answer_text(row)}" for row in (one, other)]
+    return max(map(len, both)) > LONG_ROW or signs(both[0]) == signs(both[1])
 
 
 def without_shared_prefix(texts_given: Sequence[str]) -> list[str]:

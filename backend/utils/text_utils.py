@@ -15,6 +15,17 @@ def normalise(text: str) -> str:
     return " ".join("".join(each if each.isalnum() else " " for each in folded.lower()).split())
 
 
+def signs(text: str) -> str:
+    """The signs that change what a text says, which ``normalise`` leaves out: those of sums, and of C++ and C#."""
+    return " ".join(found.strip() for found in _SIGNS.findall(text))
+
+
+_OPERATORS = r"[-+*/×÷%=<>^&|]+"
+_SIGNS = re.compile(
+    rf"(?<=[^\W\d])[+#]+|{_OPERATORS}(?=\s?\d)|(?<=\d)\s?{_OPERATORS}|(?<=\w\s)[+*/×÷=<>^&|]+(?=\s\w)"
+)
+
+
 def shorten(text: str, limit: int = 120) -> str:
     """The text on one line, without control characters, cut to ``limit`` with an ellipsis in its middle."""
     line = without_controls(" ".join(text.split()))

@@ -94,6 +94,17 @@ def test_near_duplicates_must_have_the_same_short_answer():
     assert near_duplicate_rows(rows) == {}
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("What is 2 + 2?", "What is 2 * 2?"), ("Is it -5 C?", "Is it 5 C?"), ("Is C++ old?", "Is C# old?")],
+)
+def test_a_sign_makes_another_question(one, other):
+    assert near_duplicate_rows(pairs([(one, "4"), (other, "4")])) == {}
+    assert find_leaks(pairs([(one, "4")]), pairs([(other, "4")])) == []
+    (leak,) = find_leaks(pairs([(other, "4")]), pairs([(one, "4"), (other, "4")]))
+    assert (leak.evaluation, leak.kind) == (1, "exact")
+
+
 def test_find_leaks_tells_exact_from_near():
     evaluation = pairs([(QUESTION + "Miso", "soy"), (QUESTION + CHEESE, "dairy")])
     train = pairs(

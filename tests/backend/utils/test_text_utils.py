@@ -1,6 +1,14 @@
 import pytest
 
-from backend.utils.text_utils import counted, normalise, one_edit_apart, shorten, without_controls, writable
+from backend.utils.text_utils import (
+    counted,
+    normalise,
+    one_edit_apart,
+    shorten,
+    signs,
+    without_controls,
+    writable,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +62,22 @@ def test_counted(count, words):
 def test_what_utf8_cannot_hold_becomes_an_escape():
     assert writable("é漢 a") == "é漢 a"
     assert writable("b\udce9\ud800") == "b\\udce9\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *[("2 + 2", "+"), ("2*2", "*"), ("-1", "-"), ("a + b", "+"), ("x=3 - 1", "= -"), ("10% of it", "%")],
+        *[
+            ("C++ code", "++"),
+            ("C# code", "#"),
+            ("# C", ""),
+            ("and/or", ""),
+            ("spare-part", ""),
+            ("**bold**", ""),
+        ],
+        *[("Paris - the city", ""), ("- one\n- two", ""), ("", "")],
+    ],
+)
+def test_signs_are_those_that_change_what_is_said(text, expected):
+    assert signs(text) == expected
