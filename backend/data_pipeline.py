@@ -47,6 +47,11 @@ class Dataset:
     reading: str
     fingerprints: dict[str, str]
 
+    def trained_questions(self) -> list[str]:
+        """The places of held-out rows whose prompt a training row has too: a score on them proves nothing."""
+        trained = {group_text(row) for row in self.train}
+        return [row.place for row in self.validation if group_text(row) in trained]
+
 
 @dataclass(frozen=True)
 class EncodedRows:

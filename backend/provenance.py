@@ -32,6 +32,7 @@ def provenance(
             "read_as": dataset.reading,
             "train_rows": len(rows.examples),
             "validation_rows": len(dataset.validation),
+            "trained_questions": dataset.trained_questions()[:NAMED_ROWS],
             "rejected_rows": [
                 {"place": item.place, "reason": item.reason} for item in dataset.rejected[:NAMED_ROWS]
             ],

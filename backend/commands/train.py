@@ -55,6 +55,12 @@ def train(
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
     found = check_inputs(config)
+    if found["trained_questions"] and not as_json:
+        say(
+            f"Warning: {found['trained_questions']:,} of the {found['validation_rows']:,} held-out rows ask what "
+            "training rows ask: scores on them prove nothing. "
+            f"See them with: tunesmith data check {config.data.train} --validation {config.data.validation}"
+        )
     if ablate is not None:
         from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
 
@@ -125,6 +131,7 @@ def check_inputs(config: RunConfig) -> dict[str, Any]:
         "sha256": dataset.fingerprints,
         "train_rows": len(train_rows.examples),
         "validation_rows": len(dataset.validation),
+        "trained_questions": len(dataset.trained_questions()),
         "tokens_per_epoch": train_rows.tokens,
         "trained_tokens_per_epoch": train_rows.trained_tokens,
     }

@@ -35,6 +35,7 @@ def test_it_says_versions_plan_facts_and_rows(tiny_folder: Path, tmp_path: Path)
     assert about["train_rows"] == len(ROWS)
     assert about["dropped_rows"] == rows.dropped[:NAMED_ROWS]
     assert len(rows.dropped) == NAMED_ROWS + 1
+    assert about["trained_questions"] == []
     assert 0 < about["trained_tokens"] < about["tokens"]  # type: ignore[operator]
 
 

@@ -168,6 +168,16 @@ class TestDryRun:
         assert told["dry_run"]["train_rows"] + told["dry_run"]["validation_rows"] == len(ROWS)
         assert 0 < told["dry_run"]["trained_tokens_per_epoch"] < told["dry_run"]["tokens_per_epoch"]
 
+    def test_held_out_rows_that_are_trained_too_are_counted(
+        self, learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        same = [*short(learner, rows_file), f"--data.validation={rows_file}"]
+        assert main(["train", *same, "--dry-run"]) == 0
+        assert f"trained questions: {len(ROWS)}" in capsys.readouterr().out
+        assert main(["train", *same, "--queue"]) == 0
+        warning = f"Warning: {len(ROWS)} of the {len(ROWS)} held-out rows ask what training rows ask"
+        assert warning in capsys.readouterr().out
+
     def test_it_reads_no_weights(
         self, tmp_path: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
