@@ -27,7 +27,7 @@ from backend.server.guard import is_loopback
 from backend.server.metrics import Metrics
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import LockedError, hold_lock
-from backend.utils.process_utils import identify
+from backend.utils.process_utils import collect_as_usual, identify
 
 TOKEN_VARIABLE = "TUNESMITH_SERVER_TOKEN"  # noqa: S105 - the name of a variable
 ANSWER_SECONDS = 600.0
@@ -48,6 +48,7 @@ class ServerOptions:
 def serve(options: ServerOptions, *, ready: Callable[[str, int], None] = lambda *_: None) -> None:
     """Serve until SIGINT or SIGTERM; ``ready`` is told the address once it can be reached. Raises as ``opened``."""
     with opened(options) as (server, listener):
+        collect_as_usual()
         ready(options.host, listener.getsockname()[1])
         server.run(sockets=[listener])
 

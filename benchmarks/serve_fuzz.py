@@ -25,6 +25,9 @@ CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 404]
 
+[checks.negative_data_rejection]
+expected-statuses = ["4xx"]
+
 [checks.missing_required_header]
 enabled = false
 """

@@ -35,13 +35,17 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def test_garbage_is_looked_for_seldom_but_looked_for() -> None:
     program = """
 import gc
-from backend.utils.process_utils import collect_rarely
+from backend.utils.process_utils import collect_as_usual, collect_rarely
+usual = gc.get_threshold()
 collect_rarely()
 print(gc.get_threshold()[0], gc.isenabled())
+collect_as_usual()
+print(gc.get_threshold() == usual, gc.get_freeze_count())
 """
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    threshold, enabled = child.stdout.split()
+    threshold, enabled, as_usual, kept = child.stdout.split()
     assert (int(threshold) > 10_000, enabled) == (True, "True")
+    assert (as_usual, int(kept) > 1000) == ("True", True)
 
 
 def test_a_living_process_has_an_identity(sleeper: subprocess.Popen[bytes]) -> None:
