@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.run_dir import RunDir
-from tests.runs import LEARN, learner_folder, make_run, write_rows
+from tests.runs import LEARN, learner_folder, make_run, tree, write_rows
 from tests.trainers import Trainers
 
 
@@ -25,13 +25,15 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path) -> RunDir:
-    """A run that was really trained and finished; read only."""
+def trained(tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path) -> Iterator[RunDir]:
+    """A run that was really trained and finished; read only: who writes into it fails, whatever the order."""
     from backend.trainer_main import run
 
     made = make_run(tmp_path_factory.mktemp("trained") / "runs", learner, rows_file, LEARN)
     assert run(made).code == "completed"
-    return made
+    before = tree(made.path)
+    yield made
+    assert [name for name, data in tree(made.path).items() if before.get(name) != data] == []
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,11 @@ class TestResume:
         assert [line["step"] for line in series(made) if line["kind"] == "train"] == [1, 2, 3, 4]
         assert made.status() is RunStatus.FINISHED
 
-    def test_a_finished_run_stays_finished(self, trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-        told = shown(["resume", str(trained.path)], capsys)
+    def test_a_finished_run_stays_finished(
+        self, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        copy = shutil.copytree(trained.path, tmp_path / "runs" / trained.id)
+        told = shown(["resume", str(copy)], capsys)
         assert (told["run"], told["status"], told["step"]) == (trained.id, "finished", 20)
 
     def test_a_busy_run_is_refused(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
