@@ -94,8 +94,10 @@ class RunFiles:
     def latest_attempt_number(self, known: int = 0) -> int:
         """The number of the latest attempt, 0 before the first; quicker where that of one is ``known``."""
         folder = self.at(RunFiles.attempts)
-        here, next_ = (os.access(f"{folder}/{number}.json", os.F_OK) for number in (known, known + 1))
-        return known if known and here and not next_ else _highest(folder, _ATTEMPT)  # they have no gaps
+        last = known and os.access(f"{folder}/{known}.json", os.F_OK)
+        if last and not os.access(f"{folder}/{known + 1}.json", os.F_OK):  # they have no gaps
+            return known
+        return _highest(folder, _ATTEMPT)
 
 
 _STEP = re.compile(r"step-(\d{1,12})")
