@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -68,7 +69,11 @@ class RunFiles:
 
     def at(self, part: Part) -> str:
         """Where a part lies, as plain text: a listing has no time for ten thousand runs' paths."""
-        return f"{self.path}/{part.name}"
+        return f"{self._folder}/{part.name}"
+
+    @cached_property
+    def _folder(self) -> str:
+        return str(self.path)
 
     def exists(self) -> bool:
         """Whether the folder looks like a run, whole or damaged; one that may not be looked into does not."""

@@ -7,10 +7,11 @@ or foreign file means no entries. Control wing: imports F0 and its neighbour her
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from backend.manager.run_summary import Labels, RunSummary
 from backend.reports import RunStatus
@@ -30,18 +31,26 @@ def load_listing(root: Path) -> Entries:
         seal, _, rows = (root / FILE).read_bytes().partition(b"\n")
         if seal != _seal(rows):
             return {}
-        return {name: (tuple(stamp), _summary(root, name, row)) for name, stamp, row in json.loads(rows)}
+        return {name: (tuple(stamp), _summary(root, name, row)) for name, stamp, row in orjson.loads(rows)}
     except (OSError, ValueError, TypeError):
         return {}
 
 
 def save_listing(root: Path, entries: Entries) -> None:
     """Remember the entries that bear a stamp. A disk that refuses is no reason to complain: it is a cache."""
-    rows = json.dumps([(name, stamp, _row(summary)) for name, (stamp, summary) in entries.items() if stamp])
+    kept = [
+        (name, stamp, _row(summary)) for name, (stamp, summary) in entries.items() if stamp and _is_text(name)
+    ]
+    rows = orjson.dumps(kept)
     try:
-        write_text_durably(root / FILE, f"{_seal(rows.encode()).decode()}\n{rows}")
+        write_text_durably(root / FILE, b"\n".join([_seal(rows), rows]).decode())
     except OSError:
         return
+
+
+def _is_text(name: str) -> bool:
+    """Whether a folder's name is no mere bytes, which JSON cannot hold; such a run is read anew each time."""
+    return name.isprintable()
 
 
 def _seal(rows: bytes) -> bytes:

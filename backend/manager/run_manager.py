@@ -5,13 +5,11 @@ There is no registry: a listing is a scan, remembered by the folders' times. Con
 
 from __future__ import annotations
 
-import gc
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +65,7 @@ class RunManager:
 
         Archived runs are left out unless ``archived``. Damaged runs are in the list and say so.
         """
-        with self._guard, _nothing_collected():
+        with self._guard:
             summaries = self._scan()
         return tuple(item for item in summaries if _matches(item, status, text.lower(), tag, archived))
 
@@ -197,17 +195,6 @@ class RunManager:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return target
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Ten thousand new summaries are no garbage; looking through them again and again takes a tenth of a listing."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        (gc.enable if was_on else gc.disable)()
 
 
 def _matches(item: RunSummary, status: RunStatus | None, text: str, tag: str, archived: bool) -> bool:

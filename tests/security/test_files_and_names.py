@@ -155,7 +155,7 @@ class TestTexts:
 
     @pytest.mark.parametrize("data", [b"NaN", b'{"a": Infinity}', b"[" * 200_000, b'"\xff"', b"{"])
     def test_s15_json_has_bounds(self, data: bytes) -> None:
-        with pytest.raises((ValueError, RecursionError)):
+        with pytest.raises(ValueError, match="line 1 column"):
             parse_json(data)
 
 

@@ -30,6 +30,13 @@ def test_an_entry_without_a_stamp_is_not_kept(root: Path, run: RunDir) -> None:
     assert load_listing(root) == {}
 
 
+def test_a_folder_whose_name_is_no_text_is_left_out(root: Path, run: RunDir) -> None:
+    summary = summarise(run)
+    odd = os.fsdecode(b"caf\xe9")
+    save_listing(root, {run.id: ((1, 2, 3), summary), odd: ((4,), replace(summary, id=odd))})
+    assert list(load_listing(root)) == [run.id]
+
+
 def test_one_changed_byte_anywhere_makes_it_no_cache(root: Path, run: RunDir) -> None:
     save_listing(root, {run.id: ((1, 2, 3), summarise(run))})
     whole = (root / FILE).read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from backend.errors import RunError
-from backend.manager import run_manager
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
@@ -73,18 +71,6 @@ class TestListing:
         monkeypatch.setattr("backend.manager.run_manager.summarise", lambda _: pytest.fail("read again"))
         assert manager.list() == first
 
-    def test_the_collector_of_garbage_rests_for_a_listing_only(
-        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        make(root)
-        rested: list[bool] = []
-        honest = run_manager.summarise
-        monkeypatch.setattr(
-            run_manager, "summarise", lambda run: rested.append(not gc.isenabled()) or honest(run)
-        )
-        manager.list()
-        assert (rested, gc.isenabled()) == ([True], True)
-
     def test_a_change_within_the_clock_s_tick_is_seen(self, manager: RunManager, root: Path) -> None:
         run = make(root)
         before = run.path.stat().st_mtime_ns
@@ -144,6 +130,11 @@ class TestLabels:
         with pytest.raises(RunError, match="called 'best' already") as caught:
             manager.rename(second.id, "best")
         assert caught.value.code == "name-taken"
+        with pytest.raises(RunError, match="can be asked for by"):
+            manager.rename(second.id, first.id[:8])
+        with pytest.raises(RunError, match="meaning of its own"):
+            manager.rename(second.id, " latest ")
+        assert manager.show(second.id).title == second.id
         manager.rename(first.id, "best")
         manager.rename(first.id, "")
         assert manager.show(first.id).title == first.id

@@ -134,8 +134,14 @@ class TestReading:
 
     def test_parse_json_reads_bytes(self) -> None:
         assert parse_json(b'{"a": 1}') == {"a": 1}
-        with pytest.raises(ValueError, match="NaN is not JSON"):
-            parse_json(b"NaN")
+
+    @pytest.mark.parametrize(
+        "data",
+        [b"", b"NaN", b"1e400", b"[1,]", b"{} {}", b'"\xff"', b'"\\ud800"', b"\xef\xbb\xbf{}", b"[" * 2000],
+    )
+    def test_parse_json_takes_nothing_but_json(self, data: bytes) -> None:
+        with pytest.raises(ValueError, match="line 1 column"):
+            parse_json(data)
 
 
 class TestSafeJoin:
