@@ -18,6 +18,9 @@ from backend.errors import RunError
 from backend.run_files import RunFiles
 from backend.utils.file_utils import FileSystem, publish_folder
 
+LATEST, BASE = "latest", "base"
+"""Words that mean something where a run can be named: the newest run, and the model that runs began with."""
+
 
 def stamps(root: Path) -> dict[str, tuple[int, ...]]:
     """The id of every run under ``root``, each with times and sizes that move when a run at rest changes.
@@ -78,6 +81,21 @@ def _discard(folder: Path, name: str) -> None:
 def slugify(text: str) -> str:
     """Lower-case letters, digits and single dashes, at most 40; ``run`` when nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "run"
+
+
+def require_name(name: str) -> None:
+    """Pass a name by which a run can be asked for. Raises RunError (``bad-name``) where it means something else."""
+    wrong = {
+        f"{name!r} has a meaning of its own where a run is named": name in {LATEST, BASE},
+        f"{name!r} is a folder": name in {".", ".."},
+        f"A name that begins with a dash, like {name!r}, is read as an option": name.startswith("-"),
+        f"A name with a slash, like {name!r}, is read as a folder": "/" in name or "\\" in name,
+        f"A name with @, like {name!r}, is read as a checkpoint of a run": "@" in name,
+        f"The name {name!r} holds characters that nobody can type": not name.isprintable(),
+    }
+    reason = next((words for words, so in wrong.items() if so), "")
+    if reason:
+        raise RunError(f"{reason}.", remedy="Choose another name.", code="bad-name")
 
 
 def match_name(wanted: str, names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from backend.run_dir import RunDir
+from backend.run_root import LATEST
 
 RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
@@ -21,7 +22,7 @@ def find_run(runs: Path, name: str) -> RunDir:
     """The run a person means: a folder, an id or its beginning, a given name, or ``latest``. Raises RunError."""
     from backend.manager.run_manager import RunManager  # noqa: PLC0415
 
-    if name == "latest" and not Path(name).exists():
+    if name == LATEST and not Path(name).exists():
         newest = RunDir.all_under(runs)
         if newest:
             return max(newest, key=lambda run: run.id)

@@ -188,12 +188,14 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
 
 def _print_outcome(run: RunDir, outcome: Outcome) -> None:
     from backend.reports import RunStatus  # noqa: PLC0415
+    from backend.utils.jsonl_utils import last_records  # noqa: PLC0415
 
     say(f"{str(outcome.status).capitalize()}: {outcome.message}")
     if outcome.status is RunStatus.FINISHED:
         say(f"  result  {outcome.result}")
         say("Next:")
-        say(f"  tunesmith evaluate {shown(run)}   base and tuned side by side on the held-out rows")
+        if any(record.get("scored_rows") for record in last_records(run.metrics_file)):
+            say(f"  tunesmith evaluate {shown(run)}   base and tuned side by side on the held-out rows")
         say(f"  tunesmith chat {shown(run)}")
     elif outcome.remedy:
         say(f"  {outcome.remedy}")

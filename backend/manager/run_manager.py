@@ -19,7 +19,7 @@ from backend.manager.listing_cache import Entries, load_listing, save_listing
 from backend.manager.run_summary import Labels, RunSummary, read_labels, summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
-from backend.run_root import stamps
+from backend.run_root import require_name, stamps
 from backend.utils.file_utils import (
     UnsafeNameError,
     publish_folder,
@@ -104,16 +104,20 @@ class RunManager:
         return summarise(self.find(run))
 
     def rename(self, run: str, name: str) -> Labels:
-        """Give a run another name to show; its id and folder stay. Raises RunError for a name that is taken."""
-        found = self.find(run)
-        taken = [
-            item.id for item in self.list(archived=True) if item.labels.name == name and item.id != found.id
-        ]
-        if name and taken:
+        """Give a run another name to show and to ask for it by; its id and folder stay, and "" takes the name away.
+
+        Raises RunError for a name that is taken (``name-taken``) or means something else (``bad-name``).
+        """
+        found, name = self.find(run), name.strip()
+        require_name(name)
+        others = [item for item in self.list(archived=True) if name and item.id != found.id]
+        taken = next((one for one in others if one.labels.name == name or one.id.startswith(name)), None)
+        if taken:
+            how = "is called" if taken.labels.name == name else "can be asked for by"
             raise RunError(
-                f"The run {taken[0]} is called {name!r} already.", remedy="Choose another.", code="name-taken"
+                f"The run {taken.id} {how} {name!r} already.", remedy="Choose another.", code="name-taken"
             )
-        return self._label(found, lambda labels: replace(labels, name=name.strip()))
+        return self._label(found, lambda labels: replace(labels, name=name))
 
     def tag(self, run: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> Labels:
         """Add and remove tags; the new labels come back."""

@@ -11,9 +11,8 @@ from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import RunSummary, summarise
 from backend.model_source import ModelSource, best_step, checkpoint_names, find_model
 from backend.run_dir import RunDir
+from backend.run_root import BASE
 from backend.server.errors import no_such_model
-
-BASE = "base"
 
 
 @dataclass(frozen=True)

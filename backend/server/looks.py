@@ -10,8 +10,8 @@ from torch import Tensor
 
 from backend.core.judging import answer_logprobs, first_difference, judged
 from backend.core.tokenizer import encode_messages, encode_prompt_completion
+from backend.run_root import BASE
 from backend.server.answers import Service, answering, variant_of
-from backend.server.catalogue import BASE
 from backend.server.errors import ApiError
 from backend.server.jobs import Variant
 from backend.server.schemas import CompareRequest, Looked, TokenViewRequest

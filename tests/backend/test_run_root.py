@@ -11,7 +11,7 @@ import pytest
 from backend.errors import RunError
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
-from backend.run_root import match_name, publish_new, slugify, stamps
+from backend.run_root import match_name, publish_new, require_name, slugify, stamps
 from tests.fakes import FailingFileSystem, RecordingFileSystem
 
 DONE = Outcome(RunStatus.FINISHED, "completed", "Done.")
@@ -105,3 +105,29 @@ def test_matching_names() -> None:
         with pytest.raises(RunError) as caught:
             match_name(wanted, names)
         assert caught.value.code == code
+
+
+class TestNamesToAskFor:
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("latest", "a meaning of its own"),
+            ("base", "a meaning of its own"),
+            (".", "is a folder"),
+            ("..", "is a folder"),
+            ("--", "read as an option"),
+            ("-second", "read as an option"),
+            ("food/second", "read as a folder"),
+            ("food\\second", "read as a folder"),
+            ("food@20", "a checkpoint of a run"),
+            ("two\nlines", "nobody can type"),
+        ],
+    )
+    def test_what_means_something_else_is_refused(self, name: str, why: str) -> None:
+        with pytest.raises(RunError, match=why) as caught:
+            require_name(name)
+        assert caught.value.code == "bad-name"
+
+    @pytest.mark.parametrize("name", ["", "best", "rank 8, second try", "latest one", "Käse 🧀", "a.b-c"])
+    def test_all_else_may_be_a_name(self, name: str) -> None:
+        require_name(name)

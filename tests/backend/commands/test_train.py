@@ -129,8 +129,11 @@ class TestTraining:
         self, tmp_path: Path, trained: RunDir, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+        run.metrics_file.write_text("")  # as without held-out rows, which alone can be evaluated
         assert carry_out(run, as_json=False) == 0
-        assert f"tunesmith chat {run.path}" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"tunesmith chat {run.path}" in printed
+        assert "tunesmith evaluate" not in printed
 
     def test_several_processes_train_in_the_background(
         self,
