@@ -338,3 +338,8 @@ def resolve_steps(steps_or_share: float, total_steps: int) -> int:
     if steps_or_share < 1:
         return max(1, round(steps_or_share * total_steps))
     return int(steps_or_share)
+
+
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Optimizer steps in one pass; the last one may be smaller, no row is dropped."""
+    return -(-rows // batch_size)

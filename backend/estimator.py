@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backend.config import RunConfig, resolve_steps
+from backend.config import RunConfig, resolve_steps, steps_per_epoch
 from backend.errors import Problem
 from backend.model_shape import ModelShape
 
@@ -143,12 +143,13 @@ def work_of(
     """
     training, full = config.training, config.tuning.method == "full"
     per_step = training.rows_per_step
+    per_epoch = steps_per_epoch(data.rows, per_step)
     steps = (
         training.max_steps
         if training.max_steps > 0
-        else max(1, math.ceil(round(training.num_train_epochs * -(-data.rows // per_step), 6)))
+        else max(1, math.ceil(round(training.num_train_epochs * per_epoch, 6)))
     )
-    epochs = steps / max(1, -(-data.rows // per_step))
+    epochs = steps / max(1, per_epoch)
     adapter = shape.lora_parameters(config.tuning.lora_r, config.tuning.lora_target_modules)
     trainable = shape.parameters if full else adapter
     length = data.tokens / max(1, data.rows)

@@ -12,8 +12,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.config import AugmentationConfig, DataConfig
-from backend.core.batching import steps_per_epoch
+from backend.config import AugmentationConfig, DataConfig, steps_per_epoch
 from backend.core.template import Span, fresh_sentinel, render
 from backend.core.tokenizer import Encoded, stop_token_ids
 from backend.data.augmentation import Pair, varied_pairs

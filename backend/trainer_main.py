@@ -7,7 +7,7 @@ process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot
 
 from __future__ import annotations
 
-from backend.utils.process_utils import collect_rarely
+from backend.utils.process_utils import available_cores, collect_rarely
 
 if __name__ == "__main__":  # before the heavy rooms come up
     collect_rarely()
@@ -29,7 +29,7 @@ from backend import data_pipeline
 from backend.assessor import Assessor, held_out
 from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, restore, save_result
-from backend.core.device import ComputePlan, apply_plan, available_cores, plan_compute, seed_everything
+from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
 from backend.core.evaluation import HeldOut
 from backend.core.examples import Example

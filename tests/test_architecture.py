@@ -22,7 +22,7 @@ from backend.cli import app, main
 from backend.config import config_schema
 from backend.utils.config_utils import dotted_names
 from tests.house import APP, BACKEND, ROOMS, ROOT, TESTS, dotted, parsed
-from tests.runs import child_environment
+from tests.runs import child_environment, write_rows
 
 HEAVY = ("torch", "transformers", "peft", "streamlit", "tensorflow", "pydantic")
 MODULES = [dotted(path) for path in BACKEND]
@@ -229,6 +229,19 @@ class TestCommands:
         child = python("-c", script)
         assert child.stderr == "[] 0\n"
         assert "Commands" in child.stdout
+
+    def test_a_look_at_rows_and_their_cost_loads_no_torch(self, tiny_folder: Path, tmp_path: Path) -> None:
+        rows = str(write_rows(tmp_path / "rows.jsonl"))
+        looks = [
+            *(["data", look, rows, "--model", str(tiny_folder)] for look in ("check", "preview")),
+            ["estimate", "--data.train", rows, "--model.model_name_or_path", str(tiny_folder)],
+        ]
+        script = (
+            "import sys; from backend.cli import main; import backend.commands.estimate as e;"
+            f"e.GPU_DRIVERS = (); codes = [main(words) for words in {looks!r}];"
+            "print('torch' in sys.modules, codes[1:], file=sys.stderr)"
+        )
+        assert python("-c", script).stderr == "False [0, 0]\n"
 
 
 # --- settings ---------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def _model() -> Finding:
 
 
 def _cores() -> Finding:
-    from backend.core.device import available_cores, plan_compute  # noqa: PLC0415 - torch loads here
+    from backend.core.device import plan_compute  # noqa: PLC0415 - torch loads here
+    from backend.utils.process_utils import available_cores  # noqa: PLC0415
 
     plan = plan_compute()
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
-from backend.commands.train import Settings, check_inputs, resolve_config
+from backend.commands.train import Settings, read_inputs, resolve_config
 
 if TYPE_CHECKING:
     from backend.estimator import Estimate, Interval, Machine
+
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+"""What the drivers of NVIDIA, AMD and Windows (WSL) put there on Linux, containers included."""
 
 
 def estimate(
@@ -35,7 +39,7 @@ def estimate(
     from backend.past_runs import read_past  # noqa: PLC0415
 
     config = resolve_config(settings)
-    found = check_inputs(config)
+    found = read_inputs(config)
     shape = read_shape(Path(found["model"]))
     data = DataFigures(
         found["train_rows"],
@@ -59,20 +63,26 @@ def estimate(
 
 
 def this_machine(folder: Path) -> Machine:
-    """What there is to run on; ``folder``, which need not exist yet, says which disk is meant. Loads torch."""
+    """What there is to run on; ``folder``, which need not exist yet, says which disk is meant."""
     import psutil  # noqa: PLC0415
-    import torch  # noqa: PLC0415
 
-    from backend.core.device import available_cores  # noqa: PLC0415
     from backend.estimator import Machine  # noqa: PLC0415
     from backend.utils.file_utils import free_bytes  # noqa: PLC0415
+    from backend.utils.process_utils import available_cores  # noqa: PLC0415
 
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    if torch.cuda.is_available():
-        memory, device = torch.cuda.get_device_properties(0).total_memory, "cuda"
-    else:
-        memory, device = psutil.virtual_memory().total, "cpu"
+    graphics = _gpu_memory_bytes()
+    memory, device = (graphics, "cuda") if graphics else (psutil.virtual_memory().total, "cpu")
     return Machine(available_cores(), int(memory), free_bytes(there), device)
+
+
+def _gpu_memory_bytes() -> int:
+    """Memory of the first GPU, 0 without one; torch, which takes seconds to load, is asked where a driver is."""
+    if sys.platform == "linux" and not any(map(Path.exists, GPU_DRIVERS)):
+        return 0
+    import torch  # noqa: PLC0415
+
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
 
 
 def _print(cost: Estimate) -> None:

@@ -109,18 +109,27 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
 
 
 def check_inputs(config: RunConfig) -> dict[str, Any]:
-    """Read data and tokenizer as the trainer will, before anything is written; returns what was found.
+    """Look at data, tokenizer and model as the trainer will, before anything is written; returns what was found.
 
     Raises the TunesmithError that the trainer would end with.
     """
-    from backend import data_pipeline  # noqa: PLC0415 - torch and transformers load here
     from backend.core.model_folder import check_model_folder  # noqa: PLC0415
+
+    found = read_inputs(config)
+    check_model_folder(Path(found["model"]))
+    return found
+
+
+def read_inputs(config: RunConfig) -> dict[str, Any]:
+    """``check_inputs`` without the question whether it is a model that can be trained, for which torch loads."""
+    from backend import data_pipeline  # noqa: PLC0415 - transformers loads here
+    from backend.core.model_folder import check_files  # noqa: PLC0415
     from backend.core.model_resolver import resolve_model  # noqa: PLC0415
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-    check_model_folder(folder)
+    check_files(folder)
     tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
     train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
     if dataset.validation:

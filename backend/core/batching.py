@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.config import steps_per_epoch
 from backend.core.examples import Example
 
 RECTANGLE_SLACK = 1.5
@@ -68,11 +69,6 @@ class MicroBatch:
             select=self.select.to(device),
             labels=self.labels.to(device),
         )
-
-
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps in one pass; the last one may be smaller, no row is dropped."""
-    return -(-rows // batch_size)
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
+
+from backend.utils.process_utils import available_cores
 
 MAX_LANES = 8
 BFLOAT16_GAIN = 1.25
@@ -47,16 +47,6 @@ class ComputePlan:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for environment.json and checkpoints."""
         return asdict(self)
-
-
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use: its affinity, and the quota of its container where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePlan:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from backend.errors import ModelError
 from backend.utils.file_utils import DamagedFileError, read_json
@@ -45,10 +44,16 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     Raises ModelError: ``no-config``, ``damaged-config``, ``remote-code``, ``not-causal``, ``no-weights``,
     ``pickled-weights``, ``missing-shard``.
     """
+    config = check_files(folder)
+    _check_causal(folder, config)
+    return config
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """``check_model_folder`` but for ``not-causal``, which is not asked here: torch would load, for seconds."""
     config = read_object(folder / "config.json", missing="no-config", damaged="damaged-config")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         refuse_code(folder / name)
-    _check_causal(folder, config)
     _check_weights(folder)
     return config
 
@@ -95,6 +100,10 @@ def _items(value: object) -> Iterator[tuple[str, object]]:
 
 
 def _check_causal(folder: Path, config: dict[str, Any]) -> None:
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - torch loads here
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    )
+
     kind = config.get("model_type")
     causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind))
     known = {causal} if isinstance(causal, str) else set(causal or ())

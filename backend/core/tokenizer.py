@@ -17,10 +17,10 @@ from pathlib import Path
 from types import TracebackType
 
 from tokenizers import Encoding
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from backend.core.batch_encoding import BatchEncoder
-from backend.core.model_folder import refuse_code
+from backend.core.model_folder import read_object, refuse_code
 from backend.core.named_templates import set_chat_template
 from backend.core.template import (
     Message,
@@ -33,6 +33,9 @@ from backend.core.template import (
 )
 from backend.core.template_guard import try_template
 from backend.errors import DataError, ModelError
+
+_GENERAL = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
+"""The class that reads any tokenizer.json, as transformers calls it before and since version 5."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,7 @@ def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> Pre
     for name in ("config.json", "tokenizer_config.json"):
         refuse_code(folder / name)
     with _collector_paused(), _Translated(folder):
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = _read(folder)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"The tokenizer in {folder} names no end-of-sequence token, so a model could never learn to stop.",
@@ -80,6 +81,26 @@ def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> Pre
     if isinstance(tokenizer.chat_template, str):
         try_template(tokenizer.chat_template)
     return tokenizer
+
+
+def _read(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``folder``: one that its settings call general is what tokenizer.json says.
+
+    For the others transformers knows classes of their own, and loads torch to find them, which takes seconds.
+    """
+    settings = folder / "tokenizer_config.json"
+    named = (
+        read_object(settings, missing="no-tokenizer", damaged="damaged-tokenizer")
+        if settings.is_file()
+        else {}
+    )
+    if named.get("tokenizer_class") in _GENERAL:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    return AutoTokenizer.from_pretrained(
+        str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+    )
 
 
 def encode_messages(

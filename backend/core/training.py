@@ -16,8 +16,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from backend.config import TrainingConfig
-from backend.core.batching import MicroBatch, pack, step_rows, steps_per_epoch
+from backend.config import TrainingConfig, steps_per_epoch
+from backend.core.batching import MicroBatch, pack, step_rows
 from backend.core.device import ComputePlan
 from backend.core.distributed import ALONE, World
 from backend.core.examples import Example

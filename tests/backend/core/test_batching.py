@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.config import steps_per_epoch
 from backend.core.batching import (
     RECTANGLE_SLACK,
     MicroBatch,
@@ -17,7 +18,6 @@ from backend.core.batching import (
     epoch_order,
     pack,
     step_rows,
-    steps_per_epoch,
 )
 from backend.core.examples import Example
 from tests.backend.core.rows import example, random_rows

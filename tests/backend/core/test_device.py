@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -16,12 +14,12 @@ from backend.core.device import (
     MAX_LANES,
     ComputePlan,
     apply_plan,
-    available_cores,
     memory_bytes,
     plan_compute,
     seed_everything,
     step_seed,
 )
+from backend.utils.process_utils import available_cores
 
 PLAN = ComputePlan("cpu", "bfloat16", lanes=3, threads=2, matmul_precision="medium")
 
@@ -46,39 +44,6 @@ def test_what_is_no_plan_is_refused(values: object) -> None:
 @pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
 def test_the_precision_has_torchs_name(dtype: str, expected: torch.dtype) -> None:
     assert ComputePlan("cpu", dtype, 1, 1, "highest").torch_dtype == expected
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"),
-    [
-        ("max 100000", 8),
-        ("300000 100000", 3),
-        ("350000 100000", 3),
-        ("50000 100000", 1),
-        ("6400000 100000", 8),
-        ("", 8),
-        ("max", 8),
-    ],
-)
-def test_a_containers_quota_bounds_the_cores(
-    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    cgroup = tmp_path / "cpu.max"
-    cgroup.write_text(quota)
-
-    assert available_cores(cgroup) == expected
-
-
-def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
-    assert available_cores(tmp_path / "missing") == len(psutil.Process().cpu_affinity())
-
-
-def test_without_an_affinity_every_core_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 5)
-
-    assert available_cores(tmp_path / "missing") == 5
 
 
 @pytest.mark.usefixtures("_no_gpu")
