@@ -191,7 +191,10 @@ class TrainingConfig(Section):
     """Batches summed into one optimizer step; the loss stays the exact mean over all their trained tokens."""
 
     nproc_per_node: int = Field(1, ge=1, le=64)
-    """Processes that train together on this machine, each with a GPU or its share of the cores; each adds a batch."""
+    """Processes that train together on a machine, each with a GPU or its share of the cores; each adds a batch."""
+
+    nnodes: int = Field(1, ge=1, le=1024)
+    """Machines that train together over a folder they share; torchrun starts the processes on each."""
 
     micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
     """Tokens computed at once; lower it when memory is short. The result does not depend on it."""
@@ -232,7 +235,8 @@ class TrainingConfig(Section):
     @property
     def rows_per_step(self) -> int:
         """Examples that go into one optimizer step."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.nproc_per_node
+        processes = self.nproc_per_node * self.nnodes
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
 
 
 class EvaluationConfig(Section):

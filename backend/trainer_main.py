@@ -18,6 +18,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ from backend.data.records import Row
 from backend.errors import DataError, RunError, TrainingError, TunesmithError
 from backend.provenance import provenance, require_same_inputs
 from backend.recorder import Recorder
-from backend.reports import Outcome, Progress, RunStatus, StepReport, Watcher
-from backend.run_dir import RunDir
+from backend.reports import Attempt, Outcome, Progress, RunStatus, StepReport, Watcher
+from backend.run_dir import LOCK_FD, RunDir
 from backend.utils.config_utils import parse_yaml
 from backend.utils.stop_signals import StopSignals
 from backend.varied_rows import VariedRows
@@ -64,15 +65,9 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
     Returns the outcome, which is also written to the folder. Raises RunError already-running when another
     process holds the run; every other failure comes back as a failed outcome.
     """
-    with run_dir.lock(), _log_file(run_dir), StopSignals() as signals:
-        for aside in run_dir.set_damage_aside():
-            log.warning("A damaged record was moved aside: %s", aside)
-        attempt = (
-            None
-            if "TUNESMITH_ATTEMPT" in os.environ
-            else run_dir.begin_attempt(tuple(sys.argv), pid=os.getpid())
-        )
-        world = World.of(os.environ)
+    world = World.of(os.environ)
+    with _held(run_dir, world), _log_file(run_dir, world), StopSignals() as signals:
+        attempt = _begin(run_dir, world)
         try:
             with joined(world, os.environ):
                 outcome = _train(run_dir, world, signals, watch)
@@ -124,10 +119,26 @@ TRAINING_FAILURES = {
 }  # fmt: skip
 
 
-@contextlib.contextmanager
-def _log_file(run_dir: RunDir) -> Any:
-    """Send our log to train.log, unless our output goes there already."""
+def _held(run_dir: RunDir, world: World) -> AbstractContextManager[object]:
+    """The run's lock. Who only follows inherits that of a supervisor, or as torchrun's child holds none."""
+    return run_dir.lock() if world.writes or LOCK_FD in os.environ else contextlib.nullcontext()
+
+
+def _begin(run_dir: RunDir, world: World) -> Attempt | None:
+    """A new attempt, where no supervisor has recorded it and none else does."""
+    if not world.writes:
+        return None
+    for aside in run_dir.set_damage_aside():
+        log.warning("A damaged record was moved aside: %s", aside)
     if "TUNESMITH_ATTEMPT" in os.environ:
+        return None
+    return run_dir.begin_attempt(tuple(sys.argv), pid=os.getpid())
+
+
+@contextlib.contextmanager
+def _log_file(run_dir: RunDir, world: World) -> Any:
+    """Send our log to train.log, unless our output goes there already or another process writes there."""
+    if "TUNESMITH_ATTEMPT" in os.environ or not world.writes:
         yield
         return
     handler = logging.FileHandler(run_dir.train_log, encoding="utf-8")
@@ -224,10 +235,11 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
 def _as_many_as_asked(world: World, config: RunConfig) -> None:
     """Raise RunError when this run is for another number of processes: it could not end with the same bits."""
-    if world.size != config.training.nproc_per_node:
+    asked = config.training.nproc_per_node * config.training.nnodes
+    if world.size != asked:
         raise RunError(
-            f"This run is for {config.training.nproc_per_node} processes, not {world.size}.",
-            remedy="Start it in the background, which starts them all: tunesmith runs resume RUN --detach",
+            f"This run is for {asked} processes, not {world.size}.",
+            remedy="Start them all: tunesmith runs resume RUN",
             code="other-process-count",
         )
 
@@ -235,7 +247,7 @@ def _as_many_as_asked(world: World, config: RunConfig) -> None:
 def _plan(known: object, world: World, config: RunConfig) -> ComputePlan:
     """The run's compute plan, made by its first attempt; the processes divide the cores among them."""
     if known is None and world.writes:
-        cores = max(1, available_cores() // world.size)
+        cores = max(1, available_cores() // world.local_size)
         known = plan_compute(config.model.dtype, cores=cores).to_dict()
     return ComputePlan.from_dict(world.same(known))
 

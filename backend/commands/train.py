@@ -160,7 +160,11 @@ def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
 def start_detached(run: RunDir, *, as_json: bool) -> int:
     """Train the run in a process of its own that outlives this one; says how to watch and stop it."""
     from backend.manager import process_manager  # noqa: PLC0415
+    from backend.manager.ranks import torchrun_command  # noqa: PLC0415
 
+    by_hand = torchrun_command(run)
+    if by_hand:
+        return _hand_over(run, by_hand, as_json=as_json)
     state = process_manager.start(run)
     if as_json:
         print_json({"run": run.id, "path": run.path, "status": str(state.status), "attempt": state.attempt})
@@ -171,14 +175,25 @@ def start_detached(run: RunDir, *, as_json: bool) -> int:
     return 0
 
 
+def _hand_over(run: RunDir, command: str, *, as_json: bool) -> int:
+    """A run of several machines is made here and started by who has them; says how."""
+    if as_json:
+        print_json({"run": run.id, "path": run.path, "status": str(run.status()), "torchrun": command})
+        return 0
+    say(f"Run {run.id} is ready\n  in {run.path}")
+    say("Type on each machine, with the first one's address; all must see that folder under that path:")
+    say(f"  {command}")
+    return 0
+
+
 def carry_out(run: RunDir, *, as_json: bool) -> int:
     """Train the run in this process with progress on the screen; returns the exit code.
 
     A run of several processes trains in the background: somebody must start and watch them.
     """
-    from backend.manager.ranks import nproc_per_node  # noqa: PLC0415
+    from backend.manager.ranks import nproc_per_node, torchrun_command  # noqa: PLC0415
 
-    if nproc_per_node(run) > 1:
+    if nproc_per_node(run) > 1 or torchrun_command(run):
         return start_detached(run, as_json=as_json)
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")

@@ -2,7 +2,8 @@
 
 Every process holds the whole model, reads the same rows and takes the same step from the same summed gradient, so
 weights and optimizer stay equal without ever being sent. Rank 0 alone writes files. The processes are told of each
-other as torchrun would tell them (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``) and meet through a file. Floor F1.
+other as torchrun tells them (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``): those our supervisor started meet through
+a file, those of torchrun, on one machine or several, at the address that it gives them. Floor F1.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ class World:
 
     rank: int = 0
     size: int = 1
+    local_size: int = 1
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> World:
-        """The place that the environment gives this process."""
-        return cls(int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1")))
+        """The place that the environment gives this process; ``local_size`` of them share its machine."""
+        rank, size = int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1"))
+        return cls(rank, size, int(environ.get("LOCAL_WORLD_SIZE", size)))
 
     @property
     def writes(self) -> bool:
@@ -112,7 +115,7 @@ def joined(world: World, environ: Mapping[str, str]) -> Iterator[None]:
     with _peers():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            init_method=f"file://{environ[MEETING_FILE]}",
+            init_method=f"file://{environ[MEETING_FILE]}" if MEETING_FILE in environ else "env://",
             rank=world.rank,
             world_size=world.size,
             timeout=_PATIENCE,

@@ -17,6 +17,7 @@ from backend.errors import RunError
 from backend.lifecycle import Event, require
 from backend.manager.attempt_processes import kill_all, members
 from backend.manager.escalation import Escalation, Policy
+from backend.manager.ranks import torchrun_command
 from backend.manager.system_manager import forecast_disk
 from backend.reports import Attempt, RunState
 from backend.run_dir import RunDir
@@ -38,7 +39,7 @@ def start(run: RunDir, *, policy: Policy | None = None, command: Sequence[str] |
     """Start or resume a run in the background; it outlives the caller. Returns once its first attempt has begun.
 
     Raises RunError: ``already-running``, ``illegal-transition`` (finished), ``damaged-run``, ``disk-low``,
-    ``cannot-start``.
+    ``cannot-start``, ``several-machines``.
     """
     _refuse_unless_startable(run)
     reader, writer = os.pipe()
@@ -67,8 +68,14 @@ def _refuse_unless_startable(run: RunDir) -> None:
             remedy=f"Watch it with: tunesmith runs watch {run.id}",
             code="already-running",
         )
-    run.read_config_text()
+    by_hand = torchrun_command(run)
     require(run.id, state.status, Event.START)
+    if by_hand:
+        raise RunError(
+            f"The run {run.id} is for several machines, where torchrun starts it.",
+            remedy=f"Type on each of them, with the first one's address: {by_hand}",
+            code="several-machines",
+        )
     forecast = forecast_disk(run)
     if not forecast.is_enough:
         raise RunError(forecast.describe(), remedy="Make room there, then start again.", code="disk-low")

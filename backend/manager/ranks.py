@@ -2,7 +2,8 @@
 
 Each gets the variables that torchrun would give it (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``).
 They are our own children and not torchrun's, so that each inherits the run's lock and the way each of them died is
-seen. They meet through a file and talk over the loopback interface. Control wing: imports F0 and its neighbour here.
+seen. They meet through a file and talk over the loopback interface. On several machines torchrun itself starts them.
+Control wing: imports F0 and its neighbour here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -76,8 +78,25 @@ class Ranks:
 
 
 def nproc_per_node(run: RunDir) -> int:
-    """How many processes train this run together. Raises RunError when its configuration is damaged."""
-    asked = peek(run.read_config_text(), "training", "nproc_per_node")
+    """How many processes train this run together on a machine. Raises RunError when its configuration is damaged."""
+    return _asked(run, "nproc_per_node")
+
+
+def torchrun_command(run: RunDir) -> str:
+    """What a person types on each of several machines to train this run; empty for a run of one machine.
+
+    Raises RunError when its configuration is damaged.
+    """
+    machines = _asked(run, "nnodes")
+    if machines == 1:
+        return ""
+    words = ["torchrun", f"--nnodes={machines}", f"--nproc-per-node={nproc_per_node(run)}"]
+    words += ["--rdzv-backend=c10d", f"--rdzv-id={run.id}", "--rdzv-endpoint=FIRST_MACHINE:29500"]
+    return shlex.join([*words, "-m", "backend.trainer_main", str(run.path)])
+
+
+def _asked(run: RunDir, name: str) -> int:
+    asked = peek(run.read_config_text(), "training", name)
     return int(asked) if asked.isdecimal() else 1
 
 

@@ -61,6 +61,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "training.per_device_train_batch_size": (1, 0),
     "training.gradient_accumulation_steps": (4, 0),
     "training.nproc_per_node": (2, 0),
+    "training.nnodes": (2, 0),
     "training.micro_batch_tokens": (8, 7),
     "training.learning_rate": (1e-05, 0),
     "training.lr_scheduler_type": ("cosine", "step"),
@@ -265,5 +266,6 @@ def test_a_step_takes_the_batches_of_all_processes_and_of_accumulation() -> None
         "per_device_train_batch_size": 5,
         "gradient_accumulation_steps": 3,
         "nproc_per_node": 2,
+        "nnodes": 3,
     }
-    assert parse_config(plain({"training": training})).training.rows_per_step == 30
+    assert parse_config(plain({"training": training})).training.rows_per_step == 90

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +18,24 @@ from backend import trainer_main
 from backend.cli import main
 from backend.manager import process_manager
 from backend.manager.attempt_processes import members
+from backend.manager.ranks import torchrun_command
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.eventually import eventually
-from tests.runs import LONG, SHORT, learner_folder, lines, make_run, result_bytes, series, write_rows
+from tests.runs import (
+    LONG,
+    SHORT,
+    child_environment,
+    learner_folder,
+    lines,
+    make_run,
+    result_bytes,
+    series,
+    write_rows,
+)
 
+ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120.0
 TOGETHER = {"training.nproc_per_node": 2, "training.per_device_train_batch_size": 2}
 TEN = SHORT | TOGETHER | {"training.max_steps": 10, "evaluation.eval_steps": 0}
@@ -119,6 +137,30 @@ def test_what_neither_can_use_is_told_once(tmp_path: Path, model: Path, rows: Pa
     assert state.status is RunStatus.FAILED
     assert "gone.jsonl" in state.message
     assert trainers(run) == []
+
+
+def test_two_machines_that_torchrun_starts_learn_the_same_bits(
+    undisturbed: RunDir, tmp_path: Path, model: Path, rows: Path
+) -> None:
+    """Two agents that meet at an address, as on two machines that share a folder; only they take place on one."""
+    run = make_run(tmp_path, model, rows, TEN | {"training.nproc_per_node": 1, "training.nnodes": 2})
+    run.write_environment({"plan": undisturbed.read_environment()["plan"]})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = torchrun_command(run).replace("FIRST_MACHINE:29500", address)
+    environ = child_environment(
+        GLOO_SOCKET_IFNAME="lo", PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    with contextlib.ExitStack() as stack:
+        agents = [
+            stack.enter_context(subprocess.Popen(shlex.split(command), env=environ, cwd=ROOT))
+            for _ in range(2)
+        ]
+        assert [agent.wait(PATIENCE_SECONDS) for agent in agents] == [0, 0], run.train_log.read_text()
+    assert (run.status(), run.is_held()) == (RunStatus.FINISHED, False)
+    assert [path.name for path in run.attempts.iterdir()] == ["1.json"]
+    assert result_bytes(run) == result_bytes(undisturbed)
+    assert series(run) == series(undisturbed)
 
 
 def test_another_number_of_processes_is_refused(tmp_path: Path, model: Path, rows: Path) -> None:

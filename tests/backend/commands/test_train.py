@@ -22,6 +22,7 @@ from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError, DataError, ModelError, TunesmithError
 from backend.inferencer import Inferencer
 from backend.manager import process_manager
+from backend.manager.ranks import torchrun_command
 from backend.manager.run_manager import RunManager
 from backend.model_source import run_config
 from backend.reports import RunState, RunStatus
@@ -150,6 +151,20 @@ class TestTraining:
         assert carry_out(run, as_json=False) == 0
         start.assert_called_once_with(run)
         assert "trains in the background" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_a_run_of_several_machines_is_made_and_handed_over(
+        self,
+        learner: Path,
+        rows_file: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        as_json: bool,
+    ) -> None:
+        run = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.nnodes": 2})
+        assert carry_out(run, as_json=as_json) == 0
+        assert torchrun_command(run) in capsys.readouterr().out
+        assert run.status() is RunStatus.CREATED
 
 
 class TestDryRun:

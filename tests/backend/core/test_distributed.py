@@ -75,7 +75,11 @@ class TestAlone:
 
     @pytest.mark.parametrize(
         ("environ", "world"),
-        [({}, World(0, 1)), ({"RANK": "1", "WORLD_SIZE": "3"}, World(1, 3))],
+        [
+            ({}, World(0, 1, 1)),
+            ({"RANK": "1", "WORLD_SIZE": "3"}, World(1, 3, 3)),
+            ({"RANK": "5", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, World(5, 6, 2)),
+        ],
     )
     def test_the_place_comes_from_the_environment(self, environ: dict[str, str], world: World) -> None:
         assert World.of(environ) == world

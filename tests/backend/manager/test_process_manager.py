@@ -20,8 +20,9 @@ from backend.manager import process_manager
 from backend.manager.attempt_processes import members
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import kill, pause, start, stop, trainer_command, wait
+from backend.manager.ranks import torchrun_command
 from backend.reports import Attempt, RunState, RunStatus
-from backend.run_dir import RunDir
+from backend.run_dir import CONFIG_END, RunDir
 from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.backend.manager.conftest import processes_of, stand_in
 from tests.eventually import eventually
@@ -138,6 +139,14 @@ class TestStarting:
             start(run, command=stand_in(run))
         assert caught.value.code == "disk-low"
         assert str(run.path) in caught.value.message
+
+    def test_a_run_of_several_machines_is_torchrun_s_to_start(self, run: RunDir) -> None:
+        run.config.write_text(f"training:\n  nnodes: 2\n{CONFIG_END}\n")
+        with pytest.raises(RunError, match="for several machines") as caught:
+            start(run, command=stand_in(run))
+        assert caught.value.code == "several-machines"
+        assert torchrun_command(run) in caught.value.remedy
+        assert run.status() is RunStatus.CREATED
 
 
 class TestOnlyOnce:

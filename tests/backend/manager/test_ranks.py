@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from torch.distributed.run import get_args_parser
 
 from backend.manager import ranks
-from backend.manager.ranks import Ranks, launch, nproc_per_node
+from backend.manager.ranks import Ranks, launch, nproc_per_node, torchrun_command
 from backend.reports import MEETING_FILE
 from backend.run_dir import RunDir
 from backend.utils.lock_utils import is_locked
@@ -136,3 +138,20 @@ def test_a_link_in_place_of_the_log_is_not_followed(run: RunDir, tmp_path: Path)
 )
 def test_the_configuration_says_how_many(tmp_path: Path, config: str, count: int) -> None:
     assert nproc_per_node(RunDir.create(tmp_path, "a", config)) == count
+
+
+def test_several_machines_get_a_command_that_torchrun_s_own_reader_takes(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "a folder", "a", "training:\n  nproc_per_node: 4\n  nnodes: 2\n")
+    program, *words = shlex.split(torchrun_command(run))
+    read = get_args_parser().parse_args(words)
+    assert (program, read.nnodes, read.nproc_per_node, read.rdzv_id) == ("torchrun", "2", "4", run.id)
+    assert (read.rdzv_backend, read.rdzv_endpoint) == ("c10d", "FIRST_MACHINE:29500")
+    assert (read.module, read.training_script, read.training_script_args) == (
+        True,
+        "backend.trainer_main",
+        [str(run.path)],
+    )
+
+
+def test_one_machine_needs_no_command(run: RunDir) -> None:
+    assert torchrun_command(run) == ""
