@@ -22,16 +22,22 @@ _PAGES = (
 """File, title and icon. One flat list: Streamlit draws sections in a way that screen readers stumble over."""
 
 
-_READABLE_SLIDERS = "<style>div[data-testid=stSliderThumbValue] {color: inherit}</style>"
+_STYLE = """<style>
+div[data-testid=stSliderThumbValue] {color: inherit}
+[data-testid=stMain] a[data-testid=stPageLink-NavLink] {background: none; padding-inline: 0}
+[data-testid=stMain] a[data-testid=stPageLink-NavLink] * {white-space: normal; overflow-wrap: anywhere}
+[data-testid=stMain] a[data-testid=stPageLink-NavLink]:hover p {text-decoration: underline}
+</style>"""
 """Streamlit writes a slider's value in the primary colour. White on that colour must be readable in buttons, and on
-any background but black no colour has 4.5:1 for both."""
+any background but black no colour has 4.5:1 for both. Links among texts begin where the texts begin, are read to
+their end, and bear no background: one that leads to another run is no choice that was made."""
 
 
 def main() -> None:
     """Draw the navigation and the page that was chosen."""
     st.set_page_config(page_title="Tunesmith", page_icon=str(_HERE / "views" / "icon.svg"), layout="wide")
     st.logo(str(_HERE / "views" / "logo.svg"), size="large")
-    st.html(_READABLE_SLIDERS)
+    st.html(_STYLE)
     pages = [
         st.Page(f"pages/{name}.py", title=title, icon=icon, default=name == "home")
         for name, title, icon in _PAGES

@@ -19,16 +19,35 @@ _ALWAYS = "drop-rejected"
 """Rows that cannot be read are in no copy."""
 
 
-def draw_mending(
-    report: Mapping[str, Any], words: Sequence[str], version: str, take: Callable[[str], None]
-) -> None:
-    """The fixes to choose from, their differences, and the versioned copy that ``take`` then works with.
+def choose_fix(fixes: dict[str, bool], source: str, finding: Mapping[str, Any]) -> None:
+    """Draw the fix of a finding, which begins chosen; whether it is goes into ``fixes``."""
+    fix = finding["fix"]
+    words = FIXES.get(fix, fix)
+    label = f"Mend: {words[0].lower()}{words[1:]}"
+    if fix in fixes:
+        st.caption(f"{label}, as above")
+        return
+    fixed = fix == _ALWAYS
+    why = "They can stand in no copy." if fixed else None
+    fixes[fix] = st.checkbox(label, True, key=f"fix {fix} {source}", disabled=fixed, help=why)
 
-    ``words`` are those of the command that made ``report``, ``version`` the fingerprint of its source.
+
+def draw_mending(
+    source: str,
+    fixes: Mapping[str, bool],
+    words: Sequence[str],
+    version: str,
+    take: Callable[[str], None],
+) -> None:
+    """What the chosen ``fixes`` would change, and the versioned copy of ``source`` that ``take`` then works with.
+
+    ``words`` are those of the command that found what to mend, ``version`` the fingerprint of ``source``.
     """
-    wanted = _choose(report["findings"], report["source"])
+    wanted = [fix for fix, chosen in fixes.items() if chosen]
     flags = [flag for fix in wanted for flag in ("--only", fix)]
-    asked = (report["source"], version, *flags)
+    asked = (source, version, *flags)
+    st.header("Mend a copy")
+    st.caption("Your file stays as it is. Look at what the fixes chosen above change, then write the copy.")
     if st.button("Show what would change", icon=":material/difference:", disabled=not wanted):
         st.session_state["mending"] = asked
     if st.session_state.get("mending") != asked:
@@ -43,29 +62,13 @@ def draw_mending(
     if "fixed" not in looked.value:
         st.info("These change nothing.", icon=":material/info:")
         return
-    out = mended_folder(studio().root, Path(report["source"]).absolute())
+    out = mended_folder(studio().root, Path(source).absolute())
     _summarise(looked.value["fixed"])
     if st.button("Write the mended copy", type="primary", icon=":material/build:"):
         st.session_state["writing"] = asked
     if st.session_state.get("writing") == asked:
         _write([*words, *flags, "--fix", str(out)], version, take)
     draw_changes(looked.value["fixed"])
-
-
-def _choose(findings: Sequence[Mapping[str, Any]], source: str) -> list[str]:
-    """The fixes that are to be used; each begins chosen, with what it is for beside it."""
-    st.header("Mend a copy")
-    st.caption("Your file stays as it is. Choose what to mend, look at the differences, then write the copy.")
-    found = {finding["fix"]: finding for finding in findings if finding["fix"]}
-    wanted = []
-    with st.container(border=True, gap="xsmall"):
-        for fix, finding in found.items():
-            label = f"{FIXES.get(fix, fix)} · {plain(finding['title'])}, {counted(finding['count'], 'row')}"
-            fixed = fix == _ALWAYS
-            words = "They can stand in no copy." if fixed else None
-            if st.checkbox(label, True, key=f"fix {fix} {source}", disabled=fixed, help=words):
-                wanted.append(fix)
-    return wanted
 
 
 def _summarise(fixed: Mapping[str, Any]) -> None:

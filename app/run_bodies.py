@@ -29,13 +29,16 @@ _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 
 def draw_curves(chosen: Chosen) -> None:
     """Losses large, the rest small."""
-    view, log = draw_curve_controls()
+    with chosen.reading.fresh() as scalars:
+        begun = scalars.latest.keys() & {"train/loss", "eval/loss"}
+    if not begun:
+        st.caption("The first curve appears with the first step.")
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        view, log = draw_curve_controls()
     raw, line = replace(view, smoothing=0.0), chosen.reading.line
     loss = {"training": line("train/loss", view), "held-out": line("eval/loss", raw)}
     faint = {"training": line("train/loss", raw)} if view.smoothing else {}
-    if not loss["training"].x and not loss["held-out"].x:
-        st.caption("The first curve appears with the first step.")
-        return
     # Sent at once: the browser draws it while the rest is made.
     draw_lines(
         {name: one for name, one in loss.items() if one.x},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Self
+from typing import Literal, Self
 
 import streamlit as st
 
@@ -65,6 +65,8 @@ def draw_buttons(chosen: Chosen) -> None:
         "delete": ("Delete", "delete", (status, Event.DELETE) in TRANSITIONS),
     }
     with st.container(horizontal=True, gap="small"):
+        if status is RunStatus.FINISHED and chosen.run.result_folder():
+            _ways_on(chosen.run.id)
         for name, (label, icon, possible) in offered.items():
             if possible:
                 st.button(
@@ -81,6 +83,18 @@ def draw_buttons(chosen: Chosen) -> None:
         _QUESTIONS[name](chosen)
     else:
         _forget()
+
+
+def _ways_on(run: str) -> None:
+    """What one does with a trained model, each on its page."""
+    for label, icon, page, named in (
+        ("Talk to it", "chat", "playground", "run"),
+        ("Export", "ios_share", "export", "run"),
+        ("Compare", "compare_arrows", "compare", "runs"),
+    ):
+        kind: Literal["primary", "secondary"] = "primary" if page == "playground" else "secondary"
+        if st.button(label, icon=f":material/{icon}:", key=page, type=kind):
+            st.switch_page(f"pages/{page}.py", query_params={named: run})
 
 
 def _start_word(status: RunStatus) -> str:

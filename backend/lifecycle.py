@@ -12,7 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from backend.errors import RunError
-from backend.reports import AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
+from backend.reports import DEFAULT_DEVICE, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
 
 LOST_REASONS = frozenset({"killed", "terminated", "stop-forced", "crash-loop"})
 """Ends of an attempt that say nothing against the run itself: it is interrupted, not failed."""
@@ -117,7 +117,8 @@ def _judge(evidence: Evidence) -> tuple[RunStatus, str, str, str]:
         return _S.FAILED, "damaged", f"The run folder is damaged: {evidence.damage}.", remedy
     if evidence.ticket and evidence.ticket.after_attempt == evidence.attempt:
         reason = "held" if evidence.ticket.hold else "waiting"
-        message = evidence.ticket.note or f"Waiting for a free slot on device {evidence.ticket.device}."
+        device = "" if evidence.ticket.device == DEFAULT_DEVICE else f" on {evidence.ticket.device}"
+        message = evidence.ticket.note or f"Waiting for a free slot{device}."
         return _S.QUEUED, reason, message, f"Start it now with: tunesmith runs resume {run}"
     if outcome and outcome.attempt == evidence.attempt:
         return outcome.status, outcome.code, outcome.message, outcome.remedy or _after(outcome.status, resume)

@@ -39,7 +39,10 @@ def page() -> None:
     st.header("What came out")
     _evaluations(runs)
     st.header("What was set differently")
-    _settings(runs)
+    if len(runs) > 1:
+        _settings(runs)
+    else:
+        st.caption("Choose a second run above to see what made the difference.")
     st.header("How they answer")
     draw_answers({_name(run): RunDir(run.path).samples().records for run in runs})
 
@@ -67,8 +70,11 @@ def _choose(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 
 def _curves(runs: Sequence[RunSummary]) -> None:
-    tag = st.selectbox("Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=220)
-    view, log = draw_curve_controls("compared_")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        tag = st.selectbox(
+            "Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=180
+        )
+        view, log = draw_curve_controls("compared_")
     smoothing = view.smoothing if tag in NOISY else 0.0
     view = replace(view, smoothing=smoothing, limit=2 * view.limit // max(2, len(runs)))
     lines = {_name(run): reading(RunDir(run.path)).line(tag, view) for run in runs}

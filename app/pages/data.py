@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import streamlit as st
 
 from app.commands import Answer, ask, fingerprint, show_failure
 from app.forms import change, typed
-from app.mending import draw_mending
+from app.kept_choice import called, choose_kept, is_kept
+from app.mending import choose_fix, draw_mending
 from app.studio import studio
-from app.uploads import keep, kept_files
+from app.uploads import keep
 from app.views.cards import draw_nothing_yet
 from app.views.charts import draw_bars
 from app.views.duplicate_list import draw_duplicates
@@ -30,29 +32,25 @@ _CHARS_A_CELL = 2_000
 
 def _choose_source() -> str:
     """Where the data is: an upload, a file the studio keeps, a path, a hub id; empty while none is chosen."""
-    with st.container(border=True):
+    before = typed().get("data.train", "")
+    words = "Choose other data" if before else "Choose your data"
+    with st.expander(words, expanded=not before):
         upload = st.file_uploader("Upload a file", _TYPES, help="It is kept once, by its content.")
         if upload is not None and upload.file_id != st.session_state.get("uploaded"):
             st.session_state["uploaded"] = upload.file_id
             _take(str(keep(studio().root, upload.name, upload.getvalue())))
         left, right = st.columns(2)
+        named = "" if is_kept(before) else before
         path = left.text_input(
             "Or a path or hub id",
-            typed().get("data.train", ""),
+            named,
             placeholder="rows.jsonl, a folder, hf://owner/name",
-            key=f"source {typed().get('data.train', '')}",
+            key=f"source {before}",
         ).strip()
-        kept = [str(file) for file in kept_files(studio().root)]
-        again = right.selectbox(
-            "Or one you gave before",
-            kept,
-            index=None,
-            format_func=lambda file: str(Path(file).relative_to(studio().root / "data")),
-            placeholder="None yet" if not kept else "Choose",
-            key=f"kept {typed().get('data.train', '')}",
-        )
-    chosen = again or path
-    if chosen != typed().get("data.train", ""):
+        with right:
+            again = choose_kept(before)
+    chosen = path if path != named else again or named
+    if chosen != before:
         _take(chosen)
     return chosen
 
@@ -74,7 +72,7 @@ def _read_as(found: Mapping[str, Any]) -> None:
         problem = found["problem"]
         st.error(plain(f"{problem['message']} {problem['remedy']}", 600), icon=":material/error:")
     else:
-        st.info(plain(found["read_as"][:1].upper() + found["read_as"][1:], 400) + ".", icon=":material/info:")
+        st.markdown(plain(found["read_as"][:1].upper() + found["read_as"][1:], 400) + ".")
     if not found["columns"]:
         return
     with st.expander("Read the columns another way", expanded=bool(found["problem"])):
@@ -115,9 +113,10 @@ def _problems(source: str, version: str) -> None:
     answer = _told("Looking for problems", words, version)
     if answer is None:
         return
-    draw_findings(answer.value)
-    if any(finding["fix"] for finding in answer.value["findings"]):
-        draw_mending(answer.value, words, version, _take)
+    fixes: dict[str, bool] = {}
+    draw_findings(answer.value, partial(choose_fix, fixes, source))
+    if fixes:
+        draw_mending(answer.value["source"], fixes, words, version, _take)
 
 
 def _rows(source: str, version: str) -> None:
@@ -192,6 +191,8 @@ def _figures(preview: Mapping[str, Any]) -> None:
         st.warning(
             " · ".join(f"{counted(count, 'row')} {how}" for count, how in lost), icon=":material/content_cut:"
         )
+    for warning in preview["warnings"]:
+        st.warning(plain(warning, 1000))
     bars = {f"{one['low']}–{one['high']}": one["rows"] for one in lengths["bins"]}
     if bars:
         draw_bars(bars, "Length of a row in tokens", "Rows")
@@ -213,11 +214,15 @@ def _page() -> None:
     answer = _told("Reading", words, version)
     if answer is None:
         return
-    st.header(f"{plain(Path(source).name)} · {counted(answer.value['total'], 'row')}")
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
+        st.header(f"{plain(Path(source).name)} · {counted(answer.value['total'], 'row')}", width="content")
+        st.page_link(
+            "pages/new_run.py", label="**Train on it**", icon=":material/arrow_forward:", width="content"
+        )
+    st.caption(plain(called(source) if is_kept(source) else source, 400))
     _read_as(answer.value)
     view = st.radio("Look at", list(_VIEWS), horizontal=True, key="data view", label_visibility="collapsed")
     _VIEWS[view](source, version)
-    st.page_link("pages/new_run.py", label="Train on it", icon=":material/arrow_forward:")
 
 
 _page()

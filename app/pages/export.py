@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import streamlit as st
 
@@ -13,7 +15,7 @@ from app.commands import ask, show_failure
 from app.exports import Export, delete_export, exports_folder, find_exports, target_folder
 from app.studio import studio
 from app.views.cards import draw_nothing_yet
-from app.views.certificate import draw_certificate
+from app.views.certificate import draw_certificate, draw_checks
 from app.views.text import plain, size, title_of
 from backend.reports import RunStatus
 
@@ -93,7 +95,7 @@ def _at_work() -> None:
     words: list[str] | None = st.session_state.get("exporting")
     if not words:
         return
-    answer = ask("Writing the export and having it read by somebody else", words, timeout_seconds=7200)
+    answer = ask("Writing the export and having another program read it back", words, timeout_seconds=7200)
     if answer is None:
         return
     if answer.ok:
@@ -103,63 +105,79 @@ def _at_work() -> None:
 
 
 def _one(export: Export) -> None:
-    with st.container(border=True):
+    """One export; what is behind it is shown when it is asked for."""
+    name = export.folder.name
+    with st.container(border=True, gap="small"):
         draw_certificate(export)
-        files = export.files
-        with st.expander(f"Files · {size(sum(files.values()))}"):
-            st.code(str(export.folder), language=None)
-            for number, (name, length) in enumerate(files.items()):
-                with st.container(horizontal=True, vertical_alignment="center"):
-                    st.markdown(f"{plain(name)} · {size(length)}")
-                    if length <= _LARGEST_DOWNLOAD:
-                        st.download_button(
-                            "Save",
-                            (export.folder / name).read_bytes,
-                            Path(name).name,
-                            key=f"save {export.folder.name} {number}",
-                            icon=":material/download:",
-                            on_click="ignore",
-                            help=plain(f"Save {name}"),
-                        )
-        if export.card:
-            with st.expander("Model card"):
-                st.code(export.card, language=None, wrap_lines=True)
-        _publish(export)
-        if st.button("Delete", icon=":material/delete:", type="tertiary", key=f"delete {export.folder.name}"):
-            st.session_state["deleting"] = export.folder.name
-        if st.session_state.get("deleting") == export.folder.name:
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            known = {"Checks": export.checks, "Model card": export.card}
+            views = [view for view in _VIEWS if known.get(view, True)]
+            view = st.segmented_control("Show", views, key=f"show {name}", label_visibility="collapsed")
+            if st.button("Delete", icon=":material/delete:", type="tertiary", key=f"delete {name}"):
+                st.session_state["deleting"] = name
+        if view:
+            _VIEWS[view](export)
+        if st.session_state.get("deleting") == name:
             _ask_to_delete(export)
+
+
+def _files(export: Export) -> None:
+    """Every file, to be saved one by one, and the folder that has them all."""
+    st.code(str(export.folder), language=None, wrap_lines=True)
+    for number, (name, length) in enumerate(export.files.items()):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if length <= _LARGEST_DOWNLOAD:
+                st.download_button(
+                    "Save",
+                    (export.folder / name).read_bytes,
+                    Path(name).name,
+                    key=f"save {export.folder.name} {number}",
+                    icon=":material/download:",
+                    on_click="ignore",
+                    help=plain(f"Save {name}"),
+                )
+            st.markdown(f"{plain(name)} · {size(length)}", width="content")
+
+
+def _card(export: Export) -> None:
+    st.code(export.card, language=None, wrap_lines=True)
 
 
 def _publish(export: Export) -> None:
     """To the Hugging Face Hub: what would leave is shown first, and red never leaves."""
-    with st.expander("Publish on the Hugging Face Hub"):
-        if export.light == "red":
-            st.error("A red export is not published.", icon=":material/block:")
+    if export.light == "red":
+        st.error("A red export is not published.", icon=":material/block:")
+        return
+    name = export.folder.name
+    repo = st.text_input(
+        "Repository on the Hugging Face Hub", placeholder="owner/name", key=f"repo {name}"
+    ).strip()
+    public = st.toggle("Let everybody see it", key=f"public {name}")
+    words = ["export", export.run, "--to", "hub", "--form", export.target, "--out", str(export.folder)]
+    words += ["--repo", repo, "--runs", str(studio().runs.root), *["--public"] * public]
+    there = bool(os.environ.get("HF_TOKEN"))
+    with st.container(horizontal=True):
+        look = st.button("See what would be uploaded", key=f"dry {name}")
+        push = st.button("Upload", disabled=not there, key=f"push {name}", icon=":material/cloud_upload:")
+    if (look or push) and not repo:
+        st.warning("Name the repository first.", icon=":material/edit:")
+    elif look or push:
+        _, _, turn = st.session_state.get("publishing", ("", [], 0))
+        st.session_state["publishing"] = (name, words if push else [*words, "--dry-run"], turn + 1)
+    if not there:
+        st.caption("To upload, set HF_TOKEN before you start the studio; it is never asked for here.")
+    asked, said, turn = st.session_state.get("publishing", ("", [], 0))
+    if asked == name and (answer := ask("Talking to the Hub", said, version=str(turn))) is not None:
+        if not answer.ok:
+            show_failure(answer)
             return
-        name = export.folder.name
-        repo = st.text_input("Repository", placeholder="owner/name", key=f"repo {name}").strip()
-        public = st.toggle("Let everybody see it", key=f"public {name}")
-        words = ["export", export.run, "--to", "hub", "--form", export.target, "--out", str(export.folder)]
-        words += ["--repo", repo, "--runs", str(studio().runs.root), *["--public"] * public]
-        left, right = st.columns(2)
-        there = bool(os.environ.get("HF_TOKEN"))
-        look = left.button("See what would be uploaded", key=f"dry {name}")
-        push = right.button("Upload", disabled=not there, key=f"push {name}", icon=":material/cloud_upload:")
-        if (look or push) and not repo:
-            st.warning("Name the repository first.", icon=":material/edit:")
-        elif look or push:
-            _, _, turn = st.session_state.get("publishing", ("", [], 0))
-            st.session_state["publishing"] = (name, words if push else [*words, "--dry-run"], turn + 1)
-        if not there:
-            st.caption("To upload, set HF_TOKEN before you start the studio; it is never asked for here.")
-        asked, said, turn = st.session_state.get("publishing", ("", [], 0))
-        if asked == name and (answer := ask("Talking to the Hub", said, version=str(turn))) is not None:
-            if not answer.ok:
-                show_failure(answer)
-                return
-            verb = "Would upload" if "--dry-run" in said else "Uploaded"
-            st.info(f"{verb} {len(answer.value.get('files', {})):,} files.", icon=":material/cloud:")
+        verb = "Would upload" if "--dry-run" in said else "Uploaded"
+        st.info(f"{verb} {len(answer.value.get('files', {})):,} files.", icon=":material/cloud:")
+
+
+_VIEWS: Mapping[str, Callable[[Export], None]] = MappingProxyType(
+    {"Checks": draw_checks, "Files": _files, "Model card": _card, "Publish": _publish}
+)
 
 
 def _forget_to_delete() -> None:
@@ -190,7 +208,7 @@ def page() -> None:
     found = find_exports(studio().root)
     if found:
         st.header("Exports")
-        st.caption(f"They lie in {plain(str(exports_folder(studio().root)), 200)}")
+        st.caption(f"In {plain(str(exports_folder(studio().root)), 200)}")
     for export in found:
         _one(export)
 

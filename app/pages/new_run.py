@@ -14,6 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 from app.actions import told
 from app.commands import Answer, ask, fingerprint, show_failure
 from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
+from app.kept_choice import choose_kept, is_kept
 from app.local_models import local_models
 from app.start import begin
 from app.studio import studio
@@ -89,7 +90,7 @@ def _form() -> dict[str, DeltaGenerator]:
 
 
 def _basic() -> dict[str, DeltaGenerator]:
-    first, *others = BASIC
+    first, data, *others = BASIC
     model = typed().get(first, settings()[first].default)
     field, here = st.columns(2)
     with field:
@@ -97,6 +98,17 @@ def _basic() -> dict[str, DeltaGenerator]:
     with here:
         _models_here(first, model)
     _model_card(typed().get(first, settings()[first].default))
+    field, here = st.columns(2)
+    with field:
+        places |= draw([data])
+    with here:
+        source = typed().get(data, "")
+        kept = choose_kept(source)
+    if kept != (source if is_kept(source) else ""):
+        change({data: kept, "data.columns": {}})
+        st.rerun()
+    if not source:
+        st.page_link("pages/data.py", label="Look at your data first", icon=":material/arrow_back:")
     return places | _in_two_columns(others)
 
 

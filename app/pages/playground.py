@@ -21,11 +21,18 @@ from app.views.table import draw_table
 from app.views.text import plain
 from backend.errors import InferenceError
 from backend.run_dir import RunDir
+from backend.run_root import BASE
 from backend.utils.file_utils import UnsafeNameError, safe_join
 from backend.utils.jsonl_utils import last_records
 
 _AT_ONCE = 4
 _SUGGESTED = 3
+_GENERAL = (
+    "Why is the sky blue? Answer in one sentence.",
+    "Write a short, polite note that declines an invitation.",
+    "Name three fruits and three vegetables.",
+)
+"""Questions for a model of which no run here has held anything out."""
 
 
 def _server() -> ChatClient | None:
@@ -34,7 +41,7 @@ def _server() -> ChatClient | None:
     if found is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge("Server running", icon=":material/dns:", color="green")
-            st.caption(f"OpenAI-compatible at {plain(found.url)}")
+            st.caption(f"Other programs can ask it too, as they ask OpenAI: {plain(found.url)}")
             if st.button("Stop the server", icon=":material/power_settings_new:", type="tertiary"):
                 with told(), st.spinner("Stopping"):
                     manager().stop()
@@ -50,25 +57,31 @@ def _server() -> ChatClient | None:
     return None
 
 
-def _choose_model(models: Sequence[ServedModel]) -> tuple[str, dict[str, Any]]:
-    """Which model, at which checkpoint, how strong its adapter, and how it chooses its words."""
+def _choose_model(models: Sequence[ServedModel]) -> ServedModel:
+    """Which model."""
     by_id = {model.id: model for model in models}
     wanted = st.query_params.get("run", "")
     ids = list(by_id)
-    model = st.selectbox(
+    chosen = st.selectbox(
         "Model",
         ids,
         ids.index(wanted) if wanted in by_id else min(1, len(ids) - 1),
         format_func=lambda one: by_id[one].title,
         key="chat model",
+        width=360,
     )
-    name, options = model, dict[str, Any]()
-    steps = by_id[model].checkpoints
-    if steps:
-        choices: list[Any] = [*sorted(steps), "result"]
+    return by_id[chosen]
+
+
+def _choose_how(served: ServedModel) -> tuple[str, dict[str, Any]]:
+    """The model at a checkpoint, how strong its adapter is, and how it chooses its words."""
+    model = name = served.id
+    options = dict[str, Any]()
+    if served.checkpoints:
+        choices: list[Any] = [*sorted(served.checkpoints), "result"]
         chosen = st.select_slider("Checkpoint", choices, "result", key=f"checkpoint {model}")
         name = model if chosen == "result" else f"{model}@{chosen}"
-    if model != "base":
+    if model != BASE:
         strength = st.slider(
             "Adapter strength", 0.0, 2.0, 1.0, 0.05, help="0 is the base, 1 what was trained."
         )
@@ -92,7 +105,7 @@ def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     asked = st.chat_input("Say something") or st.session_state.pop("suggested", "")
     with talk:
         if not turns and not asked:
-            _before_the_first_word(model)
+            _before_the_first_word(ask, model)
         draw_messages(turns)
         if asked:
             turns.append({"role": "user", "content": asked})
@@ -103,12 +116,13 @@ def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
         st.rerun()
 
 
-def _before_the_first_word(model: str) -> None:
-    """What to do with an empty page, and questions to begin with."""
-    prompts = _suggestions(model.partition("@")[0])
-    advice = "Write to it below" + (", or ask what it was never trained on:" if prompts else ".")
-    draw_nothing_yet("What will it say?", advice)
-    for number, prompt in enumerate(prompts):
+def _before_the_first_word(ask: ChatClient, model: str) -> None:
+    """What to do with an empty page, and questions to begin with: the base is asked what a run held out."""
+    runs = [one.id for one in ask.models()] if model == BASE else [model.partition("@")[0]]
+    prompts = next(filter(None, map(_held_out, runs)), [])
+    words = "ask what it was never trained on:" if prompts else "begin with one of these:"
+    draw_nothing_yet("What will it say?", f"Write to it below, or {words}")
+    for number, prompt in enumerate(prompts or _GENERAL):
         words = plain(prompt, 160)
         key = f"suggested {number}"
         st.button(words, key=key, on_click=_suggest, args=(prompt,), width="stretch", wrap=True)
@@ -118,7 +132,7 @@ def _suggest(prompt: str) -> None:
     st.session_state["suggested"] = prompt
 
 
-def _suggestions(run: str) -> list[str]:
+def _held_out(run: str) -> list[str]:
     """A few questions out of the run's held-out rows, as its samples keep them; none for what is no run of ours."""
     try:
         samples = last_records(RunDir(safe_join(studio().runs.root, run)).samples_file)
@@ -270,9 +284,10 @@ def page() -> None:
         if not models:
             draw_nothing_yet("No model to talk to", "Finish a run first; it appears here by itself.")
             return
+        served = _choose_model(models)
         talk, controls = st.columns([3, 1], gap="large")
         with controls:
-            model, options = _choose_model(models)
+            model, options = _choose_how(served)
             st.text_area("System message", key="system words", placeholder="None")
         with talk:
             way = st.radio("Way", list(_WAYS), horizontal=True, key="way", label_visibility="collapsed")

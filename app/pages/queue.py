@@ -21,7 +21,10 @@ LOOK_SECONDS = 5.0
 def page() -> None:
     """Draw the page."""
     st.title("Queue")
-    st.caption("The first run with a free slot starts as soon as the one before it ends.")
+    st.caption(
+        "The first run of the list starts as soon as one that trains has ended. "
+        "Runs of a higher priority come first, whatever their order."
+    )
     _slots()
     st.fragment(_waiting, run_every=LOOK_SECONDS)()
 
@@ -61,8 +64,7 @@ def _entry(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[Run
                 RUN_PAGE, label=f"**{plain(title, 60)}**", query_params={"run": run.id}, width="content"
             )
             draw_badge(HELD if ticket.hold else FACES[RunStatus.QUEUED])
-            priority = f" · priority {ticket.priority}" if ticket.priority else ""
-            st.caption(f"queued {ago(ticket.queued)}{priority}", width="content")
+            st.caption(f"queued {ago(ticket.queued)} · priority {ticket.priority}", width="content")
         if ticket.note:
             st.warning(plain(ticket.note, 400))
         _moves(place, run, ticket, waiting)
@@ -77,25 +79,25 @@ def _moves(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[Run
             _do(lambda: queue.change(run, before=before[-1][0]))
         if _button("Later", "arrow_downward", run, not behind):
             _do(lambda: queue.change(behind[0][0], before=run))
-        if _button("Raise", "keyboard_double_arrow_up", run):
+        leads = all(ticket.priority > other.priority for _, other in behind) and not before
+        trails = all(ticket.priority < other.priority for _, other in before) and not behind
+        if _button("Raise priority", "keyboard_double_arrow_up", run, leads):
             _do(lambda: queue.change(run, priority=ticket.priority + 1))
-        if _button("Lower", "keyboard_double_arrow_down", run):
+        if _button("Lower priority", "keyboard_double_arrow_down", run, trails):
             _do(lambda: queue.change(run, priority=ticket.priority - 1))
         held = ticket.hold
         if _button("Release" if held else "Hold", "play_circle" if held else "front_hand", run):
             _do(lambda: queue.change(run, hold=not held))
         if _button("Remove", "close", run):
             _do(lambda: queue.leave(run))
-    if place == 0 and ticket.priority:
-        st.caption("Runs of a higher priority come first, whatever their order.")
 
 
 def _button(label: str, icon: str, run: RunDir, disabled: bool = False) -> bool:
     helps = {
-        "Earlier": "Before the run above it.",
-        "Later": "Behind the run below it.",
-        "Raise": "A higher priority comes first.",
-        "Lower": "A lower priority comes later.",
+        "Earlier": "Before the run above, with its priority.",
+        "Later": "The run below goes first.",
+        "Raise priority": "By one: it comes before all runs of a lower priority.",
+        "Lower priority": "By one: it comes behind all runs of a higher priority.",
         "Hold": "Keep it waiting until it is released.",
         "Release": "Let it start when it has its turn.",
         "Remove": "Out of the queue; the run and its files stay.",

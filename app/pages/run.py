@@ -37,7 +37,7 @@ def page() -> None:
 def _all_runs() -> None:
     st.title("Runs")
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Search", key="runs_text", placeholder="id, name, model, method or note")
+        text = st.text_input("Search", key="runs_text", placeholder="Name, model, note …")
         kinds = ["", *RunStatus]
         kind = st.selectbox("Status", kinds, format_func=_kind_in_words, key="runs_status", width=180)
         archived = st.toggle("Archived too", key="runs_archived")

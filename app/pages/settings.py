@@ -7,7 +7,6 @@ import os
 import streamlit as st
 
 from app.studio import ROOT_VARIABLE, studio
-from app.views.table import draw_table
 from app.views.text import plain, size
 from backend.model_names import CACHE_VARIABLE, cache_folder
 from backend.utils.file_utils import free_bytes
@@ -23,17 +22,15 @@ def _folders() -> None:
     st.header("Folders")
     st.caption("They are chosen when the studio is started, so that no click can point it elsewhere.")
     root, cache = studio().root, cache_folder()
-    table = [
-        {
-            "what": "Work: runs and data",
-            "where": str(root),
-            "set by": f"tunesmith studio --root · {ROOT_VARIABLE}",
-        },
-        {"what": "Runs", "where": str(studio().runs.root), "set by": "the folder of work"},
-        {"what": "Converted models", "where": str(cache), "set by": CACHE_VARIABLE},
-    ]
-    draw_table(table)
-    st.caption(f"{size(free_bytes(root))} free there." if root.is_dir() else "It is made with the first run.")
+    room = f"{size(free_bytes(root))} free there." if root.is_dir() else "It is made with the first run."
+    for what, where, how in (
+        ("Runs and data", root, f"{room} Set by tunesmith studio --root, or {ROOT_VARIABLE}."),
+        ("Converted models", cache, f"Set by {CACHE_VARIABLE}."),
+    ):
+        with st.container(gap="xsmall"):
+            st.markdown(f"**{what}**")
+            st.code(str(where), language=None, wrap_lines=True)
+            st.caption(plain(how))
 
 
 def _tokens() -> None:
@@ -44,9 +41,8 @@ def _tokens() -> None:
     )
     for name, purpose in _TOKENS.items():
         there = bool(os.environ.get(name))
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.badge("set" if there else "not set", color="green" if there else "gray")
-            st.markdown(f"`{name}` · {purpose}")
+        badge = ":green-badge[set]" if there else ":gray-badge[not set]"
+        st.markdown(f"{badge} `{name}`  \n{purpose}")
     if os.environ.get(_OFFLINE) == "1":
         st.info(f"`{_OFFLINE}=1`: nothing is fetched from the Hugging Face Hub.", icon=":material/cloud_off:")
 

@@ -13,13 +13,11 @@ from backend.manager.run_summary import RunSummary
 RUN_PAGE = "pages/run.py"
 
 
-def draw_runs(runs: Sequence[RunSummary], *, wide: int = 3) -> None:
-    """Runs as cards in rows of ``wide``."""
-    for first in range(0, len(runs), wide):
-        row = runs[first : first + wide]
-        for column, run in zip(st.columns(wide), row, strict=False):
-            with column:
-                draw_run(run)
+def draw_runs(runs: Sequence[RunSummary]) -> None:
+    """Runs as cards, up to three in a row."""
+    with st.grid(3, min_column_width=250):
+        for run in runs:
+            draw_run(run)
 
 
 def draw_run(run: RunSummary) -> None:
@@ -28,22 +26,26 @@ def draw_run(run: RunSummary) -> None:
     with st.container(border=True, gap="xsmall", height="stretch"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             title = plain(title_of(run.id, run.labels.name), 40)
-            st.page_link(
-                RUN_PAGE, label=f"**{title}**", icon=face.icon, query_params={"run": run.id}, width="content"
-            )
+            st.page_link(RUN_PAGE, label=f"**{title}**", query_params={"run": run.id}, width="content")
             draw_badge(face)
         if run.total_steps and run.step < run.total_steps:
             st.progress(min(1.0, run.step / run.total_steps))
-        st.caption(" · ".join(_facts(run)))
+        for facts in (_reached(run), _made_of(run)):
+            if facts:
+                st.caption(" · ".join(facts))
 
 
-def _facts(run: RunSummary) -> list[str]:
+def _reached(run: RunSummary) -> list[str]:
     steps = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else ""
     loss = f"loss {figure(run.loss)}" if run.loss is not None else ""
-    held_out = f"held-out {figure(run.eval_loss)}" if run.eval_loss is not None else ""
-    tags = plain(" ".join(f"#{tag}" for tag in run.labels.tags))
+    held_out = f"held\u2011out {figure(run.eval_loss)}" if run.eval_loss is not None else ""
+    return [part.replace(" ", "\u00a0") for part in (steps, loss, held_out) if part]  # lines end between two
+
+
+def _made_of(run: RunSummary) -> list[str]:
+    tags = plain(" ".join(f"#{tag}" for tag in run.labels.tags), 60)
     name = plain(run.model.rpartition("/")[2], 40)
-    return [part for part in (name, run.method, steps, loss, held_out, tags, ago(run.created)) if part]
+    return [part for part in (name, run.method, ago(run.created), tags) if part]
 
 
 _FORK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 120" width="220" height="120" fill="none"

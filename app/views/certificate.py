@@ -1,4 +1,4 @@
-"""The certificate of an export: green, amber or red, in words, with the reasons."""
+"""The certificate of an export: green, amber or red, in words, with the reasons, and every check."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.exports import Export
 from app.views.table import draw_table
-from app.views.text import plain
+from app.views.text import plain, size, title_of
 
 _FACES = {
     "green": ("As trained", ":material/verified:", "green"),
@@ -16,15 +16,19 @@ _FACES = {
 
 
 def draw_certificate(export: Export) -> None:
-    """The light, what it is about, why it is not green, and every check."""
+    """The light, what it is about, and why it is not green."""
     word, icon, colour = _FACES.get(export.light, _FACES["red"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
-        st.markdown(f"**{plain(export.folder.name)}** · {plain(f'{export.target} {export.precision}')}")
+        st.markdown(f"**{plain(title_of(export.folder.name))}**", width="content")
+        what = [export.target, export.precision, size(sum(export.files.values()))]
+        st.caption(plain(" · ".join(filter(None, what))), width="content")
     for reason in export.reasons:
         st.markdown(f"- {plain(reason, 400)}")
     if not export.reasons and export.light == "green":
-        st.caption("Somebody else's reader gave the same answers as the trained model.")
-    if export.checks:
-        with st.expander("Every check"):
-            draw_table(export.checks)
+        st.caption("Another program read it back and gave the same answers as the trained model.")
+
+
+def draw_checks(export: Export) -> None:
+    """Every check, with what it found."""
+    draw_table(export.checks, height="content")

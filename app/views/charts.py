@@ -102,7 +102,7 @@ def _spec(
         "field": "y",
         "type": "quantitative",
         "title": None,
-        "axis": {"tickCount": 5, "format": ".4~g"},
+        "axis": {"tickCount": 5, "format": ".4~g", "minExtent": 60},
     }
     y["scale"] = {"zero": False, "type": "log" if log else "linear"}
     series = {

@@ -21,10 +21,12 @@ PARTS = MappingProxyType(
 
 
 def draw_curve_controls(prefix: str = "") -> tuple[View, bool]:
-    """The view that was chosen, and whether the values stand on a log scale; ``prefix`` keeps pages apart."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key=f"{prefix}axis", width=130)
-        smoothing = st.selectbox("Smoothing", list(SMOOTHING), index=1, key=f"{prefix}smoothing", width=150)
-        part = st.selectbox("Part", list(PARTS), key=f"{prefix}part", width=160)
-        log = st.toggle("Log scale", key=f"{prefix}log")
+    """The view that was chosen, and whether the values stand on a log scale; ``prefix`` keeps pages apart.
+
+    They are drawn one by one: the page puts them into a row, with what else it asks.
+    """
+    axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key=f"{prefix}axis", width=130)
+    smoothing = st.selectbox("Smoothing", list(SMOOTHING), index=1, key=f"{prefix}smoothing", width=150)
+    part = st.selectbox("Part", list(PARTS), key=f"{prefix}part", width=160)
+    log = st.toggle("Log scale", key=f"{prefix}log")
     return View(axis, SMOOTHING[smoothing], PARTS[part]), log

@@ -12,18 +12,15 @@ def draw_estimate(cost: Estimate) -> None:
     """The card of an estimate."""
     with st.container(border=True):
         st.markdown("**What it will cost**")
-        with st.container(horizontal=True):
-            _figure(
-                "Time",
-                rough(cost.seconds.likely),
-                span(cost.seconds, in_time=True),
-                "Until the model is done.",
+        with st.container(gap="xsmall"):
+            _line(
+                "Time", rough(cost.seconds.likely), span(cost.seconds, in_time=True), "Until it is trained."
             )
             for label, amount, about in (
                 ("Memory", cost.memory_bytes, "At its highest."),
                 ("Disk", cost.disk_bytes, "Checkpoints, result and logs."),
             ):
-                _figure(label, size(round(amount.likely)), span(amount), about)
+                _line(label, size(round(amount.likely)), span(amount), about)
         st.caption(
             f"{cost.steps:,} steps · {cost.tokens:,} tokens · {cost.trainable_parameters:,} trained parameters. "
             f"{plain(cost.basis, 200)}"
@@ -32,10 +29,10 @@ def draw_estimate(cost: Estimate) -> None:
             st.warning(plain(f"{problem.message} {problem.remedy}", 300), icon=":material/warning:")
 
 
-def _figure(label: str, value: str, bounds: str, about: str) -> None:
-    with st.container(width="content", gap=None):
-        st.metric(label, value, help=about, width="content")
-        st.caption(bounds)
+def _line(label: str, value: str, bounds: str, about: str) -> None:
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.markdown(label, help=about, width="content")
+        st.markdown(f"**{value}** :small[({bounds})]", width="content")
 
 
 def span(interval: Interval, *, in_time: bool = False) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
 from app.views.status_face import in_the_studio
 from app.views.table import draw_table
-from app.views.text import figure, plain
+from app.views.text import figure, in_local_time, plain
 from backend.manager.explain import Explanation
+
+_FITTING_LINES = 18
 
 
 def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
@@ -19,19 +23,30 @@ def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
         return
     if gap:
         st.caption("Older lines are in the file.")
-    st.code("\n".join(lines), language=None, wrap_lines=True, height=420)
+    fits = len(lines) <= _FITTING_LINES
+    st.code("\n".join(lines), language=None, wrap_lines=True, height="content" if fits else 420)
 
 
 def draw_explanation(explanation: Explanation) -> None:
     """What is known about how a run ended, and what to do."""
     with st.container(border=True):
-        st.markdown("**What happened**")
-        st.markdown("\n".join(f"- {plain(words, 400)}" for words in explanation.findings))
+        findings, moments = in_local_time("\n".join(explanation.findings), _zone())
+        exact = f"Times are yours. As they were written: {', '.join(moments)}" if moments else None
+        st.markdown("**What happened**", help=exact)
+        st.markdown("\n".join(f"- {plain(words, 400)}" for words in findings.splitlines()))
         st.markdown("**What to do**")
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in _advice(explanation)))
         if explanation.last_steps:
-            with st.expander("The last steps", icon=":material/timeline:"):
+            with st.expander("The last steps"):
                 draw_table(_steps(explanation))
+
+
+def _zone() -> tzinfo | None:
+    """The time zone of the person's browser; None where it is not known."""
+    try:
+        return ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 def _advice(explanation: Explanation) -> list[str]:

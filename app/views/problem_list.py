@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -32,20 +32,23 @@ FIXES = {
 }
 
 
-def draw_findings(report: Mapping[str, Any]) -> None:
-    """Every finding of a doctor's report, most harmful first; the good face when there is none."""
+def draw_findings(report: Mapping[str, Any], offer: Callable[[Mapping[str, Any]], object]) -> None:
+    """Every finding of a doctor's report, most harmful first; the good face when there is none.
+
+    ``offer`` draws the fix of a finding that has one.
+    """
     findings: Sequence[Mapping[str, Any]] = report["findings"]
     if not findings:
         st.success("Nothing was found that is known to spoil a training.", icon=":material/check_circle:")
     for finding in findings:
-        _draw_finding(finding)
+        _draw_finding(finding, offer)
     if report["not_run"]:
         with st.expander(f"{len(report['not_run'])} checks could not run"):
             for name, reason in report["not_run"]:
                 st.markdown(f"- {plain(str(name).replace('-', ' '))}: {plain(str(reason))}")
 
 
-def _draw_finding(finding: Mapping[str, Any]) -> None:
+def _draw_finding(finding: Mapping[str, Any], offer: Callable[[Mapping[str, Any]], object]) -> None:
     word, icon, colour = _FACES[finding["level"]]
     with st.container(border=True, gap="xsmall"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -56,7 +59,7 @@ def _draw_finding(finding: Mapping[str, Any]) -> None:
         for example in finding["examples"]:
             st.caption(f"**{plain(example['place'])}**  {plain(example['detail'], 300)}")
         if finding["fix"]:
-            st.caption(f":material/build: Can be repaired: {FIXES.get(finding['fix'], finding['fix'])}.")
+            offer(finding)
 
 
 def draw_changes(fixed: Mapping[str, Any]) -> None:

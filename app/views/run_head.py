@@ -55,4 +55,4 @@ def draw_latest(latest: Mapping[str, object]) -> None:
     with st.container(horizontal=True, gap="small"):
         for label, tag, digits, words, value in shown:
             text = f"{value:.0%}" if tag == "eval/exact_match" else figure(float(value), digits)
-            st.metric(label, text, help=words, border=True, width=154)
+            st.metric(label, text, help=words, border=True)

@@ -31,8 +31,6 @@ def draw_machine(sample: SystemSample, cores: int) -> None:
 
 def draw_figures(cells: Sequence[tuple[str, str, str]]) -> None:
     """Figures in a row that wraps: a label, the figure and a remark to each."""
-    with st.container(horizontal=True, gap="small"):
+    with st.grid(len(cells), min_column_width=150):
         for label, value, remark in cells:
-            st.metric(
-                label, value, remark or None, delta_color="off", delta_arrow="off", border=True, width=200
-            )
+            st.metric(label, value, remark or None, delta_color="off", delta_arrow="off", border=True)

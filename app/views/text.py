@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 
 from backend.utils.text_utils import shorten
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _LINKED = re.compile(r"(?<=:)(?=//)|(?<=\bwww)(?=\.)|(?<=@)(?=\w)|(?<=:)(?=[\w+-]+[:/])", re.IGNORECASE)
 _STAMP = re.compile(r"^\d{8}-\d{6}-(?=.)")
+_MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 _JOINER = "\N{WORD JOINER}"
 
 
@@ -60,6 +61,18 @@ def ago(moment: str, now: datetime | None = None) -> str:
         if seconds >= length:
             return f"{seconds // length:.0f} {unit} ago"
     return "just now"
+
+
+def in_local_time(text: str, zone: tzinfo | None = None) -> tuple[str, tuple[str, ...]]:
+    """``text`` with ISO 8601 times as ``23 Nov 2026, 03:35`` in ``zone`` (None: this machine's), and those times."""
+
+    def told(found: re.Match[str]) -> str:
+        try:
+            return f"{datetime.fromisoformat(found[0]).astimezone(zone):%d %b %Y, %H:%M}"
+        except (ValueError, OverflowError):
+            return found[0]
+
+    return _MOMENT.sub(told, text), tuple(_MOMENT.findall(text))
 
 
 def rough(seconds: float) -> str:

@@ -116,7 +116,7 @@ def _process_findings(run: RunDir) -> list[str]:
     how = attempt.end.describe() if attempt.end else "Its end was not recorded."
     newest = run.newest_checkpoint_step()
     kept = f"The newest checkpoint is of step {newest}." if newest else "There is no checkpoint yet."
-    return [f"Attempt {attempt.number} began at {attempt.began}. {how}", kept]
+    return [f"Attempt {attempt.number} began on {attempt.began}. {how}", kept]
 
 
 def _step_findings(steps: Sequence[FlightStep], suspect: FlightStep | None) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.manager.run_manager import RunManager
 from backend.run_dir import RunDir
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
@@ -31,10 +30,7 @@ BODIES = ["Curves", "Samples", "Machine", "Log", "Details"]
 def hostile_run(runs: Runs) -> RunDir:
     """A failed run in which whatever can be text is hostile."""
     run = runs.failed()
-    manager = RunManager(runs.root)
-    manager.rename(run.id, EVIL[:100])
-    manager.tag(run.id, add=[EVIL])
-    manager.note(run.id, EVIL)
+    run.labels_file.write_text(json.dumps({"name": EVIL[:100], "tags": [EVIL], "note": EVIL}), "utf-8")
     outcome = json.loads(run.outcome_file.read_text("utf-8"))
     run.outcome_file.write_text(json.dumps(outcome | {"message": EVIL, "remedy": EVIL}), "utf-8")
     run.train_log.write_text(f"\x1b[31m{EVIL}\x00\n" * 50 + "x" * 100_000 + "\n", "utf-8")
@@ -83,7 +79,7 @@ def test_pages_that_list_it(open_page: OpenPage, evil: RunDir, name: str) -> Non
 
 def test_the_queue(open_page: OpenPage, runs: Runs) -> None:
     run = runs.queued()
-    RunManager(runs.root).rename(run.id, EVIL[:100])
+    run.labels_file.write_text(json.dumps({"name": EVIL[:100]}), "utf-8")
     page = open_page("queue")
     assert_only_shown(page)
     assert any("<img src=x" in unescaped(text) for text in markdown_of(page))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -15,24 +14,29 @@ from tests.runs import write_rows
 ROWS = [{"prompt": f"food {n}", "completion": f"the {n}th &amp; last"} for n in range(3)]
 
 
-def page(report, words) -> None:  # type: ignore[no-untyped-def]
+def page(source, findings) -> None:  # type: ignore[no-untyped-def]
     """A page with what there is to mend."""
     import streamlit as st
 
-    from app.mending import draw_mending
+    from app.mending import choose_fix, draw_mending
 
-    draw_mending(report, words, "1", st.write)
-
-
-def finding(fix: str) -> dict[str, Any]:
-    return {"fix": fix, "title": "Odd *rows*", "count": 3}
+    fixes: dict[str, bool] = {}
+    for fix in findings:
+        choose_fix(fixes, source, {"fix": fix})
+    draw_mending(source, fixes, ["data", "check", source], "1", st.write)
 
 
 @pytest.fixture
 def app(root: Path) -> AppTest:
     source = str(write_rows(root / "rows.jsonl", ROWS))
-    report = {"source": source, "findings": [finding("unescape-html"), finding("drop-duplicates")]}
-    return AppTest.from_function(page, args=(report, ["data", "check", source]), default_timeout=60).run()
+    fixes = ["unescape-html", "drop-duplicates", "unescape-html"]
+    return AppTest.from_function(page, args=(source, fixes), default_timeout=60).run()
+
+
+def test_a_fix_is_chosen_once_for_all_that_it_mends(app: AppTest) -> None:
+    words = "Mend: turn HTML marks back into characters"
+    assert [each.label for each in app.checkbox] == [words, "Mend: keep one of each"]
+    assert f"{words}, as above" in texts(app)
 
 
 def test_another_choice_needs_another_look(app: AppTest, root: Path) -> None:

@@ -122,7 +122,7 @@ class RunLife(RuleBasedStateMachine):
     @rule(name=st.text(max_size=5), archived=st.booleans())
     def label(self, name: str, archived: bool) -> None:
         assert self.run
-        self.manager.rename(self.run.id, name)
+        assert refusal(self.manager.rename, self.run.id, name) in {"", "bad-name"}
         self.manager.archive(self.run.id, archived=archived)
 
     @precondition(lambda self: self.run)

@@ -9,6 +9,7 @@ import pytest
 
 from app.uploads import kept_files
 from tests.app.conftest import OpenPage
+from tests.app.reading import unescaped
 from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
 from tests.runs import write_rows
@@ -48,9 +49,9 @@ def test_a_copy_is_mended_fix_by_fix_looked_at_and_taken(
     app.text_input[0].set_value(str(source)).run()
     settled(app)
     before = source.read_bytes()
-    fixes = {each.label.partition(" · ")[0]: each for each in app.checkbox}
-    assert [each.disabled for each in app.checkbox] == [name.startswith("Leave these") for name in fixes]
-    fixes["Leave empty answers out"].uncheck().run()
+    fixes = {each.label: each for each in app.checkbox}
+    assert [each.disabled for each in app.checkbox] == ["leave these rows out" in name for name in fixes]
+    fixes["Mend: leave empty answers out"].uncheck().run()
     said = texts(press(app, "Show what would change"))
     assert "Keep one of each: 1 row left out" in said
     assert "3 rows** in the copy" in said
@@ -60,7 +61,8 @@ def test_a_copy_is_mended_fix_by_fix_looked_at_and_taken(
     assert len(kept_files(root)) == 1
     settled(press(app, "Work with the mended copy"))
     (copy,) = kept_files(root)
-    assert app.text_input[0].value == str(copy)
+    assert app.selectbox[0].value == str(copy)
+    assert "rows.jsonl · mended v001 · " in unescaped(texts(app))
     assert json.loads((copy.parent / "lineage.json").read_text())["source"] == str(source)
     assert source.read_bytes() == before
 
@@ -138,7 +140,17 @@ def test_an_upload_is_kept_once(open_page: OpenPage, source: Path, root: Path) -
     settled(app.run())
     (kept,) = kept_files(root)
     assert kept.read_bytes() == source.read_bytes()
-    assert app.text_input[0].value == str(kept)
+    assert (app.text_input[0].value, app.selectbox[0].value) == ("", str(kept))
+
+
+def test_what_was_given_before_is_left_for_a_path_and_taken_again(open_page: OpenPage, source: Path) -> None:
+    app = open_page("data")
+    app.file_uploader[0].set_value(("bad.jsonl", source.read_bytes(), "application/jsonl")).run()
+    kept = settled(app).selectbox[0].value
+    app.text_input[0].set_value(str(source)).run()
+    assert (settled(app).text_input[0].value, app.selectbox[0].value) == (str(source), None)
+    app.selectbox[0].set_value(kept).run()
+    assert (settled(app).text_input[0].value, app.selectbox[0].value) == ("", kept)
 
 
 def test_hostile_names_and_rows_are_only_shown(

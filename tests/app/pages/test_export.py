@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from app import commands as module
 from app.exports import exports_folder
@@ -17,6 +18,11 @@ from tests.app.states import Runs
 from tests.app.test_exports import make_export
 from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
+
+
+def look_at(app: AppTest, view: str) -> AppTest:
+    """What is behind an export."""
+    return app.segmented_control[0].set_value(view).run()
 
 
 def test_nothing_to_take_away_yet(open_page: OpenPage) -> None:
@@ -67,16 +73,24 @@ def test_the_command_says_what_was_chosen(
 def test_an_export_with_its_certificate_files_and_card(open_page: OpenPage, root: Path) -> None:
     make_export(root)
     app = open_page("export")
-    said = unescaped(texts(app))
-    assert "Worth a look" in said
-    assert "model.gguf · 100 B" in said
-    assert "<script>alert(1)</script>" in "".join(each.value for each in app.code)
+    assert "Worth a look" in texts(app)
+    assert not app.code
+    assert "model.gguf · 100 B" in unescaped(texts(look_at(app, "Files")))
     assert len(app.get("download_button")) == 3
+    assert "<script>alert(1)</script>" in look_at(app, "Model card").code[0].value
+    assert look_at(app, "Checks").dataframe[0].value["finding"].tolist() == ["<b>31</b> of 32 are equal."]
+
+
+def test_what_an_export_lacks_is_not_offered(open_page: OpenPage, root: Path) -> None:
+    folder = make_export(root)
+    for name in ("README.md", "certificate.json"):
+        (folder / name).unlink()
+    assert open_page("export").segmented_control[0].options == ["Files", "Publish"]
 
 
 def test_red_is_not_published(open_page: OpenPage, root: Path) -> None:
     make_export(root, light="red")
-    app = open_page("export")
+    app = look_at(open_page("export"), "Publish")
     assert any("not published" in each.value for each in app.error)
     assert not [button for button in app.button if button.label == "Upload"]
 
@@ -86,7 +100,7 @@ def test_publishing_needs_a_token_from_the_environment(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     make_export(root)
-    app = open_page("export")
+    app = look_at(open_page("export"), "Publish")
     assert next(button for button in app.button if button.label == "Upload").disabled
     assert "HF_TOKEN" in texts(app)
 
@@ -96,7 +110,7 @@ def test_a_dry_run_says_what_would_leave(open_page: OpenPage, root: Path, runs: 
     certificate = json.loads((folder / "certificate.json").read_text())
     run = runs.finished("done")
     (folder / "certificate.json").write_text(json.dumps(certificate | {"run": run.id}))
-    app = open_page("export")
+    app = look_at(open_page("export"), "Publish")
     app.text_input(key=f"repo {folder.name}").set_value("me/model").run()
     press(app, "See what would be uploaded")
     assert "Would upload" in texts(settled(app))
@@ -118,4 +132,7 @@ def test_a_hostile_certificate_is_only_shown(open_page: OpenPage, root: Path) ->
     hostile = {"reasons": [EVIL], "target": EVIL, "precision": EVIL, "run": EVIL}
     (folder / "certificate.json").write_text(json.dumps(found | hostile))
     (folder / "![x](y) **b**").write_text(EVIL)
-    assert_only_shown(open_page("export"))
+    app = open_page("export")
+    assert_only_shown(app)
+    for view in ("Checks", "Files", "Model card"):
+        assert_only_shown(look_at(app, view))

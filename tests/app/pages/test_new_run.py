@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import start
+from app.uploads import keep
 from app.views.text import title_of
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
@@ -74,9 +75,20 @@ def test_a_model_that_is_here_is_chosen_from_a_list(
     assert "tokens of context" in texts(app)
 
 
+def test_data_given_before_is_chosen_from_a_list(open_page: OpenPage, root: Path) -> None:
+    given = keep(root, "foods.jsonl", b"{}")
+    app = open_page("new_run")
+    (before,) = [each for each in app.selectbox if each.label == "Or one you gave before"]
+    before.set_value(str(given)).run()
+    assert widget(app, "data.train").value == str(given)
+    widget(app, "data.train").set_value("other.jsonl").run()
+    (before,) = [each for each in app.selectbox if each.label == "Or one you gave before"]
+    assert before.value is None
+
+
 def test_what_it_will_cost_follows_what_is_typed(open_page: OpenPage, data: Path, tiny_folder: Path) -> None:
     app = filled(open_page, data, tiny_folder)
-    assert [each.label for each in app.metric] == ["Time", "Memory", "Disk"]
+    assert {"Time", "Memory", "Disk"} <= {each.value for each in app.markdown}
     before = steps(app)
     widget(app, "training.num_train_epochs").set_value("50").run()
     assert steps(app) == 25 * before

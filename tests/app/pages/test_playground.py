@@ -86,14 +86,23 @@ def test_it_begins_with_questions_out_of_the_runs_held_out_rows(
     assert "What will it say?" not in texts(app)
 
 
+def test_the_base_is_asked_what_a_run_held_out(open_page: OpenPage, manager: MagicMock, root: Path) -> None:
+    samples = root / "runs" / "run-1" / "samples.jsonl"
+    samples.parent.mkdir(parents=True)
+    write_rows(samples, [{"step": 5, "row": "x", "prompt": "food plum"}])
+    app = open_page("playground", run="base")
+    assert [each.label for each in app.button if (each.key or "").startswith("suggested")] == ["food plum"]
+
+
 @pytest.mark.parametrize("model", ["base", "run-1", "../run-1"])
-def test_without_held_out_rows_it_says_what_to_do(
+def test_without_held_out_rows_there_are_questions_for_any_model(
     open_page: OpenPage, manager: MagicMock, server: Answering, model: str
 ) -> None:
     server.models.append({"id": "../run-1"})
     app = open_page("playground", run=model)
-    assert "Write to it below." in unescaped(texts(app))
-    assert [button.label for button in app.button] == ["Stop the server"]
+    assert "or begin with one of these:" in unescaped(texts(app))
+    app.button(key="suggested 0").click().run()
+    assert "sky" in server.asked[0]["messages"][-1]["content"]
 
 
 def test_a_conversation_goes_to_and_fro(open_page: OpenPage, manager: MagicMock, server: Answering) -> None:

@@ -50,7 +50,7 @@ def test_the_order_is_that_of_the_start(open_page: OpenPage, runs: Runs, three: 
     assert order(runs) == [urgent, *three]
     assert [each for each in texts(page) if each.startswith("queued")] == [
         "queued just now · priority 1",
-        *["queued just now"] * 3,
+        *["queued just now · priority 0"] * 3,
     ]
 
 
@@ -59,8 +59,8 @@ def test_the_order_is_that_of_the_start(open_page: OpenPage, runs: Runs, three: 
     [
         ("Earlier", 2, [0, 2, 1]),
         ("Later", 0, [1, 0, 2]),
-        ("Raise", 2, [2, 0, 1]),
-        ("Lower", 0, [1, 2, 0]),
+        ("Raise priority", 2, [2, 0, 1]),
+        ("Lower priority", 0, [1, 2, 0]),
         ("Remove", 1, [0, 2]),
     ],
 )
@@ -77,6 +77,18 @@ def test_the_ends_have_nowhere_to_go(open_page: OpenPage, three: list[RunDir]) -
     assert page.button(key=f"Earlier-{three[0].id}").disabled
     assert page.button(key=f"Later-{three[2].id}").disabled
     assert not page.button(key=f"Later-{three[0].id}").disabled
+    for run in three:  # all of one priority: each of them could leave the others behind
+        assert not page.button(key=f"Raise priority-{run.id}").disabled
+        assert not page.button(key=f"Lower priority-{run.id}").disabled
+
+
+def test_a_priority_that_leads_cannot_lead_more(open_page: OpenPage, runs: Runs, three: list[RunDir]) -> None:
+    page = press(open_page("queue"), "Raise priority", three[0])
+    assert page.button(key=f"Raise priority-{three[0].id}").disabled
+    press(page, "Lower priority", three[2])
+    assert page.button(key=f"Lower priority-{three[2].id}").disabled
+    assert not page.button(key=f"Lower priority-{three[1].id}").disabled
+    assert order(runs) == three
 
 
 def test_hold_and_release(open_page: OpenPage, three: list[RunDir]) -> None:

@@ -29,7 +29,7 @@ FACES = {
     "interrupted": ("Interrupted", {"start", "queue", "labels", "delete"}),
     "failed": ("Failed", {"start", "queue", "labels", "delete"}),
     "damaged": ("Damaged", {"start", "queue", "labels", "delete"}),
-    "finished": ("Finished", {"labels", "delete"}),
+    "finished": ("Finished", {"playground", "export", "compare", "labels", "delete"}),
 }
 
 
@@ -95,6 +95,29 @@ class TestFaces:
         page = open_run(run)
         run.request_stop()
         assert badges(page.run()) == ["Stopping"]
+
+
+class TestWaysOn:
+    @pytest.mark.parametrize(
+        ("key", "title", "named"),
+        [
+            ("playground", "Playground", "run"),
+            ("export", "Export", "run"),
+            ("compare", "Compare", "runs"),
+        ],
+    )
+    def test_what_one_does_with_a_trained_model(
+        self, open_run: OpenRun, runs: Runs, key: str, title: str, named: str
+    ) -> None:
+        run = runs.finished()
+        page = press(open_run(run), key)
+        assert page.title[0].value == title
+        assert page.query_params[named] == run.id
+
+    def test_without_a_result_there_is_none(self, open_run: OpenRun, runs: Runs) -> None:
+        run = runs.finished()
+        run.adapter.rename(run.path / "elsewhere")
+        assert keys(open_run(run)) == {"labels", "delete"}
 
 
 class TestProgress:

@@ -15,9 +15,10 @@ from tests.app.waiting import texts
 def page(folder) -> None:  # type: ignore[no-untyped-def]
     """One certificate."""
     from app.exports import read_export
-    from app.views.certificate import draw_certificate
+    from app.views.certificate import draw_certificate, draw_checks
 
     draw_certificate(read_export(folder))
+    draw_checks(read_export(folder))
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ def page() -> None:
 
 def test_figures_bounds_basis_and_what_will_not_fit() -> None:
     app = AppTest.from_function(page, default_timeout=30).run()
-    assert [(each.label, each.value) for each in app.metric] == [
-        ("Time", "2 min"),
-        ("Memory", "2.0 GiB"),
-        ("Disk", "2.0 GiB"),
-    ]
     said = unescaped(texts(app))
-    assert "60 s to 2 h 00 min" in said
+    lines = [each.value for each in app.markdown]
+    assert lines[1:] == [
+        *("Time", "**2 min** :small[(60 s to 2 h 00 min)]"),
+        *("Memory", "**2.0 GiB** :small[(1.0 GiB to 4.0 GiB)]"),
+        *("Disk", "**2.0 GiB** :small[(1.0 GiB to 4.0 GiB)]"),
+    ]
     assert "88 steps · 84,000 tokens · 4,884,480 trained parameters. Based on 2 runs." in said
     assert unescaped(app.warning[0].value) == "it will *not* fit. Make room."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.views.text import in_local_time
 from backend.manager.explain import Explanation, FlightStep
 from tests.app.reading import frames, texts, unescaped
 from tests.app.views.drawing import drawn
@@ -17,6 +18,15 @@ def test_nothing_printed_yet() -> None:
     shown = drawn("log_view.draw_log", [])
     assert len(shown.code) == 0
     assert texts(shown) == ["Nothing has been printed yet."]
+
+
+def test_times_are_those_of_the_person_and_the_exact_ones_are_kept() -> None:
+    moment = "2026-11-23T02:35:14.132+00:00"
+    told = Explanation("run", "failed", "why", "It broke.", (f"It began on {moment}.",), ("Wait.",), (), ())
+    shown = drawn("log_view.draw_explanation", told)
+    assert moment in shown.markdown[0].proto.help
+    assert moment not in " ".join(texts(shown))
+    assert f"It began on {in_local_time(moment)[0]}." in unescaped(" ".join(texts(shown)))
 
 
 def test_what_happened() -> None:

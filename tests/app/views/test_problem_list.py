@@ -18,7 +18,8 @@ def page(what, value) -> None:  # type: ignore[no-untyped-def]
     """A page with one drawing."""
     from app.views import problem_list
 
-    getattr(problem_list, what)(value)
+    more = [lambda found: problem_list.st.caption(f"fix {found['fix']}")] if what == "draw_findings" else []
+    getattr(problem_list, what)(value, *more)
 
 
 def shown(what: str, value: object) -> AppTest:
@@ -53,7 +54,7 @@ def test_a_finding_with_everything_one_needs_to_act() -> None:
         assert words in said
     assert "<b>rows.jsonl:2" in said
     assert "*same* as 1" in said
-    assert "Can be repaired: Keep one of each." in said
+    assert "fix drop-duplicates" in said
     assert "too long: no model was given" in said
 
 

@@ -6,13 +6,14 @@ import math
 import re
 import string
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from app.views.text import ago, figure, plain, rough, size, title_of
+from app.views.text import ago, figure, in_local_time, plain, rough, size, title_of
 from tests.app.reading import unescaped
 
 HOSTILE = [
@@ -116,3 +117,21 @@ class TestFigures:
     )
     def test_a_title(self, run: str, name: str, title: str) -> None:
         assert title_of(run, name) == title
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("It began on 2026-01-02T23:30:05.132+00:00. So.", "It began on 03 Jan 2026, 00:30. So."),
+            ("2026-07-02T12:00:00Z to 2026-07-02T12:00:00+02:00", "02 Jul 2026, 14:00 to 02 Jul 2026, 12:00"),
+            (
+                "2026-13-02T12:00:00Z and 9999-12-31T23:59:59Z",
+                "2026-13-02T12:00:00Z and 9999-12-31T23:59:59Z",
+            ),
+            ("step 12 on 2026-01-02", "step 12 on 2026-01-02"),
+        ],
+    )
+    def test_f33_a_time_where_the_person_is(self, text: str, told: str) -> None:
+        said, moments = in_local_time(text, ZoneInfo("Europe/Berlin"))
+        assert said == told
+        assert all(moment in text for moment in moments)
+        assert len(moments) == text.count("T")
