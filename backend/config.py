@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,7 +23,7 @@ from pydantic import (
 
 from backend.config_problems import problems_of
 from backend.errors import ConfigError
-from backend.utils.config_utils import dotted_names, field_schema
+from backend.utils.config_utils import dotted_names, field_schema, to_yaml
 
 StepsOrShare = Annotated[float, Field(ge=0)]
 
@@ -315,7 +314,7 @@ def config_schema() -> Mapping[str, Any]:
 
 def config_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML: every setting, resolved, in schema order."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return to_yaml(config.model_dump(mode="json"))
 
 
 def commented_yaml() -> str:

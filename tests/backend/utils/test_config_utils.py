@@ -25,6 +25,7 @@ from backend.utils.config_utils import (
     parse_value,
     parse_yaml,
     read_yaml,
+    to_yaml,
 )
 
 
@@ -157,6 +158,8 @@ class TestOneValue:
             ("{prompt: question}", {"prompt": "question"}),
             ("rows.jsonl", "rows.jsonl"),
             ("'5'", "5"),
+            ("'1e5'", "1e5"),
+            ("['1e5', 1e5]", ["1e5", 100000.0]),
             ('"a # b"', "a # b"),
             ("", ""),
             ("run #3", "run #3"),
@@ -287,6 +290,37 @@ class TestNames:
     def test_the_name_most_likely_meant(self, typed: str, meant: str) -> None:
         assert closest(typed, dotted_names(SCHEMA)) == meant
         assert closest(typed, []) == ""
+
+
+class TestWriting:
+    @pytest.mark.parametrize(
+        "text",
+        ["0E0", "12e4567", "-1e5", ".5e1", "1.e+3", "0x1F", "2020-01-01", "no", "null", "", " a", "#", "é\n"],
+    )
+    def test_text_that_looks_like_something_else_stays_text(self, text: str) -> None:
+        assert parse_yaml(to_yaml({"a": text}), where="x") == {"a": text}
+        assert yaml.safe_load(to_yaml({"a": text})) == {"a": text}
+
+    @given(
+        st.recursive(
+            st.one_of(
+                st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=8)
+            ),
+            lambda inner: (
+                st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+            ),
+            max_leaves=6,
+        )
+    )
+    def test_what_is_written_is_read(self, value: object) -> None:
+        assert parse_yaml(to_yaml({"a": value}), where="x") == {"a": value}
+
+    def test_it_keeps_the_order(self) -> None:
+        assert to_yaml({"b": 1, "a": {"d": [1e-05], "c": None}}) == "b: 1\na:\n  d:\n  - 1.0e-05\n  c: null\n"
+
+    def test_what_yaml_cannot_hold_is_refused(self) -> None:
+        with pytest.raises(yaml.YAMLError, match="cannot represent"):
+            to_yaml({"a": object()})
 
 
 def test_what_it_reads_is_what_yaml_reads() -> None:
