@@ -89,7 +89,6 @@ def require_name(name: str) -> None:
         f"{name!r} has a meaning of its own where a run is named": name in {LATEST, BASE},
         f"{name!r} is a folder": name in {".", ".."},
         f"A name that begins with a dash, like {name!r}, is read as an option": name.startswith("-"),
-        f"A name with a slash, like {name!r}, is read as a folder": "/" in name or "\\" in name,
         f"A name with @, like {name!r}, is read as a checkpoint of a run": "@" in name,
         f"The name {name!r} holds characters that nobody can type": not name.isprintable(),
     }

@@ -95,7 +95,7 @@ class RunManager:
             return RunDir.find(self.root, run)
         except RunError as error:
             named = [item for item in self.list(archived=True) if run and item.labels.name == run]
-            if error.code != "no-such-run" or len(named) != 1:
+            if error.code not in {"no-such-run", "not-a-run"} or len(named) != 1:
                 raise
         return RunDir(named[0].path)
 

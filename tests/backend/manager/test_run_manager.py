@@ -103,12 +103,13 @@ class TestListing:
 
 
 class TestFinding:
-    def test_by_name(self, manager: RunManager, root: Path) -> None:
+    @pytest.mark.parametrize("name", ["bratwurst", "foods/rank 8"])
+    def test_by_name(self, manager: RunManager, root: Path, name: str) -> None:
         run = make(root)
-        manager.rename(run.id, "bratwurst")
-        assert manager.find("bratwurst") == run
+        manager.rename(run.id, name)
+        assert manager.find(name) == run
         assert manager.find(run.id) == run
-        assert manager.show("bratwurst").title == "bratwurst"
+        assert manager.show(name).title == name
 
     @pytest.mark.parametrize("name", ["", "unknown"])
     def test_nothing(self, manager: RunManager, name: str) -> None:
