@@ -1,4 +1,4 @@
-"""Answers held to a form: one of some texts, a regular expression, JSON, a JSON schema. Floor F1.
+"""Answers held to a form: one of some texts, a regular expression, JSON, a JSON schema, a call. Floor F1.
 
 The automata are llguidance's; here they meet our tokenizers, our end tokens and our errors.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import llguidance
 import llguidance.hf
@@ -20,17 +20,31 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.errors import InferenceError
 
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
 MAX_CHARACTERS = 65_536
 MAX_CHOICES = 1_000
 JSON_SPACE = r"[ \t\n]{0,12}"
 """White space between the parts of a JSON text: enough to indent, too little to wander off in."""
+_LOOSE: JsonCompileOptions = {"whitespace_flexible": True, "whitespace_pattern": JSON_SPACE}
+_AS_PRINTED: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""JSON as chat templates print it, and as a model has seen calls."""
+
+
+Functions: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""What may be called: by name, the JSON schema of its arguments."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """The form an answer must have. ``value`` is a tuple of texts, a pattern, or a schema as JSON text."""
+    """The form an answer must have. ``value`` is texts, a pattern, a schema as JSON text, or a grammar of calls."""
 
-    kind: Literal["choice", "regex", "json"]
+    kind: Literal["choice", "regex", "json", "call"]
     value: tuple[str, ...] | str
 
     @classmethod
@@ -47,6 +61,44 @@ class Constraint:
     def json(cls, schema: object = None) -> Constraint:
         """JSON that is valid under ``schema``; any object without one."""
         return cls("json", json.dumps({"type": "object"} if schema is None else schema))
+
+    @classmethod
+    def call(
+        cls, opening: str, functions: Functions, closing: str, *, form: Mapping[str, Any] | None = None
+    ) -> Constraint:
+        """One call of a function as JSON between two texts; or, where ``form`` is given, JSON valid under it."""
+        parts, rules = [], []
+        for place, (name, schema) in enumerate(functions.items()):
+            head, tail = json.dumps(f"{opening}{_call_head(name)}"), json.dumps("}" + closing)
+            parts.append(f"{head} arguments{place} {tail}")
+            rules.append(f"arguments{place}: %json {_rule(schema, _AS_PRINTED)}")
+        if form is not None:
+            parts.append("form")
+            rules.append(f"form: %json {_rule(form, _LOOSE)}")
+        return cls("call", "\n".join([f"start: {' | '.join(parts)}", *rules]))
+
+    @classmethod
+    def calls_in_text(cls, opening: str, functions: Functions, closing: str) -> Constraint:
+        """Any text, but where it says ``opening`` a call follows, as ``call`` makes it; then text again."""
+        tags = [
+            llguidance.StructTag(
+                trigger=opening.strip(),
+                begin=f"{opening}{_call_head(name)}",
+                grammar=_rule(schema, _AS_PRINTED),
+                end="}" + closing,
+            )
+            for name, schema in functions.items()
+        ]
+        return cls("call", llguidance.StructTag.to_grammar(tags, assume_special=False))
+
+
+def _call_head(name: str) -> str:
+    return f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
+
+
+def _rule(schema: Mapping[str, Any], options: JsonCompileOptions) -> str:
+    """A schema for a grammar, with white space of its own."""
+    return json.dumps({**schema, "x-guidance": options})
 
 
 class Constrainer:
@@ -106,19 +158,20 @@ def _grammar(constraint: Constraint) -> str:
             return llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, texts)))
         case "regex":
             return llguidance.LLMatcher.grammar_from_regex(texts[0])
+        case "call":
+            return llguidance.LLMatcher.grammar_from_lark(texts[0])
         case "json":
             try:
-                return llguidance.LLMatcher.grammar_from_json_schema(
-                    texts[0], defaults={"whitespace_flexible": True, "whitespace_pattern": JSON_SPACE}
-                )
+                return llguidance.LLMatcher.grammar_from_json_schema(texts[0], defaults=_LOOSE)
             except ValueError as error:
                 raise _refused("json", str(error)) from error
 
 
 def _refused(kind: str, why: str) -> InferenceError:
-    first = next(iter(why.strip().splitlines()), "it cannot be read").rstrip(". ")
+    lines = why.strip().splitlines() or ["it cannot be read"]
+    told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
     return InferenceError(
-        f"This {kind} cannot hold an answer: {first[:300]}.",
+        f"This {kind} cannot hold an answer: {told.rstrip('. ')[:300]}.",
         remedy="Give a list of texts, a regular expression without look-around, or a JSON schema.",
         code="bad-constraint",
     )

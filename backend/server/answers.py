@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from backend.core.constraint import Constraint
 from backend.core.sampling import Matcher
 from backend.errors import TunesmithError
 from backend.inferencer import answer_seed
@@ -21,12 +22,24 @@ from backend.server.errors import INTERNAL, ApiError, translated
 from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
 from backend.server.schemas import ChatRequest, CompletionRequest, Generation, Streamed
-from backend.server.tool_calls import OPEN
+from backend.server.tool_calls import CLOSE, OPEN
 from backend.server.wording import ChatWords, TextWords, Words, usage
 from backend.voice import Voice
 
 Result = TypeVar("Result")
 RETRY_SECONDS = 2
+_NO_TOOLS = ApiError(
+    400,
+    "tools: This model's chat template shows no tools, so it would not know of them; leave them away.",
+    code="tools_not_shown",
+    param="tools",
+)
+_NO_CALLS = ApiError(
+    400,
+    "tool_choice: This model's chat template knows no form of a call that an answer could be held to.",
+    code="calls_not_known",
+    param="tool_choice",
+)
 
 
 @dataclass
@@ -114,35 +127,64 @@ class Ticket:
         return [each for each in news if isinstance(each, Piece)]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One prompt: its ids, the most new tokens of an answer, and what holds each of its answers to a form."""
+
+    ids: list[int]
+    limit: int
+    matchers: Sequence[Matcher | None] = (None,)
+
+
 @asynccontextmanager
 async def answering(
     service: Service,
     request: Generation,
     variant: Variant,
-    prompt: list[int],
+    prompts: Sequence[Asked],
     *,
-    limit: int,
-    matchers: Sequence[Matcher | None] = (None,),
     stop: Sequence[str] = (),
     top_logprobs: int = 0,
 ) -> AsyncIterator[AsyncIterator[Piece]]:
-    """What comes, until every answer has ended; leaving ends the work within one token. Raises ApiError."""
+    """What comes, until every answer has ended; leaving ends the work within one token. Raises ApiError.
+
+    The answers to a prompt are the same whether it is asked alone or beside others.
+    """
     seed = secrets.randbits(62) if request.seed is None else request.seed
-    samplings = [
-        request.sampling(seed=answer_seed(seed, index), max_new_tokens=limit, top_logprobs=top_logprobs)
-        for index in range(len(matchers))
-    ]
     ticket, began = Ticket(), time.monotonic()
-    job = Job(variant, prompt, samplings, matchers, stop, ticket, deadline=began + service.seconds)
+    jobs: list[Job] = []
+    count = 0
+    for asked in prompts:
+        samplings = [
+            request.sampling(
+                seed=answer_seed(seed, index), max_new_tokens=asked.limit, top_logprobs=top_logprobs
+            )
+            for index in range(len(asked.matchers))
+        ]
+        deadline = began + service.seconds
+        jobs.append(Job(variant, asked.ids, samplings, asked.matchers, stop, ticket, count, deadline))
+        count += len(samplings)
+    _submit(service.engine, jobs)
     try:
-        service.engine.submit(job)
-    except TunesmithError as error:
-        raise _refusal(error) from error
-    try:
-        yield _pieces(service.metrics, ticket, len(samplings), began)
+        yield _pieces(service.metrics, ticket, count, began)
     finally:
-        job.cancelled = True
+        _cancel(jobs)
         service.metrics.duration.observe(time.monotonic() - began)
+
+
+def _submit(engine: Engine, jobs: Sequence[Job]) -> None:
+    """Let all of them wait for their turn, or none. Raises ApiError."""
+    try:
+        for job in jobs:
+            engine.submit(job)
+    except TunesmithError as error:
+        _cancel(jobs)
+        raise _refusal(error) from error
+
+
+def _cancel(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.cancelled = True
 
 
 async def _pieces(metrics: Metrics, ticket: Ticket, going: int, began: float) -> AsyncIterator[Piece]:
@@ -158,16 +200,17 @@ async def _pieces(metrics: Metrics, ticket: Ticket, going: int, began: float) ->
 
 @dataclass(frozen=True)
 class Answering:
-    """A request that was let in: what comes, and how to put it."""
+    """A request that was let in: what comes, how to put it, and how many answers that will be."""
 
     request: Streamed
     words: Words
     prompt_tokens: int
+    count: int
     pieces: AsyncIterator[Piece]
 
     async def whole(self) -> dict[str, Any]:
         """The whole answer as one object."""
-        said: list[list[Piece]] = [[] for _ in range(self.request.n)]
+        said: list[list[Piece]] = [[] for _ in range(self.count)]
         async for piece in self.pieces:
             said[piece.choice].append(piece)
         choices = [self.words.choice(index, parts) for index, parts in enumerate(said)]
@@ -179,7 +222,7 @@ class Answering:
         head = self.words.head(chunk=True)
         if self.request.with_usage:
             head["usage"] = None
-        for opening in map(self.words.opening, range(self.request.n)):
+        for opening in map(self.words.opening, range(self.count)):
             if opening is not None:
                 yield {**head, "choices": [opening]}
         written = 0
@@ -198,43 +241,64 @@ class Answering:
 async def chat(service: Service, request: ChatRequest) -> AsyncIterator[Answering]:
     """The answer to a conversation; leaving ends the work. Raises ApiError."""
     source, voice = await service.model(request.model)
-    messages = [message.plain() for message in request.messages]
-    prompt = await service.aside(lambda: voice.render(messages, tools=request.plain_tools))
-    calls = bool(request.plain_tools) and OPEN in str(voice.tokenizer.chat_template)
-    words = ChatWords(request.model, voice, logprobs=request.logprobs, tools=calls)
-    room = voice.context_length - len(prompt)
+    calls = request.plain_tools is not None and OPEN in str(voice.tokenizer.chat_template)
+    if request.must_call and not calls:
+        raise _NO_CALLS
+    constraint = (request.calls_constraint() if calls else None) or request.constraint()
+    ids = await service.aside(lambda: _conversation(voice, request))
+    room = voice.context_length - len(ids)
+    asked = Asked(
+        ids, min(request.limit or room, room), await _matchers(service, voice, constraint, request.n)
+    )
+    one_call = (CLOSE,) if calls and request.parallel_tool_calls is False else ()
     async with answering(
         service,
         request,
         variant_of(request, source),
-        prompt,
-        limit=min(request.limit or room, room),
-        matchers=await _matchers(service, request, voice),
-        stop=request.stops,
+        [asked],
+        stop=(*request.stops, *one_call),
         top_logprobs=request.top_logprobs or 0,
     ) as coming:
-        yield Answering(request, words, len(prompt), coming)
+        words = ChatWords(request.model, voice, logprobs=request.logprobs, tools=calls)
+        yield Answering(request, words, len(ids), request.n, coming)
+
+
+def _conversation(voice: Voice, request: ChatRequest) -> list[int]:
+    """The ids of a conversation. Raises ApiError where the template says nothing of tools that are to be shown."""
+    messages = [message.plain() for message in request.messages]
+    ids = voice.render(messages, tools=request.plain_tools)
+    if request.plain_tools and ids == voice.render(messages):
+        raise _NO_TOOLS
+    return ids
 
 
 @asynccontextmanager
 async def complete(service: Service, request: CompletionRequest) -> AsyncIterator[Answering]:
-    """The continuation of a text; leaving ends the work. Raises ApiError."""
+    """The continuation of one text or several; leaving ends the work. Raises ApiError."""
     source, voice = await service.model(request.model)
-    prompt = await service.aside(lambda: voice.render_text(request.prompt), prompt="prompt")
-    words = TextWords(request.model, voice, logprobs=request.logprobs is not None)
+    rendered = await service.aside(
+        lambda: [voice.render_text(text) for text in request.prompts], prompt="prompt"
+    )
+    form, room = request.constraint(), voice.context_length
+    asked = [
+        Asked(ids, min(request.max_tokens, room - len(ids)), await _matchers(service, voice, form, request.n))
+        for ids in rendered
+    ]
     async with answering(
         service,
         request,
         variant_of(request, source),
-        prompt,
-        limit=min(request.max_tokens, voice.context_length - len(prompt)),
-        matchers=await _matchers(service, request, voice),
+        asked,
         stop=request.stops,
         top_logprobs=request.logprobs or 0,
     ) as coming:
-        yield Answering(request, words, len(prompt), coming)
+        echoes = [text for text in request.prompts for _ in range(request.n)] if request.echo else ()
+        words = TextWords(request.model, voice, logprobs=request.logprobs is not None, echoes=echoes)
+        count = request.n * len(asked)
+        yield Answering(request, words, sum(map(len, rendered)), count, coming)
 
 
-async def _matchers(service: Service, request: Streamed, voice: Voice) -> list[Matcher | None]:
-    constraint = request.constraint()
-    return [await service.aside(lambda: voice.matcher(constraint)) for _ in range(request.n)]
+async def _matchers(
+    service: Service, voice: Voice, constraint: Constraint | None, count: int
+) -> list[Matcher | None]:
+    return [await service.aside(lambda: voice.matcher(constraint)) for _ in range(count)]

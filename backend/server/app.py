@@ -37,7 +37,10 @@ from backend.server.schemas import (
 BODY_BYTES = 2**20
 BODY_SECONDS = 30.0
 _CLIENT_GONE = 499
-_SAID = {404: "There is no such endpoint.", 405: "This endpoint wants another method."}
+_SAID = {
+    404: "There is no such endpoint; GET /openapi.json lists those there are.",
+    405: "This endpoint wants another method.",
+}
 _log = logging.getLogger("tunesmith.server")
 Handler = Callable[[Service, Request], Awaitable[Response]]
 

@@ -229,7 +229,7 @@ class Engine:
             Chooser(sampling, job.prompt, matcher)
             for sampling, matcher in zip(job.samplings, job.matchers, strict=True)
         ]
-        for choice, row in enumerate(decoding.join(prefill, choosers)):
+        for choice, row in enumerate(decoding.join(prefill, choosers), job.first):
             job.texts[choice] = AnswerText(voice.tokenizer, job.stop)
             self._rows[id(decoding), row] = job, choice
 

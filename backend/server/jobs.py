@@ -42,7 +42,7 @@ class Listener(Protocol):
 
 @dataclass(eq=False)
 class Job:
-    """One request: a prompt and as many answers as there are ``samplings``.
+    """A prompt and as many answers as there are ``samplings``, numbered from ``first`` on.
 
     Set ``cancelled`` to end it within one token.
     """
@@ -53,6 +53,7 @@ class Job:
     matchers: Sequence[Matcher | None]
     stop: Sequence[str]
     listener: Listener
+    first: int = 0
     deadline: float = float("inf")
     cancelled: bool = False
     texts: dict[int, AnswerText] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from torch import Tensor
 from backend.core.judging import answer_logprobs, first_difference, judged
 from backend.core.tokenizer import encode_messages, encode_prompt_completion
 from backend.run_root import BASE
-from backend.server.answers import Service, answering, variant_of
+from backend.server.answers import Asked, Service, answering, variant_of
 from backend.server.errors import ApiError
 from backend.server.jobs import Variant
 from backend.server.schemas import CompareRequest, Looked, TokenViewRequest
@@ -89,7 +89,7 @@ async def _generate(
 ) -> _Said:
     seeded = request.model_copy(update={"seed": request.seed or 0})
     limit = min(request.max_tokens, voice.context_length - len(prompt))
-    async with answering(service, seeded, variant, prompt, limit=limit) as coming:
+    async with answering(service, seeded, variant, [Asked(prompt, limit)]) as coming:
         parts = [piece async for piece in coming]
     ids = [part.token.token_id for part in parts]
     return _Said("".join(part.text for part in parts), parts[-1].finish, ids)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 
 from backend.server.errors import ApiError
 
@@ -25,7 +25,7 @@ def parse(model: type[Asked], body: bytes) -> Asked:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _refused(value, error) from error
+        raise _refused(model, value, error) from error
 
 
 def _depth(value: object) -> int:
@@ -40,31 +40,36 @@ def _depth(value: object) -> int:
     return deepest
 
 
-def _refused(value: object, error: ValidationError) -> ApiError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = _place(value, first["loc"])
-    if first["type"] == "extra_forbidden":
+def _refused(model: type[BaseModel], value: object, error: ValidationError) -> ApiError:
+    """What the first fault says; of a field of several kinds, that of the kind which came closest."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    found = max(faults, key=lambda fault: (len(_place(value, fault)), not fault["type"].endswith("_type")))
+    param = ".".join(name[:100] for name in _place(value, found))
+    if found["type"] == "extra_forbidden":
         message, code = f"Unsupported field: {param}.", "unsupported_field"
-    elif first["type"] == "missing":
+    elif found["type"] == "missing":
         message, code = f"Missing field: {param}.", "missing_field"
     else:
-        said = _sentence(first["msg"].removeprefix("Value error, "))
+        said = _sentence(found["msg"].removeprefix("Value error, "))
         message, code = (f"{param}: {said}" if param else said), "bad_value"
-    return ApiError(400, message, code=code, param=param or None)
+    field = model.model_fields.get(param.partition(".")[0])
+    why = f" {field.description}" if field and field.description else ""
+    return ApiError(400, message + why, code=code, param=param or None)
 
 
-def _place(value: object, location: tuple[int | str, ...]) -> str:
-    """The dotted name of a field; names of our own classes, which pydantic puts between, are left out."""
+def _place(value: object, fault: ErrorDetails) -> list[str]:
+    """The way to a field, name by name; names of our own classes, which pydantic puts between, are left out."""
     names: list[str] = []
+    location = fault["loc"]
     for step, part in enumerate(location):
-        last = step == len(location) - 1
-        if isinstance(value, Mapping) and (part in value or last):
+        missing = fault["type"] == "missing" and step == len(location) - 1
+        if isinstance(value, Mapping) and (part in value or missing):
             names.append(str(part))
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             names.append(str(part))
             value = value[part]
-    return ".".join(name[:100] for name in names)
+    return names
 
 
 def _sentence(text: str) -> str:

@@ -2,106 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from backend.core.constraint import Constraint
 from backend.core.sampling import Sampling
 from backend.core.shared_base import MAX_STRENGTH
+from backend.server.conversation import ChatMessage, WithToolChoice, WithTools
+from backend.server.no_effect import Hosted, Inserted, StreamPadding, WhoAsks
+from backend.server.strict import Strict, exactly_one
+from backend.server.tool_calls import calls_by_schema, one_call
 
 MAX_ANSWERS = 16
 MAX_TOKENS = 1_048_576
 MAX_TEXTS = 128
-"""Most texts of one request for embeddings."""
+"""Most texts of one request, to be continued or embedded."""
 
 
-class Strict(BaseModel):
-    """Unknown fields, converted values and numbers that are none are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class TextPart(Strict):
-    """A part of a content; only text is understood."""
-
-    type: Literal["text"]
-    text: str
-
-
-class FunctionCall(Strict):
-    """The function of a tool call, its arguments as JSON text."""
-
-    name: Annotated[str, Field(max_length=256)]
-    arguments: str
-
-
-class ToolCall(Strict):
-    """A call of a tool that the assistant made before."""
-
-    id: Annotated[str, Field(max_length=256)]
-    type: Literal["function"]
-    function: FunctionCall
-
-
-class ChatMessage(Strict):
-    """One message of a conversation."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None
-    name: Annotated[str, Field(max_length=256)] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=256)] | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The message as chat templates want it."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        fields = self.model_dump(exclude_none=True, exclude={"content", "tool_calls"})
-        if self.tool_calls is not None:
-            fields["tool_calls"] = [
-                {
-                    **call.model_dump(),
-                    "function": {
-                        "name": call.function.name,
-                        "arguments": _arguments(call.function.arguments),
-                    },
-                }
-                for call in self.tool_calls
-            ]
-        return {**fields, "content": content or ""}
-
-
-def _arguments(text: str) -> object:
-    """Templates print arguments as JSON themselves, so they want the object and not its text."""
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value
-
-
-class FunctionTool(Strict):
-    """A tool that is shown to the model by its chat template."""
-
-    type: Literal["function"]
-    function: dict[str, Any]
-
-
-class WithTools(Strict):
-    """What a request says of tools."""
-
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
-
-    @property
-    def plain_tools(self) -> list[dict[str, Any]] | None:
-        """The tools as chat templates want them."""
-        return [tool.model_dump() for tool in self.tools] if self.tools else None
-
-
-class StreamOptions(Strict):
+class StreamOptions(StreamPadding):
     """What a stream holds besides the answer."""
 
     include_usage: bool = False
@@ -138,7 +57,7 @@ class JsonOfSchema(Strict):
 class StructuredOutputs(Strict):
     """The form of an answer: exactly one of its fields."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+    model_config = ConfigDict(json_schema_extra=exactly_one("choice", "regex", "json"))
 
     choice: Annotated[
         list[Annotated[str, Field(min_length=1)]],
@@ -163,10 +82,17 @@ class StructuredOutputs(Strict):
 Count = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]
 EmbeddedText = Annotated[str, Field(min_length=1, max_length=65_536)]
+PromptText = Annotated[str, Field(min_length=1)]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class Generation(Strict):
+def _no_ids(value: object) -> object:
+    if isinstance(value, list) and value and isinstance(value[0], int | list):
+        raise ValueError("token ids mean other texts to other tokenizers, so only text is taken")
+    return value
+
+
+class Generation(WhoAsks):
     """What all requests for an answer have in common."""
 
     model: ModelName
@@ -224,7 +150,7 @@ class Streamed(Generation):
         return self.structured_outputs.constraint() if self.structured_outputs is not None else None
 
 
-class ChatRequest(Streamed, WithTools):
+class ChatRequest(Streamed, WithToolChoice, Hosted):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
@@ -235,49 +161,70 @@ class ChatRequest(Streamed, WithTools):
     response_format: Annotated[PlainText | JsonObject | JsonOfSchema, Field(discriminator="type")] | None = (
         None
     )
-    tool_choice: Literal["auto", "none"] = "auto"
 
     @model_validator(mode="after")
     def _belong_together(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs is only allowed when logprobs is true")
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("give max_tokens or max_completion_tokens, not both")
         if self.structured_outputs is not None and self.response_format is not None:
             raise ValueError("give structured_outputs or response_format, not both")
+        if self.must_call and self.constraint() is not None:
+            raise ValueError("An answer that has to be a call of a tool can have no other form")
         return self
 
-    def constraint(self) -> Constraint | None:
-        """The form the answer must have, if any."""
-        if isinstance(self.response_format, JsonOfSchema):
-            return Constraint.json(self.response_format.json_schema.schema_)
-        return Constraint.json() if isinstance(self.response_format, JsonObject) else super().constraint()
-
     @property
-    def plain_tools(self) -> list[dict[str, Any]] | None:
-        """The tools as chat templates want them; None where none may be called."""
-        return super().plain_tools if self.tool_choice == "auto" else None
+    def _json_schema(self) -> dict[str, Any] | None:
+        if isinstance(self.response_format, JsonOfSchema):
+            return self.response_format.json_schema.schema_
+        return {"type": "object"} if isinstance(self.response_format, JsonObject) else None
+
+    def constraint(self) -> Constraint | None:
+        """The form the answer must have, if any, where it is no call of a tool."""
+        return super().constraint() if self._json_schema is None else Constraint.json(self._json_schema)
+
+    def calls_constraint(self) -> Constraint | None:
+        """What holds calls of tools to their form, if anything: they are asked for, strict, or beside JSON."""
+        functions = self.callable
+        if functions and (self.must_call or self._json_schema is not None):
+            return one_call(functions, form=self._json_schema)
+        return calls_by_schema(functions) if any(each.get("strict") for each in functions) else None
 
     @property
     def limit(self) -> int | None:
-        """The most tokens that are wanted."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        """The most tokens that are wanted, by either of the two names or by both."""
+        given = [count for count in (self.max_tokens, self.max_completion_tokens) if count is not None]
+        return min(given, default=None)
 
 
-class CompletionRequest(Streamed):
+class CompletionRequest(Streamed, Inserted):
     """``POST /v1/completions``."""
 
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[
+        PromptText | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_TEXTS)],
+        BeforeValidator(_no_ids),
+    ]
     max_tokens: Count = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool = False
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> CompletionRequest:
+        if len(self.prompts) * self.n > MAX_TEXTS:
+            raise ValueError(f"prompt and n ask for more than {MAX_TEXTS} answers")
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo and logprobs exclude each other, since a prompt is not judged")
+        return self
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts to be continued, one or many."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
 class Looked(Generation, WithTools):
     """What the looks inside have in common."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["messages"]}, {"required": ["prompt"]}]}
-    )
+    model_config = ConfigDict(json_schema_extra=exactly_one("messages", "prompt"))
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000, default_factory=list)]
     prompt: Annotated[str, Field(min_length=1)] = ""
@@ -310,11 +257,14 @@ class CompareRequest(Looked):
     against: ModelName | None = None
 
 
-class EmbeddingRequest(Strict):
+class EmbeddingRequest(WhoAsks):
     """``POST /v1/embeddings``."""
 
     model: ModelName
-    input: EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=MAX_TEXTS)]
+    input: Annotated[
+        EmbeddedText | Annotated[list[EmbeddedText], Field(min_length=1, max_length=MAX_TEXTS)],
+        BeforeValidator(_no_ids),
+    ]
     encoding_format: Literal["float", "base64"] = "float"
 
     @property

@@ -1,4 +1,4 @@
-"""Calls of tools inside an answer: ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``.
+"""Calls of tools in an answer, read and asked for: ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``.
 
 Source of the form: NousResearch's Hermes function-calling format, which Qwen's chat templates print as well.
 """
@@ -7,17 +7,37 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from backend.core.answer_text import possible_start
+from backend.core.constraint import Constraint
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+Function: TypeAlias = Mapping[str, Any]
+"""A function as clients describe it: ``name``, and the JSON schema of its arguments as ``parameters``."""
+_NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def one_call(functions: Sequence[Function], *, form: Mapping[str, Any] | None = None) -> Constraint:
+    """An answer that is a call of one of ``functions``; or, where ``form`` is given, JSON valid under it."""
+    return Constraint.call(f"{OPEN}\n", _schemas(functions), f"\n{CLOSE}", form=form)
+
+
+def calls_by_schema(functions: Sequence[Function]) -> Constraint:
+    """An answer that may say anything, but calls only these functions, with arguments as their schema wants them."""
+    return Constraint.calls_in_text(f"{OPEN}\n", _schemas(functions), f"\n{CLOSE}")
+
+
+def _schemas(functions: Sequence[Function]) -> dict[str, Any]:
+    return {each["name"]: each.get("parameters") or _NO_ARGUMENTS for each in functions}
 
 
 class CallReader:
     """One answer as its text comes, calls taken out of it; what turns out to be no call is given back as text.
 
-    ``calls`` counts those that were found. White space around calls is not part of the text.
+    ``calls`` counts those that were found. A call that the answer ends in need not be closed. White space around
+    calls is not part of the text.
     """
 
     def __init__(self) -> None:
@@ -28,10 +48,13 @@ class CallReader:
         """The text that is safe to show and the calls that are whole; ``last`` with the end of the answer."""
         self._held += text
         shown, found = "", []
-        while CLOSE in self._held.partition(OPEN)[2]:
+        while True:
             before, _, rest = self._held.partition(OPEN)
-            inside, _, self._held = rest.partition(CLOSE)
-            call = _read(inside)
+            inside, closed, after = rest.partition(CLOSE)
+            call = _read(inside) if closed or last else None
+            if not closed and not call:
+                break
+            self._held = after
             shown += before.rstrip() if call else f"{before}{OPEN}{inside}{CLOSE}"
             found += [{"index": self.calls, **call}] if call else []
             self.calls += bool(call)

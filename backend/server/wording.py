@@ -118,17 +118,20 @@ class TextWords(_Endpoint):
 
     prefix, whole, chunked = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, model: str, voice: Voice, *, logprobs: bool) -> None:
+    def __init__(self, model: str, voice: Voice, *, logprobs: bool, echoes: Sequence[str] = ()) -> None:
+        """``echoes`` are what the answers begin with: the prompt of each, or nothing."""
         super().__init__(model, voice)
         self._logprobs = logprobs
+        self._echoes = echoes
 
     def choice(self, index: int, parts: Sequence[Piece]) -> dict[str, Any]:
         """One whole answer."""
-        text = "".join(part.text for part in parts)
+        text = "".join([*self._echoes[index : index + 1], *(part.text for part in parts)])
         return _text(index, text, self._likely(parts), parts[-1].finish)
 
-    def opening(self, _: int) -> None:
-        """Nothing is said before there is text."""
+    def opening(self, index: int) -> dict[str, Any] | None:
+        """The prompt, where it was asked for."""
+        return _text(index, self._echoes[index], None, None) if self._echoes else None
 
     def said(self, piece: Piece) -> dict[str, Any] | None:
         """What a step added."""
@@ -150,7 +153,10 @@ class TextWords(_Endpoint):
             "tokens": texts,
             "token_logprobs": [finite(token.logprob) for token in tokens],
             "top_logprobs": [
-                {token_text(self._voice, token_id): finite(value) for token_id, value in token.top}
+                {
+                    token_text(self._voice, token_id): finite(value)
+                    for token_id, value in (*token.top, (token.token_id, token.logprob))
+                }
                 for token in tokens
             ],
             "text_offset": [sum(map(len, texts[:index])) for index in range(len(texts))],

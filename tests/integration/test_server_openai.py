@@ -30,7 +30,13 @@ CALLING = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-TOOL: Any = {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object"}}}
+FOOD = {
+    "type": "object",
+    "properties": {"food": {"enum": ["ham"]}},
+    "required": ["food"],
+    "additionalProperties": False,
+}
+TOOL: Any = {"type": "function", "function": {"name": "weigh", "parameters": FOOD}}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +77,8 @@ def _user(text: str) -> list[Any]:
 
 
 def _say(client: OpenAI, model: str, text: str = "test input", **options: Any) -> str:
-    answer = client.chat.completions.create(model=model, messages=_user(text), temperature=0, **options)
+    asked = {"messages": _user(text), "temperature": 0, **options}
+    answer = client.chat.completions.create(model=model, **asked)
     return str(answer.choices[0].message.content)
 
 
@@ -129,6 +136,74 @@ def test_calls_of_tools(client: OpenAI, calling: RunDir) -> None:
     assert (plain.finish_reason, plain.message.content, plain.message.tool_calls) == ("stop", said, None)
 
 
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weigh"}}])
+def test_a_call_that_was_asked_for_and_the_turn_after_it(
+    client: OpenAI, calling: RunDir, choice: Any
+) -> None:
+    """The whole message object goes back as it came, null fields and all."""
+    messages = _user("hi")
+    asked: dict[str, Any] = {
+        "model": f"{calling.id}@base",
+        "messages": messages,
+        "tools": [TOOL],
+        "temperature": 0,
+    }
+    first = client.chat.completions.create(**asked, tool_choice=choice, parallel_tool_calls=False).choices[0]
+    (call,) = first.message.tool_calls or ()
+    messages.append(first.message)
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": "5 kg"})
+    second = client.chat.completions.create(**asked, max_tokens=3).choices[0]
+    messages.append(second.message)
+    third = client.chat.completions.create(**asked | {"messages": [*messages, *_user("hi")]}, max_tokens=3)
+
+    assert (first.finish_reason, first.message.content, call.function.name) == ("tool_calls", None, "weigh")
+    assert json.loads(call.function.arguments) == {"food": "ham"}
+    assert third.usage is not None
+
+
+def test_what_clients_send_besides(client: OpenAI, trained: RunDir) -> None:
+    nulls: Any = dict.fromkeys(
+        ("top_p", "n", "stop", "max_tokens", "seed", "tools", "logit_bias", "response_format")
+    )
+    labels: Any = {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
+    messages: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "test input"}]}]
+    answer = client.chat.completions.create(
+        model=trained.id, messages=messages, temperature=0, **nulls, **labels
+    )
+    as_developer, as_system = (
+        _say(client, trained.id, messages=[{"role": role, "content": "Be kind."}, *messages], max_tokens=4)
+        for role in ("developer", "system")
+    )
+
+    assert answer.choices[0].message.content == "expected output"
+    assert as_developer == as_system
+
+
+def test_one_call_at_a_time(client: OpenAI, calling: RunDir) -> None:
+    call = '<tool_call>\n{"name": "weigh", "arguments": {}}\n</tool_call>'
+    asked: dict[str, Any] = {
+        "model": f"{calling.id}@base", "messages": _user("hi"), "tools": [TOOL],
+        "extra_body": {"structured_outputs": {"choice": [f"{call}\n{call}"]}},
+    }  # fmt: skip
+    both, one = (
+        client.chat.completions.create(**asked, parallel_tool_calls=parallel).choices[0]
+        for parallel in (True, False)
+    )
+
+    assert [len(choice.message.tool_calls or ()) for choice in (both, one)] == [2, 1]
+    assert both.finish_reason == one.finish_reason == "tool_calls"
+
+
+def test_texts(client: OpenAI, trained: RunDir) -> None:
+    made = client.completions.create(
+        model=trained.id, prompt=["hello", "test"], echo=True, max_tokens=2, temperature=0
+    )
+
+    assert [choice.text[:4] for choice in made.choices] == ["hell", "test"]
+    with pytest.raises(openai.BadRequestError, match="only text is taken"):
+        client.completions.create(model=trained.id, prompt=[1, 2])
+
+
 def test_embeddings(client: OpenAI, trained: RunDir) -> None:
     """The client asks for base64 by itself, and decodes it."""
     made = client.embeddings.create(model=trained.id, input=["food pork", "hello"])
@@ -158,7 +233,7 @@ def test_abort_ends_the_work(client: OpenAI, server: tuple[str, subprocess.Popen
         ({"model": "nothing"}, openai.NotFoundError, "model"),
         ({"temperature": 5}, openai.BadRequestError, "temperature"),
         ({"n": 0}, openai.BadRequestError, "n"),
-        ({"user": "me"}, openai.BadRequestError, "user"),
+        ({"store": True}, openai.BadRequestError, "store"),
         ({"logit_bias": {"5": 1}}, openai.BadRequestError, "logit_bias"),
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"messages": _user("word " * 600)}, openai.BadRequestError, "messages"),

@@ -74,6 +74,62 @@ def test_json_without_a_schema_is_an_object() -> None:
     assert said.startswith("{")
 
 
+WEIGH = {
+    "type": "object",
+    "properties": {"food": {"$ref": "#/$defs/food"}, "kg": {"type": "integer"}},
+    "required": ["food"],
+    "additionalProperties": False,
+    "$defs": {"food": {"enum": ["ham", "{%"]}},
+}
+FUNCTIONS = {'we"igh': WEIGH, "now": {"type": "object", "properties": {}, "additionalProperties": False}}
+MARKS = "<tool_call>\n", "\n</tool_call>"
+NOW = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+HAM = '<tool_call>\n{"name": "we\\"igh", "arguments": {"food": "ham", "kg": 5}}\n</tool_call>'
+
+
+def _fits(constraint: Constraint, text: str) -> bool:
+    """Whether ``text`` may be said, and may end there."""
+    matcher = _constrainer().matcher(constraint)
+    ids = TOKENIZER.encode(text, add_special_tokens=False)
+    steps = [bool(matcher.allowed(VOCABULARY)[token]) and matcher.accept(token) is None for token in ids]
+    return all(steps) and bool(matcher.allowed(VOCABULARY)[next(iter(STOPS))])
+
+
+@pytest.mark.parametrize(
+    ("text", "call", "or_form", "in_text"),
+    [
+        (NOW, True, True, True),
+        (HAM, True, True, True),
+        (HAM.replace("ham", "eel"), False, False, False),
+        (NOW.replace("now", "later"), False, False, False),
+        (NOW.replace("}}", ', "x": 1}}'), False, False, False),
+        (NOW[:-3], False, False, False),
+        ('"meat"', False, True, True),
+        ("Let me see.", False, False, True),
+        ("a < b <tool", False, False, True),
+        (f"Let me see. {NOW}\n{HAM} So.", False, False, True),
+        ("", False, False, True),
+    ],
+)
+def test_calls(text: str, call: bool, or_form: bool, in_text: bool) -> None:
+    opening, closing = MARKS
+    constraints = [
+        Constraint.call(opening, FUNCTIONS, closing),
+        Constraint.call(opening, FUNCTIONS, closing, form={"enum": ["meat"]}),
+        Constraint.calls_in_text(opening, FUNCTIONS, closing),
+    ]
+
+    assert [_fits(constraint, text) for constraint in constraints] == [call, or_form, in_text]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_call_whatever_the_model_would_rather_say(seed: int) -> None:
+    said, finish = _said(Constraint.call(MARKS[0], FUNCTIONS, MARKS[1]), seed=seed, limit=400)
+
+    assert finish == "stop"
+    assert json.loads(said.removeprefix(MARKS[0]).removesuffix(MARKS[1]))["name"] in FUNCTIONS
+
+
 def test_cut_off_by_the_limit_it_is_the_beginning_of_one() -> None:
     said, finish = _said(Constraint.choice("Meat and everything that goes with it"), limit=2)
 
@@ -92,8 +148,9 @@ def test_matchers_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("constraint", "said"),
     [
-        (Constraint.regex("("), "regex"),
-        (Constraint.regex("(?=a)b"), "regex"),
+        (Constraint.regex("("), "regex cannot hold an answer: unclosed group"),
+        (Constraint.regex("(?=a)b"), "look-around, including look-ahead and look-behind, is not supported"),
+        (Constraint.regex(r"(a)\1"), "backreferences are not supported"),
         (Constraint.choice(), "choice"),
         (Constraint.choice("a", ""), "choice"),
         (Constraint.choice(*["a"] * (MAX_CHOICES + 1)), "too long"),
@@ -101,6 +158,8 @@ def test_matchers_share_nothing() -> None:
         (Constraint("json", "{"), "json"),
         (Constraint.json({"type": "nonsense"}), "json"),
         (Constraint.json([1]), "json"),
+        (Constraint.call("<", {"f": {"type": "nonsense"}}, ">"), "call cannot hold .*nonsense"),
+        (Constraint.calls_in_text("<", {"f": {"$ref": "#/nowhere"}}, ">"), "call cannot hold .*nowhere"),
     ],
     ids=lambda part: str(part)[:40],
 )

@@ -17,6 +17,19 @@ from tests.backend.server.conftest import QUESTION, Server
 from tests.eventually import eventually
 
 CHAT = "/v1/chat/completions"
+NULLABLE = (
+    "top_p",
+    "n",
+    "stop",
+    "max_tokens",
+    "seed",
+    "stream",
+    "tools",
+    "response_format",
+    "logit_bias",
+    "user",
+)
+WEIGH = {"type": "function", "function": {"name": "weigh"}}
 PARTS = [{"type": "text", "text": "food "}, {"type": "text", "text": "pork"}]
 
 
@@ -114,6 +127,7 @@ class TestChat:
         [
             ({"max_tokens": 1}, "e"),
             ({"max_completion_tokens": 1}, "e"),
+            (dict.fromkeys(NULLABLE), "expected output"),
             ({"stop": "out"}, "expected "),
             ({"stop": ["zzz", "put"]}, "expected out"),
             ({"temperature": 2, "top_k": 1}, "expected output"),
@@ -159,6 +173,44 @@ class TestChat:
         assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
         chunks = _events(server.ask("POST", "/v1/completions", {**asked, "stream": True}).text)
         assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == choice["text"]
+
+    def test_many_texts_are_answered_as_if_each_were_alone(self, server: Server) -> None:
+        asked = {"model": server.run, "temperature": 2, "seed": 5, "n": 2, "max_tokens": 4}
+        texts = ["hello world", "test input", "x"]
+        many = server.ask("POST", "/v1/completions", {**asked, "prompt": texts}).json
+        alone = [server.ask("POST", "/v1/completions", {**asked, "prompt": text}).json for text in texts]
+        said = [choice["text"] for each in alone for choice in each["choices"]]
+        assert [choice["text"] for choice in many["choices"]] == said
+        assert [choice["index"] for choice in many["choices"]] == list(range(6))
+        assert many["usage"]["total_tokens"] == sum(each["usage"]["total_tokens"] for each in alone)
+        assert len(set(said)) > 3
+
+    @pytest.mark.parametrize("prompt", ["hello world", ["hello world", "x"]])
+    def test_a_stream_of_texts_adds_up_with_echo_and_usage(self, server: Server, prompt: Any) -> None:
+        asked = {"model": server.run, "prompt": prompt, "temperature": 0, "max_tokens": 3, "echo": True}
+        whole = server.ask("POST", "/v1/completions", asked).json
+        streamed = {**asked, "stream": True, "stream_options": {"include_usage": True}}
+        *chunks, last = _events(server.ask("POST", "/v1/completions", streamed).text)
+        texts = [""] * len(whole["choices"])
+        for choice in (chunk["choices"][0] for chunk in chunks):
+            texts[choice["index"]] += choice["text"]
+        assert texts == [choice["text"] for choice in whole["choices"]]
+        assert texts[0].startswith("hello world")
+        assert (last["usage"], last["choices"]) == (whole["usage"], [])
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"tools": [WEIGH]}, "tools"),
+            ({"tools": [WEIGH], "tool_choice": "required"}, "tool_choice"),
+            ({"messages": [{"role": "judge", "content": "x"}]}, "messages.0.role"),
+        ],
+    )
+    def test_what_this_models_template_knows_nothing_of(
+        self, server: Server, fields: dict[str, Any], param: str
+    ) -> None:
+        assert server.chat(**fields).error["param"] == param
+        assert server.say(tools=[WEIGH], tool_choice="none") == "expected output"
 
 
 class TestLooks:
@@ -270,7 +322,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            *[("temperature", value) for value in (-0.1, 2.1, "1", True, None, [])],
+            *[("temperature", value) for value in (-0.1, 2.1, "1", True, [])],
             *[("top_p", value) for value in (0, -1, 1.1)],
             *[("top_k", value) for value in (-1, 1.5, 10**7)],
             *[("n", value) for value in (0, -1, 17, 1.0)],
@@ -294,7 +346,7 @@ class TestBadInput:
             *[("structured_outputs", value) for value in ({}, {"choice": []}, {"regex": "("}, 5)],
             ("structured_outputs", {"choice": ["a"], "regex": "a"}),
             *[("tools", value) for value in ([{}], [{"type": "code"}], {})],
-            *[(name, 1) for name in ("logit_bias", "user", "best_of", "tool_choice", "foo", "")],
+            *[(name, 1) for name in ("logit_bias", "user", "best_of", "tool_choice", "foo", "", "store")],
         ],
     )  # fmt: skip
     def test_a_field_out_of_range_is_named(self, server: Server, field: str, value: Any) -> None:

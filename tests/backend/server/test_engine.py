@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -89,6 +90,15 @@ def test_an_answer_is_that_of_the_inferencer(make: Callable[..., Engine], traine
     engine.submit(job)
 
     assert heard.to_the_end() == ["expected output"]
+
+
+def test_answers_are_numbered_from_where_the_job_says(make: Callable[..., Engine], trained: RunDir) -> None:
+    engine = make()
+    job, heard = _job(engine, find_model(trained), max_new_tokens=1)
+    job.first = 5
+    engine.submit(job)
+
+    assert heard.news.get(timeout=60) == Piece(5, "e", ANY, "length")
 
 
 def test_whatever_stands_beside_it(make: Callable[..., Engine], trained: RunDir) -> None:

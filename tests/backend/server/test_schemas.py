@@ -11,12 +11,13 @@ from backend.core.constraint import Constraint
 from backend.server.errors import ApiError
 from backend.server.parsing import parse
 from backend.server.schemas import (
-    ChatMessage,
     ChatRequest,
     CompareRequest,
+    CompletionRequest,
     EmbeddingRequest,
     TokenViewRequest,
 )
+from backend.server.tool_calls import calls_by_schema, one_call
 
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -70,17 +71,79 @@ def test_forms(fields: dict[str, Any], expected: Constraint | None) -> None:
     assert _chat(**fields).constraint() == expected
 
 
-def test_messages_as_templates_want_them() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    plain = ChatMessage.model_validate({"role": "assistant", "tool_calls": [call]}).plain()
-    odd = {**call, "function": {"name": "f", "arguments": "not json"}}
+HAM = {"type": "function", "function": {"name": "weigh", "parameters": {"enum": ["ham"]}}}
+STRICT = {"type": "function", "function": {**HAM["function"], "strict": True}}  # type: ignore[dict-item]
+MEAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["meat"]}}}
 
-    assert plain["content"] == ""
-    assert plain["tool_calls"][0]["function"] == {"name": "f", "arguments": {"a": 1}}
-    assert ChatMessage.model_validate({"role": "assistant", "tool_calls": [odd]}).plain()["tool_calls"][0][
-        "function"
-    ]["arguments"] == ("not json")
-    assert ChatMessage(role="user", content="hi").plain() == {"role": "user", "content": "hi"}
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, None),
+        ({"tools": [HAM]}, None),
+        ({"tools": [STRICT], "tool_choice": "none"}, None),
+        ({"response_format": MEAT}, None),
+        ({"tools": [HAM], "tool_choice": "required"}, one_call([HAM["function"]])),  # type: ignore[list-item]
+        (
+            {"tools": [HAM], "response_format": MEAT},
+            one_call([HAM["function"]], form={"enum": ["meat"]}),  # type: ignore[list-item]
+        ),
+        ({"tools": [STRICT]}, calls_by_schema([HAM["function"]])),  # type: ignore[list-item]
+    ],
+)
+def test_what_calls_are_held_to(fields: dict[str, Any], expected: Constraint | None) -> None:
+    assert _chat(**fields).calls_constraint() == expected
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"response_format": MEAT},
+        {"structured_outputs": {"choice": ["a"]}},
+        {"response_format": {"type": "json_object"}},
+    ],
+)
+def test_an_answer_that_has_to_be_a_call_has_no_other_form(form: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match="no other form"):
+        _chat(tools=[HAM], tool_choice="required", **form)
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({"max_tokens": 5}, 5),
+        ({"max_completion_tokens": 5}, 5),
+        ({"max_tokens": 5, "max_completion_tokens": 7}, 5),
+        ({"max_tokens": None, "max_completion_tokens": None}, None),
+    ],
+)
+def test_the_lesser_of_two_limits_holds(fields: dict[str, Any], limit: int | None) -> None:
+    assert _chat(**fields).limit == limit
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"prompt": [1, 2]}, "prompt: token ids mean other texts to other tokenizers"),
+        ({"prompt": [[1, 2]]}, "prompt: token ids"),
+        ({"prompt": []}, "prompt: List should have at least 1 item"),
+        ({"prompt": ["a", ""]}, "prompt.1: String should have at least 1 character"),
+        ({"prompt": None}, "Missing field: prompt."),
+        ({"prompt": ["a"] * 65, "n": 2}, "more than 128 answers"),
+        ({"echo": True, "logprobs": 0}, "echo and logprobs exclude each other"),
+        ({"logprobs": True}, "logprobs: Input should be a valid integer"),
+    ],
+)
+def test_texts_that_cannot_be_continued(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(CompletionRequest, json.dumps({"model": "m", "prompt": "x", **fields}).encode())
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("given", ["a", ["a"]])
+def test_prompts_are_one_or_many(given: Any) -> None:
+    asked = parse(CompletionRequest, json.dumps({"model": "m", "prompt": given}).encode())
+    assert (asked.prompts, asked.max_tokens, asked.echo) == (["a"], 16, False)
 
 
 @pytest.mark.parametrize("model", [TokenViewRequest, CompareRequest])
@@ -88,14 +151,6 @@ def test_messages_as_templates_want_them() -> None:
 def test_a_look_wants_one_prompt(model: type[Any], fields: dict[str, Any]) -> None:
     with pytest.raises(ApiError):
         parse(model, json.dumps({"model": "m", **fields}).encode())
-
-
-def test_tools_are_shown_unless_none_may_be_called() -> None:
-    tool = {"type": "function", "function": {"name": "weigh"}}
-    assert _chat(tools=[tool]).plain_tools == [tool]
-    assert _chat(tools=[tool], tool_choice="none").plain_tools is None
-    with pytest.raises(ApiError, match="tool_choice"):
-        _chat(tools=[tool], tool_choice="required")
 
 
 @pytest.mark.parametrize("given", ["a", ["a"]])

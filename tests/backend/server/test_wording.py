@@ -56,6 +56,20 @@ def test_heads(voice: Voice) -> None:
     assert text.opening(0) is None
 
 
+def test_a_prompt_is_echoed_once(voice: Voice) -> None:
+    echoed = TextWords("m", voice, logprobs=False, echoes=["hi ", "ho "])
+
+    assert echoed.choice(1, _pieces(voice, "hello"))["text"] == "ho hello"
+    assert [echoed.opening(index)["text"] for index in range(2)] == ["hi ", "ho "]  # type: ignore[index]
+
+
+def test_the_token_that_came_is_among_its_alternatives(voice: Voice) -> None:
+    likely = [Piece(0, "a", NewToken(0, 70, -3.0, "", ((71, -0.5),)), "length")]
+    top = TextWords("m", voice, logprobs=True).choice(0, likely)["logprobs"]["top_logprobs"]
+
+    assert sorted(top[0].values()) == [-3.0, -0.5]
+
+
 def test_a_part_of_a_character_has_no_bytes(voice: Voice) -> None:
     parts = _pieces(voice, "é")
     content = ChatWords("m", voice, logprobs=True).choice(0, parts)["logprobs"]["content"]

@@ -1,0 +1,160 @@
+"""What a client may say in a conversation: messages, tools, and which of the tools is to be called."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from backend.server.no_effect import Echoed, PlaceInStream
+from backend.server.strict import Strict
+
+Name = Annotated[str, Field(max_length=256)]
+
+
+class TextPart(Strict):
+    """A part of a content; only text is understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(Echoed):
+    """The function of a tool call, its arguments as JSON text."""
+
+    name: Name
+    arguments: str
+
+
+class ToolCall(PlaceInStream):
+    """A call of a tool that the assistant made before."""
+
+    id: Name
+    type: Literal["function"]
+    function: FunctionCall
+
+    def plain(self) -> dict[str, Any]:
+        """The call as chat templates want it."""
+        function = {"name": self.function.name, "arguments": self.function.arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
+class ChatMessage(Echoed):
+    """One message of a conversation. A developer is a system by another name, as in training rows."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None
+    name: Name | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    tool_call_id: Name | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant's message may have tool_calls")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content may be null only beside tool_calls")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The message as chat templates want it; the renderer spells the arguments of calls."""
+        content = self.content
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        fields = self.model_dump(exclude_none=True, include={"name", "tool_call_id"})
+        if self.tool_calls:
+            fields["tool_calls"] = [call.plain() for call in self.tool_calls]
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, **fields, "content": content or ""}
+
+
+def _well_formed(function: dict[str, Any]) -> dict[str, Any]:
+    """The function as it came: templates print it, key by key in the client's order."""
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError("a function needs a name")
+    if not isinstance(function.get("parameters"), dict | None):
+        raise ValueError("parameters are a JSON schema, an object")  # noqa: TRY004 - pydantic reads this kind
+    return function
+
+
+Function = Annotated[
+    dict[str, Any],
+    AfterValidator(_well_formed),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "minLength": 1},
+                "parameters": {"type": ["object", "null"]},
+            },
+            "required": ["name"],
+        }
+    ),
+]
+
+
+class FunctionTool(Strict):
+    """A tool that is shown to the model by its chat template."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Strict):
+    """A function by its name."""
+
+    name: Name
+
+
+class NamedTool(Strict):
+    """The one tool that is to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class WithTools(Strict):
+    """What a request says of tools."""
+
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+
+    @property
+    def plain_tools(self) -> list[dict[str, Any]] | None:
+        """The tools as chat templates want them."""
+        return [tool.model_dump() for tool in self.tools] if self.tools else None
+
+
+class WithToolChoice(WithTools):
+    """Which of the tools may or must be called."""
+
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _can_be_called(self) -> WithToolChoice:
+        names = [tool.function["name"] for tool in self.tools or ()]
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError("tool_choice names a function that is not among the tools")
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice is required, but there are no tools")
+        return self
+
+    @property
+    def plain_tools(self) -> list[dict[str, Any]] | None:
+        """The tools as chat templates want them; None where none may be called."""
+        return None if self.tool_choice == "none" else super().plain_tools
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer has to be a call."""
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def callable(self) -> list[dict[str, Any]]:
+        """The functions that the answer may or must call."""
+        functions = [tool["function"] for tool in self.plain_tools or ()]
+        if isinstance(self.tool_choice, NamedTool):
+            wanted = self.tool_choice.function.name
+            return [function for function in functions if function["name"] == wanted]
+        return functions

@@ -1,0 +1,68 @@
+"""Fields that are accepted and change nothing, each with the reason why nothing is promised by taking it.
+
+This is the whole list: any other field that is not understood is refused, since it could have changed the answer. A
+value that would be a promise (``store: true``) is refused too, with the reason that stands here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from backend.server.strict import Strict
+
+Label = Annotated[str, Field(max_length=512)]
+
+
+class WhoAsks(Strict):
+    """What any request may say of the one who asks."""
+
+    user: Label | None = Field(None, description="Nobody is watched or counted here by name.")
+
+
+class Hosted(WhoAsks):
+    """What a chat request may say to a hosted service: its ledgers, its queues, its caches."""
+
+    safety_identifier: Label | None = Field(None, description="Nobody is watched or counted here by name.")
+    metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = Field(
+        None, description="It labels stored answers, and none are stored here."
+    )
+    store: Literal[False] | None = Field(None, description="No answer is stored here.")
+    service_tier: Literal["auto", "default"] | None = Field(None, description="There is one queue for all.")
+    prompt_cache_key: Label | None = Field(None, description="No prompt is kept from one request to another.")
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(
+        None, description="It says how long a prompt may be kept at most, and none is kept."
+    )
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = Field(
+        None, description="Answers are text."
+    )
+
+
+class Inserted(Strict):
+    """What a plain completion may say of its surroundings."""
+
+    suffix: Literal[""] | None = Field(None, description="A text is continued here, not filled in.")
+    best_of: Literal[1] | None = Field(None, description="No more answers are made than are given.")
+
+
+class StreamPadding(Strict):
+    """What a stream may be padded with."""
+
+    include_obfuscation: Literal[False] | None = Field(None, description="Streams are not padded here.")
+
+
+class Echoed(Strict):
+    """What a client adds to a message of ours before it sends it back."""
+
+    provider_specific_fields: dict[str, None] | None = Field(
+        None, description="LiteLLM keeps the null fields of an answer there."
+    )
+
+
+class PlaceInStream(Echoed):
+    """Where a call stood in a stream that a client put together and sends back."""
+
+    index: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Calls stand in the order of the list."
+    )
