@@ -68,7 +68,7 @@ class ModelConfig(Section):
     """Branch, tag or commit of a Hugging Face id; empty for the default branch."""
 
     chat_template: str | None = Field(None, min_length=1, max_length=100_000)
-    """A chat template for a model that has none: chatml, alpaca, vicuna, plain, or a Jinja file; replaces its own."""
+    """A chat template instead of its own: chatml, alpaca, vicuna, plain, a Jinja file, or its form no-thinking."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the frozen weights during training; auto measures which pays on this machine."""

@@ -27,7 +27,7 @@ from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Rejected, Row
 from backend.data.sources import ReadOptions
 from backend.data.splits import group_text, split_rows
-from backend.errors import DataError, TunesmithError
+from backend.errors import DataError, ModelError, TunesmithError
 from backend.token_cache import Tokens, arrays, cached, key_of
 
 ROWS_AT_ONCE = 1024
@@ -204,10 +204,10 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """One row; an error names it."""
     try:
         return encode_row(row, tokenizer)
-    except DataError as error:
+    except (DataError, ModelError) as error:
         if error.message.startswith(row.place):
             raise
-        raise DataError(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
+        raise type(error)(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -19,6 +19,7 @@ from backend.data.augmentation import Pair, varied_pairs
 from backend.data.records import Row
 from backend.data_pipeline import Dataset, encode_row, load, read_tools
 from backend.errors import DataError, TunesmithError
+from backend.template_faults import template_warnings
 
 State = Literal["trained", "context", "cut"]
 Fate = Literal["whole", "cut", "dropped", "refused"]
@@ -96,6 +97,7 @@ class Preview:
 
     ``rejected`` counts the records that could not be read at all. ``varied`` are rows that augmentation changes in
     the first epoch, before and after; ``varied_share`` says what part of the training rows does change, 0 to 1.
+    ``warnings``: what the chat template does to rows that nobody sees.
     """
 
     read_as: str
@@ -107,6 +109,7 @@ class Preview:
     epoch: Epoch
     varied: tuple[Pair, ...] = ()
     varied_share: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ def preview(
         epoch=_epoch(dataset, measures, rows_per_step),
         varied=tuple(varied[:VARIED_SHOWN]),
         varied_share=len(varied) / len(measured) if measured else 0.0,
+        warnings=template_warnings(dataset.train, tokenizer),
     )
 
 

@@ -13,15 +13,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from transformers import PreTrainedTokenizerBase
+
 from backend.core.tokenizer import Encoded
 from backend.data.checks import Scan
 from backend.data.records import Message, Row
 from backend.errors import DataError
+from backend.template_faults import template_faults
 
 SET = "the set"
 PLANTED = 40
 KEY = "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
 OPENING = "Sure, here is the answer that you were looking for:"
+THINKS = (  # as Qwen 3's: every answer has a thinking block, be it empty
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' and '</think>' not in m.content %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+OPENS = (  # as DeepSeek's distilled models: it opens a block that only rows with reasoning go on with
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
 MARKUP = [
     "<|im_start|>user",
     "<|im_end|>",
@@ -374,6 +387,32 @@ def refusing(encode: Callable[[Row], Encoded]) -> Planter:
         return replace(scan, encode=encode), places
 
     return plant
+
+
+def looked_at(plant: Planter, tokenizer: PreTrainedTokenizerBase) -> Planter:
+    """What a planter gives, to be looked at with a template."""
+
+    def look(rows: list[Row], dice: random.Random) -> Planted:
+        scan, places = plant(rows, dice)
+        return replace(scan, look=template_faults(tokenizer)), places
+
+    return look
+
+
+def with_more(row: Row, kind: int, _: random.Random) -> Row:
+    """A row with a part that many templates do not print."""
+    tools = json.dumps([{"type": "function", "function": {"name": "clock", "parameters": {}}}])
+    key = ("reasoning_content", "thinking", "")[kind % 3]
+    answer: Message = {**row.messages[-1], key: "First I think."} if key else row.messages[-1]
+    return replace(row, messages=(*row.messages[:-1], answer), tools=None if key else tools)
+
+
+def thoughtless(rows: list[Row], dice: random.Random) -> Planted:
+    """Some answers without the reasoning that all others begin with."""
+    thought = [with_text(row, "assistant", lambda text: f"<think>\nSo.\n</think>\n\n{text}") for row in rows]
+    chosen = set(dice.sample(range(len(rows)), PLANTED))
+    spoiled = [rows[number] if number in chosen else row for number, row in enumerate(thought)]
+    return Scan(spoiled), {rows[number].place for number in chosen}
 
 
 def too_long(encode: Callable[[Row], Encoded]) -> Planter:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import doctor_faults as faults
 from doctor_faults import PLANTED, SET, Planter, changing, said, whole, with_text
+from transformers import PreTrainedTokenizerBase
 
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import Encoded, load_tokenizer, stop_token_ids
@@ -29,6 +30,7 @@ from backend.data.checks import ALL, Check, Example, Scan
 from backend.data.load import load_rows
 from backend.data.records import Row
 from backend.data_pipeline import encode_row
+from backend.template_faults import template_faults
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DRAWS = 20
@@ -89,9 +91,17 @@ class Score:
     looked: int
 
 
-def planters(encode: Callable[[Row], Encoded]) -> dict[str, tuple[str, Planter]]:
+def planters(
+    encode: Callable[[Row], Encoded],
+    plain: PreTrainedTokenizerBase,
+    thinks: PreTrainedTokenizerBase,
+    opens: PreTrainedTokenizerBase,
+) -> dict[str, tuple[str, Planter]]:
     """For each check the clean set that suits it and what spoils it."""
     return {
+        "asked-otherwise": ("docs", faults.looked_at(faults.thoughtless, opens)),
+        "added-words": ("docs", faults.looked_at(faults.thoughtless, thinks)),
+        "lost-parts": ("terminal", faults.looked_at(changing(faults.with_more), plain)),
         "contamination": ("docs", faults.leaking(faults.another_case)),
         "near-contamination": ("docs", faults.leaking(faults.nearly_the_same, faults.very_long_row)),
         "duplicates": ("docs", faults.added(faults.another_case)),
@@ -194,7 +204,9 @@ def score(check: Check, clean: dict[str, Scan], base: list[Row], plant: Planter)
     return Score(check, planted, hits, total, sum(map(len, untouched)), looked)
 
 
-def sets(encode: Callable[[Row], Encoded], ends: frozenset[int]) -> dict[str, Scan]:
+def sets(
+    encode: Callable[[Row], Encoded], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Scan]:
     """The clean sets with their held-out rows."""
     food, terminal = EXAMPLES / "food-category", EXAMPLES / "terminal-helper"
     held = {"food": load_rows(food / "eval.jsonl").rows, "terminal": load_rows(terminal / "eval.jsonl").rows}
@@ -205,7 +217,14 @@ def sets(encode: Callable[[Row], Encoded], ends: frozenset[int]) -> dict[str, Sc
     docs = list(docstrings())
     rows["docs"], held["docs"] = docs[len(docs) // 10 :], docs[: len(docs) // 10]
     return {
-        name: Scan(list(rows[name]), held[name], encode=encode, end_ids=ends, max_length=4096)
+        name: Scan(
+            list(rows[name]),
+            held[name],
+            encode=encode,
+            look=template_faults(tokenizer),
+            end_ids=ends,
+            max_length=4096,
+        )
         for name in rows
     }
 
@@ -215,18 +234,20 @@ def main() -> int:
     parser.add_argument("--show", metavar="CHECK", help="print what this check names in the clean sets")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    tokenizer = load_tokenizer(resolve_model("smollm2-135m"))
+    model = resolve_model("smollm2-135m")
+    templates = (None, faults.THINKS, faults.OPENS)
+    tokenizer, thinks, opens = (load_tokenizer(model, chat_template=each) for each in templates)
 
     def encode(row: Row) -> Encoded:
         return encode_row(row, tokenizer)
 
-    clean = sets(encode, frozenset(stop_token_ids(tokenizer)))
+    clean = sets(encode, frozenset(stop_token_ids(tokenizer)), tokenizer)
     if options.show:
         (check,) = (each for each in ALL if each.slug == options.show)
         for scan in clean.values():
             print(*(f"{each.place}  {each.detail}" for each in examples(check, scan)), sep="\n")
         return 0
-    plants = planters(encode)
+    plants = planters(encode, tokenizer, thinks, opens)
     if missing := {check.slug for check in ALL} - plants.keys():
         raise SystemExit(f"no fault is planted for {missing}")
     sizes = ", ".join(f"{name} {len(scan.rows):,}" for name, scan in clean.items())

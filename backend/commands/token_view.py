@@ -45,6 +45,8 @@ def _summary(preview: Preview) -> Text:
     if preview.rejected:
         refused = f" {preview.rejected:,} rows cannot be read: `tunesmith data check` names them."
         text.append(refused, style="red")
+    for warning in preview.warnings:
+        text.append(f"\nWarning: {warning}", style="yellow")
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,12 +55,8 @@ def train(
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
     found = check_inputs(config)
-    if found["trained_questions"] and not as_json:
-        say(
-            f"Warning: {found['trained_questions']:,} of the {found['validation_rows']:,} held-out rows ask what "
-            "training rows ask: scores on them prove nothing. "
-            f"See them with: tunesmith data check {config.data.train} --validation {config.data.validation}"
-        )
+    if not as_json:
+        _warn(found, config)
     if ablate is not None:
         from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
 
@@ -126,6 +122,7 @@ def read_inputs(config: RunConfig) -> dict[str, Any]:
     from backend.core.model_folder import check_files  # noqa: PLC0415
     from backend.core.model_resolver import resolve_model  # noqa: PLC0415
     from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
+    from backend.template_faults import template_warnings  # noqa: PLC0415
 
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
@@ -141,9 +138,22 @@ def read_inputs(config: RunConfig) -> dict[str, Any]:
         "train_rows": len(train_rows.examples),
         "validation_rows": len(dataset.validation),
         "trained_questions": len(dataset.trained_questions()),
+        "warnings": template_warnings(dataset.train, tokenizer),
         "tokens_per_epoch": train_rows.tokens,
         "trained_tokens_per_epoch": train_rows.trained_tokens,
     }
+
+
+def _warn(found: Mapping[str, Any], config: RunConfig) -> None:
+    """Say what was found that a run may go on with."""
+    for warning in found["warnings"]:
+        say(f"Warning: {warning}")
+    if found["trained_questions"]:
+        say(
+            f"Warning: {found['trained_questions']:,} of the {found['validation_rows']:,} held-out rows ask what "
+            "training rows ask: scores on them prove nothing. "
+            f"See them with: tunesmith data check {config.data.train} --validation {config.data.validation}"
+        )
 
 
 def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
@@ -153,7 +163,9 @@ def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
         return 0
     say("Everything that can be checked without loading weights is in order:")
     for name, value in found.items():
-        say(f"  {name.replace('_', ' ')}: {value}")
+        if name != "warnings":
+            say(f"  {name.replace('_', ' ')}: {value}")
+    _warn(found, config)
     return 0
 
 

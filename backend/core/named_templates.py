@@ -1,4 +1,4 @@
-"""Chat templates for base models that bring none, by the names the field knows. Floor F1; imports errors, template.
+"""Chat templates by name: of the field, for base models that bring none, and forms of a model's own. Floor F1.
 
 Each ends an answer with a special token of the tokenizer at hand, which is trained, so that the model learns to
 stop; no token is ever added. Text before plain input that a tokenizer puts there itself (BOS) is printed first.
@@ -65,29 +65,46 @@ TEMPLATES = {
     "plain": _turns("", system="{}\n", user="{}\n", assistant=f"{{}}{_END}\n", opening=""),
 }
 
+FORMS = {"thinking": "true", "no-thinking": "false"}
+"""Forms of a model's own template, and what they set its variable enable_thinking to, as Qwen 3 calls it."""
+NAMES = (*TEMPLATES, *FORMS)
+
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-    """Give ``tokenizer`` a template: a name of ``TEMPLATES``, a file of Jinja, or Jinja itself; any old one goes.
+    """Give ``tokenizer`` a template: one of ``NAMES``, a file of Jinja, or Jinja itself; any old one goes.
 
-    Raises ModelError: ``unknown-template``, ``bad-template`` for one that cannot be run, ``unmaskable-template`` and
-    ``no-turn-end`` for one whose answers could not be trained.
+    Raises ModelError: ``unknown-template``, ``no-such-form`` where its own knows no thinking, ``bad-template`` for
+    one that cannot be run, ``unmaskable-template`` and ``no-turn-end`` for one whose answers could not be trained.
     """
-    name = template if template in TEMPLATES else ""
-    tokenizer.chat_template = _named(tokenizer, name) if name else _given(template)
+    if template in FORMS:
+        tokenizer.chat_template = _form(tokenizer.chat_template, template)
+    else:
+        tokenizer.chat_template = _named(tokenizer, template) if template in TEMPLATES else _given(template)
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         answer_spans(tokenizer, probe, render(tokenizer, probe))
     except DataError as error:
         raise ModelError(
             f"The chat template in model.chat_template cannot be used: {error.message}",
-            remedy=f"Mend it, or use one of {', '.join(TEMPLATES)}.",
+            remedy=f"Mend it, or use one of {', '.join(NAMES)}.",
             code="bad-template",
         ) from error
 
 
 def template_text(template: str) -> str:
     """What to keep of a setting: a name or Jinja as it is, the content of a file. Raises as ``set_chat_template``."""
-    return template if template in TEMPLATES else _given(template)
+    return template if template in NAMES else _given(template)
+
+
+def _form(own: object, name: str) -> str:
+    """The model's own template, which reads first whether to think."""
+    if not isinstance(own, str) or "enable_thinking" not in own:
+        raise ModelError(
+            f"This model's chat template has no {name} form: it knows no enable_thinking.",
+            remedy="Give model.chat_template a Jinja file: the model's own, changed where it opens an answer.",
+            code="no-such-form",
+        )
+    return f"{{%- set enable_thinking = {FORMS[name]} %}}{own}"
 
 
 def _named(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
@@ -111,7 +128,7 @@ def _given(template: str) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise ModelError(
             f"model.chat_template {template!r} is neither a known name nor a readable file ({reason}).",
-            remedy=f"Use one of {', '.join(TEMPLATES)}, or the path of a Jinja file.",
+            remedy=f"Use one of {', '.join(NAMES)}, or the path of a Jinja file.",
             code="unknown-template",
         ) from error
     if "{{" not in text and "{%" not in text:

@@ -25,6 +25,9 @@ Span = tuple[int, int]
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+THOUGHTS = ("reasoning_content", "thinking")
+"""The keys of a message under which templates look for reasoning."""
+
 _OUR_KEYS = frozenset({"trained", "weight"})
 _SENTINEL = "QxTunesmithSentinelxQ"
 
@@ -159,6 +162,11 @@ def is_trained(message: Message) -> bool:
     return message.get("trained") is not False and message.get("weight") != 0
 
 
+def has_reasoning(message: Message) -> bool:
+    """Whether a message brings thoughts of its own, beside its content or in front of it."""
+    return any(message.get(key) for key in THOUGHTS) or "</think>" in str(message.get("content"))
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The spelling of every special token, longest first."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -193,10 +201,17 @@ def _answer(
         prompt = render_prompt(tokenizer, messages[:index], tools=tools)
     except DataError:  # a template may refuse to open a turn here, as before a first message
         prompt = head
-    if head.startswith(prompt):
+    if text.startswith(prompt):
         head = prompt
     proved = found and sentinel not in tail and text.startswith(head) and text.endswith(tail)
     if not proved or len(head) + len(tail) > len(text):
+        if has_reasoning(messages[index]):
+            raise DataError(
+                f"The answer in message {index + 1} has reasoning, but the model's chat template asks for answers "
+                "without it.",
+                code="template-refused",
+                remedy="Set model.chat_template to thinking, or leave the reasoning out of the rows.",
+            )
         raise ModelError(
             f"This model's chat template cannot be masked: the answer in message {index + 1} is not found in "
             "what the template prints.",

@@ -6,7 +6,7 @@ The same rows give the same bytes of report. Imports no model code: whoever has 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -82,16 +82,20 @@ def examine(
     *,
     validation: Sequence[Row] = (),
     encode: Callable[[Row], EncodedRow] | None = None,
+    look: Callable[[Row], Mapping[str, str]] | None = None,
     end_ids: Iterable[int] = (),
     max_length: int | None = None,
     epochs: float = 1.0,
 ) -> Report:
     """The report on loaded rows.
 
-    ``encode`` turns a row into token ids and mask and may raise ``DataError`` for rows it refuses; ``end_ids`` are
-    the ids that end a turn and ``max_length`` is in tokens. Without an encoder the checks of tokens do not run.
+    ``encode`` turns a row into token ids and mask and may raise ``DataError`` for rows it refuses; ``look`` says what
+    the chat template does to a row; ``end_ids`` are the ids that end a turn and ``max_length`` is in tokens. Without
+    a model the checks of tokens and template do not run.
     """
-    scan = Scan(loaded.rows, validation, loaded.rejected, encode, frozenset(end_ids), max_length, epochs)
+    scan = Scan(
+        loaded.rows, validation, loaded.rejected, encode, look, frozenset(end_ids), max_length, epochs
+    )
     findings, not_run = run_checks(scan)
     return Report(
         source=source,
@@ -173,7 +177,9 @@ def _cannot_run(check: Check, scan: Scan) -> str:
         return "there is no row"
     if check.needs == "validation" and not scan.validation:
         return "no evaluation rows were given"
-    if check.needs == "encoder" and scan.encode is None:
+    if (check.needs == "encoder" and scan.encode is None) or (
+        check.needs == "template" and scan.look is None
+    ):
         return "no model was given"
     return ""
 

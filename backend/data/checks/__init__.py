@@ -9,6 +9,7 @@ from backend.data.checks.conversations import CONVERSATION_CHECKS
 from backend.data.checks.labels import LABEL_CHECKS
 from backend.data.checks.repeats import REPEAT_CHECKS
 from backend.data.checks.secrets import SECRET_CHECKS
+from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.checks.tokens import TOKEN_CHECKS
 
 __all__ = ["ALL", "Check", "Example", "Level", "Scan"]
@@ -19,6 +20,7 @@ ALL: tuple[Check, ...] = tuple(
             *REPEAT_CHECKS,
             *CONTENT_CHECKS,
             *TOKEN_CHECKS,
+            *TEMPLATE_CHECKS,
             *CONVERSATION_CHECKS,
             *LABEL_CHECKS,
             *SECRET_CHECKS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
@@ -13,7 +13,7 @@ from backend.data.texts import answer_text, prompt_text
 from backend.utils.text_utils import normalise
 
 Level = Literal["block", "warn", "info"]
-Need = Literal["validation", "encoder"]
+Need = Literal["validation", "encoder", "template"]
 
 LABEL_CHARACTERS = 60
 MAX_LABELS = 100
@@ -44,16 +44,23 @@ class Scan:
     """All that the checks may look at. Row-by-row facts are worked out once, when first asked for.
 
     ``encode`` turns a row into token ids and mask, ``end_ids`` are the ids that end a turn, ``max_length`` is in
-    tokens; without a model they are None and the checks that need them do not run.
+    tokens; ``look`` says what the chat template does to a row, by the slug of the check. Without a model they are
+    None and the checks that need them do not run.
     """
 
     rows: Sequence[Row]
     validation: Sequence[Row] = ()
     rejected: Sequence[Rejected] = ()
     encode: Callable[[Row], EncodedRow] | None = None
+    look: Callable[[Row], Mapping[str, str]] | None = None
     end_ids: frozenset[int] = frozenset()
     max_length: int | None = None
     epochs: float = 1.0
+
+    @cached_property
+    def template_faults(self) -> list[Mapping[str, str]]:
+        """What the chat template does to each row, by the slug of the check."""
+        return [self.look(row) for row in self.rows] if self.look else [{} for _ in self.rows]
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from backend.data.checks.base import Check, EncodedRow, Example, Scan
 from backend.data.records import Row
 from backend.data.texts import answers
-from backend.errors import DataError
+from backend.errors import TunesmithError
 from backend.utils.text_utils import shorten
 
 ENCODED_ROWS = 2_000
@@ -50,7 +50,7 @@ def not_rendered(scan: Scan) -> Iterator[Example]:
         try:
             if scan.encode is not None:
                 scan.encode(row)
-        except DataError as error:
+        except TunesmithError as error:
             yield Example(row.place, shorten(error.message, 200))
 
 
@@ -127,7 +127,7 @@ def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow | None]]:
     for row in _sample(scan.rows):
         try:
             yield row, scan.encode(row)
-        except DataError:
+        except TunesmithError:
             yield row, None
 
 

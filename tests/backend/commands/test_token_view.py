@@ -31,6 +31,7 @@ PREVIEW = Preview(
     rows=(ROW,),
     lengths=Lengths(5, 6, 20, (LengthBin(5, 12, 10), LengthBin(13, 20, 2))),
     epoch=Epoch(12, 3, 100, 25, cut=1, dropped=0, refused=2, is_estimate=True),
+    warnings=("The chat template leaves out parts.",),
 )
 
 
@@ -106,3 +107,8 @@ def test_rows_before_and_after_augmentation() -> None:
     assert "+ user: a  b↵\nc | assistant: yes" in screen
     assert screen.count("…") >= 2
     assert "Augmentation" not in printed(PREVIEW, coloured=False)
+
+
+def test_what_the_template_does_unseen_stands_first() -> None:
+    lines = printed(PREVIEW, coloured=False).splitlines()
+    assert "Warning: The chat template leaves out parts." in lines[:3]

@@ -196,6 +196,15 @@ class TestDryRun:
         warning = f"Warning: {len(ROWS)} of the {len(ROWS)} held-out rows ask what training rows ask"
         assert warning in capsys.readouterr().out
 
+    def test_what_the_template_does_unseen_is_said(
+        self, learner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = write_rows(
+            tmp_path / "late.jsonl", [{"prompt": f"food {n}", "completion": "\n\nmeat"} for n in range(9)]
+        )
+        assert main(["train", *short(learner, rows), "--dry-run"]) == 0
+        assert "Warning: The model will be asked in another way than it is trained" in capsys.readouterr().out
+
     def test_it_reads_no_weights(
         self, tmp_path: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -149,6 +149,23 @@ def test_what_cannot_be_trained_with_is_refused(template: str, code: str, said: 
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("family", ["base", "chatml"])
+def test_a_template_that_knows_no_thinking_has_no_form_without(family: Family) -> None:
+    with pytest.raises(ModelError, match="no no-thinking form") as caught:
+        base("no-thinking", family)
+    assert caught.value.code == "no-such-form"
+
+
+def test_a_form_is_the_models_own_template_told_whether_to_think() -> None:
+    tokenizer = tiny_tokenizer("chatml")
+    tokenizer.chat_template += "{% if enable_thinking is false %}{{ '<think></think>' }}{% endif %}"
+    own = render_prompt(tokenizer, TURNS[:1])
+    set_chat_template(tokenizer, template_text("no-thinking"))
+    assert render_prompt(tokenizer, TURNS[:1]) == own + "<think></think>"
+    set_chat_template(tokenizer, "thinking")
+    assert tokenizer.chat_template.startswith("{%- set enable_thinking = true %}")
+
+
 @pytest.mark.parametrize("content", ["no template in here", b"\xff\xfe\xff"])
 def test_a_file_that_holds_none(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "rows.jsonl"

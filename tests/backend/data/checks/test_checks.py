@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from backend.data.checks import ALL, Scan
+from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import run_checks
 from backend.data.records import Row
 from backend.errors import DataError
@@ -336,5 +337,10 @@ def test_many_epochs_over_few_rows_are_named():
 
 def test_every_one_of_the_23_kinds_has_a_check_and_every_check_a_case():
     assert {check.number for check in ALL} == set(range(1, 24))
-    assert set(BY_SLUG) == {*CASES, *TOKEN_CASES, "template-refused"}
+    assert set(BY_SLUG) == {
+        *CASES,
+        *TOKEN_CASES,
+        "template-refused",
+        *(check.slug for check in TEMPLATE_CHECKS),
+    }
     assert len(BY_SLUG) == len(ALL)
