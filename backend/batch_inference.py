@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from backend.utils.jsonl_utils import JsonlWriter, read_jsonl_tail
 from backend.utils.lock_utils import LockedError, hold_lock
 
 WINDOW_ROWS = 64
-_LAYOUT = 1  # of windows and lines: raise it when either changes, so that no file mixes two
+OTHER_SHAPES = (
+    {"messages": "messages"},
+    {"prompt": "prompt", "completion": "completion"},
+    {"prompt": "prompt"},
+)
+"""How rows are read that a file holds besides those of its own shape: a prompt can be asked in any of them."""
+_LAYOUT = 2  # of windows and lines: raise it when either changes, so that no file mixes two
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,17 @@ class Answered:
 def read_asked(path: Path) -> list[Asked]:
     """Every row of a file in order, those that cannot be used among them; a text file is a prompt a line.
 
-    Raises DataError where the file, or all of it, cannot be read.
+    A row that is not like most of the others is read as ``OTHER_SHAPES`` say. Raises DataError where the file, or
+    all of it, cannot be read.
     """
     loaded = load_rows(path, max_rejected_share=1.0)
-    found = [*map(_asked, loaded.rows), *map(_refused, loaded.rejected)]
-    return sorted(found, key=lambda one: _position(one.place))
+    found = {item.place: _refused(item) for item in loaded.rejected}
+    for columns in OTHER_SHAPES if found else ():
+        with suppress(DataError):  # no row is like this
+            again = load_rows(path, columns, max_rejected_share=1.0)
+            refused = {place for place, one in found.items() if one.problem}
+            found |= {row.place: _asked(row) for row in again.rows if row.place in refused}
+    return sorted([*map(_asked, loaded.rows), *found.values()], key=lambda one: _position(one.place))
 
 
 def _asked(row: Row) -> Asked:

@@ -49,6 +49,8 @@ class Inferencer:
     much of it counts. Weights are used in float32 on CPU, which is what other readers compare against. A run whose
     weights are in use cannot be deleted meanwhile.
 
+    ``dtype`` is float32, bfloat16 or auto, which takes whichever is faster here.
+
     Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint) and ModelError.
     """
 
@@ -213,8 +215,15 @@ class Inferencer:
         """Answers in the order of ``prompts``, the same as one by one under greedy decoding.
 
         A prompt that cannot be answered has its error in its place, and the others are answered all the same.
-        ``tools`` are those of each prompt. ``progress`` is told how many more prompts are done.
+        ``tools`` are those of each prompt. ``progress`` is told how many more prompts are done. Raises InferenceError
+        for what is wrong with the call itself: ``bad-tools``, ``bad-sampling``, ``bad-constraint``.
         """
+        if tools is not None and len(tools) != len(prompts):
+            raise InferenceError(
+                f"There are {len(prompts)} prompts, and tools for {len(tools)}.",
+                remedy="Give tools for each prompt, None for one without.",
+                code="bad-tools",
+            )
         options = _sampling(sampling)
         self.voice.matcher(constraint)  # one that nothing can have is the caller's error, not a row's
         results: list[str | TunesmithError] = []

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from backend.commands.options import AsJson, Checkpoint, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
-from backend.errors import ConfigError, InferenceError, Problem, TunesmithError
+from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
 from backend.model_names import MODEL_ALIASES
 from backend.run_dir import RunDir
 from backend.utils.path_utils import user_path
@@ -280,21 +280,24 @@ def chat(
                 messages = list(opening)
                 continue
             if text:
-                messages.append({"role": "user", "content": text})
                 options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-                messages.append({"role": "assistant", "content": _stream_answer(model, messages, options)})
+                messages += _take_turn(model, [*messages, {"role": "user", "content": text}], options)
 
 
-def _stream_answer(model: Inferencer, messages: list[dict[str, Any]], options: dict[str, Any]) -> str:
+def _take_turn(
+    model: Inferencer, asked: list[dict[str, Any]], options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The last message of ``asked`` and its answer, as it was shown; nothing where that cannot be asked."""
     pieces: list[str] = []
     try:
-        for piece in model.stream(messages, **options):
+        for piece in model.stream(asked, **options):
             pieces.append(piece)
             sys.stdout.write(piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
         pass
-    except InferenceError as error:
+    except (DataError, InferenceError) as error:
         say(str(error))
+        return []
     say()
-    return "".join(pieces)
+    return [asked[-1], {"role": "assistant", "content": "".join(pieces)}]

@@ -13,8 +13,10 @@ import psutil
 import torch
 import torch.nn.functional as F
 
+from backend.errors import ModelError
 from backend.utils.process_utils import available_cores
 
+DTYPES = ("auto", "float32", "bfloat16")
 MAX_LANES = 8
 BFLOAT16_GAIN = 1.25
 """bfloat16 must beat float32 by this factor to be chosen for frozen weights."""
@@ -50,7 +52,14 @@ class ComputePlan:
 
 
 def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePlan:
-    """Choose device, precision and threads for this machine; ``dtype`` auto measures, else is taken as given."""
+    """Choose device, precision and threads for this machine; ``dtype`` auto measures, else is taken as given.
+
+    Raises ModelError ``bad-dtype`` for a precision that nothing is computed in.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(
+            f"The precision is {dtype!r}.", remedy=f"Use one of {', '.join(DTYPES)}.", code="bad-dtype"
+        )
     if torch.cuda.is_available():
         chosen = ("bfloat16" if torch.cuda.is_bf16_supported() else "float32") if dtype == "auto" else dtype
         return ComputePlan("cuda", chosen, lanes=1, threads=1, matmul_precision="high")

@@ -61,6 +61,16 @@ class TestReading:
         assert [one.expected for one in seen["csv"]] == ["1", "2"]
         assert [one.place for one in seen["txt"]] == ["a.txt:1", "a.txt:3"]
 
+    def test_rows_of_several_shapes_in_one_file(self, tmp_path: Path) -> None:
+        said = {"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "B"}]}
+        rows = [{"prompt": "a"}, said, {"prompt": "c", "completion": "C"}, {"prompt": 7.5}, {"nothing": 1}]
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        asked = read_asked(tmp_path / "a.jsonl")
+        assert [one.prompt and one.prompt[0]["content"] for one in asked] == ["a", "b", "c", "7.5", ""]  # type: ignore[index]
+        assert [one.expected for one in asked] == ["", "B", "C", "", ""]
+        assert [one.place for one in asked] == [f"a.jsonl:{n}" for n in range(1, 6)]
+        assert [bool(one.problem) for one in asked] == [False] * 4 + [True]
+
     def test_tools_of_a_row(self, tmp_path: Path) -> None:
         tool = {"type": "function", "function": {"name": "weigh", "parameters": {}}}
         row = {

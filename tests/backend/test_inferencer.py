@@ -153,8 +153,10 @@ class TestManyPrompts:
         assert answers == [model.infer(prompt, max_new_tokens=5) for prompt in PROMPTS]
         assert done == [1] * len(PROMPTS)
 
-    def test_none_is_none(self, model: Inferencer) -> None:
+    def test_none_is_none_and_tools_are_as_many_as_prompts(self, model: Inferencer) -> None:
         assert model.infer_batch([]) == []
+        with pytest.raises(InferenceError, match="2 prompts, and tools for 1"):
+            model.infer_batch(["a", "b"], tools=[None])
 
     @pytest.mark.parametrize("seed", [0, 7])
     def test_sampled_rows_do_not_depend_on_their_neighbours(self, model: Inferencer, seed: int) -> None:

@@ -15,6 +15,7 @@ from backend.errors import RunError
 from backend.inferencer import Inferencer
 from backend.run_dir import RunDir
 from tests.runs import ROWS, lines, make_run, tree, write_rows
+from tests.tiny import tiny_model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -191,6 +192,17 @@ class TestEvaluating:
         assert "no rows with an answer" in capsys.readouterr().err
 
 
+def _recorded(asked: list[Any]) -> Any:
+    """``Inferencer.stream``, its prompts noted."""
+    real = Inferencer.stream
+
+    def stream(model: Inferencer, prompt: Any, **options: Any) -> Any:
+        asked.append((list(prompt), options))
+        return real(model, prompt, **options)
+
+    return stream
+
+
 class TestChatting:
     def talk(self, monkeypatch: pytest.MonkeyPatch, words: list[str], typed: str) -> int:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
@@ -207,13 +219,7 @@ class TestChatting:
         self, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         heard: list[Any] = []
-        real = Inferencer.stream
-
-        def listening(model: Inferencer, prompt: Any, **options: Any) -> Any:
-            heard.append(([dict(message) for message in prompt], options))
-            return real(model, prompt, **options)
-
-        monkeypatch.setattr(Inferencer, "stream", listening)
+        monkeypatch.setattr(Inferencer, "stream", _recorded(heard))
         words = [name, "--system", "Be brief.", "--max-new-tokens", "3", "--temperature", "0", "--seed", "4"]
         assert self.talk(monkeypatch, words, "food ham\nfood pear\n/new\nagain\n") == 0
         system = {"role": "system", "content": "Be brief."}
@@ -230,6 +236,24 @@ class TestChatting:
         shown = capsys.readouterr().out
         assert "The prompt has" in shown
         assert "expected output" in shown
+
+    def test_what_the_template_refuses_is_said_and_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tiny_model_folder(tmp_path / "gemma", family="gemma")
+        template = "{% if 'rude' in messages[-1].content %}{{ raise_exception('Be kind') }}{% endif %}"
+        (folder / "chat_template.jinja").write_text(
+            template + "{{ messages | map(attribute='role') | list }}"
+        )
+        asked: list[Any] = []
+        monkeypatch.setattr(Inferencer, "stream", _recorded(asked))
+        assert self.talk(monkeypatch, [str(folder), "--max-new-tokens", "2"], "a\nrude\nb\n") == 0
+        assert "The model's chat template refuses this conversation" in capsys.readouterr().out
+        assert [[message["content"] for message in each][::2] for each, _ in asked] == [
+            ["a"],
+            ["a", "rude"],
+            ["a", "b"],
+        ]
 
     def test_ctrl_c_ends_an_answer_and_then_the_talk(
         self, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

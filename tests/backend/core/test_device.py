@@ -19,6 +19,7 @@ from backend.core.device import (
     seed_everything,
     step_seed,
 )
+from backend.errors import ModelError
 from backend.utils.process_utils import available_cores
 
 PLAN = ComputePlan("cpu", "bfloat16", lanes=3, threads=2, matmul_precision="medium")
@@ -81,6 +82,13 @@ def test_a_precision_that_was_asked_for_is_not_measured(dtype: str, monkeypatch:
     monkeypatch.setattr(device, "_bfloat16_pays", lambda: pytest.fail("measured"))
 
     assert plan_compute(dtype, cores=2).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "", "torch.float32"])
+def test_a_precision_that_nothing_is_computed_in(dtype: str) -> None:
+    with pytest.raises(ModelError, match="Use one of auto, float32, bfloat16") as caught:
+        plan_compute(dtype)
+    assert caught.value.code == "bad-dtype"
 
 
 @pytest.mark.parametrize(
