@@ -39,13 +39,17 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes."""
+    """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes.
+
+    ``warnings``: what stands in the rows and is not read, a sentence each.
+    """
 
     train: Sequence[Row]
     validation: Sequence[Row]
     rejected: Sequence[Rejected]
     reading: str
     fingerprints: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
     def trained_questions(self) -> list[str]:
         """The places of held-out rows whose prompt a training row has too: a score on them proves nothing."""
@@ -84,11 +88,12 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
     """
     train = _load(data.train, data)
     fingerprints = {data.train: train.sha256}
-    rejected = list(train.rejected)
+    rejected, warnings = list(train.rejected), train.warnings
     if isinstance(data.validation, str):
         held_out = _load(data.validation, data)
         fingerprints[data.validation] = held_out.sha256
         rejected += held_out.rejected
+        warnings += held_out.warnings
         rows, validation = list(train.rows), list(held_out.rows)
     else:
         rows, validation = split_rows(train.rows, data.validation, seed)
@@ -98,7 +103,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         fingerprints[augmentation.paraphrases] = file_sha256(augmentation.paraphrases)
     if augmentation:
         rows = oversample(rows, augmentation.oversample)
-    return Dataset(rows, validation, rejected, train.reason, fingerprints)
+    return Dataset(rows, validation, rejected, train.reason, fingerprints, warnings)
 
 
 def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -> list[Row]:

@@ -97,7 +97,7 @@ class Preview:
 
     ``rejected`` counts the records that could not be read at all. ``varied`` are rows that augmentation changes in
     the first epoch, before and after; ``varied_share`` says what part of the training rows does change, 0 to 1.
-    ``warnings``: what the chat template does to rows that nobody sees.
+    ``warnings``: what of the rows is not read, and what the chat template does to them that nobody sees.
     """
 
     read_as: str
@@ -148,7 +148,7 @@ def preview(
         epoch=_epoch(dataset, measures, rows_per_step),
         varied=tuple(varied[:VARIED_SHOWN]),
         varied_share=len(varied) / len(measured) if measured else 0.0,
-        warnings=template_warnings(dataset.train, tokenizer),
+        warnings=(*dataset.warnings, *template_warnings(dataset.train, tokenizer)),
     )
 
 

@@ -138,7 +138,7 @@ def read_inputs(config: RunConfig) -> dict[str, Any]:
         "train_rows": len(train_rows.examples),
         "validation_rows": len(dataset.validation),
         "trained_questions": len(dataset.trained_questions()),
-        "warnings": template_warnings(dataset.train, tokenizer),
+        "warnings": (*dataset.warnings, *template_warnings(dataset.train, tokenizer)),
         "tokens_per_epoch": train_rows.tokens,
         "trained_tokens_per_epoch": train_rows.trained_tokens,
     }

@@ -36,6 +36,11 @@ ROLES = {
 }
 _KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
 _TRAINED_KEYS = ("trained", "train", "weight", "loss_weight")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+MESSAGE_KEYS = frozenset(
+    {"role", "from", "content", "value", "tool_calls", "function_call", *_KEPT, *_TRAINED_KEYS, *MEDIA}
+)
+"""Every key of a message that is looked at."""
 _TRAINED = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
@@ -63,6 +68,15 @@ def cell_text(value: Any, field: str) -> str:
     raise bad_row(
         f"the field {field!r} holds {kind} where a text belongs; write it as a text in quotation marks"
     )
+
+
+def refuse_media(cells: Mapping[str, Any], of: str = "") -> None:
+    """Raise ``DataError`` when a row or a message (``of``) comes with pictures, sound or film."""
+    for field in MEDIA:
+        if cells.get(field):
+            raise bad_row(
+                f"the field {f'{of}{field}'!r} is filled; only text can be trained, images, audio and video cannot"
+            )
 
 
 def read_messages(value: Any, field: str) -> tuple[Message, ...]:
@@ -112,6 +126,7 @@ def read_message(turn: Any, field: str) -> Message:
     if role is None:
         what = "has no role" if given is None else f"has the unknown role {given!r}"
         raise bad_row(f"{field} {what}; use system, user, assistant or tool")
+    refuse_media(turn, f"{field}.")
     calls = _tool_calls(turn, str(given), field)
     message: Message = {
         "role": role,

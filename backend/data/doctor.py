@@ -19,6 +19,7 @@ from backend.data.checks.base import EncodedRow
 from backend.data.checks.secrets import redact
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
+from backend.data.unread import UnreadKey
 from backend.utils.text_utils import counted, shorten, without_controls
 
 EXAMPLES = 3
@@ -97,6 +98,8 @@ def examine(
         loaded.rows, validation, loaded.rejected, encode, look, frozenset(end_ids), max_length, epochs
     )
     findings, not_run = run_checks(scan)
+    if unread := [each for each in loaded.unread if not each.harmless]:
+        findings = _by_harm([*findings, _unread_keys(unread, len(loaded.rows) + len(loaded.rejected))])
     return Report(
         source=source,
         sha256=loaded.sha256,
@@ -122,7 +125,11 @@ def run_checks(
         count, examples = counted[check.slug] if check.by_row else _count_over_all(check, scan)
         if count:
             findings.append(_finding(check, count, examples, len(scan.rows)))
-    return tuple(sorted(findings, key=lambda each: (_ORDER[each.level], each.number))), tuple(not_run)
+    return _by_harm(findings), tuple(not_run)
+
+
+def _by_harm(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda each: (_ORDER[each.level], each.number)))
 
 
 def table(report: Report) -> RenderableType:
@@ -227,6 +234,21 @@ def _rejected_rows(scan: Scan) -> Finding:
         harm="They are left out of training; a run stops unless a share of such rows is allowed.",
         examples=tuple(Example(item.place, _refused(item)) for item in scan.rejected[:EXAMPLES]),
         fix="drop-rejected",
+    )
+
+
+def _unread_keys(unread: Sequence[UnreadKey], rows: int) -> Finding:
+    most = max(each.rows for each in unread)
+    return Finding(
+        number=0,
+        check="unread-keys",
+        title="Messages have keys that are not read",
+        level="warn",
+        count=most,
+        share=round(most / rows, 6),
+        harm="What stands under them is left out of training; a key that is misspelt does nothing.",
+        examples=tuple(Example(each.place, each.said) for each in unread[:EXAMPLES]),
+        fix=None,
     )
 
 

@@ -15,6 +15,7 @@ from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows
+from backend.data.unread import UnreadKey, note_unread
 from backend.errors import DataError
 from backend.utils.file_utils import sha256_file, write_text_durably
 from backend.utils.text_utils import counted, shorten
@@ -28,13 +29,24 @@ FILES_NAMED = 5
 
 @dataclass(frozen=True)
 class Loaded:
-    """The rows of a source, what was refused or left aside, how it was read, and the SHA-256 of its bytes."""
+    """The rows of a source, what was refused or left aside, how it was read, and the SHA-256 of its bytes.
+
+    ``unread``: the keys of messages that hold something nobody reads.
+    """
 
     rows: Sequence[Row]
     rejected: tuple[Rejected, ...]
     shape: Shape
     sha256: str
     skipped: tuple[Skipped, ...] = ()
+    unread: tuple[UnreadKey, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What stands in the messages and is not read though it may matter, a sentence each."""
+        return tuple(
+            f"Messages have a key that is not read: {each.said}." for each in self.unread if not each.harmless
+        )
 
     @property
     def reason(self) -> str:
@@ -55,6 +67,7 @@ class _Aside:
     rejected: list[Rejected] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     late: dict[str, str] = field(default_factory=dict)
+    unread: dict[str, UnreadKey] = field(default_factory=dict)
     rows: int = 0
 
     @property
@@ -96,6 +109,7 @@ def load_rows(
         shape = detect(looked_at, columns)
         known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
         every = _watched(itertools.chain(sample, records), known, aside)
+        every = note_unread(every, {**shape.later, **shape.columns}, aside.unread)
         rows = _keep(_rows(every, shape, aside), store)
         if aside.too_many or not rows:
             raise _too_many_rejected(str(path), aside)
@@ -108,7 +122,12 @@ def load_rows(
     if aside.late and not columns:
         late = listed([f"{column} (first at {place})" for column, place in aside.late.items()])
         shape = replace(shape, reason=f"{shape.reason}; not used, and in no sampled row: {late}")
-    return Loaded(rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped))
+    if aside.unread:
+        said = listed([f"{each.key} ({counted(each.rows, 'row')})" for each in aside.unread.values()])
+        shape = replace(shape, reason=f"{shape.reason}; not read in messages: {said}")
+    return Loaded(
+        rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped), tuple(aside.unread.values())
+    )
 
 
 def sample_for_shape(first: list[Record], located: Located, options: ReadOptions) -> list[Record]:

@@ -15,13 +15,12 @@ from backend.data.chat import (
     read_json_cell,
     read_message,
     read_messages,
+    refuse_media,
 )
 from backend.data.families import PARTS, Columns
 from backend.data.records import Message, Row
 
 Cells = Mapping[str, Any]
-
-_MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 
 
 def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
@@ -29,11 +28,7 @@ def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
     for part in PARTS[shape].required:
         if columns[part] not in cells:
             raise bad_row(f"the field {columns[part]!r} is missing")
-    for field in _MEDIA:
-        if cells.get(field):
-            raise bad_row(
-                f"the field {field!r} is filled; only text can be trained, images, audio and video cannot"
-            )
+    refuse_media(cells)
     row = _BUILDERS[shape](cells, columns, place)
     if "group" in columns:
         row = replace(row, group=cell_text(cells.get(columns["group"]), columns["group"]))

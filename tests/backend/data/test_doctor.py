@@ -102,3 +102,12 @@ def test_a_level_rises_with_the_share():
 def test_a_report_without_findings_does_not_block():
     report = Report("s", "0", 1, 0, 0, "read as text", (), ())
     assert not report.blocks
+
+
+def test_keys_that_nobody_reads_are_a_finding_and_harmless_ones_are_none(tmp_path):
+    turns = '{"role": "user", "content": "q", "id": 1}, {"role": "assistant", "content": "a"'
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"messages": [{turns}, "weigth": 0}}]}}\n{{"messages": [{turns}}}]}}\n')
+    found = [each for each in examine(load_rows(path), "rows.jsonl").findings if each.check == "unread-keys"]
+    assert [(each.count, each.share, each.level) for each in found] == [(1, 0.5, "warn")]
+    assert "did you mean 'weight'?" in found[0].examples[0].detail

@@ -1,0 +1,94 @@
+"""Keys of messages that nobody reads: counted while rows stream by, so that nothing is dropped in silence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backend.data.chat import MESSAGE_KEYS, read_json_cell
+from backend.data.records import Record
+from backend.errors import DataError
+from backend.utils.text_utils import counted, shorten
+
+# What exports and logs put beside a message for their own bookkeeping.
+HARMLESS = frozenset(
+    {
+        *("id", "message_id", "msg_id", "uuid", "parent", "parent_id", "author", "model", "model_name"),
+        *(
+            "index",
+            "turn",
+            "turn_id",
+            "order",
+            "position",
+            "status",
+            "metadata",
+            "meta",
+            "recipient",
+            "end_turn",
+        ),
+        *("time", "date", "timestamp", "created", "created_at", "create_time", "updated_at", "update_time"),
+        *("lang", "language", "tokens", "num_tokens", "token_count", "refusal", "annotations"),
+    }
+)
+_PARTS = ("messages", "prompt", "completion", "chosen", "rejected")
+_MAX_KEYS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadKey:
+    """A key with something under it that no message part takes: in how many rows, and where first."""
+
+    key: str
+    rows: int
+    place: str
+
+    @property
+    def harmless(self) -> bool:
+        """Whether it is a usual name for what has nothing to do with the words."""
+        return self.key.lower() in HARMLESS
+
+    @property
+    def said(self) -> str:
+        """It as a sentence's part, with the key that is meant where one is like it."""
+        near = difflib.get_close_matches(self.key.lower(), MESSAGE_KEYS, n=1, cutoff=0.75)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{shorten(repr(self.key), 60)} in {counted(self.rows, 'row')}, first at {self.place}{meant}"
+
+
+def note_unread(
+    records: Iterable[Record], columns: Mapping[str, str], found: dict[str, UnreadKey]
+) -> Iterator[Record]:
+    """The records as they are; ``found`` gathers what their messages hold and nobody reads.
+
+    ``columns``: which column holds which part. At most 50 keys are told apart.
+    """
+    parts = [part for part in _PARTS if part in columns]
+    for record in records:
+        keys: set[str] = set()
+        for part in parts:
+            keys.update(_unread(_turns(record.cells.get(columns[part]), part)))
+        for key in sorted(keys):
+            known = found.get(key)
+            if known is not None:
+                found[key] = replace(known, rows=known.rows + 1)
+            elif len(found) < _MAX_KEYS:
+                found[key] = UnreadKey(key, 1, record.place)
+        yield record
+
+
+def _turns(value: Any, part: str) -> Any:
+    """The list of messages in a cell, if it holds one."""
+    if part == "messages" and isinstance(value, str):
+        try:
+            return read_json_cell(value, part)
+        except DataError:  # the row is rejected for it
+            return None
+    return value.get("messages") if isinstance(value, dict) else value
+
+
+def _unread(turns: Any) -> Iterator[str]:
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, dict) and not turn.keys() <= MESSAGE_KEYS:
+            yield from (key for key in turn.keys() - MESSAGE_KEYS if turn[key] not in (None, "", [], {}))
