@@ -46,6 +46,11 @@ def pairs(config: RunConfig, seeds: int, steps: int) -> Iterator[tuple[RunConfig
     if _without(config) == config:
         remedy = "Switch something on, such as augmentation.typos or training.neftune_noise_alpha."
         problems.append(Problem("augmentation", "is off, so there is nothing to leave out.", remedy))
+    if config.evaluation.early_stopping_patience is not None:
+        remedy = "Leave it empty: the runs of a pair train for equally many steps."
+        problems.append(
+            Problem("evaluation.early_stopping_patience", "cannot be used with --ablate.", remedy)
+        )
     if not config.data.validation:
         problems.append(
             Problem("data.validation", "is 0, so nothing can be compared.", "Hold rows out, such as 0.2.")

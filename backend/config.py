@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from backend.config_problems import problems_of
-from backend.errors import ConfigError
+from backend.errors import ConfigError, Problem
 from backend.utils.config_utils import dotted_names, field_schema, to_yaml
 
 StepsOrShare = Annotated[float, Field(ge=0)]
@@ -253,6 +253,12 @@ class EvaluationConfig(Section):
     max_new_tokens: int = Field(32, ge=1, le=4096)
     """Longest answer to generate, in tokens."""
 
+    early_stopping_patience: int | None = Field(None, ge=1, le=10_000)
+    """Evaluations in a row without a lower held-out loss that end the training; empty to train every step."""
+
+    load_best_model_at_end: bool = False
+    """Keep the model of the lowest held-out loss as the result, not the last one; early stopping always does."""
+
 
 class LoggingConfig(Section):
     """What is written down while training."""
@@ -301,9 +307,38 @@ def parse_config(raw: Mapping[str, Any]) -> RunConfig:
     Raises ConfigError with every problem at once, each with its dotted field and a remedy.
     """
     try:
-        return RunConfig.model_validate(raw)
+        config = RunConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(problems_of(error, config_schema())) from error
+    conflicts = _conflicts(config)
+    if conflicts:
+        raise ConfigError(conflicts)
+    return config
+
+
+def wants_best(config: RunConfig) -> bool:
+    """Whether the result of a run is its best model rather than its last."""
+    return config.evaluation.load_best_model_at_end or config.evaluation.early_stopping_patience is not None
+
+
+def _conflicts(config: RunConfig) -> list[Problem]:
+    """Settings that fit by themselves but not beside others: they would do nothing, and nobody would be told."""
+    if not wants_best(config):
+        return []
+    patient = config.evaluation.early_stopping_patience is not None
+    name = f"evaluation.{'early_stopping_patience' if patient else 'load_best_model_at_end'}"
+    return [
+        Problem(name, f"has nothing to go by while {other} is 0.", remedy)
+        for other, value, remedy in (
+            (
+                "data.validation",
+                config.data.validation,
+                "Hold rows out, such as 0.1, or leave this setting out.",
+            ),
+            ("evaluation.eval_steps", config.evaluation.eval_steps, "Evaluate now and then, such as 0.1."),
+        )
+        if value == 0
+    ]
 
 
 @cache

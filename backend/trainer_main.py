@@ -13,11 +13,10 @@ if __name__ == "__main__":  # before the heavy rooms come up
     collect_rarely()
 
 import contextlib
-import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +27,12 @@ from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.assessor import Assessor, held_out
-from backend.config import RunConfig, parse_config, resolve_steps
-from backend.core.checkpoint import Checkpoint, newest_good, restore, save_result
+from backend.config import RunConfig, parse_config, resolve_steps, wants_best
+from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
 from backend.core.evaluation import HeldOut
-from backend.core.examples import Example
+from backend.core.examples import Example, require_fit
 from backend.core.forward import prove
 from backend.core.generation import context_length
 from backend.core.model_folder import model_fingerprint
@@ -45,7 +44,8 @@ from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data.records import Row
-from backend.errors import DataError, RunError, TrainingError, TunesmithError
+from backend.errors import RunError, TrainingError, TunesmithError
+from backend.outcomes import exit_code, failure
 from backend.provenance import provenance, require_same_inputs
 from backend.recorder import Recorder
 from backend.reports import Attempt, Outcome, Progress, RunStatus, StepReport, Watcher
@@ -54,7 +54,8 @@ from backend.utils.config_utils import parse_yaml
 from backend.utils.stop_signals import StopSignals
 from backend.varied_rows import VariedRows
 
-STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
+OVER = "over"
+"""What the first process tells the others when no step is left to train."""
 
 log = logging.getLogger("tunesmith")
 
@@ -74,49 +75,14 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
         except LostPeerError as error:
             log.exception("This process ends because another one did")
             return Outcome(RunStatus.FAILED, "lost-peer", str(error))
-        except TunesmithError as error:
-            log.exception("The run failed")
-            outcome = Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
-        except OSError as error:
-            log.exception("The run failed")
-            outcome = _refused_by_the_system(error, run_dir)
         except Exception as error:  # a door: whatever happens is written down whole
             log.exception("The run failed")
-            outcome = _unforeseen(error, run_dir)
+            outcome = failure(error, run_dir)
         if world.writes or outcome.status is RunStatus.FAILED:  # whoever fails says why
             run_dir.write_outcome(outcome)
         if attempt is not None:
             run_dir.end_attempt(attempt, "exited", exit_code=exit_code(outcome))
     return outcome
-
-
-def _refused_by_the_system(error: OSError, run_dir: RunDir) -> Outcome:
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return _unforeseen(error, run_dir)
-    message = f"The disk is full: {error.filename or run_dir.path} could not be written."
-    remedy = "Make room and resume the run; its checkpoints are intact."
-    return Outcome(RunStatus.FAILED, "disk-full", message, remedy)
-
-
-def _unforeseen(error: Exception, run_dir: RunDir) -> Outcome:
-    message = f"Something unforeseen happened: {type(error).__name__}: {error}"
-    remedy = f"The traceback is in {run_dir.train_log}; report it, then resume the run."
-    return Outcome(RunStatus.FAILED, "internal-error", message, remedy)
-
-
-def exit_code(outcome: Outcome) -> int:
-    """The process exit code that says how a run ended; see the head of this module."""
-    if outcome.status is RunStatus.FINISHED:
-        return 0
-    if outcome.status is RunStatus.STOPPED:
-        return STOP_EXIT_CODES.get(outcome.code, 3)
-    return 1 if outcome.code in TRAINING_FAILURES else 2
-
-
-TRAINING_FAILURES = {
-    "internal-error", "lost-peer", "non-finite-loss", "non-finite-gradient", "out-of-memory", "disk-full",
-    "cannot-save"
-}  # fmt: skip
 
 
 def _held(run_dir: RunDir, world: World) -> AbstractContextManager[object]:
@@ -190,14 +156,19 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     state = _before_the_first_step(model_path, plan, [*rows.examples, *held.examples], config)
     if checkpoint is not None:
         restore(checkpoint, state)
-    reports = train_steps(
-        state,
-        rows.examples,
-        config.training,
-        plan,
-        seed=config.seed,
-        vary=_variation(dataset.train, rows, tokenizer, config),
-        world=world,
+    done = checkpoint is not None and bool(checkpoint.notes.get("done"))
+    reports = (
+        ()
+        if done
+        else train_steps(
+            state,
+            rows.examples,
+            config.training,
+            plan,
+            seed=config.seed,
+            vary=_variation(dataset.train, rows, tokenizer, config),
+            world=world,
+        )
     )
     if not world.writes:
         return _follow(reports, world)
@@ -206,31 +177,56 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     steps = total_steps(len(rows.examples), config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows.examples))
-    eval_every, save_every = (
-        resolve_steps(often, steps) for often in (config.evaluation.eval_steps, config.training.save_steps)
-    )
     assess = Assessor(config, plan, state, tokenizer, held, watch)
     recorder = Recorder(run_dir, config, state, tokenizer, facts, checkpoint.notes if checkpoint else {})
     with recorder:
         if checkpoint is None and assess.possible:
             recorder.evaluation(assess(0, 0.0))
         for report in reports:
-            last = report.step == steps
             recorder.step(report)
             watch(Progress("training", report))
-            improved = False
-            if assess.possible and (last or _due(report.step, eval_every)):
-                improved = recorder.evaluation(assess(report.step, report.epoch, score=last))
-            if last or improved or _due(report.step, save_every):
-                recorder.checkpoint(done=last)
-            reason = world.same(signals.reason or run_dir.stop_requested())
-            if reason and not last:
+            over = _judge(report, config, assess, recorder)
+            reason = world.same(OVER if over else signals.reason or run_dir.stop_requested())
+            if over:
+                break
+            if reason:
                 recorder.checkpoint()
                 return _stopped(run_dir, reason, report)
     watch(Progress("saving the result"))
+    message = _choose(run_dir, state, steps, recorder.best_step if wants_best(config) else None)
     folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
     result = save_result(state.forward.model, tokenizer, folder)
-    return Outcome(RunStatus.FINISHED, "completed", f"Trained {steps} steps.", step=steps, result=str(result))
+    return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
+
+
+def _judge(report: StepReport, config: RunConfig, assess: Assessor, recorder: Recorder) -> bool:
+    """Evaluate and save after a step where it is time to; whether it was the last one to train."""
+    eval_every, save_every = (
+        resolve_steps(often, report.total_steps)
+        for often in (config.evaluation.eval_steps, config.training.save_steps)
+    )
+    last, improved = report.step == report.total_steps, False
+    if assess.possible and (last or _due(report.step, eval_every)):
+        improved = recorder.evaluation(assess(report.step, report.epoch, score=last))
+    over = last or recorder.has_waited_enough
+    if over or improved or _due(report.step, save_every):
+        recorder.checkpoint(done=over)
+    return over
+
+
+def _choose(run_dir: RunDir, state: TrainState, steps: int, best: int | None) -> str:
+    """Put the model of step ``best``, where it is another than the last, into ``state``; what was done, in words."""
+    words = f"Trained {state.step} steps."
+    if state.step < steps:
+        words = f"Stopped early after step {state.step} of {steps}: the held-out loss fell no more."
+    if best is None or best == state.step:
+        return words
+    try:
+        restore(read_checkpoint(run_dir.checkpoint(best)), state)
+    except RunError as error:
+        log.warning("%s The result is the last model instead.", error.message)
+        return f"{words} The best model, of step {best}, is damaged; the result is the last one."
+    return f"{words} The result is the model of step {best}, where the held-out loss was lowest."
 
 
 def _as_many_as_asked(world: World, config: RunConfig) -> None:
@@ -258,7 +254,7 @@ def _before_the_first_step(
     """The model, made trainable, and its optimizer; raises DataError where ``examples`` do not fit the model."""
     full = config.tuning.method == "full"
     base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
-    _fit(examples, context_length(base), base.get_input_embeddings().weight.shape[0])
+    require_fit(examples, context_length(base), base.get_input_embeddings().weight.shape[0])
     trainable = make_trainable(base, config.tuning, seed=config.seed)
     forward = replace(
         prove(trainable, longest_row=config.data.max_length),
@@ -267,11 +263,13 @@ def _before_the_first_step(
     return TrainState.start(forward, config.training)
 
 
-def _follow(reports: Iterator[StepReport], world: World) -> Outcome:
+def _follow(reports: Iterable[StepReport], world: World) -> Outcome:
     """What every process but the first does: its share of each step, until the first one says stop."""
     nothing: str | None = None  # it is the first process that knows
     for report in reports:
         reason = world.same(nothing)
+        if reason == OVER:
+            break
         if reason and report.step < report.total_steps:
             return Outcome(RunStatus.STOPPED, reason, f"Stopped after step {report.step}.", step=report.step)
     return Outcome(RunStatus.FINISHED, "completed", "Trained every step.")
@@ -308,22 +306,6 @@ def _stopped(run_dir: RunDir, reason: str, report: StepReport) -> Outcome:
         remedy=f"Go on with: tunesmith runs resume {run_dir.id}",
         step=report.step,
     )
-
-
-def _fit(examples: Sequence[Example], longest: int, vocabulary: int) -> None:
-    for example in examples:
-        if len(example.input_ids) > longest:
-            raise DataError(
-                f"{example.row} has {len(example.input_ids)} tokens; this model can look at {longest}.",
-                remedy=f"Set data.max_length to {longest} or less and data.truncation to cut or drop.",
-                code="too-long",
-            )
-        if (highest := int(example.input_ids.max())) >= vocabulary:
-            raise DataError(
-                f"{example.row} has the token id {highest}; this model knows those below {vocabulary} only.",
-                remedy="Use the tokenizer that came with this model, also for rows that are token ids already.",
-                code="unknown-token",
-            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

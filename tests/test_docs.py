@@ -175,12 +175,12 @@ def test_every_yaml_example_is_a_configuration() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_trainer() -> None:
-    from backend import trainer_main
+    from backend.outcomes import STOP_EXIT_CODES
 
     told = text_of(ROOT / "docs" / "cli.md")
     codes = set(re.findall(r"^\| ([\d, ]+) \|", told, re.MULTILINE))
     named = {code.strip() for group in codes for code in group.split(",")}
-    assert named == {"0", "1", "2", "3", *map(str, trainer_main.STOP_EXIT_CODES.values())}
+    assert named == {"0", "1", "2", "3", *map(str, STOP_EXIT_CODES.values())}
 
 
 def test_every_command_stands_in_the_reference() -> None:

@@ -50,7 +50,7 @@ def ablate(config: RunConfig, found: dict[str, Any], seeds: int, runs: Path, *, 
 def _carried_out(run: RunDir, *, as_json: bool) -> int:
     """Train one run; the exit code. A run that does not finish says so, since nothing follows it."""
     from backend.commands.progress import ProgressView  # noqa: PLC0415
-    from backend.trainer_main import exit_code  # noqa: PLC0415
+    from backend.outcomes import exit_code  # noqa: PLC0415
     from backend.trainer_main import run as train_run  # noqa: PLC0415
 
     with ProgressView(quiet=as_json) as view:

@@ -210,7 +210,7 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")
     from backend.commands.progress import ProgressView  # noqa: PLC0415
-    from backend.trainer_main import exit_code  # noqa: PLC0415
+    from backend.outcomes import exit_code  # noqa: PLC0415
     from backend.trainer_main import run as train_run  # noqa: PLC0415 - torch loads here, after the first line
 
     with ProgressView(quiet=as_json) as view:

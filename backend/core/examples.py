@@ -5,6 +5,7 @@ Floor F1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,3 +44,23 @@ class Question:
     prompt: str
     prompt_ids: tuple[int, ...]
     expected: str
+
+
+def require_fit(examples: Sequence[Example], longest: int, vocabulary: int) -> None:
+    """Pass rows of at most ``longest`` tokens with ids below ``vocabulary``.
+
+    Raises DataError (``too-long``, ``unknown-token``) naming the first row that is not so.
+    """
+    for example in examples:
+        if len(example.input_ids) > longest:
+            raise DataError(
+                f"{example.row} has {len(example.input_ids)} tokens; this model can look at {longest}.",
+                remedy=f"Set data.max_length to {longest} or less and data.truncation to cut or drop.",
+                code="too-long",
+            )
+        if (highest := int(example.input_ids.max())) >= vocabulary:
+            raise DataError(
+                f"{example.row} has the token id {highest}; this model knows those below {vocabulary} only.",
+                remedy="Use the tokenizer that came with this model, also for rows that are token ids already.",
+                code="unknown-token",
+            )

@@ -53,7 +53,7 @@ ollama run NAME
 def write_card(folder: Path, trained: Trained, target: str, precision: str, certificate: Certificate) -> None:
     """Write ``README.md`` and the curves it shows into ``folder``: what is known up to the step that leaves."""
     run, config, base_name = trained.run, trained.config, trained.base_name
-    last = math.inf if trained.step is None else trained.step
+    last = trained.step or _result_step(run) or math.inf
     lines = _until(last, run.metrics().records)
     samples = _until(last, run.samples().records)
     curves = read_curves(lines)
@@ -114,9 +114,15 @@ def _what(config: RunConfig, target: str, precision: str, base_name: str) -> str
     return f"{form}, fine-tuned from {base_name} with Tunesmith ({config.tuning.method})."
 
 
+def _result_step(run: RunDir) -> int | None:
+    """The step whose model the result is; None before there is one."""
+    outcome = run.read_outcome()
+    return outcome.step if outcome else None
+
+
 def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     run, config = trained.run, trained.config
-    outcome, environment = run.read_outcome(), run.read_environment()
+    environment = run.read_environment()
     rates = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
     tuning, training = config.tuning, config.training
     yield "run", run.id
@@ -124,7 +130,7 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     if tuning.method != "full":
         yield "rank, alpha, dropout", f"{tuning.lora_r}, {tuning.lora_alpha}, {tuning.lora_dropout:g}"
         yield "modules", tuning.lora_target_modules
-    ended = outcome.step if outcome else None
+    ended = _result_step(run)
     yield "steps", ended if trained.step is None else f"{trained.step} of {ended or 'a run that goes on'}"
     yield "epochs", f"{training.num_train_epochs:g}" if training.max_steps < 0 else None
     yield "rows a step", training.per_device_train_batch_size * training.gradient_accumulation_steps

@@ -47,6 +47,7 @@ class TestPairs:
             ({}, 11, "--ablate"),
             ({"augmentation": {}}, 3, "augmentation"),
             ({"data": {"train": "rows.jsonl", "validation": 0}}, 3, "data.validation"),
+            ({"evaluation": {"early_stopping_patience": 2}}, 3, "evaluation.early_stopping_patience"),
         ],
     )
     def test_what_cannot_be_compared(self, changes: dict[str, Any], seeds: int, field: str) -> None:

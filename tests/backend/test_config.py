@@ -18,6 +18,7 @@ from backend.config import (
     config_yaml,
     parse_config,
     resolve_steps,
+    wants_best,
 )
 from backend.errors import ConfigError
 from backend.utils.config_utils import apply_overrides, dotted_names, field_schema, parse_yaml
@@ -78,6 +79,8 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "evaluation.sample_rows": (0, -1),
     "evaluation.score_rows": (0, -1),
     "evaluation.max_new_tokens": (1, 0),
+    "evaluation.early_stopping_patience": (3, 0),
+    "evaluation.load_best_model_at_end": (True, "perhaps"),
     "logging.logging_steps": (5, 0),
     "logging.tensorboard": (False, "perhaps"),
 }
@@ -269,3 +272,23 @@ def test_a_step_takes_the_batches_of_all_processes_and_of_accumulation() -> None
         "nnodes": 3,
     }
     assert parse_config(plain({"training": training})).training.rows_per_step == 90
+
+
+BEST = "evaluation.load_best_model_at_end"
+HELD_OUT = ["data.validation", "evaluation.eval_steps"]
+
+
+@pytest.mark.parametrize("setting", [{"evaluation.early_stopping_patience": 2}, {BEST: True}], ids=str)
+@pytest.mark.parametrize("missing", [HELD_OUT[:1], HELD_OUT[1:], HELD_OUT], ids=str)
+def test_what_goes_by_held_out_rows_is_refused_without_them(
+    setting: dict[str, Any], missing: list[str]
+) -> None:
+    error = refused(plain(setting | dict.fromkeys(missing, 0)))
+    assert [problem.field for problem in error.problems] == list(setting) * len(missing)
+    assert [name in str(error) for name in missing] == [True] * len(missing)
+
+
+@pytest.mark.parametrize("validation", ["held.jsonl", 0.2])
+def test_what_goes_by_held_out_rows_takes_a_file_or_a_share(validation: float | str) -> None:
+    assert wants_best(parse_config(plain({"data.validation": validation, BEST: True})))
+    assert not wants_best(parse_config(plain({"data.validation": validation})))

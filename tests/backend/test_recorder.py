@@ -130,6 +130,27 @@ class TestEvaluations:
             assert not record.evaluation(replace(EVALUATION, step=5, loss=3.5))
             assert record.evaluation(replace(EVALUATION, step=6, loss=2.5))
 
+    @pytest.mark.parametrize(
+        ("patience", "enough"), [(None, [False] * 6), (2, [False, False, False, True, False, False])]
+    )
+    def test_it_has_waited_enough_after_so_many_that_are_no_better(
+        self, run: RunDir, state: TrainState, patience: int | None, enough: list[bool]
+    ) -> None:
+        series = [(0, 1.0), (1, 4.0), (2, 4.0), (3, float("nan")), (4, 3.0), (5, 3.5)]
+        with recorder(run, state, evaluation__early_stopping_patience=patience) as record:
+            waited = []
+            for step, loss in series:
+                record.evaluation(replace(EVALUATION, step=step, loss=loss))
+                waited.append(record.has_waited_enough)
+        assert (waited, record.best_step) == (enough, 4)
+
+    def test_how_long_it_has_waited_is_known_after_a_resume(self, run: RunDir, state: TrainState) -> None:
+        notes = {"best_loss": 3.0, "best_step": 2, "waited": 1}
+        with recorder(run, state, notes, evaluation__early_stopping_patience=2) as record:
+            assert not record.has_waited_enough
+            record.evaluation(replace(EVALUATION, step=5, loss=3.5))
+            assert record.has_waited_enough
+
 
 class TestCheckpoints:
     def test_the_newest_and_the_best_are_kept(self, run: RunDir, state: TrainState) -> None:
@@ -148,6 +169,7 @@ class TestCheckpoints:
             "facts": {"model": "abc"},
             "best_loss": 2.0,
             "best_step": 2,
+            "waited": 3,
             "done": True,
         }
 

@@ -126,6 +126,8 @@ class TestNamesToAskFor:
             require_name(name)
         assert caught.value.code == "bad-name"
 
-    @pytest.mark.parametrize("name", ["", "best", "rank 8/second try", "latest one", "Käse 🧀", "a.b-c", "<b>"])
+    @pytest.mark.parametrize(
+        "name", ["", "best", "rank 8/second try", "latest one", "Käse 🧀", "a.b-c", "<b>"]
+    )
     def test_all_else_is_passed(self, name: str) -> None:
         assert require_name(name) is None

@@ -14,9 +14,10 @@ import pytest
 
 from backend import trainer_main
 from backend.errors import RunError
+from backend.outcomes import exit_code
 from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.run_dir import RunDir
-from backend.trainer_main import exit_code, main, run
+from backend.trainer_main import main, run
 from tests.fakes import FailingFileSystem
 from tests.runs import (
     ROWS,
@@ -375,28 +376,6 @@ class TestFailing:
         before = list(logger.handlers), logger.level
         run(made, at_step(1, made.request_stop))
         assert ((list(logger.handlers), logger.level), logger.propagate) == (before, True)
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "exits"),
-    [
-        (RunStatus.FINISHED, "completed", 0),
-        (RunStatus.STOPPED, "stop-requested", 3),
-        (RunStatus.STOPPED, "paused", 3),
-        (RunStatus.STOPPED, "sigint", 130),
-        (RunStatus.STOPPED, "sigterm", 143),
-        (RunStatus.FAILED, "non-finite-loss", 1),
-        (RunStatus.FAILED, "non-finite-gradient", 1),
-        (RunStatus.FAILED, "out-of-memory", 1),
-        (RunStatus.FAILED, "disk-full", 1),
-        (RunStatus.FAILED, "cannot-save", 1),
-        (RunStatus.FAILED, "internal-error", 1),
-        (RunStatus.FAILED, "no-rows", 2),
-        (RunStatus.FAILED, "bad-config", 2),
-    ],
-)
-def test_the_exit_code_says_how_it_ended(status: RunStatus, code: str, exits: int) -> None:
-    assert exit_code(Outcome(status, code, "…")) == exits
 
 
 class TestTheDoor:

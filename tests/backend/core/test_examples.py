@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from backend.core.examples import Example, Question
+from backend.core.examples import Example, Question, require_fit
 from backend.errors import DataError
 
 
@@ -42,6 +42,24 @@ def test_a_row_that_cannot_teach_is_refused_by_name(ids: list[int], trained: lis
         example(ids, trained, "row 7 of data")
     assert caught.value.code == code
     assert caught.value.remedy
+
+
+def test_rows_that_a_model_can_take_are_passed() -> None:
+    assert require_fit([example([5, 6, 9], [0, 0, 1], "a")], longest=3, vocabulary=10) is None
+    assert require_fit([], longest=0, vocabulary=0) is None
+
+
+@pytest.mark.parametrize(
+    ("longest", "vocabulary", "code", "told"),
+    [(2, 10, "too-long", "b:2 has 3 tokens"), (3, 9, "unknown-token", "b:2 has the token id 9")],
+)
+def test_the_first_row_that_a_model_cannot_take_is_named(
+    longest: int, vocabulary: int, code: str, told: str
+) -> None:
+    rows = [example([1, 2], [0, 1], "a:1"), example([5, 6, 9], [0, 0, 1], "b:2")]
+    with pytest.raises(DataError, match=told) as caught:
+        require_fit(rows, longest, vocabulary)
+    assert caught.value.code == code
 
 
 def test_a_question_cannot_be_changed_once_it_is_asked() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,17 @@ def test_a_checkpoint_is_told_as_far_as_it_went(learned: Asked, tmp_path: Path) 
     assert "| steps | 10 of 20 |" in body
     assert "| | step 0 | step 10 |" in body
     assert "step 20" not in body
+
+
+def test_a_result_from_before_the_last_step_is_told_as_far_as_it_went(learned: Asked, tmp_path: Path) -> None:
+    copied = RunDir(shutil.copytree(learned.trained.run.path, tmp_path / "run"))
+    outcome = copied.read_outcome()
+    assert outcome is not None
+    copied.write_outcome(replace(outcome, step=10))
+    (tmp_path / "card").mkdir()
+    _, body = card(learned, tmp_path / "card", run=copied)
+    assert "| steps | 10 |" in body
+    assert "| | step 0 | step 10 |" in body
 
 
 def test_what_to_know_of_the_base_is_a_limit(learned: Asked, tmp_path: Path) -> None:
