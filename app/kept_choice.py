@@ -25,7 +25,6 @@ def choose_kept(chosen: str) -> str:
             index=kept.index(chosen) if chosen in kept else None,
             format_func=called,
             placeholder="Choose" if kept else "None yet",
-            disabled=not kept,
             key=f"kept {chosen}",
         )
         or ""
