@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from backend.server.no_effect import Echoed, PlaceInStream
 from backend.server.strict import Strict
@@ -39,8 +39,22 @@ class ToolCall(PlaceInStream):
         return {"id": self.id, "type": self.type, "function": function}
 
 
+_SAID = {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}}
+_CALLS = {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}}
+_BY_THE_ASSISTANT = {"properties": {"role": {"const": "assistant"}}}
+
+
 class ChatMessage(Echoed):
     """One message of a conversation. A developer is a system by another name, as in training rows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"allOf": [_SAID, {"not": _CALLS}]},
+                {"allOf": [_BY_THE_ASSISTANT, {"anyOf": [_SAID, _CALLS]}]},
+            ]
+        }
+    )
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(min_length=1, max_length=256)] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
@@ -12,6 +13,7 @@ from backend.server.conversation import ChatMessage, FunctionTool, WithToolChoic
 CALL = {"id": "1", "type": "function", "function": {"name": "weigh", "arguments": '{"food": "ham"}'}}
 WEIGH = {"type": "function", "function": {"parameters": {"type": "object"}, "strict": None, "name": "weigh"}}
 NOW = {"type": "function", "function": {"name": "now"}}
+SCHEMA = jsonschema.Draft202012Validator(ChatMessage.model_json_schema())
 ONLY_NOW = {"type": "function", "function": {"name": "now"}}
 
 
@@ -42,6 +44,7 @@ def _plain(**fields: Any) -> dict[str, Any]:
 )
 def test_messages_as_templates_want_them(message: dict[str, Any], plain: dict[str, Any]) -> None:
     assert _plain(**message) == plain
+    assert SCHEMA.is_valid(message)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,7 @@ def test_a_message_of_ours_comes_back_as_clients_send_it(echo: dict[str, Any]) -
 def test_messages_that_are_none(message: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ChatMessage.model_validate(message)
+    assert not SCHEMA.is_valid(message)
 
 
 def test_a_function_keeps_its_keys_in_their_order() -> None:
