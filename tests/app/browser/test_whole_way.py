@@ -144,7 +144,7 @@ def export(tab: Page, served: ServedStudio, run: RunDir) -> None:
     expect(tab.get_by_role("heading", name="Exports")).to_be_visible(timeout=4 * PATIENCE_MS)
     (made,) = find_exports(served.root)
     expect(tab.locator(".stMarkdownBadge").first).to_contain_text(LIGHTS[made.light])
-    tab.get_by_text("Files ·").click()
+    tab.get_by_role("radio", name="Files").or_(tab.get_by_role("button", name="Files")).click()
     with tab.expect_download() as saved:
         tab.get_by_role("button", name="Save").first.click()
     assert saved.value.path().read_bytes() == (made.folder / saved.value.suggested_filename).read_bytes()
