@@ -316,28 +316,22 @@ def parse_config(raw: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def wants_best(config: RunConfig) -> bool:
-    """Whether the result of a run is its best model rather than its last."""
-    return config.evaluation.load_best_model_at_end or config.evaluation.early_stopping_patience is not None
-
-
 def _conflicts(config: RunConfig) -> list[Problem]:
     """Settings that fit by themselves but not beside others: they would do nothing, and nobody would be told."""
-    if not wants_best(config):
-        return []
-    patient = config.evaluation.early_stopping_patience is not None
-    name = f"evaluation.{'early_stopping_patience' if patient else 'load_best_model_at_end'}"
+    evaluation = config.evaluation
+    asked = {
+        "evaluation.early_stopping_patience": evaluation.early_stopping_patience is not None,
+        "evaluation.load_best_model_at_end": evaluation.load_best_model_at_end,
+    }
+    needed = {
+        "data.validation": (config.data.validation, "Hold rows out, such as 0.1, or leave this setting out."),
+        "evaluation.eval_steps": (evaluation.eval_steps, "Evaluate now and then, such as 0.1."),
+    }
     return [
         Problem(name, f"has nothing to go by while {other} is 0.", remedy)
-        for other, value, remedy in (
-            (
-                "data.validation",
-                config.data.validation,
-                "Hold rows out, such as 0.1, or leave this setting out.",
-            ),
-            ("evaluation.eval_steps", config.evaluation.eval_steps, "Evaluate now and then, such as 0.1."),
-        )
-        if value == 0
+        for name in asked
+        for other, (value, remedy) in needed.items()
+        if asked[name] and value == 0
     ]
 
 

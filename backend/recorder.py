@@ -40,7 +40,7 @@ class Recorder:
             tokenizer if config.model.chat_template else None
         )  # else it is that of the base model
         self._best_loss: float | None = notes.get("best_loss")
-        self.best_step: int | None = notes.get("best_step")
+        self._best_step: int | None = notes.get("best_step")
         self._waited = int(notes.get("waited", 0))
         tensorboard = run_dir.tensorboard if config.logging.tensorboard else None
         self._metrics = MetricsWriter(run_dir.metrics_writer(), tensorboard, after_step=state.step)
@@ -62,7 +62,7 @@ class Recorder:
         counts = report.step > 0 and math.isfinite(report.loss)
         better = counts and (self._best_loss is None or report.loss < self._best_loss)
         if better:
-            self._best_loss, self.best_step = report.loss, report.step
+            self._best_loss, self._best_step = report.loss, report.step
         self._waited = 0 if better or report.step == 0 else self._waited + 1
         return better
 
@@ -72,19 +72,26 @@ class Recorder:
         patience = self._config.evaluation.early_stopping_patience
         return patience is not None and self._waited >= patience
 
+    @property
+    def result_step(self) -> int | None:
+        """The step whose model is the result, where that is the best one so far; None where it is the last."""
+        evaluation = self._config.evaluation
+        wanted = evaluation.load_best_model_at_end or evaluation.early_stopping_patience is not None
+        return self._best_step if wanted else None
+
     def checkpoint(self, *, done: bool = False) -> None:
         """Save a checkpoint of now, then drop those that are no longer wanted; ``done`` marks the last one."""
         notes = {
             "facts": self._facts,
             "best_loss": self._best_loss,
-            "best_step": self.best_step,
+            "best_step": self._best_step,
             "waited": self._waited,
             "done": done,
         }
         self._metrics.sync()  # a power cut must not leave the series shorter than the checkpoint
         save_checkpoint(self._run.checkpoints, self._state, notes, self._tokenizer)
         prune(
-            self._run.checkpoints, keep_last=self._config.training.save_total_limit, best_step=self.best_step
+            self._run.checkpoints, keep_last=self._config.training.save_total_limit, best_step=self._best_step
         )
 
     def close(self) -> None:

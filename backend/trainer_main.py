@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.assessor import Assessor, held_out
-from backend.config import RunConfig, parse_config, resolve_steps, wants_best
+from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
@@ -193,7 +193,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
                 recorder.checkpoint()
                 return _stopped(run_dir, reason, report)
     watch(Progress("saving the result"))
-    message = _choose(run_dir, state, steps, recorder.best_step if wants_best(config) else None)
+    message = _choose(run_dir, state, steps, recorder.result_step)
     folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
     result = save_result(state.forward.model, tokenizer, folder)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))

@@ -18,7 +18,6 @@ from backend.config import (
     config_yaml,
     parse_config,
     resolve_steps,
-    wants_best,
 )
 from backend.errors import ConfigError
 from backend.utils.config_utils import apply_overrides, dotted_names, field_schema, parse_yaml
@@ -290,5 +289,4 @@ def test_what_goes_by_held_out_rows_is_refused_without_them(
 
 @pytest.mark.parametrize("validation", ["held.jsonl", 0.2])
 def test_what_goes_by_held_out_rows_takes_a_file_or_a_share(validation: float | str) -> None:
-    assert wants_best(parse_config(plain({"data.validation": validation, BEST: True})))
-    assert not wants_best(parse_config(plain({"data.validation": validation})))
+    assert parse_config(plain({"data.validation": validation, BEST: True})).evaluation.load_best_model_at_end

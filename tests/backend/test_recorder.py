@@ -131,10 +131,11 @@ class TestEvaluations:
             assert record.evaluation(replace(EVALUATION, step=6, loss=2.5))
 
     @pytest.mark.parametrize(
-        ("patience", "enough"), [(None, [False] * 6), (2, [False, False, False, True, False, False])]
+        ("patience", "enough", "result"),
+        [(None, [False] * 6, None), (2, [False, False, False, True, False, False], 4)],
     )
     def test_it_has_waited_enough_after_so_many_that_are_no_better(
-        self, run: RunDir, state: TrainState, patience: int | None, enough: list[bool]
+        self, run: RunDir, state: TrainState, patience: int | None, enough: list[bool], result: int | None
     ) -> None:
         series = [(0, 1.0), (1, 4.0), (2, 4.0), (3, float("nan")), (4, 3.0), (5, 3.5)]
         with recorder(run, state, evaluation__early_stopping_patience=patience) as record:
@@ -142,7 +143,7 @@ class TestEvaluations:
             for step, loss in series:
                 record.evaluation(replace(EVALUATION, step=step, loss=loss))
                 waited.append(record.has_waited_enough)
-        assert (waited, record.best_step) == (enough, 4)
+        assert (waited, record.result_step) == (enough, result)
 
     def test_how_long_it_has_waited_is_known_after_a_resume(self, run: RunDir, state: TrainState) -> None:
         notes = {"best_loss": 3.0, "best_step": 2, "waited": 1}
