@@ -181,7 +181,7 @@ class TrainingConfig(Section):
     """Passes over the training rows."""
 
     max_steps: int = Field(-1, ge=-1, le=100_000_000)
-    """Stop after this many optimizer steps, whatever the epochs say; -1 to go by epochs."""
+    """Stop after this many optimizer steps, whatever the epochs say; -1 or 0 to go by epochs."""
 
     per_device_train_batch_size: int = Field(16, ge=1, le=65_536)
     """Examples in one step before accumulation."""

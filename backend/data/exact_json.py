@@ -12,6 +12,16 @@ from typing import Any
 
 MAX_DEPTH = 100
 
+# What the decoder of the standard library says, for people who do not know its words.
+_IN_WORDS = {
+    "Expecting value": "a value is missing (or a comma is too many)",
+    "Expecting property name enclosed in double quotes": "a name in double quotation marks is missing (or a comma is "
+    "too many)",
+    "Expecting ',' delimiter": "a comma, or the end of the list or object, is missing",
+    "Expecting ':' delimiter": "the colon behind a name is missing",
+    "Unterminated string starting at": "a text is opened and not closed",
+}
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -57,7 +67,8 @@ class ExactDecoder:
         try:
             return self._decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            raise MalformedJsonError(f"{error.msg} at character {error.pos + 1}", error.pos) from None
+            said = _IN_WORDS.get(error.msg, error.msg)
+            raise MalformedJsonError(f"{said} at character {error.pos + 1}", error.pos) from None
         except RecursionError:
             raise ValueError(_too_deep()) from None
 

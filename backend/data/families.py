@@ -23,7 +23,7 @@ PARTS: Mapping[str, Parts] = {
     "preference": Parts(("chosen", "rejected"), ("prompt", "input", "system", "tools")),
     "unpaired preference": Parts(("prompt", "completion", "label"), ("system", "tools")),
     "rated messages": Parts(("messages", "label"), ("system", "tools")),
-    "messages": Parts(("messages",), ("system", "tools")),
+    "messages": Parts(("messages",), ("system", "tools", "functions")),
     "tokens": Parts(("input_ids",), ("labels",)),
     "segments": Parts(("segments",), ()),
     "alpaca": Parts(("instruction", "output"), ("input", "system", "history")),
@@ -90,7 +90,7 @@ FAMILIES: tuple[Family, ...] = (
         for name in _MESSAGES
         for label in ("kto_tag", "label")
     ),
-    *(Family("messages", {"messages": name}, _CHAT) for name in _MESSAGES),
+    *(Family("messages", {"messages": name}, _CHAT | {"functions": "functions"}) for name in _MESSAGES),
     Family("tokens", {"input_ids": "input_ids"}, {"labels": "labels"}),
     Family("segments", {"segments": "segments"}, {}),
     Family(
@@ -108,3 +108,35 @@ FAMILIES: tuple[Family, ...] = (
     Family("text", {"text": "content"}, {}),
     Family("prompt", {"prompt": "prompt"}, _CHAT),
 )
+
+COLUMN_NAMES = frozenset(
+    name for family in FAMILIES for part in (family.required, family.optional) for name in part.values()
+)
+"""Every column name that is known."""
+
+FOREIGN: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset({"annotations", "data"}),
+        "a Label Studio export",
+        "Export it again as JSON-MIN or CSV.",
+    ),
+    (
+        frozenset({"fields", "responses"}),
+        "an Argilla export",
+        "Write prompt and completion of each record into columns of their own.",
+    ),
+    (frozenset({"mapping", "create_time"}), "a ChatGPT export", "Turn each of its chats into messages."),
+    (frozenset({"contents"}), "Gemini's format", "Write contents as messages, with role and content."),
+    (
+        frozenset({"title", "paragraphs"}),
+        "SQuAD's own file",
+        "Write a row for each question: context, question, answer.",
+    ),
+    (frozenset({"message_tree_id", "prompt"}), "OASST trees", "Write each path through a tree as messages."),
+    (
+        frozenset({"parent_id", "role", "text"}),
+        "single messages of OASST",
+        "Follow parent_id and write each conversation as messages: a row here is only one side of it.",
+    ),
+)
+"""Formats that keep their words deeper than a column: by which columns they are known, and what to do with them."""

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.data.families import FAMILIES, PARTS, Family
+from backend.data.families import FAMILIES, FOREIGN, PARTS, Family
 from backend.data.records import Record, Row
 from backend.data.shapes import build
 from backend.errors import DataError
@@ -42,7 +42,8 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
     When none fits half of them, the one that fits most is taken; what does not fit will be rejected by row.
     Prompts alone are a shape only where no row has an answer.
 
-    Raises ``DataError`` when there is no record, when no shape fits any of them, and when the map is wrong.
+    Raises ``DataError`` when there is no record, when no shape fits any of them, when they are of a format that keeps
+    its words deeper, and when the map is wrong.
     """
     sample = list(records)
     if not sample:
@@ -57,8 +58,10 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
     taught = taught or [shape for shape in candidates if _has_answers(shape, sample)] or candidates
     good = (shape for shape in taught if shape.share >= GOOD_SHARE)
     best = next(good, None) or max(taught, key=lambda shape: shape.share, default=None)
+    if foreign := _foreign(names, sample, nothing_fits=best is None or best.share == 0):
+        raise foreign
     if best is None:
-        raise _unknown_shape(names, sample[0].place.rpartition(":")[0])
+        raise _unknown_shape(names, sample)
     if best.share == 0:
         raise DataError(
             f"The rows look like {best.name}, but none can be read so: {_first_reason(best, sample)}",
@@ -99,6 +102,20 @@ def to_row(record: Record, shape: Shape) -> Row:
         return build(shape.name, record.cells, {**shape.later, **shape.columns}, record.place)
     except DataError as error:
         raise DataError(f"{record.place}: {error.message}.", remedy=error.remedy, code=error.code) from None
+
+
+def other_shape(record: Record, shape: Shape) -> str:
+    """How a record that lacks a column of ``shape`` could be read, in words; "" where it lacks none or fits none."""
+    if all(shape.columns[part] in record.cells for part in PARTS[shape.name].required):
+        return ""
+    try:
+        fits = detect([record])
+    except DataError:
+        return ""
+    if fits.name == "prompt":
+        return ""
+    columns = " and ".join(repr(fits.columns[part]) for part in PARTS[fits.name].required)
+    return f"the row looks like {fits.name} ({columns}): give such rows a file of their own"
 
 
 def _present(family: Family, names: Mapping[str, str]) -> bool:
@@ -169,6 +186,18 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
             )
 
 
+def _foreign(names: Mapping[str, str], sample: Sequence[Record], *, nothing_fits: bool) -> DataError | None:
+    """The error for a known format that is none of ours; one of single messages would pass for plain texts."""
+    for columns, kind, remedy in FOREIGN:
+        if columns <= names.keys() and (nothing_fits or "role" in columns):
+            return DataError(f"{_file(sample)} looks like {kind}.", remedy=remedy, code="foreign-format")
+    return None
+
+
+def _file(sample: Sequence[Record]) -> str:
+    return sample[0].place.rpartition(":")[0]
+
+
 def _unknown_parts(parts: set[str]) -> DataError:
     known = "; ".join(
         f"{name}: {', '.join(each.required)}"
@@ -182,8 +211,11 @@ def _unknown_parts(parts: set[str]) -> DataError:
     )
 
 
-def _unknown_shape(names: Mapping[str, str], file: str) -> DataError:
-    columns = list(names.values())
+def _unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataError:
+    columns, file = list(names.values()), _file(sample)
+    cells = (cell for record in sample for cell in record.cells.items())
+    deep = listed(sorted({name for name, value in cells if value and isinstance(value, dict | list)}))
+    nested = f"What stands in lists or objects ({deep}) must become texts or messages. " if deep else ""
     if len(columns) == 1:
         return DataError(
             f"{file} has one column only, {columns[0]!r}. No known shape has that.",
@@ -192,9 +224,10 @@ def _unknown_shape(names: Mapping[str, str], file: str) -> DataError:
             code="unknown-shape",
         )
     headless = "If these are no names but a row, write a line of names above it. " * file.endswith(_TABLES)
+    flags = "--columns.prompt Question --columns.completion Answer"
     return DataError(
         f"{file}: No known shape has the columns {listed(columns)}.",
-        remedy=f"{headless}Say which of them holds what: --columns.prompt Question --columns.completion Answer, "
+        remedy=f"{headless}{nested}Say which of them holds what: {flags}, "
         "or data.columns: {prompt: Question, completion: Answer} in a run's settings.",
         code="unknown-shape",
     )

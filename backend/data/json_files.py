@@ -52,11 +52,17 @@ def read_lines(stream: TextIO, name: str, limit: int) -> Iterator[Record | Rejec
             yield Rejected(place, reason, excerpt(text))
             continue
         try:
-            value = decoder.decode(text)
+            value = decoder.decode(_without_comma(text))
         except ValueError as error:
             yield Rejected(place, f"not valid JSON: {error}", excerpt(text))
             continue
         yield _as_record(value, place, text)
+
+
+def _without_comma(line: str) -> str:
+    """A line that was taken out of a list, without the comma that parted it from the next."""
+    bare = line.rstrip()
+    return bare[:-1] if bare.endswith("},") else line
 
 
 def _as_record(value: Any, place: str, raw: str | None) -> Record | Rejected:
@@ -134,17 +140,14 @@ def _values(stream: TextIO, name: str, limit: int) -> Iterator[tuple[Any, str | 
 
 
 def _elements(window: _Window) -> Iterator[tuple[Any, str | None]]:
-    if window.next_character() == "]":
-        window.skip(1)
-        return
-    while True:
+    while window.next_character() != "]":
         yield window.value()
         separator = window.next_character()
         if separator not in (",", "]"):
             raise window.broken("a comma or the end of the list is missing")
-        window.skip(1)
-        if separator == "]":
-            return
+        if separator == ",":  # one behind the last value is forgiven
+            window.skip(1)
+    window.skip(1)
 
 
 class _Window:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
-from backend.data.formats import Shape, detect, listed, to_row
+from backend.data.formats import Shape, detect, listed, other_shape, to_row
 from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
@@ -155,6 +155,8 @@ def convert(items: Iterable[Item], shape: Shape) -> Iterator[Row | Rejected]:
                 yield to_row(item, shape)
             except DataError as error:
                 reason = error.message.removeprefix(f"{item.place}: ").removesuffix(".")
+                other = other_shape(item, shape)
+                reason += f"; {other}" if other else ""
                 raw = json.dumps(item.cells, ensure_ascii=False, default=repr)
                 yield Rejected(item.place, reason, excerpt(raw))
         elif isinstance(item, Rejected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -112,7 +113,7 @@ def _preference(cells: Cells, columns: Columns, place: str) -> Row:
     elif isinstance(value, Mapping):
         field = columns["prompt"]
         prompt = read_messages(value.get("messages"), f"{field}.messages")
-        tools = json_text(value.get("tools"), f"{field}.tools")
+        tools = _tool_list(value.get("tools"), f"{field}.tools")
     elif isinstance(value, list):
         prompt = read_messages(value, columns["prompt"])
     else:
@@ -221,7 +222,23 @@ def _with_system(messages: tuple[Message, ...], cells: Cells, columns: Columns) 
 
 
 def _tools(cells: Cells, columns: Columns) -> str | None:
-    return json_text(cells.get(columns["tools"]), columns["tools"]) if "tools" in columns else None
+    for part in ("tools", "functions"):  # the latter as OpenAI called them first
+        if part in columns and (tools := _tool_list(cells.get(columns[part]), columns[part])):
+            return tools
+    return None
+
+
+def _tool_list(value: Any, field: str) -> str | None:
+    """Tools as one JSON string, each as servers are given them: a function that says that it is one."""
+    text = json_text(value, field)
+    if text is None or not isinstance(tools := json.loads(text), list):
+        return text
+    return json.dumps([_tool(each) for each in tools], ensure_ascii=False)
+
+
+def _tool(value: Any) -> Any:
+    bare = isinstance(value, dict) and "name" in value and "function" not in value
+    return {"type": "function", "function": value} if bare else value
 
 
 def _optional_text(cells: Cells, columns: Columns, part: str) -> str:

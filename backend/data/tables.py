@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from backend.data.exact_json import surrogate_reason
+from backend.data.families import COLUMN_NAMES
 from backend.data.lines import Line, bounded_lines, without_ending
-from backend.data.records import Record, Rejected, excerpt
+from backend.data.records import Record, Rejected, Skipped, excerpt
 from backend.errors import DataError
-from backend.utils.text_utils import counted
+from backend.utils.text_utils import counted, shorten
 
 DELIMITERS = (",", "\t", ";", "|")
+
+# What Excel writes above the header, and obeys, so that a table opens in every country.
+_SEPARATOR = re.compile(r"sep=([^\r\n])\r?\n", re.IGNORECASE)
 
 # Quoted cells over several lines are common in CSV files and rare in tables with tabs.
 _SUSPICIOUS_LINES = 20
@@ -26,20 +31,30 @@ _SUSPICIOUS_LINES_WITH_TABS = 2
 
 def read_table(
     stream: TextIO, head: str, name: str, limit: int, *, delimiter: str | None = None
-) -> Iterator[Record | Rejected]:
+) -> Iterator[Record | Rejected | Skipped]:
     """The rows of a delimited text with a header line, each cell as given.
 
-    ``head`` is the beginning of the file and decides the delimiter (unless given) and whether quotes quote.
-    ``limit`` is the most characters one row may have. Raises ``DataError`` on a header that names a column
-    twice and on a file without a header.
+    ``head`` is the beginning of the file and decides the delimiter (unless given) and whether quotes quote. A line
+    such as ``sep=;`` above the header names the delimiter; it and a title above the header come out as ``Skipped``.
+    ``limit`` is the most characters one row may have. Raises ``DataError`` on a header that names a column twice and
+    on a file without a header.
     """
     csv.field_size_limit(limit)
-    sample = _sample_lines(head)
-    chosen = delimiter or _find_delimiter(sample)
+    lines = bounded_lines(stream, limit)
+    named = _SEPARATOR.match(head)
+    if named:
+        next(lines)
+        yield Skipped(f"{name}:1", f"it says that {named[1]!r} parts the cells")
+    sample = _sample_lines(head[named.end() if named else 0 :])
+    chosen = delimiter or (named[1] if named else _find_delimiter(sample))
     dialect = _dialect(chosen, quotes=_quotes_quote(sample, chosen))
     rarely_quoted = chosen == "\t" and not (sample and sample[0].startswith('"'))
     suspicious = _SUSPICIOUS_LINES_WITH_TABS if rarely_quoted else _SUSPICIOUS_LINES
-    reader = _TableReader(bounded_lines(stream, limit), name, dialect, suspicious)
+    reader = _TableReader(lines, name, dialect, suspicious)
+    for title in _titles(_parse(sample, dialect)):
+        place = reader.skip()
+        if title:
+            yield Skipped(place, f"a title, {shorten(title, 60)!r}")
     header = reader.header()
     yield from reader.records(header)
 
@@ -57,6 +72,12 @@ class _TableReader:
         self._suspicious = suspicious
         self._taken: list[Line] = []
         self._rows = csv.reader(self._tap(), dialect)
+
+    def skip(self) -> str:
+        """Pass over the next row, which is no header, and say where it stands."""
+        while not next(self._rows):
+            pass
+        return f"{self._name}:{self._taken[-1].number}"
 
     def header(self) -> tuple[str, ...]:
         """The column names; a column without a name is called by its number."""
@@ -120,7 +141,8 @@ class _TableReader:
         except csv.Error:
             return [], "a quotation mark is opened and not closed, or stands inside a field unquoted"
         if fields and len(fields) != width:
-            return [], f"the row has {counted(len(fields), 'field')}, but the header names {width}"
+            title = "; if a title stands above the names, take it away" if width == 1 else ""
+            return [], f"the row has {counted(len(fields), 'field')}, but the header names {width}{title}"
         return fields, ""
 
     def _record(self, header: Sequence[str], fields: list[str], lines: list[Line]) -> Record | Rejected:
@@ -179,6 +201,22 @@ def _quotes_quote(sample: list[str], delimiter: str) -> bool:
         return True
     enclosed = sum(len(field) > 1 and field[0] == field[-1] == '"' for field in fields)
     return 2 * enclosed > len(fields)
+
+
+def _titles(rows: list[list[str]]) -> list[str]:
+    """The titles that a spreadsheet put above the header: rows with a text in the first cell and nothing beside it.
+
+    A name that columns have is no title, and behind a title there are at least two names.
+    """
+    titles: list[str] = []
+    for row in rows:
+        named = sum(map(bool, row))
+        if len(row) > 1 and named > 1:
+            return titles
+        if len(row) < 2 or (named and not row[0]) or row[0].strip().lower() in COLUMN_NAMES:
+            break
+        titles.append(row[0])
+    return []
 
 
 def _even(lines: list[str], dialect: type[csv.Dialect]) -> bool:

@@ -130,3 +130,33 @@ def test_to_row_names_the_place_and_the_field():
     with pytest.raises(DataError) as caught:
         to_row(Record("f:2", {}), shape)
     assert (caught.value.message, caught.value.code) == ("f:2: the field 'text' is missing.", "bad-row")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"id": "1", "data": {"text": "a"}, "annotations": []}, "Label Studio"),
+        ({"fields": {}, "responses": []}, "Argilla"),
+        ({"title": "t", "create_time": "1", "mapping": {}}, "ChatGPT"),
+        ({"contents": [{"role": "user", "parts": []}]}, "Gemini"),
+        ({"title": "t", "paragraphs": []}, "SQuAD"),
+        ({"message_tree_id": "1", "prompt": {"text": "a"}}, "OASST trees"),
+        ({"parent_id": "1", "role": "prompter", "text": "a"}, "single messages of OASST"),
+    ],
+)
+def test_what_others_export_is_called_by_its_name(cells, said):
+    with pytest.raises(DataError, match=said) as caught:
+        detect([Record("f.json:1", cells)])
+    assert caught.value.code == "foreign-format"
+    assert caught.value.remedy
+
+
+def test_columns_of_others_beside_ours_do_no_harm():
+    cells = {"prompt": "q", "completion": "a", "data": "1", "annotations": "2", "contents": "3"}
+    assert detect([Record("f.json:1", cells)]).name == "prompt/completion"
+
+
+def test_what_lies_deeper_than_a_column_is_named():
+    with pytest.raises(DataError, match="No known shape") as caught:
+        detect([Record("f.json:1", {"id": "1", "body": {"messages": []}, "empty": []})])
+    assert "lists or objects (body) must become" in caught.value.remedy

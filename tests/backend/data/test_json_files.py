@@ -53,10 +53,29 @@ def test_no_rows_are_no_records(text):
     assert read_all(text) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "x,"},\n{"a": "2"},  \n',
+        '[{"a": "x,"}, {"a": "2"},]',
+        '{"data": [{"a": "x,"},\n{"a": "2"} , ]}',
+    ],
+)
+def test_a_comma_too_many_behind_a_row_is_forgiven(text):
+    assert [item.cells for item in read_all(text)] == [{"a": "x,"}, {"a": "2"}]
+
+
+@pytest.mark.parametrize("text", ["[,]", '[{"a": 1},,]', '[{"a": 1}'])
+def test_other_commas_too_many_are_not(text):
+    with pytest.raises(DataError, match="not valid JSON"):
+        read_all(text)
+
+
 def test_broken_lines_are_rejected_alone():
     good, cut, number, twice, last = read_all('{"a": 1}\n{"a": \n5\n{"a": 1, "a": 2}\n{"a": 2}')
     assert (good, last) == (Record("f.json:1", {"a": "1"}), Record("f.json:5", {"a": "2"}))
-    assert cut == Rejected("f.json:2", "not valid JSON: Expecting value at character 8", '{"a": \n')
+    said = "not valid JSON: a value is missing (or a comma is too many) at character 8"
+    assert cut == Rejected("f.json:2", said, '{"a": \n')
     assert "but here stands a number" in number.reason
     assert "the key 'a' stands twice" in twice.reason
 

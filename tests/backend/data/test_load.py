@@ -320,3 +320,27 @@ def test_a_slice_without_rows_is_an_error(tmp_path):
     with pytest.raises(DataError, match="holds none of its 20 rows") as caught:
         load_rows(f"{file}[90%:10%]")
     assert caught.value.code == "no-rows"
+
+
+@pytest.mark.parametrize(
+    ("late", "said"),
+    [
+        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "messages"),
+        ({"question": "q", "answer": "a"}, "prompt/completion ('question' and 'answer')"),
+        ({"text": "plain"}, "text ('text')"),
+    ],
+)
+def test_a_row_of_another_shape_says_which(tmp_path, late, said):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "q", "completion": "a"}] * 300
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, late, {"other": 1}, {"prompt": "q"}]))
+    loaded = load_rows(path, max_rejected_share=0.1)
+    reasons = [each.reason for each in loaded.rejected]
+    assert reasons[0].startswith("the field 'prompt' is missing; the row looks like " + said)
+    assert reasons[1:] == ["the field 'prompt' is missing", "the field 'completion' is missing"]
+
+
+def test_what_excel_says_above_a_table_is_in_the_reason(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("sep=;\r\nprompt;completion\r\nWhat, now?;Yes\r\n", encoding="utf-8-sig")
+    assert load_rows(path).reason.endswith("; not read: rows.csv:1 (it says that ';' parts the cells)")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from backend.data.families import FAMILIES, PARTS
@@ -5,6 +7,8 @@ from backend.data.records import Row
 from backend.data.shapes import build
 from backend.errors import DataError
 from tests.backend.data.rows import assistant, system, user
+
+TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def row_of(shape, columns=None, **cells):
@@ -26,7 +30,28 @@ def test_text():
 def test_messages_with_system_and_tools():
     row = row_of("messages", messages=[user("q"), assistant("a")], system="be kind", tools='[{"name": "f"}]')
     assert row.messages == (system("be kind"), user("q"), assistant("a"))
-    assert row.tools == '[{"name": "f"}]'
+    assert json.loads(row.tools) == [TOOL]
+
+
+@pytest.mark.parametrize(
+    ("column", "given"),
+    [
+        ("functions", [{"name": "f"}]),
+        ("functions", '[{"name": "f"}]'),
+        ("tools", [{"name": "f"}]),
+        ("tools", [TOOL]),
+    ],
+)
+def test_tools_are_given_as_servers_are_given_them(column, given):
+    row = row_of("messages", messages=[user("q"), assistant("a")], **{column: given})
+    assert json.loads(row.tools) == [TOOL]
+
+
+@pytest.mark.parametrize("given", ["", [], None, "[]"])
+def test_no_tools_are_none(given):
+    assert (
+        row_of("messages", messages=[user("q"), assistant("a")], tools=given, functions=given).tools is None
+    )
 
 
 def test_prompt_and_completion_as_texts_and_as_messages():
@@ -85,7 +110,8 @@ def test_preference_as_the_hosted_services_write_it():
         chosen=[assistant("good")],
         rejected=[assistant("bad")],
     )
-    assert (row.messages, row.chosen, row.tools) == ((user("q"),), (assistant("good"),), '[{"name": "f"}]')
+    assert (row.messages, row.chosen) == ((user("q"),), (assistant("good"),))
+    assert json.loads(row.tools) == [TOOL]
 
 
 def test_preference_texts_that_begin_alike_share_that_as_prompt():

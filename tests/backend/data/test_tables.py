@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from backend.data.records import Record, Rejected
+from backend.data.records import Record, Rejected, Skipped
 from backend.data.tables import read_table
 from backend.errors import DataError
 
@@ -27,6 +27,46 @@ def test_the_delimiter_is_found(delimiter):
 
 def test_the_delimiter_given_beats_the_one_found():
     assert read_all("a,b:c\n1,2:3\n", delimiter=":") == [Record("t.csv:2", {"a,b": "1,2", "c": "3"})]
+
+
+@pytest.mark.parametrize("mark", [";", "|", "\t", "^"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_line_of_excel_above_the_header_names_the_delimiter(mark, ending):
+    told, *rows = read_all(ending.join([f"sep={mark}", f"a,x{mark}b", f"1,5{mark}2", ""]))
+    assert told == Skipped("t.csv:1", f"it says that {mark!r} parts the cells")
+    assert rows == [Record("t.csv:3", {"a,x": "1,5", "b": "2"})]
+
+
+def test_a_line_of_excel_alone_is_no_table():
+    with pytest.raises(DataError, match="no header line"):
+        read_all("sep=;\n")
+
+
+@pytest.mark.parametrize(
+    "above", ["Questions 2026,,\n", ",,\nQuestions 2026,,\n,,\n", '"Questions\n2026",,\n\n']
+)
+def test_a_title_above_the_header_is_named_and_passed_over(above):
+    items = read_all(f"{above}question,answer,date\nHow?,So.,1.1.\n")
+    (told,) = (item.reason for item in items if isinstance(item, Skipped))
+    assert told.startswith("a title, 'Questions")
+    assert values(item for item in items if isinstance(item, Record)) == [("How?", "So.", "1.1.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("text,\nhello,x\n", {"text", "column 2"}),  # a name, and a column without one
+        (",text\n0,hello\n", {"column 1", "text"}),  # as pandas writes its index
+        ("Title,\nhello,\n", {"Title", "column 2"}),  # no two names below it
+    ],
+)
+def test_a_header_with_one_name_is_no_title(text, columns):
+    (record,) = read_all(text)
+    assert record.cells.keys() == columns
+
+
+def test_a_title_without_its_delimiters_is_hinted_at():
+    assert "if a title stands above the names" in read_all("FAQ\nquestion,answer\nHow?,So.\n")[0].reason
 
 
 def test_places_are_lines_of_the_file():
