@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 
 from backend.server.no_effect import Echoed, PlaceInStream
 from backend.server.strict import Strict
@@ -39,9 +40,12 @@ class ToolCall(PlaceInStream):
         return {"id": self.id, "type": self.type, "function": function}
 
 
-_SAID = {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}}
-_CALLS = {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}}
-_BY_THE_ASSISTANT = {"properties": {"role": {"const": "assistant"}}}
+_SAID: JsonDict = {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}}
+_CALLS: JsonDict = {
+    "required": ["tool_calls"],
+    "properties": {"tool_calls": {"type": "array", "minItems": 1}},
+}
+_BY_THE_ASSISTANT: JsonDict = {"properties": {"role": {"const": "assistant"}}}
 
 
 class ChatMessage(Echoed):
