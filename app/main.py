@@ -23,14 +23,14 @@ _PAGES = (
 
 
 _STYLE = """<style>
-div[data-testid=stSliderThumbValue] {color: inherit}
+div[data-testid=stSliderThumbValue], [data-testid=stMain] button[role=radio] {color: inherit}
 [data-testid=stMain] a[data-testid=stPageLink-NavLink] {background: none; padding-inline: 0}
 [data-testid=stMain] a[data-testid=stPageLink-NavLink] * {white-space: normal; overflow-wrap: anywhere}
 [data-testid=stMain] a[data-testid=stPageLink-NavLink]:hover p {text-decoration: underline}
 </style>"""
-"""Streamlit writes a slider's value in the primary colour. White on that colour must be readable in buttons, and on
-any background but black no colour has 4.5:1 for both. Links among texts begin where the texts begin, are read to
-their end, and bear no background: one that leads to another run is no choice that was made."""
+"""Streamlit writes a slider's value and a pressed segment in the primary colour. White on that colour must be
+readable in buttons, and on any background but black no colour has 4.5:1 for both. Links among texts begin where the
+texts begin, are read to their end, and bear no background: another run is no choice that was made."""
 
 
 def main() -> None:

@@ -219,7 +219,8 @@ def _page() -> None:
         st.page_link(
             "pages/new_run.py", label="**Train on it**", icon=":material/arrow_forward:", width="content"
         )
-    st.caption(plain(called(source) if is_kept(source) else source, 400))
+    if source != Path(source).name:
+        st.caption(plain(f"Kept by the studio: {called(source)}" if is_kept(source) else source, 400))
     _read_as(answer.value)
     view = st.radio("Look at", list(_VIEWS), horizontal=True, key="data view", label_visibility="collapsed")
     _VIEWS[view](source, version)

@@ -25,6 +25,8 @@ _ON_CANVAS: Mapping[str, Any] = MappingProxyType(
     {"usermeta": {"embedOptions": {"renderer": "canvas"}}, "config": {"aria": False}}
 )
 """Else every point is an element of the page with a description of its own; ``alt`` says it once and better."""
+_FEW_POINTS = 24
+"""A line of so few points shows each of them: what lies between two was not measured."""
 _TIME_UNITS = ((5400.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -45,8 +47,8 @@ def draw_lines(
     """
     factor, unit = _unit(axis, lines)
     records = [
-        (x / factor, y, name, kind)
-        for kind, group in (("line", lines), ("faint", faint or {}))
+        (x / factor, y, name, kind or ("line" if len(one.x) > _FEW_POINTS else "dots"))
+        for kind, group in (("", lines), ("faint", faint or {}))
         for name, one in group.items()
         for x, y in zip(one.x, one.y, strict=True)
         if y > 0 or not log
@@ -56,6 +58,9 @@ def draw_lines(
     spec = _spec(
         list(lines), title=title, unit=unit, log=log, height=height, colours=colours, faint=bool(faint)
     )
+    if any(kind == "dots" for _, _, _, kind in records):
+        dots = {"type": "point", "filled": True, "size": 36, "opacity": 1}
+        spec["layer"].append({"transform": [{"filter": "datum.kind == 'dots'"}], "mark": dots})
     st.vega_lite_chart(data, spec, key=key, alt=describe(lines, title, unit, factor))
 
 
@@ -119,7 +124,7 @@ def _spec(
     line = {"type": "line", "interpolate": "linear", "strokeJoin": "round"}
     zoom = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
     hover = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
-    solid = [{"filter": "datum.kind == 'line'"}] if faint else []  # an expression a point: only where needed
+    solid = [{"filter": "datum.kind != 'faint'"}] if faint else []  # an expression a point: only where needed
     layers: list[dict[str, Any]] = [
         {
             "transform": solid,
@@ -145,6 +150,7 @@ def _spec(
     return {
         **_ON_CANVAS,
         "title": {"text": title, "anchor": "start", "fontSize": 14, "offset": 8},
+        "padding": {"right": 6},
         "height": height,
         "encoding": {"x": x, "y": y, "color": series},
         "layer": layers,

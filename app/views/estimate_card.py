@@ -36,6 +36,7 @@ def _line(label: str, value: str, bounds: str, about: str) -> None:
 
 
 def span(interval: Interval, *, in_time: bool = False) -> str:
-    """The bounds of an interval in words."""
+    """The bounds of an interval in words; a unit that both have is said once."""
     low, high = (rough(each) if in_time else size(round(each)) for each in (interval.low, interval.high))
-    return f"{low} to {high}"
+    (amount, *unit), (_, *other) = low.split(), high.split()
+    return f"{amount if unit == other else low} to {high}"

@@ -29,20 +29,28 @@ def rows(chart: Any) -> list[dict[str, Any]]:
 
 
 CURVE = Line([1.0, 2.0, 3.0], [2.0, 1.0, 0.5])
+LONG = Line([float(step) for step in range(40)], [1.0] * 40)
 
 
 def test_every_point_is_there_once() -> None:
     found = rows(drawn({"training": CURVE}, faint={"training": CURVE}))
-    assert [row["kind"] for row in found] == ["line"] * 3 + ["faint"] * 3
+    assert [row["kind"] for row in found] == ["dots"] * 3 + ["faint"] * 3
     assert [row["y"] for row in found[:3]] == CURVE.y
 
 
 def test_the_browser_sorts_points_only_where_there_are_two_kinds() -> None:
-    alone = json.loads(drawn({"training": CURVE}).spec)["layer"]
-    both = json.loads(drawn({"training": CURVE}, faint={"training": CURVE}).spec)["layer"]
+    alone = json.loads(drawn({"training": LONG}).spec)["layer"]
+    both = json.loads(drawn({"training": LONG}, faint={"training": LONG}).spec)["layer"]
     assert [layer["transform"] for layer in alone] == [[], []]
     kinds = [layer["transform"][0]["filter"] for layer in both]
-    assert kinds == ["datum.kind == 'faint'", "datum.kind == 'line'", "datum.kind == 'line'"]
+    assert kinds == ["datum.kind == 'faint'", "datum.kind != 'faint'", "datum.kind != 'faint'"]
+
+
+def test_a_line_of_few_points_shows_each_of_them() -> None:
+    chart = drawn({"training": LONG, "held-out": CURVE})
+    assert {row["series"] for row in rows(chart) if row["kind"] == "dots"} == {"held-out"}
+    dots = json.loads(chart.spec)["layer"][-1]
+    assert (dots["transform"], dots["mark"]["type"]) == ([{"filter": "datum.kind == 'dots'"}], "point")
 
 
 def test_points_are_pixels_and_no_elements_of_the_page() -> None:
