@@ -99,7 +99,8 @@ def read_json_cell(value: Any, field: str) -> Any:
     try:
         return decode(value)
     except ValueError as error:
-        raise bad_row(f"the field {field!r} holds text that is not JSON: {error}") from None
+        python = "; Python's str() wrote it, json.dumps would do" if value.lstrip("[{ ")[:1] == "'" else ""
+        raise bad_row(f"the field {field!r} holds text that is not JSON: {error}{python}") from None
 
 
 def json_text(value: Any, field: str) -> str | None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow
 from backend.data.checks.secrets import redact
+from backend.data.checks.tokens import looked_at
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unread import UnreadKey
@@ -34,7 +35,8 @@ _WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}
 class Finding:
     """What one check found: how many rows, three of them, the harm, and the fix where one is safe.
 
-    ``share`` is the fraction of the rows concerned, 0 to 1, or None for a finding about the set.
+    ``share`` is the fraction of the rows concerned, 0 to 1, or None for a finding about the set. ``is_estimate``:
+    worked out from a sample of the rows.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Finding:
     harm: str
     examples: tuple[Example, ...]
     fix: str | None
+    is_estimate: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def examine(
     findings, not_run = run_checks(scan)
     if unread := [each for each in loaded.unread if not each.harmless]:
         findings = _by_harm([*findings, _unread_keys(unread, len(loaded.rows) + len(loaded.rejected))])
+    if loaded.disguised:
+        findings = _by_harm([*findings, _read_as_text(loaded)])
     return Report(
         source=source,
         sha256=loaded.sha256,
@@ -124,7 +129,7 @@ def run_checks(
     for check in ready:
         count, examples = counted[check.slug] if check.by_row else _count_over_all(check, scan)
         if count:
-            findings.append(_finding(check, count, examples, len(scan.rows)))
+            findings.append(_finding(check, count, examples, scan.rows))
     return _by_harm(findings), tuple(not_run)
 
 
@@ -169,7 +174,8 @@ def _findings_table(findings: tuple[Finding, ...]) -> Table:
         what.append(f"\n{finding.harm}", style="not bold")
         if finding.fix:
             what.append(f"\nFix: {finding.fix}", style="not bold green")
-        rows = f"{finding.count:,}" + (f"\n{finding.share:.1%}" if finding.share is not None else "")
+        rows = f"{'about ' * finding.is_estimate}{finding.count:,}"
+        rows += f"\n{finding.share:.1%}" if finding.share is not None else ""
         where = Text("\n").join(_where(example) for example in finding.examples)
         grid.add_row(Text(_WORDS[finding.level], style=f"bold {_COLOURS[finding.level]}"), what, rows, where)
     return grid
@@ -207,18 +213,34 @@ def _count_by_row(scan: Scan, checks: list[Check]) -> dict[str, tuple[int, tuple
 
 
 def _count_over_all(check: Check, scan: Scan) -> tuple[int, tuple[Example, ...]]:
+    """How many rows, and the first; what looks at a sample counts for all."""
     found: Iterator[Example] = iter(check.over_all(scan) if check.over_all else ())
     first = tuple(islice(found, EXAMPLES))
-    return len(first) + sum(1 for _ in found), first
+    count = len(first) + sum(1 for _ in found)
+    return (round(count / _sampled(check, scan.rows)) if count else 0), first
 
 
-def _finding(check: Check, count: int, examples: tuple[Example, ...], rows: int) -> Finding:
-    share = round(count / rows, 6) if check.of_rows else None
+def _sampled(check: Check, rows: Sequence[Row]) -> float:
+    """The share of the rows that a check looks at, 0 to 1."""
+    return len(looked_at(rows)) / len(rows) if check.needs == "encoder" else 1.0
+
+
+def _finding(check: Check, count: int, examples: tuple[Example, ...], rows: Sequence[Row]) -> Finding:
+    share = round(count / len(rows), 6) if check.of_rows else None
     level = check.level
     if check.escalate and share is not None and share > check.escalate[0]:
         level = check.escalate[1]
     return Finding(
-        check.number, check.slug, check.title, level, count, share, check.harm, examples, check.fix
+        check.number,
+        check.slug,
+        check.title,
+        level,
+        count,
+        share,
+        check.harm,
+        examples,
+        check.fix,
+        is_estimate=_sampled(check, rows) < 1,
     )
 
 
@@ -248,6 +270,20 @@ def _unread_keys(unread: Sequence[UnreadKey], rows: int) -> Finding:
         share=round(most / rows, 6),
         harm="What stands under them is left out of training; a key that is misspelt does nothing.",
         examples=tuple(Example(each.place, each.said) for each in unread[:EXAMPLES]),
+        fix=None,
+    )
+
+
+def _read_as_text(loaded: Loaded) -> Finding:
+    return Finding(
+        number=0,
+        check="read-as-text",
+        title="Lines that look like rows are read as plain text",
+        level="block",
+        count=len(loaded.rows),
+        share=1.0,
+        harm=f"The model learns to write the file itself. Rename it so that it ends in {loaded.disguised}.",
+        examples=(Example(loaded.rows[0].place, shorten(redact(loaded.rows[0].text or ""), 80)),),
         fix=None,
     )
 

@@ -23,7 +23,7 @@ PARTS: Mapping[str, Parts] = {
     "preference": Parts(("chosen", "rejected"), ("prompt", "input", "system", "tools")),
     "unpaired preference": Parts(("prompt", "completion", "label"), ("system", "tools")),
     "rated messages": Parts(("messages", "label"), ("system", "tools")),
-    "messages": Parts(("messages",), ("system", "tools", "functions")),
+    "messages": Parts(("messages",), ("system", "tools")),
     "tokens": Parts(("input_ids",), ("labels",)),
     "segments": Parts(("segments",), ()),
     "alpaca": Parts(("instruction", "output"), ("input", "system", "history")),
@@ -90,7 +90,7 @@ FAMILIES: tuple[Family, ...] = (
         for name in _MESSAGES
         for label in ("kto_tag", "label")
     ),
-    *(Family("messages", {"messages": name}, _CHAT | {"functions": "functions"}) for name in _MESSAGES),
+    *(Family("messages", {"messages": name}, _CHAT) for name in _MESSAGES),
     Family("tokens", {"input_ids": "input_ids"}, {"labels": "labels"}),
     Family("segments", {"segments": "segments"}, {}),
     Family(
@@ -108,6 +108,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("text", {"text": "content"}, {}),
     Family("prompt", {"prompt": "prompt"}, _CHAT),
 )
+
+ALIASES: Columns = {"system_prompt": "system", "system_message": "system", "functions": "tools"}
+"""Other names for the columns of optional parts: as OpenOrca has them, and OpenAI's older one."""
 
 COLUMN_NAMES = frozenset(
     name for family in FAMILIES for part in (family.required, family.optional) for name in part.values()

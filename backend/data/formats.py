@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.data.families import FAMILIES, FOREIGN, PARTS, Family
+from backend.data.families import ALIASES, FAMILIES, FOREIGN, PARTS, Family
 from backend.data.records import Record, Row
 from backend.data.shapes import build
 from backend.errors import DataError
@@ -58,6 +58,12 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
     taught = taught or [shape for shape in candidates if _has_answers(shape, sample)] or candidates
     good = (shape for shape in taught if shape.share >= GOOD_SHARE)
     best = next(good, None) or max(taught, key=lambda shape: shape.share, default=None)
+    if (best is None or best.share == 0) and _sideways(sample):
+        raise DataError(
+            f"{_file(sample)} is one object, and its rows stand inside it, by column or by name.",
+            remedy="Write a list with an object for each row (pandas: orient='records').",
+            code="one-object",
+        )
     if foreign := _foreign(names, sample, nothing_fits=best is None or best.share == 0):
         raise foreign
     if best is None:
@@ -125,6 +131,9 @@ def _present(family: Family, names: Mapping[str, str]) -> bool:
 def _shape(family: Family, names: Mapping[str, str], sample: Sequence[Record]) -> Shape:
     wanted = {**family.required, **family.optional}
     columns = {part: names[column] for part, column in wanted.items() if column in names}
+    for alias, part in ALIASES.items():
+        if alias in names and part in family.optional:
+            columns.setdefault(part, names[alias])
     share = _share(Shape(family.shape, columns, "", 0.0), sample)
     shown = " and ".join(repr(columns[part]) for part in family.required)
     reason = (
@@ -186,6 +195,17 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
             )
 
 
+def _sideways(sample: Sequence[Record]) -> bool:
+    """Whether one record holds all others: nothing but objects with the same keys, or lists of as many texts."""
+    cells = list(sample[0].cells.values()) if len(sample) == 1 else []
+    objects = [cell.keys() for cell in cells if isinstance(cell, dict) and cell]
+    lists = [len(cell) for cell in cells if isinstance(cell, list) and cell and isinstance(cell[0], str)]
+    return len(cells) > 1 and (
+        (len(objects) == len(cells) and all(each == objects[0] for each in objects))
+        or (len(lists) == len(cells) and len(set(lists)) == 1)
+    )
+
+
 def _foreign(names: Mapping[str, str], sample: Sequence[Record], *, nothing_fits: bool) -> DataError | None:
     """The error for a known format that is none of ours; one of single messages would pass for plain texts."""
     for columns, kind, remedy in FOREIGN:
@@ -216,7 +236,7 @@ def _unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataEr
     cells = (cell for record in sample for cell in record.cells.items())
     deep = listed(sorted({name for name, value in cells if value and isinstance(value, dict | list)}))
     nested = f"What stands in lists or objects ({deep}) must become texts or messages. " if deep else ""
-    if len(columns) == 1:
+    if len(columns) == 1 and not nested:
         return DataError(
             f"{file} has one column only, {columns[0]!r}. No known shape has that.",
             remedy="Name the columns in the first line, for example prompt,completion (or text, for plain texts), "

@@ -15,6 +15,7 @@ from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import RowFile, write_rows
+from backend.data.text_files import disguised
 from backend.data.unread import UnreadKey, note_unread
 from backend.errors import DataError
 from backend.utils.file_utils import sha256_file, write_text_durably
@@ -31,7 +32,8 @@ FILES_NAMED = 5
 class Loaded:
     """The rows of a source, what was refused or left aside, how it was read, and the SHA-256 of its bytes.
 
-    ``unread``: the keys of messages that hold something nobody reads.
+    ``unread``: the keys of messages that hold something nobody reads; ``disguised``: the ending that a text file
+    should have, where its lines are no plain text.
     """
 
     rows: Sequence[Row]
@@ -40,12 +42,16 @@ class Loaded:
     sha256: str
     skipped: tuple[Skipped, ...] = ()
     unread: tuple[UnreadKey, ...] = ()
+    disguised: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What stands in the messages and is not read though it may matter, a sentence each."""
-        return tuple(
-            f"Messages have a key that is not read: {each.said}." for each in self.unread if not each.harmless
+        """What is read in another way than it may be meant, a sentence each."""
+        keys = (each for each in self.unread if not each.harmless)
+        plain = "Lines that look like rows are read as plain text: rename the file so that it ends in"
+        return (
+            *([f"{plain} {self.disguised}."] if self.disguised else []),
+            *(f"Messages have a key that is not read: {each.said}." for each in keys),
         )
 
     @property
@@ -126,7 +132,13 @@ def load_rows(
         said = listed([f"{each.key} ({counted(each.rows, 'row')})" for each in aside.unread.values()])
         shape = replace(shape, reason=f"{shape.reason}; not read in messages: {said}")
     return Loaded(
-        rows, tuple(aside.rejected), shape, sha256, tuple(aside.skipped), tuple(aside.unread.values())
+        rows,
+        tuple(aside.rejected),
+        shape,
+        sha256,
+        tuple(aside.skipped),
+        tuple(aside.unread.values()),
+        _disguised(shape, sample),
     )
 
 
@@ -145,6 +157,13 @@ def sample_for_shape(first: list[Record], located: Located, options: ReadOptions
         for file in files[1:]
     )
     return [*first[:share], *itertools.chain.from_iterable(others)]
+
+
+def _disguised(shape: Shape, sample: Sequence[Record]) -> str:
+    """The ending that a file of plain text should have; only of such have the records no other column."""
+    plain = shape.name == "text" and all(record.cells.keys() == {"text"} for record in sample)
+    named = sample[0].place.rpartition(":")[0].lower().endswith((".txt", ".md"))
+    return disguised([record.cells["text"] for record in sample]) if plain and named else ""
 
 
 def convert(items: Iterable[Item], shape: Shape) -> Iterator[Row | Rejected]:

@@ -222,10 +222,7 @@ def _with_system(messages: tuple[Message, ...], cells: Cells, columns: Columns) 
 
 
 def _tools(cells: Cells, columns: Columns) -> str | None:
-    for part in ("tools", "functions"):  # the latter as OpenAI called them first
-        if part in columns and (tools := _tool_list(cells.get(columns[part]), columns[part])):
-            return tools
-    return None
+    return _tool_list(cells.get(columns["tools"]), columns["tools"]) if "tools" in columns else None
 
 
 def _tool_list(value: Any, field: str) -> str | None:

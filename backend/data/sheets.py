@@ -9,12 +9,15 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from backend.data.archives import Allowance
-from backend.data.records import Record, Rejected
+from backend.data.families import COLUMN_NAMES
+from backend.data.records import Record, Rejected, Skipped
 from backend.errors import DataError
+from backend.utils.text_utils import shorten
 
 # What openpyxl, zipfile and the XML parser raise on a damaged workbook.
 _DAMAGE = (
@@ -40,8 +43,10 @@ def is_workbook(archive: zipfile.ZipFile) -> bool:
 
 def read_workbook(
     stream: Any, name: str, sheet: str | None, allowance: Allowance
-) -> Iterator[Record | Rejected]:
+) -> Iterator[Record | Rejected | Skipped]:
     """The rows under the first row of a sheet (default: the first); places are the sheet's own row numbers.
+
+    A title above the names, and sheets that are there besides, come out as ``Skipped``.
 
     Text cells are the text given; numbers and dates are spelled out (a formula is its last result). Raises
     ``DataError`` when openpyxl is missing, the sheet does not exist or the workbook is damaged.
@@ -58,6 +63,8 @@ def read_workbook(
         _check_size(stream, name, allowance)
         book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
         try:
+            for other in [] if sheet else book.worksheets[1:]:
+                yield Skipped(f"{name}/{other.title}", "another sheet; data.sheet names the one to read")
             yield from _rows(_sheet(book, sheet, name), name)
         finally:
             book.close()
@@ -88,15 +95,17 @@ def _sheet(book: Any, wanted: str | None, name: str) -> Any:
     return book[wanted]
 
 
-def _rows(sheet: Any, name: str) -> Iterator[Record | Rejected]:
-    header: list[str] = []
-    for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
-        cells = [_text(value) for value in values]
-        if all(cell is None for cell in cells):
-            continue
-        if not header:
-            header = _header(cells, name)
-            continue
+def _rows(sheet: Any, name: str) -> Iterator[Record | Rejected | Skipped]:
+    texts = ([_text(value) for value in values] for values in sheet.iter_rows(values_only=True))
+    rows = (
+        (number, cells) for number, cells in enumerate(texts, 1) if any(cell is not None for cell in cells)
+    )
+    first = list(islice(rows, 2))
+    if len(first) == 2 and _is_title(first[0][1], first[1][1]):
+        number, cells = first.pop(0)
+        yield Skipped(f"{name}:{number}", f"a title, {shorten(str(cells[0]), 60)!r}")
+    header = _header(first.pop(0)[1], name) if first else []
+    for number, cells in chain(first, rows):
         extra = [cell for cell in cells[len(header) :] if cell is not None]
         if extra:
             yield Rejected(
@@ -105,6 +114,12 @@ def _rows(sheet: Any, name: str) -> Iterator[Record | Rejected]:
         else:
             padded = cells[: len(header)] + [None] * (len(header) - len(cells))
             yield Record(f"{name}:{number}", dict(zip(header, padded, strict=True)))
+
+
+def _is_title(cells: list[str | None], below: list[str | None]) -> bool:
+    """Whether a row above the names is a title: a text in its first cell alone, no name of ours, and names below."""
+    alone = cells[0] is not None and cells.count(None) == len(cells) - 1
+    return alone and str(cells[0]).strip().lower() not in COLUMN_NAMES and len(below) - below.count(None) > 1
 
 
 def _header(cells: list[str | None], name: str) -> list[str]:

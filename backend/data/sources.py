@@ -89,6 +89,7 @@ class _Reader:
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if not head:
             raise DataError(f"{name} is empty.", remedy="Put at least one row into it.", code="empty-file")
+        _refuse_stand_in(head, name)
         kind = columnar_kind(head)
         packed = archives.compression(head)
         if (packed or archives.is_tar(head) or archives.is_zip(head)) and depth > 1:
@@ -177,6 +178,22 @@ class _Reader:
                 remedy="Set the encoding of the data, for example cp1252, or save the file as UTF-8.",
                 code="bad-encoding",
             ) from None
+
+
+def _refuse_stand_in(head: bytes, name: str) -> None:
+    """Raise ``DataError`` for what lies where data should: Git LFS's note about it, or a page of a web site."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise DataError(
+            f"{name} is only Git LFS's note about the file, which was not downloaded with it.",
+            remedy="Run git lfs pull, or download the file itself.",
+            code="not-downloaded",
+        )
+    if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        raise DataError(
+            f"{name} is a web page and no data.",
+            remedy="Download the file itself: a page may show it, or ask to sign in first.",
+            code="not-downloaded",
+        )
 
 
 def _text_kind(name: str, called: str, head: str) -> str:

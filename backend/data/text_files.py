@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from backend.data.exact_json import surrogate_reason
+from backend.data.families import COLUMN_NAMES
 from backend.data.lines import bounded_lines, without_ending
 from backend.data.records import Record, Rejected, excerpt
 
@@ -31,3 +32,14 @@ def _record(text: str, place: str, *, too_long: bool, limit: int) -> Record | Re
     if reason := surrogate_reason(text):
         return Rejected(place, reason, excerpt(text))
     return Record(place, {"text": text})
+
+
+def disguised(lines: Sequence[str]) -> str:
+    """What the lines of a text file look like when they are no plain text: the ending that the file should have."""
+    if lines and all(line.lstrip().startswith("{") and line.rstrip(", ").endswith("}") for line in lines):
+        return ".jsonl"
+    for delimiter, ending in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv")):
+        names = [name.strip().strip('"').lower() for name in lines[0].split(delimiter)] if lines else []
+        if len(lines) > 1 and len(COLUMN_NAMES.intersection(names)) > 1:
+            return ending
+    return ""

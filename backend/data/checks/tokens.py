@@ -46,7 +46,7 @@ def mask_wrong(scan: Scan) -> Iterator[Example]:
 
 def not_rendered(scan: Scan) -> Iterator[Example]:
     """Rows that the model's chat template refuses."""
-    for row in _sample(scan.rows):
+    for row in looked_at(scan.rows):
         try:
             if scan.encode is not None:
                 scan.encode(row)
@@ -124,14 +124,15 @@ def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow | None]]:
     """An even sample of the rows with their tokens; None for those that the template refuses."""
     if scan.encode is None:
         return
-    for row in _sample(scan.rows):
+    for row in looked_at(scan.rows):
         try:
             yield row, scan.encode(row)
         except TunesmithError:
             yield row, None
 
 
-def _sample(rows: Sequence[Row]) -> Sequence[Row]:
+def looked_at(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows whose tokens are looked at: an even sample of a large set."""
     step = -(-len(rows) // ENCODED_ROWS)
     return rows[:: max(1, step)]
 

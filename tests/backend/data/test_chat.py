@@ -157,3 +157,8 @@ def test_is_conversation():
 
 def test_bad_row_is_a_data_error_without_a_place():
     assert (bad_row("no").code, bad_row("no").message) == ("bad-row", "no")
+
+
+def test_a_list_that_python_wrote_is_called_so():
+    with pytest.raises(DataError, match=r"json\.dumps would do"):
+        read_messages("[{'role': 'user', 'content': 'q'}]", "messages")

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from rich.console import Console
 
 from backend.data.checks import Check, Scan
@@ -111,3 +112,12 @@ def test_keys_that_nobody_reads_are_a_finding_and_harmless_ones_are_none(tmp_pat
     found = [each for each in examine(load_rows(path), "rows.jsonl").findings if each.check == "unread-keys"]
     assert [(each.count, each.share, each.level) for each in found] == [(1, 0.5, "warn")]
     assert "did you mean 'weight'?" in found[0].examples[0].detail
+
+
+@pytest.mark.parametrize(("name", "found"), [("rows.txt", ["read-as-text"]), ("rows.jsonl", [])])
+def test_rows_in_a_file_of_plain_text_stop(tmp_path, name, found):
+    path = write(tmp_path / name, SOUND)
+    loaded = load_rows(path)
+    report = examine(loaded, name)
+    assert [each.check for each in report.findings if each.level == "block"] == found
+    assert len(loaded.warnings) == len(found)

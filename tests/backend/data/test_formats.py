@@ -160,3 +160,38 @@ def test_what_lies_deeper_than_a_column_is_named():
     with pytest.raises(DataError, match="No known shape") as caught:
         detect([Record("f.json:1", {"id": "1", "body": {"messages": []}, "empty": []})])
     assert "lists or objects (body) must become" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"prompt": {"0": "q", "1": "p"}, "completion": {"0": "a", "1": "b"}},
+        {"prompt": ["q", "p"], "completion": ["a", "b"]},
+        {"r1": {"prompt": "q", "completion": "a"}, "r2": {"prompt": "p", "completion": "b"}},
+    ],
+)
+def test_one_object_that_holds_all_rows_is_called_so(cells):
+    with pytest.raises(DataError, match="one object, and its rows stand inside it") as caught:
+        detect([Record("f.json:1", cells)])
+    assert "orient='records'" in caught.value.remedy
+
+
+def test_one_row_of_lists_is_no_such_object():
+    replies = {
+        "chosen": [{"role": "assistant", "content": "a"}],
+        "rejected": [{"role": "assistant", "content": "b"}],
+    }
+    with pytest.raises(DataError, match="there is no prompt"):
+        detect([Record("f.json:1", replies)])
+
+
+@pytest.mark.parametrize(
+    ("cells", "part", "column"),
+    [
+        ({"question": "q", "response": "a", "system_prompt": "s"}, "system", "system_prompt"),
+        ({"messages": [{"role": "assistant", "content": "a"}], "functions": []}, "tools", "functions"),
+        ({"prompt": "q", "completion": "a", "system": "s", "system_prompt": "t"}, "system", "system"),
+    ],
+)
+def test_other_names_of_optional_parts_are_known(cells, part, column):
+    assert detect([Record("f.json:1", cells)]).columns[part] == column

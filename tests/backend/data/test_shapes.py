@@ -33,25 +33,15 @@ def test_messages_with_system_and_tools():
     assert json.loads(row.tools) == [TOOL]
 
 
-@pytest.mark.parametrize(
-    ("column", "given"),
-    [
-        ("functions", [{"name": "f"}]),
-        ("functions", '[{"name": "f"}]'),
-        ("tools", [{"name": "f"}]),
-        ("tools", [TOOL]),
-    ],
-)
-def test_tools_are_given_as_servers_are_given_them(column, given):
-    row = row_of("messages", messages=[user("q"), assistant("a")], **{column: given})
+@pytest.mark.parametrize("given", [[{"name": "f"}], '[{"name": "f"}]', [TOOL]])
+def test_tools_are_given_as_servers_are_given_them(given):
+    row = row_of("messages", messages=[user("q"), assistant("a")], tools=given)
     assert json.loads(row.tools) == [TOOL]
 
 
 @pytest.mark.parametrize("given", ["", [], None, "[]"])
 def test_no_tools_are_none(given):
-    assert (
-        row_of("messages", messages=[user("q"), assistant("a")], tools=given, functions=given).tools is None
-    )
+    assert row_of("messages", messages=[user("q"), assistant("a")], tools=given).tools is None
 
 
 def test_prompt_and_completion_as_texts_and_as_messages():

@@ -8,7 +8,7 @@ import pytest
 
 from backend.data import archives
 from backend.data.archives import Allowance
-from backend.data.records import Record, Rejected
+from backend.data.records import Record, Rejected, Skipped
 from backend.data.sheets import is_workbook, read_workbook
 from backend.errors import DataError
 
@@ -41,6 +41,24 @@ def test_empty_rows_are_none_and_rows_wider_than_the_header_are_rejected():
     good, wide = read_all(workbook(["a"], [], ["x"], ["y", "more"]))
     assert good == Record("b.xlsx:3", {"a": "x"})
     assert wide == Rejected("b.xlsx:4", "the row has more cells than the header's 1", "more")
+
+
+def test_a_title_above_the_names_is_named_and_passed_over():
+    told, row = read_all(workbook(["Questions 2026"], [], ["question", "answer"], ["q", "a"]))
+    assert told == Skipped("b.xlsx:1", "a title, 'Questions 2026'")
+    assert row == Record("b.xlsx:4", {"question": "q", "answer": "a"})
+
+
+def test_other_sheets_are_named_where_none_was_chosen():
+    book = openpyxl.Workbook()
+    book.active.append(["a"])
+    book.create_sheet("more")
+    raw = io.BytesIO()
+    book.save(raw)
+    assert read_all(raw.getvalue()) == [
+        Skipped("b.xlsx/more", "another sheet; data.sheet names the one to read")
+    ]
+    assert read_all(raw.getvalue(), "Sheet") == []
 
 
 def test_a_sheet_can_be_named():

@@ -256,3 +256,26 @@ def pack_splits(path):
         path.suffix
     ]
     path.write_bytes(pack(members))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "rows.jsonl",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "Git LFS's note",
+        ),
+        (
+            "rows.parquet",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "Git LFS's note",
+        ),
+        ("rows.csv", "\n<!DOCTYPE html><html></html>", "a web page"),
+    ],
+)
+def test_what_lies_where_data_should_is_called_by_its_name(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=said) as caught:
+        list(read(tmp_path / name))
+    assert caught.value.code == "not-downloaded"

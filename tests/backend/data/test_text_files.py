@@ -3,7 +3,7 @@ import io
 import pytest
 
 from backend.data.records import Record, Rejected
-from backend.data.text_files import read_text
+from backend.data.text_files import disguised, read_text
 
 
 def test_a_row_per_line_keeps_everything_but_the_ending():
@@ -32,3 +32,20 @@ def test_a_byte_that_could_not_be_decoded_rejects_its_line():
     bad, good = read_text(io.StringIO("caf\udce9\nb\n"), "t.txt", 100, whole_file=False)
     assert "0xE9" in bad.reason
     assert good == Record("t.txt:2", {"text": "b"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "ending"),
+    [
+        (['{"prompt": "q"}', ' {"prompt": "p"},'], ".jsonl"),
+        (["Prompt,Completion", "q,a"], ".csv"),
+        (['"question";"answer"', "q;a"], ".csv"),
+        (["question\tanswer", "q\ta"], ".tsv"),
+        (["A text, a prompt", "and more"], ""),
+        (["prompt,completion"], ""),
+        (['{"prompt": "q"}', "not that"], ""),
+        ([], ""),
+    ],
+)
+def test_lines_that_are_no_plain_text_say_which_ending_they_want(lines, ending):
+    assert disguised(lines) == ending

@@ -314,7 +314,8 @@ def test_a_large_set_is_encoded_in_an_even_sample():
         seen.append(row.place)
         return tokens(9, trained=[1])
 
-    findings("mask-wrong", SOUND * 50, encode=encode)
+    (finding,) = findings("mask-wrong", SOUND * 50, encode=encode)
+    assert (finding.count, finding.share, finding.is_estimate) == (len(SOUND) * 50, 1.0, True)
     assert len(seen) <= 2000
     assert seen[0] == "f:1"
     assert int(seen[-1].removeprefix("f:")) > 4_900
