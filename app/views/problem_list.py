@@ -43,7 +43,7 @@ def draw_findings(report: Mapping[str, Any], offer: Callable[[Mapping[str, Any]]
     for finding in findings:
         _draw_finding(finding, offer)
     if report["not_run"]:
-        with st.expander(f"{len(report['not_run'])} checks could not run"):
+        with st.expander(f"{counted(len(report['not_run']), 'check')} left out, and why"):
             for name, reason in report["not_run"]:
                 st.markdown(f"- {plain(str(name).replace('-', ' '))}: {plain(str(reason))}")
 
