@@ -42,13 +42,14 @@ def template_faults(tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Fault
     Rows of one kind have the same faults: only the first of a kind is rendered.
     """
     known: dict[object, Faults] = {}
+    templated = tokenizer.chat_template is not None
 
     def look(row: Row) -> Faults:
-        if not row.messages or row.chosen or row.rejected or tokenizer.chat_template is None:
+        if not templated or not row.messages or row.chosen or row.rejected:
             return {}
         last = len(row.messages) - 1
-        kinds = (_kind(each, at == 0, at == last) for at, each in enumerate(row.messages))
-        kind = (row.tools is None, frozenset(kinds))
+        kinds = [_kind(each, at == 0, at == last) for at, each in enumerate(row.messages)]
+        kind = (row.tools is None, tuple(kinds) if last < 2 else frozenset(kinds))
         if kind not in known:
             known[kind] = _faults(tokenizer, row)
         return known[kind]
@@ -69,7 +70,8 @@ def template_warnings(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -
 def _kind(message: Message, first: bool, last: bool) -> tuple[object, ...]:
     """What decides how a message is rendered, but for its words: its place, its keys, how an answer begins."""
     role, content = message["role"], message["content"]
-    place = role, first, last, is_trained(message), frozenset(key for key, value in message.items() if value)
+    more = len(message) > 2 and frozenset(key for key, value in message.items() if value)
+    place = role, bool(content), more, first, last, is_trained(message)
     if role != "assistant":
         return place
     words = content.lstrip()

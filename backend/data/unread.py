@@ -64,11 +64,13 @@ def note_unread(
 
     ``columns``: which column holds which part. At most 50 keys are told apart.
     """
-    parts = [part for part in _PARTS if part in columns]
+    parts = [(part, columns[part]) for part in _PARTS if part in columns]
     for record in records:
         keys: set[str] = set()
-        for part in parts:
-            keys.update(_unread(_turns(record.cells.get(columns[part]), part)))
+        for part, column in parts:
+            value = record.cells.get(column)
+            if isinstance(value, list | dict) or part == "messages":
+                keys.update(_unread(_turns(value)))
         for key in sorted(keys):
             known = found.get(key)
             if known is not None:
@@ -78,11 +80,11 @@ def note_unread(
         yield record
 
 
-def _turns(value: Any, part: str) -> Any:
+def _turns(value: Any) -> Any:
     """The list of messages in a cell, if it holds one."""
-    if part == "messages" and isinstance(value, str):
+    if isinstance(value, str):
         try:
-            return read_json_cell(value, part)
+            return read_json_cell(value, "messages")
         except DataError:  # the row is rejected for it
             return None
     return value.get("messages") if isinstance(value, dict) else value
