@@ -57,6 +57,12 @@ class StepReport:
         return self.tokens / self.seconds if self.seconds > 0 else 0.0
 
 
+def same_answer(said: str, expected: str) -> bool:
+    """Whether two answers are equal, surrounding white space and a thinking block before them aside."""
+    one, other = (text.rpartition("</think>")[2].strip() for text in (said, expected))
+    return one == other
+
+
 @dataclass(frozen=True)
 class Sample:
     """One row of the fixed panel: the prompt, the wished-for answer and what the model says."""
@@ -68,8 +74,8 @@ class Sample:
 
     @property
     def exact_match(self) -> bool:
-        """Whether the answer equals the expected one, surrounding white space aside."""
-        return self.generated.strip() == self.expected.strip()
+        """Whether the answer equals the expected one, see ``same_answer``."""
+        return same_answer(self.generated, self.expected)
 
 
 @dataclass(frozen=True)

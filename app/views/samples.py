@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.views.table import draw_table
 from app.views.text import plain
+from backend.reports import same_answer
 
 
 def panels(records: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
@@ -41,5 +42,5 @@ def _line(sample: Mapping[str, object]) -> dict[str, object]:
     return {
         "step": sample["step"],
         "answer": said,
-        "as expected": "yes" if said.strip() == expected.strip() else "no",
+        "as expected": "yes" if same_answer(said, expected) else "no",
     }

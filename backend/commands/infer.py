@@ -205,6 +205,7 @@ def evaluate(
     from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
     from backend.inferencer import Inferencer  # noqa: PLC0415
     from backend.model_source import run_config  # noqa: PLC0415
+    from backend.reports import same_answer  # noqa: PLC0415
 
     folder = find_run(runs, run)
     asked = load_prompts(data) if data else held_out_prompts(run_config(folder))
@@ -221,9 +222,8 @@ def evaluate(
             answers = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
         said[name] = ["" if isinstance(answer, TunesmithError) else answer for answer in answers]
     unasked = sum(isinstance(answer, TunesmithError) for answer in answers)
-    expected = [item[2].strip() for item in asked]
     scores = {
-        name: sum(answer.strip() == wanted for answer, wanted in zip(answers, expected, strict=True))
+        name: sum(same_answer(answer, item[2]) for answer, item in zip(answers, asked, strict=True))
         / len(asked)
         for name, answers in said.items()
     }

@@ -25,6 +25,7 @@ from backend.core.judging import answer_logprobs
 from backend.core.tokenizer import decode, encode_prompt
 from backend.data.records import Row
 from backend.errors import DataError, ExportError, ModelError
+from backend.reports import same_answer
 from backend.voice import text_ids
 
 ROWS = 32
@@ -174,10 +175,6 @@ def answer(
 
 
 def exact_match(panel: Panel, texts: Sequence[str]) -> float | None:
-    """The share of rows answered as expected, white space around aside; None where no row expects anything."""
-    pairs = [
-        (row.expected.strip(), text.strip())
-        for row, text in zip(panel.rows, texts, strict=True)
-        if row.expected
-    ]
-    return sum(wanted == said for wanted, said in pairs) / len(pairs) if pairs else None
+    """The share of rows answered as expected, see ``same_answer``; None where no row expects anything."""
+    pairs = [(text, row.expected) for row, text in zip(panel.rows, texts, strict=True) if row.expected]
+    return sum(same_answer(*pair) for pair in pairs) / len(pairs) if pairs else None

@@ -15,6 +15,7 @@ from backend.reports import (
     StepReport,
     metrics_record,
     metrics_scalars,
+    same_answer,
 )
 
 STEP = StepReport(3, 10, 0.3, 1.25, 0.5, 1.25e-6, 100, 40, 2.0, 300, rows=("row 1",))
@@ -29,6 +30,20 @@ def test_speed_is_tokens_over_seconds_and_zero_without_time() -> None:
 def test_an_answer_matches_but_for_white_space() -> None:
     assert EVAL.samples[0].exact_match
     assert not Sample("row", "Q?", "yes", "Yes").exact_match
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "same"),
+    [
+        ("<think>\n\n</think>\n\nyes", "yes", True),
+        ("<think>so</think>yes", "<think>thus</think> yes", True),
+        ("yes", "yes", True),
+        ("<think>yes", "yes", False),
+        ("<think>yes</think>no", "yes", False),
+    ],
+)
+def test_a_thinking_block_before_an_answer_is_no_part_of_it(said: str, expected: str, same: bool) -> None:
+    assert same_answer(said, expected) == same
 
 
 def test_w22_a_small_learning_rate_keeps_its_digits() -> None:

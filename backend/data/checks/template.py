@@ -35,8 +35,8 @@ TEMPLATE_CHECKS = (
         "added-words",
         "The chat template puts words of its own before the answers",
         "warn",
-        "The model learns to write them, and an answer that begins with them never matches the expected one. For a "
-        "model that thinks first, set model.chat_template to no-thinking.",
+        "The model learns to write them before each answer, and whoever asks it gets them too. For a model that "
+        "thinks first, set model.chat_template to no-thinking.",
         over_all=_found("added-words"),
         needs="template",
     ),
