@@ -37,6 +37,15 @@ BASIC: Mapping[str, str] = {
 }
 """The settings of the basic depth in the order in which they are drawn, in plain words; all others follow in expert
 depth. The help of each has the name that it bears in files and commands."""
+_SPELLED = {
+    "Lora": "LoRA",
+    "Lr scheduler type": "Learning rate schedule",
+    "Neftune": "NEFTune",
+    "Nnodes": "Machines",
+    "Nproc per node": "Processes per machine",
+    "Sha256": "SHA-256",
+    "Tensorboard": "TensorBoard",
+}
 FIXED = frozenset({"version"})
 """Settings with one possible value."""
 _TYPED, _TURN = "settings_typed", "settings_turn"
@@ -61,7 +70,9 @@ class Setting:
         if self.name in BASIC:
             return BASIC[self.name]
         words = self.name.rpartition(".")[2].replace("_", " ").capitalize()
-        return words.replace("Lora", "LoRA").replace("Neftune", "NEFTune")
+        for short, spelled in _SPELLED.items():
+            words = words.replace(short, spelled)
+        return words
 
 
 @cache

@@ -130,11 +130,12 @@ def _rows(source: str, version: str) -> None:
         return
     found = answer.value
     pages = max(1, -(-found["matching"] // _PAGE_ROWS))
-    st.caption(f"{found['matching']:,} of {counted(found['total'], 'row')} · page {page} of {pages}")
+    of = f"{found['matching']:,} of {counted(found['total'], 'row')} · page {page} of {pages}"
+    st.caption(f"{of} · double-click a cell to read all of it")
     if not found["rows"]:
         st.info("No row is like that.", icon=":material/search_off:")
         return
-    draw_table(_table(found["rows"]))
+    draw_table(_table(found["rows"]), height="content")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -175,17 +176,11 @@ def _tokens(source: str, version: str) -> None:
 def _figures(preview: Mapping[str, Any]) -> None:
     epoch, lengths = preview["epoch"], preview["lengths"]
     sign = "about " if epoch["is_estimate"] else ""
-    for column, (label, value) in zip(
-        st.columns(4),
-        [
-            ("Rows that train", f"{sign}{epoch['rows']:,}"),
-            ("Tokens an epoch", f"{sign}{epoch['tokens']:,}"),
-            ("of them trained", f"{sign}{epoch['trained_tokens']:,}"),
-            ("Longest row", f"{lengths['longest']:,} tokens"),
-        ],
-        strict=True,
-    ):
-        column.metric(label, value)
+    with st.grid(4, min_column_width=150):
+        st.metric("Rows that train", f"{sign}{epoch['rows']:,}")
+        st.metric("Tokens an epoch", f"{sign}{epoch['tokens']:,}")
+        st.metric("Of them trained", f"{sign}{epoch['trained_tokens']:,}")
+        st.metric("Longest row", f"{lengths['longest']:,} tokens")
     lost = [(epoch[name], name) for name in ("cut", "dropped", "refused") if epoch[name]]
     if lost:
         st.warning(

@@ -10,7 +10,6 @@ from typing import Any
 import streamlit as st
 
 from app.views.table import draw_table
-from app.views.text import plain
 from app.views.token_view import shown
 
 _STYLE = """
@@ -59,7 +58,7 @@ def draw_alternatives(tokens: Sequence[Mapping[str, Any]]) -> None:
             "token": repr(token["text"])[1:-1],
             "probability": probability(token),
             "instead": ", ".join(
-                f"{repr(other['text'])[1:-1]} {probability(other):.0%}"
+                f"{repr(other['text'])[1:-1]} {_share(probability(other))}"
                 for other in token.get("top") or ()
                 if other["id"] != token["id"]
             ),
@@ -72,7 +71,7 @@ def draw_alternatives(tokens: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_side(title: str, side: Mapping[str, Any], first_difference: int | None) -> None:
     """One of two answers."""
-    st.markdown(f"**{title}** · {plain(str(side['model']), 60)}")
+    st.markdown(f"**{title}**")
     with st.container(border=True):
         st.text(str(side["text"]) or "(it said nothing)")
     draw_sureness(side["tokens"], first_difference)
@@ -85,6 +84,10 @@ def probability(token: Mapping[str, Any]) -> float:
         return float(given)
     logprob = token.get("logprob")
     return math.exp(logprob) if isinstance(logprob, int | float) else 0.0
+
+
+def _share(probability: float) -> str:
+    return "<1%" if probability < 0.01 else f"{probability:.0%}"
 
 
 def _colour(sure: float) -> str:

@@ -19,7 +19,7 @@ _FITTING_LINES = 18
 def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
     """The last lines of a log as they are; nothing in them is interpreted."""
     if not lines:
-        st.caption("Nothing has been printed yet.")
+        st.caption("Nothing stands in its log. What a run prints that is trained in a terminal stays there.")
         return
     if gap:
         st.caption("Older lines are in the file.")

@@ -117,6 +117,7 @@ def test_labels_are_words_and_standard_terms() -> None:
     assert labels["training.num_train_epochs"] == "Epochs"
     assert labels["tuning.lora_dropout"] == "LoRA dropout"
     assert labels["training.neftune_noise_alpha"] == "NEFTune noise alpha"
+    assert labels["training.nproc_per_node"] == "Processes per machine"
     assert len(set(labels.values())) == len(labels)
 
 
