@@ -180,6 +180,8 @@ def _cost(config: RunConfig) -> Answer | None:
             300,
         )
     )
+    for warning in answer.value["warnings"]:
+        st.warning(plain(warning, 1000))
     return answer
 
 

@@ -55,10 +55,13 @@ def estimate(
                 "shape": asdict(shape),
                 "data": asdict(data),
                 "read_as": found["read_as"],
+                "warnings": found["warnings"],
             }
         )
         return 0
     _print(cost)
+    for warning in found["warnings"]:
+        say(f"Warning: {warning}")
     return 0
 
 

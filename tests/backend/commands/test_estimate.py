@@ -37,6 +37,7 @@ def test_as_json_with_everything_the_formulas_need(
     assert told["data"]["rows"] + told["data"]["validation_rows"] == 18
     assert told["shape"]["width"] == 32
     assert told["read_as"]
+    assert told["warnings"] == []
 
 
 def test_what_will_not_fit_is_said(
@@ -45,6 +46,15 @@ def test_what_will_not_fit_is_said(
     monkeypatch.setattr("backend.utils.file_utils.free_bytes", lambda _: 10)
     assert main(words) == 0
     assert "Will not fit: training.save_total_limit" in capsys.readouterr().out
+
+
+def test_what_is_not_read_is_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"role": "assistant", "content": "a", "weigth": 0}
+    write_rows(
+        Path(words[2]), [{"messages": [{"role": "user", "content": f"q{n}"}, answer]} for n in range(4)]
+    )
+    assert main(words) == 0
+    assert "Warning: Messages have a key that is not read: 'weigth'" in capsys.readouterr().out
 
 
 def test_bad_input_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
