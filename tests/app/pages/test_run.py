@@ -267,6 +267,9 @@ class TestLabels:
             page.text_input[0].set_value("best")
             page.button[-1].click().run()
         assert "is called" in page.error[0].value
+        page.text_input[0].set_value("latest")
+        page.button[-1].click().run()
+        assert "has a meaning of its own" in page.error[0].value
         assert read_labels(run).name == ""
 
 
