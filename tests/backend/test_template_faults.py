@@ -115,6 +115,17 @@ def test_reasoning_for_a_model_told_not_to_think_is_refused_by_name() -> None:
     assert template_faults(tokenizer)(row(reasoning_content="They greet.")) == {}
 
 
+def test_reasoning_is_trained_where_a_template_prints_its_block_otherwise_without() -> None:
+    """As Nemotron's does: an answer without reasoning shows a block on one line."""
+    block = "'<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n'"
+    tokenizer = speaking(THINKS.replace(block, f"({block}) if m.reasoning_content else '<think></think>'"))
+    encoded = encode_row(row(reasoning_content="Why."), tokenizer)
+    taught = [token for token, trained in zip(encoded.input_ids, encoded.trained, strict=True) if trained]
+    assert tokenizer.decode(taught) == "Why.\n</think>\n\nHello.<|im_end|>"
+    assert template_faults(tokenizer)(row(reasoning_content="Why.")) == {}
+    assert "asked-otherwise" in template_faults(tokenizer)(row())
+
+
 answers = st.lists(st.sampled_from(["word", " ", "\n", "\n\n", "  ", "5", ".", "é"]), max_size=4).map("".join)
 
 
