@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import statistics
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -76,34 +79,46 @@ def apply_plan(plan: ComputePlan) -> None:
     torch.set_num_threads(plan.threads)
 
 
+_PROBING = threading.Lock()
+
+
+@contextmanager
+def _medium_products() -> Iterator[None]:
+    """Medium products for a probe, and what was before again; one probe at a time, since all threads share it."""
+    with _PROBING:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
 def _matmul_precision() -> str:
     """Medium sends fp32 products to oneDNN, over twice as fast on AMD; kept only if it stays exact here."""
-    before = torch.get_float32_matmul_precision()
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = x.double() @ w.double()
-    torch.set_float32_matmul_precision("medium")
-    error = float((F.linear(x, w.t().contiguous()).double() - exact).norm() / exact.norm())
-    torch.set_float32_matmul_precision(before)
+    with _medium_products():
+        error = float((F.linear(x, w.t().contiguous()).double() - exact).norm() / exact.norm())
     return "medium" if error < 1e-6 else "highest"
 
 
 def _bfloat16_pays() -> bool:
     """Whether bfloat16 products are really faster here, by the median of interleaved rounds on one thread."""
-    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("medium")
-    torch.set_num_threads(1)
     times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     operands = {
         dtype: (torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)) for dtype in times
     }
-    for _ in range(7):
-        for dtype, (x, w) in operands.items():
-            started = time.perf_counter()
-            F.linear(x, w)
-            times[dtype].append(time.perf_counter() - started)
-    torch.set_float32_matmul_precision(before[0])
-    torch.set_num_threads(before[1])
+    with _medium_products():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for _ in range(7):
+            for dtype, (x, w) in operands.items():
+                started = time.perf_counter()
+                F.linear(x, w)
+                times[dtype].append(time.perf_counter() - started)
+        torch.set_num_threads(threads)
     gain = statistics.median(times[torch.float32]) / statistics.median(times[torch.bfloat16])
     return gain >= BFLOAT16_GAIN
 

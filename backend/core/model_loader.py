@@ -6,6 +6,7 @@ folder's rules.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def load_base(
     """
     folder = Path(path)
     check_model_folder(folder)
-    with _quiet(), _translated(folder):
+    with _alone_and_quiet(), _translated(folder):
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
             dtype=dtype,
@@ -75,7 +76,7 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
             remedy="Give the adapter folder of a finished run; pickled adapters (.bin) are not read.",
         )
     try:
-        with _quiet(), warnings.catch_warnings():
+        with _alone_and_quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
             wanted = set(get_peft_model_state_dict(tuned))
@@ -106,18 +107,24 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     return merged
 
 
+_LOADING = threading.Lock()
+"""One model is loaded at a time: transformers makes it under settings of the whole process, so that two threads get
+models with weights missing, and its verbosity is one of them."""
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' bars and advice; what matters is raised."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+def _alone_and_quiet() -> Iterator[None]:
+    """Load nothing else meanwhile, and silence transformers' bars and advice; what matters is raised."""
+    with _LOADING:
+        level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(level)
+            if bars:
+                transformers_logging.enable_progress_bar()
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,17 @@ def test_loading_says_nothing(tiny_folder: Path, capfd: pytest.CaptureFixture[st
     load_base(tiny_folder)
     assert capfd.readouterr() == ("", "")
     assert transformers_logging.is_progress_bar_enabled() == shown
+
+
+def test_threads_that_load_at_once_get_whole_models_and_leave_the_library_as_it_was(
+    tiny_folder: Path,
+) -> None:
+    level = transformers_logging.get_verbosity()
+    with ThreadPoolExecutor(6) as pool:
+        models = list(pool.map(load_base, [tiny_folder] * 18))
+    expected = logits(models[0])
+    assert [torch.equal(logits(model), expected) for model in models] == [True] * 18
+    assert transformers_logging.get_verbosity() == level
 
 
 def test_progress_bars_that_were_on_are_on_again(tiny_folder: Path) -> None:
