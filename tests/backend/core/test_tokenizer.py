@@ -138,13 +138,13 @@ def test_a_tokenizer_that_brings_code_is_refused(folder: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("collecting", [True, False])
-def test_the_collector_is_left_as_it_was(tiny_folder: Path, collecting: bool) -> None:
-    before = gc.isenabled()
+def test_the_collector_is_left_as_it_was(
+    tiny_folder: Path, collecting: bool, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(gc.enable if gc.isenabled() else gc.disable)
     (gc.enable if collecting else gc.disable)()
     load_tokenizer(tiny_folder)
-    left = gc.isenabled()
-    (gc.enable if before else gc.disable)()
-    assert left is collecting
+    assert gc.isenabled() is collecting
 
 
 def test_a_tokenizer_without_an_end_says_so(folder: Path) -> None:
