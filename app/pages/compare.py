@@ -9,6 +9,7 @@ import streamlit as st
 
 from app.actions import told
 from app.studio import reading, studio
+from app.views.cards import draw_nothing_yet
 from app.views.charts import COLOURS, draw_lines
 from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
 from app.views.curve_controls import draw_curve_controls
@@ -31,7 +32,11 @@ NOISY = {"train/loss", "train/grad_norm", "train/tokens_per_second"}
 def page() -> None:
     """Draw the page."""
     st.title("Compare")
-    runs = _choose(studio().runs.list(archived=True))
+    known = studio().runs.list(archived=True)
+    if not known:
+        draw_nothing_yet("Nothing to compare yet", "Train two runs, and see here what made the difference.")
+        return
+    runs = _choose(known)
     if not runs:
         st.caption("Choose runs above; two or more show what made the difference.")
         return

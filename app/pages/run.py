@@ -7,6 +7,7 @@ import streamlit as st
 from app.run_bodies import BODIES
 from app.run_buttons import Chosen, draw_buttons
 from app.studio import studio
+from app.views.cards import draw_nothing_yet
 from app.views.run_head import draw_latest, draw_progress
 from app.views.run_list import draw_run_list
 from app.views.status_face import draw_state
@@ -36,6 +37,9 @@ def page() -> None:
 
 def _all_runs() -> None:
     st.title("Runs")
+    if not studio().runs.list(archived=True):
+        draw_nothing_yet("No runs yet", "Start the example from Home, or a run of your own from New run.")
+        return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         text = st.text_input("Search", key="runs_text", placeholder="Name, model, note …")
         kinds = ["", *RunStatus]

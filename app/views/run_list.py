@@ -15,7 +15,7 @@ PER_PAGE = 12
 def draw_run_list(runs: Sequence[RunSummary]) -> None:
     """The runs as cards, a dozen a page."""
     if not runs:
-        draw_nothing_yet("No run is like that", "Change the words above, or start one from Home.")
+        draw_nothing_yet("No run is like that", "Change the words or the status above.")
         return
     pages = -(-len(runs) // PER_PAGE)
     page = st.pagination(pages, key="runs_page") if pages > 1 else 1

@@ -18,8 +18,20 @@ STEPS = [step_report(step, 100) for step in range(1, 101)]
 
 
 def test_without_runs_it_says_what_to_do(open_page: OpenPage) -> None:
-    said = " ".join(texts(open_page("compare")))
-    assert "Choose runs above" in said
+    page = open_page("compare")
+    assert "**Nothing to compare yet**" in texts(page)
+    assert not page.multiselect
+
+
+def test_without_a_choice_it_says_what_to_do(open_page: OpenPage, runs: Runs) -> None:
+    runs.created()
+    assert "Choose runs above" in " ".join(texts(open_page("compare")))
+
+
+def test_one_run_alone_asks_for_another(open_page: OpenPage, runs: Runs) -> None:
+    page = open_page("compare", runs=runs.finished().id)
+    assert "Choose a second run above to see what made the difference." in texts(page)
+    assert "Their settings are the same." not in texts(page)
 
 
 def test_the_two_latest_to_begin_with(open_page: OpenPage, runs: Runs) -> None:

@@ -309,6 +309,11 @@ class TestWhichRun:
 
 
 class TestList:
+    def test_before_the_first_run(self, open_page: OpenPage) -> None:
+        page = open_page("run")
+        assert "**No runs yet**" in texts(page)
+        assert not page.text_input
+
     def test_all_runs_with_their_states(self, open_page: OpenPage, runs: Runs) -> None:
         runs.in_every_state()
         assert sorted(badges(open_page("run"))) == sorted(words for words, _ in FACES.values())
