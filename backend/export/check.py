@@ -6,11 +6,13 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from backend.core.judging import answer_logprobs
 from backend.core.model_loader import load_base
 from backend.errors import ModelError
 from backend.export import contents
@@ -36,7 +38,8 @@ def certify(
         try:
             base = _base_for_reader(trained, target, scratch)
             reading = read_back(reader, payload, panel, answers, base=base)
-            checks, figures, examples = compare(panel, answers, reading, trained.tokenizer, precision)
+            weigh = partial(answer_logprobs, trained.model)
+            checks, figures, examples = compare(panel, answers, reading, trained.tokenizer, precision, weigh)
             name = reading.reader
         except NoReaderError as error:
             checks = [Check("reader", Light.AMBER, f"Not checked: {error}.")]

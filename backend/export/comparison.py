@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from backend.core.judging import first_difference
 from backend.export.certificate import Check, Light
 from backend.export.panel import ODD_TEXTS, Answer, Panel, exact_match
 from backend.export.readers import Reading
+
+Weigh = Callable[[Sequence[int], Sequence[int]], Tensor]
+"""(prompt, answer) → log-probabilities ``[answer, vocabulary]`` of the trained model, see ``answer_logprobs``."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ COARSEST = Tolerance(0.3, 1.6, "blocks of weights share scales, and each keeps 4
 RED_FACTOR = 4.0
 """A divergence above the tolerance is amber, and above this many times the tolerance red."""
 MANY = 0.25
-"""A greater share of answers that differ is red."""
+"""A greater share of answers that differ is red, unless it is a single one."""
 SCORE_POINTS = 0.01
 """Exact match may fall by this much, or by one row, and stay green; by five times as much, amber."""
 
@@ -69,15 +72,20 @@ def compare(
     reading: Reading,
     tokenizer: PreTrainedTokenizerBase,
     precision: str,
+    weigh: Weigh,
 ) -> tuple[list[Check], dict[str, Any], list[dict[str, Any]]]:
-    """The checks of a reading against the trained model, their figures, and rows as examples."""
+    """The checks of a reading against the trained model, their figures, and rows as examples.
+
+    ``weigh`` asks the trained model how likely a token was where an answer turns, wherever that is.
+    """
     limit = TOLERANCES.get(precision, COARSEST)
     divergences = list(_divergences(answers, reading))
     mean, worst = sum(divergences) / len(divergences), max(divergences)
     before = exact_match(panel, [each.text for each in answers])
     after = exact_match(panel, [row["text"] for row in reading.rows])
     differences = [
-        _difference(answer, row["ids"], tokenizer) for answer, row in zip(answers, reading.rows, strict=True)
+        _difference(row.prompt_ids, answer, read["ids"], tokenizer, weigh)
+        for row, answer, read in zip(panel.rows, answers, reading.rows, strict=True)
     ]
     checks = [
         _prompts(panel, reading, tokenizer),
@@ -192,24 +200,31 @@ def _ends(panel: Panel, answers: Sequence[Answer], reading: Reading) -> Check:
 
 
 def _difference(
-    answer: Answer, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    prompt: Sequence[int],
+    answer: Answer,
+    ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    weigh: Weigh,
 ) -> dict[str, Any] | None:
     """The first token that differs, its place, and how much likelier the trained model holds its own; None if none.
 
-    End tokens are not compared: readers differ in whether they report them, see ``_ends``.
+    End tokens are not compared: readers differ in whether they report them, see ``_ends``. An export that ends
+    where the trained model goes on is weighed by the likeliest of them.
     """
-    special = set(tokenizer.all_special_ids)
-    ours, theirs = ([i for i in said if i not in special] for said in (answer.ids, ids))
+    special = sorted(set(tokenizer.all_special_ids))
+    places = [place for place, i in enumerate(answer.ids) if i not in special]
+    ours, theirs = [answer.ids[place] for place in places], [i for i in ids if i not in special]
     if ours == theirs:
         return None
-    place = first_difference(ours, theirs) or 0
-    was, now = (_shown(tokenizer, said[place : place + 1]) or "the end" for said in (ours, theirs))
+    first = first_difference(ours, theirs) or 0
+    place = places[first] if first < len(ours) else (places[-1] + 1 if places else 0)
+    was, now = (_shown(tokenizer, said[first : first + 1]) or "the end" for said in (ours, theirs))
     gap = None
-    if answer.logprobs is not None and place < len(answer.logprobs):
-        row = answer.logprobs[place]
-        other = theirs[place] if place < len(theirs) else int(tokenizer.eos_token_id)
-        gap = float(row.max() - row[other]) if other < len(row) else None
-    return {"place": place, "trained": was, "export": now, "gap": gap}
+    if place < len(answer.ids):
+        weights = weigh(prompt, answer.ids[: place + 1])[-1]
+        others = [i for i in theirs[first : first + 1] or special if i < len(weights)]
+        gap = float(weights.max() - weights[others].max()) if others else None
+    return {"place": first, "trained": was, "export": now, "gap": gap}
 
 
 def _greedy(
@@ -233,7 +248,8 @@ def _greedy(
         return Check(
             "greedy answers", Light.GREEN, f"{said} This precision may turn one answer in a hundred."
         )
-    return Check("greedy answers", Light.AMBER if share <= MANY else Light.RED, said)
+    many = share > MANY and len(odd) - len(ties) > 1
+    return Check("greedy answers", Light.RED if many else Light.AMBER, said)
 
 
 def _score(trained: float | None, exported: float | None, rows: int) -> Iterator[Check]:

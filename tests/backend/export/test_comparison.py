@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -75,11 +76,16 @@ class Case:
         self.row = {"prompt_ids": [1, 2, 3], "tops": tops(places), "ids": ids, "ended": True, "text": "yes"}
         self.rows = [self.row] * 4
         self.shapes = [[1, 2, 3]]
+        self.places = places
         self.texts = [tokenizer.encode(text, add_special_tokens=False) for text in ODD_TEXTS]
+
+    def weigh(self, prompt: Sequence[int], said: Sequence[int]) -> Tensor:
+        assert list(prompt) == [1, 2, 3]
+        return self.places[: len(said)]
 
     def check(self, name: str, precision: str = "F32") -> Check:
         reading = Reading("somebody", self.rows, self.shapes, self.texts)
-        checks, _, _ = compare(self.panel, self.answers, reading, self.tokenizer, precision)
+        checks, _, _ = compare(self.panel, self.answers, reading, self.tokenizer, precision, self.weigh)
         return {check.name: check for check in checks}[name]
 
 
@@ -154,12 +160,38 @@ def test_few_bits_may_turn_one_answer_in_a_hundred(precision: str, light: Light,
 
 
 def test_a_near_tie_is_no_fault(case: Case) -> None:
-    ties = logprobs(*case.said, gap=0.0)
-    case.answers = [Answer(case.said, True, "yes", ties)] * 4
-    case.rows = [case.row | {"ids": [7], "tops": tops(ties)}, *case.rows[1:]]
+    case.places = logprobs(*case.said, gap=0.0)
+    case.answers = [Answer(case.said, True, "yes", case.places)] * 4
+    case.rows = [case.row | {"ids": [7], "tops": tops(case.places)}, *case.rows[1:]]
     check = case.check("greedy answers", "Q4_0")
     assert check.light == Light.GREEN
     assert "a tie within" in check.finding
+
+
+@pytest.mark.parametrize("turned", [7, None], ids=["another token", "the end"])
+@pytest.mark.parametrize(("gap", "light"), [(0.05, Light.GREEN), (3.0, Light.AMBER)])
+def test_a_late_turn_is_weighed_by_the_trained_model(
+    turned: int | None, gap: float, light: Light, case: Case
+) -> None:
+    """Far past the tokens whose probabilities were kept, and past an end token that ended nothing."""
+    end = int(case.tokenizer.eos_token_id)
+    said = [*[case.said[0]] * 3, end, *[case.said[0]] * 9, *case.said]
+    at = len(said) - 2
+    case.places = logprobs(*said)
+    case.places[at, end if turned is None else turned] = case.places[at].max() - gap
+    case.answers = [Answer(said, True, "yes", case.places[:8])] * 4
+    case.row = case.row | {"ids": said[:-1], "tops": tops(case.places[:8])}
+    case.rows = [case.row | {"ids": said[:at] + ([] if turned is None else [turned])}, *[case.row] * 3]
+    check = case.check("greedy answers", "Q8_0")
+    assert (check.light, f"{gap:.2g} nats less likely" in check.finding) == (light, True)
+
+
+def test_one_answer_of_few_is_not_red_by_itself(case: Case) -> None:
+    case.panel, case.answers = Panel(case.panel.rows[:3], case.panel.shapes, 8), case.answers[:3]
+    case.rows = [case.row | {"ids": [7]}, *[case.row] * 2]
+    assert case.check("greedy answers", "Q8_0").light == Light.AMBER
+    case.rows = [*[case.row | {"ids": [7]}] * 2, case.row]
+    assert case.check("greedy answers", "Q8_0").light == Light.RED
 
 
 @pytest.mark.parametrize(("wrong", "light"), [(1, Light.GREEN), (2, Light.AMBER)])
@@ -176,7 +208,7 @@ def test_without_expected_answers_there_is_no_score(tokenizer: PreTrainedTokeniz
 def test_examples_show_what_differs_first(case: Case) -> None:
     case.rows = [*case.rows[1:], case.row | {"ids": [7], "text": "oh"}]
     reading = Reading("somebody", case.rows, case.shapes, case.texts)
-    _, figures, examples = compare(case.panel, case.answers, reading, case.tokenizer, "F32")
+    _, figures, examples = compare(case.panel, case.answers, reading, case.tokenizer, "F32", case.weigh)
     assert (examples[0]["export"], figures["equal_answers"]) == ("oh", 3)
     assert examples[0]["difference"].startswith("token 0")
     assert examples[1]["difference"] == ""
