@@ -83,6 +83,9 @@ class DataConfig(Section):
     validation: str | float = Field(0.1, union_mode="left_to_right")
     """The held-out rows: a file, or the share of the training rows to hold out; 0 for none."""
 
+    split_by: Literal["prompt", "answer", "document"] = "prompt"
+    """What rows share to stay on one side of the split, unless a column is mapped to group; a document is a file."""
+
     columns: dict[str, str] = {}
     """Names of your columns, as role: column, for example prompt: question; empty to detect them."""
 

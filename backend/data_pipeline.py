@@ -96,7 +96,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         warnings += held_out.warnings
         rows, validation = list(train.rows), list(held_out.rows)
     else:
-        rows, validation = split_rows(train.rows, data.validation, seed)
+        rows, validation = split_rows(train.rows, data.validation, seed, data.split_by)
     rows = _without(rows, data.skip_rows)
     if augmentation and augmentation.paraphrases:
         rows += _paraphrased(rows, validation, Path(augmentation.paraphrases))

@@ -53,7 +53,7 @@ def split_rows(
     if len(distinct) < 2:
         raise DataError(
             f"{counted(len(rows), 'row')} with one and the same {by} cannot be split.",
-            remedy="Give a validation file, set data.validation to 0, or split by another group.",
+            remedy="Give a validation file, set data.validation to 0, or set data.split_by.",
             code="cannot-split",
         )
     limit = min(max(share * 2.0**64, distinct[0] + 1), distinct[-1])

@@ -26,6 +26,7 @@ OTHER: dict[str, tuple[Any, Any]] = {
         "hf://owner/name: 0123\nrows.jsonl:4567",
         {"hf://owner/name": "0123", "rows.jsonl": "4567"},
     ),
+    "data.split_by": ("answer", "answer"),
     "data.truncation": ("cut", "cut"),
     "augmentation.prompt_templates": ("Please: {prompt}\n\n", ["Please: {prompt}"]),
     "augmentation.oversample": ("2", 2.0),

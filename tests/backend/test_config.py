@@ -33,6 +33,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "model.dtype": ("bfloat16", "float16"),
     "data.train": ("other.csv", ""),
     "data.validation": ("held.jsonl", 1.0),
+    "data.split_by": ("answer", "row"),
     "data.columns": ({"prompt": "question"}, ["prompt"]),
     "data.max_length": (8, 7),
     "data.truncation": ("cut", "left"),

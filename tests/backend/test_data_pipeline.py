@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,25 @@ class TestLoading:
         assert len(train) + len(held_out) == len(ROWS)
         assert asked[0] & asked[1] == set()
         assert asked[1]
+
+    @pytest.mark.parametrize(
+        ("by", "side"), [("answer", lambda row: row["completion"]), ("document", lambda row: row["file"])]
+    )
+    def test_what_rows_share_can_be_chosen(
+        self, tmp_path: Path, by: str, side: Callable[[dict[str, str]], str]
+    ) -> None:
+        rows = [{"prompt": f"{n}?", "completion": f"{n % 4}", "file": f"{n % 3}"} for n in range(24)]
+        for name in "012":
+            write_rows(tmp_path / f"{name}.jsonl", [row for row in rows if row["file"] == name])
+        data = DataConfig.model_validate({"train": str(tmp_path), "validation": 0.3, "split_by": by})
+        dataset = load(data, seed=1)
+        by_prompt = {row["prompt"]: side(row) for row in rows}
+        train, held_out = (
+            {by_prompt[asked(row)] for row in part} for part in (dataset.train, dataset.validation)
+        )
+        assert train & held_out == set()
+        assert train | held_out == set(by_prompt.values())
+        assert held_out
 
     def test_the_seed_decides_which(self, rows_file: Path) -> None:
         data = DataConfig(train=str(rows_file), validation=0.4)
