@@ -21,6 +21,7 @@ from backend.manager.log_view import LogTail
 from backend.reports import RunStatus
 from backend.utils.jsonl_utils import last_records
 
+NEWLINE = b"\n"
 SHOWN_LINES = 300
 SMALL_POINTS = 120
 SHOWN_SAMPLES = 720
@@ -126,6 +127,12 @@ def draw_details(chosen: Chosen) -> None:
     st.code(f"tunesmith train {run.config}", language=None, wrap_lines=True)
     st.caption("Its folder")
     st.code(str(run.path), language=None, wrap_lines=True)
+    if run.rejected_file.is_file():
+        kept = run.rejected_file.read_bytes()
+        st.caption(f"Rows that could not be read and were not trained: {kept.count(NEWLINE):,}")
+        st.download_button(
+            "Save them, with place and reason", kept, f"{run.id}-rejected.jsonl", icon=":material/download:"
+        )
     if chosen.summary.labels.note:
         st.caption("Note")
         st.text(chosen.summary.labels.note)

@@ -51,3 +51,13 @@ def test_a_damaged_configuration_is_said(open_page: OpenPage, runs: Runs) -> Non
     run = runs.finished()
     run.config.write_text("name: x\n", encoding="utf-8")
     assert "cut short" in " ".join(texts(open_page("run", run=run.id, show="Details")))
+
+
+def test_rows_that_could_not_be_read_can_be_saved(open_page: OpenPage, runs: Runs) -> None:
+    run = runs.finished()
+    assert open_page("run", run=run.id, show="Details").get("download_button") == []
+    run.rejected_file.write_text('{"place": "a.csv:3", "reason": "x"}\n{"place": "a.csv:9", "reason": "y"}\n')
+    app = open_page("run", run=run.id, show="Details")
+    assert "Rows that could not be read and were not trained: 2" in texts(app)
+    (button,) = app.get("download_button")
+    assert button.label == "Save them, with place and reason"
