@@ -82,6 +82,7 @@ def test_f41_one_place_in_the_queue(root: Path, run: RunDir) -> None:
     assert "" in queued
     assert set(queued) <= {"", "illegal-transition"}
     assert [waiting.id for waiting, _ in QueueManager(root).waiting()] == [run.id]
+    assert started == []  # to queue starts nothing; whoever looks next does
 
 
 def test_f41_labels_given_twice_stay_the_same(root: Path, run: RunDir) -> None:
