@@ -101,7 +101,7 @@ def is_placeholder(word: str) -> bool:
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS)
-def test_every_command_exists_with_its_flags(page: str, words: str) -> None:
+def test_w28_every_command_exists_with_its_flags(page: str, words: str) -> None:
     command, rest = resolve(shlex.split(words.replace("…", "")))
     flags = [word.strip("[]()").partition("=")[0] for word in rest if word.strip("[(").startswith("--")]
     settings = {f"--{name}" for name in [*SETTINGS, "section.key"]}

@@ -53,7 +53,7 @@ def ask(tmp_path: Path, script: str, runs: list[tuple[str, str]]) -> str:
     return child.stdout
 
 
-def test_every_page_is_drawn_without_torch(tmp_path: Path) -> None:
+def test_w25_every_page_is_drawn_without_torch(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
     made = runs.in_every_state()
     shown = [(run.id, "Log") for run in made.values()]
