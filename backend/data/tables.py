@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -39,7 +40,7 @@ def read_table(
     ``limit`` is the most characters one row may have. Raises ``DataError`` on a header that names a column twice and
     on a file without a header.
     """
-    csv.field_size_limit(limit)
+    csv.field_size_limit(sys.maxsize)  # it is the whole process's; a row's own limit is kept by its reader
     lines = bounded_lines(stream, limit)
     named = _SEPARATOR.match(head)
     if named:
@@ -50,7 +51,7 @@ def read_table(
     dialect = _dialect(chosen, quotes=_quotes_quote(sample, chosen))
     rarely_quoted = chosen == "\t" and not (sample and sample[0].startswith('"'))
     suspicious = _SUSPICIOUS_LINES_WITH_TABS if rarely_quoted else _SUSPICIOUS_LINES
-    reader = _TableReader(lines, name, dialect, suspicious)
+    reader = _TableReader(lines, name, limit, dialect, suspicious)
     for title in _titles(_parse(sample, dialect)):
         place = reader.skip()
         if title:
@@ -65,17 +66,37 @@ class _TableReader:
     A record over ``suspicious`` lines or more, each of which could be a row, is taken for rows joined by mistake.
     """
 
-    def __init__(self, lines: Iterator[Line], name: str, dialect: type[csv.Dialect], suspicious: int) -> None:
+    def __init__(
+        self, lines: Iterator[Line], name: str, limit: int, dialect: type[csv.Dialect], suspicious: int
+    ) -> None:
         self._lines = lines
         self._name = name
+        self._limit = limit
         self._dialect = dialect
         self._suspicious = suspicious
         self._taken: list[Line] = []
-        self._rows = csv.reader(self._tap(), dialect)
+        self._length = 0
+        self._rows = csv.reader(iter(self._next_line, None), dialect)
+
+    def _next_row(self) -> list[str]:
+        """The fields of the next row. Raises StopIteration, and csv.Error for one too long or with odd quotes."""
+        self._taken.clear()
+        self._length = 0
+        return next(self._rows)
+
+    def _next_line(self) -> str | None:
+        line = next(self._lines, None)
+        if line is None:
+            return None
+        self._taken.append(line)
+        self._length += len(line.text)
+        if self._length > self._limit and len(self._taken) > 1:
+            raise csv.Error(f"a row has more than {self._limit:,} characters")
+        return line.text
 
     def skip(self) -> str:
         """Pass over the next row, which is no header, and say where it stands."""
-        while not next(self._rows):
+        while not self._next_row():
             pass
         return f"{self._name}:{self._taken[-1].number}"
 
@@ -84,7 +105,7 @@ class _TableReader:
         fields: list[str] = []
         try:
             while not fields:
-                fields = next(self._rows)
+                fields = self._next_row()
         except StopIteration:
             raise _header_error(self._name, "has no header line and no rows") from None
         except csv.Error as error:
@@ -101,9 +122,8 @@ class _TableReader:
         """Every row under the header."""
         width = len(header)
         while True:
-            self._taken.clear()
             try:
-                fields = next(self._rows)
+                fields = self._next_row()
             except StopIteration:
                 return
             except csv.Error:
@@ -126,7 +146,7 @@ class _TableReader:
     def _one_by_one(self, header: Sequence[str]) -> Iterator[Record | Rejected]:
         """The lines just taken, each as a row of its own."""
         for line in self._taken:
-            reason = f"the line has more than {csv.field_size_limit():,} characters" if line.too_long else ""
+            reason = f"the line has more than {self._limit:,} characters" if line.too_long else ""
             fields: list[str] = []
             if not reason:
                 fields, reason = self._alone(line.text, len(header))
@@ -158,11 +178,6 @@ class _TableReader:
         if unquoted and len(field) > 3 and field[0] == field[-1] == '"' and '""' in field[1:-1]:
             return "a field is quoted, but the first rows of the table quote none; quote the column names too"
         return None if field.isascii() else surrogate_reason(field)
-
-    def _tap(self) -> Iterator[str]:
-        for line in self._lines:
-            self._taken.append(line)
-            yield line.text
 
 
 def _sample_lines(head: str) -> list[str]:

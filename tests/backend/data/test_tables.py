@@ -137,6 +137,25 @@ def test_a_line_over_the_limit_is_rejected_alone():
     assert "more than 100 characters" in items[1].reason
 
 
+def test_each_reader_keeps_a_limit_of_its_own():
+    text = 'a,b\n1,"' + "x" * 300 + '"\n'
+    generous = read_table(io.StringIO(text, newline=""), text, "t.csv", 1000)
+    strict = read_table(io.StringIO(text, newline=""), text, "t.csv", 100)
+    rejected = next(strict)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason == "the line has more than 100 characters"
+    assert next(generous) == Record("t.csv:2", {"a": "1", "b": "x" * 300})
+
+
+def test_a_row_over_many_lines_keeps_to_the_limit_too():
+    lines = [f"line {number}" for number in range(100)]
+    text = 'a,b\n1,"' + "\n".join(lines) + '"\n3,4\n'
+    assert [type(item) for item in read_all(text, limit=1000)] == [Record, Record]
+    cut = read_all(text, limit=300)
+    assert cut[-1] == Record("t.csv:102", {"a": "3", "b": "4"})
+    assert {type(item) for item in cut[:-1]} == {Rejected}
+
+
 def test_a_quote_that_never_closes_stops_at_the_limit():
     items = read_all('a,b\n"1","2"\n1,"open\n' + "x,y\n" * 999, limit=200)
     assert sum(isinstance(item, Record) for item in items) == 1000
