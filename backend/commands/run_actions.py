@@ -234,9 +234,8 @@ def _print_explanation(run: RunDir, explanation: Explanation) -> None:
     say("\nWhat to do")
     for advice in explanation.advice:
         say(f"  · {advice}")
-    if explanation.rows:
-        say(f"  · Or branch off: tunesmith runs resume {shown(run)} --lower-lr 0.5 "
-            f"--skip-rows {','.join(explanation.rows[:4])}")  # fmt: skip
+    if explanation.branch:
+        say(f"  · Branch off with: tunesmith runs resume {shown(run)} {' '.join(explanation.branch)}")
 
 
 @app.command

@@ -161,7 +161,8 @@ def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:
     shown = ", ".join(record["rows"][:4])
     return TrainingError(
         f"The {what} became {value} at step {record['step']}, in a step with the rows {shown} …",
-        remedy="Lower training.learning_rate, look at these rows, and resume: the last checkpoint is good.",
+        remedy="Lower training.learning_rate and look at these rows. "
+        "What to go on from is told by: tunesmith runs explain RUN",
         code=f"non-finite-{what}",
         step_record=record,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.errors import RunError
@@ -20,6 +20,8 @@ from backend.utils.jsonl_utils import last_records
 
 SHOWN_STEPS = 10
 SPIKE_FACTOR = 3.0
+LOWER_RATE, DIVERGED_RATE = 0.5, 0.1
+"""What to multiply the learning rate by: after a step that stands out, and where the run has lost its way."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,35 @@ class FlightStep:
 
 
 @dataclass(frozen=True)
+class HeldOutLoss:
+    """The held-out loss of the model before training, of the best checkpoint there is, and of the latest.
+
+    For a finished run ``latest`` is that of its result. Nats a trained token; infinite where it was no number.
+    """
+
+    untrained: float
+    best: float
+    best_step: int
+    latest: float
+    peak_rate: float
+
+    @property
+    def is_worse_than_untrained(self) -> bool:
+        """Whether training has done harm so far."""
+        return self.latest > self.untrained
+
+    @property
+    def has_good_checkpoint(self) -> bool:
+        """Whether a checkpoint is there that is better than the untrained model."""
+        return self.best < self.untrained
+
+
+@dataclass(frozen=True)
 class Explanation:
-    """``headline`` in one sentence, ``findings`` and ``advice`` in several, the rows and steps they rest on."""
+    """``headline`` in one sentence, ``findings`` and ``advice`` in several, the rows and steps they rest on.
+
+    ``branch`` are the flags with which ``runs resume`` branches off where that helps; none where it does not.
+    """
 
     run: str
     status: str
@@ -46,23 +75,30 @@ class Explanation:
     advice: tuple[str, ...]
     rows: tuple[str, ...]
     last_steps: tuple[FlightStep, ...]
+    branch: tuple[str, ...] = ()
 
 
 def explain(run: RunDir) -> Explanation:
     """What happened to a run, why as far as it shows, and what to do. Raises nothing that a run folder can cause."""
     state = run.state()
     steps = read_flight(run)
-    suspect = _suspect(steps)
-    findings = [*_process_findings(run), *_step_findings(steps, suspect), *_machine_findings(run)]
+    suspect, held_out = _suspect(steps), _held_out(run)
+    findings = [
+        *_held_out_findings(held_out, state),
+        *_process_findings(run),
+        *_step_findings(steps, suspect),
+        *_machine_findings(run),
+    ]
     return Explanation(
         run=run.id,
         status=str(state.status),
         reason=state.reason,
         headline=state.message,
         findings=tuple(findings),
-        advice=tuple(_advice(state, suspect)),
+        advice=tuple(_advice(run, state, suspect, held_out)),
         rows=suspect.rows if suspect else (),
         last_steps=tuple(steps[-SHOWN_STEPS:]),
+        branch=_branch(suspect, held_out),
     )
 
 
@@ -104,6 +140,60 @@ def _suspect(steps: Sequence[FlightStep]) -> FlightStep | None:
     usual = statistics.median(step.loss for step in steps)
     spikes = [step for step in steps[-SHOWN_STEPS:] if step.loss > SPIKE_FACTOR * max(usual, 1e-6)]
     return spikes[-1] if spikes else None
+
+
+def _held_out(run: RunDir) -> HeldOutLoss | None:
+    """The held-out loss over the run; None where the untrained model, or no other, was evaluated."""
+    records = run.metrics().records
+    losses = {step: loss for step, loss in map(_evaluation, records) if loss is not None}
+    if 0 not in losses or len(losses) < 2:
+        return None
+    kept = [step for step in losses if step and run.checkpoint(step).is_dir()]
+    best = min(kept, key=losses.__getitem__, default=0)
+    rates = [rate for rate in (_number(each.get("train/learning_rate")) for each in records) if rate > 0]
+    latest = losses.get(_result_step(run), losses[max(losses)])
+    return HeldOutLoss(losses[0], losses[best], best, latest, max(rates, default=0.0))
+
+
+def _evaluation(record: Mapping[str, object]) -> tuple[int, float | None]:
+    step, loss = record.get("step"), record.get("eval/loss")
+    if not isinstance(step, int) or loss is None:
+        return 0, None
+    found = _number(loss)
+    return step, found if math.isfinite(found) else math.inf
+
+
+def _result_step(run: RunDir) -> int:
+    """The step whose model a finished run gave; -1 where there is none."""
+    try:
+        outcome = run.read_outcome()
+    except RunError:
+        return -1
+    return outcome.step if outcome and outcome.status is RunStatus.FINISHED else -1
+
+
+def _held_out_findings(held_out: HeldOutLoss | None, state: RunState) -> list[str]:
+    if held_out is None or not held_out.is_worse_than_untrained:
+        return []
+    what = "The result" if state.status is RunStatus.FINISHED else "The latest model"
+    best = f" The best checkpoint is of step {held_out.best_step}: {held_out.best:.4g}."
+    finding = (
+        f"{what} is worse than the untrained model: its held-out loss is {held_out.latest:.4g}, and was "
+        f"{held_out.untrained:.4g} before training."
+    )
+    return [finding + best * held_out.has_good_checkpoint]
+
+
+def _branch(suspect: FlightStep | None, held_out: HeldOutLoss | None) -> tuple[str, ...]:
+    """Flags of ``runs resume`` for a branch: from the best checkpoint where the latest is worse than that."""
+    diverged = held_out is not None and held_out.is_worse_than_untrained
+    better = held_out is not None and held_out.has_good_checkpoint and held_out.best < held_out.latest
+    start = ("--from-step", str(held_out.best_step)) if held_out and better else ()
+    if diverged:
+        return (*start, "--lower-lr", f"{DIVERGED_RATE:g}") if start else ()
+    if suspect is None or not suspect.rows:
+        return ()
+    return (*start, "--lower-lr", f"{LOWER_RATE:g}", "--skip-rows", ",".join(suspect.rows[:4]))
 
 
 def _process_findings(run: RunDir) -> list[str]:
@@ -165,8 +255,26 @@ _ADVICE = {
 }
 
 
-def _advice(state: RunState, suspect: FlightStep | None) -> list[str]:
+def _advice(
+    run: RunDir, state: RunState, suspect: FlightStep | None, held_out: HeldOutLoss | None
+) -> list[str]:
     advice = [_ADVICE[state.reason]] if state.reason in _ADVICE else []
+    if held_out and held_out.is_worse_than_untrained:
+        return [*advice, _way_back(run, held_out)]
     if suspect and suspect.rows and state.status is RunStatus.FAILED:
         advice.append(f"Look at the rows of step {suspect.step} before going on: {', '.join(suspect.rows)}.")
-    return [*advice, state.next_action]
+    return advice if state.reason.startswith("non-finite") and suspect else [*advice, state.next_action]
+
+
+def _way_back(run: RunDir, held_out: HeldOutLoss) -> str:
+    """What to do where training has done harm: there is no use in going on from the latest checkpoint."""
+    if held_out.has_good_checkpoint:
+        return (
+            f"Do not go on from its latest step: branch from step {held_out.best_step}, where the held-out loss was "
+            "lowest, with a lower learning rate."
+        )
+    lower = f" {DIVERGED_RATE * held_out.peak_rate:.3g}" if held_out.peak_rate else " …"
+    return (
+        "None of its checkpoints is better than the untrained model: start again with a lower learning rate, "
+        f"tunesmith train {run.config} --training.learning_rate{lower}"
+    )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
+
+import pytest
 
 from backend.manager.explain import explain, read_flight
 from backend.reports import Outcome, RunStatus
@@ -42,7 +45,68 @@ def test_a_loss_that_was_no_number_names_its_rows(run: RunDir) -> None:
     assert any("Step 3 stands out: loss nan" in finding for finding in told.findings)
     assert "Lower training.learning_rate" in told.advice[0]
     assert any("food.jsonl:3" in advice for advice in told.advice)
-    assert told.advice[-1] == "Mend it."
+    assert told.branch == ("--lower-lr", "0.5", "--skip-rows", "food.jsonl:3")
+
+
+def test_what_the_trainer_said_comes_last(run: RunDir) -> None:
+    fail(run, "disk-full")
+    assert explain(run).advice[-1] == "Mend it."
+
+
+def evaluate(run: RunDir, losses: Mapping[int, float | str], *, saved: Sequence[int]) -> None:
+    with run.metrics_writer() as writer:
+        for step, loss in losses.items():
+            writer.append({"step": step, "kind": "train", "train/learning_rate": 0.02})
+            writer.append({"step": step, "kind": "eval", "eval/loss": loss})
+    for step in saved:
+        run.checkpoint(step).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("last", [386.0, "nan"])
+def test_a_run_that_never_learned_is_started_again(last: float | str, run: RunDir) -> None:
+    evaluate(run, {0: 5.96, 20: 1580.0, 40: last}, saved=[20, 40])
+    fail(run, "non-finite-gradient")
+    fly(run, 400.0, norm=math.inf)
+    told = explain(run)
+    assert "worse than the untrained model" in told.findings[0]
+    assert "5.96 before training" in told.findings[0]
+    assert told.branch == ()
+    assert told.advice[-1].endswith(f"tunesmith train {run.config} --training.learning_rate 0.002")
+
+
+@pytest.mark.parametrize(
+    ("losses", "branch"),
+    [
+        ({0: 5.9, 20: 2.1, 40: 386.0}, ("--from-step", "20", "--lower-lr", "0.1")),
+        (
+            {0: 5.9, 20: 2.1, 40: 3.0},
+            ("--from-step", "20", *("--lower-lr", "0.5", "--skip-rows", "food.jsonl:1")),
+        ),
+        ({0: 5.9, 20: 3.0, 40: 2.1}, ("--lower-lr", "0.5", "--skip-rows", "food.jsonl:1")),
+        ({0: 5.9, 10: 1.0, 20: 2.1, 40: 386.0}, ("--from-step", "20", "--lower-lr", "0.1")),
+    ],
+    ids=["worse than untrained", "worse than the best", "the latest is the best", "only what was saved"],
+)
+def test_a_branch_leaves_from_the_best_checkpoint(
+    losses: dict[int, float], branch: tuple[str, ...], run: RunDir
+) -> None:
+    evaluate(run, losses, saved=[20, 40])
+    fail(run, "non-finite-loss")
+    fly(run, math.nan)
+    assert explain(run).branch == branch
+    assert not any("Mend it" in words for words in explain(run).advice)
+
+
+@pytest.mark.parametrize(("result", "harm"), [(40, True), (20, False)])
+def test_a_finished_run_that_did_harm_is_not_one_to_export(result: int, harm: bool, run: RunDir) -> None:
+    """What counts is the model that it gave, which may be an earlier one than the last."""
+    evaluate(run, {0: 5.96, 20: 3.0, 40: 171.0}, saved=[20, 40])
+    run.begin_attempt(("a",), pid=os.getpid())
+    run.write_outcome(Outcome(RunStatus.FINISHED, "completed", "Trained 40 steps.", step=result))
+    told = explain(run)
+    assert ("The result is worse than the untrained model" in told.findings[0]) is harm
+    assert (told.advice == ("Try its answers, or export it.",)) is not harm
+    assert (told.branch == ("--from-step", "20", "--lower-lr", "0.1")) is harm
 
 
 def test_an_infinite_gradient_counts_too(run: RunDir) -> None:
