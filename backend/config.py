@@ -303,6 +303,10 @@ class RunConfig(Section):
             }
         return value
 
+    def pinned(self, sha256: Mapping[str, str]) -> RunConfig:
+        """The same for data of these SHA-256 by source, as they were checked; a run of it refuses other data."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"sha256": dict(sha256)})})
+
 
 def parse_config(raw: Mapping[str, Any]) -> RunConfig:
     """Turn nested plain values into a RunConfig.

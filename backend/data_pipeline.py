@@ -101,6 +101,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
     if augmentation and augmentation.paraphrases:
         rows += _paraphrased(rows, validation, Path(augmentation.paraphrases))
         fingerprints[augmentation.paraphrases] = file_sha256(augmentation.paraphrases)
+        _check_pinned(augmentation.paraphrases, fingerprints[augmentation.paraphrases], data)
     if augmentation:
         rows = oversample(rows, augmentation.oversample)
     return Dataset(rows, validation, rejected, train.reason, fingerprints, warnings)
@@ -128,14 +129,18 @@ def _without(rows: list[Row], places: Sequence[str]) -> list[Row]:
 def _load(path: str, data: DataConfig) -> Loaded:
     options = ReadOptions(data.encoding, data.delimiter, data.whole_file, data.sheet)
     loaded = load_rows(path, data.columns, data.max_rejected_share, options)
-    checked = data.sha256.get(path, loaded.sha256)
-    if checked != loaded.sha256:
+    _check_pinned(path, loaded.sha256, data)
+    return loaded
+
+
+def _check_pinned(path: str, sha256: str, data: DataConfig) -> None:
+    checked = data.sha256.get(path, sha256)
+    if checked != sha256:
         raise DataError(
-            f"{path} changed since it was checked: its SHA-256 was {checked[:16]}… and is {loaded.sha256[:16]}….",
+            f"{path} changed since it was checked: its SHA-256 was {checked[:16]}… and is {sha256[:16]}….",
             remedy="Put the original back, or make a new run without data.sha256 on the data as it is now.",
             code="data-changed",
         )
-    return loaded
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> EncodedRows:

@@ -30,8 +30,8 @@ from backend.utils.config_utils import apply_overrides
 from backend.utils.record_utils import record_from_json
 
 # what the rows are and which model is meant: the command looks anew when one of these changes
-_COSTLY = ("model.", "data.")
-_KEPT = (*_COSTLY, "name")
+_COSTLY = ("model.", "data.", "augmentation.paraphrases")
+_KEPT = ("model.", "data.", "name")
 _DEFAULTS = "Forget every change but model, data and name."
 _SECTIONS = {
     "model": "Model",
@@ -186,21 +186,26 @@ def _cost(config: RunConfig) -> Answer | None:
 
 
 def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[Problem]) -> None:
-    """The two buttons. They are off only while there is something to mend, and say what."""
+    """The two buttons. They are off while the rows are read or something is to be mended, and say so."""
     refused = config is None or (
         looked is not None and not looked.ok and looked.code not in {"timeout", "cancelled"}
     )
+    reading = config is not None and looked is None
+    off = refused or reading
     with st.container(horizontal=True):
-        now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=refused)
-        later = st.button("Put into the queue", icon=":material/queue:", disabled=refused)
+        now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=off)
+        later = st.button("Put into the queue", icon=":material/queue:", disabled=off)
+    if reading:
+        st.caption("Rows and model are read first. Cancel that to start a run without looking.")
     if refused:
         known = settings()
         named = [known[each.field].label if each.field in known else each.field for each in problems]
         fields = ", ".join(named) or "what is marked in red"
         st.caption(f"Still missing or wrong: {plain(fields, 300)}.")
-    if config is not None and (now or later):
+    if config is not None and looked is not None and (now or later):
+        checked = config.pinned(looked.value["sha256"]) if looked.ok else config
         with told():
-            run = begin(studio(), config, queue=later)
+            run = begin(studio(), checked, queue=later)
             st.switch_page("pages/run.py", query_params={"run": run.id})
 
 

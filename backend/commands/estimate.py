@@ -55,6 +55,7 @@ def estimate(
                 "shape": asdict(shape),
                 "data": asdict(data),
                 "read_as": found["read_as"],
+                "sha256": found["sha256"],
                 "warnings": found["warnings"],
             }
         )

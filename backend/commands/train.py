@@ -55,17 +55,13 @@ def train(
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
     found = check_inputs(config)
+    config = config.pinned(found["sha256"])
     if not as_json:
         _warn(found, config)
     if ablate is not None:
         from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
 
         return carry_out_ablation(config, found, ablate, runs, as_json=as_json)
-    config = config.model_copy(
-        update={
-            "data": config.data.model_copy(update={"sha256": found["sha256"]})
-        }  # what was checked is trained
-    )
     slug = config.name or Path(config.data.train).stem
     run = RunDir.create(runs, slug, config_yaml(config))
     if queue:

@@ -269,6 +269,10 @@ class TestAddedRows:
         assert [asked(row) for row in more.train[len(plain.train) :]] == ["reworded"]
         assert more.train[-1].place == f"{first.place}#paraphrase"
         assert list(more.fingerprints) == [str(rows_file), str(review)]
+        write_rows(review, lines[:1])
+        pinned = DataConfig(train=str(rows_file), validation=0.3, sha256=more.fingerprints)
+        with pytest.raises(DataError, match="changed since it was checked"):
+            load(pinned, seed=42, augmentation=AugmentationConfig(paraphrases=str(review)))
 
     def test_a_review_file_that_is_none(self, rows_file: Path, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no reviewed paraphrase") as caught:

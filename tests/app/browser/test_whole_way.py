@@ -82,6 +82,7 @@ def train(tab: Page, served: ServedStudio, model: str) -> RunDir:
     tab.keyboard.press("Enter")
     expect(tab.get_by_text("tokens of context")).to_be_visible()
     expect(tab.get_by_text("What it will cost")).to_be_visible()
+    expect(tab.get_by_role("button", name="Start now")).to_be_enabled()
     reach(tab, "Start now")
     tab.keyboard.press("Enter")
     (run,) = eventually(lambda: RunDir.all_under(served.root / "runs"), timeout_seconds=60)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
+import yaml
 from streamlit.testing.v1 import AppTest
 
-from app import start
+from app import commands, start
 from app.uploads import keep
 from app.views.text import title_of
 from backend.manager import process_manager
@@ -21,7 +23,7 @@ from tests.app.states import Runs
 from tests.app.test_forms import widget
 from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
-from tests.runs import write_rows
+from tests.runs import ROWS, write_rows
 
 
 @pytest.fixture
@@ -50,6 +52,11 @@ def steps(app: AppTest) -> int:
     found = re.search(r"(\d+) steps", texts(app))
     assert found
     return int(found[1])
+
+
+def pinned(run: RunDir) -> dict[str, str]:
+    """The SHA-256 of its data that a run goes by."""
+    return dict(yaml.safe_load(run.read_config_text())["data"]["sha256"])
 
 
 def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> None:
@@ -160,6 +167,25 @@ def test_start_starts_one_run_with_what_was_typed(
     (run,) = started
     assert "lora_r: 8" in run.read_config_text()
     assert run.id.partition("-foods-")[2]
+    assert pinned(run) == {str(data): hashlib.sha256(data.read_bytes()).hexdigest()}
+
+
+def test_nothing_starts_while_edited_data_is_looked_at_anew(
+    open_page: OpenPage,
+    data: Path,
+    tiny_folder: Path,
+    started: list[RunDir],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = filled(open_page, data, tiny_folder)
+    reading = create_autospec(commands.Command, instance=True, answer=None, seconds=1.0)
+    reading.last_words.return_value = ""
+    monkeypatch.setattr(commands, "Command", lambda *_: reading)
+    write_rows(data, ROWS[:-2])
+    next(each for each in app.button if each.label == "Start now").click().run()
+    assert not started
+    assert all(each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"})
+    assert "Rows and model are read first." in texts(app)
 
 
 def test_w7_a_second_run_needs_no_reload(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -93,4 +94,6 @@ def test_a_run_that_fails_ends_it(
     words = ["train", *short(learner, rows), *VARIED, "--ablate", "2", *["--json"] * as_json]
     assert main(words) == 1
     assert "The disk is full." in capsys.readouterr().out
-    assert len(RunDir.all_under(tmp_path / "runs")) == 1
+    (run,) = RunDir.all_under(tmp_path / "runs")
+    pinned = hashlib.sha256(rows.read_bytes()).hexdigest()
+    assert run_config(run).data.sha256 == {str(rows): pinned}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_as_json_with_everything_the_formulas_need(
     assert told["data"]["rows"] + told["data"]["validation_rows"] == 18
     assert told["shape"]["width"] == 32
     assert told["read_as"]
+    assert told["sha256"] == {words[2]: hashlib.sha256(Path(words[2]).read_bytes()).hexdigest()}
     assert told["warnings"] == []
 
 
