@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig, DataConfig, RunConfig
@@ -27,6 +28,7 @@ from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Rejected, Row
 from backend.data.sources import ReadOptions
 from backend.data.splits import group_text, split_rows
+from backend.data.store import chosen, kept
 from backend.errors import DataError, ModelError, TunesmithError
 from backend.token_cache import Tokens, arrays, cached, key_of
 
@@ -53,8 +55,9 @@ class Dataset:
 
     def trained_questions(self) -> list[str]:
         """The places of held-out rows whose prompt a training row has too: a score on them proves nothing."""
-        trained = {group_text(row) for row in self.train}
-        return [row.place for row in self.validation if group_text(row) in trained]
+        asked = [(row.place, group_text(row)) for row in self.validation]
+        trained = {text for _, text in asked}.intersection(map(group_text, self.train))
+        return [place for place, text in asked if text in trained]
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         fingerprints[data.validation] = held_out.sha256
         rejected += held_out.rejected
         warnings += held_out.warnings
-        rows, validation = list(train.rows), list(held_out.rows)
+        rows, validation = train.rows, held_out.rows
     else:
         rows, validation = split_rows(train.rows, data.validation, seed, data.split_by)
     rows = _without(rows, data.skip_rows)
     if augmentation and augmentation.paraphrases:
-        rows += _paraphrased(rows, validation, Path(augmentation.paraphrases))
+        made = _paraphrased(rows, validation, Path(augmentation.paraphrases))
+        rows = kept(itertools.chain(rows, made))
         fingerprints[augmentation.paraphrases] = file_sha256(augmentation.paraphrases)
         _check_pinned(augmentation.paraphrases, fingerprints[augmentation.paraphrases], data)
     if augmentation:
@@ -114,16 +118,19 @@ def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -
     return [row for row in made if group_text(row) not in asked]
 
 
-def _without(rows: list[Row], places: Sequence[str]) -> list[Row]:
+def _without(rows: Sequence[Row], places: Sequence[str]) -> Sequence[Row]:
     left_out = set(places)
-    unknown = sorted(left_out - {row.place for row in rows}) if left_out else []
+    if not left_out:
+        return rows
+    unknown = sorted(left_out.difference(row.place for row in rows))
     if unknown:
         raise DataError(
             f"data.skip_rows names {', '.join(unknown[:3])}, which is no training row.",
             remedy=f"Places look like {rows[0].place if rows else 'train.jsonl:12'}; held-out rows are not trained.",
             code="unknown-place",
         )
-    return [row for row in rows if row.place not in left_out]
+    stay = (number for number, row in enumerate(rows) if row.place not in left_out)
+    return chosen(rows, np.fromiter(stay, np.int64))
 
 
 def _load(path: str, data: DataConfig) -> Loaded:
@@ -188,12 +195,10 @@ def _too_long(row: Row, length: int, limit: int) -> DataError:
 def encode_each(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
     """Every row, uncut and in order; runs of plain chats take the fast path together. Raises as ``encode`` does."""
     for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
-        members = list(group)
         if not plain:
-            yield from (_at_row(row, _encode_named(row, tokenizer)) for row in members)
+            yield from (_at_row(row, _encode_named(row, tokenizer)) for row in group)
             continue
-        for start in range(0, len(members), ROWS_AT_ONCE):
-            chunk = members[start : start + ROWS_AT_ONCE]
+        while chunk := list(itertools.islice(group, ROWS_AT_ONCE)):
             try:
                 encoded = encode_batch(tokenizer, [row.messages for row in chunk])
             except TunesmithError:

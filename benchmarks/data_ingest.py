@@ -1,6 +1,6 @@
 """How long it takes, and how much memory, to read a large table into a mapped row file.
 
-Makes a TSV of 886,000 rows and about 76 MB, reads it with ``load_rows(..., store=...)`` in a process of its own
+Makes a TSV of 886,000 rows and about 76 MB, reads it with ``load_rows`` in a process of its own
 and prints seconds and peak memory. Exits 1 when it takes 40 s or more, or 200 MB or more.
 """
 
@@ -33,7 +33,7 @@ def measure(folder: Path) -> None:
     from backend.data.load import load_rows
 
     began = time.perf_counter()
-    loaded = load_rows(folder / "rows.tsv", store=folder / "rows.arrow")
+    loaded = load_rows(folder / "rows.tsv")
     seconds = time.perf_counter() - began
     count, last = len(loaded.rows), loaded.rows[-1].place
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -13,10 +13,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import xxhash
 
 from backend.config import AugmentationConfig
 from backend.data.records import Message, Row
+from backend.data.store import chosen
 from backend.data.texts import answer_text
 
 # Keys beside each other on a QWERTY keyboard.
@@ -76,20 +78,22 @@ def varied_pairs(
     return [Pair(row, changed) for row, changed in zip(rows, after, strict=True) if changed is not row]
 
 
-def oversample(rows: Sequence[Row], cap: float) -> list[Row]:
+def oversample(rows: Sequence[Row], cap: float) -> Sequence[Row]:
     """The rows with those of rare answers repeated, each at most ``cap`` times (1 to 3), towards the most common.
 
     The rows given come first and unchanged; repeats follow.
     """
-    classes: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        classes[answer_text(row)].append(row)
+    if cap == 1:
+        return rows
+    classes: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        classes[answer_text(row)].append(number)
     largest = max(map(len, classes.values()), default=0)
-    repeats: list[Row] = []
+    repeats: list[int] = []
     for members in classes.values():
         wanted = min(largest, int(len(members) * cap)) - len(members)
         repeats += [members[number % len(members)] for number in range(wanted)]
-    return [*rows, *repeats]
+    return chosen(rows, np.asarray([*range(len(rows)), *repeats], np.int64))
 
 
 def add_noise(text: str, probability: float, chance: random.Random) -> str:

@@ -14,7 +14,7 @@ from backend.data.formats import Shape, detect, listed, other_shape, to_row
 from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
-from backend.data.store import RowFile, write_rows
+from backend.data.store import kept
 from backend.data.text_files import disguised
 from backend.data.unread import UnreadKey, note_unread
 from backend.errors import DataError
@@ -91,15 +91,14 @@ def load_rows(
     max_rejected_share: float = 0.0,
     options: ReadOptions | None = None,
     *,
-    store: Path | None = None,
     quarantine: Path | None = None,
 ) -> Loaded:
     """Every row behind a path, folder, pattern or hub id, with a slice such as ``[:80%]`` applied.
 
-    ``columns`` maps parts to columns and beats detection. With ``store`` the rows go to that Arrow file and are
-    mapped from there (a ``RowFile``), so that memory does not grow with them. Rejected records are written to
-    ``quarantine`` when there are any. Raises ``DataError`` when the source cannot be read, has no rows, or when
-    more than ``max_rejected_share`` (0 to 1) of its records are refused.
+    ``columns`` maps parts to columns and beats detection. Many rows are mapped from a temporary file (``store``),
+    so that memory does not grow with them. Rejected records are written to ``quarantine`` when there are any.
+    Raises ``DataError`` when the source cannot be read, has no rows, or when more than ``max_rejected_share``
+    (0 to 1) of its records are refused.
     """
     located = locate(path)
     sha256 = fingerprint(located)
@@ -116,7 +115,7 @@ def load_rows(
         known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
         every = _watched(itertools.chain(sample, records), known, aside)
         every = note_unread(every, {**shape.later, **shape.columns}, aside.unread)
-        rows = _keep(_rows(every, shape, aside), store)
+        rows = kept(_rows(every, shape, aside))
         if aside.too_many or not rows:
             raise _too_many_rejected(str(path), aside)
     finally:
@@ -255,13 +254,6 @@ def _put_aside(item: Rejected, aside: _Aside) -> None:
     aside.rejected.append(item)
     if len(aside.rejected) >= MAX_REJECTED_KEPT and aside.too_many:
         raise _too_many_rejected(item.place.rpartition(":")[0], aside)
-
-
-def _keep(rows: Iterator[Row], store: Path | None) -> Sequence[Row]:
-    if store is None:
-        return list(rows)
-    write_rows(rows, store)
-    return RowFile(store)
 
 
 def _part(rows: Sequence[Row], part: str, path: str) -> Sequence[Row]:

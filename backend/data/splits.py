@@ -7,11 +7,14 @@ and adding rows moves none of the old ones.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import xxhash
 
 from backend.data.records import Row
+from backend.data.store import chosen
 from backend.data.texts import answer_text, prompt_text
 from backend.errors import DataError
 from backend.utils.text_utils import counted, normalise
@@ -39,7 +42,7 @@ def _own_text(row: Row) -> str:
 
 def split_rows(
     rows: Sequence[Row], share: float, seed: int, by: str = "prompt"
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[Sequence[Row], Sequence[Row]]:
     """``(train, validation)`` in file order, with about ``share`` of the groups (0 to below 1) held out.
 
     A group's side depends on its own text and ``seed`` only. The one exception keeps a small set usable: when
@@ -47,16 +50,16 @@ def split_rows(
     Raises ``DataError`` when a share above 0 is asked of rows that all belong to one group.
     """
     if share == 0:
-        return list(rows), []
-    hashes = [xxhash.xxh64_intdigest(group_text(row, by).encode("utf-8"), seed=seed) for row in rows]
-    distinct = sorted(set(hashes))
+        return rows, []
+    digests = (xxhash.xxh64_intdigest(group_text(row, by).encode("utf-8"), seed=seed) for row in rows)
+    hashes = np.fromiter(digests, np.uint64, len(rows))
+    distinct = np.unique(hashes)
     if len(distinct) < 2:
         raise DataError(
             f"{counted(len(rows), 'row')} with one and the same {by} cannot be split.",
             remedy="Give a validation file, set data.validation to 0, or set data.split_by.",
             code="cannot-split",
         )
-    limit = min(max(share * 2.0**64, distinct[0] + 1), distinct[-1])
-    train = [row for row, each in zip(rows, hashes, strict=True) if each >= limit]
-    validation = [row for row, each in zip(rows, hashes, strict=True) if each < limit]
-    return train, validation
+    limit = min(max(share * 2.0**64, int(distinct[0]) + 1), int(distinct[-1]))
+    trains = hashes >= np.uint64(math.ceil(limit))
+    return chosen(rows, np.flatnonzero(trains)), chosen(rows, np.flatnonzero(~trains))

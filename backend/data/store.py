@@ -1,25 +1,33 @@
-"""Rows on disk as an Arrow file that is mapped into memory: any number of rows in little memory.
+"""Many rows in little memory: an Arrow file without a name, mapped, from which rows are read as asked for.
 
+The file stands in the system's folder for temporary files (TMPDIR) and goes with the process, however it ends.
 Conversations are kept as JSON text, so that no column type can change anybody's words.
 """
 
 from __future__ import annotations
 
-import bisect
+import copy
 import itertools
 import json
+import mmap
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, overload
+from typing import IO, Any, Self, overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from backend.data.columnar import damaged_columnar
 from backend.data.files import unwritable
 from backend.data.records import Row
+from backend.data.texts import texts
 
-BATCH_ROWS = 5_000
+IN_MEMORY_BYTES = 24 * 2**20
+"""About what rows may take as Python objects: some 20,000 short ones."""
+BATCH_BYTES = 2 * 2**20
+ROW_BYTES = 1_000
+"""About what a row takes beside its words."""
 SCHEMA = pa.schema(
     [
         ("place", pa.string()),
@@ -35,104 +43,116 @@ SCHEMA = pa.schema(
         ("group", pa.large_string()),
     ]
 )
+"""The fields of a row, in their order."""
 _JSON = ("messages", "chosen", "rejected", "segments")
 _LISTS = ("input_ids", "labels")
 _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
+Numbers = npt.NDArray[np.int64]
 
-def write_rows(rows: Iterable[Row], path: Path) -> int:
-    """Write the rows to ``path`` and return how many; the file appears only once it is whole.
 
-    Rows are taken one batch at a time. Raises ``DataError`` when the file cannot be written.
+def kept(rows: Iterable[Row]) -> Sequence[Row]:
+    """The rows as a list while they are few, else as a ``RowFile``; taken one after the other.
+
+    Raises ``DataError`` when the temporary file cannot be written.
     """
-    count = 0
-    partial = path.with_name(path.name + ".partial")
     iterator = iter(rows)
+    first = _up_to(IN_MEMORY_BYTES, iterator)
+    following = next(iterator, None)
+    if following is None:
+        return first
     try:
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-            while batch := list(itertools.islice(iterator, BATCH_ROWS)):
-                writer.write_batch(_batch(batch))
-                count += len(batch)
-        partial.replace(path)
+        with tempfile.TemporaryFile() as stream:
+            _write(itertools.chain(first, (following,), iterator), stream)
+            return RowFile(stream)
     except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+        raise unwritable(Path(tempfile.gettempdir()), error) from None
+
+
+def chosen(rows: Sequence[Row], numbers: Numbers) -> Sequence[Row]:
+    """The rows with these numbers, in their order; of a ``RowFile`` none is read before it is asked for."""
+    return rows[numbers] if isinstance(rows, RowFile) else [rows[number] for number in numbers.tolist()]
 
 
 class RowFile(Sequence[Row]):
-    """The rows of a file that ``write_rows`` wrote, read where they are asked for.
+    """Rows of a mapped file, read where they are asked for; a slice is such a sequence again."""
 
-    Raises ``DataError`` when the file is damaged. Close it, or use it in a ``with`` statement.
-    """
-
-    def __init__(self, path: Path) -> None:
-        with damaged_columnar(path.name):
-            self._map = pa.memory_map(str(path))
-            self._reader = pa.ipc.open_file(self._map)
-            batches = [self._reader.get_batch(index) for index in range(self._reader.num_record_batches)]
-        self._batches = batches
-        self._ends = list(itertools.accumulate(batch.num_rows for batch in batches))
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        self._ends = np.cumsum([batch.num_rows for batch in self._batches])
+        self._numbers: Numbers = np.arange(self._ends[-1], dtype=np.int64)
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return len(self._numbers)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        position = index + len(self) if index < 0 else index
-        if not 0 <= position < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        number = bisect.bisect_right(self._ends, position)
-        batch = self._batches[number]
-        return _rows(batch.slice(position - (self._ends[number] - batch.num_rows), 1))[0]
+    def __getitem__(self, index: slice | Numbers) -> Self: ...
+    def __getitem__(self, index: int | slice | Numbers) -> Row | Self:
+        if isinstance(index, slice | np.ndarray):
+            part = copy.copy(self)
+            part._numbers = self._numbers[index]
+            return part
+        return next(self._read(self._numbers[[index]]))
 
     def __iter__(self) -> Iterator[Row]:
-        for batch in self._batches:
-            for start in range(0, batch.num_rows, 500):
-                yield from _rows(batch.slice(start, 500))
+        return self._read(self._numbers)
 
-    def __enter__(self) -> Self:
-        return self
+    def _read(self, numbers: Numbers) -> Iterator[Row]:
+        """The rows with these numbers of the file, those that follow each other in one batch together."""
+        if not len(numbers):
+            return
+        holders = np.searchsorted(self._ends, numbers, side="right")
+        turns = np.flatnonzero(np.diff(holders)) + 1
+        for start, end in itertools.pairwise((0, *turns.tolist(), len(numbers))):
+            batch = self._batches[holders[start]]
+            inside = numbers[start:end] - (self._ends[holders[start]] - batch.num_rows)
+            yield from _rows(batch.take(pa.array(inside)))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
-    def close(self) -> None:
-        """Let go of the file; the rows are gone afterwards."""
-        self._batches = []
-        self._ends = []
-        self._reader = None
-        self._map.close()
+def _up_to(limit: int, rows: Iterator[Row]) -> list[Row]:
+    """The next rows, of about ``limit`` bytes together, one at least; none when there are no more."""
+    found: list[Row] = []
+    size = 0
+    for row in rows:
+        found.append(row)
+        size += ROW_BYTES + sum(map(len, texts(row))) + 64 * len(row.input_ids)
+        if size >= limit:
+            break
+    return found
+
+
+def _write(rows: Iterator[Row], stream: IO[bytes]) -> None:
+    with pa.ipc.new_file(stream, SCHEMA) as writer:
+        while batch := _up_to(BATCH_BYTES, rows):
+            writer.write_batch(_batch(batch))
+    stream.flush()
 
 
 def _batch(rows: list[Row]) -> Any:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(row, name) for row in rows] for name in ("place", "text", "tools", "label", "group")
-    }
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
     for name in _JSON:
-        values = (getattr(row, name) for row in rows)
-        columns[name] = [_ENCODE(value) if value else None for value in values]
+        columns[name] = [_ENCODE(value) if value else None for value in columns[name]]
     for name in _LISTS:
-        columns[name] = [getattr(row, name) or None for row in rows]
+        columns[name] = [value or None for value in columns[name]]
     return pa.record_batch([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 def _rows(batch: Any) -> list[Row]:
-    return [Row(**_cells(cells)) for cells in batch.to_pylist()]
+    columns = [_cells(name, column) for name, column in zip(SCHEMA.names, batch.columns, strict=True)]
+    return list(itertools.starmap(Row, zip(*columns, strict=True)))
 
 
-def _cells(cells: dict[str, Any]) -> dict[str, Any]:
-    for name in _JSON:
-        cells[name] = tuple(json.loads(cells[name])) if cells[name] else ()
-    cells["segments"] = tuple((text, trained) for text, trained in cells["segments"])
-    for name in _LISTS:
-        cells[name] = tuple(cells[name] or ())
-    return cells
+def _cells(name: str, column: Any) -> list[Any]:
+    """A column's values as a row has them; what no row has is not looked at one by one."""
+    if column.null_count == len(column):
+        return [() if name in (*_JSON, *_LISTS) else None] * len(column)
+    cells: list[Any] = column.to_pylist()
+    if name in _JSON:
+        cells = [tuple(json.loads(cell)) if cell else () for cell in cells]
+    if name == "segments":
+        return [tuple((text, trained) for text, trained in cell) for cell in cells]
+    return [tuple(cell or ()) for cell in cells] if name in _LISTS else cells

@@ -14,6 +14,7 @@ import pytest
 from backend import data_pipeline
 from backend.config import AugmentationConfig, DataConfig, parse_config
 from backend.data.records import Row
+from backend.data.store import RowFile
 from backend.data_pipeline import (
     Dataset,
     encode,
@@ -158,6 +159,46 @@ class TestLoading:
         held_out = write_rows(tmp_path / "held.jsonl", [*ROWS, {"prompt": "x"}])
         data = DataConfig(train=str(train), validation=str(held_out), max_rejected_share=0.1)
         assert [item.place for item in load(data, seed=1).rejected] == ["held.jsonl:19"]
+
+
+class TestManyRows:
+    """Rows that are mapped from a file are the rows that are held in memory."""
+
+    @pytest.mark.parametrize(
+        ("options", "added"),
+        [
+            ({"validation": 0.3}, {}),
+            ({"validation": 0, "skip_rows": ["rows.jsonl:3"]}, {"oversample": 2.5}),
+            ({"validation": 0}, {"paraphrases": "review.jsonl"}),
+        ],
+    )
+    def test_they_are_the_same(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        options: dict[str, Any],
+        added: dict[str, Any],
+    ) -> None:
+        proposal = {
+            "place": "rows.jsonl:5",
+            "before": ROWS[4]["prompt"],
+            "after": "reworded",
+            "accepted": True,
+        }
+        write_rows(tmp_path / "review.jsonl", [proposal])
+        monkeypatch.chdir(write_rows(tmp_path / "rows.jsonl").parent)
+        data = DataConfig.model_validate({"train": "rows.jsonl", **options})
+
+        def read() -> tuple[Any, ...]:
+            dataset = load(data, seed=1, augmentation=AugmentationConfig(**added))
+            tokens = [each.input_ids.tolist() for each in encode(dataset.train, CHATML, data).examples]
+            rows = list(dataset.train), list(dataset.validation)
+            return *rows, dataset.reading, dataset.fingerprints, dataset.trained_questions(), tokens
+
+        few = read()
+        monkeypatch.setattr("backend.data.store.IN_MEMORY_BYTES", 0)
+        assert read() == few
+        assert isinstance(load(data, seed=1).train, RowFile)
 
 
 class TestTrainedQuestions:

@@ -5,12 +5,11 @@ import tarfile
 
 import pytest
 
-from backend.data import load
+from backend.data import load, store
 from backend.data.formats import Shape
 from backend.data.load import convert, file_sha256, fingerprint, load_rows, write_quarantine
 from backend.data.locate import locate
 from backend.data.records import Record, Rejected
-from backend.data.store import RowFile
 from backend.errors import DataError
 from tests.backend.data.containers import CONTAINERS
 
@@ -166,12 +165,15 @@ def test_a_slice_takes_its_rows(tmp_path):
     assert len(load_rows(f"{file}[5:]").rows) == 15
 
 
-def test_rows_can_be_kept_in_a_store(tmp_path):
+@pytest.mark.parametrize("part", ["", "[5:]"])
+def test_many_rows_are_not_held_in_memory(tmp_path, monkeypatch, part):
     file = write_lines(tmp_path / "t.jsonl", PAIRS)
-    loaded = load_rows(file, store=tmp_path / "rows.arrow")
-    assert isinstance(loaded.rows, RowFile)
-    with loaded.rows:
-        assert list(loaded.rows) == list(load_rows(file).rows)
+    few = load_rows(f"{file}{part}").rows
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
+    many = load_rows(f"{file}{part}").rows
+    assert isinstance(few, list)
+    assert isinstance(many, store.RowFile)
+    assert list(many) == few
 
 
 def test_what_is_rejected_goes_to_the_quarantine_even_when_the_run_stops(tmp_path):

@@ -1,7 +1,11 @@
+import tempfile
+
+import numpy as np
 import pytest
 
+from backend.data import store
 from backend.data.records import Row
-from backend.data.store import RowFile, write_rows
+from backend.data.store import RowFile, chosen, kept
 from backend.errors import DataError
 from tests.backend.data.rows import assistant, chat, pair, user
 
@@ -18,46 +22,69 @@ ROWS = [
 ]
 
 
-def test_rows_come_back_as_they_were(tmp_path):
-    assert write_rows(iter(ROWS), tmp_path / "r.arrow") == len(ROWS)
-    with RowFile(tmp_path / "r.arrow") as rows:
-        assert list(rows) == ROWS
-        assert [rows[number] for number in range(len(rows))] == ROWS
-        assert (rows[-1], rows[2:4]) == (ROWS[-1], ROWS[2:4])
+@pytest.fixture
+def on_disk(monkeypatch):
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(store, "BATCH_BYTES", 2 * store.ROW_BYTES)
 
 
-def test_rows_are_found_across_batches(tmp_path):
-    write_rows((pair(str(number), "a", f"f:{number}") for number in range(12_000)), tmp_path / "r.arrow")
-    with RowFile(tmp_path / "r.arrow") as rows:
-        assert len(rows) == 12_000
-        for number in (0, 4_999, 5_000, 10_000, 11_999):
-            assert rows[number].place == f"f:{number}"
-        with pytest.raises(IndexError):
-            rows[12_000]
+def test_few_rows_stay_in_memory():
+    assert kept(iter(ROWS)) == ROWS
+    assert kept([]) == []
 
 
-def test_no_rows_are_no_rows(tmp_path):
-    assert write_rows([], tmp_path / "r.arrow") == 0
-    with RowFile(tmp_path / "r.arrow") as rows:
-        assert list(rows) == []
+@pytest.mark.usefixtures("on_disk")
+def test_rows_come_back_as_they_were():
+    rows = kept(iter(ROWS))
+    assert isinstance(rows, RowFile)
+    assert list(rows) == ROWS
+    assert [rows[number] for number in range(len(rows))] == ROWS
+    assert rows[-1] == ROWS[-1]
+    with pytest.raises(IndexError):
+        rows[len(ROWS)]
 
 
-def test_a_write_that_breaks_off_leaves_nothing(tmp_path):
-    def rows():
-        yield ROWS[0]
-        raise DataError("stop", remedy="", code="x")
+@pytest.mark.usefixtures("on_disk")
+@pytest.mark.parametrize(
+    "part", [slice(2, 4), slice(None, None, -1), slice(1, None, 3), slice(9, None), slice(3)]
+)
+def test_slices_are_those_of_a_list_and_may_be_sliced_again(part):
+    rows = kept(iter(ROWS))
+    assert list(rows[part]) == ROWS[part]
+    assert len(rows[part]) == len(ROWS[part])
+    assert list(rows[part][1:]) == ROWS[part][1:]
 
-    with pytest.raises(DataError):
-        write_rows(rows(), tmp_path / "r.arrow")
+
+@pytest.mark.usefixtures("on_disk")
+def test_rows_are_chosen_by_number_in_any_order():
+    numbers = np.array([7, 0, 1, 1, 5, 0])
+    wanted = [ROWS[number] for number in numbers]
+    assert chosen(ROWS, numbers) == wanted
+    assert list(chosen(kept(iter(ROWS)), numbers)) == wanted
+    assert chosen(kept(iter(ROWS)), numbers)[4] == ROWS[5]
+
+
+def test_the_file_has_no_name_and_few_rows_make_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", 10 * store.ROW_BYTES)
+    rows = kept(pair(str(number), "a", f"f:{number}") for number in range(5_000))
+    assert isinstance(rows, RowFile)
+    assert [rows[number].place for number in (0, 2_500, 4_999)] == ["f:0", "f:2500", "f:4999"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_file_is_a_data_error(tmp_path):
-    (tmp_path / "r.arrow").write_bytes(b"ARROW1 and nothing more")
-    with pytest.raises(DataError, match=r"r\.arrow is damaged"):
-        RowFile(tmp_path / "r.arrow")
+@pytest.mark.usefixtures("on_disk")
+def test_what_the_rows_raise_comes_through():
+    def rows():
+        yield from ROWS
+        raise DataError("stop", remedy="", code="x")
+
+    with pytest.raises(DataError, match="stop"):
+        kept(rows())
 
 
-def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
+@pytest.mark.usefixtures("on_disk")
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no"))
     with pytest.raises(DataError, match="cannot be written"):
-        write_rows(ROWS, tmp_path / "no" / "r.arrow")
+        kept(iter(ROWS))
