@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from backend.commands.duplicates import duplicates as show_duplicates
-from backend.commands.options import AsJson
+from backend.commands.options import AsJson, Rows
 from backend.commands.output import print_json, say
 from backend.commands.paraphrase import paraphrase as paraphrase_prompts
 from backend.commands.rows import rows as show_rows
@@ -31,7 +31,6 @@ app.command(show_rows, name="rows")
 app.command(show_duplicates, name="duplicates")
 app.command(paraphrase_prompts, name="paraphrase")
 
-Rows = Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")]
 Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
 Columns = Annotated[
     dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
@@ -46,7 +45,7 @@ LISTED_CHANGES = 50
 def check(
     path: Rows,
     *,
-    validation: Annotated[Path | None, Parameter(help="Held-out rows, to look for leaks.")] = None,
+    validation: Annotated[str | None, Parameter(help="Held-out rows, to look for leaks.")] = None,
     model: Annotated[str | None, Parameter(help="Check the tokens too, with this model's tokenizer.")] = None,
     chat_template: ChatTemplate = None,
     columns: Columns = None,
@@ -121,13 +120,13 @@ def _tokenizer(model: str, chat_template: str | None) -> Any:
     return load_tokenizer(resolve_model(model), chat_template=chat_template)
 
 
-def _examine(loaded: Loaded, path: Path, held_out: Sequence[Row], options: dict[str, Any]) -> Report:
+def _examine(loaded: Loaded, path: str, held_out: Sequence[Row], options: dict[str, Any]) -> Report:
     from backend.data.doctor import examine  # noqa: PLC0415
 
-    return examine(loaded, str(path), validation=held_out, **options)
+    return examine(loaded, path, validation=held_out, **options)
 
 
-def _print_report(report: Report, path: Path, columns: dict[str, str] | None, *, as_json: bool) -> int:
+def _print_report(report: Report, path: str, columns: dict[str, str] | None, *, as_json: bool) -> int:
     if as_json:
         print_json(json.loads(report.to_json()))
         return report.exit_code
@@ -138,7 +137,7 @@ def _print_report(report: Report, path: Path, columns: dict[str, str] | None, *,
         )
     elif report.exit_code == 0:
         roles = [word for part, name in (columns or {}).items() for word in (f"--columns.{part}", name)]
-        say(f"See what the model will see: {shlex.join(['tunesmith', 'data', 'preview', str(path), *roles])}")
+        say(f"See what the model will see: {shlex.join(['tunesmith', 'data', 'preview', path, *roles])}")
     return report.exit_code
 
 
@@ -161,7 +160,7 @@ def _show_fixed(
     report: Report,
     mended: Mended,
     loaded: Loaded,
-    path: Path,
+    path: str,
     out: Path | None,
     held_out: Sequence[Row],
     options: dict[str, Any],
@@ -171,8 +170,8 @@ def _show_fixed(
     """Write the copy if there is a place for it, say what changed and what is left; the exit code is the copy's."""
     from backend.data.fixes import write_copy  # noqa: PLC0415
 
-    copy = write_copy(mended, out, source=str(path), sha256=loaded.sha256) / "rows.jsonl" if out else None
-    remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), copy or path, held_out, options)
+    copy = write_copy(mended, out, source=path, sha256=loaded.sha256) / "rows.jsonl" if out else None
+    remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), str(copy or path), held_out, options)
     counts = change_counts(mended.changes, len(loaded.rejected))
     if as_json:
         fixed = {
@@ -287,7 +286,7 @@ def preview(
     from backend.utils.config_utils import parse_value  # noqa: PLC0415
 
     data: dict[str, Any] = {
-        "train": str(path),
+        "train": path,
         "validation": 0,
         "columns": columns or {},
         "truncation": truncation,

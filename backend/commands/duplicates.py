@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson
+from backend.commands.options import AsJson, Rows
 from backend.commands.output import print_json, say
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ SHOWN_ROWS = 5
 
 
 def duplicates(
-    path: Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")],
+    path: Rows,
     *,
     limit: Annotated[int, Parameter(help="Groups to show of each kind.")] = 20,
     columns: Annotated[

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from backend.run_dir import RunDir
 from backend.run_root import LATEST
 
+Rows = Annotated[str, Parameter(help="Rows: a file, folder, pattern, archive or hub id, as data.train.")]
 RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
 AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object instead of text.")]
 Checkpoint = Annotated[

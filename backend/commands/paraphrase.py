@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from backend.commands.infer import find_source
-from backend.commands.options import AsJson, RunsFolder
+from backend.commands.options import AsJson, Rows, RunsFolder
 from backend.commands.output import print_json, say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def paraphrase(
-    path: Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")],
+    path: Rows,
     *,
     out: Annotated[Path, Parameter(help="The review file to write; it must not be there yet.")],
     model: Annotated[

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson
+from backend.commands.options import AsJson, Rows
 from backend.commands.output import error_record, print_json, say
 from backend.errors import TunesmithError
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def rows(
-    path: Annotated[Path, Parameter(help="A file, folder, pattern or archive of rows.")],
+    path: Rows,
     *,
     text: Annotated[str, Parameter(help="Only records with this in them, capitals or not.")] = "",
     offset: Annotated[int, Parameter(help="Records to pass over.")] = 0,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+_OWNER_AND_NAME = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.@/-]{0,200}(:[\w.-]+)?(\[[-\d%:]+\])?")
 
 
 def user_path(text: str | Path) -> Path:
@@ -18,5 +21,7 @@ def user_path(text: str | Path) -> Path:
 
 
 def absolute_source(source: str) -> str:
-    """A local path made absolute; an address such as ``hf://owner/name`` as it is."""
-    return source if "://" in source else str(user_path(source).absolute())
+    """A local path made absolute; as it is ``hf://owner/name``, and ``owner/name`` where no folder is ``owner``."""
+    path = user_path(source)
+    elsewhere = "://" in source or (_OWNER_AND_NAME.fullmatch(source) and not path.parent.exists())
+    return source if elsewhere else str(path.absolute())

@@ -12,6 +12,7 @@ import pytest
 
 from backend.cli import main
 from backend.commands.data import change_counts, changed_part
+from backend.data import hub, tfds
 from backend.data.doctor import examine
 from backend.data.fixes import Change
 from backend.data.load import load_rows
@@ -122,6 +123,26 @@ class TestCheck:
         write_rows(tmp_path / "odd.jsonl", rows)
         report = record(capsys, 0, "check", "odd.jsonl", "--columns.prompt", "a", "--columns.completion", "b")
         assert report["rows"] == 60
+
+
+class TestElsewhere:
+    """A source of another place than this machine is read by every command, as in data.train."""
+
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hub, "fetch", lambda *_: good.parent)
+        monkeypatch.setattr(tfds, "fetch", lambda *_: good)
+
+    @pytest.mark.parametrize("source", ["hf://owner/name", "owner/name@v1", "tfds://name:train"])
+    @pytest.mark.parametrize("words", ["check", "check good.jsonl --validation", "rows", "duplicates"])
+    def test_rows_of_it(self, words: str, source: str, capsys: Screen) -> None:
+        assert main(["data", *words.split(), source, "--json"]) in {0, 1}
+        assert "60" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("words", ["preview", "paraphrase --out review.jsonl --limit 0"])
+    def test_rows_of_it_and_a_model(self, words: str, tiny_folder: Path, capsys: Screen) -> None:
+        command = ["data", *words.split(), "hf://owner/name", "--model", str(tiny_folder), "--json"]
+        assert main(command) == 0
 
 
 class TestFix:
