@@ -9,9 +9,16 @@ from streamlit.testing.v1 import AppTest
 
 from app import commands as module
 from app.commands import Answer, Command, Commands, fingerprint
+from backend.manager.queue_manager import QueueManager
 from tests.app.waiting import settled, texts
 
 PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The queue is that of ./runs, and whoever asks for it starts what waits there."""
+    monkeypatch.chdir(tmp_path)
 
 
 def done(command: Command) -> Answer:
@@ -35,10 +42,12 @@ def page(words: list, version: str) -> None:  # type: ignore[type-arg]
         show_failure(answer, words=words, version=version)
 
 
-def test_an_answer_is_the_commands_json() -> None:
+def test_an_answer_is_the_commands_json(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    QueueManager(tmp_path / "runs").set_slots("mine", 3)
     answer = done(Command(["runs", "queue", "list"], PATIENCE))
     assert answer.ok
-    assert answer.value
+    assert answer.value["slots"]["mine"] == 3  # of no other folder's queue
 
 
 def test_what_can_be_mended_comes_as_words() -> None:
