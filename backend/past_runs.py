@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.config import parse_config
 from backend.errors import TunesmithError
-from backend.estimator import DataFigures, PastRun, work_of
+from backend.estimator import START_SECONDS, DataFigures, PastRun, work_of
 from backend.model_names import local_folder
 from backend.model_shape import read_shape
 from backend.reports import RunStatus
@@ -40,7 +40,7 @@ def past_run(run: RunDir) -> PastRun | None:
         folder = local_folder(config.model.model_name_or_path, config.model.revision)
         environment = run.read_environment()
         data, plan = _part(environment, "data"), _part(environment, "plan")
-        seconds = _seconds(run)
+        start, seconds = _seconds(run, environment)
         if folder is None or not seconds or not data.get("train_rows"):
             return None
         shape = read_shape(folder)
@@ -63,6 +63,8 @@ def past_run(run: RunDir) -> PastRun | None:
         seconds=seconds,
         memory_bytes=_highest_memory(run),
         disk_bytes=float(sum(path.lstat().st_size for path in run.path.rglob("*") if path.is_file())),
+        rows=figures.rows + figures.validation_rows,
+        start_seconds=start,
     )
 
 
@@ -71,16 +73,27 @@ def _part(environment: Mapping[str, object], name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _seconds(run: RunDir) -> float:
-    """Seconds at work, over all attempts; 0 where one has no end."""
-    total = 0.0
-    for number in range(1, run.latest_attempt_number() + 1):
+def _seconds(run: RunDir, environment: Mapping[str, object]) -> tuple[float, float]:
+    """Seconds of the latest start, 0 where not measured, and at work over all attempts, 0 where one has no end.
+
+    An attempt's clock begins where it was asked for, before or after the imports; what lies between that and the
+    latest attempt's first step is taken from each.
+    """
+    latest, total = run.latest_attempt_number(), 0.0
+    start, ready = environment.get("start_seconds"), environment.get("ready")
+    known = isinstance(start, int | float) and isinstance(ready, str) and environment.get("attempt") == latest
+    before = _between(run.read_attempt(latest).began, str(ready)) if known else START_SECONDS
+    for number in range(1, latest + 1):
         attempt = run.read_attempt(number)
         if attempt.end is None:
-            return 0.0
-        begun, ended = (datetime.fromisoformat(text) for text in (attempt.began, attempt.end.ended))
-        total += (ended - begun).total_seconds()
-    return total
+            return 0.0, 0.0
+        whole = _between(attempt.began, attempt.end.ended)
+        total += whole - before if known and number == latest else max(whole - before, whole / 2)
+    return (float(start) if known and isinstance(start, int | float) else 0.0), total
+
+
+def _between(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 
 def _highest_memory(run: RunDir) -> float:

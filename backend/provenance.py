@@ -10,16 +10,18 @@ from typing import Any
 from backend.core.device import ComputePlan
 from backend.data_pipeline import Dataset, EncodedRows
 from backend.errors import RunError
+from backend.run_records import utc_now
 
 NAMED_ROWS = 1000
 
 
 def provenance(
-    plan: ComputePlan, facts: Mapping[str, Any], dataset: Dataset, rows: EncodedRows
+    plan: ComputePlan, facts: Mapping[str, Any], dataset: Dataset, rows: EncodedRows, start_seconds: float
 ) -> dict[str, object]:
     """What an attempt runs on, for ``environment.json``: versions, compute plan, facts, and what became of the rows.
 
-    ``facts`` are the fingerprints of data and model. At most ``NAMED_ROWS`` rows of a kind are named.
+    ``facts`` are the fingerprints of data and model; ``start_seconds`` is how long the trainer took from its imports
+    to its first step, the same span however it was started. At most ``NAMED_ROWS`` rows of a kind are named.
     """
     packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
     return {
@@ -28,6 +30,8 @@ def provenance(
         "versions": {name: version(name) for name in packages},
         "plan": plan.to_dict(),
         "facts": dict(facts),
+        "start_seconds": round(start_seconds, 3),
+        "ready": utc_now(),
         "data": {
             "read_as": dataset.reading,
             "train_rows": len(rows.examples),

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -124,6 +125,7 @@ def _log_file(run_dir: RunDir, world: World) -> Any:
 
 def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
     """The run, top to bottom."""
+    began = time.perf_counter()
     config = parse_config(parse_yaml(run_dir.read_config_text(), where=str(run_dir.config)))
     _as_many_as_asked(world, config)
     checkpoint = _newest_checkpoint(run_dir)
@@ -173,7 +175,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     if not world.writes:
         return _follow(reports, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
-    run_dir.write_environment(provenance(plan, facts, dataset, rows))
+    run_dir.write_environment(provenance(plan, facts, dataset, rows, time.perf_counter() - began))
 
     steps = total_steps(len(rows.examples), config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows.examples))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backend.config import RunConfig, parse_config
 from backend.estimator import (
+    ROW_SECONDS,
     START_SECONDS,
     DataFigures,
     Interval,
@@ -39,7 +40,7 @@ SHAPE = ModelShape(
 DATA = DataFigures(rows=700, tokens=42_000, trained_tokens=4_000, validation_rows=160)
 MACHINE = Machine(cores=2, memory_bytes=24 * 10**9, disk_free_bytes=10**11)
 WORK = Work(100, 10_000, 10**6, operations=1e12, memory_bytes=1e9, disk_bytes=1e8)
-PAST = PastRun("run", SHAPE.parameters, "lora", "cpu", "bfloat16", WORK, START_SECONDS + 10.0, 2e9, 1e8)
+PAST = PastRun("run", SHAPE.parameters, "lora", "cpu", "bfloat16", WORK, 10.0, 2e9, 1e8)
 
 
 def config(**changes: Any) -> RunConfig:
@@ -102,10 +103,32 @@ def test_without_experience_the_interval_is_wide_and_says_so() -> None:
 
 
 def test_experience_sets_the_speed() -> None:
-    slow = replace(PAST, seconds=START_SECONDS + 1000.0)
+    slow = replace(PAST, seconds=1000.0)
     fast = estimate(config(), SHAPE, DATA, MACHINE, [PAST])
     assert fast.seconds.likely < estimate(config(), SHAPE, DATA, MACHINE, [slow]).seconds.likely
     assert (fast.based_on, fast.seconds.high) == (1, pytest.approx(1.6 * fast.seconds.likely))
+
+
+def test_reading_takes_as_long_as_there_are_rows() -> None:
+    many = replace(DATA, rows=100_000, tokens=DATA.tokens, validation_rows=0)
+    few = replace(many, rows=0)
+    once = config(training__max_steps=1)
+
+    def reading(past: list[PastRun]) -> float:
+        costs = [estimate(once, SHAPE, each, MACHINE, past) for each in (many, few)]
+        work = [work_of(once, SHAPE, each, lanes=2).operations for each in (many, few)]
+        return costs[0].seconds.likely - costs[1].seconds.likely - (work[0] - work[1]) / PAST.speed
+
+    rows = [replace(PAST, rows=rows, start_seconds=2.0 + rows / 1000) for rows in (100, 9_000)]
+    assert reading(rows) == pytest.approx(100.0)
+    assert reading(rows[:1]) == pytest.approx(100_000 * ROW_SECONDS)
+    assert reading([replace(PAST, rows=9_000), rows[0]]) == pytest.approx(100_000 * ROW_SECONDS)
+
+
+def test_a_long_start_is_no_error_of_the_speed() -> None:
+    """Runs that differ in how many rows they read, and in nothing else, are told rightly."""
+    runs = [replace(PAST, rows=rows, start_seconds=1.0 + rows / 1000) for rows in (0, 2_000, 30_000, 60_000)]
+    assert estimate(config(), SHAPE, DATA, MACHINE, runs).basis.endswith("at most 10 % off.")
 
 
 def test_memory_is_corrected_by_what_was_really_used() -> None:
@@ -117,11 +140,11 @@ def test_memory_is_corrected_by_what_was_really_used() -> None:
 
 
 def test_the_interval_is_the_estimates_own_past_error() -> None:
-    runs = [replace(PAST, seconds=START_SECONDS + seconds) for seconds in (100.0, 100.0, 200.0)]
+    runs = [replace(PAST, seconds=seconds) for seconds in (100.0, 100.0, 200.0)]
     found = estimate(config(), SHAPE, DATA, MACHINE, runs)
     (low, likely, high) = (found.seconds.low, found.seconds.likely, found.seconds.high)
     assert high / likely == pytest.approx(likely / low)
-    assert high / likely == pytest.approx((212 / 112) ** (4 / 3))
+    assert high / likely == pytest.approx((204 / 104) ** (4 / 3))
     assert "3 finished runs" in found.basis
 
 
@@ -172,7 +195,7 @@ def test_around_and_typical() -> None:
 def test_bounds_enclose_and_more_data_never_costs_less(
     rows: int, length: int, speeds: list[float], full: bool
 ) -> None:
-    past = [replace(PAST, seconds=START_SECONDS + speed) for speed in speeds]
+    past = [replace(PAST, seconds=speed) for speed in speeds]
     settings = config(tuning__method="full" if full else "lora")
     data = DataFigures(rows, rows * length, rows)
     found = estimate(settings, SHAPE, data, MACHINE, past)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -59,12 +60,35 @@ def test_attempts_are_added_up(copy: RunDir) -> None:
     for path, key, value in [
         (copy.attempts / "2.json", "number", 2),
         (copy.outcome_file, "attempt", 2),
+        (copy.environment, "attempt", 2),
     ]:
         path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     both = past_run(copy)
     assert alone is not None
     assert both is not None
     assert both.seconds == pytest.approx(2 * alone.seconds)
+
+
+def test_only_what_the_trainer_did_counts(copy: RunDir) -> None:
+    """Whether the clock of the attempt began before the imports, when it was sent away, or after them."""
+    alone = past_run(copy)
+    attempt = json.loads((copy.attempts / "1.json").read_text())
+    began = datetime.fromisoformat(attempt["began"]) - timedelta(seconds=25)
+    (copy.attempts / "1.json").write_text(json.dumps(attempt | {"began": began.isoformat()}))
+    sent = past_run(copy)
+    assert alone is not None
+    assert sent is not None
+    assert (sent.seconds, sent.start_seconds) == (pytest.approx(alone.seconds), alone.start_seconds)
+    assert (alone.rows, alone.start_seconds > 0) == (18, True)
+
+
+def test_a_run_of_before_says_no_start(copy: RunDir) -> None:
+    environment = json.loads(copy.environment.read_text())
+    del environment["start_seconds"]
+    copy.environment.write_text(json.dumps(environment))
+    found = past_run(copy)
+    assert found is not None
+    assert (found.start_seconds, found.seconds > 0) == (0.0, True)
 
 
 @pytest.mark.parametrize("spoiled", ["config.yaml", "environment.json", "attempts/1.json", "outcome.json"])

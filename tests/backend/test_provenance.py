@@ -26,7 +26,7 @@ def test_it_says_versions_plan_facts_and_rows(tiny_folder: Path, tmp_path: Path)
     rows = data_pipeline.encode(dataset.train, load_tokenizer(tiny_folder), config)
     plan = plan_compute("float32")
 
-    known = provenance(plan, FACTS, dataset, rows)
+    known = provenance(plan, FACTS, dataset, rows, 1.23456)
 
     assert known["plan"] == plan.to_dict()
     assert known["facts"] == FACTS
