@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.run_root import EXPORTS
 from backend.utils.file_utils import DamagedFileError, read_json_object, remove_folder, safe_join
 
-_FOLDER = "exports"
 CARD = "README.md"
 CERTIFICATE = "certificate.json"
 
@@ -40,7 +40,7 @@ class Export:
 
 def exports_folder(root: Path) -> Path:
     """Where the studio puts exports."""
-    return root / _FOLDER
+    return root / EXPORTS
 
 
 def target_folder(root: Path, run: str, target: str, precision: str) -> Path:

@@ -22,6 +22,7 @@ from backend.export.panel import ROWS, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
 from backend.model_source import tuned_folder
 from backend.run_dir import RunDir
+from backend.run_root import EXPORTS
 from backend.utils.file_utils import free_bytes, publish_folder, sweep_temporaries
 
 MAX_SHARD_SIZE = "5GB"
@@ -82,7 +83,7 @@ def export(
 def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "") -> Path:
     """Where an export goes unless told otherwise."""
     parts = [run.id, checkpoint, target, precision if target != "adapter" else ""]
-    return Path("exports") / "-".join(filter(None, parts))
+    return Path(EXPORTS) / "-".join(filter(None, parts))
 
 
 def _fill(

@@ -21,6 +21,9 @@ from backend.utils.file_utils import FileSystem, publish_folder
 LATEST, BASE = "latest", "base"
 """Words that mean something where a run can be named: the newest run, and the model that runs began with."""
 
+EXPORTS = "exports"
+"""The folder for exports: in the current folder for a command, beside the runs in the studio."""
+
 
 def stamps(root: Path) -> dict[str, tuple[int, ...]]:
     """The id of every run under ``root``, each with times and sizes that move when a run at rest changes.

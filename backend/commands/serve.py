@@ -10,10 +10,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from backend.commands.infer import find_source
-from backend.commands.options import AsJson, RunsFolder
+from backend.commands.options import AsJson, RunsFolder, shown
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem, RunError
 from backend.run_dir import RunDir
+from backend.run_root import EXPORTS
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What --max-lora-rank of vLLM may be."""
 
 
 def serve(
@@ -108,22 +112,41 @@ def _vllm(model: RunDir | str, host: str, port: int) -> list[str]:
         *words,
         "--enable-lora",
         "--max-lora-rank",
-        str(max(16, rank)),
+        str(vllm_rank(rank)),
         "--lora-modules",
         f"{name}={adapter}",
     ]
 
 
-def _llama_cpp(model: RunDir | str, host: str, port: int) -> list[str]:
-    """llama.cpp reads GGUF files, so the run must have been exported to one."""
-    places = [model.path] if isinstance(model, RunDir) else [Path(model)]
-    files = sorted(
-        path for place in places for path in (place.rglob("*.gguf") if place.is_dir() else [place])
-    )
-    if not files or files[0].suffix != ".gguf":
+def vllm_rank(rank: int) -> int:
+    """The least --max-lora-rank that vLLM takes for an adapter of ``rank``. Raises RunError: ``rank-too-high``."""
+    found = next((each for each in VLLM_RANKS if each >= rank), None)
+    if found is None:
         raise RunError(
-            "llama.cpp needs a GGUF file, and there is none of this model.",
-            remedy="Export the run to GGUF first.",
+            f"vLLM takes adapters of rank {VLLM_RANKS[-1]} at most, and this one has {rank}.",
+            remedy="Export it with --to merged and serve that folder.",
+            code="rank-too-high",
+        )
+    return found
+
+
+def _llama_cpp(model: RunDir | str, host: str, port: int) -> list[str]:
+    """llama.cpp reads GGUF files, so the run must have been exported to one; the newest whole model is taken."""
+    if isinstance(model, RunDir):
+        roots = {Path(), model.path.parent.parent}  # where commands put exports, and where the studio does
+        folders = [place for root in roots for place in (root / EXPORTS).glob(f"{model.id}-*")]
+        whole = [
+            place for place in folders if place.name.startswith((f"{model.id}-gguf", f"{model.id}-ollama"))
+        ]
+        files = [file for place in whole for file in place.glob("*.gguf")]
+    else:
+        files = list(Path(model).rglob("*.gguf")) if Path(model).is_dir() else [Path(model)]
+    if not files or files[0].suffix != ".gguf":
+        name = shown(model) if isinstance(model, RunDir) else "RUN"
+        raise RunError(
+            f"llama.cpp needs a GGUF file, and there is none of this model in {EXPORTS}.",
+            remedy=f"Export it: tunesmith export {name} --to gguf. Or name the .gguf file instead of the run.",
             code="no-gguf",
         )
-    return ["llama-server", "--model", str(files[0]), "--host", host, "--port", str(port), "--jinja"]
+    newest = max(files, key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return ["llama-server", "--model", str(newest), "--host", host, "--port", str(port), "--jinja"]

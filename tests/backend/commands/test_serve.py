@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -11,6 +13,9 @@ import pytest
 
 from backend import serving
 from backend.cli import main
+from backend.commands.serve import vllm_rank
+from backend.errors import RunError
+from backend.exporter import default_folder
 from backend.run_dir import RunDir
 
 
@@ -60,6 +65,17 @@ def test_the_command_for_vllm(trained: RunDir, learner: Path, capsys: pytest.Cap
     assert words[words.index("--port") + 1] == "9"
 
 
+@pytest.mark.parametrize(("rank", "most"), [(1, 8), (16, 16), (24, 32), (300, 320), (512, 512)])
+def test_vllm_is_told_a_rank_that_it_takes(rank: int, most: int) -> None:
+    assert vllm_rank(rank) == most
+
+
+def test_a_rank_that_vllm_does_not_take() -> None:
+    with pytest.raises(RunError, match="has 513") as caught:
+        vllm_rank(513)
+    assert caught.value.code == "rank-too-high"
+
+
 def test_the_command_for_a_model_alone(learner: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(learner), "--with", "vllm", "--json"]) == 0
     assert "--lora-modules" not in json.loads(capsys.readouterr().out)["command"]
@@ -74,3 +90,24 @@ def test_the_command_for_llama_cpp_wants_a_gguf_file(
     file.touch()
     assert main(["serve", str(file), "--with", "llama.cpp"]) == 0
     assert shlex.split(capsys.readouterr().out)[:3] == ["llama-server", "--model", str(file)]
+
+
+@pytest.mark.parametrize("studio", [False, True])
+def test_llama_cpp_is_given_the_newest_export_of_the_run(
+    studio: bool,
+    trained: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / "studio" / "runs" / trained.id)))
+    usual = default_folder(run, "gguf", "Q8_0")
+    made = run.path.parent.parent / usual if studio else usual
+    others = [default_folder(run, "lora-gguf", "F32"), usual.with_name(f"{run.id}x-gguf-F32")]
+    for age, folder in enumerate([default_folder(run, "gguf", "F32"), made, *others]):
+        folder.mkdir(parents=True)
+        (folder / "tiny.gguf").touch()
+        os.utime(folder / "tiny.gguf", (age, age))
+    assert main(["serve", str(run.path), "--with", "llama.cpp"]) == 0
+    assert shlex.split(capsys.readouterr().out)[2] == str(made / "tiny.gguf")
