@@ -74,7 +74,7 @@ class Command:
         return time.monotonic() - self.started
 
     def cancel(self) -> None:
-        """End it; its answer then says that it was cancelled."""
+        """End it; its answer then says that it was cancelled, unless it has answered already."""
         self._cancelled = True
         self._process.terminate()
 
@@ -101,11 +101,10 @@ class Command:
             self._process.kill()
             code = self._process.wait()
         answer = _read(_text(self._out), _text(self._err, 4096), code)
-        if late or self._cancelled:
-            what = f"It took longer than {timeout_seconds:.0f} s" if late else "Cancelled"
-            answer = Answer(
-                {}, f"{what}; nothing was changed.", "Try again.", "timeout" if late else "cancelled"
-            )
+        if (late or self._cancelled) and not answer.ok:
+            what = f"It took longer than {timeout_seconds:.0f} s." if late else "Cancelled."
+            message = f"{what} What was finished before stays."
+            answer = Answer({}, message, "Try again.", "timeout" if late else "cancelled")
         self._out.close()
         self._err.close()
         self.answer = answer

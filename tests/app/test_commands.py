@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from app import commands as module
 from app.commands import Answer, Command, Commands, fingerprint
 from backend.manager.queue_manager import QueueManager
 from tests.app.waiting import settled, texts
+from tests.eventually import eventually
 
 PATIENCE = 60.0
 
@@ -71,7 +73,19 @@ def test_it_can_be_cancelled_and_leaves_no_child() -> None:
     command = Command(["doctor"], PATIENCE)
     command.cancel()
     assert done(command).code == "cancelled"
+    assert done(command).message == "Cancelled. What was finished before stays."
     assert command._process.poll() is not None
+
+
+def test_an_answer_that_has_come_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_to_end = tmp_path / "python"
+    slow_to_end.write_text("#!/bin/sh\necho '{\"copy\": 1}'\nexec tail -f /dev/null\n")
+    slow_to_end.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(slow_to_end))
+    command = Command(["data", "check"], PATIENCE)
+    eventually(lambda: module._text(command._out))
+    command.cancel()
+    assert done(command) == Answer({"copy": 1})
 
 
 def test_it_is_ended_when_it_takes_too_long() -> None:
