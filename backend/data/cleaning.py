@@ -5,15 +5,19 @@ Nothing here changes rows by itself; functions say what they found, and ``doctor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 from ftfy import TextFixerConfig, fix_text
 from ftfy.badness import is_bad
 
-from backend.data.minhash import near_duplicates, overlap
+from backend.data.minhash import Hashes, near_duplicates, overlap
 from backend.data.records import Row
+from backend.data.store import chosen
 from backend.data.texts import answer_text, map_texts, prompt_text, texts
 from backend.utils.text_utils import normalise, signs
 
@@ -76,13 +80,28 @@ def row_hash(row: Row) -> int:
 
 def exact_duplicates(rows: Iterable[Row]) -> dict[int, int]:
     """For each row that says the same as an earlier one, the number of that one: ``{later: earlier}``."""
-    first: dict[int, int] = {}
-    found: dict[int, int] = {}
-    for number, row in enumerate(rows):
-        earlier = first.setdefault(row_hash(row), number)
-        if earlier != number:
-            found[number] = earlier
-    return found
+    first = first_of_each(np.fromiter(map(row_hash, rows), np.uint64))
+    later = np.flatnonzero(first != np.arange(len(first)))
+    return dict(zip(later.tolist(), first[later].tolist(), strict=True))
+
+
+def first_of_each(hashes: Hashes) -> npt.NDArray[np.int64]:
+    """For each hash the number of the first that is equal to it."""
+    _, first, kind_of = np.unique(hashes, return_index=True, return_inverse=True)
+    return np.asarray(first[kind_of], np.int64)
+
+
+def text_hash(text: str) -> int:
+    """A 64-bit hash of a text as it stands."""
+    return int(xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")))
+
+
+def row_pairs(
+    rows: Sequence[Row], others: Sequence[Row], pairs: Iterable[tuple[int, int]]
+) -> Iterator[tuple[Row, Row]]:
+    """For each pair of numbers the row with the first one and of ``others`` that with the second one."""
+    numbers = np.fromiter(itertools.chain.from_iterable(pairs), np.int64).reshape(-1, 2)
+    return zip(chosen(rows, numbers[:, 0]), chosen(others, numbers[:, 1]), strict=True)
 
 
 def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int, int]:
@@ -92,14 +111,10 @@ def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int
     different questions alike; short answers must be equal. Exact duplicates are found too. ``threshold`` is the
     Jaccard similarity of the pieces, 0 to 1.
     """
-    prompts = without_shared_prefix([normalise(prompt_text(row)) for row in rows])
-    replies = [_reply(row) for row in rows]
-    found = near_duplicates(_joined(prompts, replies), threshold)
-    return {
-        later: first
-        for later, first in found.items()
-        if _alike(replies[later], replies[first]) and _same_signs(rows[later], rows[first])
-    }
+    shared = shared_prefix(map(_prompt, rows))
+    found = near_duplicates((_compared(row, shared) for row in rows), threshold)
+    both = row_pairs(rows, rows, found.items())
+    return {later: first for (later, first), pair in zip(found.items(), both, strict=True) if _alike(*pair)}
 
 
 def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float = 0.8) -> list[Leak]:
@@ -108,38 +123,41 @@ def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float
     An exact leak has the same prompt; a near one has nearly the same prompt and answer, as in
     ``near_duplicate_rows``.
     """
-    both = without_shared_prefix([normalise(prompt_text(row)) for row in (*evaluation, *train)])
-    held_out, mine = both[: len(evaluation)], both[len(evaluation) :]
     first: dict[tuple[str, str], int] = {}
-    for number, (text, row) in enumerate(zip(held_out, evaluation, strict=True)):
-        first.setdefault((text, signs(prompt_text(row))), number)
-    asked = [(text, signs(prompt_text(row))) for text, row in zip(mine, train, strict=True)]
-    exact = {number: first[key] for number, key in enumerate(asked) if key in first}
-    replies, held_replies = [_reply(row) for row in train], [_reply(row) for row in evaluation]
-    near = overlap(_joined(mine, replies), _joined(held_out, held_replies), threshold)
+    for number, row in enumerate(evaluation):
+        first.setdefault(_question(row), number)
+    asked = ((number, first.get(_question(row))) for number, row in enumerate(train))
+    exact = {number: other for number, other in asked if other is not None}
+    shared = shared_prefix(map(_prompt, itertools.chain(evaluation, train)))
+    mine, theirs = ((_compared(row, shared) for row in rows) for rows in (train, evaluation))
+    near = [pair for pair in overlap(mine, theirs, threshold).items() if pair[0] not in exact]
     leaks = [Leak(number, other, "exact") for number, other in exact.items()]
-    leaks += [
-        Leak(number, other, "near")
-        for number, other in near.items()
-        if number not in exact
-        and _alike(replies[number], held_replies[other])
-        and _same_signs(train[number], evaluation[other])
-    ]
+    both = row_pairs(train, evaluation, near)
+    leaks += [Leak(*numbers, "near") for numbers, pair in zip(near, both, strict=True) if _alike(*pair)]
     return sorted(leaks, key=lambda leak: leak.train)
+
+
+def _prompt(row: Row) -> str:
+    return normalise(prompt_text(row))
+
+
+def _question(row: Row) -> tuple[str, str]:
+    return _prompt(row), signs(prompt_text(row))
 
 
 def _reply(row: Row) -> str:
     return normalise(answer_text(row)) if row.messages else ""
 
 
-def _joined(prompts: Sequence[str], replies: Sequence[str]) -> list[str]:
-    """Prompts with their answers; a short one, which must be equal anyway, would make any two short rows alike."""
-    pairs = zip(prompts, replies, strict=True)
-    return [f"{prompt} {reply}".strip() if len(reply) > LONG_ANSWER else prompt for prompt, reply in pairs]
+def _compared(row: Row, shared: int) -> str:
+    """The prompt and its answer; a short one, which must be equal anyway, would make any two short rows alike."""
+    prompt, reply = _prompt(row)[shared:], _reply(row)
+    return f"{prompt} {reply}".strip() if len(reply) > LONG_ANSWER else prompt
 
 
-def _alike(one: str, other: str) -> bool:
-    return one == other or min(len(one), len(other)) > LONG_ANSWER
+def _alike(one: Row, other: Row) -> bool:
+    replies = _reply(one), _reply(other)
+    return (replies[0] == replies[1] or min(map(len, replies)) > LONG_ANSWER) and _same_signs(one, other)
 
 
 def _same_signs(one: Row, other: Row) -> bool:
@@ -148,19 +166,24 @@ def _same_signs(one: Row, other: Row) -> bool:
     return max(map(len, both)) > LONG_ROW or signs(both[0]) == signs(both[1])
 
 
-def without_shared_prefix(texts_given: Sequence[str]) -> list[str]:
-    """The texts without the whole words that all of them begin with, when there are ten different ones or more."""
-    distinct = sorted(set(texts_given))
-    if len(distinct) < PREFIX_TEXTS:
-        return list(texts_given)
-    low, high = distinct[0].split(" "), distinct[-1].split(" ")
+def shared_prefix(given: Iterable[str]) -> int:
+    """Characters of the whole words that all texts begin with, when there are ten different ones or more, else 0."""
+    lowest = highest = None
+    distinct: set[str] = set()
+    for text in given:
+        lowest = text if lowest is None else min(lowest, text)
+        highest = text if highest is None else max(highest, text)
+        if len(distinct) < PREFIX_TEXTS:
+            distinct.add(text)
+    if lowest is None or highest is None or len(distinct) < PREFIX_TEXTS:
+        return 0
+    low, high = lowest.split(" "), highest.split(" ")
     shared = 0
     while shared < min(len(low), len(high)) - 1 and low[shared] == high[shared]:
         shared += 1
-    length = sum(
+    return sum(
         len(word) + 1 for word in low[:shared]
     )  # what the first and the last begin with, all begin with
-    return [text[length:] for text in texts_given]
 
 
 def _key(text: str) -> str:

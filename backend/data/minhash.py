@@ -7,7 +7,9 @@ with probability ``1 - (1 - s**4)**16``: 0.5 at s = 0.45, 0.99 at s = 0.71.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,7 @@ BANDS = 16
 GRAM = 5
 SHORT_WORDS = 20
 BATCH_TEXTS = 512
+BATCH_PAIRS = 65_536
 MAX_PIECES = 16_384
 
 Hashes = npt.NDArray[np.uint64]
@@ -50,20 +53,22 @@ def gram_hashes(text: str) -> Hashes:
     return joined ^ (joined >> np.uint64(29))
 
 
-def signatures(texts: Sequence[str], seed: int = 0) -> Signatures:
-    """The MinHash signatures of normalised texts, ``[len(texts), 64]``."""
+def signatures(texts: Iterable[str], seed: int = 0) -> Signatures:
+    """The MinHash signatures of normalised texts, which are taken a few at a time, ``[texts, 64]``."""
     rng = np.random.default_rng(seed)
     factors = rng.integers(1, 2**64, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
     offsets = rng.integers(0, 2**64, PERMUTATIONS, dtype=np.uint64)
-    result = np.empty((len(texts), PERMUTATIONS), np.uint32)
-    for start in range(0, len(texts), BATCH_TEXTS):
-        batch = [gram_hashes(text) for text in texts[start : start + BATCH_TEXTS]]
+    result = bytearray()
+    iterator = iter(texts)
+    while batch := [gram_hashes(text) for text in itertools.islice(iterator, BATCH_TEXTS)]:
         firsts = np.cumsum([0, *(len(hashes) for hashes in batch[:-1])])
         joined = np.concatenate(batch)
+        table = np.empty((len(batch), PERMUTATIONS), np.uint32)
         for column, (factor, offset) in enumerate(zip(factors, offsets, strict=True)):
             mixed = ((joined * factor + offset) >> np.uint64(32)).astype(np.uint32)
-            result[start : start + len(batch), column] = np.minimum.reduceat(mixed, firsts)
-    return result
+            table[:, column] = np.minimum.reduceat(mixed, firsts)
+        result += table.tobytes()
+    return np.frombuffer(result, np.uint32).reshape(-1, PERMUTATIONS)
 
 
 def candidate_pairs(table: Signatures) -> npt.NDArray[np.int64]:
@@ -102,33 +107,33 @@ def similarity(left: Signatures, right: Signatures) -> npt.NDArray[np.float64]:
     return np.asarray((left == right).mean(axis=-1), np.float64)
 
 
-def near_duplicates(texts: Sequence[str], threshold: float = 0.8, seed: int = 0) -> dict[int, int]:
+def near_duplicates(texts: Iterable[str], threshold: float = 0.8, seed: int = 0) -> dict[int, int]:
     """For each text that nearly repeats an earlier one, the number of that one: ``{later: earlier}``.
 
     ``texts`` must be normalised; those that are empty have no duplicates. Texts are near when the estimated
     similarity of their pieces is at least ``threshold`` (0 to 1).
     """
-    filled = [number for number, text in enumerate(texts) if text]
+    filled, table = _of_filled(texts, seed)
     if len(filled) < 2:
         return {}
-    table = signatures([texts[number] for number in filled], seed)
     pairs = candidate_pairs(table)
-    near = pairs[similarity(table[pairs[:, 0]], table[pairs[:, 1]]) >= threshold]
     found: dict[int, int] = {}
-    for earlier, later in near.tolist():
-        found.setdefault(filled[later], filled[earlier])
+    for start in range(0, len(pairs), BATCH_PAIRS):
+        some = pairs[start : start + BATCH_PAIRS]
+        near = some[similarity(table[some[:, 0]], table[some[:, 1]]) >= threshold]
+        for earlier, later in near.tolist():
+            found.setdefault(filled[later], filled[earlier])
     return {later: _root(found, later) for later in sorted(found)}
 
 
 def overlap(
-    texts: Sequence[str], others: Sequence[str], threshold: float = 0.8, seed: int = 0
+    texts: Iterable[str], others: Iterable[str], threshold: float = 0.8, seed: int = 0
 ) -> dict[int, int]:
     """For each of ``texts`` that is nearly one of ``others``, the number of that other: ``{text: other}``."""
-    mine = [(number, text) for number, text in enumerate(texts) if text]
-    theirs = [(number, text) for number, text in enumerate(others) if text]
+    mine, table = _of_filled(texts, seed)
+    theirs, other = _of_filled(others, seed)
     if not mine or not theirs:
         return {}
-    table, other = (signatures([text for _, text in side], seed) for side in (mine, theirs))
     found: dict[int, int] = {}
     for keys, other_keys in zip(_band_keys(table), _band_keys(other), strict=True):
         order = np.argsort(other_keys, kind="stable")
@@ -137,8 +142,22 @@ def overlap(
         hits = np.flatnonzero(other_keys[match] == keys)
         near = similarity(table[hits], other[match[hits]]) >= threshold
         for number in hits[near].tolist():
-            found.setdefault(mine[number][0], theirs[int(match[number])][0])
+            found.setdefault(mine[number], theirs[int(match[number])])
     return dict(sorted(found.items()))
+
+
+def _of_filled(texts: Iterable[str], seed: int) -> tuple[array[int], Signatures]:
+    """The numbers of the texts that are not empty, and their signatures."""
+    numbers = array("q")
+
+    def filled() -> Iterator[str]:
+        for number, text in enumerate(texts):
+            if text:
+                numbers.append(number)
+                yield text
+
+    table = signatures(filled(), seed)
+    return numbers, table
 
 
 def _root(found: dict[int, int], number: int) -> int:

@@ -110,7 +110,11 @@ class RowFile(Sequence[Row]):
         for start, end in itertools.pairwise((0, *turns.tolist(), len(numbers))):
             batch = self._batches[holders[start]]
             inside = numbers[start:end] - (self._ends[holders[start]] - batch.num_rows)
-            yield from _rows(batch.take(pa.array(inside)))
+            if len(inside) == 1:
+                yield from _rows(batch.slice(int(inside[0]), 1))
+            else:
+                yield from _rows(batch.take(pa.array(inside)))
+                self._map.madvise(mmap.MADV_DONTNEED)  # the system still has it; this process need not
 
 
 def _up_to(limit: int, rows: Iterator[Row]) -> list[Row]:

@@ -9,10 +9,13 @@ from difflib import SequenceMatcher
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
+_BETWEEN_WORDS = re.compile(r"[\W_]+")
+
+
 def normalise(text: str) -> str:
     """The text for comparing: NFKC, lower case, runs of spaces and punctuation as one space."""
     folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    return " ".join("".join(each if each.isalnum() else " " for each in folded.lower()).split())
+    return _BETWEEN_WORDS.sub(" ", folded.lower()).strip()
 
 
 def signs(text: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 
-from backend.data.checks.base import Check, Example, Scan
+import numpy as np
+
+from backend.data.checks.base import Check, Example, Scan, given_answer
+from backend.data.store import chosen
 from backend.data.texts import texts
 from backend.utils.interval_utils import score_interval
 
@@ -20,15 +24,20 @@ def extreme_lengths(scan: Scan) -> Iterator[Example]:
     """
     if len(scan.rows) < 100:
         return
-    lengths = [sum(len(text.split()) for text in texts(row)) for row in scan.rows]
-    limit = 4 * sorted(lengths)[int(0.99 * len(lengths))]
-    words = [len(answer.split()) for answer in scan.answers]
-    long_answers = sorted(words)[len(words) // 2] >= 20
-    for row, length, answer in zip(scan.rows, lengths, words, strict=True):
-        if length > limit > 0:
-            yield Example(row.place, f"{length:,} words, where 99 % of the rows have at most {limit // 4:,}")
-        elif long_answers and answer == 1:
-            yield Example(row.place, "the answer is a single word, where most have 20 or more")
+    counts = array("q")
+    for row in scan.rows:
+        counts.extend((sum(len(text.split()) for text in texts(row)), len(given_answer(row).split())))
+    lengths, words = np.frombuffer(counts, np.int64).reshape(-1, 2).T
+    limit = 4 * int(np.sort(lengths)[int(0.99 * len(lengths))])
+    long_answers = np.sort(words)[len(words) // 2] >= 20
+    long = (lengths > limit) & (limit > 0)
+    odd = np.flatnonzero(long | (long_answers & (words == 1)))
+    for row, number in zip(chosen(scan.rows, odd), odd.tolist(), strict=True):
+        if long[number]:
+            detail = f"{lengths[number]:,} words, where 99 % of the rows have at most {limit // 4:,}"
+        else:
+            detail = "the answer is a single word, where most have 20 or more"
+        yield Example(row.place, detail)
 
 
 def too_few(scan: Scan) -> Iterator[Example]:

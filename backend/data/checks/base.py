@@ -9,8 +9,7 @@ from typing import Literal, Protocol
 
 from backend.data.cleaning import Leak, exact_duplicates, find_leaks
 from backend.data.records import Rejected, Row
-from backend.data.texts import answer_text, prompt_text
-from backend.utils.text_utils import normalise
+from backend.data.texts import answer_text
 
 Level = Literal["block", "warn", "info"]
 Need = Literal["validation", "encoder", "template"]
@@ -39,9 +38,16 @@ class Example:
     detail: str
 
 
+def given_answer(row: Row) -> str:
+    """The answer of a row as given; '' for rows of plain text."""
+    return answer_text(row) if row.text is None else ""
+
+
 @dataclass(frozen=True)
 class Scan:
-    """All that the checks may look at. Row-by-row facts are worked out once, when first asked for.
+    """All that the checks may look at. Facts about all rows are worked out once, when first asked for.
+
+    Rows may be many: a check reads them one after the other and keeps numbers and hashes, no texts.
 
     ``encode`` turns a row into token ids and mask, ``end_ids`` are the ids that end a turn, ``max_length`` is in
     tokens; ``look`` says what the chat template does to a row, by the slug of the check. Without a model they are
@@ -63,25 +69,19 @@ class Scan:
         return [self.look(row) for row in self.rows] if self.look else [{} for _ in self.rows]
 
     @cached_property
-    def prompts(self) -> list[str]:
-        """The normalised prompt of each row."""
-        return [normalise(prompt_text(row)) for row in self.rows]
-
-    @cached_property
-    def answers(self) -> list[str]:
-        """The answer of each row as given; '' for rows of plain text."""
-        return [answer_text(row) if row.text is None else "" for row in self.rows]
-
-    @cached_property
     def labels(self) -> list[str]:
         """The answer of each row when the rows look like a labelling task, else an empty list.
 
         They do when every answer is one short line and there are few distinct ones for the number of rows.
         """
-        distinct = set(self.answers)
-        few = 2 <= len(distinct) <= min(MAX_LABELS, len(self.rows) // 3)
-        short = all(len(answer) <= LABEL_CHARACTERS and "\n" not in answer for answer in distinct)
-        return self.answers if few and short else []
+        labels: list[str] = []
+        distinct: dict[str, str] = {}
+        for answer in map(given_answer, self.rows):
+            labels.append(distinct.setdefault(answer, answer))
+            short = len(answer) <= LABEL_CHARACTERS and "\n" not in answer
+            if not short or len(distinct) > min(MAX_LABELS, len(self.rows) // 3):
+                return []
+        return labels if len(distinct) > 1 else []
 
     @cached_property
     def duplicates(self) -> dict[int, int]:

@@ -8,10 +8,13 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
-from backend.data.checks.base import Check, Example, Scan
-from backend.data.cleaning import is_damaged
+import numpy as np
+
+from backend.data.checks.base import Check, Example, Scan, given_answer
+from backend.data.cleaning import is_damaged, text_hash
 from backend.data.records import Row
-from backend.data.texts import answers, texts
+from backend.data.store import chosen
+from backend.data.texts import answers, prompt_text, texts
 from backend.utils.text_utils import normalise, shorten
 
 _NOTHING = {"na", "n/a", "nan", "none", "null", "nil", "undefined", "-", "?", "tbd"}
@@ -107,14 +110,18 @@ def same_opening(scan: Scan) -> Iterator[Example]:
     """Answers that open with the same eight words as more than a twentieth of the others (and ten of them)."""
     if scan.labels:
         return
-    openings = [
-        " ".join(words[:8]) if len(words := normalise(each).split()) > 8 else "" for each in scan.answers
-    ]
-    times = Counter(opening for opening in openings if opening)
-    common = {opening for opening, count in times.items() if count >= max(10, len(scan.rows) / 20)}
-    for row, opening in zip(scan.rows, openings, strict=True):
-        if opening in common:
-            yield Example(row.place, f"one of {times[opening]} answers that begin with {opening!r}")
+    hashes = np.fromiter((text_hash(_opening(row)) for row in scan.rows), np.uint64)
+    kinds, kind_of, times = np.unique(hashes, return_inverse=True, return_counts=True)
+    common = (kinds != text_hash("")) & (times >= max(10, len(scan.rows) / 20))
+    found = np.flatnonzero(common[kind_of])
+    for row, count in zip(chosen(scan.rows, found), times[kind_of[found]].tolist(), strict=True):
+        yield Example(row.place, f"one of {count} answers that begin with {_opening(row)!r}")
+
+
+def _opening(row: Row) -> str:
+    """The first eight words of an answer that has more; '' for others."""
+    words = normalise(given_answer(row)).split(" ", 8)
+    return " ".join(words[:8]) if len(words) > 8 else ""
 
 
 def unresolved_placeholder(row: Row) -> str | None:
@@ -140,16 +147,18 @@ def web_junk(row: Row) -> str | None:
 
 def mixed_scripts(scan: Scan) -> Iterator[Example]:
     """Rows written in another script than nine tenths of the others."""
-    scripts = [script_of(text) for text in (scan.answers if any(scan.answers) else scan.prompts)]
+    spoken = given_answer if any(map(given_answer, scan.rows)) else prompt_text
+    scripts = [script_of(spoken(row)) for row in scan.rows]
     times = Counter(script for script in scripts if script)
     if len(times) < 2:
         return
     main, count = times.most_common(1)[0]
     if count < 0.9 * sum(times.values()):
         main = ""
-    for row, script in zip(scan.rows, scripts, strict=True):
-        if script and script != main:
-            yield Example(row.place, f"written in {_SCRIPT_NAMES.get(script, script.title())} letters")
+    found = [number for number, script in enumerate(scripts) if script and script != main]
+    for row, number in zip(chosen(scan.rows, np.asarray(found, np.int64)), found, strict=True):
+        script = scripts[number]
+        yield Example(row.place, f"written in {_SCRIPT_NAMES.get(script, script.title())} letters")
 
 
 def script_of(text: str) -> str:

@@ -50,20 +50,27 @@ def preference_prompt(row: Row) -> str | None:
 
 def length_bias(scan: Scan) -> Iterator[Example]:
     """One example when the preferred reply is the longer one in more than nine of ten preference rows."""
-    pairs = [row for row in scan.rows if row.chosen and row.rejected]
-    longer = [row for row in pairs if _length(row.chosen) > _length(row.rejected)]
-    if len(pairs) >= 20 and len(longer) > 0.9 * len(pairs):
-        yield Example(
-            longer[0].place, f"chosen is longer than rejected in {len(longer):,} of {len(pairs):,} rows"
-        )
+    pairs, longer, place = 0, 0, ""
+    for row in scan.rows:
+        if row.chosen and row.rejected:
+            pairs += 1
+            if _length(row.chosen) > _length(row.rejected):
+                longer += 1
+                place = place or row.place
+    if pairs >= 20 and longer > 0.9 * pairs:
+        yield Example(place, f"chosen is longer than rejected in {longer:,} of {pairs:,} rows")
 
 
 def one_sided(scan: Scan) -> Iterator[Example]:
     """One example when nearly all ratings say the same (under a tenth say the other)."""
-    rated = [row for row in scan.rows if row.label is not None]
-    good = sum(bool(row.label) for row in rated)
-    if rated and min(good, len(rated) - good) < 0.1 * len(rated):
-        yield Example(rated[0].place, f"{good:,} of {len(rated):,} ratings are true")
+    rated, good, place = 0, 0, ""
+    for row in scan.rows:
+        if row.label is not None:
+            rated += 1
+            good += row.label
+            place = place or row.place
+    if rated and min(good, rated - good) < 0.1 * rated:
+        yield Example(place, f"{good:,} of {rated:,} ratings are true")
 
 
 def tool_calls(row: Row) -> str | None:

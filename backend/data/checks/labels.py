@@ -7,7 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from backend.data.checks.base import Check, Example, Scan
+from backend.data.store import chosen
 from backend.utils.text_utils import one_edit_apart
 
 SMALL_CLASS = 10
@@ -40,18 +43,19 @@ def _key(label: str) -> str:
 def label_variants(scan: Scan) -> Iterator[Example]:
     """Rows whose label is another spelling of a more common one, or a likely typing mistake for it."""
     other = {**_misspelled(scan.labels), **variants(scan.labels)}
-    for row, label in zip(scan.rows, scan.labels, strict=False):
-        if label in other:
-            yield Example(row.place, f"the label {label!r} stands beside the more common {other[label]!r}")
+    found = [number for number, label in enumerate(scan.labels) if label in other]
+    for row, number in zip(chosen(scan.rows, np.asarray(found, np.int64)), found, strict=True):
+        label = scan.labels[number]
+        yield Example(row.place, f"the label {label!r} stands beside the more common {other[label]!r}")
 
 
 def small_classes(scan: Scan) -> Iterator[Example]:
     """One example for each label with fewer than ten rows, smallest first."""
     times = Counter(scan.labels)
-    first = {label: row.place for row, label in reversed(list(zip(scan.rows, scan.labels, strict=False)))}
     for label, count in sorted(times.items(), key=lambda pair: (pair[1], pair[0])):
         if count < SMALL_CLASS:
-            yield Example(first[label], f"the label {label!r} has {count} row{'s' if count > 1 else ''}")
+            first = scan.rows[scan.labels.index(label)]
+            yield Example(first.place, f"the label {label!r} has {count} row{'s' if count > 1 else ''}")
 
 
 def imbalance(scan: Scan) -> Iterator[Example]:
@@ -61,7 +65,7 @@ def imbalance(scan: Scan) -> Iterator[Example]:
         return
     (label, most), middle = times[0], times[len(times) // 2][1]
     if most > 10 * middle or 2 * most > len(scan.labels) * (1 if len(times) > 2 else 1.6):
-        place = next(row.place for row, each in zip(scan.rows, scan.labels, strict=False) if each == label)
+        place = scan.rows[scan.labels.index(label)].place
         share = most / len(scan.labels)
         yield Example(place, f"always answering {label!r} would be right in {share:.0%} of the rows")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
-from backend.data.checks.base import Check, Example, Scan
-from backend.data.cleaning import near_duplicate_rows
+import numpy as np
+
+from backend.data.checks.base import Check, Example, Scan, given_answer
+from backend.data.cleaning import first_of_each, near_duplicate_rows, row_pairs, text_hash
 from backend.data.records import Row
+from backend.data.store import chosen
 from backend.data.texts import prompt_text
 from backend.utils.text_utils import shorten
 
@@ -27,10 +31,15 @@ def near_contamination(scan: Scan) -> Iterator[Example]:
 
 
 def _leaks(scan: Scan, kind: str, how: str) -> Iterator[Example]:
-    for leak in scan.leaks:
-        if leak.kind == kind:
-            row = scan.rows[leak.train]
-            yield Example(row.place, f"{how} {scan.validation[leak.evaluation].place}: {_shown(row)}")
+    pairs = [(leak.train, leak.evaluation) for leak in scan.leaks if leak.kind == kind]
+    yield from _repeats(scan.rows, scan.validation, pairs, how)
+
+
+def _repeats(
+    rows: Sequence[Row], others: Sequence[Row], pairs: Iterable[tuple[int, int]], how: str
+) -> Iterator[Example]:
+    for row, other in row_pairs(rows, others, pairs):
+        yield Example(row.place, f"{how} {other.place}: {_shown(row)}")
 
 
 def _shown(row: Row) -> str:
@@ -40,56 +49,62 @@ def _shown(row: Row) -> str:
 def duplicates(scan: Scan) -> Iterator[Example]:
     """Rows that repeat an earlier one, most repeated first."""
     times = Counter(scan.duplicates.values())
-    for later, earlier in sorted(scan.duplicates.items(), key=lambda pair: (-times[pair[1]], pair)):
-        yield Example(
-            scan.rows[later].place, f"the same as {scan.rows[earlier].place}: {_shown(scan.rows[later])}"
-        )
+    pairs = sorted(scan.duplicates.items(), key=lambda pair: (-times[pair[1]], pair))
+    yield from _repeats(scan.rows, scan.rows, pairs, "the same as")
 
 
 def near_duplicates(scan: Scan) -> Iterator[Example]:
     """Rows that nearly repeat an earlier one and are not exact duplicates; the first 300,000 rows are compared."""
     rows = scan.rows[:MAX_NEAR_ROWS]
-    for later, earlier in near_duplicate_rows(rows).items():
-        if later not in scan.duplicates:
-            yield Example(
-                rows[later].place, f"nearly the same as {rows[earlier].place}: {_shown(rows[later])}"
-            )
+    pairs = (pair for pair in near_duplicate_rows(rows).items() if pair[0] not in scan.duplicates)
+    yield from _repeats(rows, rows, pairs, "nearly the same as")
 
 
 def conflicts(scan: Scan) -> Iterator[Example]:
     """Rows whose prompt has another answer in an earlier row."""
-    first: dict[str, int] = {}
-    for number, (row, answer) in enumerate(zip(scan.rows, scan.answers, strict=True)):
-        prompt = " ".join(prompt_text(row).split())  # in another case it may ask for something else
-        if not prompt or not answer or scan.rows[number].label is not None:
-            continue
-        earlier = first.setdefault(prompt, number)
-        if scan.answers[earlier].strip() != answer.strip():
-            yield Example(
-                scan.rows[number].place,
-                f"answers {shorten(answer, 40)!r} where {scan.rows[earlier].place} answers "
-                f"{shorten(scan.answers[earlier], 40)!r}",
-            )
+    hashes = array("Q")
+    for row in scan.rows:
+        prompt, answer = (
+            " ".join(prompt_text(row).split()),
+            given_answer(row),
+        )  # another case may ask otherwise
+        counts = prompt and answer and row.label is None
+        hashes.extend((text_hash(prompt), text_hash(answer.strip())) if counts else (0, 0))
+    prompts, answers = np.frombuffer(hashes, np.uint64).reshape(-1, 2).T
+    first = first_of_each(prompts)
+    found = np.flatnonzero((prompts != 0) & (answers != answers[first]))
+    for row, earlier in row_pairs(
+        scan.rows, scan.rows, zip(found.tolist(), first[found].tolist(), strict=True)
+    ):
+        yield Example(
+            row.place,
+            f"answers {shorten(given_answer(row), 40)!r} where {earlier.place} answers "
+            f"{shorten(given_answer(earlier), 40)!r}",
+        )
 
 
 def answer_in_prompt(scan: Scan) -> Iterator[Example]:
     """Rows whose answer, 8 characters or more, stands in their own prompt as whole words; no labelling tasks."""
     if scan.labels:
         return
-    answers_seen: dict[str, int] = defaultdict(int)
-    for answer in scan.answers:
-        answers_seen[answer] += 1
-    for row, answer in zip(scan.rows, scan.answers, strict=True):
-        given = "\n".join(message["content"] for message in row.messages if message["role"] == "user")
-        wanted = answer.strip()
-        if (
-            len(wanted) >= LEAK_CHARACTERS
-            and answers_seen[answer] == 1
-            and len(wanted) < len(given)
-            and wanted in given
-            and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", given)
-        ):
-            yield Example(row.place, f"the prompt already holds the answer {shorten(wanted, 60)!r}")
+    hashes, held = array("Q"), array("b")
+    for row in scan.rows:
+        hashes.append(text_hash(given_answer(row)))
+        held.append(_prompt_holds_answer(row))
+    _, kind_of, times = np.unique(np.frombuffer(hashes, np.uint64), return_inverse=True, return_counts=True)
+    found = np.flatnonzero(np.frombuffer(held, np.bool_) & (times[kind_of] == 1))
+    for row in chosen(scan.rows, found):
+        wanted = given_answer(row).strip()
+        yield Example(row.place, f"the prompt already holds the answer {shorten(wanted, 60)!r}")
+
+
+def _prompt_holds_answer(row: Row) -> bool:
+    wanted = given_answer(row).strip()
+    if len(wanted) < LEAK_CHARACTERS:
+        return False
+    given = "\n".join(message["content"] for message in row.messages if message["role"] == "user")
+    found = len(wanted) < len(given) and wanted in given
+    return found and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", given) is not None
 
 
 REPEAT_CHECKS = (

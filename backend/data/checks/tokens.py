@@ -63,11 +63,16 @@ def too_long(scan: Scan) -> Iterator[Example]:
 
 def unfinished(scan: Scan) -> Iterator[Example]:
     """Answers that end in the middle of a sentence while more than four fifths of the long ones do not."""
-    long = [(row, text) for row in scan.rows for text in answers(row) if len(text.split()) >= 12]
-    cut = [(row, text) for row, text in long if _breaks_off(text)]
-    if len(long) >= 10 and len(cut) < 0.2 * len(long):
-        for row, text in cut:
-            yield Example(row.place, f"the answer ends with {text.rstrip()[-40:]!r}")
+    long = 0
+    cut: list[Example] = []
+    for row in scan.rows:
+        for text in answers(row):
+            if len(text.split()) >= 12:
+                long += 1
+                if _breaks_off(text):
+                    cut.append(Example(row.place, f"the answer ends with {text.rstrip()[-40:]!r}"))
+    if long >= 10 and len(cut) < 0.2 * long:
+        yield from cut
 
 
 def _breaks_off(text: str) -> bool:

@@ -9,7 +9,7 @@ from backend.data.cleaning import (
     repair_row,
     repair_text,
     row_hash,
-    without_shared_prefix,
+    shared_prefix,
 )
 from backend.data.records import Row
 from tests.backend.data.rows import assistant, chat, pair, pairs, user
@@ -127,5 +127,5 @@ MANY = [str(number) for number in range(10)]
         ([], []),
     ],
 )
-def test_without_shared_prefix(given, expected):
-    assert without_shared_prefix(given) == expected
+def test_the_words_that_all_begin_with(given, expected):
+    assert [text[shared_prefix(iter(given)) :] for text in given] == expected

@@ -3,7 +3,8 @@ import json
 import pytest
 from rich.console import Console
 
-from backend.data.checks import Check, Scan
+from backend.data import store
+from backend.data.checks import ALL, Check, Scan
 from backend.data.doctor import Report, examine, run_checks, table
 from backend.data.load import load_rows
 from tests.backend.data.rows import pairs
@@ -121,3 +122,42 @@ def test_rows_in_a_file_of_plain_text_stop(tmp_path, name, found):
     report = examine(loaded, name)
     assert [each.check for each in report.findings if each.level == "block"] == found
     assert len(loaded.warnings) == len(found)
+
+
+LONG = "The answer to this question is that nobody has ever counted them all, not even once, "
+PLUMS = {"prompt": "how many of the small red plums are ripe nownownow", "completion": "x"}
+FAULTY = [
+    *SOUND,
+    *[{"prompt": f"Tell me about number {n}", "completion": f"{LONG}{n}."} for n in range(12)],
+    *[{"prompt": f"Who is guest {n}?", "completion": f"Guest {n} sits at table {n * 7}."} for n in range(30)],
+    *[SOUND[3]] * 3,
+    *[{"prompt": "how many of the small red plums are ripe " + "now" * n, "completion": "x"} for n in (1, 2)],
+    {"prompt": "What is 7 plus 7?", "completion": "It is 15, I think."},
+    {"prompt": "Say: the quick brown fox, please", "completion": "the quick brown fox"},
+    {
+        "prompt": "cut",
+        "completion": "This is a long answer of many words. It ends before it comes to an and the",
+    },
+    {"prompt": "other letters", "completion": "это совсем другой язык"},
+    {"prompt": "a", "completion": "word " * 400},
+    {"prompt": "b", "completion": ""},
+]
+LABELS = [*["meat"] * 60, *["fish"] * 20, "Fish"]
+LABELLED = [{"prompt": f"food {n}", "completion": label} for n, label in enumerate(LABELS)]
+JUDGED = [{"prompt": f"q{n}", "chosen": f"a long reply {n}", "rejected": f"no {n}"} for n in range(30)]
+RATED = [{"prompt": f"q{n}", "completion": f"reply {n}", "label": n > 1} for n in range(30)]
+
+
+def test_rows_that_are_not_in_memory_give_the_same_bytes_of_report(tmp_path, monkeypatch):
+    held_out = load_rows(write(tmp_path / "held.jsonl", [*SOUND[:2], PLUMS])).rows
+
+    def reports():
+        sets = enumerate((FAULTY, LABELLED, JUDGED, RATED))
+        return [report_on(tmp_path / f"{n}.jsonl", rows, validation=held_out) for n, rows in sets]
+
+    in_memory = reports()
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
+    assert [each.to_json() for each in reports()] == [each.to_json() for each in in_memory]
+    over_all = {check.slug for check in ALL if check.over_all and check.needs in (None, "validation")}
+    found = {finding.check for report in in_memory for finding in report.findings}
+    assert over_all - found == set()

@@ -1,14 +1,10 @@
-from backend.data.checks.base import MAX_LABELS, Scan
+from backend.data.checks.base import MAX_LABELS, Scan, given_answer
 from backend.data.records import Row
 from tests.backend.data.rows import pair, pairs
 
 
-def test_prompts_are_compared_normalised():
-    assert Scan([pair("What,  NOW?", "x")]).prompts == ["what now"]
-
-
 def test_plain_text_has_no_answer():
-    assert Scan([Row("f:1", text="plain"), pair("a", " b ")]).answers == ["", " b "]
+    assert [given_answer(row) for row in (Row("f:1", text="plain"), pair("a", " b "))] == ["", " b "]
 
 
 def test_few_short_answers_are_labels():
