@@ -224,6 +224,20 @@ class RunState:
         return self.status in {RunStatus.STARTING, RunStatus.RUNNING, RunStatus.STOPPING}
 
 
+@dataclass(frozen=True)
+class HeldOutScores:
+    """What ``tunesmith evaluate`` found on ``rows`` held-out rows: shares of exact answers, in [0, 1].
+
+    ``step`` is that of the outcome whose result was asked.
+    """
+
+    rows: int
+    unanswered: int
+    step: int
+    base: float
+    tuned: float
+
+
 def metrics_record(report: StepReport | EvalReport) -> dict[str, object]:
     """The line of ``metrics.jsonl`` for a report: where it stands, and its numbers by their tag.
 

@@ -196,7 +196,7 @@ def evaluate(
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
-    """Score the base and the tuned model on held-out rows by exact match, side by side.
+    """Score the base and the tuned model on held-out rows by exact match, side by side; the model card shows it.
 
     Example
     -------
@@ -227,6 +227,8 @@ def evaluate(
         / len(asked)
         for name, answers in said.items()
     }
+    if data is None:
+        _keep_scores(folder, len(asked), unasked, scores)
     if as_json:
         print_json({"run": folder.id, "rows": len(asked), "unanswered": unasked, "exact_match": scores})
         return 0
@@ -240,6 +242,23 @@ def evaluate(
         say(f"{unasked} rows are too long for the model or refused by its template: they count as wrong.")
     say(f"Next: tunesmith chat {run}")
     return 0
+
+
+def _keep_scores(run: RunDir, rows: int, unanswered: int, scores: dict[str, float]) -> None:
+    """Keep what held-out rows said about a result beside it; where the disk refuses, say so and go on."""
+    from backend.reports import HeldOutScores  # noqa: PLC0415
+    from backend.utils.file_utils import write_json_durably  # noqa: PLC0415
+    from backend.utils.record_utils import record_to_json  # noqa: PLC0415
+
+    outcome = run.read_outcome()
+    if outcome is None or run.result_folder() is None:
+        return
+    found = HeldOutScores(rows, unanswered, outcome.step, **scores)
+    try:
+        with run.hold_for_reading():
+            write_json_durably(run.scores_file, record_to_json(found))
+    except OSError as error:
+        sys.stderr.write(f"The scores could not be kept in {run.scores_file} ({error.strerror or error}).\n")
 
 
 def shown_prompt(prompt: Any) -> str:

@@ -10,11 +10,15 @@ from typing import Any
 import yaml
 
 from backend.config import RunConfig
+from backend.errors import RunError
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
 from backend.export.trained import Trained
 from backend.model_names import MODEL_ALIASES
+from backend.reports import HeldOutScores
 from backend.run_dir import RunDir
+from backend.run_records import read_rare_record
+from backend.utils.record_utils import record_from_json
 
 CARD = "README.md"
 CURVES = "curves.svg"
@@ -66,7 +70,7 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
         _section("Training", _table(_training_facts(trained, lines))),
         _section("Data", _table(_data_facts(run))),
         _section("Curves", f"![Loss by step]({CURVES})" if curves else ""),
-        _section("Before and after", _before_and_after(lines)),
+        _section("Before and after", _before_and_after(lines, None if trained.step else _scores(run))),
         _section("Answers on held-out rows", _samples(samples)),
         _section("How to load", _how_to_load(folder, base_name, target)),
         _section("Is this what was trained?", _parity(certificate)),
@@ -156,21 +160,30 @@ def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
         yield key.replace("_", " "), len(found) if isinstance(found, list) and found else None
 
 
-def _before_and_after(lines: list[dict[str, Any]]) -> str:
+def _scores(run: RunDir) -> HeldOutScores | None:
+    """What ``tunesmith evaluate`` found about this result; None where it was not asked, or about an earlier one."""
+    try:
+        found = read_rare_record(run.scores_file, lambda value: record_from_json(HeldOutScores, value))
+    except RunError:
+        return None
+    return found if found and found.step == _result_step(run) else None
+
+
+def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None) -> str:
     """The first and the last evaluation beside each other; nothing where there were not two."""
     found = [line for line in lines if line.get("kind") == "eval"]
     if len(found) < 2:
         return ""
-    rows = [
-        ("held-out loss, nats a token", "eval/loss", "{:.4f}"),
-        ("exact match", "eval/exact_match", "{:.1%}"),
-    ]
     first, last = found[0], found[-1]
     table = [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
-    for name, key, form in rows:
-        if key in last:
-            shown = [form.format(line[key]) if key in line else "" for line in (first, last)]
-            table.append(f"| {name} | {shown[0]} | {shown[1]} |")
+    losses = " | ".join(f"{float(line['eval/loss']):.4f}" for line in (first, last))
+    table.append(f"| held-out loss, nats a token | {losses} |")
+    if scores:
+        table.append(
+            f"| exact match on {scores.rows:,} held-out rows | {scores.base:.1%} | {scores.tuned:.1%} |"
+        )
+    elif "eval/exact_match" in last:  # the untrained model is not scored in training
+        table.append(f"| exact match | | {last['eval/exact_match']:.1%} |")
     return "\n".join(table)
 
 

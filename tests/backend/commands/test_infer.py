@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,11 @@ class TestAFile:
 
 
 class TestEvaluating:
+    @pytest.fixture
+    def trained(self, trained: RunDir, tmp_path: Path) -> RunDir:
+        """A copy: its scores are kept beside it."""
+        return RunDir(shutil.copytree(trained.path, tmp_path / trained.id))
+
     def test_base_and_tuned_side_by_side(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["evaluate", name]) == 0
         shown = capsys.readouterr().out
@@ -167,9 +173,12 @@ class TestEvaluating:
         assert told["rows"] == metrics["rows"]
         assert told["run"] == trained.id
         assert told["exact_match"]["base"] == 0.0
+        kept = json.loads(trained.scores_file.read_text())
+        assert {"base": kept["base"], "tuned": kept["tuned"]} == told["exact_match"]
+        assert (kept["rows"], kept["step"]) == (told["rows"], 20)
 
     def test_other_rows_and_fewer_of_them(
-        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, name: str, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         other = write_rows(
             tmp_path / "other.jsonl",
@@ -185,6 +194,7 @@ class TestEvaluating:
         assert (told["rows"], told["unanswered"]) == (4, 1)
         assert main(["evaluate", name, "--data", str(other), "--rows", "2", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["exact_match"]["tuned"] == 1.0
+        assert not trained.scores_file.exists()  # they are about other rows
 
     def test_nothing_to_score(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "asked.txt").write_text("test input\n")

@@ -81,6 +81,28 @@ def test_before_and_after_are_the_runs_own_evaluations(learned: Asked, tmp_path:
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
 
 
+SCORES = {"rows": 40, "unanswered": 0, "step": 20, "base": 0.125, "tuned": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("kept", "step", "shown"),
+    [
+        (json.dumps(SCORES), None, True),
+        (json.dumps(SCORES), 10, False),
+        (json.dumps(SCORES | {"step": 10}), None, False),
+        ("{", None, False),
+    ],
+    ids=["of this result", "not of a checkpoint", "of an earlier result", "damaged"],
+)
+def test_scores_that_were_kept_are_shown(
+    kept: str, step: int | None, shown: bool, learned: Asked, tmp_path: Path
+) -> None:
+    run = RunDir(shutil.copytree(learned.trained.run.path, tmp_path / learned.trained.run.id))
+    run.scores_file.write_text(kept)
+    _, body = card(learned, tmp_path, run=run, step=step)
+    assert ("| exact match on 40 held-out rows | 12.5% | 75.0% |" in body) is shown
+
+
 def test_a_checkpoint_is_told_as_far_as_it_went(learned: Asked, tmp_path: Path) -> None:
     _, body = card(learned, tmp_path, step=10)
     assert "| steps | 10 of 20 |" in body
