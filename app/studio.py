@@ -21,6 +21,8 @@ from backend.run_dir import RunDir
 
 ROOT_VARIABLE = "TUNESMITH_ROOT"
 """Names the folder that the studio works in; ``tunesmith studio --root`` sets it."""
+SAMPLE_SECONDS = 1.0
+"""How long all sessions are told the same about the machine: the processor is measured between two looks."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def _build(root: str) -> Studio:
         runs=RunManager(runs),
         queue=QueueManager(runs),
         tensorboard=TensorBoardManager(runs),
-        sampler=SystemSampler(folder),
+        sampler=SystemSampler(folder, keep_seconds=SAMPLE_SECONDS),
     )
 
 

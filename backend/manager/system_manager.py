@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,15 +113,28 @@ def gpu_sensor() -> GpuSensor:
 
 
 class SystemSampler:
-    """Looks at the machine; each sampler measures the processor since its own last look. ``close`` it."""
+    """Looks at the machine; each sampler measures the processor since its own last look. ``close`` it.
 
-    def __init__(self, folder: Path, gpus: GpuSensor | None = None) -> None:
+    Many may ask at once: a look is given again until it is ``keep_seconds`` old, so that what one is told does not
+    hang on when another asked.
+    """
+
+    def __init__(self, folder: Path, gpus: GpuSensor | None = None, *, keep_seconds: float = 0.0) -> None:
         self._folder = folder
         self._gpus = gpus or gpu_sensor()
         self._busy, self._total = _cpu_seconds()
+        self._keep_seconds, self._guard = keep_seconds, threading.Lock()
+        self._last: tuple[float, SystemSample] | None = None
 
     def sample(self) -> SystemSample:
-        """The machine now; ``folder`` says which disk is meant."""
+        """The machine now, or as it was less than ``keep_seconds`` ago; ``folder`` says which disk is meant."""
+        with self._guard:
+            now = time.monotonic()
+            if self._last is None or now - self._last[0] >= self._keep_seconds:
+                self._last = now, self._look()
+            return self._last[1]
+
+    def _look(self) -> SystemSample:
         memory = psutil.virtual_memory()
         return SystemSample(
             time=utc_now(),

@@ -50,6 +50,16 @@ class TestSampling:
         assert second.sample().cpu_percent == 40.0
         assert first.sample().cpu_percent == 10.0
 
+    def test_a_look_is_the_same_for_all_who_ask_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = iter([0.0, 0.002, 0.9, 1.0, 1.002])
+        seconds = iter([(0.0, 0.0), (5.0, 10.0), (6.0, 20.0)])
+        monkeypatch.setattr(system_manager.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(system_manager, "_cpu_seconds", lambda: next(seconds))
+        sampler = SystemSampler(tmp_path, NullGpuSensor(), keep_seconds=1.0)
+        assert [sampler.sample().cpu_percent for _ in range(5)] == [50.0, 50.0, 50.0, 10.0, 10.0]
+
     def test_no_time_between_two_looks_is_no_load(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
