@@ -33,6 +33,9 @@ def studio(
     -------
     tunesmith studio
     """
+    from backend.manager.alerts import check_environ  # noqa: PLC0415
+
+    check_environ(os.environ)
     with _free_port() if port is None else _checked(port) as reserved:
         reserved.set_inheritable(True)  # the studio holds it as long as it lives
         chosen = reserved.getsockname()[1]

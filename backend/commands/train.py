@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -50,7 +51,9 @@ def train(
     tunesmith train run.yaml --augmentation.typos 0.02 --ablate 3
     """
     from backend.config import config_yaml  # noqa: PLC0415 - pydantic is not needed for --help
+    from backend.manager.alerts import check_environ  # noqa: PLC0415
 
+    check_environ(os.environ)
     config = resolve_config(settings)
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
@@ -206,6 +209,7 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")
     from backend.commands.progress import ProgressView  # noqa: PLC0415
+    from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
     from backend.outcomes import exit_code  # noqa: PLC0415
     from backend.trainer_main import run as train_run  # noqa: PLC0415 - torch loads here, after the first line
 
@@ -215,6 +219,8 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
         print_json({"run": run.id, "path": run.path, **vars(outcome)})
     else:
         _print_outcome(run, outcome)
+    for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
+        print(problem, file=sys.stderr)  # noqa: T201
     return exit_code(outcome)
 
 

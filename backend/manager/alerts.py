@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from backend.errors import ConfigError, Problem
 from backend.reports import RunState
 
+DESKTOP, WEBHOOK, HOSTS = (f"TUNESMITH_ALERT_{name}" for name in ("DESKTOP", "WEBHOOK", "HOSTS"))
 _TIMEOUT_SECONDS = 5.0
 
 
@@ -45,12 +47,29 @@ class AlertSettings:
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> AlertSettings:
         """The settings in the environment."""
-        hosts = environ.get("TUNESMITH_ALERT_HOSTS", "").split(",")
+        hosts = environ.get(HOSTS, "").split(",")
         return cls(
-            desktop=environ.get("TUNESMITH_ALERT_DESKTOP") == "1",
-            webhook=environ.get("TUNESMITH_ALERT_WEBHOOK", ""),
+            desktop=environ.get(DESKTOP) == "1",
+            webhook=environ.get(WEBHOOK, ""),
             hosts=tuple(host.strip().lower() for host in hosts if host.strip()),
         )
+
+
+def check_environ(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError with every variable of ours in ``environ`` that would send nothing as it is."""
+    settings = AlertSettings.from_environ(environ)
+    known = f"There are {DESKTOP}, {WEBHOOK} and {HOSTS}."
+    problems = [
+        Problem(name, "is no setting of alerts.", known)
+        for name in sorted(environ)
+        if name.startswith("TUNESMITH_ALERT") and name not in {DESKTOP, WEBHOOK, HOSTS}
+    ]
+    if environ.get(DESKTOP, "") not in {"", "0", "1"}:
+        problems.append(Problem(DESKTOP, "is neither 1 nor 0.", "Set it to 1 to be told on the desktop."))
+    if settings.webhook and (wrong := _webhook_problem(settings)):
+        problems.append(Problem(WEBHOOK, wrong, "Mend it, or unset it to be told nothing."))
+    if problems:
+        raise ConfigError(problems)
 
 
 def send(alert: Alert, settings: AlertSettings) -> tuple[str, ...]:
@@ -77,15 +96,10 @@ def _to_desktop(alert: Alert) -> str:
 
 def _to_webhook(alert: Alert, settings: AlertSettings) -> str:
     """One POST, no redirects, to a host that the person has listed."""
-    try:
-        address = urlsplit(settings.webhook)
-        host, port = (address.hostname or "").lower(), address.port
-    except ValueError:
-        return "TUNESMITH_ALERT_WEBHOOK is no web address."
-    if host not in settings.hosts:
-        return f"The host {host!r} is not listed in TUNESMITH_ALERT_HOSTS, so no alert was sent."
-    if address.scheme not in {"https", "http"}:
-        return "TUNESMITH_ALERT_WEBHOOK must begin with https:// or http://."
+    if wrong := _webhook_problem(settings):
+        return wrong
+    address = urlsplit(settings.webhook)
+    host, port = address.hostname or "", address.port
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
     connection = kind(host, port, timeout=_TIMEOUT_SECONDS)
     try:
@@ -101,3 +115,17 @@ def _to_webhook(alert: Alert, settings: AlertSettings) -> str:
 
 def _path(address: SplitResult) -> str:
     return (address.path or "/") + (f"?{address.query}" if address.query else "")
+
+
+def _webhook_problem(settings: AlertSettings) -> str:
+    """Why nothing can be sent to the address; it is not shown, since it may hold a secret."""
+    try:
+        address = urlsplit(settings.webhook)
+        host, _ = (address.hostname or "").lower(), address.port
+    except ValueError:
+        return "TUNESMITH_ALERT_WEBHOOK is no web address."
+    if host not in settings.hosts:
+        return f"The host {host!r} is not listed in TUNESMITH_ALERT_HOSTS, so no alert is sent."
+    if address.scheme not in {"https", "http"}:
+        return "TUNESMITH_ALERT_WEBHOOK must begin with https:// or http://."
+    return ""

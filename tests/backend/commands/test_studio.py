@@ -35,6 +35,12 @@ def flag(command: list[str], name: str) -> str:
     return value
 
 
+def test_alerts_that_would_not_be_sent_are_refused(exec_: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_ALERT_DESKTOP", "yes")
+    assert main(["studio"]) == 2
+    exec_.assert_not_called()  # type: ignore[attr-defined]
+
+
 class TestCommand:
     def test_it_serves_the_pages_on_loopback_only(self) -> None:
         command = studio_command(8600, headless=True)

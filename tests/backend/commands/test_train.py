@@ -21,7 +21,7 @@ from backend.config import commented_yaml, parse_config
 from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError, DataError, ModelError, TunesmithError
 from backend.inferencer import Inferencer
-from backend.manager import process_manager
+from backend.manager import alerts, process_manager
 from backend.manager.ranks import torchrun_command
 from backend.manager.run_manager import RunManager
 from backend.model_source import run_config
@@ -49,11 +49,21 @@ def short(model: Path, rows: Path, **changes: Any) -> list[str]:
 
 class TestTraining:
     def test_from_flags_to_adapter(
-        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        learner: Path,
+        rows_file: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        told = create_autospec(alerts.send, return_value=("Nobody heard.",))
+        monkeypatch.setattr(alerts, "send", told)
         assert main(["train", *short(learner, rows_file)]) == 0
         (run,) = RunDir.all_under(tmp_path / "runs")
         printed, screen = capsys.readouterr()
+        (alert, _) = told.call_args.args
+        assert (alert.run, alert.status) == (run.id, "finished")
+        assert "Nobody heard." in screen
         assert run.status() is RunStatus.FINISHED
         assert f"Run {run.id}" in printed
         assert "Finished: Trained 4 steps." in printed
@@ -62,6 +72,13 @@ class TestTraining:
         assert screen.count("held-out loss") == 3
         assert run_config(run).training.max_steps == 4
         assert "-foods-" in run.id
+
+    def test_alerts_that_would_not_be_sent_are_refused(
+        self, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TUNESMITH_ALERT_DESKTOP", "yes")
+        assert main(["train", "--data.train", str(rows_file)]) == 2
+        assert not (tmp_path / "runs").exists()
 
     def test_from_a_file_with_an_override_as_json(
         self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.manager.alerts import Alert, AlertSettings, send
+from backend.errors import ConfigError
+from backend.manager.alerts import Alert, AlertSettings, check_environ, send
 from backend.reports import RunState, RunStatus
 
 ALERT = Alert("run-1", "failed", "non-finite-loss", "The loss became nan.")
@@ -59,6 +60,24 @@ def test_settings_come_from_the_environment() -> None:
     }
     expected = AlertSettings(True, "https://hooks.example/x", ("hooks.example", "other.example"))
     assert AlertSettings.from_environ(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("DESKTOP", "yes", "neither 1 nor 0"),
+        ("WEBHOK", "https://hooks.example/secret", "no setting"),
+        ("WEBHOOK", "https://other.example/secret", "not listed"),
+        ("WEBHOOK", "ftp://hooks.example/secret", "must begin"),
+        ("WEBHOOK", "https://[hooks.example/secret", "no web address"),
+    ],
+)
+def test_what_would_send_nothing_is_refused(name: str, value: str, said: str) -> None:
+    right = {"TUNESMITH_ALERT_DESKTOP": "0", "TUNESMITH_ALERT_HOSTS": "hooks.example"}
+    check_environ(right)
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_environ(right | {f"TUNESMITH_ALERT_{name}": value})
+    assert "secret" not in str(caught.value)
 
 
 def test_an_alert_is_about_where_a_run_stands() -> None:
