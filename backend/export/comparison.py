@@ -96,8 +96,8 @@ def compare(
         *_score(before, after, len(panel.rows)),
     ]
     figures = {
-        "mean_divergence_nats": mean,
-        "largest_divergence_nats": worst,
+        "mean_divergence_nats": mean if math.isfinite(mean) else None,  # which JSON cannot hold
+        "largest_divergence_nats": worst if math.isfinite(worst) else None,
         "tolerance": asdict(limit),
         "tokens_compared": len(divergences),
         "equal_answers": sum(not each for each in differences),

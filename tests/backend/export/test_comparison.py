@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -124,6 +125,15 @@ def test_probabilities_are_judged_by_precision(shift: float, light: Light, case:
     places = torch.log_softmax(logprobs(*case.said) + shift * torch.linspace(0, 1, VOCABULARY), -1)
     case.rows = [case.row | {"tops": tops(places)}] * 4
     assert case.check("probabilities", "Q8_0").light == light
+
+
+def test_probabilities_that_are_no_numbers_are_red_and_can_be_written(case: Case) -> None:
+    case.rows = [case.row | {"tops": [[[3, None]] * 3] * 3}, *case.rows[1:]]
+    reading = Reading("somebody", case.rows, case.shapes, case.texts)
+    checks, figures, _ = compare(case.panel, case.answers, reading, case.tokenizer, "F32", case.weigh)
+    assert {check.name: check.light for check in checks}["probabilities"] == Light.RED
+    assert figures["mean_divergence_nats"] is None
+    json.dumps(figures, allow_nan=False)
 
 
 def test_finer_precisions_allow_less() -> None:
