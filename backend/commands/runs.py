@@ -70,6 +70,7 @@ def _print_list(found: Sequence[RunSummary]) -> None:
         ["run", *["name"] * labelled, "status", "step", "loss", "held-out loss"],
         rows,
         whole=["run", "status", "step", "loss"],
+        spare=["loss", "step"],
     )
 
 

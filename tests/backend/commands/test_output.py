@@ -47,6 +47,29 @@ def test_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("one\n\n", "")
 
 
+@pytest.mark.parametrize(
+    ("width", "run", "gone"),
+    [
+        (80, 34, ["loss", "step"]),
+        (80, 41, ["loss", "step"]),
+        (86, 34, ["loss"]),
+        (95, 34, []),
+        (50, 34, ["loss", "step"]),
+    ],
+)
+def test_a_narrow_screen_cuts_no_figure(
+    width: int, run: int, gone: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    figures = {"status": "interrupted", "step": "1200/1200", "loss": "0.1234", "held-out loss": "0.4321"}
+    row = ("r" * run, "name of it", *figures.values())
+    table(["run", "name", *figures], [row], whole=["run", "status", "step", "loss"], spare=["loss", "step"])
+    shown = capsys.readouterr().out
+    assert shown.count("r") >= run
+    assert [name for name, value in figures.items() if value not in shown] == sorted(gone, reverse=True)
+    assert max(map(len, shown.splitlines())) <= width
+
+
 def test_a_table_shows_cells_as_they_are(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
