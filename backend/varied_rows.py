@@ -39,11 +39,12 @@ class VariedRows:
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Example]:
         """The examples of ``epoch`` at ``indices``, in their order."""
         numbers = [self.encoded.numbers[index] for index in indices]
+        rows = [self.rows[number] for number in numbers]
         varied = [
-            augment(self.rows[number], self.augmentation, seed=self.seed, epoch=epoch, index=number)
-            for number in numbers
+            augment(row, self.augmentation, seed=self.seed, epoch=epoch, index=number)
+            for row, number in zip(rows, numbers, strict=True)
         ]
-        changed = [place for place, number in enumerate(numbers) if varied[place] is not self.rows[number]]
+        changed = [place for place, row in enumerate(rows) if varied[place] is not row]
         examples = [self.encoded.examples[index] for index in indices]
         for place, example in zip(changed, self._encode([varied[place] for place in changed]), strict=True):
             examples[place] = example or examples[place]

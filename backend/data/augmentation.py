@@ -72,10 +72,11 @@ def varied_pairs(
     rows: Sequence[Row], augmentation: AugmentationConfig, *, seed: int, epoch: int = 0
 ) -> list[Pair]:
     """The rows that change in an epoch, before and after."""
-    after = [
-        augment(row, augmentation, seed=seed, epoch=epoch, index=index) for index, row in enumerate(rows)
-    ]
-    return [Pair(row, changed) for row, changed in zip(rows, after, strict=True) if changed is not row]
+    pairs = (
+        Pair(row, augment(row, augmentation, seed=seed, epoch=epoch, index=index))
+        for index, row in enumerate(rows)
+    )
+    return [pair for pair in pairs if pair.after is not pair.before]
 
 
 def oversample(rows: Sequence[Row], cap: float) -> Sequence[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from backend.config import AugmentationConfig, DataConfig
 from backend.core.examples import Example
+from backend.data import store
 from backend.data.records import Row
 from backend.data_pipeline import encode
 from backend.varied_rows import VariedRows
@@ -34,7 +36,7 @@ def rows(count: int = 12) -> list[Row]:
 
 
 def varied(
-    max_length: int = 1024, family: Any = CHATML, given_rows: list[Row] | None = None, **on: Any
+    max_length: int = 1024, family: Any = CHATML, given_rows: Sequence[Row] | None = None, **on: Any
 ) -> VariedRows:
     training = given_rows or rows()
     encoded = encode(training, family, DataConfig(train="x", max_length=max_length, truncation="cut"))
@@ -81,8 +83,10 @@ def test_what_is_learned_is_never_touched() -> None:
             assert example.row == plain.row
 
 
-def test_rows_that_stay_are_the_very_examples() -> None:
-    still = varied(share=0.0, noise=0.1)
+@pytest.mark.parametrize("limit", [store.IN_MEMORY_BYTES, 0])
+def test_rows_that_stay_are_the_very_examples(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", limit)
+    still = varied(given_rows=store.kept(rows()), share=0.0, noise=0.1)
     assert all(a is b for a, b in zip(still(0, range(12)), still.encoded.examples, strict=True))
 
 

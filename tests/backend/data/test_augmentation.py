@@ -3,6 +3,7 @@ import random
 import pytest
 
 from backend.config import AugmentationConfig
+from backend.data import store
 from backend.data.augmentation import Pair, add_noise, add_typos, augment, oversample, varied_pairs, varies
 from backend.data.records import Row
 from backend.data.texts import answers
@@ -155,8 +156,10 @@ def test_noise_leaves_code_alone():
     assert add_noise("One", 1.0, seeded()) == "one"
 
 
-def test_rows_that_change_are_shown_before_and_after():
-    rows = [pair("q", "a"), LONG, Row("f:3", text="t")]
+@pytest.mark.parametrize("limit", [store.IN_MEMORY_BYTES, 0])
+def test_rows_that_change_are_shown_before_and_after(monkeypatch, limit):
+    monkeypatch.setattr(store, "IN_MEMORY_BYTES", limit)
+    rows = store.kept([pair("q", "a"), LONG, Row("f:3", text="t")])
     how = AugmentationConfig(sub_turns=1.0)
     changed = augment(LONG, how, seed=0, epoch=4, index=1)
     assert varied_pairs(rows, how, seed=0, epoch=4) == [Pair(LONG, changed)]
