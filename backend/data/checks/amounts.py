@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from backend.data.checks.base import Check, Example, Scan, given_answer
+from backend.data.splits import group_text
 from backend.data.store import chosen
 from backend.data.texts import texts
 from backend.utils.interval_utils import score_interval
@@ -41,10 +42,16 @@ def extreme_lengths(scan: Scan) -> Iterator[Example]:
 
 
 def too_few(scan: Scan) -> Iterator[Example]:
-    """One example for each of: few training rows, few held-out rows, many epochs over few rows."""
+    """One example for each of: none to hold out or few training rows, few held-out rows, many epochs over few rows."""
     count, held_out = len(scan.rows), len(scan.validation)
     place = scan.rows[0].place
-    if count < FEW_ROWS:
+    first = group_text(scan.rows[0])
+    if not held_out and all(group_text(row) == first for row in scan.rows):
+        same = "all rows have one prompt" if count > 1 else "this is the only row"
+        yield Example(
+            place, f"{same}, so none can be held out: training needs other rows in data.validation, or 0"
+        )
+    elif count < FEW_ROWS:
         yield Example(place, f"{count} training rows; {FEW_ROWS} is a usual minimum")
     if 0 < held_out < FEW_HELD_OUT:
         low, high = score_interval(round(0.8 * held_out), held_out)

@@ -331,6 +331,18 @@ def test_few_held_out_rows_come_with_the_interval_of_their_score():
     assert finding.examples[0].detail == "10 held-out rows: a score of 80 % could as well be 49% or 94%"
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"), [(SOUND[:1], "this is the only row"), (SOUND[:1] * 60, "all rows have one prompt")]
+)
+def test_rows_that_cannot_be_split_as_training_would_are_named(rows, said):
+    (finding,) = findings("too-few-rows", rows)
+    assert finding.examples[0].detail.startswith(f"{said}, so none can be held out")
+    assert all(
+        "held out" not in one.detail
+        for one in findings("too-few-rows", SOUND[:1], validation=SOUND)[0].examples
+    )
+
+
 def test_many_epochs_over_few_rows_are_named():
     (finding,) = findings("too-few-rows", SOUND, epochs=20)
     assert finding.examples[0].detail == "20 epochs over 100 rows: the model will know them by heart"
