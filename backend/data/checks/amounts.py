@@ -42,7 +42,7 @@ def extreme_lengths(scan: Scan) -> Iterator[Example]:
 
 
 def too_few(scan: Scan) -> Iterator[Example]:
-    """One example for each of: none to hold out or few training rows, few held-out rows, many epochs over few rows."""
+    """One example each: none to hold out or few training rows, few held-out rows, many epochs over few rows."""
     count, held_out = len(scan.rows), len(scan.validation)
     place = scan.rows[0].place
     first = group_text(scan.rows[0])
