@@ -8,6 +8,9 @@ from typing import Any
 
 from backend.errors import DataError
 
+TIMEOUT_SECONDS = 10.0
+"""How long the Hub may take to say that a data set is there."""
+
 
 def fetch(repo: str, revision: str | None, choose: Callable[[Sequence[str]], Sequence[str]]) -> Path:
     """The local folder that holds the files of a hub data set which ``choose`` picks from all their names.
@@ -26,6 +29,8 @@ def fetch(repo: str, revision: str | None, choose: Callable[[Sequence[str]], Seq
     # Its bases are errors of the HTTP library that the hub client uses; the rest is what a senseless answer leads to.
     network_errors: tuple[Any, ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, TypeError, LookupError)
     try:
+        # asked once, where a listing would be asked six times
+        HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT_SECONDS)
         names = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
         patterns = list(choose(names))
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=patterns))

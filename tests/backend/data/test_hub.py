@@ -12,6 +12,7 @@ from backend.errors import DataError
 def client(tmp_path):
     with (
         mock.patch.object(huggingface_hub.HfApi, "list_repo_files", autospec=True) as names,
+        mock.patch.object(huggingface_hub.HfApi, "dataset_info", autospec=True),
         mock.patch.object(huggingface_hub, "snapshot_download", autospec=True) as download,
     ):
         names.return_value = ["train.jsonl", "big.bin"]
@@ -36,6 +37,13 @@ def test_offline_what_was_fetched_before_is_used(client, tmp_path):
     names.side_effect = ConnectionError("no network")
     assert fetch("owner/name", None, only_jsonl) == tmp_path
     assert download.call_args.kwargs["local_files_only"] is True
+
+
+def test_offline_the_hub_is_asked_once_and_says_nothing_of_retries(client, tmp_path):
+    names, _ = client
+    huggingface_hub.HfApi.dataset_info.side_effect = ConnectionError("no network")
+    assert fetch("owner/name", None, only_jsonl) == tmp_path
+    names.assert_not_called()
 
 
 def test_offline_without_a_copy_the_remedy_is_named(client):
