@@ -156,7 +156,7 @@ def _cells(name: str, column: Any) -> list[Any]:
         return [() if name in (*_JSON, *_LISTS) else None] * len(column)
     cells: list[Any] = column.to_pylist()
     if name in _JSON:
-        cells = [tuple(json.loads(cell)) if cell else () for cell in cells]
+        cells = json.loads(f"[{','.join(cell or 'null' for cell in cells)}]")
     if name == "segments":
-        return [tuple((text, trained) for text, trained in cell) for cell in cells]
-    return [tuple(cell or ()) for cell in cells] if name in _LISTS else cells
+        return [tuple((text, trained) for text, trained in cell or ()) for cell in cells]
+    return [tuple(cell or ()) for cell in cells] if name in (*_JSON, *_LISTS) else cells
