@@ -154,23 +154,23 @@ def exit_code(state: RunState) -> int:
 
 
 def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
-    """The run as it is now; ``scalars`` are its curves, brought up to date here."""
+    """The run as it is now; ``scalars`` are its curves, brought up to date here, and the source of every figure."""
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
     state = run.state()
     scalars.poll()
-    summary = summarise(run)
+    step, total_steps = (int(_latest(scalars, name) or 0) for name in ("step", "total_steps"))
     return Snapshot(
         run=run.id,
-        title=summary.title,
+        title=summarise(run).title,
         state=state,
-        step=summary.step,
-        total_steps=summary.total_steps,
-        loss=summary.loss,
-        eval_loss=summary.eval_loss,
+        step=step,
+        total_steps=total_steps,
+        loss=_latest(scalars, "train/loss"),
+        eval_loss=_latest(scalars, "eval/loss"),
         tokens_per_second=_latest(scalars, "train/tokens_per_second"),
         learning_rate=_latest(scalars, "train/learning_rate"),
-        eta_seconds=_eta(run, summary.step, summary.total_steps) if state.is_live else None,
+        eta_seconds=_eta(run, step, total_steps) if state.is_live else None,
         loss_curve=scalars.curve("train/loss", limit=CURVE_POINTS),
         eval_curve=scalars.curve("eval/loss", limit=CURVE_POINTS),
         system=next(last_records(run.system_file), {}) if state.is_live else {},

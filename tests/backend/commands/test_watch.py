@@ -137,6 +137,19 @@ class TestLog:
         assert log == tuple(f"line {number}" for number in range(9 - LOG_LINES, 9))
 
 
+def test_all_figures_are_those_of_one_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunDir.create(tmp_path, "a", "seed: 1")
+    run.metrics_file.write_text('{"step":1,"total_steps":9,"train/loss":2.0}\n')
+    scalars = RunScalars(run)
+    scalars.poll()
+    with run.metrics_file.open("a") as file:  # the next step, after the curves were read
+        file.write('{"step":2,"total_steps":9,"train/loss":1.0}\n')
+    monkeypatch.setattr(scalars, "poll", lambda: 0)
+    seen = take_snapshot(run, scalars)
+    assert (seen.step, seen.total_steps, seen.loss) == (1, 9, 2.0)
+    assert seen.loss_curve == ([1], [2.0])
+
+
 class TestAFinishedRun:
     def test_once(self, trained: RunDir, capsys: Screen) -> None:
         assert main(["runs", "watch", str(trained.path), "--once"]) == 0
