@@ -17,15 +17,17 @@ def problems_of(error: ValidationError, schema: Mapping[str, Any]) -> list[Probl
     The branches of a union, which pydantic reports one by one, are folded into one Problem.
     """
     problems: dict[str, Problem] = {}
+    settings = dotted_names(schema)
     for detail in error.errors(include_url=False):
         parts = [part for part in detail["loc"] if part not in {"str", "float", "list[str]", "[key]"}]
-        name = ".".join(part for part in parts if isinstance(part, str))
+        inside = ".".join(part for part in parts if isinstance(part, str))
+        name = next((setting for setting in settings if inside.startswith(f"{setting}.")), inside)
         if name not in problems:
-            problems[name] = _problem(name or "config", detail, schema)
+            problems[name] = _problem(name or "config", detail, schema, key=inside[len(name) + 1 :])
     return list(problems.values())
 
 
-def _problem(name: str, detail: Any, schema: Mapping[str, Any]) -> Problem:
+def _problem(name: str, detail: Any, schema: Mapping[str, Any], *, key: str) -> Problem:
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
         near = closest(name, dotted_names(schema))
@@ -44,7 +46,8 @@ def _problem(name: str, detail: Any, schema: Mapping[str, Any]) -> Problem:
     field = field_schema(name, schema)
     default = f" The default is {field['default']}." if field.get("default") not in (None, "") else ""
     remedy = f"{field.get('description', 'Change this value.')}{default}"
-    return Problem(name, f"{_shown(value)} does not fit: {message}.", remedy)
+    place = f" for {key}" if key else ""
+    return Problem(name, f"{_shown(value)}{place} does not fit: {message}.", remedy)
 
 
 def _shown(value: Any) -> str:

@@ -82,3 +82,10 @@ def test_a_format_of_another_version_is_not_a_choice_to_make() -> None:
         "2 is a format that this version does not read.",
         "Use the version of Tunesmith that wrote it, or a newer one.",
     )
+
+
+@pytest.mark.parametrize(("key", "shown"), [("prompt", "7 for prompt "), ("a.b", "7 for a.b "), ("", "7 ")])
+def test_an_entry_of_a_setting_is_told_under_the_setting(key: str, shown: str) -> None:
+    (problem,) = problems({"data": {"train": "rows.jsonl", "columns": {key: 7}}})
+    assert problem.field == "data.columns"
+    assert problem.message.startswith(f"{shown}does not fit")
