@@ -28,7 +28,7 @@ from backend.utils.process_utils import collect_rarely
 collect_rarely()
 
 # A busy machine is no counterexample.
-# The same examples every time, so that a red test is somebody's change; --hypothesis-profile=explore looks for new ones.
+# The same examples every time, so that a red test is somebody's change; --hypothesis-profile=explore finds new ones.
 hypothesis.settings.register_profile("tunesmith", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("tunesmith")
