@@ -232,7 +232,7 @@ def _print_outcome(run: RunDir, outcome: Outcome) -> None:
     if outcome.status is RunStatus.FINISHED:
         say(f"  result  {outcome.result}")
         say("Next:")
-        if any(record.get("scored_rows") for record in last_records(run.metrics_file)):
+        if any(last_records(run.samples_file)):  # held-out rows that ask something, which can be scored
             say(f"  tunesmith evaluate {shown(run)}   base and tuned side by side on the held-out rows")
         say(f"  tunesmith chat {shown(run)}")
     elif outcome.remedy:

@@ -16,20 +16,9 @@ from backend.utils.text_utils import counted, shorten
 HARMLESS = frozenset(
     {
         *("id", "message_id", "msg_id", "uuid", "parent", "parent_id", "author", "model", "model_name"),
-        *(
-            "index",
-            "turn",
-            "turn_id",
-            "order",
-            "position",
-            "status",
-            "metadata",
-            "meta",
-            "recipient",
-            "end_turn",
-        ),
+        *("index", "turn", "turn_id", "order", "position", "status", "metadata", "meta", "recipient"),
         *("time", "date", "timestamp", "created", "created_at", "create_time", "updated_at", "update_time"),
-        *("lang", "language", "tokens", "num_tokens", "token_count", "refusal", "annotations"),
+        *("lang", "language", "tokens", "num_tokens", "token_count", "end_turn", "refusal", "annotations"),
     }
 )
 _PARTS = ("messages", "prompt", "completion", "chosen", "rejected")

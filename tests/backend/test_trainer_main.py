@@ -9,10 +9,12 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from backend import trainer_main
+from backend.core.distributed import World
 from backend.errors import RunError
 from backend.outcomes import exit_code
 from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
@@ -398,3 +400,24 @@ class TestTheDoor:
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TUNESMITH_ATTEMPT", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "steps"),
+    [
+        ([None, None, None], RunStatus.FINISHED, 3),
+        ([None, trainer_main.OVER], RunStatus.FINISHED, 2),
+        ([None, "stop-requested"], RunStatus.STOPPED, 2),
+    ],
+    ids=["every step", "stopped early", "stopped by a person"],
+)
+def test_a_follower_ends_when_and_as_the_first_one_says(
+    told: list[str | None], status: RunStatus, steps: int
+) -> None:
+    world = create_autospec(World, instance=True)
+    world.same.side_effect = told
+    reports = iter(
+        [create_autospec(StepReport, instance=True, step=step, total_steps=3) for step in (1, 2, 3)]
+    )
+    assert trainer_main._follow(reports, world).status is status
+    assert len(list(reports)) == 3 - steps

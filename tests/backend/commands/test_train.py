@@ -58,7 +58,7 @@ class TestTraining:
     ) -> None:
         told = create_autospec(alerts.send, return_value=("Nobody heard.",))
         monkeypatch.setattr(alerts, "send", told)
-        assert main(["train", *short(learner, rows_file)]) == 0
+        assert main(["train", *short(learner, rows_file), "--evaluation.score_rows", "0"]) == 0
         (run,) = RunDir.all_under(tmp_path / "runs")
         printed, screen = capsys.readouterr()
         (alert, _) = told.call_args.args
@@ -147,7 +147,7 @@ class TestTraining:
         self, tmp_path: Path, trained: RunDir, capsys: pytest.CaptureFixture[str]
     ) -> None:
         run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
-        run.metrics_file.write_text("")  # as without held-out rows, which alone can be evaluated
+        run.samples_file.write_text("")  # as without held-out rows, which alone can be evaluated
         assert carry_out(run, as_json=False) == 0
         printed = capsys.readouterr().out
         assert f"tunesmith chat {run.path}" in printed
