@@ -7,19 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from backend.config import RunConfig, parse_config
+from backend.config_paths import with_absolute_paths
 from backend.utils.config_utils import apply_overrides, environment_overrides, read_yaml
+from backend.utils.file_utils import sha256_file
 
 _FILE = Path("examples") / "food-category.yaml"
 
 
 def example_config() -> RunConfig:
-    """The example's configuration, with the environment's settings over it, as ``tunesmith train`` reads it."""
+    """The example's configuration, with the environment's settings over it, as ``tunesmith train`` reads it.
+
+    It is pinned to its data files as they are now.
+    """
     base = _base()
     raw: dict[str, Any] = apply_overrides(read_yaml(base / _FILE), environment_overrides(os.environ))
     for name in ("train", "validation"):
         if isinstance(raw["data"].get(name), str):
             raw["data"][name] = str(base / raw["data"][name])
-    return parse_config(raw)
+    config = with_absolute_paths(parse_config(raw))
+    files = [
+        Path(source) for source in (config.data.train, config.data.validation) if isinstance(source, str)
+    ]
+    return config.pinned({str(file): sha256_file(file) for file in files if file.is_file()})
 
 
 def _base() -> Path:
