@@ -16,7 +16,6 @@ from app.views.log_view import draw_explanation, draw_log
 from app.views.samples import draw_samples, panels
 from backend.errors import RunError
 from backend.manager.curves import Line
-from backend.manager.explain import explain
 from backend.manager.log_view import LogTail
 from backend.reports import RunStatus
 from backend.utils.jsonl_utils import last_records
@@ -114,8 +113,8 @@ def _machine_curves(records: list[dict[str, object]]) -> Mapping[str, list[float
 
 def draw_what_it_said(chosen: Chosen) -> None:
     """What happened, when it did not go well, and the end of the log."""
-    if chosen.state.status in _TROUBLED:
-        draw_explanation(explain(chosen.run))
+    if chosen.state.status in _TROUBLED or chosen.did_harm:
+        draw_explanation(chosen.explanation, chosen.branch_command)
     news = LogTail(chosen.run.train_log).poll()
     draw_log(news.lines[-SHOWN_LINES:], gap=len(news.lines) > SHOWN_LINES)
 

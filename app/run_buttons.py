@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Self
 
 import streamlit as st
 
 from app.actions import stop_soon, told
+from app.commands import fingerprint
 from app.studio import Reading, Studio, reading
 from app.views.text import plain, size, title_of
 from backend.errors import RunError
 from backend.lifecycle import TRANSITIONS, Event
 from backend.manager import process_manager
+from backend.manager.explain import Explanation, explain
 from backend.manager.run_summary import RunSummary, summarise, what_goes
 from backend.manager.system_manager import folder_bytes
 from backend.reports import RunState, RunStatus
@@ -39,6 +43,24 @@ class Chosen:
         """What the run is called."""
         return title_of(self.run.id, self.summary.labels.name)
 
+    @property
+    def explanation(self) -> Explanation:
+        """What happened to the run."""
+        files = (self.run.metrics_file, self.run.flight_file, self.run.system_file)
+        return _explanation(str(self.run.path), *(fingerprint(str(file)) for file in files), self.state)
+
+    @property
+    def did_harm(self) -> bool:
+        """Whether the run rests and its model is worse than the untrained one."""
+        moving = self.state.is_live or self.state.status is RunStatus.QUEUED
+        return not moving and self.explanation.did_harm
+
+    @property
+    def branch_command(self) -> str:
+        """The command that branches off where that helps; empty where it does not."""
+        flags = self.explanation.branch
+        return shlex.join(["tunesmith", "runs", "resume", str(self.run.path), *flags]) if flags else ""
+
     @classmethod
     def of(cls, studio: Studio, name: str) -> Self:
         """The run of this whole id under the studio's root, and no other. Raises RunError."""
@@ -50,6 +72,12 @@ class Chosen:
         if not found:
             raise RunError(f"There is no run {name!r} here.", remedy="Choose another.", code="no-such-run")
         return cls(studio, run, run.state(), summarise(run), reading(run))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _explanation(path: str, *versions: object) -> Explanation:  # noqa: ARG001 - what the cache goes by
+    """What happened to the run in ``path``, worked out once until one of ``versions`` changes."""
+    return explain(RunDir(Path(path)))
 
 
 def draw_buttons(chosen: Chosen) -> None:
@@ -66,7 +94,7 @@ def draw_buttons(chosen: Chosen) -> None:
     }
     with st.container(horizontal=True, gap="small"):
         if status is RunStatus.FINISHED and chosen.run.result_folder():
-            _ways_on(chosen.run.id)
+            _ways_on(chosen)
         for name, (label, icon, possible) in offered.items():
             if possible:
                 st.button(
@@ -85,16 +113,17 @@ def draw_buttons(chosen: Chosen) -> None:
         _forget()
 
 
-def _ways_on(run: str) -> None:
-    """What one does with a trained model, each on its page."""
+def _ways_on(chosen: Chosen) -> None:
+    """What one does with a trained model, each on its page; none stands out where training has done harm."""
     for label, icon, page, named in (
         ("Talk to it", "chat", "playground", "run"),
         ("Export", "ios_share", "export", "run"),
         ("Compare", "compare_arrows", "compare", "runs"),
     ):
-        kind: Literal["primary", "secondary"] = "primary" if page == "playground" else "secondary"
+        first = page == "playground" and not chosen.did_harm
+        kind: Literal["primary", "secondary"] = "primary" if first else "secondary"
         if st.button(label, icon=f":material/{icon}:", key=page, type=kind):
-            st.switch_page(f"pages/{page}.py", query_params={named: run})
+            st.switch_page(f"pages/{page}.py", query_params={named: chosen.run.id})
 
 
 def _start_word(status: RunStatus) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.config import config_yaml, parse_config
+from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.config_utils import apply_overrides
 from tests.tiny import tiny_model_folder
@@ -70,6 +71,18 @@ def settings(model: Path, data: Path, changes: Mapping[str, Any] = SHORT) -> dic
 def make_run(root: Path, model: Path, data: Path, changes: Mapping[str, Any] = SHORT) -> RunDir:
     """A created run under ``root``, not started."""
     return RunDir.create(root, "tiny", config_yaml(parse_config(settings(model, data, changes))))
+
+
+def do_harm(run: RunDir) -> Outcome:
+    """What ``run``'s folder holds once it has trained a model that is worse than the untrained one."""
+    with run.metrics_writer() as writer:
+        for step, loss in {0: 5.96, 20: 3.0, 40: 171.0}.items():
+            writer.append({"step": step, "kind": "eval", "eval/loss": loss})
+            run.checkpoint(step).mkdir(parents=True)
+    run.begin_attempt(("python",), pid=os.getpid())
+    outcome = Outcome(RunStatus.FINISHED, "completed", "Trained 40 steps.", step=40, result=str(run.adapter))
+    run.write_outcome(outcome)
+    return outcome
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

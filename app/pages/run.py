@@ -8,6 +8,7 @@ from app.run_bodies import BODIES
 from app.run_buttons import Chosen, draw_buttons
 from app.studio import studio
 from app.views.cards import draw_nothing_yet
+from app.views.log_view import draw_harm
 from app.views.run_head import draw_latest, draw_progress
 from app.views.run_list import draw_run_list
 from app.views.status_face import draw_state
@@ -66,7 +67,9 @@ def _live(chosen: Chosen) -> None:
     state = chosen.run.state()
     if state.status is not chosen.state.status:
         st.rerun()
-    draw_state(state)
+    draw_state(state, advise=not chosen.did_harm)
+    if chosen.did_harm:
+        draw_harm(chosen.explanation, chosen.branch_command)
     head = st.container()
     body = st.radio(
         "Show",

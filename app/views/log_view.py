@@ -27,8 +27,8 @@ def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
     st.code("\n".join(lines), language=None, wrap_lines=True, height="content" if fits else 420)
 
 
-def draw_explanation(explanation: Explanation) -> None:
-    """What is known about how a run ended, and what to do."""
+def draw_explanation(explanation: Explanation, branch: str) -> None:
+    """What is known about how a run ended, and what to do; ``branch`` is the command that branches off, or empty."""
     with st.container(border=True):
         findings, moments = in_local_time("\n".join(explanation.findings), _zone())
         exact = f"Times are yours. As they were written: {', '.join(moments)}" if moments else None
@@ -36,9 +36,24 @@ def draw_explanation(explanation: Explanation) -> None:
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in findings.splitlines()))
         st.markdown("**What to do**")
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in _advice(explanation)))
+        _draw_branch(branch)
         if explanation.last_steps:
             with st.expander("The last steps"):
                 draw_table(_steps(explanation))
+
+
+def draw_harm(explanation: Explanation, branch: str) -> None:
+    """That a model is worse than the untrained one, and the way back; ``branch`` as above."""
+    st.warning(
+        plain(f"{explanation.findings[0]} {explanation.advice[-1]}", 800), icon=":material/trending_down:"
+    )
+    _draw_branch(branch)
+
+
+def _draw_branch(command: str) -> None:
+    if command:
+        st.caption("The branch, from a command line")
+        st.code(command, language=None, wrap_lines=True)
 
 
 def _zone() -> tzinfo | None:

@@ -55,13 +55,13 @@ def draw_badge(face: Face) -> None:
     st.badge(face.words, icon=face.icon, color=face.colour)
 
 
-def draw_state(state: RunState) -> None:
-    """The state in a sentence, and what to do next."""
+def draw_state(state: RunState, *, advise: bool = True) -> None:
+    """The state in a sentence, and what to do next where it shall ``advise``."""
     face = face_of(state.status, state.reason, state.damage)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_badge(face)
         st.markdown(plain(state.message, 400), width="content")
-    if not state.is_live and state.status is not RunStatus.FINISHED:
+    if advise and not state.is_live and state.status is not RunStatus.FINISHED:
         st.caption(plain(in_the_studio(state.next_action), 400))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -235,7 +236,7 @@ def _print_explanation(run: RunDir, explanation: Explanation) -> None:
     for advice in explanation.advice:
         say(f"  · {advice}")
     if explanation.branch:
-        say(f"  · Branch off with: tunesmith runs resume {shown(run)} {' '.join(explanation.branch)}")
+        say(f"  · Branch off with: tunesmith runs resume {shown(run)} {shlex.join(explanation.branch)}")
 
 
 @app.command

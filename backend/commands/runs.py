@@ -94,10 +94,11 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
     -------
     tunesmith runs show RUN --json
     """
+    from backend.manager.explain import next_action  # noqa: PLC0415
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
     folder = find_run(runs, run)
-    record = summary_record(summarise(folder))
+    record = summary_record(summarise(folder)) | {"next_action": next_action(folder, folder.state())}
     result = folder.result_folder()
     if as_json:
         print_json({**record, "result": None if result is None else str(result)})

@@ -225,12 +225,18 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
 
 
 def _print_outcome(run: RunDir, outcome: Outcome) -> None:
+    from backend.manager.explain import next_action  # noqa: PLC0415
     from backend.reports import RunStatus  # noqa: PLC0415
     from backend.utils.jsonl_utils import last_records  # noqa: PLC0415
 
     say(f"{str(outcome.status).capitalize()}: {outcome.message}")
+    state = run.state()
+    instead = next_action(run, state)
     if outcome.status is RunStatus.FINISHED:
         say(f"  result  {outcome.result}")
+    if instead != state.next_action:
+        say(f"  {instead}")
+    elif outcome.status is RunStatus.FINISHED:
         say("Next:")
         if any(last_records(run.samples_file)):  # held-out rows that ask something, which can be scored
             say(f"  tunesmith evaluate {shown(run)}   base and tuned side by side on the held-out rows")

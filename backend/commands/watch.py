@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,6 +155,7 @@ def exit_code(state: RunState) -> int:
 
 def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
     """The run as it is now; ``scalars`` are its curves, brought up to date here, and the source of every figure."""
+    from backend.manager.explain import next_action  # noqa: PLC0415
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
     state = run.state()
@@ -163,7 +164,7 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
     return Snapshot(
         run=run.id,
         title=summarise(run).title,
-        state=state,
+        state=replace(state, next_action=next_action(run, state)),
         step=step,
         total_steps=total_steps,
         loss=_latest(scalars, "train/loss"),

@@ -9,6 +9,7 @@ Control wing: imports F0 only.
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ class Explanation:
     """``headline`` in one sentence, ``findings`` and ``advice`` in several, the rows and steps they rest on.
 
     ``branch`` are the flags with which ``runs resume`` branches off where that helps; none where it does not.
+    ``did_harm``: the result, or the latest model, is worse than the untrained one; that comes first in ``findings``,
+    and the way back last in ``advice``.
     """
 
     run: str
@@ -76,6 +79,7 @@ class Explanation:
     rows: tuple[str, ...]
     last_steps: tuple[FlightStep, ...]
     branch: tuple[str, ...] = ()
+    did_harm: bool = False
 
 
 def explain(run: RunDir) -> Explanation:
@@ -99,7 +103,19 @@ def explain(run: RunDir) -> Explanation:
         rows=suspect.rows if suspect else (),
         last_steps=tuple(steps[-SHOWN_STEPS:]),
         branch=_branch(suspect, held_out),
+        did_harm=held_out is not None and held_out.is_worse_than_untrained,
     )
+
+
+def next_action(run: RunDir, state: RunState) -> str:
+    """What to do next: what ``state`` says; where a run at rest has done harm, that and the way back."""
+    moving = state.is_live or state.status is RunStatus.QUEUED
+    held_out = None if moving else _held_out(run)
+    if held_out is None or not held_out.is_worse_than_untrained:
+        return state.next_action
+    flags = _branch(None, held_out)
+    branch = [f"Branch off with: tunesmith runs resume {run.id} {shlex.join(flags)}"] if flags else []
+    return " ".join([*_held_out_findings(held_out, state), _way_back(run, held_out), *branch])
 
 
 def read_flight(run: RunDir) -> list[FlightStep]:

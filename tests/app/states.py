@@ -14,6 +14,7 @@ from backend.reports import EvalReport, Outcome, RunStatus, Sample, StepReport, 
 from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import JsonlWriter
 from backend.utils.record_utils import record_to_json
+from tests.runs import do_harm
 
 STEPS = 40
 TOTAL = 100
@@ -118,6 +119,14 @@ class Runs:
             RunStatus.FINISHED, "completed", f"Trained {steps} steps.", step=steps, result="adapter"
         )
         run.write_outcome(outcome)
+        return run
+
+    def harmed(self) -> RunDir:
+        """Trained to its end, where it is worse than before; there is a good checkpoint on the way."""
+        run = self.created("harmed")
+        run.adapter.mkdir()
+        with run.lock():
+            do_harm(run)
         return run
 
     def ended(self, name: str, *, steps: int, total: int = TOTAL, **settings: object) -> RunDir:

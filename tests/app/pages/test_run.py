@@ -114,6 +114,16 @@ class TestWaysOn:
         assert page.title[0].value == title
         assert page.query_params[named] == run.id
 
+    @pytest.mark.parametrize("show", ["Curves", "Log"])
+    def test_what_did_harm_is_branched_off(self, open_run: OpenRun, runs: Runs, show: str) -> None:
+        run = runs.harmed()
+        page = open_run(run, show)
+        (said,) = (unescaped(one.value) for one in page.warning)
+        assert "The result is worse than the untrained model" in said
+        assert "branch from step 20" in said
+        assert page.code[0].value == f"tunesmith runs resume {run.path} --from-step 20 --lower-lr 0.1"
+        assert page.button(key="playground").proto.type == "secondary"
+
     def test_without_a_result_there_is_none(self, open_run: OpenRun, runs: Runs) -> None:
         run = runs.finished()
         run.adapter.rename(run.path / "elsewhere")
@@ -191,10 +201,13 @@ class TestBodies:
         assert {one.proto.alt.partition(".")[0] for one in charts} == titles
 
     def test_a_failure_is_explained_in_plain_words(self, open_run: OpenRun, runs: Runs) -> None:
-        said = unescaped(" ".join(texts(open_run(runs.failed(), "Log"))))
+        run = runs.failed()
+        said = unescaped(" ".join(texts(open_run(run, "Log"))))
         assert "Lower training.learning_rate, and look at the rows of that step." in said
         assert "Its rows: foods.jsonl:7." in said
         assert "step 12" in said
+
+        assert f"tunesmith runs resume {run.path} --lower-lr 0.5 --skip-rows foods.jsonl:7" in said
 
     def test_configuration_command_and_folder(self, open_run: OpenRun, runs: Runs) -> None:
         run = runs.finished()

@@ -17,7 +17,7 @@ from backend.model_source import run_config
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.trainer_main import run as carry_out
-from tests.runs import make_run, series, tree
+from tests.runs import do_harm, make_run, series, tree
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +84,18 @@ class TestShow:
         record = shown(["show", "latest"], capsys)
         assert (record["id"], record["status"], record["result"]) == (made.id, "created", None)
         assert made.id in record["next_action"]
+
+    @pytest.mark.parametrize("words", [["show"], ["watch", "--once"]])
+    def test_a_run_that_did_harm_says_so_and_the_way_back(
+        self, words: list[str], made: RunDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        do_harm(made)
+        assert main(["runs", *words, made.id]) == 0
+        screen = capsys.readouterr().out
+        assert "The result is worse than the untrained model" in screen
+        assert f"tunesmith runs resume {made.id} --from-step 20 --lower-lr 0.1" in screen
+        assert "Try its answers" not in screen
+        assert shown([*words, made.id], capsys)["next_action"] in screen
 
     def test_a_run_that_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["runs", "show", "nothing"]) == 2

@@ -27,7 +27,7 @@ from backend.manager.run_manager import RunManager
 from backend.model_source import run_config
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
-from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
+from tests.runs import ROWS, SHORT, do_harm, make_run, series, settings, tree, write_rows
 from tests.tiny import tiny_model_folder
 
 
@@ -152,6 +152,22 @@ class TestTraining:
         printed = capsys.readouterr().out
         assert f"tunesmith chat {run.path}" in printed
         assert "tunesmith evaluate" not in printed
+
+    def test_a_run_that_did_harm_is_not_one_to_talk_to(
+        self,
+        tmp_path: Path,
+        learner: Path,
+        rows_file: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        run = make_run(tmp_path / "runs", learner, rows_file)
+        trained = create_autospec(trainer_main.run, side_effect=lambda run, _: do_harm(run))
+        monkeypatch.setattr(trainer_main, "run", trained)
+        assert carry_out(run, as_json=False) == 0
+        printed = capsys.readouterr().out
+        assert f"tunesmith runs resume {run.id} --from-step 20" in printed
+        assert "tunesmith chat" not in printed
 
     def test_several_processes_train_in_the_background(
         self,
