@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from backend.commands.output import print_json, say, table
+from backend.commands.train import send_alert
 from backend.run_dir import RunDir
 
 SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
@@ -60,6 +61,7 @@ def _carried_out(run: RunDir, *, as_json: bool) -> int:
         say(f"{run.id}: {outcome.message} {outcome.remedy}".strip())
     elif code:
         print_json({"run": run.id, "path": run.path, **vars(outcome)})
+    send_alert(run)
     return code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,6 +140,9 @@ def resume(
 
     tunesmith runs resume RUN --lower-lr 0.5 --skip-rows train.jsonl:12,train.jsonl:40
     """
+    from backend.manager.alerts import check_environ  # noqa: PLC0415
+
+    check_environ(os.environ)
     found = find_run(runs, run)
     places = [place.strip() for place in skip_rows.split(",") if place.strip()]
     if places or lower_lr is not None or from_step is not None:

@@ -209,7 +209,6 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")
     from backend.commands.progress import ProgressView  # noqa: PLC0415
-    from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
     from backend.outcomes import exit_code  # noqa: PLC0415
     from backend.trainer_main import run as train_run  # noqa: PLC0415 - torch loads here, after the first line
 
@@ -219,9 +218,16 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
         print_json({"run": run.id, "path": run.path, **vars(outcome)})
     else:
         _print_outcome(run, outcome)
+    send_alert(run)
+    return exit_code(outcome)
+
+
+def send_alert(run: RunDir) -> None:
+    """Tell whoever wants to know where the run stands; says what went wrong with that."""
+    from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
+
     for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
         print(problem, file=sys.stderr)  # noqa: T201
-    return exit_code(outcome)
 
 
 def _print_outcome(run: RunDir, outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from backend import trainer_main
 from backend.cli import main
+from backend.manager import alerts
 from backend.model_source import run_config
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
@@ -62,8 +63,13 @@ def test_the_table_for_a_person(
         return Outcome(RunStatus.FINISHED, "completed", "Trained 4 steps.", "")
 
     monkeypatch.setattr(trainer_main, "run", create_autospec(trainer_main.run, side_effect=trained))
+    alerted = create_autospec(alerts.send, return_value=("Nobody heard.",))
+    monkeypatch.setattr(alerts, "send", alerted)
     assert main(["train", *short(learner, rows_file), *VARIED, "--ablate", "2"]) == 0
-    screen = capsys.readouterr().out
+    screen, problems = capsys.readouterr()
+    made = {run.id for run in RunDir.all_under(Path("runs"))}
+    assert {call.args[0].run for call in alerted.call_args_list} == made
+    assert problems.count("Nobody heard.") == 4
     assert "4 runs of 4 steps" in screen
     assert screen.count("Trained 4 steps.") == 4
     (line,) = (line for line in screen.splitlines() if line.startswith("│ loss"))

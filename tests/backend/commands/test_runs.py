@@ -117,6 +117,15 @@ class TestResume:
         told = shown(["resume", str(copy)], capsys)
         assert (told["run"], told["status"], told["step"]) == (trained.id, "finished", 20)
 
+    def test_alerts_that_would_not_be_sent_are_refused(
+        self, made: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("TUNESMITH_ALERT_WEBHOK", "https://here")
+        before = tree(made.path)
+        assert main(["runs", "resume", made.id]) == 2
+        assert "TUNESMITH_ALERT_WEBHOK: is no setting of alerts" in capsys.readouterr().err
+        assert tree(made.path) == before
+
     def test_a_busy_run_is_refused(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
         with made.lock():
             assert main(["runs", "resume", made.id]) == 2
