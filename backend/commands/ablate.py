@@ -42,7 +42,8 @@ def ablate(config: RunConfig, found: dict[str, Any], seeds: int, runs: Path, *, 
     differences = compare([_scores(run) for run in with_it], [_scores(run) for run in without])
     if as_json:
         names = {"with": [run.id for run in with_it], "without": [run.id for run in without]}
-        print_json({"steps": steps, "runs": names, "differences": [asdict(each) for each in differences]})
+        found_out = {"differences": [asdict(each) for each in differences], "warnings": found["warnings"]}
+        print_json({"steps": steps, "runs": names, **found_out})
     else:
         _print(differences)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
+from backend.commands.train import NOTHING
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -81,12 +83,18 @@ def enqueue(
 
 
 def put_into_queue(
-    run: RunDir, *, priority: int = 0, device: str = "default", hold: bool = False, as_json: bool
+    run: RunDir,
+    *,
+    priority: int = 0,
+    device: str = "default",
+    hold: bool = False,
+    as_json: bool,
+    also: Mapping[str, Any] = NOTHING,
 ) -> int:
-    """Queue a run, start whatever has its turn, and say where the run stands then."""
+    """Queue a run, start whatever has its turn, and say where the run stands then, with ``also`` as JSON."""
     queue = _manager(run.path.parent)
     queue.enqueue(run, priority=priority, device=device, hold=hold)
-    return _settle(queue, run, as_json=as_json)
+    return _settle(queue, run, as_json=as_json, also=also)
 
 
 @app.command
@@ -187,14 +195,14 @@ def _change(name: str, runs: Path, *, as_json: bool, **changes: Any) -> int:
     return _settle(queue, found, as_json=as_json)
 
 
-def _settle(queue: QueueManager, run: RunDir, *, as_json: bool) -> int:
+def _settle(queue: QueueManager, run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) -> int:
     """Start what has its turn, then say where the run stands."""
     started = [found.id for found in queue.schedule()]
     state = run.state()
     places = {found.id: number for number, (found, _) in enumerate(queue.waiting(), start=1)}
     if as_json:
         where = {"status": str(state.status), "reason": state.reason, "place": places.get(run.id)}
-        print_json({"run": run.id, **where, "started": started})
+        print_json({"run": run.id, **where, "started": started, **also})
     elif run.id in places:
         say(f"{run.id} is number {places[run.id]} of {len(places)} in the queue. {state.message}")
         say("See the queue with: tunesmith runs queue list")

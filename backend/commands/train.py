@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -15,10 +16,11 @@ from backend.commands.output import print_json, say
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from backend.config import RunConfig
+    from backend.config import DataConfig, RunConfig
     from backend.reports import Outcome
 
 Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
@@ -60,18 +62,19 @@ def train(
     found = check_inputs(config)
     config = config.pinned(found["sha256"])
     if not as_json:
-        _warn(found, config)
+        _warn(found)
     if ablate is not None:
         from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
 
         return carry_out_ablation(config, found, ablate, runs, as_json=as_json)
-    slug = config.name or Path(config.data.train).stem
+    slug, also = config.name or Path(config.data.train).stem, {"warnings": found["warnings"]}
     run = RunDir.create(runs, slug, config_yaml(config))
     if queue:
         from backend.commands.run_queue import put_into_queue  # noqa: PLC0415
 
-        return put_into_queue(run, as_json=as_json)
-    return start_detached(run, as_json=as_json) if detach else carry_out(run, as_json=as_json)
+        return put_into_queue(run, as_json=as_json, also=also)
+    go_on = start_detached if detach else carry_out
+    return go_on(run, as_json=as_json, also=also)
 
 
 def resolve_config(settings: Sequence[str]) -> RunConfig:
@@ -130,29 +133,37 @@ def read_inputs(config: RunConfig) -> dict[str, Any]:
     train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
     if dataset.validation:
         data_pipeline.encode(dataset.validation, tokenizer, config.data)
+    asked_twice = len(dataset.trained_questions())
     return {
         "model": str(folder),
         "read_as": dataset.reading,
         "sha256": dataset.fingerprints,
         "train_rows": len(train_rows.examples),
         "validation_rows": len(dataset.validation),
-        "trained_questions": len(dataset.trained_questions()),
-        "warnings": (*dataset.warnings, *template_warnings(dataset.train, tokenizer)),
+        "trained_questions": asked_twice,
+        "warnings": (
+            *dataset.warnings,
+            *template_warnings(dataset.train, tokenizer),
+            *_trained_questions(asked_twice, len(dataset.validation), config.data),
+        ),
         "tokens_per_epoch": train_rows.tokens,
         "trained_tokens_per_epoch": train_rows.trained_tokens,
     }
 
 
-def _warn(found: Mapping[str, Any], config: RunConfig) -> None:
+def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:
+    """What to say where held-out rows ask what training rows ask."""
+    words = (
+        f"{count:,} of the {held_out:,} held-out rows ask what training rows ask: scores on them prove nothing. "
+        f"See them with: tunesmith data check {data.train} --validation {data.validation}"
+    )
+    return [words] if count else []
+
+
+def _warn(found: Mapping[str, Any]) -> None:
     """Say what was found that a run may go on with."""
     for warning in found["warnings"]:
         say(f"Warning: {warning}")
-    if found["trained_questions"]:
-        say(
-            f"Warning: {found['trained_questions']:,} of the {found['validation_rows']:,} held-out rows ask what "
-            "training rows ask: scores on them prove nothing. "
-            f"See them with: tunesmith data check {config.data.train} --validation {config.data.validation}"
-        )
 
 
 def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
@@ -164,21 +175,25 @@ def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
     for name, value in found.items():
         if name != "warnings":
             say(f"  {name.replace('_', ' ')}: {value}")
-    _warn(found, config)
+    _warn(found)
     return 0
 
 
-def start_detached(run: RunDir, *, as_json: bool) -> int:
-    """Train the run in a process of its own that outlives this one; says how to watch and stop it."""
+def start_detached(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) -> int:
+    """Train the run in a process of its own that outlives this one; says how to watch and stop it.
+
+    ``also`` is what its JSON holds besides.
+    """
     from backend.manager import process_manager  # noqa: PLC0415
     from backend.manager.ranks import torchrun_command  # noqa: PLC0415
 
     by_hand = torchrun_command(run)
     if by_hand:
-        return _hand_over(run, by_hand, as_json=as_json)
+        return _hand_over(run, by_hand, also if as_json else None)
     state = process_manager.start(run)
     if as_json:
-        print_json({"run": run.id, "path": run.path, "status": str(state.status), "attempt": state.attempt})
+        where = {"status": str(state.status), "attempt": state.attempt}
+        print_json({"run": run.id, "path": run.path, **where, **also})
         return 0
     say(f"Run {run.id} trains in the background\n  in {run.path}")
     say(f"  tunesmith runs watch {shown(run)}   curve, time left and log, live")
@@ -186,10 +201,11 @@ def start_detached(run: RunDir, *, as_json: bool) -> int:
     return 0
 
 
-def _hand_over(run: RunDir, command: str, *, as_json: bool) -> int:
-    """A run of several machines is made here and started by who has them; says how."""
-    if as_json:
-        print_json({"run": run.id, "path": run.path, "status": str(run.status()), "torchrun": command})
+def _hand_over(run: RunDir, command: str, also: Mapping[str, Any] | None) -> int:
+    """A run of several machines is made here and started by who has them; says how, with ``also`` as JSON."""
+    if also is not None:
+        where = {"status": str(run.status()), "torchrun": command}
+        print_json({"run": run.id, "path": run.path, **where, **also})
         return 0
     say(f"Run {run.id} is ready\n  in {run.path}")
     say("Type on each machine, with the first one's address; all must see that folder under that path:")
@@ -197,15 +213,16 @@ def _hand_over(run: RunDir, command: str, *, as_json: bool) -> int:
     return 0
 
 
-def carry_out(run: RunDir, *, as_json: bool) -> int:
+def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) -> int:
     """Train the run in this process with progress on the screen; returns the exit code.
 
-    A run of several processes trains in the background: somebody must start and watch them.
+    A run of several processes trains in the background: somebody must start and watch them. ``also`` is what its
+    JSON holds besides.
     """
     from backend.manager.ranks import nproc_per_node, torchrun_command  # noqa: PLC0415
 
     if nproc_per_node(run) > 1 or torchrun_command(run):
-        return start_detached(run, as_json=as_json)
+        return start_detached(run, as_json=as_json, also=also)
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")
     from backend.commands.progress import ProgressView  # noqa: PLC0415
@@ -215,7 +232,7 @@ def carry_out(run: RunDir, *, as_json: bool) -> int:
     with ProgressView(quiet=as_json) as view:
         outcome = train_run(run, view)
     if as_json:
-        print_json({"run": run.id, "path": run.path, **vars(outcome)})
+        print_json({"run": run.id, "path": run.path, **vars(outcome), **also})
     else:
         _print_outcome(run, outcome)
     send_alert(run)

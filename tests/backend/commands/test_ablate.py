@@ -47,6 +47,7 @@ def test_pairs_of_runs_and_a_verdict(
     assert loss["score"] == "loss"
     assert loss["low"] <= loss["mean"] <= loss["high"]
     assert loss["with_it"] != loss["without"]
+    assert shown["warnings"] == []
 
 
 def test_the_table_for_a_person(

@@ -108,6 +108,7 @@ class TestTraining:
             "step": 2,
             "result": str(run.adapter),
             "attempt": 0,
+            "warnings": [],
         }
         assert screen == ""
         assert "-mine-" in run.id
@@ -228,6 +229,11 @@ class TestDryRun:
         assert main(["train", *same, "--queue"]) == 0
         warning = f"Warning: {len(ROWS)} of the {len(ROWS)} held-out rows ask what training rows ask"
         assert warning in capsys.readouterr().out
+        for where in (["--queue"], ["--dry-run"]):
+            assert main(["train", *same, *where, "--json"]) == 0
+            told = json.loads(capsys.readouterr().out)
+            (found,) = told.get("dry_run", told)["warnings"]
+            assert f"Warning: {found}".startswith(warning)
 
     def test_what_the_template_does_unseen_is_said(
         self, learner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
