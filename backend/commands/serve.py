@@ -54,8 +54,11 @@ def serve(
         return _print_command(with_, found, host, port, as_json=as_json)
     _check_range(rows=rows, queue=queue, port=port + 1)
     from backend import serving  # noqa: PLC0415
+    from backend.model_source import find_model  # noqa: PLC0415
     from backend.server.engine import Limits  # noqa: PLC0415 - torch loads here
 
+    for model in found:
+        find_model(model, base=True)  # before anybody is told that it is served
     options = serving.ServerOptions(
         root=runs, models=found, host=host, port=port, limits=Limits(rows=rows, waiting=queue)
     )

@@ -56,6 +56,19 @@ def test_what_cannot_be_served(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_nothing_is_served_of_a_model_that_is_not_there(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = create_autospec(serving.serve)
+    monkeypatch.setattr(serving, "serve", served)
+    assert main(["serve", "foo/bar", *["--json"] * as_json]) == 2
+    served.assert_not_called()
+    printed, screen = capsys.readouterr()
+    assert "foo/bar" in printed + screen
+    assert "Serving" not in printed
+
+
 def test_the_command_for_vllm(trained: RunDir, learner: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(trained.path), "--with", "vllm", "--port", "9"]) == 0
     words = shlex.split(capsys.readouterr().out)
