@@ -23,7 +23,7 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
     """Loss rows, a fixed panel spread over the set, and the rows to score where answers are short."""
     if not dataset.validation:
         return HeldOut([])
-    examples = data_pipeline.encode(dataset.validation, tokenizer, config.data).examples
+    examples = list(data_pipeline.encode(dataset.validation, tokenizer, config.data))
     questions = [
         question
         for question in data_pipeline.questions(dataset.validation, tokenizer)

@@ -17,9 +17,9 @@ from typing import Any
 from backend.core.constraint import Constraint
 from backend.data.load import file_sha256, load_rows
 from backend.data.records import Rejected, Row
-from backend.data_pipeline import read_tools
 from backend.errors import DataError, InferenceError, TunesmithError
 from backend.inferencer import Inferencer, Prompt
+from backend.row_encoding import read_tools
 from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
 from backend.utils.jsonl_utils import JsonlWriter, read_jsonl_tail
 from backend.utils.lock_utils import LockedError, hold_lock

@@ -17,8 +17,9 @@ from backend.core.template import Span, fresh_sentinel, render
 from backend.core.tokenizer import Encoded, stop_token_ids
 from backend.data.augmentation import Pair, varied_pairs
 from backend.data.records import Row
-from backend.data_pipeline import Dataset, encode_row, load, read_tools
+from backend.data_pipeline import Dataset, load
 from backend.errors import DataError, TunesmithError
+from backend.row_encoding import encode_row, read_tools
 from backend.template_faults import template_warnings
 
 State = Literal["trained", "context", "cut"]

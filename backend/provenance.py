@@ -34,7 +34,7 @@ def provenance(
         "ready": utc_now(),
         "data": {
             "read_as": dataset.reading,
-            "train_rows": len(rows.examples),
+            "train_rows": len(rows),
             "validation_rows": len(dataset.validation),
             "trained_questions": dataset.trained_questions()[:NAMED_ROWS],
             "rejected_rows": [
@@ -42,10 +42,18 @@ def provenance(
             ],
             "cut_rows": rows.cut[:NAMED_ROWS],
             "dropped_rows": rows.dropped[:NAMED_ROWS],
-            "tokens": rows.tokens,
-            "trained_tokens": rows.trained_tokens,
+            **_tokens(rows),
         },
     }
+
+
+def with_tokens(known: Mapping[str, Any], rows: EncodedRows) -> dict[str, object]:
+    """What ``provenance`` said, with the tokens of ``rows``, which are counted when all are tokenised."""
+    return {**known, "data": {**known["data"], **_tokens(rows)}}
+
+
+def _tokens(rows: EncodedRows) -> dict[str, int]:
+    return {"tokens": rows.tokens, "trained_tokens": rows.trained_tokens} if rows.whole else {}
 
 
 def require_same_inputs(before: object, now: Mapping[str, Any]) -> None:

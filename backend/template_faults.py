@@ -24,8 +24,8 @@ from backend.data.checks import Scan
 from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import run_checks
 from backend.data.records import Row
-from backend.data_pipeline import read_tools
 from backend.errors import TunesmithError
+from backend.row_encoding import read_tools
 from backend.utils.text_utils import shorten
 
 SHOWN_BEFORE = 12

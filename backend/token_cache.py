@@ -7,16 +7,20 @@ checked before use; what is damaged is made again, and a disk that refuses only 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self, overload
 
 import numpy as np
 import xxhash
@@ -39,7 +43,7 @@ MAX_BYTES = 4 * 2**30
 """All entries together; the least recently used go first."""
 
 _ROOMS = (batch_encoding, template, template_shape, template_trace, tokenizer_room, word_cache)
-_CODE = (*(Path(str(room.__file__)) for room in _ROOMS), Path(__file__).with_name("data_pipeline.py"))
+_CODE = (*(Path(str(room.__file__)) for room in _ROOMS), Path(__file__).with_name("row_encoding.py"))
 _PARTS = {"ids": np.dtype(np.int32), "trained": np.dtype(np.bool_), "ends": np.dtype(np.int64)}
 
 Tokens = tuple[np.ndarray, np.ndarray]
@@ -48,28 +52,82 @@ Tokens = tuple[np.ndarray, np.ndarray]
 log = logging.getLogger("tunesmith")
 
 
-def arrays(encoded: Encoded) -> Tokens:
-    """One row as arrays."""
-    return np.asarray(encoded.input_ids, dtype=_PARTS["ids"]), np.asarray(encoded.trained, dtype=bool)
+@dataclass(frozen=True)
+class TokenTable(Sequence[Tokens]):
+    """The tokens of rows, one after the other: ``ids`` int32 [T], ``trained`` bool [T], ``ends`` int64 [rows + 1].
 
-
-def cached(key: str, encode: Callable[[], Iterable[Encoded]], folder: Path | None = None) -> Iterator[Tokens]:
-    """The tokens that ``encode`` gives, in order: mapped from the entry ``key`` where there is a good one.
-
-    Otherwise ``encode`` runs and its result is kept; what it raises is raised, and nothing is kept then.
+    Row ``i`` has the tokens from ``ends[i]`` to ``ends[i + 1]``.
     """
-    folder = folder or cache_folder().with_name("tokens")
-    entry = folder / key
+
+    ids: np.ndarray
+    trained: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded]) -> Self:
+        """The rows in memory."""
+        ends = np.cumsum([0, *(len(row.input_ids) for row in encoded)])
+        ids = itertools.chain.from_iterable(row.input_ids for row in encoded)
+        trained = itertools.chain.from_iterable(row.trained for row in encoded)
+        return cls(
+            np.fromiter(ids, _PARTS["ids"], ends[-1]),
+            np.fromiter(trained, _PARTS["trained"], ends[-1]),
+            ends.astype(_PARTS["ends"]),
+        )
+
+    @property
+    def all_ids(self) -> np.ndarray:
+        """The ids of these rows, one after the other."""
+        return self.ids[self.ends[0] : self.ends[-1]]
+
+    @property
+    def all_trained(self) -> np.ndarray:
+        """The mask of these rows, one after the other."""
+        return self.trained[self.ends[0] : self.ends[-1]]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Tokens | Self:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            return type(self)(self.ids, self.trained, self.ends[start : max(start, stop) + 1])
+        start = range(len(self))[index]
+        here = slice(self.ends[start], self.ends[start + 1])
+        return self.ids[here], self.trained[here]
+
+
+def kept(key: str, folder: Path | None = None) -> TokenTable | None:
+    """The entry ``key``, mapped; None where there is no good one."""
+    entry = (folder or _folder()) / key
     if not _is_good(entry):
-        try:
-            _write(entry, encode())
-        except OSError as error:
-            log.warning("The tokens are not kept for the next start: %s", error)
-            yield from (arrays(encoded) for encoded in encode())
-            return
-        _make_room(folder, entry)
+        return None
     os.utime(entry)
-    yield from _read(entry)
+    return TokenTable(
+        *(np.asarray(np.memmap(entry / name, dtype=kind, mode="r")) for name, kind in _PARTS.items())
+    )
+
+
+def keeping(key: str, tables: Iterable[TokenTable], folder: Path | None = None) -> Iterator[TokenTable]:
+    """Hand ``tables`` through; once the last has been taken, their rows are the entry ``key``.
+
+    Nothing is kept where taking them ends earlier or raises. A disk that refuses is told and costs no row.
+    """
+    tables = iter(tables)
+    entry = (folder or _folder()) / key
+    try:
+        with _staging(entry) as staging:
+            yield from _written(tables, staging)
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                publish_folder(staging, entry)
+        _make_room(entry)
+    except OSError as error:
+        log.warning("The tokens are not kept for the next start: %s", error)
+        yield from tables
 
 
 def key_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -96,26 +154,35 @@ def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tokenizer.backend_tokenizer.to_str(), template, str(special), today
 
 
-def _write(entry: Path, encoded: Iterable[Encoded]) -> None:
-    """Stream the tokens into a new folder and publish it; raises OSError when the disk refuses."""
+def _folder() -> Path:
+    return cache_folder().with_name("tokens")
+
+
+@contextlib.contextmanager
+def _staging(entry: Path) -> Iterator[Path]:
+    """A new folder beside ``entry`` that is gone at the end, unless it was published."""
     entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep_temporaries(entry.parent)
     staging = entry.parent / f".{entry.name}.{secrets.token_hex(8)}.tmp"
     staging.mkdir(mode=0o700)
     try:
-        ends: list[int] = [0]
-        with (staging / "ids").open("wb") as ids, (staging / "trained").open("wb") as trained:
-            for row in map(arrays, encoded):
-                ids.write(row[0].tobytes())
-                trained.write(row[1].tobytes())
-                ends.append(ends[-1] + len(row[0]))
-        (staging / "ends").write_bytes(np.asarray(ends, dtype=_PARTS["ends"]).tobytes())
-        write_json_durably(staging / "manifest.json", {name: _digest(staging / name) for name in _PARTS})
-        publish_folder(staging, entry)
-    except FileExistsError:
-        pass  # another process was faster
+        yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _written(tables: Iterator[TokenTable], staging: Path) -> Iterator[TokenTable]:
+    """Hand each table through, then write its rows; raises OSError where the disk refuses."""
+    ends = [np.zeros(1, _PARTS["ends"])]
+    with (staging / "ids").open("wb") as ids, (staging / "trained").open("wb") as trained:
+        for table in tables:
+            yield table
+            ids.write(table.all_ids.tobytes())
+            trained.write(table.all_trained.tobytes())
+            ends.append(table.ends[1:] - table.ends[0] + ends[-1][-1])
+            os.utime(staging)  # it is still being written: nobody shall sweep it
+    (staging / "ends").write_bytes(np.concatenate(ends).tobytes())
+    write_json_durably(staging / "manifest.json", {name: _digest(staging / name) for name in _PARTS})
 
 
 def _is_good(entry: Path) -> bool:
@@ -141,18 +208,10 @@ def _digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(entry: Path) -> Iterator[Tokens]:
-    ids, trained, ends = (
-        np.asarray(np.memmap(entry / name, dtype=kind, mode="r")) for name, kind in _PARTS.items()
-    )
-    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-        yield ids[start:end], trained[start:end]
-
-
-def _make_room(folder: Path, newest: Path) -> None:
+def _make_room(newest: Path) -> None:
     """Remove the least recently used entries until all fit; the newest stays, however large."""
     entries = sorted(
-        (path for path in folder.iterdir() if path != newest and not path.name.startswith(".")),
+        (path for path in newest.parent.iterdir() if path != newest and not path.name.startswith(".")),
         key=lambda path: path.stat().st_mtime,
         reverse=True,
     )

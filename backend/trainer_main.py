@@ -33,7 +33,7 @@ from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, re
 from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
 from backend.core.evaluation import HeldOut
-from backend.core.examples import Example, require_fit
+from backend.core.examples import require_fit
 from backend.core.forward import prove
 from backend.core.generation import context_length
 from backend.core.model_folder import model_fingerprint
@@ -45,9 +45,10 @@ from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data.records import Row
+from backend.encoded_rows import EncodedRows
 from backend.errors import RunError, TrainingError, TunesmithError
 from backend.outcomes import exit_code, failure
-from backend.provenance import provenance, require_same_inputs
+from backend.provenance import provenance, require_same_inputs, with_tokens
 from backend.recorder import Recorder
 from backend.reports import Attempt, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run_dir import LOCK_FD, RunDir
@@ -144,7 +145,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     model_path = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template)
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
-    rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
+    rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
     if dataset.rejected and world.writes:
         write_quarantine(dataset.rejected, run_dir.rejected_file)
     facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
@@ -155,7 +156,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     plan = _plan(known.get("plan"), world, config)
     apply_plan(plan)
     held = held_out(dataset, tokenizer, config) if world.writes else HeldOut([])
-    state = _before_the_first_step(model_path, plan, [*rows.examples, *held.examples], config)
+    state = _before_the_first_step(model_path, plan, rows, held, config)
     if checkpoint is not None:
         restore(checkpoint, state)
     done = checkpoint is not None and bool(checkpoint.notes.get("done"))
@@ -164,7 +165,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
         if done
         else train_steps(
             state,
-            rows.examples,
+            rows,
             config.training,
             plan,
             seed=config.seed,
@@ -173,12 +174,12 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
         )
     )
     if not world.writes:
-        return _follow(reports, world)
+        return _follow(reports, rows, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
     run_dir.write_environment(provenance(plan, facts, dataset, rows, time.perf_counter() - began))
 
-    steps = total_steps(len(rows.examples), config.training)
-    log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows.examples))
+    steps = total_steps(len(rows), config.training)
+    log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows))
     assess = Assessor(config, plan, state, tokenizer, held, watch)
     recorder = Recorder(run_dir, config, state, tokenizer, facts, checkpoint.notes if checkpoint else {})
     with recorder:
@@ -187,6 +188,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
         for report in reports:
             recorder.step(report)
             watch(Progress("training", report))
+            _tokenise_on(rows, run_dir)
             over = _judge(report, config, assess, recorder)
             reason = world.same(OVER if over else signals.reason or run_dir.stop_requested())
             if over:
@@ -199,6 +201,12 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
     result = save_result(state.forward.model, tokenizer, folder)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
+
+
+def _tokenise_on(rows: EncodedRows, run_dir: RunDir) -> None:
+    """Tokenise the next of the rows that training did not wait for; their tokens are noted after the last."""
+    if not rows.whole and not rows.go_on():
+        run_dir.write_environment(with_tokens(run_dir.read_environment(), rows))
 
 
 def _judge(report: StepReport, config: RunConfig, assess: Assessor, recorder: Recorder) -> bool:
@@ -251,12 +259,14 @@ def _plan(known: object, world: World, config: RunConfig) -> ComputePlan:
 
 
 def _before_the_first_step(
-    model_path: Path, plan: ComputePlan, examples: Sequence[Example], config: RunConfig
+    model_path: Path, plan: ComputePlan, rows: EncodedRows, held: HeldOut, config: RunConfig
 ) -> TrainState:
-    """The model, made trainable, and its optimizer; raises DataError where ``examples`` do not fit the model."""
+    """The model, made trainable, and its optimizer; raises DataError where rows do not fit the model."""
     full = config.tuning.method == "full"
     base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
-    require_fit(examples, context_length(base), base.get_input_embeddings().weight.shape[0])
+    fit = context_length(base), base.get_input_embeddings().weight.shape[0]
+    rows.require_fit(*fit)
+    require_fit(held.examples, *fit)
     trainable = make_trainable(base, config.tuning, seed=config.seed)
     forward = replace(
         prove(trainable, longest_row=config.data.max_length),
@@ -265,10 +275,11 @@ def _before_the_first_step(
     return TrainState.start(forward, config.training)
 
 
-def _follow(reports: Iterable[StepReport], world: World) -> Outcome:
+def _follow(reports: Iterable[StepReport], rows: EncodedRows, world: World) -> Outcome:
     """What every process but the first does: its share of each step, until the first one says stop."""
     nothing: str | None = None  # it is the first process that knows
     for report in reports:
+        rows.go_on()
         reason = world.same(nothing)
         if reason == OVER:
             break
@@ -279,7 +290,7 @@ def _follow(reports: Iterable[StepReport], world: World) -> Outcome:
 
 def _variation(
     rows: Sequence[Row],
-    encoded: data_pipeline.EncodedRows,
+    encoded: EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     config: RunConfig,
 ) -> Variation | None:

@@ -15,16 +15,17 @@ from backend.config import AugmentationConfig
 from backend.core.examples import Example
 from backend.data.augmentation import augment
 from backend.data.records import Row
-from backend.data_pipeline import EncodedRows, encode_each
+from backend.encoded_rows import EncodedRows
 from backend.errors import TunesmithError
-from backend.token_cache import arrays
+from backend.row_encoding import encode_each
+from backend.token_cache import TokenTable
 
 
 @dataclass(frozen=True)
 class VariedRows:
     """Calling it with an epoch, from 0, and indices gives the examples at these indices in that epoch.
 
-    ``encoded`` are ``rows`` as examples; a row that does not vary is its very example. One whose variation the
+    ``encoded`` are ``rows`` as examples; a row that does not vary is as it is there. One whose variation the
     template refuses, or that would be longer than ``max_length`` tokens, is used as it was: an epoch has all its
     rows, always.
     """
@@ -38,24 +39,24 @@ class VariedRows:
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Example]:
         """The examples of ``epoch`` at ``indices``, in their order."""
-        numbers = [self.encoded.numbers[index] for index in indices]
+        numbers = self.encoded.numbers[list(indices)].tolist()
         rows = [self.rows[number] for number in numbers]
         varied = [
             augment(row, self.augmentation, seed=self.seed, epoch=epoch, index=number)
             for row, number in zip(rows, numbers, strict=True)
         ]
         changed = [place for place, row in enumerate(rows) if varied[place] is not row]
-        examples = [self.encoded.examples[index] for index in indices]
+        examples = [self.encoded[index] for index in indices]
         for place, example in zip(changed, self._encode([varied[place] for place in changed]), strict=True):
             examples[place] = example or examples[place]
         return examples
 
     def _encode(self, rows: Sequence[Row]) -> list[Example | None]:
         try:
-            encoded = list(encode_each(rows, self.tokenizer))
+            table = TokenTable.of(list(encode_each(rows, self.tokenizer)))
         except TunesmithError:
             return [self._encode([row])[0] for row in rows] if len(rows) > 1 else [None]
         return [
-            Example(*arrays(one), row.place) if len(one.input_ids) <= self.max_length else None
-            for row, one in zip(rows, encoded, strict=True)
+            Example(ids, trained, row.place) if len(ids) <= self.max_length else None
+            for row, (ids, trained) in zip(rows, table, strict=True)
         ]

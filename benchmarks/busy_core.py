@@ -53,8 +53,8 @@ def main() -> int:
     options = parser.parse_args()
     model = Path(resolve_model(options.model))
     _, rows = read_rows(model, options.data)
-    order = epoch_order(len(rows.examples), SEED, 0)[options.batch : options.steps * options.batch]
-    tokens = sum(len(rows.examples[index].input_ids) for index in order)
+    order = epoch_order(len(rows), SEED, 0)[options.batch : options.steps * options.batch]
+    tokens = sum(len(rows[index].input_ids) for index in order)
     speeds: dict[str, list[float]] = {"idle": [], "one core held": []}
     for number in range(options.rounds):
         for name, others in (("idle", contextlib.nullcontext()), ("one core held", held_core())):

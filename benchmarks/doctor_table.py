@@ -29,7 +29,7 @@ from backend.core.tokenizer import Encoded, load_tokenizer, stop_token_ids
 from backend.data.checks import ALL, Check, Example, Scan
 from backend.data.load import load_rows
 from backend.data.records import Row
-from backend.data_pipeline import encode_row
+from backend.row_encoding import encode_row
 from backend.template_faults import template_faults
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -40,7 +40,7 @@ def tunesmith(
     forward = prove(make_trainable(load_base(model, dtype=plan.torch_dtype), TuningConfig(), seed=SEED))
     state = loop.TrainState.start(forward, settings)
     with mock.patch.object(loop, "pack", loop.pack if share else _without_sharing(loop.pack)):
-        reports = loop.train_steps(state, rows.examples, settings, plan, seed=SEED)
+        reports = loop.train_steps(state, rows, settings, plan, seed=SEED)
         next(reports)
         started = time.perf_counter()
         for _ in reports:

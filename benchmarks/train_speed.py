@@ -103,7 +103,7 @@ def main() -> int:
     dataset, rows = read_rows(model, options.data)
     order = epoch_order(len(dataset.train), SEED, 0)[: options.steps * options.batch]
     taken = [dataset.train[index] for index in order]
-    tokens = sum(len(rows.examples[index].input_ids) for index in order[options.batch :])
+    tokens = sum(len(rows[index].input_ids) for index in order[options.batch :])
     chats = [{"prompt": list(row.messages[:-1]), "completion": [row.messages[-1]]} for row in taken]
 
     contenders: dict[str, Callable[[], float]] = {

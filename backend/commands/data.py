@@ -100,7 +100,7 @@ def _token_options(model: str | None, chat_template: str | None, max_length: int
         return {}
     from backend.config import DataConfig, TrainingConfig  # noqa: PLC0415
     from backend.core.tokenizer import stop_token_ids  # noqa: PLC0415
-    from backend.data_pipeline import encode_row  # noqa: PLC0415
+    from backend.row_encoding import encode_row  # noqa: PLC0415
     from backend.template_faults import template_faults  # noqa: PLC0415
 
     tokenizer = _tokenizer(model, chat_template)

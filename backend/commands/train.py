@@ -59,7 +59,7 @@ def train(
     config = resolve_config(settings)
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
-    found = check_inputs(config)
+    found = check_inputs(config, all_now=False)
     config = config.pinned(found["sha256"])
     if not as_json:
         _warn(found)
@@ -106,19 +106,21 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     return config.model_copy(update={"model": kept})
 
 
-def check_inputs(config: RunConfig) -> dict[str, Any]:
+def check_inputs(config: RunConfig, *, all_now: bool = True) -> dict[str, Any]:
     """Look at data, tokenizer and model as the trainer will, before anything is written; returns what was found.
+
+    Not ``all_now``: of a large set only the first rows are tokenised; training looks at the rest as it goes.
 
     Raises the TunesmithError that the trainer would end with.
     """
     from backend.core.model_folder import check_model_folder  # noqa: PLC0415
 
-    found = read_inputs(config)
+    found = read_inputs(config, all_now=all_now)
     check_model_folder(Path(found["model"]))
     return found
 
 
-def read_inputs(config: RunConfig) -> dict[str, Any]:
+def read_inputs(config: RunConfig, *, all_now: bool = True) -> dict[str, Any]:
     """``check_inputs`` without the question whether it is a model that can be trained, for which torch loads."""
     from backend import data_pipeline  # noqa: PLC0415 - transformers loads here
     from backend.core.model_folder import check_files  # noqa: PLC0415
@@ -130,7 +132,7 @@ def read_inputs(config: RunConfig) -> dict[str, Any]:
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     check_files(folder)
     tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
-    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data)
+    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=all_now)
     if dataset.validation:
         data_pipeline.encode(dataset.validation, tokenizer, config.data)
     asked_twice = len(dataset.trained_questions())
@@ -138,7 +140,7 @@ def read_inputs(config: RunConfig) -> dict[str, Any]:
         "model": str(folder),
         "read_as": dataset.reading,
         "sha256": dataset.fingerprints,
-        "train_rows": len(train_rows.examples),
+        "train_rows": len(train_rows),
         "validation_rows": len(dataset.validation),
         "trained_questions": asked_twice,
         "warnings": (

@@ -1,7 +1,7 @@
 """The panel a certificate stands on: held-out rows of the run, and what the trained model makes of them.
 
 The trained model speaks here as it was trained, its adapter beside the base and not merged, in float32.
-Floor F2; imports core, data_pipeline and errors.
+Floor F2; imports core, data_pipeline, row_encoding and errors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from backend.core.tokenizer import decode, encode_prompt
 from backend.data.records import Row
 from backend.errors import DataError, ExportError, ModelError
 from backend.reports import same_answer
+from backend.row_encoding import read_tools
 from backend.voice import text_ids
 
 ROWS = 32
@@ -117,7 +118,7 @@ def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
     messages = list(row.messages)
     expected = str(messages.pop()["content"]) if messages and messages[-1]["role"] == "assistant" else ""
     text = row.text if row.text is not None else str(messages[0]["content"]) if len(messages) == 1 else None
-    tools = data_pipeline.read_tools(row)
+    tools = read_tools(row)
     try:
         if tokenizer.chat_template is None:
             ids = text_ids(tokenizer, text) if text else []

@@ -18,34 +18,18 @@ from backend.data.store import RowFile
 from backend.data_pipeline import (
     Dataset,
     encode,
-    encode_row,
     held_out_prompts,
     load,
     load_prompts,
     questions,
-    read_tools,
 )
 from backend.errors import DataError
+from tests.backend.chats import assistant, chat, user
 from tests.runs import ROWS, settings, tree, write_rows
 from tests.tiny import tiny_tokenizer
 
 CHATML = tiny_tokenizer("chatml")
 BASE = tiny_tokenizer("base")
-DATA = DataConfig(train="rows.jsonl")
-
-
-def user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
-
-
-def chat(place: str, *texts: str) -> Row:
-    """A row whose texts are said by user and assistant in turns."""
-    turns = [(assistant if number % 2 else user)(text) for number, text in enumerate(texts)]
-    return Row(place, messages=tuple(turns))
 
 
 def places(rows_file: Path, **changes: object) -> tuple[list[str], list[str]]:
@@ -191,7 +175,7 @@ class TestManyRows:
 
         def read() -> tuple[Any, ...]:
             dataset = load(data, seed=1, augmentation=AugmentationConfig(**added))
-            tokens = [each.input_ids.tolist() for each in encode(dataset.train, CHATML, data).examples]
+            tokens = [each.input_ids.tolist() for each in encode(dataset.train, CHATML, data)]
             rows = list(dataset.train), list(dataset.validation)
             return *rows, dataset.reading, dataset.fingerprints, dataset.trained_questions(), tokens
 
@@ -325,145 +309,6 @@ def asked(row: Row) -> str:
     return str(row.messages[0]["content"])
 
 
-class TestEncoding:
-    def test_only_the_answer_and_its_end_are_trained(self) -> None:
-        rows = [chat("r:1", "food pork", "meat"), chat("r:2", "x", "yes", "y", "no")]
-        encoded = encode(rows, CHATML, DATA)
-        said = [
-            CHATML.decode([int(token) for token in example.input_ids[example.trained]])
-            for example in encoded.examples
-        ]
-        assert said == ["meat<|im_end|>", "yes<|im_end|>no<|im_end|>"]
-        assert [example.row for example in encoded.examples] == ["r:1", "r:2"]
-        assert encoded.tokens == sum(len(example.input_ids) for example in encoded.examples)
-        assert encoded.trained_tokens == sum(int(example.trained.sum()) for example in encoded.examples)
-
-    def test_large_sets_are_tokenised_once_and_come_back_the_same(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        rows = [chat(f"r:{number}", f"food {number}", "meat " * (number % 5 + 1)) for number in range(40)]
-        data = DATA.model_copy(update={"max_length": 40, "truncation": "cut"})
-        plain = encode(rows, CHATML, data)
-        monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
-        monkeypatch.setattr(data_pipeline, "KEPT_FROM_ROWS", 40)
-        first = encode(rows, CHATML, data)
-        monkeypatch.setattr(data_pipeline, "encode_each", lambda *_: pytest.fail("tokenised again"))
-        for encoded in (first, encode(rows, CHATML, data)):
-            assert encoded.cut == plain.cut
-            for one, two in zip(encoded.examples, plain.examples, strict=True):
-                assert one.row == two.row
-                assert one.input_ids.tolist() == two.input_ids.tolist()
-                assert one.trained.tolist() == two.trained.tolist()
-                assert one.input_ids.dtype == two.input_ids.dtype
-        assert len(list((tmp_path / "tokens").iterdir())) == 1
-
-    def test_small_sets_leave_nothing_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
-        encode([chat("r:1", "a", "b")], CHATML, DATA)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_whole_sets_and_single_rows_give_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = [chat(f"r:{number}", f"food {number}", "meat" * number) for number in range(1, 8)]
-        rows = [*plain[:3], Row("r:t", text="plain text"), *plain[3:]]
-        monkeypatch.setattr("backend.data_pipeline.ROWS_AT_ONCE", 2)
-        encoded = encode(rows, CHATML, DATA).examples
-        one_by_one = [encode_row(row, CHATML) for row in rows]
-        assert [example.input_ids.tolist() for example in encoded] == [one.input_ids for one in one_by_one]
-        assert [example.trained.tolist() for example in encoded] == [one.trained for one in one_by_one]
-
-    def test_plain_text_is_learned_whole(self) -> None:
-        (example,) = encode([Row("r:1", text="hello world")], CHATML, DATA).examples
-        assert example.trained.all()
-        assert CHATML.decode(example.input_ids.tolist()) == "hello world<|im_end|>"
-
-    def test_without_a_template_prompt_and_answer_follow_each_other(self) -> None:
-        (example,) = encode([chat("r:1", "hello", " world")], BASE, DATA).examples
-        assert BASE.decode(example.input_ids.tolist()) == "hello world<|endoftext|>"
-        assert BASE.decode(example.input_ids[example.trained].tolist()) == " world<|endoftext|>"
-
-    def test_rows_that_are_tokens_already(self) -> None:
-        row = Row("r:1", input_ids=(5, 6, 7), labels=(-100, 6, 7))
-        (example,) = encode([row], CHATML, DATA).examples
-        assert (example.input_ids.tolist(), example.trained.tolist()) == ([5, 6, 7], [False, True, True])
-
-    def test_rows_in_pieces(self) -> None:
-        row = Row("r:1", segments=(("Q: x A: ", False), ("y", True)))
-        (example,) = encode([row], BASE, DATA).examples
-        assert BASE.decode(example.input_ids.tolist()) == "Q: x A: y"
-        assert BASE.decode(example.input_ids[example.trained].tolist()) == "y"
-
-
-class TestLongRows:
-    LONG = chat("r:2", "food pork", "meat " * 50)
-    EARLY = chat("r:3", "word " * 50, "meat")
-    SHORT = chat("r:1", "food pork", "meat")
-
-    def limited(self, truncation: str, limit: int = 40) -> DataConfig:
-        return DataConfig.model_validate({"train": "x", "max_length": limit, "truncation": truncation})
-
-    def test_the_longest_that_fits(self) -> None:
-        length = len(encode([self.LONG], CHATML, DATA).examples[0].input_ids)
-        assert encode([self.LONG], CHATML, self.limited("error", length)).tokens == length
-        with pytest.raises(
-            DataError, match=f"r:2 has {length} tokens, more than data.max_length {length - 1}"
-        ) as error:
-            encode([self.SHORT, self.LONG], CHATML, self.limited("error", length - 1))
-        assert error.value.code == "too-long"
-        assert f"data.max_length to {length}" in error.value.remedy
-
-    def test_cut_at_its_end(self) -> None:
-        whole = encode([self.LONG], CHATML, DATA).examples[0]
-        encoded = encode([self.SHORT, self.LONG], CHATML, self.limited("cut"))
-        assert (encoded.cut, encoded.dropped) == (["r:2"], [])
-        assert encoded.examples[1].input_ids.tolist() == whole.input_ids[:40].tolist()
-        assert encoded.examples[1].trained.tolist() == whole.trained[:40].tolist()
-
-    def test_a_row_with_nothing_to_learn_once_cut_is_left_out_and_named(self) -> None:
-        encoded = encode([self.SHORT, self.EARLY], CHATML, self.limited("cut"))
-        assert (encoded.cut, encoded.dropped) == ([], ["r:3"])
-        assert [example.row for example in encoded.examples] == ["r:1"]
-
-    def test_left_out_and_named(self) -> None:
-        encoded = encode([self.LONG, self.SHORT, self.EARLY], CHATML, self.limited("drop"))
-        assert (encoded.cut, encoded.dropped) == ([], ["r:2", "r:3"])
-        assert [example.row for example in encoded.examples] == ["r:1"]
-
-    def test_none_left(self) -> None:
-        with pytest.raises(DataError, match="None of the 1 rows is left to train on") as caught:
-            encode([self.LONG], CHATML, self.limited("drop"))
-        assert caught.value.code == "no-rows"
-
-
-class TestRowsThatCannotBeLearned:
-    @pytest.mark.parametrize(
-        ("row", "code"),
-        [
-            (Row("r:7", messages=(user("x"),)), "nothing-trained"),
-            (Row("r:7", messages=(user("x"), assistant("y") | {"trained": False})), "nothing-trained"),
-            (Row("r:7", messages=(user("x"), assistant("y")), label=True), "preference-rows"),
-            (Row("r:7", messages=(user("x"),), chosen=(assistant("y"),)), "preference-rows"),
-            (Row("r:7", input_ids=(5, 6), labels=(-100, -100)), "nothing-trained"),
-            (Row("r:7", segments=(("x", False),)), "nothing-trained"),
-        ],
-    )
-    def test_they_are_named(self, row: Row, code: str) -> None:
-        with pytest.raises(DataError, match="r:7") as caught:
-            encode([chat("r:1", "food pork", "meat"), row], CHATML, DATA)
-        assert caught.value.code == code
-        assert caught.value.remedy
-
-    @pytest.mark.parametrize("tools", [None, "[]"])
-    def test_a_conversation_that_the_template_refuses_is_named(self, tools: str | None) -> None:
-        row = Row("r:7", messages=(assistant("x"), user("y"), assistant("z")), tools=tools)
-        with pytest.raises(DataError, match=r"^r:7: The model's chat template refuses") as caught:
-            encode([row], tiny_tokenizer("gemma"), DATA)
-        assert caught.value.code == "template-refused"
-
-    def test_a_conversation_without_a_template_is_named(self) -> None:
-        with pytest.raises(DataError, match=r"r:7 is a conversation \(user, assistant, user, assistant\)"):
-            encode([chat("r:7", "a", "b", "c", "d")], BASE, DATA)
-
-
 class TestQuestions:
     def test_the_prompt_is_everything_before_the_last_answer(self) -> None:
         (asked,) = questions([chat("r:1", "a", "b", "c", "d")], CHATML)
@@ -487,12 +332,6 @@ class TestQuestions:
     )
     def test_rows_that_ask_nothing_are_left_out(self, row: Row) -> None:
         assert questions([row], CHATML) == []
-
-    @pytest.mark.parametrize(
-        ("tools", "read"), [(None, None), ('[{"type": "function"}]', [{"type": "function"}])]
-    )
-    def test_tools(self, tools: str | None, read: Any) -> None:
-        assert read_tools(Row("r:1", tools=tools)) == read
 
 
 class TestPrompts:

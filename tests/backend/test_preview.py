@@ -49,7 +49,7 @@ def text(row: PreviewRow, *, state: str = "", template: bool | None = None) -> s
 def test_ids_and_trained_tokens_are_those_of_the_trainer(family: Family) -> None:
     tokenizer, row = tiny_tokenizer(family), asked("Is it so?", "yes no")
     shown = preview_row(row, tokenizer, data())
-    (example,) = data_pipeline.encode([row], tokenizer, data()).examples
+    (example,) = data_pipeline.encode([row], tokenizer, data())
     assert [token.id for token in shown.tokens] == example.input_ids.tolist()
     assert [token.state == "trained" for token in shown.tokens] == example.trained.tolist()
 
@@ -193,7 +193,7 @@ class TestTheWhole:
 
     def lengths(self, tmp_path: Path) -> list[int]:
         rows = data_pipeline.load(data(train=str(tmp_path / "rows.jsonl")), seed=1).train
-        return [len(one.input_ids) for one in data_pipeline.encode(rows, tiny_tokenizer(), data()).examples]
+        return [len(one.input_ids) for one in data_pipeline.encode(rows, tiny_tokenizer(), data())]
 
     def test_a_large_set_is_estimated_from_a_sample(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -233,7 +233,11 @@ class TestAugmentation:
         tokenizer = tiny_tokenizer()
         encoded = data_pipeline.encode(dataset.train, tokenizer, data())
         made = VariedRows(dataset.train, encoded, tokenizer, self.ON, 1024, seed=4)(0, range(70))
-        changed = [row for row, plain in zip(made, encoded.examples, strict=True) if row is not plain]
+        changed = [
+            row
+            for row, plain in zip(made, encoded, strict=True)
+            if row.input_ids.tolist() != plain.input_ids.tolist()
+        ]
         assert len(shown.varied) == 20
         assert [pair.before.place for pair in shown.varied] == [row.row for row in changed[:20]]
         assert shown.varied_share == len(changed) / 70

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from backend.core.named_templates import set_chat_template
 from backend.core.tokenizer import encode_messages, encode_prompt
 from backend.data.records import Row
-from backend.data_pipeline import encode_row
 from backend.errors import DataError
+from backend.row_encoding import encode_row
 from backend.template_faults import template_faults, template_warnings
 from tests.tiny import tiny_tokenizer
 

@@ -18,7 +18,7 @@ from backend import token_cache
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import DataError
-from backend.token_cache import cached, key_of
+from backend.token_cache import TokenTable, keeping, kept, key_of
 from tests.tiny import tiny_tokenizer
 
 ROWS = [Encoded([1, 2, 300], [False, True, True]), Encoded([7], [True]), Encoded([40_000, 5], [False, True])]
@@ -26,102 +26,157 @@ CHATML = tiny_tokenizer("chatml")
 ROW = Row("r:1", ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}))
 
 
-class Encoder:
-    """Gives its rows and counts how often it is asked."""
-
-    def __init__(self, rows: Sequence[Encoded] = ROWS) -> None:
-        self.rows, self.asked = rows, 0
-
-    def __call__(self) -> Iterator[Encoded]:
-        self.asked += 1
-        yield from self.rows
+def tables(rows: Sequence[Encoded] = ROWS, at_a_time: int = 2) -> Iterator[TokenTable]:
+    for start in range(0, len(rows), at_a_time):
+        yield TokenTable.of(rows[start : start + at_a_time])
 
 
-def lists(tokens: Iterator[tuple[np.ndarray, np.ndarray]]) -> list[Encoded]:
-    return [Encoded(ids.tolist(), trained.tolist()) for ids, trained in tokens]
+def plain(table: TokenTable | None) -> list[Encoded]:
+    assert table is not None
+    return [Encoded(ids.tolist(), trained.tolist()) for ids, trained in table]
+
+
+def keep(key: str, folder: Path | None = None, rows: Sequence[Encoded] = ROWS) -> list[Encoded]:
+    """Keep ``rows``; what was handed through."""
+    return [row for table in keeping(key, tables(rows), folder) for row in plain(table)]
+
+
+ANY_ROWS = st.lists(
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1).map(
+        lambda row: Encoded([id_ for id_, _ in row], [trained for _, trained in row])
+    ),
+    min_size=1,
+)
+
+
+class TestTables:
+    @given(ANY_ROWS, st.integers(0, 9), st.integers(0, 9))
+    def test_rows_and_parts_are_those_of_a_list(self, rows: list[Encoded], start: int, stop: int) -> None:
+        table = TokenTable.of(rows)
+        assert plain(table) == rows
+        assert plain(table[start:stop]) == rows[start:stop]
+        assert table[start:stop].all_ids.tolist() == [
+            id_ for row in rows[start:stop] for id_ in row.input_ids
+        ]
+        assert table[start:stop].all_trained.tolist() == [
+            on for row in rows[start:stop] for on in row.trained
+        ]
+        assert table[-1][0].tolist() == rows[-1].input_ids
+
+    def test_kinds(self) -> None:
+        table = TokenTable.of(ROWS)
+        assert (table.ids.dtype, table.trained.dtype, table.ends.dtype) == (np.int32, np.bool_, np.int64)
+        assert len(TokenTable.of([])) == 0
+        with pytest.raises(IndexError):
+            table[3]
 
 
 class TestKeeping:
-    def test_the_second_start_tokenises_nothing(self, tmp_path: Path) -> None:
-        encoder = Encoder()
-        first, second = (lists(cached("k", encoder, tmp_path)) for _ in range(2))
-        assert first == second == ROWS
-        assert encoder.asked == 1
-
-    @given(
-        st.lists(
-            st.lists(st.tuples(st.integers(0, 2**31 - 1), st.booleans()), min_size=1).map(
-                lambda row: Encoded([id_ for id_, _ in row], [trained for _, trained in row])
-            ),
-            min_size=1,
-        )
-    )
+    @given(ANY_ROWS)
     def test_whatever_is_kept_comes_back(
         self, tmp_path_factory: pytest.TempPathFactory, rows: list[Encoded]
     ) -> None:
         folder = tmp_path_factory.mktemp("tokens")
-        assert [lists(cached("k", Encoder(rows), folder)) for _ in range(2)] == [rows, rows]
+        assert kept("k", folder) is None
+        assert keep("k", folder, rows) == rows
+        assert plain(kept("k", folder)) == rows
+
+    def test_parts_of_tables_are_kept_as_they_are(self, tmp_path: Path) -> None:
+        parts = [TokenTable.of(ROWS)[1:], TokenTable.of(ROWS)[:1]]
+        assert len(list(keeping("k", parts, tmp_path))) == 2
+        assert plain(kept("k", tmp_path)) == [*ROWS[1:], ROWS[0]]
 
     def test_rows_are_mapped_and_cannot_be_changed(self, tmp_path: Path) -> None:
-        (ids, trained), *_ = cached("k", Encoder(), tmp_path)
-        assert (ids.dtype, trained.dtype) == (np.int32, np.bool_)
+        keep("k", tmp_path)
+        table = kept("k", tmp_path)
+        assert table is not None
         with pytest.raises(ValueError, match="read-only"):
-            ids[0] = 3
+            table.ids[0] = 3
 
     def test_what_cannot_be_encoded_is_raised_and_nothing_is_kept(self, tmp_path: Path) -> None:
-        def broken() -> Iterator[Encoded]:
-            yield ROWS[0]
+        def broken() -> Iterator[TokenTable]:
+            yield TokenTable.of(ROWS)
             raise DataError("r:2 has no token to learn.", remedy="Mend it.", code="nothing-trained")
 
         with pytest.raises(DataError, match="no token to learn"):
-            list(cached("k", broken, tmp_path))
+            list(keeping("k", broken(), tmp_path))
         assert list(tmp_path.iterdir()) == []
+
+    def test_nothing_is_kept_before_the_last_is_taken(self, tmp_path: Path) -> None:
+        taken = keeping("k", tables(), tmp_path)
+        assert plain(next(taken)) == ROWS[:2]
+        assert plain(next(taken)) == ROWS[2:]
+        assert kept("k", tmp_path) is None
+        del taken
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_is_still_being_written_is_not_swept_away(self, tmp_path: Path) -> None:
+        taken = keeping("k", tables(at_a_time=1), tmp_path)
+        next(taken)
+        (staging,) = tmp_path.iterdir()
+        os.utime(staging, (0, 0))
+        next(taken)
+        keep("other", tmp_path)
+        assert plain(next(taken)) == ROWS[2:]
+        assert next(taken, None) is None
+        assert plain(kept("k", tmp_path)) == ROWS
 
     def test_it_lies_beside_the_converted_models(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
-        assert lists(cached("k", Encoder())) == ROWS
+        assert keep("k") == ROWS
         assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["k"]
+        assert plain(kept("k")) == ROWS
 
 
 class TestDamage:
     @pytest.mark.parametrize("name", ["ids", "trained", "ends", "manifest.json"])
     @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
-    def test_what_is_damaged_is_made_again(
+    def test_what_is_damaged_is_gone_and_can_be_made_again(
         self, tmp_path: Path, name: str, harm: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        encoder = Encoder()
-        list(cached("k", encoder, tmp_path))
+        keep("k", tmp_path)
         path = tmp_path / "k" / name
         whole = path.read_bytes()
         path.write_bytes({"flip": bytes([whole[0] ^ 1]) + whole[1:], "cut": whole[:-2], "gone": b""}[harm])
         with caplog.at_level(logging.WARNING):
-            assert lists(cached("k", encoder, tmp_path)) == ROWS
-        assert encoder.asked == 2
+            assert kept("k", tmp_path) is None
         assert "made again" in caplog.text
+        assert keep("k", tmp_path) == ROWS
         assert path.read_bytes() == whole
 
-    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EEXIST])
+    @pytest.mark.parametrize("deed", ["sweep_temporaries", "write_json_durably", "publish_folder"])
     def test_a_disk_that_refuses_costs_only_time(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, deed: str
     ) -> None:
         def refuse(*_: object) -> None:
             raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr(token_cache, "publish_folder", refuse)
-        encoder = Encoder()
-        assert lists(cached("k", encoder, tmp_path)) == ROWS
-        assert encoder.asked == 2
-        assert "not kept" in caplog.text
+        monkeypatch.setattr(token_cache, deed, refuse)
+        assert keep("k", tmp_path) == ROWS
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_disk_that_is_full_in_the_middle_loses_no_row(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        taken = keeping("k", tables(at_a_time=1), tmp_path)
+        found = plain(next(taken))
+        monkeypatch.setattr(token_cache.os, "utime", full)
+        assert found + [row for table in taken for row in plain(table)] == ROWS
+        assert "not kept for the next start" in caplog.text
         assert list(tmp_path.iterdir()) == []
 
     def test_another_process_may_be_faster(self, tmp_path: Path) -> None:
-        def late() -> Iterator[Encoded]:
-            list(cached("k", Encoder(), tmp_path))
-            yield from ROWS
+        def late() -> Iterator[TokenTable]:
+            keep("k", tmp_path)
+            yield from tables()
 
-        assert lists(cached("k", late, tmp_path)) == ROWS
+        assert [row for table in keeping("k", late(), tmp_path) for row in plain(table)] == ROWS
         assert [path.name for path in tmp_path.iterdir()] == ["k"]
 
 
@@ -130,15 +185,15 @@ class TestRoom:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for age, key in enumerate(("new", "used", "old")):
-            list(cached(key, Encoder(), tmp_path))
+            keep(key, tmp_path)
             os.utime(tmp_path / key, (1e9 - age, 1e9 - age))
-        list(cached("used", Encoder(), tmp_path))
+        assert kept("used", tmp_path)
         size = sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
         monkeypatch.setattr(token_cache, "MAX_BYTES", 2 * size)
-        list(cached("newest", Encoder(), tmp_path))
+        keep("newest", tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {"newest", "used"}
         monkeypatch.setattr(token_cache, "MAX_BYTES", 1)
-        list(cached("huge", Encoder(ROWS * 50), tmp_path))
+        keep("huge", tmp_path, ROWS * 50)
         assert {path.name for path in tmp_path.iterdir()} == {"huge"}
 
 

@@ -13,8 +13,9 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend import trainer_main
+from backend import encoded_rows, trainer_main
 from backend.core.distributed import World
+from backend.encoded_rows import EncodedRows
 from backend.errors import RunError
 from backend.outcomes import exit_code
 from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
@@ -164,6 +165,33 @@ class TestFinishing:
         assert run(again).code == "completed"
         assert result_bytes(again) == result_bytes(undisturbed)
         assert series(again) == series(undisturbed)
+
+
+class TestLargeSets:
+    """Training begins before every row is tokenised."""
+
+    @pytest.fixture(autouse=True)
+    def _small_is_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(encoded_rows, "BLOCK_ROWS", 6)
+        monkeypatch.setattr(encoded_rows, "LARGE_ROWS", 12)
+
+    def test_the_same_bits_and_tokens_counted_in_the_end(self, made: RunDir, undisturbed: RunDir) -> None:
+        early: list[Any] = []
+        run(made, at_step(1, lambda: early.append(made.read_environment()["data"])))
+        assert "tokens" not in early[0]
+        assert made.read_environment()["data"] == undisturbed.read_environment()["data"]
+        assert result_bytes(made) == result_bytes(undisturbed)
+        assert series(made) == series(undisturbed)
+
+    def test_a_row_that_cannot_be_used_ends_the_run_in_its_turn(self, tmp_path: Path, learner: Path) -> None:
+        rows = write_rows(tmp_path / "rows.jsonl", [*ROWS, ENDLESS_PROMPT])
+        changes = SHORT | {"data.validation": 0, "training.max_steps": 90, "training.save_steps": 0}
+        made = make_run(tmp_path / "runs", learner, rows, changes)
+        outcome = run(made)
+        assert (outcome.status, outcome.code, exit_code(outcome)) == (RunStatus.FAILED, "too-long", 2)
+        assert "rows.jsonl:19 has " in outcome.message
+        assert 0 < len(series(made)) <= 3
 
 
 class TestStopping:
@@ -416,8 +444,8 @@ def test_a_follower_ends_when_and_as_the_first_one_says(
 ) -> None:
     world = create_autospec(World, instance=True)
     world.same.side_effect = told
-    reports = iter(
-        [create_autospec(StepReport, instance=True, step=step, total_steps=3) for step in (1, 2, 3)]
-    )
-    assert trainer_main._follow(reports, world).status is status
+    rows = create_autospec(EncodedRows, instance=True)
+    reports = iter([create_autospec(StepReport, instance=True, step=n, total_steps=3) for n in (1, 2, 3)])
+    assert trainer_main._follow(reports, rows, world).status is status
+    assert rows.go_on.call_count == steps
     assert len(list(reports)) == 3 - steps

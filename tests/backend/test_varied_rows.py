@@ -78,24 +78,24 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_what_is_learned_is_never_touched() -> None:
     for epoch in range(20):
-        for plain, example in zip(VARIED.encoded.examples, VARIED(epoch, range(12)), strict=True):
+        for plain, example in zip(VARIED.encoded, VARIED(epoch, range(12)), strict=True):
             assert example.input_ids[example.trained].tolist() == plain.input_ids[plain.trained].tolist()
             assert example.row == plain.row
 
 
 @pytest.mark.parametrize("limit", [store.IN_MEMORY_BYTES, 0])
-def test_rows_that_stay_are_the_very_examples(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_rows_that_stay_are_as_they_were(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(store, "IN_MEMORY_BYTES", limit)
     still = varied(given_rows=store.kept(rows()), share=0.0, noise=0.1)
-    assert all(a is b for a, b in zip(still(0, range(12)), still.encoded.examples, strict=True))
+    assert all(map(same, still(0, range(12)), still.encoded))
 
 
 def test_a_variation_that_is_too_long_leaves_its_row_as_it_was() -> None:
-    longest = max(len(example.input_ids) for example in VARIED.encoded.examples)
+    longest = max(len(example.input_ids) for example in VARIED.encoded)
     tight = varied(longest, prompt_templates=["a much longer way to ask the same: {prompt}"])
     examples = tight(0, range(12))
     assert [len(example.input_ids) <= longest for example in examples] == [True] * 12
-    assert sum(a is b for a, b in zip(examples, tight.encoded.examples, strict=True)) == 12
+    assert sum(map(same, examples, tight.encoded)) == 12
 
 
 def test_a_variation_that_the_template_refuses_leaves_its_row_as_it_was(
@@ -113,7 +113,7 @@ def test_a_variation_that_the_template_refuses_leaves_its_row_as_it_was(
     texts = [needy.decode(example.input_ids) for example in examples]
     assert all("Be kind." in text for text in texts)
     assert sum("\nA Where" in text for text in texts) > 0
-    assert sum(a is b for a, b in zip(examples, dropping.encoded.examples, strict=True)) > 0
+    assert sum(map(same, examples, dropping.encoded)) > 0
 
 
 def test_nothing_asked_for() -> None:

@@ -37,7 +37,7 @@ pytestmark = [
 def examples(smollm2: Path) -> list[Example]:
     data = DataConfig(train=str(FOOD), validation=0.0)
     rows = data_pipeline.load(data, seed=0).train[:4]
-    return data_pipeline.encode(rows, load_tokenizer(smollm2), data).examples
+    return list(data_pipeline.encode(rows, load_tokenizer(smollm2), data))
 
 
 @pytest.fixture(scope="module")

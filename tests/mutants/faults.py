@@ -19,7 +19,8 @@ class Fault:
 BATCHING = "tests/backend/core/test_batching.py"
 GRADIENTS = "tests/backend/core/test_gradients.py"
 TRAINING = "tests/backend/core/test_training.py"
-PIPELINE = "tests/backend/test_data_pipeline.py"
+ENCODED = "tests/backend/test_encoded_rows.py"
+ENCODING = "tests/backend/test_row_encoding.py"
 TRAINER = "tests/backend/test_trainer_main.py"
 INFERENCER = "tests/backend/test_inferencer.py"
 CHECKPOINT = "tests/backend/core/test_checkpoint.py"
@@ -49,10 +50,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the end token is not learned",
-        "backend/data_pipeline.py",
-        "        ids, trained = whole\n",
-        "        ids, trained = whole\n        trained = trained.copy()\n        trained[-2:] = False\n",
-        (PIPELINE,),
+        "backend/row_encoding.py",
+        "    return encoded\n",
+        "    return Encoded(encoded.input_ids, [*encoded.trained[:-2], False, False])\n",
+        (ENCODING,),
     ),
     Fault(
         "prompt and answer change places",
@@ -70,24 +71,38 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "max_length ignored",
-        "backend/data_pipeline.py",
-        "if len(ids) > data.max_length:",
-        "if len(ids) > 10**9:",
-        (PIPELINE,),
+        "backend/encoded_rows.py",
+        "for index in np.flatnonzero(lengths > limit).tolist():",
+        "for index in np.flatnonzero(lengths > 10**9).tolist():",
+        (ENCODED,),
     ),
     Fault(
         "truncation cuts nothing",
-        "backend/data_pipeline.py",
-        "ids, trained = ids[: data.max_length], trained[: data.max_length]",
-        "ids, trained = ids, trained",
-        (PIPELINE,),
+        "backend/encoded_rows.py",
+        "Example(ids[:limit], trained[:limit], row.place)",
+        "Example(ids, trained, row.place)",
+        (ENCODED,),
     ),
     Fault(
         "the template is left out in training",
-        "backend/data_pipeline.py",
+        "backend/row_encoding.py",
         "encoded = encode_batch(tokenizer, [row.messages for row in chunk])",
         'encoded = [encode_text(tokenizer, str(row.messages[-1]["content"])) for row in chunk]',
-        (PIPELINE,),
+        (ENCODING,),
+    ),
+    Fault(
+        "a row asked for early is not looked at",
+        "backend/encoded_rows.py",
+        "if self._table is None and self._limits:",
+        "if False:",
+        (ENCODED,),
+    ),
+    Fault(
+        "rows that training did not wait for are never looked at",
+        "backend/trainer_main.py",
+        "if not rows.whole and not rows.go_on():",
+        "if False:",
+        (TRAINER,),
     ),
     Fault(
         "the first row is dropped",

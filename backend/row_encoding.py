@@ -1,0 +1,114 @@
+"""A row as token ids, with a mask on what is learned: the one place that knows what each kind of row becomes. F2."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.tokenizer import (
+    Encoded,
+    encode_batch,
+    encode_messages,
+    encode_prompt_completion,
+    encode_text,
+)
+from backend.data.records import Row
+from backend.errors import DataError, ModelError, TunesmithError
+
+ROWS_AT_ONCE = 1024
+IGNORED_LABEL = -100
+"""Label of a token that is not learned, as transformers and TRL write it."""
+
+
+def encode_each(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
+    """Every row, uncut and in order; runs of plain chats take the fast path together. Raises as ``encode`` does."""
+    for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
+        if not plain:
+            yield from (_at_row(row, _encode_named(row, tokenizer)) for row in group)
+            continue
+        while chunk := list(itertools.islice(group, ROWS_AT_ONCE)):
+            try:
+                encoded = encode_batch(tokenizer, [row.messages for row in chunk])
+            except TunesmithError:
+                encoded = [_encode_named(row, tokenizer) for row in chunk]
+            yield from (_at_row(row, one) for row, one in zip(chunk, encoded, strict=True))
+
+
+def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
+    plain = row.text is None and row.tools is None and not row.input_ids and not row.segments
+    return plain and not _is_preference(row) and tokenizer.chat_template is not None
+
+
+def _is_preference(row: Row) -> bool:
+    return bool(row.chosen) or bool(row.rejected) or row.label is not None
+
+
+def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """One row; an error names it."""
+    try:
+        return encode_row(row, tokenizer)
+    except (DataError, ModelError) as error:
+        if error.message.startswith(row.place):
+            raise
+        raise type(error)(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
+
+
+def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """One row as ids and mask, uncut. Raises DataError and ModelError where the template refuses it."""
+    if _is_preference(row):
+        raise DataError(
+            f"{row.place} is a preference row (an answer preferred to another, or judged good or bad).",
+            remedy="Give prompt and completion rows: this method learns from answers as they are.",
+            code="preference-rows",
+        )
+    if row.input_ids:
+        return Encoded(list(row.input_ids), [label != IGNORED_LABEL for label in row.labels])
+    if row.segments:
+        return _encode_segments(row, tokenizer)
+    if row.text is not None:
+        return encode_text(tokenizer, row.text)
+    if tokenizer.chat_template is None:
+        return encode_prompt_completion(tokenizer, *prompt_and_answer(row))
+    return encode_messages(tokenizer, row.messages, tools=read_tools(row))
+
+
+def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Pieces of text that want no template, each tokenised on its own and trained or not."""
+    ids: list[int] = []
+    trained: list[bool] = []
+    for text, learns in row.segments:
+        piece = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        ids += piece
+        trained += [learns] * len(piece)
+    return Encoded(ids, trained)
+
+
+def _at_row(row: Row, encoded: Encoded) -> Encoded:
+    if not any(encoded.trained[1:]):
+        raise DataError(
+            f"{row.place} has no token to learn: its answer is empty.",
+            remedy="Give the row an answer or leave it out.",
+            code="nothing-trained",
+        )
+    return encoded
+
+
+def prompt_and_answer(row: Row) -> tuple[str, str]:
+    """A single exchange as (prompt, answer), for a model without a chat template."""
+    roles = [message["role"] for message in row.messages]
+    if roles != ["user", "assistant"]:
+        raise DataError(
+            f"{row.place} is a conversation ({', '.join(roles)}), and this model has no chat template.",
+            remedy="Set model.chat_template, for example to chatml, or use prompt and completion rows.",
+            code="no-chat-template",
+        )
+    return str(row.messages[0]["content"]), str(row.messages[1]["content"])
+
+
+def read_tools(row: Row) -> list[dict[str, Any]] | None:
+    """The tools of a row as the template wants them, or None."""
+    return None if row.tools is None else json.loads(row.tools)
