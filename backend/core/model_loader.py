@@ -7,7 +7,6 @@ folder's rules.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from backend.core.fused_lora import run_experts_in_turn
 from backend.core.model_folder import check_model_folder, read_object, refuse_code
 from backend.errors import ModelError
+from backend.utils.warning_utils import unwarned
 
 # what transformers raises on a config.json that makes no sense
 _CONFIG_ERRORS = (
@@ -76,8 +76,7 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
             remedy="Give the adapter folder of a finished run; pickled adapters (.bin) are not read.",
         )
     try:
-        with _alone_and_quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _alone_and_quiet(), unwarned():
             tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
             wanted = set(get_peft_model_state_dict(tuned))
         with safe_open(weights, "pt") as file:

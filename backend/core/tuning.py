@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,11 @@ from transformers import PreTrainedModel
 from backend.config import TuningConfig
 from backend.core.fused_lora import fuse_lora, run_experts_in_turn
 from backend.errors import ModelError
+from backend.utils.warning_utils import unwarned
+
+_OF_PEFT = ((FutureWarning, ""), (RuntimeWarning, "The following (rank|alpha)_pattern keys"))
+"""It asks transformers about a property that is to be renamed, and looks for experts, whose rank differs, among
+modules only."""
 
 
 def make_trainable(model: PreTrainedModel, tuning: TuningConfig, *, seed: int) -> PreTrainedModel | PeftModel:
@@ -47,11 +51,7 @@ def _lora(model: PreTrainedModel, tuning: TuningConfig) -> PreTrainedModel | Pef
         {name.rpartition(".")[2] for name, part in model.named_modules() if type(part) is nn.Linear}
     )
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers about a property that is to be renamed
-            warnings.simplefilter("ignore", FutureWarning)
-            # and looks for experts, whose rank differs, among modules only
-            warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+        with unwarned(*_OF_PEFT):
             adapted = get_peft_model(model, settings)
     except (ValueError, re.error) as error:
         raise ModelError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from backend.errors import ExportError
+from backend.utils.warning_utils import unwarned
 
 ONNX_FILE = "model.onnx"
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -117,8 +117,7 @@ def _quiet() -> Iterator[None]:
     level = speaker.level
     speaker.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with unwarned():
             yield
     finally:
         speaker.setLevel(level)
