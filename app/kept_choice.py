@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 import streamlit as st
 
 from app.studio import studio
 from app.uploads import kept_files
+from app.views.text import persons_zone, size
 
 
 def is_kept(source: str) -> bool:
@@ -17,13 +21,14 @@ def is_kept(source: str) -> bool:
 
 def choose_kept(chosen: str) -> str:
     """Draw the choice, with ``chosen`` in it where that is kept; the path chosen now, or nothing."""
-    kept = [str(file) for file in kept_files(studio().root)]
+    files = kept_files(studio().root)
+    kept, names = [str(file) for file in files], Counter(map(_named, files))
     return (
         st.selectbox(
             "Or one you gave before",
             kept,
             index=kept.index(chosen) if chosen in kept else None,
-            format_func=called,
+            format_func=lambda file: _in_words(Path(file), names),
             placeholder="Choose" if kept else "None yet",
             key=f"kept {chosen}",
         )
@@ -32,6 +37,23 @@ def choose_kept(chosen: str) -> str:
 
 
 def called(file: str) -> str:
-    """A kept file in words: its name, its version where it is a mended copy, the beginning of its content's hash."""
-    folder, *between, name = Path(file).relative_to(studio().root / "data").parts
-    return " · ".join(part for part in (name, " ".join(between), folder[:6]) if part)
+    """A kept file in words: its name, version, size and date; where two have one name, its hash too."""
+    return _in_words(Path(file), Counter(map(_named, kept_files(studio().root))))
+
+
+def _in_words(file: Path, names: Mapping[str, int]) -> str:
+    """``called``, where ``names`` says how many files have a name."""
+    name = _named(file)
+    try:
+        stat = file.stat()
+    except OSError:  # it went away meanwhile
+        return name
+    date = f"{datetime.fromtimestamp(stat.st_mtime, persons_zone()):%d %b %Y}"
+    content = file.relative_to(studio().root / "data").parts[0][:6] if names[name] > 1 else ""
+    return " · ".join(filter(None, [name, size(stat.st_size), date, content]))
+
+
+def _named(file: Path) -> str:
+    """Its name, and its version where it is a mended copy."""
+    _, *between, name = file.relative_to(studio().root / "data").parts
+    return " · ".join(filter(None, [name, " ".join(between)]))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import streamlit as st
 
 from app.views.status_face import in_the_studio
 from app.views.table import draw_table
-from app.views.text import figure, in_local_time, plain
+from app.views.text import figure, in_local_time, persons_zone, plain
 from backend.manager.explain import Explanation
 
 _FITTING_LINES = 18
@@ -30,7 +28,7 @@ def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
 def draw_explanation(explanation: Explanation, branch: str) -> None:
     """What is known about how a run ended, and what to do; ``branch`` is the command that branches off, or empty."""
     with st.container(border=True):
-        findings, moments = in_local_time("\n".join(explanation.findings), _zone())
+        findings, moments = in_local_time("\n".join(explanation.findings), persons_zone())
         exact = f"Times are yours. As they were written: {', '.join(moments)}" if moments else None
         st.markdown("**What happened**", help=exact)
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in findings.splitlines()))
@@ -44,24 +42,14 @@ def draw_explanation(explanation: Explanation, branch: str) -> None:
 
 def draw_harm(explanation: Explanation, branch: str) -> None:
     """That a model is worse than the untrained one, and the way back; ``branch`` as above."""
-    st.warning(
-        plain(f"{explanation.findings[0]} {explanation.advice[-1]}", 800), icon=":material/trending_down:"
-    )
+    st.warning(plain(f"{explanation.findings[0]} {explanation.advice[-1]}", 800), icon=":material/warning:")
     _draw_branch(branch)
 
 
 def _draw_branch(command: str) -> None:
     if command:
-        st.caption("The branch, from a command line")
+        st.caption("Branch off from a command line")
         st.code(command, language=None, wrap_lines=True)
-
-
-def _zone() -> tzinfo | None:
-    """The time zone of the person's browser; None where it is not known."""
-    try:
-        return ZoneInfo(st.context.timezone) if st.context.timezone else None
-    except (ZoneInfoNotFoundError, ValueError):
-        return None
 
 
 def _advice(explanation: Explanation) -> list[str]:

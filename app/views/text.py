@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import streamlit as st
 
 from backend.utils.text_utils import shorten
 
@@ -73,6 +76,14 @@ def in_local_time(text: str, zone: tzinfo | None = None) -> tuple[str, tuple[str
             return found[0]
 
     return _MOMENT.sub(told, text), tuple(_MOMENT.findall(text))
+
+
+def persons_zone() -> tzinfo | None:
+    """The time zone of the person's browser; None where it is not known."""
+    try:
+        return ZoneInfo(st.context.timezone) if st.context.timezone else None
+    except (ZoneInfoNotFoundError, ValueError):
+        return None
 
 
 def rough(seconds: float) -> str:

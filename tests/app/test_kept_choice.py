@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
@@ -34,9 +35,9 @@ def mended(root: Path, upload: Path) -> Path:
 def test_uploads_and_mended_copies_in_words(root: Path) -> None:
     upload = keep(root, "foods.jsonl", b"{}")
     copy = mended(root, upload)
-    hashed = upload.parent.name[:6]
-    assert called(str(upload)) == f"foods.jsonl · {hashed}"
-    assert called(str(copy)) == f"rows.jsonl · mended v002 · {hashed}"
+    os.utime(upload, (0, 1_789_992_000))
+    assert called(str(upload)) == "foods.jsonl · 2 B · 21 Sep 2026"
+    assert called(str(copy)).startswith("rows.jsonl · mended v002 · 2 B · ")
     assert shown(str(copy)).selectbox[0].options == [called(str(copy)), called(str(upload))]
     assert [is_kept(str(each)) for each in (upload, copy, root / "other.jsonl", "")] == [
         True,
@@ -44,6 +45,15 @@ def test_uploads_and_mended_copies_in_words(root: Path) -> None:
         False,
         False,
     ]
+
+
+def test_two_of_one_name_are_told_apart_by_their_content(root: Path) -> None:
+    first, second = (keep(root, "foods.jsonl", content) for content in (b"{}", b"[]"))
+    assert called(str(first)).endswith(f" · {first.parent.name[:6]}")
+    assert called(str(second)).endswith(f" · {second.parent.name[:6]}")
+    second.unlink()
+    assert called(str(second)) == "foods.jsonl"
+    assert first.parent.name[:6] not in called(str(first))
 
 
 def test_what_is_chosen_is_shown_and_nothing_else_is(root: Path) -> None:
