@@ -13,7 +13,7 @@ from app.views.cards import draw_nothing_yet
 from app.views.charts import COLOURS, draw_lines
 from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
 from app.views.curve_controls import draw_curve_controls
-from app.views.table import draw_table
+from app.views.stacked_table import draw_stacked_table
 from app.views.text import title_of
 from backend.manager.run_summary import RunSummary
 from backend.run_dir import RunDir
@@ -91,7 +91,7 @@ def _evaluations(runs: Sequence[RunSummary]) -> None:
     for run in runs:
         with reading(RunDir(run.path)).fresh() as scalars:
             rows.append(evaluation_row(_name(run), str(run.status), scalars))
-    draw_table(rows, height="content")
+    draw_stacked_table(rows)
 
 
 def _settings(runs: Sequence[RunSummary]) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import streamlit as st
 
+from app.views.fold import FOLD_STYLE, NARROW, WIDE, draw_text, folding
 from app.views.table import draw_table
 from app.views.token_view import shown
 
 _STYLE = """
 <style>
 .ts-sure { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .9rem;
-  line-height: 2; white-space: pre-wrap; overflow-wrap: anywhere; }
-.ts-sure span { border-radius: 3px; padding: 1px 0; border-right: 1px solid rgba(128,128,128,.45); }
+  line-height: 2; }
+.ts-sure .ts-text span { border-radius: 3px; padding: 1px 0; border-right: 1px solid rgba(128,128,128,.45); }
 .ts-mark { outline: 2px dotted currentColor; }
 </style>
 """
@@ -27,13 +28,18 @@ def draw_messages(messages: Sequence[Mapping[str, str]]) -> None:
     """The turns so far."""
     for message in messages:
         with st.chat_message(message["role"], avatar=_ICONS.get(message["role"])):
-            st.text(message["content"])
+            draw_text(message["content"])
             if message.get("note"):
                 st.caption(message["note"])
 
 
-def draw_sureness(tokens: Sequence[Mapping[str, Any]], first_difference: int | None = None) -> None:
-    """Every token over a colour for its probability, which a pointer names; a mark where two answers part."""
+def draw_sureness(
+    tokens: Sequence[Mapping[str, Any]], first_difference: int | None = None, *, width: int = WIDE
+) -> None:
+    """Every token over a colour for its probability, which a pointer names; a mark where two answers part.
+
+    Folded beyond a dozen lines of ``width`` characters.
+    """
     spans = []
     for place, token in enumerate(tokens):
         sure = probability(token)
@@ -42,7 +48,8 @@ def draw_sureness(tokens: Sequence[Mapping[str, Any]], first_difference: int | N
         spans.append(
             f'<span{mark} style="{_colour(sure)}" title="{title}">{shown(str(token["text"]))}</span>'
         )
-    st.html(f'{_STYLE}<div class="ts-sure">{"".join(spans)}</div>')
+    text = "".join(str(token["text"]) for token in tokens)
+    st.html(f'{FOLD_STYLE}{_STYLE}<div class="ts-sure">{folding("".join(spans), text, width)}</div>')
 
 
 def draw_prompt(prompt: Mapping[str, Any]) -> None:
@@ -73,8 +80,8 @@ def draw_side(title: str, side: Mapping[str, Any], first_difference: int | None)
     """One of two answers."""
     st.markdown(f"**{title}**")
     with st.container(border=True):
-        st.text(str(side["text"]) or "(it said nothing)")
-    draw_sureness(side["tokens"], first_difference)
+        draw_text(str(side["text"]) or "(it said nothing)", width=NARROW)
+    draw_sureness(side["tokens"], first_difference, width=NARROW)
 
 
 def probability(token: Mapping[str, Any]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from app.views.samples import panels
-from app.views.table import draw_table
+from app.views.stacked_table import draw_stacked_table
 from app.views.text import figure
 from backend.manager.scalars import RunScalars
 from backend.utils.interval_utils import score_interval
@@ -24,7 +24,7 @@ def draw_settings(settings: Mapping[str, Sequence[object]], names: Sequence[str]
         {"setting": setting, **{name: _setting(value) for name, value in zip(names, values, strict=True)}}
         for setting, values in settings.items()
     ]
-    draw_table(lines, height="content")
+    draw_stacked_table(lines)
 
 
 def _setting(value: object) -> str:
@@ -75,7 +75,7 @@ def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
         answers = {name: str(found.get(row, {}).get("generated", "–")) for name, found in newest.items()}
         question = {"asked": _last_words(asked.get("prompt")), "expected": str(asked.get("expected", ""))}
         lines.append(question | answers)
-    draw_table(lines, height="content")
+    draw_stacked_table(lines)
 
 
 def _last_words(prompt: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
@@ -32,3 +33,12 @@ def unescaped(text: str) -> str:
 def frames(app: AppTest) -> list[list[dict[str, Any]]]:
     """The tables on the page, each as rows."""
     return [one.value.to_dict("records") for one in app.dataframe]
+
+
+def stacked(app: AppTest) -> list[list[dict[str, str]]]:
+    """The tables drawn as HTML, each as rows."""
+    bodies = [one.proto.body for one in app.get("html")]
+    found = [re.search("<table.*</table>", body, re.DOTALL) for body in bodies]
+    tables = [ET.fromstring(table[0]) for table in found if table]  # noqa: S314 - we drew it
+    lines = [[["".join(cell.itertext()) for cell in line] for line in table.iter("tr")] for table in tables]
+    return [[dict(zip(head, cells, strict=True)) for cells in rows] for head, *rows in lines]

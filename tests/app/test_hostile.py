@@ -20,8 +20,10 @@ EVIL = (
     "<img src=x onerror=alert(1)> [x](javascript:alert(1)) ![](http://192.0.2.1/i.png) :red[x] $y$ `z` **b**"
 )
 ESCAPES = {
-    "token_view.py",  # these two draw tokens as spans; their own tests hold that they escape them
+    "token_view.py",  # these draw tokens, cells and long texts; their own tests hold that they escape them
     "chat.py",
+    "fold.py",
+    "stacked_table.py",
     "main.py",  # a rule of style and nothing of anybody's
 }
 BODIES = ["Curves", "Samples", "Machine", "Log", "Details"]
@@ -35,7 +37,9 @@ def hostile_run(runs: Runs) -> RunDir:
     run.outcome_file.write_text(json.dumps(outcome | {"message": EVIL, "remedy": EVIL}), "utf-8")
     run.train_log.write_text(f"\x1b[31m{EVIL}\x00\n" * 50 + "x" * 100_000 + "\n", "utf-8")
     with run.samples_writer() as samples:
-        samples.append({"step": 5, "row": EVIL, "prompt": EVIL * 500, "expected": EVIL, "generated": EVIL})
+        samples.append(
+            {"step": 5, "row": EVIL, "prompt": EVIL * 500, "expected": EVIL, "generated": EVIL * 50}
+        )
     with run.flight_writer() as flight:
         flight.append({"step": 13, "loss": 1e308, "grad_norm": 1e-308, "learning_rate": 1.0, "rows": [EVIL]})
     with run.metrics_writer() as metrics:
@@ -96,7 +100,7 @@ def calls(path: Path) -> list[ast.Call]:
 
 
 def test_no_room_of_the_studio_lets_html_in() -> None:
-    """``unsafe_allow_html`` is nowhere, and ``st.html`` only where tokens are drawn."""
+    """``unsafe_allow_html`` is nowhere, and ``st.html`` only where what is drawn is escaped."""
     made = [(path.name, call) for path in APP for call in calls(path)]
     words = {word.arg for _, call in made for word in call.keywords}
     drawn = {(name, ast.unparse(call.func)) for name, call in made}

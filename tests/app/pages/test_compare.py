@@ -10,7 +10,7 @@ from app.views.curve_controls import SMOOTHING
 from backend.manager.curves import smoothed
 from backend.run_dir import CONFIG_END
 from tests.app.conftest import OpenPage
-from tests.app.reading import frames, texts
+from tests.app.reading import stacked, texts
 from tests.app.states import Runs, eval_report, step_report
 from tests.app.views.test_charts import rows
 
@@ -84,18 +84,18 @@ class TestTwo:
         assert rows(chart.proto)[-1]["y"] == pytest.approx(last)
 
     def test_figures_with_intervals(self, page: object) -> None:
-        rows = frames(page)[0]  # type: ignore[arg-type]
+        rows = stacked(page)[0]  # type: ignore[arg-type]
         assert [row["steps"] for row in rows] == ["40 of 40", "100 of 100"]
         assert rows[0]["exact match (95 % interval)"] == "75% (51 to 90 %) of 16 rows"
         assert rows[1]["best held-out loss"].endswith("at step 100")
 
     def test_settings_that_differ_and_no_others(self, page: object) -> None:
-        rows = frames(page)[1]  # type: ignore[arg-type]
+        rows = stacked(page)[1]  # type: ignore[arg-type]
         assert [row["setting"] for row in rows] == ["name", "training.learning_rate"]
         assert list(rows[1].values())[1:] == ["–", "0.0001"]
 
     def test_answers_side_by_side(self, page: object) -> None:
-        (row,) = frames(page)[2]  # type: ignore[arg-type]
+        (row,) = stacked(page)[2]  # type: ignore[arg-type]
         assert row["asked"] == "Which section? pork"
         assert list(row.values())[1:] == ["Meat", "Meat", "Meat"]
 

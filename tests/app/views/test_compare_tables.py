@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.views.compare_tables import score_words
-from tests.app.reading import frames, texts
+from tests.app.reading import stacked, texts
 from tests.app.views.drawing import drawn
 
 
@@ -26,11 +26,11 @@ def test_a_score_with_its_interval(share: float | None, rows: object, words: str
 
 def test_settings() -> None:
     shown = drawn("compare_tables.draw_settings", {"training.learning_rate": (None, 1e-4)}, ["a", "b"])
-    assert frames(shown) == [[{"setting": "training.learning_rate", "a": "–", "b": "0.0001"}]]
+    assert stacked(shown) == [[{"setting": "training.learning_rate", "a": "–", "b": "0.0001"}]]
     assert texts(drawn("compare_tables.draw_settings", {}, ["a", "b"])) == ["Their settings are the same."]
 
 
 def test_answers_to_rows_that_only_one_has() -> None:
     sample = {"step": 1, "row": "x", "prompt": "p" * 300, "expected": "e", "generated": "g"}
     shown = drawn("compare_tables.draw_answers", {"a": [sample], "b": []})
-    assert frames(shown) == [[{"asked": f"… {'p' * 240}", "expected": "e", "a": "g", "b": "–"}]]
+    assert stacked(shown) == [[{"asked": f"… {'p' * 240}", "expected": "e", "a": "g", "b": "–"}]]

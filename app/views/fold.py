@@ -1,0 +1,45 @@
+"""Long texts, folded after a dozen lines in the browser, so that nothing is asked or made anew to read the rest.
+
+What is folded is text and is never interpreted.
+"""
+
+from __future__ import annotations
+
+import html
+
+import streamlit as st
+
+FOLDED_LINES = 12
+WIDE, CELL, NARROW = 90, 60, 45
+"""Characters a line, roughly: of the whole page, of a table's cell, and of one of two columns."""
+FOLD_STYLE = f"""
+<style>
+.ts-text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+.ts-text:has(+ details:not([open])) {{ display: -webkit-box; -webkit-box-orient: vertical;
+  -webkit-line-clamp: {FOLDED_LINES}; overflow: hidden; }}
+.ts-unfold summary {{ display: inline-block; cursor: pointer; text-decoration: underline; padding: .3rem 0; }}
+.ts-unfold[open] .ts-more, .ts-unfold:not([open]) .ts-less {{ display: none; }}
+</style>
+"""
+_UNFOLD = (
+    '<details class="ts-unfold"><summary><span class="ts-more">Show all</span>'
+    '<span class="ts-less">Show less</span></summary></details>'
+)
+
+
+def draw_text(text: str, *, width: int = WIDE) -> None:
+    """``text`` as it is; beyond a dozen lines of ``width`` characters the rest is a click away."""
+    if is_long(text, width):
+        st.html(FOLD_STYLE + folding(html.escape(text), text, width))
+    else:
+        st.text(text)
+
+
+def folding(body: str, text: str, width: int) -> str:
+    """``body``, which is HTML that shows ``text``, with what folds it where that is long; for ``FOLD_STYLE``."""
+    return f'<div class="ts-text">{body}</div>{_UNFOLD if is_long(text, width) else ""}'
+
+
+def is_long(text: str, width: int) -> bool:
+    """Whether ``text`` has more than a dozen lines of ``width`` characters."""
+    return sum(1 + len(line) // width for line in text.splitlines()) > FOLDED_LINES
