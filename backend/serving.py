@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+from backend.utils.process_utils import collect_as_usual, collect_rarely, identify
+
+if __name__ == "__main__":  # before the heavy rooms come up
+    collect_rarely()
+
 import os
 import secrets
 import socket
@@ -27,7 +32,6 @@ from backend.server.guard import is_loopback
 from backend.server.metrics import Metrics
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import LockedError, hold_lock
-from backend.utils.process_utils import collect_as_usual, identify
 
 TOKEN_VARIABLE = "TUNESMITH_SERVER_TOKEN"  # noqa: S105 - the name of a variable
 ANSWER_SECONDS = 600.0

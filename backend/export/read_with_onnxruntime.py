@@ -6,6 +6,8 @@ nothing of Tunesmith. Answers are made token by token through the graph's own ca
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from importlib.metadata import version
@@ -91,6 +93,8 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the job, write the answers."""
+    gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come and to stay
+    atexit.register(gc.freeze)  # and to go with the process
     job = json.load(sys.stdin)
     Path(job["answers"]).write_text(json.dumps(read(job)), encoding="utf-8")
 

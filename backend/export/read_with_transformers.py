@@ -7,6 +7,8 @@ and the arithmetic is float32, so that their precision is all that counts.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import sys
 from importlib.metadata import version
@@ -75,6 +77,8 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the job, write the answers."""
+    gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come and to stay
+    atexit.register(gc.freeze)  # and to go with the process
     job = json.load(sys.stdin)
     Path(job["answers"]).write_text(json.dumps(read(job)), encoding="utf-8")
 

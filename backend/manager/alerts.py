@@ -6,7 +6,6 @@ Everything is off until it is set: ``TUNESMITH_ALERT_DESKTOP=1``, ``TUNESMITH_AL
 
 from __future__ import annotations
 
-import http.client
 import json
 import shutil
 import subprocess
@@ -98,6 +97,8 @@ def _to_webhook(alert: Alert, settings: AlertSettings) -> str:
     """One POST, no redirects, to a host that the person has listed."""
     if wrong := _webhook_problem(settings):
         return wrong
+    import http.client  # noqa: PLC0415 - every run has a supervisor, and few ever tell anybody
+
     address = urlsplit(settings.webhook)
     host, port = address.hostname or "", address.port
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection

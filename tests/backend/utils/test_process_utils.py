@@ -51,6 +51,21 @@ print(gc.get_threshold() == usual, gc.get_freeze_count())
     assert (as_usual, int(kept) > 1000) == ("True", True)
 
 
+@pytest.mark.parametrize(("first", "said"), [("", "collected"), ("collect_rarely(); collect_rarely()", "")])
+def test_no_garbage_is_looked_for_at_the_end(first: str, said: str) -> None:
+    program = f"""
+from backend.utils.process_utils import collect_rarely
+class Garbage:
+    def __del__(self, say=print):
+        say("collected")
+{first}
+garbage = Garbage()
+garbage.itself = garbage
+"""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == said
+
+
 def test_a_living_process_has_an_identity(sleeper: subprocess.Popen[bytes]) -> None:
     identity = identify(sleeper.pid)
     assert identity.pid == sleeper.pid
