@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from backend.run_dir import RunDir
+from backend.utils.process_utils import collect_rarely
 from tests.eventually import eventually
 from tests.runs import child_environment, lines
 
@@ -64,7 +65,7 @@ class Trainer:
         assert self.wait().code == -signal.SIGKILL
 
     def _printed(self, name: str) -> str:
-        return _screen(self.run, name).read_text()
+        return _screen(self.run, self.pid, name).read_text()
 
 
 class Trainers:
@@ -105,15 +106,15 @@ class Trainers:
         self.close()
 
 
-def _screen(run: RunDir, name: str) -> Path:
-    return run.path.with_name(f"{run.id}.{name}")
+def _screen(run: RunDir, pid: int, name: str) -> Path:
+    return run.path.with_name(f"{run.id}.{pid}.{name}")
 
 
 def _work(asked: dict[str, Any], trainer: Any) -> int:
     """The whole life of one trainer; returns its exit code."""
     run = RunDir(Path(asked["run"]))
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(_screen(run, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(_screen(run, os.getpid(), name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(asked["environment"])
     exec(asked["code"], {"trainer": trainer})  # noqa: S102 - the test's own words
     code: int = trainer.main([asked["run"]])
@@ -135,6 +136,7 @@ def _live(asked: dict[str, Any], trainer: Any) -> NoReturn:
 
 
 def _serve() -> None:
+    collect_rarely()
     import torch.utils.tensorboard
     from transformers.models.llama import modeling_llama
 

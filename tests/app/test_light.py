@@ -63,7 +63,7 @@ def test_w25_every_page_is_drawn_without_torch(tmp_path: Path) -> None:
 
 
 def test_the_watch_would_notice(tmp_path: Path) -> None:
-    script = SCRIPT.replace("import json, sys", "import json, sys, torch").replace(
+    script = SCRIPT.replace("import json, sys", "import json, sys; sys.modules['torch'] = json").replace(
         "for module in modules", "for module in []"
     )
     assert "torch" in ask(tmp_path, script, []).splitlines()[-1]

@@ -1,4 +1,4 @@
-"""F01: the real trainer under the real supervisor, killed; then the bits are compared."""
+"""F01: the real trainer under the real supervisor, killed and gone on with by hand; then the bits are compared."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from backend.run_dir import RunDir
 from backend.utils.process_utils import send_signal
 from tests.eventually import eventually
 from tests.faults.conftest import MakeRun, losses, result_bits
+from tests.runs import start_trainer
 
 
 def kill_at(run: RunDir, step: int) -> None:
@@ -36,8 +37,9 @@ def test_f01_a_killed_run_ends_with_the_bits_of_the_undisturbed_one(
     assert checkpoint is not None
     assert checkpoint.step >= 4
     wait(run, timeout_seconds=20)
-    start(run)
-    assert wait(run, timeout_seconds=120).status is RunStatus.FINISHED
+    child = start_trainer(run)
+    assert child.communicate(timeout=120) == ("", "Trained 10 steps.\n")
+    assert (child.returncode, run.status()) == (0, RunStatus.FINISHED)
     assert run.latest_attempt_number() == 2
     assert result_bits(run) == result_bits(reference)
     assert losses(run) == losses(reference)

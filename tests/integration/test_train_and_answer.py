@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from backend.inferencer import Inferencer
-from backend.reports import RunStatus
+from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
 from tests.backend.test_inferencer import greedy, reference
 from tests.eventually import eventually
-from tests.runs import LEARN, LONG, child_environment, learner_folder, lines, series, tree, write_rows
+from tests.runs import LEARN, child_environment, learner_folder, lines, series, tree, write_rows
 
 
 def flags(changes: dict[str, Any]) -> list[str]:
@@ -50,11 +51,36 @@ def before(place: Path) -> dict[str, bytes]:
     return tree(place)
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """How ``tunesmith train`` ended on Ctrl-C: its code, what it printed, and where the run stood."""
+
+    code: int
+    out: str
+    err: str
+    outcome: Outcome | None
+    newest_checkpoint: int
+
+
 @pytest.fixture(scope="module")
-def told(place: Path, before: dict[str, bytes]) -> dict[str, Any]:
-    """What ``tunesmith train --json`` printed; it trained in a process of its own."""
+def stopped(place: Path, before: dict[str, bytes]) -> Stopped:
+    """It trains in a process of its own, until SIGINT."""
     fixed = {"model.model_name_or_path": "model", "model.dtype": "float32", "data.train": "rows.jsonl"}
-    child = tunesmith("train", *flags(fixed | LEARN | {"logging.tensorboard": True}), "--json", cwd=place)
+    child = tunesmith("train", *flags(fixed | LEARN | {"logging.tensorboard": True}), cwd=place)
+    eventually(
+        lambda: any(lines(path) for path in (place / "runs").glob("*/metrics.jsonl")) or child.poll(),
+        timeout_seconds=120,
+    )
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=120)
+    (run,) = RunDir.all_under(place / "runs")
+    return Stopped(child.returncode, out, err, run.read_outcome(), run.newest_checkpoint_step())
+
+
+@pytest.fixture(scope="module")
+def told(place: Path, stopped: Stopped) -> dict[str, Any]:
+    """What ``tunesmith runs resume --json`` printed; it trained the rest in a process of its own."""
+    child = tunesmith("runs", "resume", "latest", "--json", cwd=place)
     out, err = child.communicate(timeout=180)
     assert (child.returncode, err) == (0, "")
     found: dict[str, Any] = json.loads(out)
@@ -64,6 +90,16 @@ def told(place: Path, before: dict[str, bytes]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def run(told: dict[str, Any]) -> RunDir:
     return RunDir.open(Path(told["path"]))
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(stopped: Stopped, run: RunDir) -> None:
+    assert stopped.outcome is not None
+    assert (stopped.code, stopped.outcome.code) == (130, "sigint")
+    assert f"tunesmith runs resume {run.id}" in stopped.out
+    assert "Traceback" not in stopped.err
+    assert stopped.newest_checkpoint == stopped.outcome.step
+    steps = [line["step"] for line in lines(run.metrics_file) if line["kind"] == "train"]
+    assert steps == list(range(1, 21))
 
 
 def test_it_finishes(told: dict[str, Any], run: RunDir, place: Path) -> None:
@@ -105,28 +141,10 @@ def test_the_base_stays_frozen_and_the_adapter_moves(run: RunDir, place: Path) -
 def test_model_and_rows_are_as_they_were(place: Path, before: dict[str, bytes], run: RunDir) -> None:
     now = tree(place)
     assert {name: now[name] for name in before} == before
-    assert {name.split("/")[0] for name in now.keys() - before.keys()} <= {"runs", "stopped"}
+    assert {name.split("/")[0] for name in now.keys() - before.keys()} == {"runs"}
 
 
 def test_another_process_answers_from_the_folder(run: RunDir, place: Path) -> None:
     child = tunesmith("infer", "latest", "--prompt", "test input", cwd=place)
     assert child.communicate(timeout=180) == ("expected output\n", "")
     assert child.returncode == 0
-
-
-def test_ctrl_c_saves_and_the_run_goes_on(place: Path) -> None:
-    fixed = {"model.model_name_or_path": "model", "model.dtype": "float32", "data.train": "rows.jsonl"}
-    child = tunesmith("train", *flags(fixed | LONG), "--runs", "stopped", cwd=place)
-    eventually(
-        lambda: any(lines(path) for path in (place / "stopped").glob("*/metrics.jsonl")) or child.poll(),
-        timeout_seconds=120,
-    )
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=120)
-    (run,) = RunDir.all_under(place / "stopped")
-    outcome = run.read_outcome()
-    assert outcome is not None
-    assert (child.returncode, outcome.code) == (130, "sigint")
-    assert f"tunesmith runs resume {run.id}" in out
-    assert "Traceback" not in err
-    assert run.newest_checkpoint_step() == outcome.step

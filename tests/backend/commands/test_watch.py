@@ -30,6 +30,7 @@ from backend.manager import process_manager
 from backend.manager.scalars import RunScalars
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
+from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
 from tests.runs import LONG, make_run
 
@@ -204,7 +205,7 @@ class TestALiveRun:
         monkeypatch.setenv("TERM", "xterm-256color")
         monkeypatch.setenv("COLUMNS", "100")
         made = make_run(tmp_path / "runs", learner, rows_file, LONG)
-        process_manager.start(made)
+        process_manager.start(made, command=stand_in(made, "steps=100000"))
         eventually(lambda: made.metrics().records and made.system_file.exists(), timeout_seconds=120)
         now = take_snapshot(made, RunScalars(made))
         assert now.eta_seconds is not None

@@ -22,6 +22,7 @@ from backend.core.gguf_import import convert_gguf
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import encode_messages, load_tokenizer
 from backend.errors import ModelError
+from backend.export import readers
 from backend.export.panel import ODD_TEXTS, Answer, Panel, PanelRow
 from backend.export.readers import read_back
 from tests.backend.core.tiny_gguf import dequantised, tiny_gguf
@@ -318,11 +319,15 @@ def test_smollm2_is_what_its_file_holds(smollm2: Path, smollm2_gguf: Path) -> No
 
 
 @pytest.mark.model
-def test_smollm2_reads_texts_as_llama_cpp_does(smollm2: Path, smollm2_gguf: Path) -> None:
+def test_smollm2_reads_texts_as_llama_cpp_does(
+    smollm2: Path, smollm2_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Digits stand alone, and white space before them is whole: transformers' reading of the file is not so."""
     ours = load_tokenizer(smollm2)
     texts = [*filter(None, TEXTS), *ODD_TEXTS, Path(__file__).read_text()[:2000]]
-    rows = [PanelRow("", None, text, None, "", ours.encode(text, add_special_tokens=False)) for text in texts]
-    answers = [Answer([1], ended=False, text="") for _ in rows]
-    reading = read_back("llama_cpp", smollm2_gguf, Panel(rows, [], 1), answers)
-    assert [row["prompt_ids"] for row in reading.rows] == [row.prompt_ids for row in rows]
+    expected = [ours.encode(text, add_special_tokens=False) for text in texts]
+    monkeypatch.setattr(readers, "ODD_TEXTS", texts)
+    whole = Panel([PanelRow("", None, texts[0], None, "", expected[0])], [], 1)
+    reading = read_back("llama_cpp", smollm2_gguf, whole, [Answer([1], ended=False, text="")])
+    assert reading.texts == expected
+    assert reading.rows[0]["prompt_ids"] == expected[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -89,11 +90,14 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _read(module: ModuleType, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """What the child would have done, on one thread."""
+    """What the child would have done, on one thread, and how it would have ended."""
     job = json.loads(options["input"]) | {"threads": 1}
     with warnings.catch_warnings(), quiet_transformers():
         warnings.simplefilter("ignore")
-        Path(job["answers"]).write_text(json.dumps(module.read(job)))
+        try:
+            Path(job["answers"]).write_text(json.dumps(module.read(job)))
+        except Exception:  # noqa: BLE001 - a child would have died of whatever it is
+            return subprocess.CompletedProcess(command, 1, "", traceback.format_exc())
     return subprocess.CompletedProcess(command, 0, "", "")
 
 

@@ -1,4 +1,4 @@
-"""transformers and peft as readers: backend/export/read_with_transformers.py, in their own process as always."""
+"""transformers and peft as readers: backend/export/read_with_transformers.py, in their own process first."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def test_an_adapter_is_laid_over_its_base(learned: Asked, tmp_path: Path) -> Non
         assert max(divergence(*pair) for pair in zip(each.logprobs, row["tops"], strict=True)) < 1e-6
 
 
+@pytest.mark.usefixtures("read_here")
 def test_an_adapter_without_its_base_is_unreadable(learned: Asked, tmp_path: Path) -> None:
     folder, _ = write_form(learned.fresh(), "adapter", "float32", tmp_path, max_shard_size="5GB")
     with pytest.raises(UnreadableError):

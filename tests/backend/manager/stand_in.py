@@ -47,7 +47,8 @@ def train(run: RunDir, behaviours: set[str], steps: int, pause: float) -> int:
     with run.metrics_writer() as metrics, run.flight_writer() as flight:
         for step in range(first, steps + 1):
             time.sleep(pause)
-            metrics.append({"kind": "train", "step": step, "total_steps": steps, "train/loss": 1 / step})
+            said = {"kind": "train", "step": step, "total_steps": steps, "seconds": pause}
+            metrics.append(said | {"train/loss": 1 / step})
             flight.append(
                 {"step": step, "loss": 1 / step, "grad_norm": 1.0, "learning_rate": 1e-3, "rows": ["row"]}
             )

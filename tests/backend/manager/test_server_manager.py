@@ -44,21 +44,25 @@ def test_there_is_none_before_it_is_started(manager: ServerManager, tmp_path: Pa
     assert not ServerManager(tmp_path / "missing").stop()
 
 
-def test_a_life_with_a_sudden_death(manager: ServerManager, root: Path) -> None:
+def test_a_life_after_a_sudden_death(manager: ServerManager, root: Path) -> None:
+    """The one that dies is a stand-in; the one that follows is real, and finds the folder as the dead one left it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server_manager, "_MODULE", "tests.backend.manager.stand_in_server")
+        dead = manager.start()
+    assert manager.find() == dead
+    send_signal(dead.process, signal.SIGKILL)
+    eventually(lambda: not is_alive(dead.process))
+    assert manager.find() is None
+
     server = manager.start()
+    assert server.process != dead.process
+    assert server.instance != dead.instance
     assert server.url.startswith("http://127.0.0.1:")
     assert _ask(f"{server.url}/models") == {"object": "list", "data": []}
     assert ServerManager(root).start() == server == ServerManager(root).find()
 
-    send_signal(server.process, signal.SIGKILL)
-    eventually(lambda: not is_alive(server.process))
-    assert manager.find() is None
-    again = manager.start()
-    assert again.process != server.process
-    assert again.instance != server.instance
-
     assert manager.stop()
-    assert not is_alive(again.process)
+    assert not is_alive(server.process)
     assert [path.name for path in root.iterdir()] == [".server.lock"]
 
 
@@ -90,7 +94,7 @@ def test_f31_a_server_counts_only_with_its_lock_and_its_name(
     folder = root / ".server"
     folder.mkdir()
     with http.server.HTTPServer(("127.0.0.1", 0), _Foreign) as foreign:
-        thread = threading.Thread(target=foreign.serve_forever)
+        thread = threading.Thread(target=foreign.serve_forever, args=(0.01,))
         thread.start()
         found = InferenceServer(identify(os.getpid()), foreign.server_port, instance)
         write_json_durably(folder / "server.json", record_to_json(found))

@@ -78,7 +78,7 @@ def test_f31_a_foreign_server_on_the_port_is_not_taken_for_ours(
     manager: TensorBoardManager, root: Path
 ) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), _Foreign) as foreign:
-        thread = threading.Thread(target=foreign.serve_forever)
+        thread = threading.Thread(target=foreign.serve_forever, args=(0.01,))
         thread.start()
         stranger = TensorBoardServer(identify(os.getpid()), foreign.server_port, "secret")
         (root / ".tensorboard").mkdir()
