@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from backend.commands.output import print_json, say, table
-from backend.commands.train import send_alert
+from backend.commands.output import print_json, say, send_alert, table
 from backend.run_dir import RunDir
 
 SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from backend.errors import ConfigError, TrainingError, TunesmithError
 
+if TYPE_CHECKING:
+    from backend.run_dir import RunDir
+
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 READABLE = 8
 """Characters that a column has at least where it wraps."""
 
@@ -33,6 +39,14 @@ def _plain(value: Any) -> Any:
 def say(text: str = "") -> None:
     """A line for a person, on standard output."""
     sys.stdout.write(text + "\n")
+
+
+def send_alert(run: RunDir) -> None:
+    """Tell whoever wants to know where the run stands; what went wrong with that goes to standard error."""
+    from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
+
+    for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
+        sys.stderr.write(problem + "\n")
 
 
 def table(

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
-from backend.commands.output import print_json, say, table
-from backend.commands.train import NOTHING
+from backend.commands.output import NOTHING, print_json, say, table
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:

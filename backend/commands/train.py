@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, RunsFolder, shown
-from backend.commands.output import print_json, say
+from backend.commands.output import NOTHING, print_json, say, send_alert
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from backend.reports import Outcome
 
 Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
@@ -239,14 +236,6 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
         _print_outcome(run, outcome)
     send_alert(run)
     return exit_code(outcome)
-
-
-def send_alert(run: RunDir) -> None:
-    """Tell whoever wants to know where the run stands; says what went wrong with that."""
-    from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
-
-    for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
-        print(problem, file=sys.stderr)  # noqa: T201
 
 
 def _print_outcome(run: RunDir, outcome: Outcome) -> None:
