@@ -30,7 +30,7 @@ from backend import data_pipeline
 from backend.assessor import Assessor, held_out
 from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
-from backend.core.device import ComputePlan, apply_plan, plan_compute, seed_everything
+from backend.core.device import ComputePlan, apply_plan, left_as_found, plan_compute, seed_everything
 from backend.core.distributed import LostPeerError, World, joined
 from backend.core.evaluation import HeldOut
 from backend.core.examples import require_fit
@@ -69,7 +69,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
     process holds the run; every other failure comes back as a failed outcome.
     """
     world = World.of(os.environ)
-    with _held(run_dir, world), _log_file(run_dir, world), StopSignals() as signals:
+    with _held(run_dir, world), _log_file(run_dir, world), left_as_found(), StopSignals() as signals:
         attempt = _begin(run_dir, world)
         try:
             with joined(world, os.environ):

@@ -79,6 +79,21 @@ def apply_plan(plan: ComputePlan) -> None:
     torch.set_num_threads(plan.threads)
 
 
+@contextmanager
+def left_as_found() -> Iterator[None]:
+    """Afterwards the calling thread's threads, the matmul precision and the global generators are as they were."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.set_float32_matmul_precision(precision)
+            random.setstate(drawn)
+            np.random.set_state(drawn_by_numpy)
+
+
 _PROBING = threading.Lock()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+import torch
 
 from backend import encoded_rows, trainer_main
 from backend.core.distributed import World
@@ -139,14 +140,14 @@ class TestFinishing:
         assert [report.step for report in reports if isinstance(report, StepReport)] == [1, 2, 3, 4]
         assert [report.step for report in reports if isinstance(report, EvalReport)] == [0, 2, 4]
 
-    def test_data_and_model_are_left_as_they_were(
+    def test_data_model_and_process_are_left_as_they_were(
         self, tmp_path: Path, tiny_folder: Path, learner: Path
     ) -> None:
         (tmp_path / "data").mkdir()
         data = write_rows(tmp_path / "data" / "rows.jsonl")
-        before = tree(learner), tree(tmp_path / "data")
+        before = tree(learner), tree(tmp_path / "data"), torch.get_rng_state().tolist()
         run(make_run(tmp_path / "runs", learner, data, SHORT | {"training.max_steps": 1}))
-        assert (tree(learner), tree(tmp_path / "data")) == before
+        assert (tree(learner), tree(tmp_path / "data"), torch.get_rng_state().tolist()) == before
 
     def test_a_finished_run_is_left_as_it_is(
         self, undisturbed: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -14,6 +16,7 @@ from backend.core.device import (
     MAX_LANES,
     ComputePlan,
     apply_plan,
+    left_as_found,
     memory_bytes,
     plan_compute,
     seed_everything,
@@ -157,6 +160,23 @@ def test_a_seed_fixes_every_global_generator() -> None:
 
     assert first == again
     assert all(one != other for one, other in zip(first, draws(), strict=True))
+
+
+def settings_of_the_process() -> tuple[object, ...]:
+    drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    return *drawn, torch.get_num_threads(), torch.get_float32_matmul_precision()
+
+
+def test_a_process_is_left_as_it_was_found_also_by_what_fails() -> None:
+    before = settings_of_the_process()
+    another = replace(PLAN, threads=torch.get_num_threads() + 1, matmul_precision="high")
+    with contextlib.suppress(ModelError), left_as_found():
+        seed_everything(7)
+        apply_plan(another)
+        during = settings_of_the_process()
+        plan_compute("float8")
+    assert settings_of_the_process() == before
+    assert all(now != then for now, then in zip(during, before, strict=True))
 
 
 @pytest.mark.parametrize("seed", [0, 2**31 - 1, 2**32, 2**40])
