@@ -16,6 +16,7 @@ from backend.core.checkpoint import newest_good
 from backend.reports import Progress, StepReport
 from backend.run_dir import RunDir
 from backend.utils.file_utils import free_bytes
+from backend.utils.process_utils import collect_rarely
 from backend.utils.record_utils import record_to_json
 
 LEFT_BYTES = 64 * 1024
@@ -45,4 +46,5 @@ def main(disk: Path, config: Path) -> None:
 
 
 if __name__ == "__main__":
+    collect_rarely()
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,6 +1,6 @@
 """F38: many ask one model at once, leave early, ask nonsense or close it; nobody hears another's answer.
 
-What a client of the server sees of this is tested with the server.
+What a client of the server sees of this is tested with the server, which two hundred ask at once.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inferencer]:
         yield loaded
 
 
-def test_f38_two_hundred_at_once_get_their_own_answers(model: Inferencer) -> None:
+def test_f38_many_at_once_get_their_own_answers(model: Inferencer) -> None:
     alone = {prompt: model.infer(prompt, max_new_tokens=6) for prompt in PROMPTS}
     assert len(set(alone.values())) > 1
     with ThreadPoolExecutor(16) as pool:
-        asked = PROMPTS * 25
+        asked = PROMPTS * 8
         answers = list(pool.map(lambda prompt: model.infer(prompt, max_new_tokens=6), asked))
     assert answers == [alone[prompt] for prompt in asked]
 
