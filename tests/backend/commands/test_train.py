@@ -22,6 +22,7 @@ from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError, DataError, ModelError, TunesmithError
 from backend.inferencer import Inferencer
 from backend.manager import alerts, process_manager
+from backend.manager.queue_manager import QueueManager
 from backend.manager.ranks import torchrun_command
 from backend.manager.run_manager import RunManager
 from backend.model_source import run_config
@@ -221,8 +222,10 @@ class TestDryRun:
         assert 0 < told["dry_run"]["trained_tokens_per_epoch"] < told["dry_run"]["tokens_per_epoch"]
 
     def test_held_out_rows_that_are_trained_too_are_counted(
-        self, learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
+        self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
+        (tmp_path / "runs").mkdir()
+        QueueManager(tmp_path / "runs").set_slots("default", 0)  # what is queued here never starts
         same = [*short(learner, rows_file), f"--data.validation={rows_file}"]
         assert main(["train", *same, "--dry-run"]) == 0
         assert f"trained questions: {len(ROWS)}" in capsys.readouterr().out
