@@ -38,14 +38,14 @@ from tests.runs import (
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 120.0
 TOGETHER = {"training.nproc_per_node": 2, "training.per_device_train_batch_size": 2}
-STEPS = 16
+STEPS = 60
 RUN = (
     SHORT
     | TOGETHER
     | {
         "training.max_steps": STEPS,
-        "training.save_steps": 6,
-        "training.learning_rate": 0.01,
+        "training.save_steps": 20,
+        "training.learning_rate": 0.001,
         "evaluation.eval_steps": 0,
     }
 )
