@@ -48,8 +48,8 @@ coverage: $(STAMP) ## Branch coverage of backend/ by the unit tests of its rooms
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term tests/backend
 
 COMPAT ?= $(or $(TMPDIR),/tmp)/tunesmith-compat
-# Left out: the comparison with the GGUF reader of transformers, which in 5.4 fails on files that name no BOS token,
-# and an advice of peft 0.19.
+# Left out: the comparison with the GGUF reader of transformers, which in 5.13 fails on files that name no BOS token,
+# and an advice of peft 0.20.
 compat: $(STAMP) ## The unit tests under the oldest versions that pyproject.toml allows, in an environment of their own
 	test -x $(COMPAT)/bin/python || $(PYTHON) -m venv $(COMPAT)
 	$(COMPAT)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'

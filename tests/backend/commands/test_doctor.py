@@ -83,6 +83,7 @@ def test_what_lacks_comes_with_its_remedy(
     assert shown[2].strip() == finding.remedy
 
 
+@pytest.mark.model
 def test_a_machine_with_everything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
