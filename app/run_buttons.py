@@ -74,7 +74,7 @@ class Chosen:
         return cls(studio, run, run.state(), summarise(run), reading(run))
 
 
-@st.cache_data(show_spinner=False, max_entries=64)
+@st.cache_resource(show_spinner=False, max_entries=64)
 def _explanation(path: str, *versions: object) -> Explanation:  # noqa: ARG001 - what the cache goes by
     """What happened to the run in ``path``, worked out once until one of ``versions`` changes."""
     return explain(RunDir(Path(path)))
