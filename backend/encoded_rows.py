@@ -127,13 +127,13 @@ class EncodedRows(Sequence[Example]):
         self.tokens += int(lengths[stays].sum())
         self.trained_tokens += int((said[starts + lengths] - said[starts + 1])[stays].sum())
         self._staying.append(self._looked_at + np.flatnonzero(stays))
-        self._looked_at += len(table)
-        self._longest = max(self._longest, int(lengths.max()))
-        self._highest = max(self._highest, int(table.all_ids.max()))
+        longest, highest = int(lengths.max()), int(table.all_ids.max())
+        self._longest, self._highest = max(self._longest, longest), max(self._highest, highest)
         if not self._key:
             self._table = table
-        if self._limits:
-            self.require_fit(*self._limits)
+        first, self._looked_at = self._looked_at, self._looked_at + len(table)
+        if self._limits and (longest > self._limits[0] or highest >= self._limits[1]):
+            require_fit(self[first : self._looked_at], *self._limits)
 
     def _stays(self, row: Row, ids: np.ndarray, trained: np.ndarray) -> bool:
         """Whether anything of a row that is too long is trained on; it is noted as cut or dropped."""

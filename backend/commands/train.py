@@ -188,7 +188,7 @@ def start_detached(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTH
 
     by_hand = torchrun_command(run)
     if by_hand:
-        return _hand_over(run, by_hand, also if as_json else None)
+        return _hand_over(run, by_hand, as_json=as_json, also=also)
     state = process_manager.start(run)
     if as_json:
         where = {"status": str(state.status), "attempt": state.attempt}
@@ -200,9 +200,9 @@ def start_detached(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTH
     return 0
 
 
-def _hand_over(run: RunDir, command: str, also: Mapping[str, Any] | None) -> int:
+def _hand_over(run: RunDir, command: str, *, as_json: bool, also: Mapping[str, Any]) -> int:
     """A run of several machines is made here and started by who has them; says how, with ``also`` as JSON."""
-    if also is not None:
+    if as_json:
         where = {"status": str(run.status()), "torchrun": command}
         print_json({"run": run.id, "path": run.path, **where, **also})
         return 0

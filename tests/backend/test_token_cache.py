@@ -171,13 +171,14 @@ class TestDamage:
         assert "not kept for the next start" in caplog.text
         assert list(tmp_path.iterdir()) == []
 
-    def test_another_process_may_be_faster(self, tmp_path: Path) -> None:
+    def test_another_process_may_be_faster(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         def late() -> Iterator[TokenTable]:
             keep("k", tmp_path)
             yield from tables()
 
         assert [row for table in keeping("k", late(), tmp_path) for row in plain(table)] == ROWS
         assert [path.name for path in tmp_path.iterdir()] == ["k"]
+        assert caplog.text == ""
 
 
 class TestRoom:
