@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
+from tests.environment import enter
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # before torch: idle threads do not spin while others work
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every child compiles all of our modules anew
+enter()  # before anything else is imported: huggingface_hub and OpenMP read their variables once
 
 import contextlib
 import importlib.util
+import os
 import socket
 import sys
 import threading

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import alive_since, living
+from tests.environment import built
 from tests.house import ROOT, TESTS, parsed
 
 ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 (RFC 5737): nobody's
@@ -169,3 +170,49 @@ def within(node: Function) -> Iterator[ast.AST]:
 
 def calls(path: Path) -> Iterator[ast.Call]:
     return (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
+
+
+def test_the_shell_of_a_person_decides_nothing() -> None:
+    shell = {
+        "PATH": "/bin",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "HOME": "/home/somebody",
+        "http_proxy": "http://127.0.0.1:9",
+        "NO_COLOR": "1",
+        "FORCE_COLOR": "1",
+        "TUNESMITH_SERVER_TOKEN": "secret",
+        "HF_TOKEN": "secret",
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "TZ": "Pacific/Kiritimati",
+        "LC_ALL": "C",
+        "PYTHONUNBUFFERED": "1",
+        "STREAMLIT_SERVER_PORT": "80",
+    }
+    assert built(shell, "/empty") == {
+        "PATH": "/bin",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "OMP_WAIT_POLICY": "passive",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HOME": "/empty",
+        "LANG": "C.UTF-8",
+        "TERM": "xterm",
+        "TZ": "UTC",
+    }
+
+
+def test_the_environment_of_the_tests_is_the_built_one() -> None:
+    foreign = (
+        "TUNESMITH",
+        "HF_TOKEN",
+        "RANK",
+        "WORLD_SIZE",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "LC_",
+        "http_",
+        "COLUMNS",
+    )
+    assert [name for name in os.environ if name.startswith(foreign)] == []
+    assert (os.environ["TZ"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("UTC", "")

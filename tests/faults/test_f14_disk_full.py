@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from backend.run_dir import RunDir
 from backend.utils.config_utils import parse_yaml
 from tests.faults.conftest import MakeRun
 
-_MOUNTED = "mount -t tmpfs -o size=20m tmpfs {place} && exec {python} {script} {place} {config}"
+_MOUNTED = "mount -t tmpfs -o size=20m tmpfs {0} && exec {1} {2} {0} {3}"
 _CAN_MOUNT = (
     shutil.which("unshare") is not None
     and not subprocess.run(
@@ -31,7 +32,9 @@ def test_f14_the_checkpoint_before_stands_and_the_run_goes_on(make_run: MakeRun,
     place = tmp_path / "disk"
     place.mkdir()
     script = Path(__file__).parent / "small_disk.py"
-    command = _MOUNTED.format(place=place, python=sys.executable, script=script, config=run.config)
+    command = _MOUNTED.format(
+        *(shlex.quote(str(path)) for path in (place, sys.executable, script, run.config))
+    )
     ended = subprocess.run(
         ["unshare", "-Urm", "sh", "-c", command], capture_output=True, text=True, check=False, timeout=240
     )

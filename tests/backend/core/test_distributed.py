@@ -36,7 +36,8 @@ try:
 except LostPeerError as error:
     answer = str(error)
 {after}
-print(json.dumps([world.rank, answer]), flush=True)
+sys.stdout.write(json.dumps([world.rank, answer]) + "\\n")  # one write, so that lines of two never mix
+sys.stdout.flush()
 _ = other and os.waitpid(other, 0)
 """
 
