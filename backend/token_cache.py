@@ -16,7 +16,6 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core import batch_encoding, template, template_shape, template_trace, word_cache
 from backend.core import tokenizer as tokenizer_room
+from backend.core.template import template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.model_names import cache_folder
@@ -149,7 +149,7 @@ def _code() -> tuple[str, ...]:
 
 def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     template = str(tokenizer.chat_template)
-    today = str(datetime.now().astimezone().date()) if "strftime" in template else ""
+    today = str(template_time(tokenizer).date()) if "strftime" in template else ""
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     return tokenizer.backend_tokenizer.to_str(), template, str(special), today
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from datetime import datetime
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -27,6 +28,8 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 THOUGHTS = ("reasoning_content", "thinking")
 """The keys of a message under which templates look for reasoning."""
+
+_LAYOUT = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1""")
 
 _OUR_KEYS = frozenset({"trained", "weight"})
 _SENTINEL = "QxTunesmithSentinelxQ"
@@ -54,7 +57,11 @@ def render(
         )
     public = [{key: value for key, value in m.items() if key not in _OUR_KEYS} for m in messages]
     apply = partial(
-        tokenizer.apply_chat_template, tools=tools, tokenize=False, add_generation_prompt=generation_prompt
+        tokenizer.apply_chat_template,
+        tools=tools,
+        tokenize=False,
+        add_generation_prompt=generation_prompt,
+        chat_template=_dated(tokenizer),
     )
     try:
         text = _tried(apply, public)
@@ -67,6 +74,43 @@ def render(
         ) from error
     check_unicode(text)
     return text
+
+
+def set_template_time(tokenizer: PreTrainedTokenizerBase, now: datetime | None) -> None:
+    """Let the template of ``tokenizer`` print ``now`` wherever it prints the date; None: the time of each render.
+
+    A run that is resumed on another day must render its rows as on its first day, or it trains on other ids.
+    """
+    tokenizer.template_time = now
+
+
+def template_time(tokenizer: PreTrainedTokenizerBase) -> datetime:
+    """Return the time that the template of ``tokenizer`` prints: the one that was set, else the current one."""
+    fixed: datetime | None = getattr(tokenizer, "template_time", None)
+    return fixed or datetime.now().astimezone()
+
+
+def _dated(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the template with the time that was set in place of the present one; None: its own as it is."""
+    fixed: datetime | None = getattr(tokenizer, "template_time", None)
+    template = tokenizer.chat_template
+    if fixed is None or not isinstance(template, str) or "strftime_now" not in template:
+        return None
+    return _with_date(template, fixed)
+
+
+@cache
+def _with_date(template: str, now: datetime) -> str:
+    """Return ``template`` behind a macro strftime_now that knows the layouts which the template asks for.
+
+    transformers takes no function of ours into a template. The line break after the macro is one that Jinja removes.
+    """
+    dates = {layout: now.strftime(layout) for _, layout in _LAYOUT.findall(template)}
+    macro = (
+        f"{{% set dates = {dates!r} %}}"
+        "{{ dates[layout] if layout in dates else raise_exception('unknown layout of a date: ' + layout) }}"
+    )
+    return f"{{% macro strftime_now(layout) %}}{macro}{{% endmacro %}}\n{template}"
 
 
 def _tried(apply: Callable[..., Any], messages: list[dict[str, Any]]) -> str:

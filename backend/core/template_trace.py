@@ -2,7 +2,7 @@
 
 The answer is a set of conditions under which the outcome of every look is known, or None. For it to be complete, a
 content must stay recognisable: the template's source may use no method, function or block that would hand its text
-on as a plain string, and a filter or test that does so says so. Floor F1; no imports of ours.
+on as a plain string, and a filter or test that does so says so. Floor F1; imports template.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial, wraps
 from typing import Any
 
@@ -19,6 +18,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
+
+from backend.core.template import template_time
 
 # ways to treat a content that its own methods see, or that look at its type alone
 _SEEN_FILTERS = frozenset({"trim", "length", "count", "string", "default", "d", "first", "last"})
@@ -87,6 +88,7 @@ def tracer(tokenizer: PreTrainedTokenizerBase) -> Trace | None:
             tools=None,
             documents=None,
             add_generation_prompt=False,
+            strftime_now=lambda layout: template_time(tokenizer).strftime(layout),
             **tokenizer.special_tokens_map,
         )
         return looks.conditions() if text == expected else None
@@ -270,7 +272,6 @@ def _environment() -> Environment:
     for name in environment.tests.keys() - _BLIND_TESTS:
         environment.tests[name] = _confessing(name, environment.tests[name])
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda layout: datetime.now().astimezone().strftime(layout)
     return environment
 
 

@@ -30,6 +30,8 @@ from backend.core.template import (
     check_unicode,
     render,
     render_prompt,
+    set_template_time,
+    template_time,
 )
 from backend.core.template_guard import try_template
 from backend.errors import DataError, ModelError
@@ -46,10 +48,13 @@ class Encoded:
     trained: list[bool]
 
 
-def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, *, chat_template: str | None = None, now: datetime | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer in folder ``path``, with a pad token and without truncation or padding set.
 
-    ``chat_template`` replaces its own template, see ``set_chat_template``.
+    ``chat_template`` replaces its own template, see ``set_chat_template``. ``now`` is the time that a template which
+    prints the date prints, see ``set_template_time``.
 
     Where there is no pad token, EOS stands in: masks come from positions, never from pad ids, and the
     vocabulary is never resized. Raises ModelError: ``no-tokenizer``, ``damaged-tokenizer``, ``remote-code``,
@@ -76,6 +81,7 @@ def load_tokenizer(path: str | Path, *, chat_template: str | None = None) -> Pre
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
+    set_template_time(tokenizer, now)
     if chat_template is not None:
         set_chat_template(tokenizer, chat_template)
     if isinstance(tokenizer.chat_template, str):
@@ -153,7 +159,7 @@ def encode_batch(
     """
     with _collector_paused():
         size = tokenizer.backend_tokenizer.get_vocab_size()
-        today = datetime.now().astimezone().date()
+        today = template_time(tokenizer).date()
         encoder = _batch_encoder(tokenizer, str(tokenizer.chat_template), size, today)
         rows = encoder.encode(conversations)
         slow = [index for index, row in enumerate(rows) if row is None]

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import token_cache
+from backend.core.template import set_template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import DataError
@@ -229,17 +231,14 @@ class TestKeys:
         keys = {key_of([ROW], each) for each in (CHATML, changed, ended, grown, tiny_tokenizer("llama3"))}
         assert len(keys) == 5
 
-    def test_a_template_that_prints_the_date_has_a_key_a_day(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Tomorrow(token_cache.datetime):  # type: ignore[name-defined, misc]
-            @classmethod
-            def now(cls, tz: object = None) -> object:
-                return cls(2099, 1, 1)
-
+    def test_a_template_that_prints_the_date_has_a_key_a_day(self) -> None:
         dated = tiny_tokenizer("chatml")
         dated.chat_template = "{{ strftime_now('%d') }}" + str(dated.chat_template)
-        today = [key_of([ROW], each) for each in (CHATML, dated)]
-        monkeypatch.setattr(token_cache, "datetime", Tomorrow)
-        tomorrow = [key_of([ROW], each) for each in (CHATML, dated)]
+        free = tiny_tokenizer("chatml")
+        today = [key_of([ROW], each) for each in (free, dated)]
+        for each in (free, dated):
+            set_template_time(each, datetime(2099, 1, 1, tzinfo=UTC))
+        tomorrow = [key_of([ROW], each) for each in (free, dated)]
         assert [one == other for one, other in zip(today, tomorrow, strict=True)] == [True, False]
 
     def test_half_a_character_has_a_key(self) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from backend.core.template import (
@@ -9,6 +11,7 @@ from backend.core.template import (
     is_trained,
     render,
     render_prompt,
+    set_template_time,
     special_pattern,
     special_tokens,
 )
@@ -49,6 +52,36 @@ def test_render_hides_our_own_keys_from_the_template() -> None:
     tokenizer = templated("{% for m in messages %}{{ m.keys() | list }}{% endfor %}")
     message = {"role": "user", "content": "a", "trained": False, "weight": 0}
     assert render(tokenizer, [message]) == "['role', 'content']"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ strftime_now('%Y-%m-%d') }}",
+        "{% macro today() %}{{ strftime_now('%Y-%m-%d') }}{% endmacro %}{{ today() }}",
+        "{% set day = strftime_now('%Y-%m-%d') if strftime_now is defined else 'none' %}{{ day }}",
+        '  {% if true %}{{ strftime_now( "%Y" ) }}-02{% endif %}{{ strftime_now("-%d") }}',
+    ],
+)
+def test_a_template_prints_the_time_that_was_set(template: str) -> None:
+    tokenizer = templated(template)
+    set_template_time(tokenizer, datetime(2026, 2, 3, tzinfo=UTC))
+    assert render(tokenizer, CHAT) == "2026-02-03"
+
+
+@pytest.mark.parametrize("before", ["", "\n", "\n\n", "  ", "\n  "])
+def test_a_set_time_changes_nothing_else_in_what_a_template_prints(before: str) -> None:
+    template = before + "{% for m in messages %}{{ m.content }}{{ strftime_now('%%') }}{% endfor %}"
+    dated, free = templated(template), templated(template)
+    set_template_time(dated, datetime(2026, 2, 3, tzinfo=UTC))
+    assert render(dated, CHAT) == render(free, CHAT)
+
+
+def test_a_template_prints_the_present_day_where_no_time_is_set() -> None:
+    tokenizer = templated("{{ strftime_now('%Y') }}")
+    set_template_time(tokenizer, datetime(1999, 2, 3, tzinfo=UTC))
+    set_template_time(tokenizer, None)
+    assert int(render(tokenizer, CHAT)) >= 2026
 
 
 def test_render_passes_tools_on() -> None:
