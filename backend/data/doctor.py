@@ -15,9 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.data.checks import ALL, Check, Example, Level, Scan
-from backend.data.checks.base import EncodedRow
+from backend.data.checks.base import EncodedRow, looked_at
 from backend.data.checks.secrets import redact
-from backend.data.checks.tokens import looked_at
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unread import UnreadKey
@@ -129,7 +128,7 @@ def run_checks(
     for check in ready:
         count, examples = counted[check.slug] if check.by_row else _count_over_all(check, scan)
         if count:
-            findings.append(_finding(check, count, examples, scan.rows))
+            findings.append(_finding(check, count, examples, scan))
     return _by_harm(findings), tuple(not_run)
 
 
@@ -225,7 +224,8 @@ def _sampled(check: Check, rows: Sequence[Row]) -> float:
     return len(looked_at(rows)) / len(rows) if check.needs == "encoder" else 1.0
 
 
-def _finding(check: Check, count: int, examples: tuple[Example, ...], rows: Sequence[Row]) -> Finding:
+def _finding(check: Check, count: int, examples: tuple[Example, ...], scan: Scan) -> Finding:
+    rows = scan.rows
     share = round(count / len(rows), 6) if check.of_rows else None
     level = check.level
     if check.escalate and share is not None and share > check.escalate[0]:
@@ -237,7 +237,7 @@ def _finding(check: Check, count: int, examples: tuple[Example, ...], rows: Sequ
         level,
         count,
         share,
-        check.harm,
+        f"{check.harm} {check.summary(scan)}" if check.summary else check.harm,
         examples,
         check.fix,
         is_estimate=_sampled(check, rows) < 1,

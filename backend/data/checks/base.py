@@ -10,10 +10,13 @@ from typing import Literal, Protocol
 from backend.data.cleaning import Leak, exact_duplicates, find_leaks
 from backend.data.records import Rejected, Row
 from backend.data.texts import answer_text
+from backend.errors import TunesmithError
 
 Level = Literal["block", "warn", "info"]
 Need = Literal["validation", "encoder", "template"]
 
+ENCODED_ROWS = 2_000
+"""At most so many rows are looked at as tokens."""
 LABEL_CHARACTERS = 60
 MAX_LABELS = 100
 
@@ -64,6 +67,11 @@ class Scan:
     epochs: float = 1.0
 
     @cached_property
+    def encoded(self) -> list[tuple[Row, EncodedRow | TunesmithError]]:
+        """An even sample of the rows with their tokens, or the reason why there are none; empty without a model."""
+        return [(row, _tokens(self.encode, row)) for row in looked_at(self.rows)] if self.encode else []
+
+    @cached_property
     def template_faults(self) -> list[Mapping[str, str]]:
         """What the chat template does to each row, by the slug of the check."""
         return [self.look(row) for row in self.rows] if self.look else [{} for _ in self.rows]
@@ -94,13 +102,27 @@ class Scan:
         return find_leaks(self.rows, self.validation)
 
 
+def looked_at(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows whose tokens are looked at: an even sample of a large set."""
+    step = -(-len(rows) // ENCODED_ROWS)
+    return rows[:: max(1, step)]
+
+
+def _tokens(encode: Callable[[Row], EncodedRow], row: Row) -> EncodedRow | TunesmithError:
+    try:
+        return encode(row)
+    except TunesmithError as error:
+        return error
+
+
 @dataclass(frozen=True)
 class Check:
     """One question to the data. Exactly one of ``by_row`` and ``over_all`` is set.
 
     ``by_row`` says what is wrong with one row, or None; ``over_all`` yields an example for each row concerned.
     ``escalate`` raises the level once more than a share (0 to 1) of the rows is concerned. ``of_rows`` is False
-    for findings about the set, which have no share.
+    for findings about the set, which have no share. ``summary`` adds to the harm
+    what the rows found say together.
     """
 
     number: int
@@ -114,3 +136,4 @@ class Check:
     needs: Need | None = None
     fix: str | None = None
     of_rows: bool = field(default=True)
+    summary: Callable[[Scan], str] | None = None

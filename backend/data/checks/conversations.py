@@ -48,6 +48,13 @@ def preference_prompt(row: Row) -> str | None:
     return None
 
 
+def untrainable(row: Row) -> str | None:
+    """A row that no training method here learns from: an answer preferred to another, or judged good or bad."""
+    if row.label is not None:
+        return "an answer that is judged good or bad"
+    return "an answer that is preferred to another" if row.chosen or row.rejected else None
+
+
 def length_bias(scan: Scan) -> Iterator[Example]:
     """One example when the preferred reply is the longer one in more than nine of ten preference rows."""
     pairs, longer, place = 0, 0, ""
@@ -123,6 +130,14 @@ def _length(messages: tuple[Message, ...]) -> int:
 
 
 CONVERSATION_CHECKS = (
+    Check(
+        22,
+        "untrainable-rows",
+        "No training method here learns from these rows",
+        "block",
+        "Training learns from answers as they are: give prompt and completion rows, the good answers alone.",
+        by_row=untrainable,
+    ),
     Check(
         8,
         "role-order",

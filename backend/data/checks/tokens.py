@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from backend.data.checks.base import Check, EncodedRow, Example, Scan
+from backend.data.checks.conversations import untrainable
 from backend.data.records import Row
 from backend.data.texts import answers
 from backend.errors import TunesmithError
 from backend.utils.text_utils import shorten
 
-ENCODED_ROWS = 2_000
 WRAPPED_CHARACTERS = 40
 
 _FINAL = tuple(".!?…。！？)]}\"'`”’»*:;")
@@ -29,15 +29,13 @@ _CODE = re.compile(r"[`(){}<>\[\]=_/\\|#$%&@*~+^]|\w\.\w")
 def end_not_trained(scan: Scan) -> Iterator[Example]:
     """Rows in which no token that ends a turn is trained."""
     for row, encoded in _encoded(scan):
-        if encoded is not None and any(encoded.trained) and not _ends(encoded, scan.end_ids):
+        if any(encoded.trained) and not _ends(encoded, scan.end_ids):
             yield Example(row.place, "no end token is trained after the answer")
 
 
 def mask_wrong(scan: Scan) -> Iterator[Example]:
     """Rows in which nothing is trained, and conversations in which everything is."""
     for row, encoded in _encoded(scan):
-        if encoded is None:
-            continue
         if not any(encoded.trained):
             yield Example(row.place, f"none of {len(encoded.input_ids):,} tokens is trained")
         elif all(encoded.trained) and len(row.messages) > 1:
@@ -46,19 +44,35 @@ def mask_wrong(scan: Scan) -> Iterator[Example]:
 
 def not_rendered(scan: Scan) -> Iterator[Example]:
     """Rows that the model's chat template refuses."""
-    for row in looked_at(scan.rows):
-        try:
-            if scan.encode is not None:
-                scan.encode(row)
-        except TunesmithError as error:
-            yield Example(row.place, shorten(error.message, 200))
+    for row, encoded in scan.encoded:
+        if isinstance(encoded, TunesmithError) and not untrainable(row):
+            yield Example(row.place, shorten(encoded.message, 200))
 
 
 def too_long(scan: Scan) -> Iterator[Example]:
-    """Rows with more tokens than ``max_length``."""
-    for row, encoded in _encoded(scan):
-        if encoded is not None and scan.max_length is not None and len(encoded.input_ids) > scan.max_length:
-            yield Example(row.place, f"{len(encoded.input_ids):,} tokens, {scan.max_length:,} fit")
+    """Rows with more tokens than ``max_length``, the longest first."""
+    long = _long(scan)
+    for row, encoded in sorted(long, key=lambda each: -len(each[1].input_ids)):
+        yield Example(row.place, f"{len(encoded.input_ids):,} tokens, {scan.max_length:,} fit")
+
+
+def _long(scan: Scan) -> list[tuple[Row, EncodedRow]]:
+    limit = scan.max_length
+    return [each for each in _encoded(scan) if limit is not None and len(each[1].input_ids) > limit]
+
+
+def long_rows(scan: Scan) -> str:
+    """What can be done about rows that are too long, and how many rows each way keeps."""
+    long, limit = _long(scan), scan.max_length or 0
+    seen = len(scan.encoded)
+    about = "" if seen == len(scan.rows) else f" (looked at: {seen:,} rows)"
+    longest = max(len(encoded.input_ids) for _, encoded in long)
+    answered = sum(any(encoded.trained[1:limit]) for _, encoded in long)
+    return (
+        f"{len(long):,} of {seen:,} rows are longer than {limit:,} tokens; the longest has {longest:,}{about}. "
+        f"data.max_length {longest} keeps them whole; data.truncation drop keeps the other {seen - len(long):,}, "
+        f"cut also the beginnings of {answered:,} answers."
+    )
 
 
 def unfinished(scan: Scan) -> Iterator[Example]:
@@ -125,21 +139,11 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow | None]]:
-    """An even sample of the rows with their tokens; None for those that the template refuses."""
-    if scan.encode is None:
-        return
-    for row in looked_at(scan.rows):
-        try:
-            yield row, scan.encode(row)
-        except TunesmithError:
-            yield row, None
-
-
-def looked_at(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows whose tokens are looked at: an even sample of a large set."""
-    step = -(-len(rows) // ENCODED_ROWS)
-    return rows[:: max(1, step)]
+def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow]]:
+    """The rows of the sample that have tokens."""
+    for row, encoded in scan.encoded:
+        if not isinstance(encoded, TunesmithError):
+            yield row, encoded
 
 
 def _ends(encoded: EncodedRow, end_ids: frozenset[int]) -> bool:
@@ -181,10 +185,11 @@ TOKEN_CHECKS = (
         10,
         "too-long",
         "Rows are longer than the model is given",
-        "warn",
-        "What does not fit is cut off, and the model learns answers without their end.",
+        "block",
+        "A run refuses them unless told to cut them, which teaches answers without their end, or to leave them out.",
         over_all=too_long,
         needs="encoder",
+        summary=long_rows,
     ),
     Check(
         10,

@@ -114,7 +114,7 @@ class TestCheck:
 
     def test_tokens_are_checked_with_a_model(self, good: Path, tiny_folder: Path, capsys: Screen) -> None:
         words = ["check", "good.jsonl", "--model", str(tiny_folder)]
-        report = record(capsys, 0, *words, "--max-length", "30")
+        report = record(capsys, 1, *words, "--max-length", "30")
         assert found(report)["too-long"] == 60
         assert "too-long" not in found(record(capsys, 0, *words))
 

@@ -6,6 +6,7 @@ import pytest
 
 from backend.data.checks import ALL, Scan
 from backend.data.checks.template import TEMPLATE_CHECKS
+from backend.data.checks.tokens import TOKEN_CHECKS
 from backend.data.doctor import run_checks
 from backend.data.records import Row
 from backend.errors import DataError
@@ -231,6 +232,12 @@ CASES = {
     "too-few-rows": (SOUND[:10], 1, SOUND, {}),
     "equal-pairs": ([preference("a", "a "), preference("a", "b")], 1, [preference("a", "b")], {}),
     "no-shared-prompt": ([preference("a", "b", prompt=" ")], 1, [preference("a", "b")], {}),
+    "untrainable-rows": (
+        [preference("a", "b"), replace(pair("q", "a"), label=False), pair("q", "a")],
+        2,
+        [pair("q", "a")],
+        {},
+    ),
     "length-bias": (
         [preference("longer", "s")] * 20,
         1,
@@ -290,6 +297,32 @@ def test_checks_of_tokens(slug):
     (finding,) = findings(slug, SOUND[:4], encode=encoder(bad), **more)
     assert finding.count == 4
     assert findings(slug, SOUND[:4], encode=encoder(good), **more) == ()
+
+
+def test_rows_that_are_too_long_are_told_all_at_once_with_what_each_remedy_keeps():
+    lengths = {"f:1": 4, "f:2": 8, "f:3": 11}
+
+    def encode(row):
+        length = lengths[row.place]
+        return tokens(*range(length), trained=[0] * (length - 4) + [1] * 4)
+
+    (finding,) = findings("too-long", SOUND[:3], encode=encode, max_length=5)
+    assert (finding.level, finding.count) == ("block", 2)
+    assert [each.place for each in finding.examples] == ["f:3", "f:2"]
+    assert "2 of 3 rows are longer than 5 tokens; the longest has 11." in finding.harm
+    assert "data.max_length 11 keeps them whole; data.truncation drop keeps the other 1," in finding.harm
+    assert "cut also the beginnings of 1 answers." in finding.harm
+
+
+def test_no_row_is_encoded_twice_by_the_checks_of_tokens():
+    seen = []
+
+    def encode(row):
+        seen.append(row.place)
+        return tokens(1, 2, 9, trained=[0, 1, 1])
+
+    run_checks(Scan(SOUND[:4], encode=encode, max_length=2), TOKEN_CHECKS)
+    assert len(seen) == 4
 
 
 def test_a_conversation_in_which_everything_is_trained_is_flagged_and_a_text_is_not():
