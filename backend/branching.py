@@ -124,9 +124,8 @@ def _steps(run: RunDir, below: int | None = None) -> str:
 
 def _fill(made: RunDir, run: RunDir, start: Checkpoint | None) -> None:
     """What the new run takes over; a run without a good checkpoint gives nothing but what it ran on."""
-    environment = {name: value for name, value in run.read_environment().items() if name != "attempt"}
-    if environment:
-        made.write_environment(environment)
+    if run.environment.exists():
+        made.write_environment(run.read_environment())
     if start is None:
         return
     for folder in checkpoint_folders(run.checkpoints):

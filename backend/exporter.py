@@ -115,9 +115,8 @@ def _fill(
 
 def _panel(trained: Trained, rows: int) -> Panel:
     """The panel of the run, which says so where the data is no longer what it was trained on."""
-    facts = trained.run.read_environment().get("facts")
-    data = facts.get("data") if isinstance(facts, dict) else None
-    known = data if isinstance(data, dict) else {}
+    facts = trained.run.read_environment().facts
+    known = facts.data if facts else {}
     return read_panel(trained.config, trained.tokenizer, trained.model, rows=rows, fingerprints=known)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from backend.config import parse_config
 from backend.errors import TunesmithError
@@ -14,6 +12,7 @@ from backend.model_names import local_folder
 from backend.model_shape import read_shape
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from backend.utils.config_utils import parse_yaml
 from backend.utils.jsonl_utils import last_records
 
@@ -39,25 +38,25 @@ def past_run(run: RunDir) -> PastRun | None:
         config = parse_config(parse_yaml(run.read_config_text(), where=run.id))
         folder = local_folder(config.model.model_name_or_path, config.model.revision)
         environment = run.read_environment()
-        data, plan = _part(environment, "data"), _part(environment, "plan")
+        data, plan = environment.data, environment.plan
         start, seconds = _seconds(run, environment)
-        if folder is None or not seconds or not data.get("train_rows"):
+        if folder is None or not seconds or not data.train_rows:
             return None
         shape = read_shape(folder)
     except TunesmithError:
         return None
     figures = DataFigures(
-        int(data["train_rows"]),
-        int(data.get("tokens", 0)),
-        int(data.get("trained_tokens", 0)),
-        int(data.get("validation_rows", 0)),
+        data.train_rows,
+        data.tokens or 0,
+        data.trained_tokens or 0,
+        data.validation_rows,
     )
-    dtype, lanes = str(plan.get("dtype", "float32")), int(plan.get("lanes", 1))
+    device, dtype, lanes = (plan.device, plan.dtype, plan.lanes) if plan else ("cpu", "float32", 1)
     return PastRun(
         id=run.id,
         parameters=shape.parameters,
         method=config.tuning.method,
-        device=str(plan.get("device", "cpu")),
+        device=device,
         dtype=dtype,
         work=work_of(config, shape, figures, dtype=dtype, lanes=lanes),
         seconds=seconds,
@@ -68,28 +67,22 @@ def past_run(run: RunDir) -> PastRun | None:
     )
 
 
-def _part(environment: Mapping[str, object], name: str) -> dict[str, Any]:
-    part = environment.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _seconds(run: RunDir, environment: Mapping[str, object]) -> tuple[float, float]:
+def _seconds(run: RunDir, environment: Environment) -> tuple[float, float]:
     """Seconds of the latest start, 0 where not measured, and at work over all attempts, 0 where one has no end.
 
     An attempt's clock begins where it was asked for, before or after the imports; what lies between that and the
     latest attempt's first step is taken from each.
     """
     latest, total = run.latest_attempt_number(), 0.0
-    start, ready = environment.get("start_seconds"), environment.get("ready")
-    known = isinstance(start, int | float) and isinstance(ready, str) and environment.get("attempt") == latest
-    before = _between(run.read_attempt(latest).began, str(ready)) if known else START_SECONDS
+    known = bool(environment.ready) and environment.start_seconds > 0 and environment.attempt == latest
+    before = _between(run.read_attempt(latest).began, environment.ready) if known else START_SECONDS
     for number in range(1, latest + 1):
         attempt = run.read_attempt(number)
         if attempt.end is None:
             return 0.0, 0.0
         whole = _between(attempt.began, attempt.end.ended)
         total += whole - before if known and number == latest else max(whole - before, whole / 2)
-    return (float(start) if known and isinstance(start, int | float) else 0.0), total
+    return environment.start_seconds if known else 0.0, total
 
 
 def _between(earlier: str, later: str) -> float:

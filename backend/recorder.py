@@ -18,6 +18,7 @@ from backend.core.training import TrainState
 from backend.errors import TrainingError
 from backend.reports import EvalReport, StepReport
 from backend.run_dir import RunDir
+from backend.run_environment import Facts
 
 
 class Recorder:
@@ -32,10 +33,10 @@ class Recorder:
         config: RunConfig,
         state: TrainState,
         tokenizer: PreTrainedTokenizerBase,
-        facts: Mapping[str, Any],
+        facts: Facts,
         notes: Mapping[str, Any],
     ) -> None:
-        self._run, self._config, self._state, self._facts = run_dir, config, state, dict(facts)
+        self._run, self._config, self._state, self._facts = run_dir, config, state, facts
         self._tokenizer = (
             tokenizer if config.model.chat_template else None
         )  # else it is that of the base model
@@ -82,7 +83,7 @@ class Recorder:
     def checkpoint(self, *, done: bool = False) -> None:
         """Save a checkpoint of now, then drop those that are no longer wanted; ``done`` marks the last one."""
         notes = {
-            "facts": self._facts,
+            "facts": asdict(self._facts),
             "best_loss": self._best_loss,
             "best_step": self._best_step,
             "waited": self._waited,

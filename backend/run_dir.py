@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from backend import run_state
 from backend.errors import RunError
 from backend.lifecycle import derive
 from backend.reports import DEFAULT_DEVICE, Attempt, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
+from backend.run_environment import Environment
 from backend.run_files import RunFiles
 from backend.run_locks import LOCK_FD, RunLocks
 from backend.run_records import (
@@ -102,12 +103,12 @@ class RunDir(RunFiles):
         """The configuration as YAML. Raises RunError when it is missing, cut short or not text."""
         return read_config_text(self.config)
 
-    def write_environment(self, environment: Mapping[str, object]) -> None:
+    def write_environment(self, environment: Environment) -> None:
         """Write what this attempt runs on; from here on the run counts as running, no longer as starting."""
-        number = self.latest_attempt_number()
-        write_json_durably(self.environment, {"attempt": number, **environment})
+        numbered = replace(environment, attempt=self.latest_attempt_number())
+        write_json_durably(self.environment, record_to_json(numbered))
 
-    def read_environment(self) -> dict[str, object]:
+    def read_environment(self) -> Environment:
         """What the latest attempt ran on; empty before the first. Raises RunError when damaged."""
         return read_environment(self.environment)
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from backend.errors import RunError
 from backend.reports import Attempt, Outcome, QueueTicket, RunStatus
+from backend.run_environment import Environment
 from backend.utils.file_utils import DamagedFileError, StrPath, read_bytes, read_json_object
 from backend.utils.record_utils import record_from_json
 
@@ -62,9 +63,9 @@ def read_config_text(path: StrPath) -> str:
     return text
 
 
-def read_environment(path: StrPath) -> dict[str, object]:
+def read_environment(path: StrPath) -> Environment:
     """What an attempt ran on; empty without the file. Raises RunError when damaged."""
-    return read_record(path, dict) or {}
+    return read_record(path, lambda value: record_from_json(Environment, value)) or Environment()
 
 
 def read_attempt(path: StrPath) -> Attempt:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from backend.errors import RunError
 from backend.lifecycle import Evidence
 from backend.reports import Attempt, Outcome, QueueTicket
+from backend.run_environment import Environment
 from backend.run_files import RunFiles
 from backend.run_records import (
     read_attempt,
@@ -48,13 +49,13 @@ class Records:
     attempt: Attempt | None
     outcome: Outcome | None
     ticket: QueueTicket | None
-    environment: dict[str, object]
+    environment: Environment
     problems: dict[str, str]
 
     @property
     def reported(self) -> bool:
         """Whether the trainer of the latest attempt has said what it runs on; it is starting until then."""
-        return self.number > 0 and self.environment.get("attempt") == self.number
+        return self.number > 0 and self.environment.attempt == self.number
 
 
 def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
@@ -83,7 +84,13 @@ def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
     ticket = read(_TICKET, read_ticket)
     environment = read(_ENVIRONMENT, read_environment, needed=thorough)
     return Records(
-        config or "", number, attempt, outcome if told else None, ticket, environment or {}, problems
+        config or "",
+        number,
+        attempt,
+        outcome if told else None,
+        ticket,
+        environment or Environment(),
+        problems,
     )
 
 

@@ -30,7 +30,7 @@ from backend import data_pipeline
 from backend.assessor import Assessor, held_out
 from backend.config import RunConfig, parse_config, resolve_steps
 from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
-from backend.core.device import ComputePlan, apply_plan, left_as_found, plan_compute, seed_everything
+from backend.core.device import apply_plan, left_as_found, plan_compute, seed_everything, torch_dtype
 from backend.core.distributed import LostPeerError, World, joined
 from backend.core.evaluation import HeldOut
 from backend.core.examples import require_fit
@@ -52,6 +52,7 @@ from backend.provenance import provenance, require_same_inputs, with_tokens
 from backend.recorder import Recorder
 from backend.reports import Attempt, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run_dir import LOCK_FD, RunDir
+from backend.run_environment import ComputePlan, Facts
 from backend.utils.config_utils import parse_yaml
 from backend.utils.stop_signals import StopSignals
 from backend.varied_rows import VariedRows
@@ -148,12 +149,12 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
     if dataset.rejected and world.writes:
         write_quarantine(dataset.rejected, run_dir.rejected_file)
-    facts = {"data": dataset.fingerprints, "model": model_fingerprint(model_path)}
+    facts = Facts(dataset.fingerprints, model_fingerprint(model_path))
     known = run_dir.read_environment()
-    require_same_inputs(known.get("facts"), facts)
+    require_same_inputs(known.facts, facts)
 
     watch(Progress("loading the model"))
-    plan = _plan(known.get("plan"), world, config)
+    plan = _plan(known.plan, world, config)
     apply_plan(plan)
     held = held_out(dataset, tokenizer, config) if world.writes else HeldOut([])
     state = _before_the_first_step(model_path, plan, rows, held, config)
@@ -250,12 +251,10 @@ def _as_many_as_asked(world: World, config: RunConfig) -> None:
         )
 
 
-def _plan(known: object, world: World, config: RunConfig) -> ComputePlan:
+def _plan(known: ComputePlan | None, world: World, config: RunConfig) -> ComputePlan:
     """The run's compute plan, made by its first attempt; the processes divide the cores among them."""
-    if known is None and world.writes:
-        cores = max(1, available_cores() // world.local_size)
-        known = plan_compute(config.model.dtype, cores=cores).to_dict()
-    return ComputePlan.from_dict(world.same(known))
+    cores = max(1, available_cores() // world.local_size)
+    return world.same(known or plan_compute(config.model.dtype, cores=cores))
 
 
 def _before_the_first_step(
@@ -263,7 +262,7 @@ def _before_the_first_step(
 ) -> TrainState:
     """The model, made trainable, and its optimizer; raises DataError where rows do not fit the model."""
     full = config.tuning.method == "full"
-    base = load_base(model_path, dtype=torch.float32 if full else plan.torch_dtype).to(plan.device)
+    base = load_base(model_path, dtype=torch.float32 if full else torch_dtype(plan)).to(plan.device)
     fit = context_length(base), base.get_input_embeddings().weight.shape[0]
     rows.require_fit(*fit)
     require_fit(held.examples, *fit)

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.constraint import Constrainer, Constraint, GrammarMatcher
-from backend.core.device import plan_compute
+from backend.core.device import plan_compute, torch_dtype
 from backend.core.generation import check_prompt, context_length
 from backend.core.model_loader import load_base
 from backend.core.shared_base import Adapter, SharedBase
@@ -103,7 +103,7 @@ class LoadedBase:
         self.folder = source.base
         self.lanes = plan.lanes
         self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
-        self.shared = SharedBase(load_base(source.base, dtype=plan.torch_dtype).to(plan.device).eval())
+        self.shared = SharedBase(load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval())
         self._voices: dict[tuple[Path, str | None], Voice] = {}
 
     def close(self) -> None:

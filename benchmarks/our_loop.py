@@ -13,7 +13,7 @@ import torch
 from backend import data_pipeline
 from backend.config import DataConfig, TrainingConfig, TuningConfig
 from backend.core import training as loop
-from backend.core.device import plan_compute
+from backend.core.device import plan_compute, torch_dtype
 from backend.core.forward import prove
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
@@ -37,7 +37,7 @@ def tunesmith(
     torch.set_float32_matmul_precision(plan.matmul_precision)
     torch.set_num_threads(plan.threads)
     settings = TrainingConfig(per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-4)
-    forward = prove(make_trainable(load_base(model, dtype=plan.torch_dtype), TuningConfig(), seed=SEED))
+    forward = prove(make_trainable(load_base(model, dtype=torch_dtype(plan)), TuningConfig(), seed=SEED))
     state = loop.TrainState.start(forward, settings)
     with mock.patch.object(loop, "pack", loop.pack if share else _without_sharing(loop.pack)):
         reports = loop.train_steps(state, rows, settings, plan, seed=SEED)

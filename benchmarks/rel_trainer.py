@@ -25,6 +25,7 @@ from backend import trainer_main
 from backend.config import config_yaml, parse_config
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"tuning": {"method": "lora", "lora_r": 4}},
@@ -81,7 +82,7 @@ class Workshop:
         raw["training"] = {**steps, **raw.get("training", {}), **training}
         run = RunDir.create(self.folder / "runs", recipe, config_yaml(parse_config(raw)))
         if like is not None:
-            run.write_environment({"plan": like.read_environment()["plan"]})
+            run.write_environment(Environment(plan=like.read_environment().plan))
         return run
 
 

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from backend.manager.listing_cache import FILE  # noqa: E402
 from backend.run_dir import RunDir  # noqa: E402
+from backend.run_environment import ComputePlan, Environment, Facts, RowsRead  # noqa: E402
 from backend.utils.file_utils import write_json_durably  # noqa: E402
 from backend.utils.process_utils import identify  # noqa: E402
 from backend.utils.record_utils import record_to_json  # noqa: E402
@@ -37,16 +38,14 @@ GOALS = {"first": 1.0, "second": 0.2, "again": 0.2}
 """Seconds of the processor."""
 BIG = ("jsonl", "log", "safetensors")
 """Files of which every run has the same one, by another name."""
-ENVIRONMENT: dict[str, object] = {
-    "python": "3.13.5",
-    "platform": "Linux-6.12.0-amd64-x86_64-with-glibc2.41",
-    "versions": dict.fromkeys(
-        ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"), "5.23.0"
-    ),
-    "plan": {"device": "cpu", "dtype": "bfloat16", "lanes": 2, "threads": 1, "matmul_precision": "highest"},
-    "facts": {"data": {"/data/foods.jsonl": "3f" * 32}, "model": "a7" * 32},
-    "data": {"train_rows": 1440, "tokens": 220_000, "dropped_rows": [f"foods.jsonl:{n}" for n in range(20)]},
-}
+ENVIRONMENT = Environment(
+    python="3.13.5",
+    platform="Linux-6.12.0-amd64-x86_64-with-glibc2.41",
+    versions=dict.fromkeys(("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"), "5.23.0"),
+    plan=ComputePlan("cpu", "bfloat16", lanes=2, threads=1, matmul_precision="highest"),
+    facts=Facts({"/data/foods.jsonl": "3f" * 32}, "a7" * 32),
+    data=RowsRead(train_rows=1440, tokens=220_000, dropped_rows=tuple(f"foods.jsonl:{n}" for n in range(20))),
+)
 LIST = """
 import sys, time
 from pathlib import Path

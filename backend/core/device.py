@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import psutil
@@ -17,7 +15,19 @@ import torch
 import torch.nn.functional as F
 
 from backend.errors import ModelError
+from backend.run_environment import ComputePlan
 from backend.utils.process_utils import available_cores
+
+__all__ = [
+    "ComputePlan",
+    "apply_plan",
+    "left_as_found",
+    "memory_bytes",
+    "plan_compute",
+    "seed_everything",
+    "step_seed",
+    "torch_dtype",
+]
 
 DTYPES = ("auto", "float32", "bfloat16")
 MAX_LANES = 8
@@ -25,33 +35,9 @@ BFLOAT16_GAIN = 1.25
 """bfloat16 must beat float32 by this factor to be chosen for frozen weights."""
 
 
-@dataclass(frozen=True)
-class ComputePlan:
-    """How the numbers of a run are computed. Chosen once, kept in the run, so that a resume gives the same bits.
-
-    ``lanes`` micro-batches run side by side, each on ``threads`` threads of its own; results are added up in the
-    order of the micro-batches, so the number of lanes at work changes the time and not one bit.
-    """
-
-    device: str
-    dtype: str
-    lanes: int
-    threads: int
-    matmul_precision: str
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The precision of the frozen weights as torch names it."""
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-
-    @classmethod
-    def from_dict(cls, values: Any) -> ComputePlan:
-        """The plan that ``to_dict`` wrote. Raises TypeError when it is something else."""
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for environment.json and checkpoints."""
-        return asdict(self)
+def torch_dtype(plan: ComputePlan) -> torch.dtype:
+    """The precision of the frozen weights as torch names it."""
+    return torch.bfloat16 if plan.dtype == "bfloat16" else torch.float32
 
 
 def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePlan:

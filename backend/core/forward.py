@@ -55,7 +55,7 @@ class ForwardPass:
     def autocast(self, plan: ComputePlan) -> AbstractContextManager[object]:
         """bfloat16 products over fp32 weights, where the plan says bfloat16 and those weights are trained."""
         if plan.dtype == "bfloat16" and self.causal.dtype == torch.float32:
-            return torch.autocast(plan.device, dtype=torch.bfloat16)
+            return torch.autocast(plan.device_type, dtype=torch.bfloat16)
         return nullcontext()
 
     def loss_sum(self, batch: MicroBatch) -> Tensor:

@@ -142,22 +142,22 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     yield "schedule", training.lr_scheduler_type
     yield "longest row, tokens", config.data.max_length
     yield "seed", config.seed
-    plan, versions = (_mapping(environment.get(key)) for key in ("plan", "versions"))
-    yield "trained in", plan.get("dtype")
-    yield "versions", ", ".join(f"{name} {number}" for name, number in versions.items())
-    yield "base model's fingerprint", _mapping(environment.get("facts")).get("model")
+    yield "trained in", environment.plan.dtype if environment.plan else None
+    yield "versions", ", ".join(f"{name} {number}" for name, number in environment.versions.items())
+    yield "base model's fingerprint", environment.facts.model if environment.facts else None
 
 
 def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
     environment = run.read_environment()
-    data = _mapping(environment.get("data"))
+    if environment.attempt == 0:  # nothing is known yet, which is another thing than 0 rows
+        return
+    data = environment.data
     for key in ("train_rows", "validation_rows", "tokens", "trained_tokens"):
-        yield key.replace("_", " ").replace("validation", "held-out"), data.get(key)
-    for path, digest in _mapping(_mapping(environment.get("facts")).get("data")).items():
+        yield key.replace("_", " ").replace("validation", "held-out"), getattr(data, key)
+    for path, digest in (environment.facts.data if environment.facts else {}).items():
         yield f"SHA-256 of {Path(path).name}", digest
     for key in ("rejected_rows", "cut_rows", "dropped_rows"):
-        found = data.get(key)
-        yield key.replace("_", " "), len(found) if isinstance(found, list) and found else None
+        yield key.replace("_", " "), len(getattr(data, key)) or None
 
 
 def _scores(run: RunDir) -> HeldOutScores | None:
@@ -231,10 +231,6 @@ def _table(facts: Iterator[tuple[str, Any]]) -> str:
 
 def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}\n" if body else ""
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _cell(text: str) -> str:

@@ -37,6 +37,8 @@ def _converter(hint: Any) -> Convert:
         return _optional(get_args(hint))
     if get_origin(hint) is tuple:
         return _list_of(_converter(get_args(hint)[0]))
+    if get_origin(hint) is dict:
+        return _mapping_to(_converter(get_args(hint)[1]))
     if dataclasses.is_dataclass(hint):
         return _record(hint)
     if issubclass(hint, Enum):
@@ -65,6 +67,15 @@ def _list_of(inner: Convert) -> Convert:
         if not isinstance(value, list):
             raise ValueError(f"{name} must be a list, not {value!r}")  # noqa: TRY004  one error for a wrong file
         return tuple(inner(item, name) for item in value)
+
+    return convert
+
+
+def _mapping_to(inner: Convert) -> Convert:
+    def convert(value: object, name: str) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} must be an object, not {value!r}")  # noqa: TRY004  one error for a wrong file
+        return {str(key): inner(item, f"{name}.{key}") for key, item in value.items()}
 
     return convert
 

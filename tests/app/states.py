@@ -12,6 +12,7 @@ from backend.manager.queue_manager import QueueManager
 from backend.manager.system_manager import SystemSample
 from backend.reports import EvalReport, Outcome, RunStatus, Sample, StepReport, metrics_record
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from backend.utils.jsonl_utils import JsonlWriter
 from backend.utils.record_utils import record_to_json
 from tests.runs import do_harm
@@ -57,7 +58,7 @@ class Runs:
     def running(self, name: str = "running", *, steps: int = STEPS, total: int = TOTAL) -> RunDir:
         """Training, with curves, samples, a log and samples of the machine."""
         run = self.starting(name)
-        run.write_environment({"device": "cpu"})
+        run.write_environment(Environment())
         train(run, steps=steps, total=total)
         return run
 
@@ -80,7 +81,7 @@ class Runs:
         run = self.created("interrupted")
         with run.lock():
             attempt = run.begin_attempt(("python",))
-            run.write_environment({"device": "cpu"})
+            run.write_environment(Environment())
             train(run)
             run.end_attempt(attempt, "killed", signal_number=signal.SIGKILL)
         return run
@@ -134,7 +135,7 @@ class Runs:
         run = self.created(name, **settings)
         with run.lock():
             attempt = run.begin_attempt(("python",))
-            run.write_environment({"device": "cpu"})
+            run.write_environment(Environment())
             train(run, steps=steps, total=total)
             run.end_attempt(attempt, "exited", exit_code=0)
         return run

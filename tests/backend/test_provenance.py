@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,10 @@ from backend.core.device import plan_compute
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import RunError
 from backend.provenance import NAMED_ROWS, provenance, require_same_inputs
+from backend.run_environment import Facts
 from tests.runs import ROWS, write_rows
 
-FACTS = {"data": {"a.jsonl": "1" * 64, "b.jsonl": "2" * 64}, "model": "3" * 64}
+FACTS = Facts({"a.jsonl": "1" * 64, "b.jsonl": "2" * 64}, "3" * 64)
 
 
 def test_it_says_versions_plan_facts_and_rows(tiny_folder: Path, tmp_path: Path) -> None:
@@ -28,21 +31,20 @@ def test_it_says_versions_plan_facts_and_rows(tiny_folder: Path, tmp_path: Path)
 
     known = provenance(plan, FACTS, dataset, rows, 1.23456)
 
-    assert known["plan"] == plan.to_dict()
-    assert known["facts"] == FACTS
-    assert known["versions"]["torch"] == version("torch")  # type: ignore[index]
-    about: dict[str, object] = known["data"]  # type: ignore[assignment]
-    assert about["train_rows"] == len(ROWS)
-    assert about["dropped_rows"] == rows.dropped[:NAMED_ROWS]
+    assert known.plan == plan
+    assert known.facts == FACTS
+    assert known.versions["torch"] == version("torch")
+    assert known.data.train_rows == len(ROWS)
+    assert list(known.data.dropped_rows) == rows.dropped[:NAMED_ROWS]
     assert len(rows.dropped) == NAMED_ROWS + 1
-    assert about["trained_questions"] == []
-    assert 0 < about["trained_tokens"] < about["tokens"]  # type: ignore[operator]
+    assert known.data.trained_questions == ()
+    assert 0 < (known.data.trained_tokens or 0) < (known.data.tokens or 0)
 
 
-@pytest.mark.parametrize("before", [None, "damaged", FACTS])
-def test_the_first_attempt_and_the_same_inputs_go_on(before: object) -> None:
+@pytest.mark.parametrize("before", [None, FACTS])
+def test_the_first_attempt_and_the_same_inputs_go_on(before: Facts | None) -> None:
     require_same_inputs(before, FACTS)
-    assert FACTS["model"] == "3" * 64
+    assert FACTS.model == "3" * 64
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,9 @@ def test_the_first_attempt_and_the_same_inputs_go_on(before: object) -> None:
         ),
     ],
 )
-def test_others_are_refused_with_both_hashes(change: dict[str, object], said: str) -> None:
+def test_others_are_refused_with_both_hashes(change: dict[str, Any], said: str) -> None:
     with pytest.raises(RunError) as caught:
-        require_same_inputs(FACTS, FACTS | change)
+        require_same_inputs(FACTS, replace(FACTS, **change))
     assert caught.value.code == "inputs-changed"
     assert said in caught.value.message
     assert "Put the original back" in caught.value.remedy

@@ -19,6 +19,7 @@ from backend.core.tuning import make_trainable
 from backend.recorder import Recorder
 from backend.reports import EvalReport, Sample, StepReport
 from backend.run_dir import RunDir
+from backend.run_environment import Facts
 from tests.runs import SHORT, lines, settings
 from tests.tiny import tiny_tokenizer
 
@@ -63,7 +64,7 @@ def _config(changes: dict[str, Any]) -> RunConfig:
 
 def recorder(run: RunDir, state: TrainState, notes: dict[str, Any] | None = None, **changes: Any) -> Recorder:
     dotted = {name.replace("__", "."): value for name, value in changes.items()}
-    return Recorder(run, _config(dotted), state, tiny_tokenizer(), {"model": "abc"}, notes or {})
+    return Recorder(run, _config(dotted), state, tiny_tokenizer(), Facts({}, "abc"), notes or {})
 
 
 class TestSteps:
@@ -167,7 +168,7 @@ class TestCheckpoints:
         ]
         assert read_checkpoint(run.checkpoint(4)).notes["done"] is False
         assert dict(read_checkpoint(run.checkpoint(5)).notes) == {
-            "facts": {"model": "abc"},
+            "facts": {"data": {}, "model": "abc"},
             "best_loss": 2.0,
             "best_step": 2,
             "waited": 3,

@@ -14,6 +14,7 @@ import pytest
 from backend.errors import RunError
 from backend.reports import Outcome, QueueTicket, RunStatus
 from backend.run_dir import CONFIG_END, LOCK_FD, RunDir
+from backend.run_environment import Environment
 from tests.fakes import FailingFileSystem
 
 DONE = Outcome(RunStatus.FINISHED, "completed", "Done.", step=10, result="adapter")
@@ -102,7 +103,7 @@ class TestAttempts:
         with run.lock():
             attempt = run.begin_attempt(("tunesmith", "train"), pid=os.getpid())
             assert run.status() is RunStatus.STARTING
-            run.write_environment({"torch": "2"})
+            run.write_environment(Environment())
             assert run.status() is RunStatus.RUNNING
             run.request_stop("paused")
             assert run.state().reason == "paused"
@@ -110,7 +111,7 @@ class TestAttempts:
             run.end_attempt(attempt, "exited", exit_code=3)
         assert run.status() is RunStatus.STOPPED
         assert run.read_attempt(1).end is not None
-        assert run.read_environment() == {"attempt": 1, "torch": "2"}
+        assert run.read_environment() == Environment(attempt=1)
 
     def test_an_outcome_belongs_to_its_attempt(self, run: RunDir) -> None:
         run.begin_attempt(("a",))
@@ -129,7 +130,7 @@ class TestAttempts:
     def test_before_the_first_there_is_none(self, run: RunDir) -> None:
         assert run.latest_attempt() is None
         assert run.read_outcome() is None
-        assert run.read_environment() == {}
+        assert run.read_environment() == Environment()
         with pytest.raises(RunError, match="missing"):
             run.read_attempt(1)
 
@@ -153,7 +154,7 @@ class TestAttempts:
     def test_w02_a_dead_run_never_reads_running(self, run: RunDir) -> None:
         with run.lock():
             run.begin_attempt(("a",), pid=os.getpid())
-            run.write_environment({})
+            run.write_environment(Environment())
         state = run.state()
         assert state.status is RunStatus.INTERRUPTED
         assert "resume" in state.next_action
@@ -232,7 +233,7 @@ class TestDamage:
     )
     def test_f21_no_truncation_reads_idle(self, run: RunDir, name: str) -> None:
         run.begin_attempt(("a",), pid=os.getpid())
-        run.write_environment({"torch": "2"})
+        run.write_environment(Environment())
         run.write_outcome(DONE)
         run.write_ticket(QueueTicket("now", 1, 1.0))
         whole = (run.path / name).read_bytes()

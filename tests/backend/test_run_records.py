@@ -12,6 +12,7 @@ import pytest
 
 from backend.errors import RunError
 from backend.reports import RunStatus
+from backend.run_environment import Environment
 from backend.run_records import (
     CONFIG_END,
     read_attempt,
@@ -78,7 +79,8 @@ def test_each_record_is_read_as_what_it_is(path: Path) -> None:
     assert ticket is not None
     assert ticket.position == 1.0
     assert read_attempt(path).command == ("a",)
-    assert read_environment(path) == ATTEMPT
+    path.write_text(json.dumps({"attempt": 3, "plan": None, "from_the_future": 1}))
+    assert read_environment(path) == Environment(attempt=3)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_a_record_that_is_none_is_damage(
 
 
 def test_what_may_be_missing_and_what_may_not(path: Path) -> None:
-    assert (read_outcome(path), read_ticket(path), read_environment(path)) == (None, None, {})
+    assert (read_outcome(path), read_ticket(path), read_environment(path)) == (None, None, Environment())
     for read in (read_attempt, read_config_text):
         with pytest.raises(RunError, match=r"a\.json"):
             read(path)

@@ -11,6 +11,7 @@ import pytest
 from backend.lifecycle import Evidence
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from backend.run_state import look, read_records, read_stop
 
 
@@ -34,7 +35,7 @@ def test_a_live_run_shows_its_stop_and_its_report(run: RunDir) -> None:
     with run.lock():
         run.begin_attempt(("a",), pid=os.getpid())
         assert not read_evidence(run).reported
-        run.write_environment({})
+        run.write_environment(Environment())
         run.request_stop("paused")
         evidence = read_evidence(run)
     assert evidence.held
@@ -46,7 +47,7 @@ def test_a_live_run_shows_its_stop_and_its_report(run: RunDir) -> None:
 def test_the_environment_of_an_older_attempt_is_no_report(run: RunDir) -> None:
     with run.lock():
         run.begin_attempt(("a",))
-        run.write_environment({})
+        run.write_environment(Environment())
         run.begin_attempt(("b",))
         assert not read_evidence(run).reported
 
@@ -76,11 +77,11 @@ def test_a_run_that_is_gone_says_so_instead(run: RunDir) -> None:
 
 def test_records_are_read_once_and_whole(run: RunDir) -> None:
     run.begin_attempt(("a",))
-    run.write_environment({"torch": "2"})
+    run.write_environment(Environment())
     records = read_records(run)
     assert records.config == run.read_config_text()
     assert records.attempt == run.latest_attempt()
-    assert records.environment == {"attempt": 1, "torch": "2"}
+    assert records.environment == Environment(attempt=1)
 
 
 def test_a_run_that_begins_while_it_is_read_is_live(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,13 +122,13 @@ class TestARunAtRest:
     @pytest.fixture
     def ended(self, run: RunDir) -> RunDir:
         run.begin_attempt(("a",))
-        run.write_environment({"torch": "2"})
+        run.write_environment(Environment())
         run.write_outcome(Outcome(RunStatus.FINISHED, "completed", "Done."))
         return run
 
     def test_it_reads_as_it_does_thoroughly(self, ended: RunDir) -> None:
         quick, thorough = read_records(ended, thorough=False), read_records(ended)
-        assert (quick.attempt, quick.environment) == (None, {})
+        assert (quick.attempt, quick.environment) == (None, Environment())
         assert thorough.attempt == ended.latest_attempt()
         assert (quick.number, quick.outcome, quick.problems) == (1, thorough.outcome, {})
         assert ended.state().attempt == 1

@@ -21,6 +21,7 @@ from backend.errors import RunError
 from backend.outcomes import exit_code
 from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.run_dir import RunDir
+from backend.run_environment import RowsRead
 from backend.trainer_main import main, run
 from tests.fakes import FailingFileSystem
 from tests.runs import (
@@ -102,13 +103,12 @@ class TestFinishing:
         self, trained: RunDir, learner: Path, rows_file: Path
     ) -> None:
         known = trained.read_environment()
-        facts: Any = known["facts"]
-        data: Any = known["data"]
-        assert list(facts["data"]) == [str(rows_file)]
-        assert facts["model"] == trainer_main.model_fingerprint(learner)
-        assert data["train_rows"] + data["validation_rows"] == len(ROWS)
-        assert data["trained_tokens"] < data["tokens"]
-        assert known["attempt"] == 1
+        assert known.facts is not None
+        assert list(known.facts.data) == [str(rows_file)]
+        assert known.facts.model == trainer_main.model_fingerprint(learner)
+        assert known.data.train_rows + known.data.validation_rows == len(ROWS)
+        assert (known.data.trained_tokens or 0) < (known.data.tokens or 0)
+        assert known.attempt == 1
 
     def test_held_out_rows_are_evaluated_and_sampled(self, undisturbed: RunDir) -> None:
         reports = [line for line in series(undisturbed) if line["kind"] == "eval"]
@@ -178,10 +178,10 @@ class TestLargeSets:
         monkeypatch.setattr(encoded_rows, "LARGE_ROWS", 12)
 
     def test_the_same_bits_and_tokens_counted_in_the_end(self, made: RunDir, undisturbed: RunDir) -> None:
-        early: list[Any] = []
-        run(made, at_step(1, lambda: early.append(made.read_environment()["data"])))
-        assert "tokens" not in early[0]
-        assert made.read_environment()["data"] == undisturbed.read_environment()["data"]
+        early: list[RowsRead] = []
+        run(made, at_step(1, lambda: early.append(made.read_environment().data)))
+        assert early[0].tokens is None
+        assert made.read_environment().data == undisturbed.read_environment().data
         assert result_bytes(made) == result_bytes(undisturbed)
         assert series(made) == series(undisturbed)
 

@@ -12,6 +12,7 @@ from backend import trainer_main
 from backend.config import config_yaml, parse_config
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 
 MakeRun = Callable[..., RunDir]
 _ROWS = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"
@@ -40,7 +41,7 @@ def make_run(tiny_folder: Path, rows: Path) -> MakeRun:
         }
         run = RunDir.create(root, "tiny", config_yaml(parse_config(raw)))
         if like is not None:
-            run.write_environment({"plan": like.read_environment()["plan"]})
+            run.write_environment(Environment(plan=like.read_environment().plan))
         return run
 
     return make

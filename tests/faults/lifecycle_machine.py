@@ -21,6 +21,7 @@ from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
 from backend.reports import Attempt, Outcome, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from tests.faults.crash_states import MEMORY
 
 ENDINGS = {
@@ -152,7 +153,7 @@ class RunLife(RuleBasedStateMachine):
     @rule()
     def report(self) -> None:
         assert self.run
-        self.run.write_environment({"torch": "2"})
+        self.run.write_environment(Environment())
         self.damaged = self.damaged and bool(self.run.damage())
 
     @precondition(lambda self: self.holder)

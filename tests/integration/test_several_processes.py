@@ -22,6 +22,7 @@ from backend.manager.attempt_processes import members
 from backend.manager.ranks import torchrun_command
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.eventually import eventually
 from tests.runs import (
@@ -108,7 +109,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, life: Life, model: Pat
     """
     asked = RUN | {"training.nproc_per_node": 1, "training.nnodes": 2}
     run = make_run(tmp_path_factory.mktemp("undisturbed"), model, rows, asked)
-    run.write_environment({"plan": life.run.read_environment()["plan"]})
+    run.write_environment(Environment(plan=life.run.read_environment().plan))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     command = torchrun_command(run).replace("FIRST_MACHINE:29500", address)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from tests.backend.core.rows import (
 
 ROWS = random_rows([9, 14, 20, 7, 30, 12, 25, 18], shared=5)
 SIX = TrainingConfig(max_steps=6, per_device_train_batch_size=4, learning_rate=1e-2)
-ONE_LANE = PLAN.from_dict(PLAN.to_dict() | {"lanes": 1})
+ONE_LANE = replace(PLAN, lanes=1)
 RECIPES = {
     "lora": (LORA, SIX),
     "full": (FULL, SIX),

@@ -55,16 +55,17 @@ def test_the_licence_is_named_where_it_is_known(learned: Asked, tmp_path: Path) 
 def test_the_facts_are_those_of_the_run(learned: Asked, tmp_path: Path) -> None:
     _, body = card(learned, tmp_path)
     run = learned.trained.run
-    environment: dict[str, Any] = run.read_environment()
-    (digest,) = environment["facts"]["data"].values()
+    environment = run.read_environment()
+    assert environment.facts is not None
+    (digest,) = environment.facts.data.values()
     facts = [
         f"| run | {run.id} |",
         "| steps | 20 |",
         "| rank, alpha, dropout | 16, 32, 0 |",
         "| peak learning rate | 0.03 |",
-        f"| train rows | {environment['data']['train_rows']} |",
+        f"| train rows | {environment.data.train_rows} |",
         f"| SHA-256 of foods.jsonl | {digest} |",
-        f"| base model's fingerprint | {environment['facts']['model']} |",
+        f"| base model's fingerprint | {environment.facts.model} |",
     ]
     assert [fact for fact in facts if fact not in body] == []
     assert "epochs" not in body  # the run went by steps

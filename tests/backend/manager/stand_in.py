@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 
 asked: list[int] = []
 
@@ -34,7 +35,7 @@ def main(run: RunDir, behaviours: set[str], steps: int, pause: float) -> int:
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
         while "late" in behaviours and not (run.path / "go").exists():
             time.sleep(0.01)
-        run.write_environment({"trainer": "stand-in"})
+        run.write_environment(Environment())
         if "noise" in behaviours:
             for number in range(100_000):
                 sys.stdout.write(f"{number:08d} {'x' * 90}\n")

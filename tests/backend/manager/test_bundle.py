@@ -15,13 +15,14 @@ from backend.manager.bundle import bundle_parts, opened_bundle, write_bundle
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 
 
 @pytest.fixture
 def finished(run: RunDir) -> RunDir:
     """A run with every file that a finished one has."""
     attempt = run.begin_attempt(("train",))
-    run.write_environment({"python": "3"})
+    run.write_environment(Environment())
     run.metrics_file.write_text('{"kind":"train","step":1,"total_steps":1,"train/loss":0.5}\n')
     run.samples_file.write_text("{}\n")
     for folder in (run.adapter, run.checkpoint(1), run.tensorboard):

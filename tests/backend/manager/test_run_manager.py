@@ -13,6 +13,7 @@ from backend.errors import RunError
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 
 CONFIG = (
     "model:\n  model_name_or_path: {model}\ntuning:\n  method: {method}\ntraining:\n  learning_rate: {rate}\n"
@@ -90,7 +91,7 @@ class TestListing:
         with run.lock():
             run.begin_attempt(("a",))
             seen.append(manager.list()[0].status)
-            run.write_environment({})
+            run.write_environment(Environment())
             seen.append(manager.list()[0].status)
         seen.append(manager.list()[0].status)
         assert seen == ["created", "interrupted", "stopped", "starting", "running", "interrupted"]

@@ -1,0 +1,84 @@
+"""What a run was trained on and with: the typed content of ``environment.json``. Floor F0: plain dataclasses.
+
+The trainer writes it at each attempt; everything else reads it. A field that an older version did not write reads
+as empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ComputePlan:
+    """How the numbers of a run are computed. Chosen once, kept in the run, so that a resume gives the same bits.
+
+    ``device`` is ``cpu`` or ``cuda``, in a process of several with its index; ``dtype`` is the precision of frozen
+    weights; ``matmul_precision`` is what torch calls so. ``lanes`` micro-batches run side by side, each on
+    ``threads`` threads of its own; results are added up in the order of the micro-batches, so the number of lanes at
+    work changes the time and not one bit.
+    """
+
+    device: str
+    dtype: str
+    lanes: int
+    threads: int
+    matmul_precision: str
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device without its index."""
+        return self.device.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What must stay the same over all attempts of a run: the content of its data and of its model, by fingerprint.
+
+    ``data`` holds the SHA-256 of each source by path.
+    """
+
+    data: dict[str, str]
+    model: str
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that could not be read, and why."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RowsRead:
+    """What became of the rows. Tokens are counted once all rows are tokenised; None until then."""
+
+    read_as: str = ""
+    train_rows: int = 0
+    validation_rows: int = 0
+    trained_questions: tuple[str, ...] = ()
+    rejected_rows: tuple[RejectedRow, ...] = ()
+    cut_rows: tuple[str, ...] = ()
+    dropped_rows: tuple[str, ...] = ()
+    tokens: int | None = None
+    trained_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the latest attempt of a run works with.
+
+    ``start_seconds`` is how long the trainer took from its imports to its first step; ``ready`` is when that was, UTC
+    in ISO 8601. ``attempt`` is filled in when it is written.
+    """
+
+    attempt: int = 0
+    python: str = ""
+    platform: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    plan: ComputePlan | None = None
+    facts: Facts | None = None
+    start_seconds: float = 0.0
+    ready: str = ""
+    data: RowsRead = RowsRead()
