@@ -20,14 +20,18 @@ SHORT_ANSWER_CHARACTERS = 8 * SHORT_ANSWER_TOKENS
 
 
 def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
-    """Loss rows, a fixed panel spread over the set, and the rows to score where answers are short."""
+    """Loss rows, a fixed panel spread over the set, and the rows to score where answers are short.
+
+    A row that ``data.truncation`` leaves out of the loss is not asked either.
+    """
     if not dataset.validation:
         return HeldOut([])
     examples = list(data_pipeline.encode(dataset.validation, tokenizer, config.data))
+    stayed = {example.row for example in examples}
     questions = [
         question
         for question in data_pipeline.questions(dataset.validation, tokenizer)
-        if len(question.prompt_ids) < config.data.max_length
+        if question.row in stayed and len(question.prompt_ids) < config.data.max_length
     ]
     short = all(int(example.trained.sum()) <= SHORT_ANSWER_TOKENS for example in examples) and all(
         len(question.expected) <= SHORT_ANSWER_CHARACTERS for question in questions

@@ -17,6 +17,9 @@ from backend.core.lanes import Lanes
 from backend.reports import EvalReport, Sample
 
 ROWS_AT_ONCE = 64
+"""Held-out rows whose loss is packed together."""
+ANSWERS_AT_ONCE = 32
+"""Questions that one lane answers side by side; a constant, so that answers do not depend on the number of cores."""
 
 
 def held_out_loss(
@@ -52,21 +55,27 @@ def held_out_loss(
 def answers(
     forward: ForwardPass,
     questions: Sequence[Question],
+    plan: ComputePlan,
     *,
     stop_ids: Collection[int],
     max_new_tokens: int,
 ) -> Iterator[tuple[Question, list[int]]]:
-    """Greedy answers as token ids, end token left out; in order."""
+    """Greedy answers as token ids, end token left out; in order. The lanes of ``plan`` share the questions."""
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    with for_inference(forward.model):
-        for start in range(0, len(questions), ROWS_AT_ONCE):
-            chunk = questions[start : start + ROWS_AT_ONCE]
-            decoding = Decoding(forward.model, [q.prompt_ids for q in chunk], sampling, stop_ids)
-            said: list[list[int]] = [[] for _ in chunk]
-            while decoding.rows:
-                for token in decoding.step():
-                    if token.finish != "stop":
-                        said[token.row].append(token.token_id)
+
+    def answer(chunk: Sequence[Question]) -> list[list[int]]:
+        decoding = Decoding(forward.model, [q.prompt_ids for q in chunk], sampling, stop_ids)
+        said: list[list[int]] = [[] for _ in chunk]
+        while decoding.rows:
+            for token in decoding.step():
+                if token.finish != "stop":
+                    said[token.row].append(token.token_id)
+        return said
+
+    starts = range(0, len(questions), ANSWERS_AT_ONCE)
+    chunks = [questions[start : start + ANSWERS_AT_ONCE] for start in starts]
+    with for_inference(forward.model), Lanes(plan.lanes, plan.threads) as pool:
+        for chunk, said in zip(chunks, pool.map(answer, chunks), strict=True):
             yield from zip(chunk, said, strict=True)
 
 
@@ -96,7 +105,7 @@ def evaluate(
     loss, tokens = held_out_loss(forward, held_out.examples, plan, budget=budget)
 
     def answered(questions: Sequence[Question]) -> tuple[Sample, ...]:
-        said = answers(forward, questions, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
+        said = answers(forward, questions, plan, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
         return tuple(Sample(q.row, q.prompt, q.expected, decode(ids)) for q, ids in said)
 
     matches = [sample.exact_match for sample in answered(held_out.scored)]

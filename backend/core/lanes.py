@@ -19,13 +19,28 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def _begin(threads: int, gpu: int | None) -> None:
+    """Give the calling thread its number of threads and the GPU of the thread that made the lanes.
+
+    CUDA's current device belongs to a thread and is not inherited: without this every lane computes on GPU 0.
+    """
+    torch.set_num_threads(threads)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+
+
 class Lanes:
-    """A pool of ``count`` threads, each computing on ``threads`` threads of its own. Close it when done."""
+    """A pool of ``count`` threads, each computing on ``threads`` threads of its own. Close it when done.
+
+    They compute on the GPU of the thread that makes them.
+    """
 
     def __init__(self, count: int, threads: int = 1) -> None:
         self.count = count
+        in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        gpu = torch.cuda.current_device() if in_use else None
         self._pool = ThreadPoolExecutor(
-            count, thread_name_prefix="lane", initializer=torch.set_num_threads, initargs=(threads,)
+            count, thread_name_prefix="lane", initializer=_begin, initargs=(threads, gpu)
         )
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -54,6 +54,17 @@ def test_long_answers_are_not_scored(
     assert (len(found.panel), list(found.scored)) == (2, [])
 
 
+def test_a_row_that_is_left_out_of_the_loss_is_not_asked(tiny_folder: Path, tmp_path: Path) -> None:
+    held = write_rows(tmp_path / "held.jsonl", [*rows("yes"), {"prompt": "q", "completion": "9Z" * 150}])
+    config = configured(tiny_folder, tmp_path, held)
+    cut = config.data.model_copy(update={"max_length": 60, "truncation": "drop"})
+    config = config.model_copy(update={"data": cut})
+    found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)
+    assert [example.row.rpartition(":")[2] for example in found.examples] == ["1"]
+    assert [question.row.rpartition(":")[2] for question in found.panel] == ["1"]
+    assert [question.row.rpartition(":")[2] for question in found.scored] == ["1"]
+
+
 def test_nothing_is_held_out(tiny_folder: Path, tmp_path: Path) -> None:
     config = configured(tiny_folder, tmp_path, 0.0)
     found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from backend.core import evaluation
 from backend.core.evaluation import HeldOut, answers, evaluate, held_out_loss
 from backend.core.examples import Example, Question
 from backend.core.forward import ForwardPass
+from backend.core.generation import Decoding
 from backend.core.training import TrainState
 from backend.reports import EvalReport
 from tests.backend.core.rows import (
@@ -173,20 +176,38 @@ def test_dropout_is_out_of_the_way(tuning: TuningConfig) -> None:
 def test_answers_are_those_of_plain_greedy_decoding_in_order(
     state: TrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(evaluation, "ANSWERS_AT_ONCE", 2)
     questions = _questions()
 
-    found = list(answers(state.forward, questions, stop_ids=STOP, max_new_tokens=6))
+    found = list(answers(state.forward, questions, PLAN, stop_ids=STOP, max_new_tokens=6))
 
     assert [question for question, _ in found] == questions
     assert [ids for _, ids in found] == [_plain_answer(q.prompt_ids, 6) for q in questions]
+
+
+def test_answers_are_written_side_by_side_in_all_lanes(
+    state: TrainState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meeting = threading.Barrier(2)
+
+    class Meeting(Decoding):
+        def __init__(self, *given: Any) -> None:
+            meeting.wait(10.0)
+            super().__init__(*given)
+
+    questions = _questions(4)
+    alone = list(answers(state.forward, questions, replace(PLAN, lanes=1), stop_ids=STOP, max_new_tokens=6))
+    monkeypatch.setattr(evaluation, "ANSWERS_AT_ONCE", 2)
+    monkeypatch.setattr(evaluation, "Decoding", Meeting)
+
+    assert list(answers(state.forward, questions, PLAN, stop_ids=STOP, max_new_tokens=6)) == alone
 
 
 def test_the_end_token_is_no_part_of_an_answer(state: TrainState) -> None:
     (question, *_) = _questions()
     whole = _plain_answer(question.prompt_ids, 6)
 
-    ((_, cut),) = answers(state.forward, [question], stop_ids={whole[3]}, max_new_tokens=6)
+    ((_, cut),) = answers(state.forward, [question], PLAN, stop_ids={whole[3]}, max_new_tokens=6)
 
     assert cut == whole[: whole.index(whole[3])]
 
@@ -194,13 +215,13 @@ def test_the_end_token_is_no_part_of_an_answer(state: TrainState) -> None:
 def test_an_answer_ends_at_its_limit(state: TrainState) -> None:
     (question, *_) = _questions()
 
-    ((_, said),) = answers(state.forward, [question], stop_ids=set(), max_new_tokens=3)
+    ((_, said),) = answers(state.forward, [question], PLAN, stop_ids=set(), max_new_tokens=3)
 
     assert said == _plain_answer(question.prompt_ids, 6)[:3]
 
 
 def test_no_question_has_no_answer(state: TrainState) -> None:
-    assert list(answers(state.forward, [], stop_ids=STOP, max_new_tokens=3)) == []
+    assert list(answers(state.forward, [], PLAN, stop_ids=STOP, max_new_tokens=3)) == []
 
 
 def test_a_report_holds_loss_score_and_samples(state: TrainState) -> None:

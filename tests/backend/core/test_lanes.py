@@ -54,6 +54,22 @@ def test_every_lane_computes_on_threads_of_its_own(threads: int) -> None:
         assert list(lanes.map(work, range(2))) == [threads, threads]
 
 
+@pytest.mark.parametrize(("initialized", "expected"), [(True, [3, 3]), (False, [])])
+def test_every_lane_computes_on_the_gpu_of_the_thread_that_made_it(
+    monkeypatch: pytest.MonkeyPatch, initialized: bool, expected: list[int]
+) -> None:
+    taken: list[int] = []
+    meeting = threading.Barrier(2)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+
+    with Lanes(2) as lanes:
+        list(lanes.map(lambda _: meeting.wait(WAIT), range(2)))
+
+    assert taken == expected
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_no_more_than_one_item_beyond_the_lanes_is_taken(count: int) -> None:
     taken: list[int] = []
