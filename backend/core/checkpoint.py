@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from backend.core.model_files import write_config, write_generation_config, write_tokenizer
 from backend.core.optimizer import load_optimizer_tensors, optimizer_tensors
 from backend.core.training import TrainState
 from backend.errors import RunError, TrainingError
@@ -81,7 +82,7 @@ def save_checkpoint(
         write_weights(state.forward.model, staging)
         save_file({name: tensor.contiguous() for name, tensor in moments.items()}, staging / OPTIMIZER)
         if tokenizer is not None:
-            tokenizer.save_pretrained(staging)
+            write_tokenizer(tokenizer, staging)
         (staging / STATE).write_text(json.dumps(counters, indent=1), encoding="utf-8")
 
     needed = sum(t.numel() * t.element_size() for t in [*moments.values(), *state.parameters.values()])
@@ -99,7 +100,7 @@ def save_result(
 
     def fill(staging: Path) -> None:
         write_weights(model, staging)
-        tokenizer.save_pretrained(staging)
+        write_tokenizer(tokenizer, staging)
 
     aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
     if folder.exists():
@@ -156,9 +157,9 @@ def write_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
         model.peft_config["default"].save_pretrained(str(folder))
         save_file(_contiguous(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
         return
-    model.config.save_pretrained(folder)
+    write_config(model.config, folder, dtype=str(model.dtype).removeprefix("torch."))
     if model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+        write_generation_config(model.generation_config, folder)
     save_file(_contiguous(_untied(model)), folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from backend.core.generation import context_length
 from backend.core.gguf_file import read_gguf
+from backend.core.model_files import write_config, write_generation_config, write_tokenizer
 from backend.errors import ExportError
 from backend.export import quantizer
 from backend.export.gguf_vocab import find_word_rule, read_vocabulary
@@ -104,7 +105,7 @@ def _write_adapter(trained: Trained, folder: Path) -> Path:
     """The adapter as peft reads it; it names its base as others know it, not by a place on this machine."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(trained.result / name, folder / name)
-    trained.tokenizer.save_pretrained(folder)
+    write_tokenizer(trained.tokenizer, folder)
     file = folder / "adapter_config.json"
     named = json.loads(file.read_text("utf-8")) | {
         "base_model_name_or_path": trained.base_name,
@@ -112,7 +113,7 @@ def _write_adapter(trained: Trained, folder: Path) -> Path:
         "inference_mode": True,
     }
     file.write_text(json.dumps(named, indent=2) + "\n", "utf-8")
-    trained.generation_config().save_pretrained(folder)
+    write_generation_config(trained.generation_config(), folder)
     return folder
 
 
@@ -120,7 +121,9 @@ def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: st
     """The merged model in Hugging Face layout: added up in float32, then rounded once, in shards."""
     model, stored = trained.merge(), getattr(torch, dtype)
     rounded = {name: tensor.detach().to(stored) for name, tensor in model_weights(model).items()}
-    model.generation_config = trained.generation_config()
+    model.generation_config = (
+        trained.generation_config()
+    )  # rules that transformers calls invalid are not saved
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -128,9 +131,9 @@ def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: st
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-    config = json.loads((folder / "config.json").read_text("utf-8")) | {"dtype": dtype}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-    trained.tokenizer.save_pretrained(folder)
+    write_config(model.config, folder, dtype=dtype)
+    write_generation_config(trained.generation_config(), folder)
+    write_tokenizer(trained.tokenizer, folder)
     return folder
 
 
@@ -138,9 +141,9 @@ def _write_onnx(trained: Trained, folder: Path) -> Path:
     """The graph with what its readers need besides: configuration, rules of generation, tokenizer."""
     model = trained.merge()
     write_onnx(folder / ONNX_FILE, model)
-    model.config.save_pretrained(folder)
-    trained.generation_config().save_pretrained(folder)
-    trained.tokenizer.save_pretrained(folder)
+    write_config(model.config, folder, dtype="float32")
+    write_generation_config(trained.generation_config(), folder)
+    write_tokenizer(trained.tokenizer, folder)
     return folder
 
 
@@ -149,7 +152,7 @@ def write_model_gguf(trained: Trained, model: PreTrainedModel, file: Path, preci
     written = precision if precision in FILE_TYPES else "F32"
     target = file if written == precision else file.with_suffix(".f32")
     with tempfile.TemporaryDirectory() as words:
-        trained.tokenizer.save_pretrained(words)
+        write_tokenizer(trained.tokenizer, Path(words))
         rows = model.config.vocab_size
         vocabulary = read_vocabulary(trained.tokenizer, Path(words), rows=rows, eos_token_ids=trained.end_ids)
     weights = model_weights(model)

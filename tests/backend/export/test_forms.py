@@ -92,6 +92,17 @@ def test_a_merged_model_is_rounded_once(dtype: str, llama: Asked, tmp_path: Path
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == dtype
 
 
+def test_what_leaves_is_read_by_older_readers_too(llama: Asked, tmp_path: Path) -> None:
+    """Not only what is exported: the run's own result as well."""
+    write(llama, "merged", "bfloat16", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["rope_theta"], config["rope_scaling"], config["torch_dtype"]) == (1e4, None, "bfloat16")
+    for folder in (tmp_path, llama.trained.result):
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert not settings.keys() & {"is_local", "local_files_only"}
+
+
 def test_a_large_model_comes_in_shards(llama: Asked, tmp_path: Path) -> None:
     write(llama, "merged", "float32", tmp_path, shard="60KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1

@@ -1,0 +1,161 @@
+"""The JSON files beside the weights of a model, written so that readers of any age understand them.
+
+transformers 5 renamed what every earlier reader looks for: ``rope_theta`` and ``rope_scaling`` became
+``rope_parameters``, ``torch_dtype`` became ``dtype``, the class ``PreTrainedTokenizerFast`` became
+``TokenizersBackend``. A reader that misses a name takes its own default in silence, so both names are written.
+Floor F1; imports utils only.
+
+Source of the classic names: the configuration classes of transformers 4.57.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+from backend.utils.warning_utils import unwarned
+
+GENERAL_TOKENIZER = "PreTrainedTokenizerFast"
+"""The class that reads any tokenizer.json, under the name that every version of transformers knows."""
+
+_PRIVATE = frozenset({"is_local", "local_files_only", "backend", "name_or_path", "tokenizer_file"})
+"""What transformers notes about how it read a tokenizer on this machine."""
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Rules of generation that have no effect unless ``do_sample`` is on, and that transformers 4 then calls invalid."""
+
+_OWN_NAMES = {
+    "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+    "gpt_neox_japanese": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
+    "modernbert-decoder": {"rope_theta": "global_rope_theta", "rope_local_base_freq": "local_rope_theta"},
+}
+"""Classic names of families that had their own, by model_type."""
+
+_PHI3_SCALING = ("type", "short_factor", "long_factor")
+"""All that a Phi-3 configuration of transformers 4 accepts in ``rope_scaling``."""
+
+_MISREAD = (KeyError, ValueError, TypeError, AttributeError, StrictDataclassError)
+"""What a configuration class raises on names that it does not understand."""
+
+
+def write_config(config: PretrainedConfig, folder: Path, *, dtype: str) -> None:
+    """Write ``config.json`` into ``folder``, classic names beside the new; ``dtype`` is that of the stored weights.
+
+    Classic names are written only where transformers itself reads the same settings from them, alone and beside the
+    new ones: families younger than version 5 never had any.
+    """
+    config.save_pretrained(folder)
+    file = folder / "config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    _write(file, _understood(type(config), settings) | {"dtype": dtype, "torch_dtype": dtype})
+
+
+def _understood(kind: type[PretrainedConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` under both names where ``kind`` reads the same from all of them, else as they are."""
+    both = with_classic_names(settings)
+    wanted, *others = (_read(kind, names) for names in (settings, both, without_new_names(both)))
+    same = all(
+        other.get(name) == value for other in others for name, value in wanted.items() if name != "dtype"
+    )
+    return both if same else dict(settings)
+
+
+def with_classic_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the names that transformers 4 reads added, in nested configurations as well."""
+    both = {
+        name: with_classic_names(part) if name.endswith("_config") and isinstance(part, Mapping) else part
+        for name, part in settings.items()
+    }
+    rope = settings.get("rope_parameters")
+    if not isinstance(rope, Mapping):
+        return both
+    classic, family = _classic_positions(rope), str(settings.get("model_type"))
+    if family == "phi3" and (scaling := classic["rope_scaling"]):
+        kinds = scaling | {"type": scaling["rope_type"]}
+        classic["rope_scaling"] = {name: kinds[name] for name in _PHI3_SCALING if name in kinds}
+    return both | {_OWN_NAMES.get(family, {}).get(name, name): value for name, value in classic.items()}
+
+
+def without_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a reader of classic names sees of a configuration."""
+    return {
+        name: without_new_names(part) if isinstance(part, Mapping) else part
+        for name, part in settings.items()
+        if name not in {"rope_parameters", "dtype"}
+    }
+
+
+def effective(config: PretrainedConfig) -> dict[str, Any]:
+    """Return every setting of a configuration as plain JSON values, with what transformers derives filled in."""
+    settings: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
+    return _derived(settings)
+
+
+def _derived(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with positions in one spelling: "type" is an old name, a longrope factor may be left to derive."""
+    nested = {name: _derived(part) for name, part in settings.items() if isinstance(part, dict)}
+    derived = settings | nested
+    if derived.get("rope_type") and "type" in derived:
+        del derived["type"]
+    rope = derived.get("rope_parameters") or {}
+    if rope.get("rope_type") == "longrope" and (original := rope.get("original_max_position_embeddings")):
+        rope.setdefault("factor", derived["max_position_embeddings"] / original)
+    return derived
+
+
+def write_generation_config(rules: GenerationConfig, folder: Path) -> None:
+    """Write ``generation_config.json`` into ``folder`` without rules that have no effect."""
+    written = json.loads(
+        rules.to_json_string()
+    )  # save_pretrained refuses rules that a published model may have
+    idle = () if written.get("do_sample") else _SAMPLING
+    _write(
+        folder / "generation_config.json",
+        {name: value for name, value in written.items() if name not in idle},
+    )
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat template into ``folder``.
+
+    What decides about ids lies in tokenizer.json alone, so that the general class gives the same ids everywhere.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text("utf-8"))
+    kept = {name: value for name, value in settings.items() if name not in _PRIVATE}
+    if isinstance(kept.get("extra_special_tokens"), list):  # a list is the classic form of another name
+        kept["additional_special_tokens"] = kept.pop("extra_special_tokens")
+    names = {"tokenizer_class": GENERAL_TOKENIZER, "model_input_names": ["input_ids", "attention_mask"]}
+    _write(file, kept | names)
+
+
+def _classic_positions(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope_parameters`` under classic names; where kinds of layers differ, only the full ones were scaled."""
+    kinds = {kind: part for kind, part in rope.items() if isinstance(part, Mapping)}
+    full = kinds.get("full_attention", {}) if kinds else rope
+    own = ("rope_theta", "partial_rotary_factor")
+    classic = {name: full[name] for name in own if name in full}
+    if "rope_theta" in (local := kinds.get("sliding_attention", {})):
+        classic["rope_local_base_freq"] = local["rope_theta"]
+    scaling = {name: value for name, value in full.items() if name not in own}
+    return classic | {"rope_scaling": scaling if scaling.get("rope_type", "default") != "default" else None}
+
+
+def _read(kind: type[PretrainedConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration class makes of ``settings``; nothing where it cannot read them."""
+    try:
+        with unwarned():
+            return effective(kind.from_dict(deepcopy(dict(settings))))
+    except _MISREAD:
+        return {}
+
+
+def _write(file: Path, value: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
