@@ -20,7 +20,7 @@ _ALWAYS = "drop-rejected"
 
 
 def choose_fix(fixes: dict[str, bool], source: str, finding: Mapping[str, Any]) -> None:
-    """Draw the fix of a finding, which begins chosen; whether it is goes into ``fixes``."""
+    """Draw the fix of a finding, which begins chosen where it is safe; whether it is goes into ``fixes``."""
     fix = finding["fix"]
     words = FIXES.get(fix, fix)
     label = f"Mend: {words[0].lower()}{words[1:]}"
@@ -28,8 +28,9 @@ def choose_fix(fixes: dict[str, bool], source: str, finding: Mapping[str, Any]) 
         st.caption(f"{label}, as above")
         return
     fixed = fix == _ALWAYS
-    why = "They can stand in no copy." if fixed else None
-    fixes[fix] = st.checkbox(label, True, key=f"fix {fix} {source}", disabled=fixed, help=why)
+    chosen = bool(finding["fix_is_chosen"])
+    why = "They can stand in no copy." if fixed else None if chosen else "Look first at what it would change."
+    fixes[fix] = st.checkbox(label, chosen, key=f"fix {fix} {source}", disabled=fixed, help=why)
 
 
 def draw_mending(

@@ -19,7 +19,7 @@ from backend.data.load import Loaded, file_sha256, load_rows
 from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Rejected, Row
 from backend.data.sources import ReadOptions
-from backend.data.splits import group_text, split_rows
+from backend.data.splits import group_text, split_rows, split_warnings
 from backend.data.store import chosen, kept
 from backend.encoded_rows import EncodedRows, encode
 from backend.errors import DataError
@@ -40,7 +40,7 @@ __all__ = [
 class Dataset:
     """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes.
 
-    ``warnings``: what stands in the rows and is not read, a sentence each.
+    ``warnings``: what stands in the rows and is not read, and what is other than asked in the split, a sentence each.
     """
 
     train: Sequence[Row]
@@ -74,6 +74,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         rows, validation = train.rows, held_out.rows
     else:
         rows, validation = split_rows(train.rows, data.validation, seed, data.split_by)
+        warnings += split_warnings(rows, validation, data.validation, data.split_by)
     rows = _without(rows, data.skip_rows)
     if augmentation and augmentation.paraphrases:
         made = _paraphrased(rows, validation, Path(augmentation.paraphrases))

@@ -64,7 +64,8 @@ def check(
 
     The exit code is 0 when nothing blocks, 1 when something does, 2 when the rows cannot be read. --fix shows what
     the safe fixes change, writes the next version under its folder, never over your file, and the exit code is
-    then that of the copy. Rows that cannot be read are in no copy.
+    then that of the copy. Rows that cannot be read are in no copy. Fixes that may take away what is meant (near
+    duplicates, HTML entities) are used where --only names them.
 
     Examples
     --------
@@ -152,7 +153,7 @@ def _print_table(report: Report) -> None:
 def _mend(report: Report, loaded: Loaded, held_out: Sequence[Row], only: list[str] | None) -> Mended:
     from backend.data.fixes import mend  # noqa: PLC0415
 
-    found = [finding.fix for finding in report.findings if finding.fix]
+    found = [finding.fix for finding in report.findings if finding.fix and finding.fix_is_chosen]
     return mend(loaded.rows, found if only is None else only, held_out)
 
 

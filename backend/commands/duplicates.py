@@ -30,8 +30,8 @@ def duplicates(
 ) -> int:
     """Show rows that say the same or nearly the same, the largest groups first.
 
-    Case, spacing and end marks make no difference. Near repeats are looked for among the first 300,000 rows, as
-    ``tunesmith data check`` does.
+    Exact repeats are equal to the character, calls, tools and rejected replies included. Near repeats are looked for
+    among the first 300,000 rows, as ``tunesmith data check`` does.
 
     Example
     -------

@@ -6,8 +6,12 @@ Nothing here changes rows by itself; functions say what they found, and ``doctor
 from __future__ import annotations
 
 import itertools
+import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +19,21 @@ import xxhash
 from ftfy import TextFixerConfig, fix_text
 from ftfy.badness import is_bad
 
-from backend.data.minhash import Hashes, near_duplicates, overlap
-from backend.data.records import Row
+from backend.data.minhash import GRAM, Hashes, near_duplicates, overlap
+from backend.data.records import Message, Row
 from backend.data.store import chosen
-from backend.data.texts import answer_text, map_texts, prompt_text, texts
-from backend.utils.text_utils import normalise, signs
+from backend.data.texts import (
+    answer_text,
+    asked,
+    calls_text,
+    is_trained,
+    last_reply,
+    map_texts,
+    prompt_text,
+    question_text,
+    said,
+)
+from backend.utils.text_utils import indents, normalise, signs
 
 # Only what is certainly damage: words, quotes, ligatures, entities and line breaks stay as they were written.
 _REPAIR = TextFixerConfig(
@@ -35,8 +49,22 @@ _REPAIR = TextFixerConfig(
 
 
 LONG_ANSWER = 80
+"""Characters from which on an answer need not be equal to be alike."""
 LONG_ROW = 400
+"""Characters up to which every number and sign of a row counts."""
+SENTENCE_WORDS = 4
+LONG_LABEL = 60
+"""Characters from which on an answer is no label."""
 PREFIX_TEXTS = 10
+ADDED_SHARE = 0.2
+SENTENCE_LIKENESS = 0.5
+"""The least Jaccard similarity of the sentences in which two rows differ, in pieces of ``GRAM`` characters."""
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+_NUMBER = re.compile(r"\d+")
+_SENTENCE_END = re.compile(r"\n++|(?<=[.!?])\s++|(?<=[。！？])")
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +97,12 @@ def repair_row(row: Row) -> Row:
 
 
 def row_hash(row: Row) -> int:
-    """A 64-bit hash of everything the row says and trains, blind to case, spacing and end marks."""
-    messages = (*row.messages, {"role": "|", "content": ""}, *row.chosen)
-    parts = [f"{each['role']}{each.get('trained', True)}\x1f{_key(each['content'])}" for each in messages]
-    parts += [_key(text) for text in texts(row)]
-    parts += [str(row.label), *(str(trained) for _, trained in row.segments)]
-    parts += [",".join(map(str, row.input_ids)), ",".join(map(str, row.labels))]
-    return int(xxhash.xxh3_64_intdigest("\x1e".join(parts).encode("utf-8")))
+    """A 64-bit hash of everything a row says and trains, to the character: calls, tools and rejected replies too.
+
+    Its place and its group are no part of it.
+    """
+    says = (row.messages, row.text, row.tools, row.chosen, row.rejected, row.label, row.segments)
+    return text_hash(_ENCODE((*says, row.input_ids, row.labels)))
 
 
 def exact_duplicates(rows: Iterable[Row]) -> dict[int, int]:
@@ -108,8 +135,9 @@ def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int
     """For each row that nearly repeats an earlier one, prompt and answer, that one: ``{later: earlier}``.
 
     Prompts are compared without what all of them begin with, so that a fixed instruction does not make
-    different questions alike; short answers must be equal. Exact duplicates are found too. ``threshold`` is the
-    Jaccard similarity of the pieces, 0 to 1.
+    different questions alike; short answers must be equal, and so must system messages, tools, calls, rejected
+    replies and, in a conversation, the last question. Exact duplicates are found too. ``threshold`` is the Jaccard
+    similarity of the pieces, 0 to 1.
     """
     shared = shared_prefix(map(_prompt, rows))
     found = near_duplicates((_compared(row, shared) for row in rows), threshold)
@@ -120,29 +148,88 @@ def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int
 def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float = 0.8) -> list[Leak]:
     """Training rows that stand among the evaluation rows, in order of the training rows.
 
-    An exact leak has the same prompt; a near one has nearly the same prompt and answer, as in
-    ``near_duplicate_rows``.
+    An exact leak asks the same: everything before its last answer is equal but for case, spacing and end marks. A
+    near one has nearly the same prompt and answer, as in ``near_duplicate_rows``, or asks it at an earlier turn.
     """
-    first: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(evaluation):
-        first.setdefault(_question(row), number)
-    asked = ((number, first.get(_question(row))) for number, row in enumerate(train))
-    exact = {number: other for number, other in asked if other is not None}
+    first = _first_numbers(map(_question, evaluation))
+    known = ((number, first.get(_question(row))) for number, row in enumerate(train))
+    exact = {number: other for number, other in known if other is not None}
+    whole = _first_numbers(map(_whole_question, evaluation))
     shared = shared_prefix(map(_prompt, itertools.chain(evaluation, train)))
     mine, theirs = ((_compared(row, shared) for row in rows) for rows in (train, evaluation))
-    near = [pair for pair in overlap(mine, theirs, threshold).items() if pair[0] not in exact]
-    leaks = [Leak(number, other, "exact") for number, other in exact.items()]
+    near = list(overlap(mine, theirs, threshold).items())
     both = row_pairs(train, evaluation, near)
-    leaks += [Leak(*numbers, "near") for numbers, pair in zip(near, both, strict=True) if _alike(*pair)]
+    found = {number: other for (number, other), pair in zip(near, both, strict=True) if _alike(*pair)}
+    for number, row in enumerate(train):
+        earlier = (whole[question] for question in _earlier_questions(row) if question in whole)
+        if (other := next(earlier, None)) is not None:
+            found[number] = other
+    leaks = [Leak(number, other, "exact") for number, other in exact.items()]
+    leaks += [Leak(number, other, "near") for number, other in found.items() if number not in exact]
     return sorted(leaks, key=lambda leak: leak.train)
+
+
+def shared_answers(rows: Sequence[Row], others: Sequence[Row]) -> dict[int, int]:
+    """For each row whose answer one of ``others`` gives to another question, that one: ``{row: other}``.
+
+    Such rows are likely paraphrases of one question. Answers that may be labels say nothing of that, which are those
+    that are no sentence and have ``LONG_LABEL`` characters at most; nor do the replies of preference rows.
+    """
+    first = _first_numbers(map(_full_answer, others))
+    given = enumerate(map(_full_answer, rows))
+    same = [(number, first[answer]) for number, answer in given if answer and answer in first]
+    both = row_pairs(rows, others, same)
+    return {
+        number: other
+        for (number, other), pair in zip(same, both, strict=True)
+        if _question(pair[0]) != _question(pair[1])
+    }
+
+
+def _first_numbers(keys: Iterable[_Key]) -> dict[_Key, int]:
+    first: dict[_Key, int] = {}
+    for number, key in enumerate(keys):
+        first.setdefault(key, number)
+    return first
+
+
+def _full_answer(row: Row) -> int:
+    """The hash of an answer that is a sentence or longer than a label, else 0."""
+    answer = "" if row.chosen or row.rejected or row.text is not None else last_reply(row).strip()
+    sentence = answer.endswith("。") or (
+        answer.endswith((".", "!", "?")) and answer.count(" ") >= SENTENCE_WORDS - 1
+    )
+    return text_hash(normalise(answer)) if sentence or len(answer) > LONG_LABEL else 0
 
 
 def _prompt(row: Row) -> str:
     return normalise(prompt_text(row))
 
 
-def _question(row: Row) -> tuple[str, str]:
-    return _prompt(row), signs(prompt_text(row))
+def _question(row: Row) -> tuple[str, str, str]:
+    text = question_text(row)
+    return normalise(text), signs(text), indents(text)
+
+
+def _whole_question(row: Row) -> int:
+    """The hash of what a row asks, to be found among those of ``_earlier_questions``; of one that asks nothing 0."""
+    digest = xxhash.xxh3_64((row.tools or "").encode())
+    for message in asked(row):
+        digest.update(_turn(message))
+    return digest.intdigest() if asked(row) else 0
+
+
+def _earlier_questions(row: Row) -> Iterator[int]:
+    """Hashes of what stands before each trained answer of a conversation but the last."""
+    digest = xxhash.xxh3_64((row.tools or "").encode())
+    for message in asked(row):
+        if is_trained(message):
+            yield digest.intdigest()
+        digest.update(_turn(message))
+
+
+def _turn(message: Message) -> bytes:
+    return f"\x1e{message['role']}\x1f{normalise(said(message))}".encode("utf-8", "surrogatepass")
 
 
 def _reply(row: Row) -> str:
@@ -157,13 +244,45 @@ def _compared(row: Row, shared: int) -> str:
 
 def _alike(one: Row, other: Row) -> bool:
     replies = _reply(one), _reply(other)
-    return (replies[0] == replies[1] or min(map(len, replies)) > LONG_ANSWER) and _same_signs(one, other)
-
-
-def _same_signs(one: Row, other: Row) -> bool:
-    """Whether 2 + 2 does not stand beside 2 * 2, nor C beside C++; in long rows a sign is one letter of many."""
+    if replies[0] != replies[1] and min(map(len, replies)) <= LONG_ANSWER:
+        return False
     both = [f"{prompt_text(row)}\n{answer_text(row)}" for row in (one, other)]
-    return max(map(len, both)) > LONG_ROW or signs(both[0]) == signs(both[1])
+    return _frame(one) == _frame(other) and _same_marks(*both) and _differ_little(*both)
+
+
+def _frame(row: Row) -> tuple[object, ...]:
+    """What two rows that say nearly the same have equal to the character, but for the case of the last question."""
+    users = [message["content"] for message in row.messages if message["role"] == "user"]
+    system = [message["content"] for message in row.messages if message["role"] == "system"]
+    calls = [calls_text(message) for message in row.messages]
+    rejected = [said(message) for message in row.rejected]
+    trained = [is_trained(message) for message in row.messages]
+    return system, calls, row.tools, rejected, row.label, trained, normalise(users[-1]) if users[1:] else ""
+
+
+def _same_marks(one: str, other: str) -> bool:
+    """Whether indents are the same, and in short texts the numbers and signs: C is not C++, and 2 + 2 not 2 * 3.
+
+    In a long text a number is one word of many.
+    """
+    if indents(one) != indents(other):
+        return False
+    return max(len(one), len(other)) > LONG_ROW or (
+        signs(one) == signs(other) and _NUMBER.findall(one) == _NUMBER.findall(other)
+    )
+
+
+def _differ_little(one: str, other: str) -> bool:
+    """Whether the sentences that only one text has are nearly those that only the other has.
+
+    Two questions about one long passage share nearly all of their words, and ask different things.
+    """
+    left, right = (Counter(filter(None, map(normalise, _SENTENCE_END.split(text)))) for text in (one, other))
+    first, second = (" ".join((mine - theirs).elements()) for mine, theirs in ((left, right), (right, left)))
+    if not first or not second:
+        return len(first or second) <= ADDED_SHARE * min(len(one), len(other))
+    grams = [{text[at : at + GRAM] for at in range(max(1, len(text) - GRAM + 1))} for text in (first, second)]
+    return len(grams[0] & grams[1]) >= SENTENCE_LIKENESS * len(grams[0] | grams[1])
 
 
 def shared_prefix(given: Iterable[str]) -> int:
@@ -181,10 +300,4 @@ def shared_prefix(given: Iterable[str]) -> int:
     shared = 0
     while shared < min(len(low), len(high)) - 1 and low[shared] == high[shared]:
         shared += 1
-    return sum(
-        len(word) + 1 for word in low[:shared]
-    )  # what the first and the last begin with, all begin with
-
-
-def _key(text: str) -> str:
-    return " ".join(text.lower().split()).rstrip(".!?") or text
+    return sum(len(word) + 1 for word in low[:shared])  # what first and last begin with, all begin with

@@ -35,7 +35,8 @@ class Finding:
     """What one check found: how many rows, three of them, the harm, and the fix where one is safe.
 
     ``share`` is the fraction of the rows concerned, 0 to 1, or None for a finding about the set. ``is_estimate``:
-    worked out from a sample of the rows.
+    worked out from a sample of the rows. ``fix_is_chosen``: the fix is among those chosen by default; others may take
+    away what is meant and want a look first.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Finding:
     examples: tuple[Example, ...]
     fix: str | None
     is_estimate: bool = False
+    fix_is_chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,21 @@ def _findings_table(findings: tuple[Finding, ...]) -> Table:
         what = Text(finding.title, style="bold")
         what.append(f"\n{finding.harm}", style="not bold")
         if finding.fix:
-            what.append(f"\nFix: {finding.fix}", style="not bold green")
+            unchosen = (
+                "" if finding.fix_is_chosen else f" (not by itself: --only {finding.fix}, after a look)"
+            )
+            what.append(f"\nFix: {_fix(finding)}{unchosen}", style="not bold green")
         rows = f"{'about ' * finding.is_estimate}{finding.count:,}"
         rows += f"\n{finding.share:.1%}" if finding.share is not None else ""
         where = Text("\n").join(_where(example) for example in finding.examples)
         grid.add_row(Text(_WORDS[finding.level], style=f"bold {_COLOURS[finding.level]}"), what, rows, where)
     return grid
+
+
+def _fix(finding: Finding) -> str:
+    """The fix by name, and how many rows it takes out at most."""
+    takes = str(finding.fix).startswith("drop-")
+    return f"{finding.fix}, takes out up to {counted(finding.count, 'row')}" if takes else str(finding.fix)
 
 
 def _where(example: Example) -> Text:
@@ -241,6 +252,7 @@ def _finding(check: Check, count: int, examples: tuple[Example, ...], scan: Scan
         examples,
         check.fix,
         is_estimate=_sampled(check, rows) < 1,
+        fix_is_chosen=check.fix is not None and count <= check.chosen_up_to * len(rows),
     )
 
 
@@ -256,6 +268,7 @@ def _rejected_rows(scan: Scan) -> Finding:
         harm="They are left out of training; a run stops unless a share of such rows is allowed.",
         examples=tuple(Example(item.place, _refused(item)) for item in scan.rejected[:EXAMPLES]),
         fix="drop-rejected",
+        fix_is_chosen=True,
     )
 
 

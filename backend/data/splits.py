@@ -6,16 +6,16 @@ and adding rows moves none of the old ones.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import xxhash
 
+from backend.data.cleaning import shared_answers
 from backend.data.records import Row
 from backend.data.store import chosen
-from backend.data.texts import answer_text, prompt_text
+from backend.data.texts import answer_text, prompt_text, question_text
 from backend.errors import DataError
 from backend.utils.text_utils import counted, normalise
 
@@ -23,21 +23,18 @@ from backend.utils.text_utils import counted, normalise
 def group_text(row: Row, by: str = "prompt") -> str:
     """What rows must share to stay on one side: the group column if set, else the prompt, answer or document.
 
-    The prompt is everything before the first assistant message or learned token; a row without one is its own; a
-    document is a file.
+    The prompt is everything before the last trained answer, or before the first learned token, tools included; a row
+    without one is its own; a document is a file.
     """
     if row.group is not None:
         return row.group
     if by == "document":
         return row.place.rpartition(":")[0]
-    text = answer_text(row) if by == "answer" else prompt_text(row)
-    return normalise(text) or text or _own_text(row)
-
-
-def _own_text(row: Row) -> str:
-    """What a row without a prompt is: its answer, or token ids up to the first that is learned."""
-    asked = itertools.takewhile(lambda pair: pair[1] < 0, zip(row.input_ids, row.labels, strict=True))
-    return answer_text(row) or " ".join(map(str, [each for each, _ in asked] or row.input_ids))
+    asks = question_text(row)
+    if by == "answer":
+        text = answer_text(row)
+        return normalise(text) or text or asks
+    return normalise(asks) or asks if prompt_text(row).strip() else asks
 
 
 def split_rows(
@@ -63,3 +60,28 @@ def split_rows(
     limit = min(max(share * 2.0**64, int(distinct[0]) + 1), int(distinct[-1]))
     trains = hashes >= np.uint64(math.ceil(limit))
     return chosen(rows, np.flatnonzero(trains)), chosen(rows, np.flatnonzero(~trains))
+
+
+def split_warnings(train: Sequence[Row], validation: Sequence[Row], share: float, by: str) -> tuple[str, ...]:
+    """What is other than asked in a split of ``split_rows``, a sentence each.
+
+    The number of held-out rows is told when it is off by more than chance allows (three standard deviations of single
+    rows) and a fifth; held-out answers of some length when training rows give them to other questions.
+    """
+    if share == 0:
+        return ()
+    count = len(train) + len(validation)
+    wanted, deviation = share * count, 3 * math.sqrt(count * share * (1 - share))
+    found: list[str] = []
+    if abs(len(validation) - wanted) > 1 + max(deviation, 0.2 * wanted):
+        found.append(
+            f"{len(validation):,} of {count:,} rows are held out where {wanted:,.0f} were asked for: rows that share "
+            f"their {by} stay together. Set data.split_by, or give a validation file."
+        )
+    if by != "answer" and (same := len(shared_answers(validation, train))):
+        found.append(
+            f"{same:,} of the {len(validation):,} held-out rows have an answer that training rows give to other "
+            "questions: scores on them prove little. Set data.split_by: answer, or name what belongs together with "
+            "data.columns: {group: …}."
+        )
+    return tuple(found)

@@ -23,10 +23,18 @@ def signs(text: str) -> str:
     return " ".join(found.strip() for found in _SIGNS.findall(text))
 
 
-_OPERATORS = r"[-+*/×÷%=<>^&|]+"
+_OPERATOR = r"[-+*/×÷%=<>^&|]"
+# Each run of operators is tried once, from its beginning and without going back, or a long ruler would take for ever.
 _SIGNS = re.compile(
-    rf"(?<=[^\W\d])[+#]+|{_OPERATORS}(?=\s?\d)|(?<=\d)\s?{_OPERATORS}|(?<=\w\s)[+*/×÷=<>^&|]+(?=\s\w)"
+    rf"(?<=[^\W\d])[+#]++|(?<!{_OPERATOR}){_OPERATOR}++(?=\s?\d)|(?<=\d)\s?{_OPERATOR}++|"
+    r"(?<=\w\s)[+*/×÷=<>^&|]++(?=\s\w)"
 )
+_INDENT = re.compile(r"(?<=\n)[ \t]++(?=\S)")
+
+
+def indents(text: str) -> str:
+    """The white space that lines but the first begin with, a line each: in code it changes what a text says."""
+    return "\n".join(_INDENT.findall(text))
 
 
 def shorten(text: str, limit: int = 120) -> str:

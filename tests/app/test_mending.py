@@ -22,7 +22,7 @@ def page(source, findings) -> None:  # type: ignore[no-untyped-def]
 
     fixes: dict[str, bool] = {}
     for fix in findings:
-        choose_fix(fixes, source, {"fix": fix})
+        choose_fix(fixes, source, {"fix": fix, "fix_is_chosen": fix != "drop-near-leaks"})
     draw_mending(source, fixes, ["data", "check", source], "1", st.write)
 
 
@@ -37,6 +37,15 @@ def test_a_fix_is_chosen_once_for_all_that_it_mends(app: AppTest) -> None:
     words = "Mend: turn HTML marks back into characters"
     assert [each.label for each in app.checkbox] == [words, "Mend: keep one of each"]
     assert f"{words}, as above" in texts(app)
+
+
+def test_a_fix_that_may_take_away_what_is_meant_is_not_chosen_by_itself(root: Path) -> None:
+    source = str(write_rows(root / "rows.jsonl", ROWS))
+    app = AppTest.from_function(
+        page, args=(source, ["drop-empty", "drop-near-leaks"]), default_timeout=60
+    ).run()
+    assert [each.value for each in app.checkbox] == [True, False]
+    assert app.checkbox[1].help == "Look first at what it would change."
 
 
 def test_another_choice_needs_another_look(app: AppTest, root: Path) -> None:

@@ -3,8 +3,9 @@
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from backend.data.cleaning import find_leaks
 from backend.data.splits import group_text, split_rows
-from tests.backend.data.rows import pair
+from tests.backend.data.rows import assistant, chat, pair, user
 
 prompts = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=2, max_size=60)
 shares = st.floats(0.01, 0.9)
@@ -39,6 +40,25 @@ def test_no_group_stands_on_both_sides(texts, share, seed):
     assume(len({group_text(row) for row in rows}) > 1)
     train, validation = split_rows(rows, share, seed)
     assert {group_text(row) for row in train}.isdisjoint(group_text(row) for row in validation)
+
+
+turns = st.lists(
+    st.tuples(st.sampled_from(["Hi", "Go on", "Why?"]), st.sampled_from("ab")), min_size=1, max_size=3
+)
+
+
+@settings(deadline=None)
+@given(st.lists(turns, min_size=2, max_size=30), shares, seeds, st.sampled_from(["prompt", "answer"]))
+def test_what_stands_before_the_last_answer_is_asked_on_one_side_only(chats, share, seed, by):
+    rows = [
+        chat(*(message for asked, said in each for message in (user(asked), assistant(said))))
+        for each in chats
+    ]
+    assume(len({group_text(row, by) for row in rows}) > 1)
+    train, validation = split_rows(rows, share, seed, by)
+    assert {group_text(row, by) for row in train}.isdisjoint(group_text(row, by) for row in validation)
+    exact = [leak for leak in find_leaks(train, validation) if leak.kind == "exact"]
+    assert by == "answer" or exact == []
 
 
 @settings(deadline=None)

@@ -121,8 +121,9 @@ class Check:
 
     ``by_row`` says what is wrong with one row, or None; ``over_all`` yields an example for each row concerned.
     ``escalate`` raises the level once more than a share (0 to 1) of the rows is concerned. ``of_rows`` is False
-    for findings about the set, which have no share. ``summary`` adds to the harm
-    what the rows found say together.
+    for findings about the set, which have no share. ``summary`` adds to the harm what the rows found say together.
+    ``fix`` is among the fixes chosen by default where at most the share ``chosen_up_to`` of the rows is concerned; 0
+    is for fixes that may take away what is meant.
     """
 
     number: int
@@ -137,3 +138,4 @@ class Check:
     fix: str | None = None
     of_rows: bool = field(default=True)
     summary: Callable[[Scan], str] | None = None
+    chosen_up_to: float = 1.0

@@ -10,23 +10,29 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from backend.data.checks.base import Check, Example, Scan, given_answer
-from backend.data.cleaning import first_of_each, near_duplicate_rows, row_pairs, text_hash
+from backend.data.cleaning import (
+    first_of_each,
+    near_duplicate_rows,
+    row_pairs,
+    shared_answers,
+    text_hash,
+)
 from backend.data.records import Row
 from backend.data.store import chosen
-from backend.data.texts import prompt_text
-from backend.utils.text_utils import shorten
+from backend.data.texts import last_reply, prompt_text, question_text
+from backend.utils.text_utils import indents, shorten
 
 MAX_NEAR_ROWS = 300_000
 LEAK_CHARACTERS = 8
 
 
 def contamination(scan: Scan) -> Iterator[Example]:
-    """Training rows whose prompt stands among the held-out rows, word for word."""
+    """Training rows that ask, all turns and tools included, what a held-out row asks, word for word."""
     yield from _leaks(scan, "exact", "the same prompt as")
 
 
 def near_contamination(scan: Scan) -> Iterator[Example]:
-    """Training rows that nearly repeat a held-out row, prompt and answer."""
+    """Training rows that nearly repeat a held-out row, or ask what it asks at an earlier turn."""
     yield from _leaks(scan, "near", "nearly the same as")
 
 
@@ -47,7 +53,7 @@ def _shown(row: Row) -> str:
 
 
 def duplicates(scan: Scan) -> Iterator[Example]:
-    """Rows that repeat an earlier one, most repeated first."""
+    """Rows that repeat an earlier one to the character, most repeated first."""
     times = Counter(scan.duplicates.values())
     pairs = sorted(scan.duplicates.items(), key=lambda pair: (-times[pair[1]], pair))
     yield from _repeats(scan.rows, scan.rows, pairs, "the same as")
@@ -60,27 +66,41 @@ def near_duplicates(scan: Scan) -> Iterator[Example]:
     yield from _repeats(rows, rows, pairs, "nearly the same as")
 
 
+def shared_with_held_out(scan: Scan) -> Iterator[Example]:
+    """Rows whose answer, a sentence or more, held-out rows give to another question."""
+    pairs = shared_answers(scan.rows, scan.validation).items()
+    yield from _repeats(scan.rows, scan.validation, pairs, "has the same answer as")
+
+
+def shared_within(scan: Scan) -> Iterator[Example]:
+    """Rows whose answer, a sentence or more, an earlier row gives to another question."""
+    pairs = shared_answers(scan.rows, scan.rows).items()
+    yield from _repeats(scan.rows, scan.rows, pairs, "has the same answer as")
+
+
 def conflicts(scan: Scan) -> Iterator[Example]:
-    """Rows whose prompt has another answer in an earlier row."""
+    """Rows whose question has another last answer in an earlier row; ratings and preferences compare by design."""
     hashes = array("Q")
     for row in scan.rows:
-        prompt, answer = (
-            " ".join(prompt_text(row).split()),
-            given_answer(row),
-        )  # another case may ask otherwise
-        counts = prompt and answer and row.label is None
-        hashes.extend((text_hash(prompt), text_hash(answer.strip())) if counts else (0, 0))
-    prompts, answers = np.frombuffer(hashes, np.uint64).reshape(-1, 2).T
-    first = first_of_each(prompts)
-    found = np.flatnonzero((prompts != 0) & (answers != answers[first]))
-    for row, earlier in row_pairs(
-        scan.rows, scan.rows, zip(found.tolist(), first[found].tolist(), strict=True)
-    ):
+        question, answer = _asked_exactly(row), last_reply(row).strip()
+        counts = question and answer and row.label is None and not row.chosen and row.text is None
+        hashes.extend((text_hash(question), text_hash(answer)) if counts else (0, 0))
+    questions, replies = np.frombuffer(hashes, np.uint64).reshape(-1, 2).T
+    first = first_of_each(questions)
+    found = np.flatnonzero((questions != 0) & (replies != replies[first]))
+    pairs = zip(found.tolist(), first[found].tolist(), strict=True)
+    for row, earlier in row_pairs(scan.rows, scan.rows, pairs):
         yield Example(
             row.place,
-            f"answers {shorten(given_answer(row), 40)!r} where {earlier.place} answers "
-            f"{shorten(given_answer(earlier), 40)!r}",
+            f"answers {shorten(last_reply(row), 40)!r} where {earlier.place} answers "
+            f"{shorten(last_reply(earlier), 40)!r}",
         )
+
+
+def _asked_exactly(row: Row) -> str:
+    """What a row asks, blind to spacing but for indents: another case may ask for something else."""
+    question = " ".join(question_text(row).split()) if prompt_text(row).strip() else ""
+    return f"{question}\x1f{indents(question_text(row))}" if question else ""
 
 
 def answer_in_prompt(scan: Scan) -> Iterator[Example]:
@@ -127,6 +147,26 @@ REPEAT_CHECKS = (
         over_all=near_contamination,
         needs="validation",
         fix="drop-near-leaks",
+        chosen_up_to=0.0,
+    ),
+    Check(
+        1,
+        "shared-answers",
+        "Answers to held-out questions stand in the training rows",
+        "warn",
+        "If the questions are paraphrases, the score is memory. Split by answer (data.split_by: answer) or by a "
+        "column that says what belongs together (data.columns: {group: …}).",
+        over_all=shared_with_held_out,
+        needs="validation",
+    ),
+    Check(
+        1,
+        "paraphrases",
+        "One answer stands under several questions",
+        "info",
+        "If the questions are paraphrases, hold them out together: data.split_by: answer, or a column that is mapped "
+        "to group.",
+        over_all=shared_within,
     ),
     Check(
         2,
@@ -146,6 +186,7 @@ REPEAT_CHECKS = (
         "They weigh more than others without teaching more, and leak across a random split.",
         over_all=near_duplicates,
         fix="drop-near-duplicates",
+        chosen_up_to=0.0,
     ),
     Check(
         3,

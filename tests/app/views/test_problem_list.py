@@ -36,6 +36,7 @@ def finding(**changes: Any) -> dict[str, Any]:
         "harm": "It learns by heart.",
         "examples": [{"place": "<b>rows.jsonl:2", "detail": "*same* as 1"}],
         "fix": "drop-duplicates",
+        "fix_is_chosen": True,
     } | changes
 
 

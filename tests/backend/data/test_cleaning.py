@@ -9,10 +9,11 @@ from backend.data.cleaning import (
     repair_row,
     repair_text,
     row_hash,
+    shared_answers,
     shared_prefix,
 )
 from backend.data.records import Row
-from tests.backend.data.rows import assistant, chat, pair, pairs, user
+from tests.backend.data.rows import assistant, chat, pair, pairs, system, user
 
 
 @pytest.mark.parametrize(
@@ -49,9 +50,103 @@ def test_a_replacement_character_is_damage_that_cannot_be_undone():
     assert repair_text("caf\ufffd") == "caf\ufffd"
 
 
-def test_exact_duplicates_ignore_case_spacing_and_end_marks():
-    rows = pairs([("Hello, you!", "Hi"), ("other", "Hi"), ("hello,  you", "hi."), ("Hello, you!", "Bye")])
-    assert exact_duplicates(rows) == {2: 0}
+def test_exact_duplicates_are_equal_to_the_character():
+    rows = pairs([("Hello, you!", "Hi"), ("other", "Hi"), ("hello,  you", "hi."), ("Hello, you!", "Hi")])
+    assert exact_duplicates(rows) == {3: 0}
+    assert near_duplicate_rows(rows) == {2: 0, 3: 0}
+
+
+def call(city, call_id="c1"):
+    function = {"name": "weather", "arguments": {"city": city}}
+    return assistant("", tool_calls=[{"id": call_id, "type": "function", "function": function}])
+
+
+ALARM = "Please set an alarm for the early train that I must not miss tomorrow morning"
+CODE = "Fix this function for me, please:\nfor each in range(3):\n    print(each)\n"
+PASSAGE = " ".join(
+    f"The {name} stands {number} steps from the gate." for number, name in enumerate("abcdefghijkl")
+)
+DIFFERENT = {
+    "other calls": (chat(user(ALARM), call("Berlin")), chat(user(ALARM), call("Paris"))),
+    "other tools": (
+        chat(user(ALARM), assistant("ok"), tools='[{"name": "a"}]'),
+        chat(user(ALARM), assistant("ok"), tools='[{"name": "b"}]'),
+    ),
+    "other rejected replies": (
+        chat(user(ALARM), chosen=(assistant("ok"),), rejected=(assistant("no"),)),
+        chat(user(ALARM), chosen=(assistant("ok"),), rejected=(assistant("never"),)),
+    ),
+    "another system message": (
+        chat(system("Be a pirate."), user(ALARM), assistant("ok")),
+        chat(system("Be a clerk."), user(ALARM), assistant("ok")),
+    ),
+    "another last question": (
+        chat(user(PASSAGE), assistant("Noted."), user("How far is a?"), assistant("ok")),
+        chat(user(PASSAGE), assistant("Noted."), user("How far is l?"), assistant("ok")),
+    ),
+    "other indents": (pair(CODE + "    print(1)", "ok"), pair(CODE + "print(1)", "ok")),
+    "other questions about a passage": (
+        pair(f"{PASSAGE}\nIs the third tower older than the others?", "yes"),
+        pair(f"{PASSAGE}\nDoes anybody guard the bridge at night?", "yes"),
+    ),
+    "another number": (pair(f"{ALARM} at 7", "ok"), pair(f"{ALARM} at 8", "ok")),
+    "other reasoning": (
+        chat(user("q"), assistant("a", reasoning_content="so")),
+        chat(user("q"), assistant("a", reasoning_content="or so")),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_rows_that_differ_in_more_than_words_are_no_duplicates(kind):
+    assert exact_duplicates(DIFFERENT[kind]) == {}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DIFFERENT if kind != "other reasoning"])
+def test_rows_that_differ_in_more_than_words_are_no_near_duplicates(kind):
+    assert near_duplicate_rows(DIFFERENT[kind]) == {}
+
+
+def greeted(number):
+    return chat(
+        user("Hi"),
+        assistant("Hello! How can I help?"),
+        user(f"Explain topic {number}"),
+        assistant(f"It is {number}"),
+    )
+
+
+def test_conversations_that_begin_alike_are_no_leaks():
+    assert find_leaks([greeted(number) for number in range(20)], [greeted(20), greeted(21)]) == []
+    assert find_leaks([greeted(3)], [greeted(3)]) == [Leak(0, 0, "exact")]
+
+
+def test_a_question_that_was_asked_at_an_earlier_turn_is_a_near_leak():
+    assert find_leaks([greeted(1), pair("Hi there", "Hello")], [pair("Hi!", "Hello")]) == [Leak(0, 0, "near")]
+
+
+def test_token_rows_are_no_leaks_of_each_other():
+    rows = [Row("f", input_ids=(number, 2), labels=(number, 2)) for number in (1, 3)]
+    assert find_leaks(rows[:1], rows[1:]) == []
+
+
+SHARED = "Please restart the router and wait for two minutes."
+
+
+@pytest.mark.parametrize(
+    ("answer", "known_again"),
+    [
+        (SHARED, True),
+        ("保修期为两年。", True),
+        ("word " * 20, True),
+        ("Dairy and eggs", False),
+        ("Yes.", False),
+    ],
+)
+def test_a_full_answer_under_two_questions_is_shared_and_a_label_is_not(answer, known_again):
+    rows = [pair("Why is the net down?", answer), pair("My connection broke, what now?", answer)]
+    assert shared_answers(rows[1:], rows[:1]) == ({0: 0} if known_again else {})
+    assert shared_answers(rows[:1], rows[:1]) == {}
 
 
 @pytest.mark.parametrize(

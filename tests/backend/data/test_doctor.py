@@ -39,6 +39,7 @@ def test_findings_come_by_harm_with_examples_and_fix(tmp_path):
         ("placeholders", "warn"),
     ]
     empty = report.findings[0]
+    assert empty.fix_is_chosen
     assert (empty.count, empty.share, empty.fix) == (1, round(1 / 63, 6), "drop-empty")
     assert empty.examples[0].place == "t.jsonl:61"
     assert report.exit_code == 1
@@ -126,6 +127,7 @@ def test_rows_in_a_file_of_plain_text_stop(tmp_path, name, found):
 
 LONG = "The answer to this question is that nobody has ever counted them all, not even once, "
 PLUMS = {"prompt": "how many of the small red plums are ripe nownownow", "completion": "x"}
+PRESS = {"prompt": "a third way", "completion": "Press the red button twice, then wait."}
 FAULTY = [
     *SOUND,
     *[{"prompt": f"Tell me about number {n}", "completion": f"{LONG}{n}."} for n in range(12)],
@@ -140,6 +142,8 @@ FAULTY = [
     },
     {"prompt": "other letters", "completion": "это совсем другой язык"},
     {"prompt": "a", "completion": "word " * 400},
+    {"prompt": "one way to ask", "completion": "Press the red button twice, then wait."},
+    {"prompt": "and quite another", "completion": "Press the red button twice, then wait."},
     {"prompt": "b", "completion": ""},
 ]
 LABELS = [*["meat"] * 60, *["fish"] * 20, "Fish"]
@@ -149,7 +153,7 @@ RATED = [{"prompt": f"q{n}", "completion": f"reply {n}", "label": n > 1} for n i
 
 
 def test_rows_that_are_not_in_memory_give_the_same_bytes_of_report(tmp_path, monkeypatch):
-    held_out = load_rows(write(tmp_path / "held.jsonl", [*SOUND[:2], PLUMS])).rows
+    held_out = load_rows(write(tmp_path / "held.jsonl", [*SOUND[:2], PLUMS, PRESS])).rows
 
     def reports():
         sets = enumerate((FAULTY, LABELLED, JUDGED, RATED))

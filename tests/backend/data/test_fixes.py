@@ -29,7 +29,10 @@ CASES = {
     ),
     "drop-empty": ([pair("a", " "), pair("b", "x")], [pair("b", "x")]),
     "drop-equal-pairs": ([preference("a", "a"), preference("a", "b")], [preference("a", "b")]),
-    "drop-duplicates": ([pair("a", "x"), pair("A", "x"), pair("b", "x")], [pair("a", "x"), pair("b", "x")]),
+    "drop-duplicates": (
+        [pair("a", "x"), pair("a", "x", "f:2"), pair("A", "x")],
+        [pair("a", "x"), pair("A", "x")],
+    ),
     "drop-near-duplicates": ([pair(LONG, "x"), pair(LONG[:-1], "x")], [pair(LONG, "x")]),
     "drop-leaks": ([pair("held out", "x"), pair("b", "x")], [pair("b", "x")]),
     "drop-near-leaks": ([pair(LONG[:-1], "x"), pair("b", "x")], [pair("b", "x")]),

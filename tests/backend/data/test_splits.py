@@ -1,7 +1,7 @@
 import pytest
 
 from backend.data.records import Row
-from backend.data.splits import group_text, split_rows
+from backend.data.splits import group_text, split_rows, split_warnings
 from backend.errors import DataError
 
 
@@ -50,6 +50,40 @@ def test_a_share_of_zero_holds_nothing_out():
 def test_rows_of_one_group_cannot_be_split():
     with pytest.raises(DataError, match="2 rows with one and the same prompt cannot be split"):
         split_rows([chat("same"), chat("same", "b")], 0.5, seed=0)
+
+
+def greeted(number, place):
+    more = chat(f"Explain topic {number}", f"Topic {number} is wide.", place)
+    return Row(place, messages=(*chat("Hi", "Hello! How can I help?").messages, *more.messages))
+
+
+def test_conversations_that_begin_alike_are_split_as_others_are():
+    rows = [greeted(number, f"f:{number}") for number in range(200)]
+    train, validation = split_rows(rows, 0.1, seed=0)
+    assert 5 <= len(validation) <= 40
+    assert split_warnings(train, validation, 0.1, "prompt") == ()
+
+
+def test_a_split_that_turns_out_other_than_asked_says_so():
+    same = [chat("What is it?", f"answer {number}", f"f:{number}") for number in range(180)]
+    train, validation = split_rows([*same, *ROWS[:20]], 0.1, seed=1)
+    (warning,) = split_warnings(train, validation, 0.1, "prompt")
+    assert warning.startswith(
+        f"{len(validation)} of 200 rows are held out where 20 were asked for: rows that share"
+    )
+
+
+def test_paraphrases_on_both_sides_are_told_and_split_by_answer_keeps_them_together():
+    words = [f"How do I {verb} the {part}?" for verb in ("fix", "mend", "repair") for part in "abcdefghij"]
+    rows = [chat(word, f"Turn screw {word[-2]} to the left, then press.", f"f:{word}") for word in words]
+    train, validation = split_rows(rows, 0.3, seed=0)
+    (warning,) = split_warnings(train, validation, 0.3, "prompt")
+    assert "an answer that training rows give" in warning
+    train, validation = split_rows(rows, 0.3, seed=0, by="answer")
+    assert not {group_text(row, "answer") for row in train} & {
+        group_text(row, "answer") for row in validation
+    }
+    assert split_warnings(train, validation, 0.3, "answer") == ()
 
 
 def test_group_text_is_the_prompt_the_answer_the_text_or_the_group_column():

@@ -2,6 +2,7 @@ import pytest
 
 from backend.utils.text_utils import (
     counted,
+    indents,
     normalise,
     one_edit_apart,
     shorten,
@@ -17,6 +18,10 @@ from backend.utils.text_utils import (
 )
 def test_normalise(text, expected):
     assert normalise(text) == expected
+
+
+def test_indents_are_those_of_lines_but_the_first():
+    assert indents("  a\n    b\n\tc\n   \nd") == "    \n\t"
 
 
 def test_shorten_keeps_short_texts_on_one_line():

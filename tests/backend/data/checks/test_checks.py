@@ -72,6 +72,7 @@ def calling(call=CALL, answer_id="c"):
 
 
 LONG = "Cheddar cheese, sharp, sliced, aged twelve months"
+LONG_REPLY = "Press the red button twice, then wait."
 WORDY = "this answer has quite a few words in it so that it counts as long"
 
 # slug: (rows that trigger, number of rows found, rows that must not trigger, further arguments)
@@ -82,6 +83,22 @@ CASES = {
         1,
         [*SOUND, pair(LONG[:-1], "b")],
         {"validation": [pair(LONG, "a")]},
+    ),
+    "shared-answers": (
+        [*SOUND, pair("How do I start it again?", LONG_REPLY)],
+        1,
+        SOUND,
+        {"validation": [pair("What is the way to start over?", LONG_REPLY)]},
+    ),
+    "paraphrases": (
+        [
+            *SOUND,
+            pair("How do I start it again?", LONG_REPLY),
+            pair("What is the way to start over?", LONG_REPLY),
+        ],
+        1,
+        SOUND,
+        {},
     ),
     "duplicates": ([*SOUND, SOUND[0], SOUND[0], SOUND[1]], 3, SOUND, {}),
     "near-duplicates": (

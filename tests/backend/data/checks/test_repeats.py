@@ -8,8 +8,10 @@ from backend.data.checks.repeats import (
     duplicates,
     near_contamination,
     near_duplicates,
+    shared_with_held_out,
+    shared_within,
 )
-from tests.backend.data.rows import pair, pairs
+from tests.backend.data.rows import assistant, chat, pair, pairs, user
 
 LONG = "Which store section does this food belong to? Peas, split, mature seeds, cooked, boiled, without "
 
@@ -46,6 +48,36 @@ def test_near_duplicates_leave_exact_ones_out():
 def test_one_prompt_with_two_answers_conflicts():
     scan = Scan(pairs([("a b", "1"), (" a  b", "2"), ("a b", " 1"), ("", "3"), ("", "4")]))
     assert places(conflicts(scan)) == ["f:2"]
+
+
+def test_a_question_is_all_that_stands_before_the_last_answer():
+    begun = (user("Hi"), assistant("Hello!"))
+    rows = [chat(*begun, user(f"q{n}"), assistant(f"a{n}"), place=f"f:{n}") for n in (1, 2, 3)]
+    assert places(conflicts(Scan(rows))) == []
+    assert places(conflicts(Scan([*rows, chat(*begun, user("q1"), assistant("other"), place="f:4")]))) == [
+        "f:4"
+    ]
+
+
+def test_another_call_under_the_same_question_conflicts_and_under_other_tools_it_does_not():
+    def calling(name, tools):
+        call = {"type": "function", "function": {"name": name, "arguments": {}}}
+        return chat(user("q"), assistant("", tool_calls=[call]), tools=tools, place=f"f:{name}")
+
+    assert places(conflicts(Scan([calling("a", "[1]"), calling("b", "[1]")]))) == ["f:b"]
+    assert places(conflicts(Scan([calling("a", "[1]"), calling("b", "[2]")]))) == []
+
+
+def test_several_replies_to_one_prompt_of_a_preference_set_do_not_conflict():
+    rows = [chat(user("q"), chosen=(assistant(c),), rejected=(assistant("r"),)) for c in "ab"]
+    assert places(conflicts(Scan(rows))) == []
+
+
+def test_paraphrases_are_found_by_their_answer():
+    rows = pairs([("How do I reset it?", "Press the red button twice."), ("x", "y")])
+    held_out = [pair("What is the way to start over?", "Press the red button twice.", "v:1")]
+    assert places(shared_with_held_out(Scan(rows, held_out))) == ["f:1"]
+    assert places(shared_within(Scan([*held_out, *rows]))) == ["f:1"]
 
 
 def test_a_prompt_in_another_case_may_ask_for_something_else():
