@@ -75,8 +75,8 @@ def export(
         _check_room(out, trained)
         with _staged(out) as staging:
             certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
-            certificate.write(staging)
             write_card(staging, trained, target, precision, certificate)
+            certificate.write(staging)  # last: it names every other file with its hash
     return ExportResult(out, target, precision, list_files(out), certificate)
 
 

@@ -61,16 +61,17 @@ class Certificate:
         return [check.finding for check in sorted(bad, key=lambda check: check.light != Light.RED)]
 
     def write(self, folder: Path) -> None:
-        """``certificate.json`` for programs and ``certificate.md`` for people, in ``folder``.
+        """Write ``certificate.md`` for people and ``certificate.json`` for programs into ``folder``.
 
-        The SHA-256 of every file that lies there already goes in: what was read, and nothing else, is certified.
+        The SHA-256 of every file that lies there, at any depth, goes in: those, and no others, are certified.
         """
-        files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
+        write_text_durably(folder / PAGE, self.page())
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        files = {name: sha256_file(folder / name) for name in names}
         write_json_durably(
             folder / CERTIFICATE,
             {"light": self.light, "reasons": self.reasons, **asdict(self), "files": files},
         )
-        write_text_durably(folder / PAGE, self.page())
 
     def page(self) -> str:
         """The certificate as Markdown."""

@@ -46,8 +46,8 @@ def certify(
         except UnreadableError as error:
             checks = [Check("reader", Light.RED, f"{error.reader} cannot read it: {error}")]
         checks.append(_check_contents(trained, target, precision, payload, scratch))
-    if target in {"adapter", "lora-gguf"} and trained.base_note:
-        checks.append(Check("base", Light.AMBER, trained.base_note))
+    if target in {"adapter", "lora-gguf"} and (said := trained.base_note or trained.base_place):
+        checks.append(Check("base", Light.AMBER if trained.base_note else Light.GREEN, said))
     if panel.note:
         checks.append(Check("panel", Light.AMBER, panel.note))
     return Certificate(

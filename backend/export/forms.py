@@ -28,6 +28,8 @@ Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 DTYPES = ("float32", "bfloat16", "float16")
 GGUF_TARGETS = ("gguf", "ollama", "lora-gguf")
+OLLAMA_CONTEXT = 4096
+"""Ollama's own ``num_ctx``. It reserves the cache for as many tokens, so that a model's whole context may not fit."""
 
 
 def choose_precision(target: str, dtype: str, quantization: str) -> str:
@@ -102,7 +104,7 @@ def list_files(folder: Path) -> dict[str, int]:
 
 
 def _write_adapter(trained: Trained, folder: Path) -> Path:
-    """The adapter as peft reads it; it names its base as others know it, not by a place on this machine."""
+    """The adapter as peft reads it; it names its base as others know it, and never a place on this machine."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(trained.result / name, folder / name)
     write_tokenizer(trained.tokenizer, folder)
@@ -164,7 +166,8 @@ def write_model_gguf(trained: Trained, model: PreTrainedModel, file: Path, preci
 
 def _write_modelfile(trained: Trained, file: Path) -> list[str]:
     adds_bos = bool(read_gguf(file).metadata["tokenizer.ggml.add_bos_token"])
-    room = context_length(trained.model)
+    used = trained.config.data.max_length + trained.config.evaluation.max_new_tokens
+    room = min(context_length(trained.model), max(used, OLLAMA_CONTEXT))
     return write_modelfile(
         file.parent, file.name, trained.tokenizer, trained.end_ids, context_length=room, adds_bos=adds_bos
     )

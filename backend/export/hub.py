@@ -1,12 +1,14 @@
-"""Put an export on the Hugging Face Hub: private unless said otherwise, never without a certificate. Floor F2.
+"""Put an export on the Hugging Face Hub: private unless said otherwise, and exactly what was certified. Floor F2.
 
 The token comes from the environment and is shown nowhere.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def push(
     files = list_files(folder)
     if dry_run:
         return Pushed(repo, not public, files, light)
-    url = _upload(api or HfApi(token=token), folder, repo, token, public=public)
+    url = _upload(api or HfApi(token=token), folder, files, repo, token, public=public)
     return Pushed(repo, not public, files, light, url)
 
 
@@ -76,7 +78,7 @@ def check_push(repo: str, *, dry_run: bool) -> str:
     return token
 
 
-def _upload(api: HfApi, folder: Path, repo: str, token: str, *, public: bool) -> str:
+def _upload(api: HfApi, folder: Path, files: Iterable[str], repo: str, token: str, *, public: bool) -> str:
     try:
         api.create_repo(repo, private=not public, exist_ok=True, repo_type="model", token=token)
         if not public and not _is_private(api, repo, token):
@@ -88,6 +90,7 @@ def _upload(api: HfApi, folder: Path, repo: str, token: str, *, public: bool) ->
         done: Any = api.upload_folder(
             repo_id=repo,
             folder_path=folder,
+            allow_patterns=[glob.escape(name) for name in files],
             repo_type="model",
             commit_message="Export a fine-tuned model with its certificate",
             token=token,
@@ -107,12 +110,10 @@ def _is_private(api: HfApi, repo: str, token: str) -> bool:
 
 
 def _certified(folder: Path, run: str) -> str:
-    """The certificate's light, where it is not red, is of this run, and of the files as they lie there now."""
+    """The certificate's light, where it is of this run, not red, and of exactly the files that lie there now."""
     try:
         certificate = read_json_object(folder / CERTIFICATE)
-        hashes = certificate.get("files")
-        known = hashes if isinstance(hashes, dict) else {}
-        changed = [name for name, digest in known.items() if sha256_file(folder / Path(name).name) != digest]
+        odd = _uncertified(folder, certificate.get("files"))
     except (OSError, DamagedFileError) as error:
         raise ExportError(
             f"{folder} is no whole export: {error}.", remedy="Export the run first.", code="not-an-export"
@@ -132,10 +133,28 @@ def _certified(folder: Path, run: str) -> str:
             remedy="Export it again in another form or precision, and look at its certificate.",
             code="red-certificate",
         )
-    if changed or not known:
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise ExportError(
-            f"{folder} is not what was certified: {', '.join(changed) or 'everything'} may have changed since.",
-            remedy="Export the run again.",
+            f"{folder} is not what was certified: {', '.join(odd[:3])}{more}.",
+            remedy="Take out what does not belong there, or export the run again into another folder.",
             code="changed-export",
         )
     return light
+
+
+def _uncertified(folder: Path, hashes: object) -> list[str]:
+    """Every file that the certificate does not know, or knows otherwise, in words."""
+    known = hashes if isinstance(hashes, dict) and hashes else None
+    if known is None:
+        return ["its certificate names no files"]
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    there.pop(CERTIFICATE, None)
+    links = [
+        f"{path.relative_to(folder)} is a link" for path in sorted(folder.rglob("*")) if path.is_symlink()
+    ]
+    added = [f"{name} came after it" for name in sorted(there.keys() - known.keys())]
+    lost = [f"{name} is gone" for name in sorted(known.keys() - there.keys())]
+    both = sorted(there.keys() & known.keys())
+    changed = [f"{name} has changed" for name in both if sha256_file(there[name]) != known[name]]
+    return links + added + changed + lost

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from backend.config import RunConfig
+from backend.config import RunConfig, resolve_steps, steps_per_epoch
+from backend.core.optimizer import default_learning_rate, learning_rate_factor
+from backend.core.training import total_steps
 from backend.errors import RunError
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
@@ -56,7 +58,7 @@ ollama run NAME
 
 def write_card(folder: Path, trained: Trained, target: str, precision: str, certificate: Certificate) -> None:
     """Write ``README.md`` and the curves it shows into ``folder``: what is known up to the step that leaves."""
-    run, config, base_name = trained.run, trained.config, trained.base_name
+    run, config, base = trained.run, trained.config, trained.base_words
     last = trained.step or _result_step(run) or math.inf
     lines = _until(last, run.metrics().records)
     samples = _until(last, run.samples().records)
@@ -64,17 +66,17 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
     if curves:
         (folder / CURVES).write_text(draw_curves(curves, title=f"Loss of {run.id}"), encoding="utf-8")
     parts = [
-        _front_matter(config, base_name, target),
+        _front_matter(config, trained.base_name, target),
         f"# {_title(run, config)}\n",
-        f"{_what(config, target, precision, base_name)}\n",
-        _section("Training", _table(_training_facts(trained, lines))),
+        f"{_what(config, target, precision, base)}\n",
+        _section("Training", _table(_training_facts(trained))),
         _section("Data", _table(_data_facts(run))),
         _section("Curves", f"![Loss by step]({CURVES})" if curves else ""),
         _section("Before and after", _before_and_after(lines, None if trained.step else _scores(run))),
         _section("Answers on held-out rows", _samples(samples)),
-        _section("How to load", _how_to_load(folder, base_name, target)),
+        _section("How to load", _how_to_load(folder, trained, target)),
         _section("Is this what was trained?", _parity(certificate)),
-        _section("Limits", "\n".join(_limits(config, base_name, trained.base_note))),
+        _section("Limits", "\n".join(_limits(config, base, trained.base_note))),
     ]
     (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
@@ -83,10 +85,10 @@ def _until(last: float, records: Iterable[Mapping[str, Any]]) -> list[dict[str, 
     return [dict(record) for record in records if record.get("step", 0) <= last]
 
 
-def _front_matter(config: RunConfig, base_name: str, target: str) -> str:
-    known: dict[str, Any] = {
-        "base_model": base_name,
-        "base_model_relation": "adapter" if target in {"adapter", "lora-gguf"} else "finetune",
+def _front_matter(config: RunConfig, base_name: str | None, target: str) -> str:
+    relation = "adapter" if target in {"adapter", "lora-gguf"} else "finetune"
+    base = {"base_model": base_name, "base_model_relation": relation} if base_name else {}
+    known: dict[str, Any] = base | {
         "pipeline_tag": "text-generation",
         "library_name": _LIBRARIES.get(target, "gguf"),
         "tags": ["tunesmith", config.tuning.method],
@@ -107,7 +109,7 @@ def _title(run: RunDir, config: RunConfig) -> str:
     return config.name or run.id
 
 
-def _what(config: RunConfig, target: str, precision: str, base_name: str) -> str:
+def _what(config: RunConfig, target: str, precision: str, base: str) -> str:
     forms = {
         "adapter": "A LoRA adapter",
         "merged": f"A merged model in {precision}",
@@ -115,7 +117,7 @@ def _what(config: RunConfig, target: str, precision: str, base_name: str) -> str
         "onnx": f"A merged model as an ONNX graph in {precision}",
     }
     form = forms.get(target, f"A GGUF file in {precision}")
-    return f"{form}, fine-tuned from {base_name} with Tunesmith ({config.tuning.method})."
+    return f"{form}, fine-tuned from {base} with Tunesmith ({config.tuning.method})."
 
 
 def _result_step(run: RunDir) -> int | None:
@@ -124,10 +126,9 @@ def _result_step(run: RunDir) -> int | None:
     return outcome.step if outcome else None
 
 
-def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _training_facts(trained: Trained) -> Iterator[tuple[str, Any]]:
     run, config = trained.run, trained.config
     environment = run.read_environment()
-    rates = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
     tuning, training = config.tuning, config.training
     yield "run", run.id
     yield "method", tuning.method
@@ -136,15 +137,26 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
         yield "modules", tuning.lora_target_modules
     ended = _result_step(run)
     yield "steps", ended if trained.step is None else f"{trained.step} of {ended or 'a run that goes on'}"
-    yield "epochs", f"{training.num_train_epochs:g}" if training.max_steps < 0 else None
-    yield "rows a step", training.per_device_train_batch_size * training.gradient_accumulation_steps
-    yield "peak learning rate", f"{max(rates):g}" if rates else None
+    done, rows = trained.step or ended or 0, environment.data.train_rows
+    passes = done / steps_per_epoch(rows, training.rows_per_step) if rows else 0
+    yield "epochs", f"{passes:.3g}" if passes else None
+    yield "rows a step", training.rows_per_step
+    yield "peak learning rate", f"{_peak_rate(trained, done, rows):g}" if done and rows else None
     yield "schedule", training.lr_scheduler_type
     yield "longest row, tokens", config.data.max_length
     yield "seed", config.seed
     yield "trained in", environment.plan.dtype if environment.plan else None
     yield "versions", ", ".join(f"{name} {number}" for name, number in environment.versions.items())
     yield "base model's fingerprint", environment.facts.model if environment.facts else None
+
+
+def _peak_rate(trained: Trained, done: int, rows: int) -> float:
+    """The highest learning rate of the first ``done`` steps: that of the end of the warm-up, if it came so far."""
+    training, width = trained.config.training, trained.model.config.get_text_config().hidden_size
+    peak = training.learning_rate or default_learning_rate(trained.config.tuning.method, width)
+    steps = total_steps(rows, training)
+    warmup = resolve_steps(training.warmup_steps, steps)
+    return peak * learning_rate_factor(training, steps)(min(done, max(1, warmup)))
 
 
 def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
@@ -200,10 +212,12 @@ def _samples(records: list[dict[str, Any]]) -> str:
     return "\n".join(table)
 
 
-def _how_to_load(folder: Path, base_name: str, target: str) -> str:
+def _how_to_load(folder: Path, trained: Trained, target: str) -> str:
     file = next((path.name for path in folder.glob("*.gguf")), "")
-    body = _LOAD[target].replace("FOLDER", ".").replace("BASE", base_name).replace("FILE", file)
-    return f"```{'python' if target in _LIBRARIES else 'console'}\n{body}```"
+    named = trained.base_name or "path/to/the/base/model"
+    body = _LOAD[target].replace("FOLDER", ".").replace("BASE", named).replace("FILE", file)
+    note = f"{trained.base_place}\n\n" if target in {"adapter", "lora-gguf"} and trained.base_place else ""
+    return f"{note}```{'python' if target in _LIBRARIES else 'console'}\n{body}```"
 
 
 def _parity(certificate: Certificate) -> str:
@@ -211,16 +225,16 @@ def _parity(certificate: Certificate) -> str:
     return f"The parity certificate is **{certificate.light}**; see [{PAGE}]({PAGE}).{reasons}"
 
 
-def _limits(config: RunConfig, base_name: str, base_note: str) -> Iterator[str]:
+def _limits(config: RunConfig, base: str, base_note: str) -> Iterator[str]:
     """What is not known, said as plainly as what is."""
     yield "- It learned from the rows above and from nothing else."
     if base_note:
         yield f"- {base_note}"
-    yield f"- Whatever {base_name} does badly, it may do as well."
+    yield f"- Whatever {base} does badly, it may do as well."
     yield "- The held-out rows come from the same source as the training rows. Other questions were not measured."
     yield "- Safety, fairness and other languages were not measured."
     if not _licence(config):
-        yield f"- The licence of {base_name} is not known here: look it up before you pass this on."
+        yield f"- The licence of {base} is not known here: look it up before you pass this on."
     yield "- The rights in the training rows are those of their owner, and nothing here says more about them."
 
 

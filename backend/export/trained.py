@@ -15,9 +15,10 @@ from backend.config import RunConfig
 from backend.core.checkpoint import step_name
 from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
-from backend.model_names import MODEL_ALIASES, cache_folder, converted_name
+from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
 from backend.model_source import find_model, run_config
 from backend.run_dir import RunDir
+from backend.utils.path_utils import user_path
 
 
 @dataclass
@@ -49,12 +50,31 @@ class Trained:
         return named if self.step is None else f"{named}-{step_name(self.step)}"
 
     @property
-    def base_name(self) -> str:
-        """The base as others know it: a Hub id where there is one, else the folder's own name."""
+    def base_name(self) -> str | None:
+        """The Hub id of the base; None for a local folder or file, which has no name that others could load."""
         named = self.config.model.model_name_or_path
         if named in MODEL_ALIASES:
             return MODEL_ALIASES[named].hub_id
-        return Path(named).name if Path(named).expanduser().exists() else named
+        *_, repository, snapshots, _ = ("", "", "", *self.base.parts)
+        if snapshots == "snapshots" and repository.startswith("models--"):  # the Hub's own cache
+            return repository.removeprefix("models--").replace("--", "/", 1)
+        return named if HUB_ID.match(named) and not user_path(named).exists() else None
+
+    @property
+    def base_words(self) -> str:
+        """The base in words: its Hub id, or that it is a model in a local folder."""
+        folder = Path(self.config.model.model_name_or_path).name
+        return self.base_name or f"a model in a local folder ({folder})"
+
+    @property
+    def base_place(self) -> str:
+        """How to find a base that has no public name, in a sentence; nothing where it has one."""
+        facts = self.run.read_environment().facts
+        known = f" Its fingerprint is {facts.model}." if facts else ""
+        here = (
+            f"The base is {self.base_words}: an adapter is loaded over that very model, by its path.{known}"
+        )
+        return "" if self.base_name else here
 
     @property
     def base_note(self) -> str:
@@ -65,7 +85,7 @@ class Trained:
         package = MODEL_ALIASES[named].distribution
         return (
             f"It was trained over the weights that the package {package} carries, a GGUF file of fewer bits. "
-            f"Over {self.base_name} as the Hub has it, an adapter was not read, and may answer otherwise."
+            f"Over {self.base_words} as the Hub has it, an adapter was not read, and may answer otherwise."
         )
 
     def merge(self) -> PreTrainedModel:

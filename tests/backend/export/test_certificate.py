@@ -39,8 +39,17 @@ def test_it_is_written_for_programs_and_for_people(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "certificate.json").read_text("utf-8"))
     assert (record["light"], record["reasons"], record["rows"]) == ("red", ["It is so. red"], 4)
     assert record["checks"][0] == {"name": "check 0", "light": "green", "finding": "It is so. green"}
-    assert record["files"] == {"x.gguf": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+    assert record["files"]["x.gguf"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     page = (tmp_path / "certificate.md").read_text("utf-8")
     assert page.startswith("# Parity certificate: red\n")
     assert "read by llama.cpp over 4 rows" in page
     assert "| a:1 | x\\|y | x ⏎ y | &lt;b> |" in page
+
+
+def test_every_file_at_any_depth_is_named_with_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "x.json").write_text("{}")
+    (tmp_path / "README.md").write_text("card")
+    certificate(Light.GREEN).write(tmp_path)
+    record = json.loads((tmp_path / "certificate.json").read_text("utf-8"))
+    assert list(record["files"]) == ["README.md", "a/b/x.json", "certificate.md"]

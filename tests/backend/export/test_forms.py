@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,12 @@ def write(asked: Asked, target: Target, precision: str, folder: Path, shard: str
     return write_form(asked.fresh(), target, precision, folder, max_shard_size=shard)[0]
 
 
-def test_an_adapter_is_the_runs_own_under_a_public_name(llama: Asked, tmp_path: Path) -> None:
+def test_an_adapter_is_the_runs_own_and_names_no_place_on_this_machine(llama: Asked, tmp_path: Path) -> None:
     write(llama, "adapter", "float32", tmp_path)
     weights = "adapter_model.safetensors"
     assert (tmp_path / weights).read_bytes() == (llama.trained.result / weights).read_bytes()
     named = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (named["base_model_name_or_path"], named["inference_mode"]) == ("model", True)
+    assert (named["base_model_name_or_path"], named["inference_mode"]) == (None, True)
     assert str(llama.trained.base) not in (tmp_path / "adapter_config.json").read_text()
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"tokenizer.json", "chat_template.jinja", "generation_config.json"}
@@ -120,6 +121,20 @@ def test_a_modelfile_lies_beside_its_gguf(llama: Asked, tmp_path: Path) -> None:
     write(llama, "ollama", "F16", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"tiny-F16.gguf", "Modelfile"}
     assert "FROM ./tiny-F16.gguf" in (tmp_path / "Modelfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("context", "longest", "asked"), [(512, 1024, 512), (131_072, 1024, 4096), (131_072, 9000, 9004)]
+)
+def test_ollama_reserves_what_training_used_and_not_the_whole_context(
+    context: int, longest: int, asked: int, llama: Asked, tmp_path: Path
+) -> None:
+    trained = llama.fresh()
+    trained.model.config.max_position_embeddings = context
+    data = trained.config.data.model_copy(update={"max_length": longest})
+    trained = replace(trained, config=trained.config.model_copy(update={"data": data}))
+    write_form(trained, "ollama", "F32", tmp_path, max_shard_size="5GB")
+    assert f"PARAMETER num_ctx {asked}\n" in (tmp_path / "Modelfile").read_text()
 
 
 def test_k_quants_are_made_from_a_float_file(

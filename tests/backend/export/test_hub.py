@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -28,8 +30,8 @@ def forbidden() -> Any:
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
     (tmp_path / "model.bin").write_text("weights")
-    Certificate("run", "gguf", "F32", "x", 1, [Check("a", Light.GREEN, "Fine.")], {}, []).write(tmp_path)
     (tmp_path / "README.md").write_text("card")
+    Certificate("run", "gguf", "F32", "x", 1, [Check("a", Light.GREEN, "Fine.")], {}, []).write(tmp_path)
     return tmp_path
 
 
@@ -53,6 +55,7 @@ def test_an_export_goes_up_privately(export: Path, api: Any) -> None:
     assert pushed.files["model.bin"] == 7
     assert api.create_repo.call_args.kwargs["private"] is True
     assert api.upload_folder.call_args.kwargs["folder_path"] == export
+    assert set(api.upload_folder.call_args.kwargs["allow_patterns"]) == set(pushed.files)
 
 
 def test_public_has_to_be_said(export: Path, api: Any) -> None:
@@ -132,9 +135,29 @@ def test_a_refusal_is_a_sentence_without_the_token(error: Exception, export: Pat
     assert SECRET not in f"{caught.value}{caught.value.__cause__}"
 
 
-def test_what_was_changed_since_is_not_published(export: Path, api: Any) -> None:
-    (export / "model.bin").write_text("other weights")
-    with pytest.raises(ExportError, match=r"model\.bin") as caught:
+def add_below(export: Path) -> None:
+    (export / "more").mkdir()
+    (export / "more" / "notes.txt").write_text("secret")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda e: (e / "model.bin").write_text("other weights"), "model.bin has changed"),
+        (lambda e: (e / "README.md").write_text("a better card"), "README.md has changed"),
+        (lambda e: (e / "certificate.md").write_text("green"), "certificate.md has changed"),
+        (lambda e: (e / "modeling_extra.py").write_text("print()"), "modeling_extra.py came after it"),
+        (add_below, "more/notes.txt came after it"),
+        (lambda e: (e / "model.bin").unlink(), "model.bin is gone"),
+        (lambda e: (e / "more").symlink_to("/etc"), "more is a link"),
+        (lambda e: (e / "x").symlink_to(e / "model.bin"), "x is a link"),
+    ],
+)
+def test_nothing_that_was_not_certified_is_published(
+    change: Callable[[Path], object], said: str, export: Path, api: Any
+) -> None:
+    change(export)
+    with pytest.raises(ExportError, match=re.escape(said)) as caught:
         push(export, "me/food", "run", api=api)
     assert caught.value.code == "changed-export"
     assert api.mock_calls == []

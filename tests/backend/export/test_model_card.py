@@ -68,7 +68,38 @@ def test_the_facts_are_those_of_the_run(learned: Asked, tmp_path: Path) -> None:
         f"| base model's fingerprint | {environment.facts.model} |",
     ]
     assert [fact for fact in facts if fact not in body] == []
-    assert "epochs" not in body  # the run went by steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "step", "facts"),
+    [
+        ({"max_steps": 0, "num_train_epochs": 3.0}, None, {"epochs": "20"}),  # those that were made
+        ({"nproc_per_node": 4, "nnodes": 2}, None, {"rows a step": "256", "epochs": "20"}),
+        ({"per_device_train_batch_size": 2}, 10, {"rows a step": "2", "epochs": "1.43"}),
+        ({"learning_rate": 0.02, "warmup_steps": 5}, None, {"peak learning rate": "0.02"}),
+        ({"learning_rate": 0.02, "warmup_steps": 40}, 10, {"peak learning rate": "0.005"}),
+        ({"learning_rate": None, "warmup_steps": 0}, None, {"peak learning rate": "0.019"}),
+    ],
+)
+def test_the_card_states_facts_and_not_settings_or_samples(
+    changes: dict[str, Any], step: int | None, facts: dict[str, str], learned: Asked, tmp_path: Path
+) -> None:
+    """Rows of all processes, epochs that were made, the rate that was reached whether it was logged or not."""
+    config = learned.trained.config
+    training = config.training.model_copy(update=changes)
+    trained = replace(learned.trained, config=config.model_copy(update={"training": training}), step=step)
+    write_card(tmp_path, trained, "merged", "bfloat16", CERTIFICATE)
+    lines = (tmp_path / "README.md").read_text("utf-8").splitlines()
+    assert [
+        f"| {name} | {value} |" for name, value in facts.items() if f"| {name} | {value} |" not in lines
+    ] == []
+
+
+def test_an_adapter_over_a_local_folder_says_how_it_is_loaded(learned: Asked, tmp_path: Path) -> None:
+    front, body = card(learned, tmp_path, target="adapter", model="")
+    assert not front.keys() & {"base_model", "base_model_relation"}
+    assert "The base is a model in a local folder (model): an adapter is loaded over that very model" in body
+    assert 'from_pretrained("path/to/the/base/model"), "."' in body
 
 
 def test_before_and_after_are_the_runs_own_evaluations(learned: Asked, tmp_path: Path) -> None:

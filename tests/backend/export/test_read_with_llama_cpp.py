@@ -49,3 +49,12 @@ def test_plain_texts_are_cut_alike(text: str, llama: Asked, tmp_path: Path) -> N
     panel = Panel([PanelRow("p", None, text, None, "", ids)], [], 1)
     answers = [replace(llama.answers[0], ids=[1], logprobs=None)]
     assert read_back("llama_cpp", gguf_of(llama, tmp_path), panel, answers).rows[0]["prompt_ids"] == ids
+
+
+def test_it_is_reached_past_any_proxy(llama: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    reading = read_back("llama_cpp", gguf_of(llama, tmp_path), llama.panel, llama.answers)
+    assert len(reading.rows) == len(llama.panel.rows)

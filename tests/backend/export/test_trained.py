@@ -71,10 +71,19 @@ def renamed(asked: Asked, name: str, **changes: Any) -> Trained:
     return replace(asked.trained, config=config.model_copy(update={"model": model}), **changes)
 
 
-def test_the_base_goes_by_the_name_that_others_know(llama: Asked) -> None:
-    assert llama.trained.base_name == "model"
+def test_the_base_goes_by_the_name_that_others_know(llama: Asked, tmp_path: Path) -> None:
+    snapshot = Path("cache/models--me--food/snapshots/0123abc")
+    assert renamed(llama, str(tmp_path), base=snapshot).base_name == "me/food"
     assert renamed(llama, "smollm2-135m").base_name == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert renamed(llama, "Qwen/Qwen2.5-0.5B").base_name == "Qwen/Qwen2.5-0.5B"
+
+
+def test_a_base_in_a_local_folder_gets_no_name_that_nobody_could_load(llama: Asked, learned: Asked) -> None:
+    assert (llama.trained.base_name, llama.trained.base_words) == (None, "a model in a local folder (model)")
+    facts = learned.trained.run.read_environment().facts
+    assert facts is not None
+    assert learned.trained.base_place.endswith(f"by its path. Its fingerprint is {facts.model}.")
+    assert renamed(llama, "Qwen/Qwen2.5-0.5B").base_place == ""
 
 
 def test_a_base_that_is_not_what_its_public_name_stands_for_is_told(llama: Asked) -> None:
