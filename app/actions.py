@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import streamlit as st
 
@@ -31,7 +31,8 @@ def stop_soon(run: RunDir, reason: str) -> None:
 
     The request lies in the run's folder, so that it holds even when the studio ends meanwhile.
     """
-    run.request_stop(reason)
+    with suppress(OSError):  # a full disk: the stop below has another way to tell the trainer
+        run.request_stop(reason)
     threading.Thread(target=_see_it_stop, args=(run, reason), name=f"stop {run.id}", daemon=True).start()
 
 

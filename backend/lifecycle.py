@@ -13,9 +13,14 @@ from types import MappingProxyType
 
 from backend.errors import RunError
 from backend.reports import DEFAULT_DEVICE, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
+from backend.run_pace import RESPONDING, Health
 
-LOST_REASONS = frozenset({"killed", "terminated", "stop-forced", "crash-loop"})
+LOST_REASONS = frozenset({"killed", "terminated", "stop-forced", "ended-at-once", "crash-loop"})
 """Ends of an attempt that say nothing against the run itself: it is interrupted, not failed."""
+
+
+NOT_RESPONDING = "not-responding"
+"""The reason of a live run whose trainer is suspended or silent for longer than its steps explain."""
 
 
 class Event(StrEnum):
@@ -86,7 +91,8 @@ class Evidence:
 
     ``held``: a process holds the lock. ``stop``: why a stop was asked for, while that counts. ``attempt``: the number
     of the latest attempt, 0 before the first; ``end``: how its process ended. ``reported``: its trainer has written
-    something. ``same_boot``: it began on this boot of the machine.
+    something. ``same_boot``: it began on this boot of the machine. ``health``, ``pid`` and ``own_process`` (a command
+    or script of the person's own) are those of a live trainer.
     """
 
     run: str
@@ -99,6 +105,9 @@ class Evidence:
     reported: bool = False
     same_boot: bool = True
     damage: str = ""
+    health: Health = RESPONDING
+    pid: int = 0
+    own_process: bool = False
 
 
 def derive(evidence: Evidence) -> RunState:
@@ -133,12 +142,35 @@ def _judge(evidence: Evidence) -> tuple[RunStatus, str, str, str]:
 
 
 def _judge_live(evidence: Evidence, run: str) -> tuple[RunStatus, str, str, str]:
+    status, reason, message, action = _judge_stage(evidence, run)
+    if evidence.health.is_responding:
+        return status, reason, message, action
+    message, action = _not_responding(evidence, run)
+    return status, reason if status is _S.STOPPING else NOT_RESPONDING, message, action
+
+
+def _judge_stage(evidence: Evidence, run: str) -> tuple[RunStatus, str, str, str]:
     if evidence.stop is not None:
         return _S.STOPPING, evidence.stop, "Saving a checkpoint, then stopping.", "Wait for it to end."
     watch = f"Watch it with: tunesmith runs watch {run}"
     if evidence.reported:
         return _S.RUNNING, "training", "Training is under way.", watch
     return _S.STARTING, "starting", "The trainer is starting.", watch
+
+
+def _not_responding(evidence: Evidence, run: str) -> tuple[str, str]:
+    """What is said of a live trainer without signs of life, and the way out."""
+    end = (
+        f"end it in its own terminal (process {evidence.pid})"
+        if evidence.own_process
+        else f"end it with: tunesmith runs stop {run} --now"
+    )
+    if evidence.health.is_suspended:
+        message = f"Not responding: its process {evidence.pid} is suspended."
+        return message, f"Let it go on with: kill -CONT {evidence.pid}. Or {end}"
+    minutes = evidence.health.silent_seconds / 60
+    message = f"Not responding: it has written nothing for {minutes:,.0f} minutes and may hang."
+    return message, f"Its last words are in train.log. To go on from its newest checkpoint, {end}"
 
 
 def _after(status: RunStatus, resume: str) -> str:

@@ -13,6 +13,8 @@ from enum import StrEnum
 from backend.utils.process_utils import ProcessIdentity
 
 DEFAULT_DEVICE = "default"
+KILLED = "killed"
+"""The reason of a request that does not wait for a checkpoint."""
 MEETING_FILE = "TUNESMITH_MEETING_FILE"
 """The environment variable that names the file through which processes that train together find each other."""
 
@@ -131,6 +133,7 @@ _END_SENTENCES = {
     "error": "The trainer ended with an error",
     "crashed": "The trainer crashed",
     "killed": "The trainer was killed from outside",
+    "ended-at-once": "The trainer was ended at once, as asked",
     "stopped": "The trainer was stopped before it had begun to train",
     "stop-forced": "The trainer did not stop in time and was killed",
     "terminated": "The trainer was told to end before it could save",
@@ -152,21 +155,23 @@ class AttemptEnd:
     """How the process of one attempt ended: ``exit_code`` or ``signal_number``, never both.
 
     ``reason`` is a stable word for the evidence: ``exited``, ``no-outcome``, ``error``, ``crashed``, ``killed``,
-    ``terminated``, ``stopped``, ``stop-forced``, ``crash-loop``, ``out-of-memory``, ``disk-full``.
-    ``ended`` is UTC in ISO 8601.
+    ``terminated``, ``stopped``, ``stop-forced``, ``ended-at-once``, ``crash-loop``, ``out-of-memory``, ``disk-full``.
+    ``ended`` is UTC in ISO 8601. ``detail`` is a sentence with what else was seen, such as the bytes left on a full
+    disk.
     """
 
     ended: str
     reason: str
     exit_code: int | None = None
     signal_number: int | None = None
+    detail: str = ""
 
     def describe(self) -> str:
         """One sentence for a person, naming the signal or the exit code."""
         how = (
             f"exit code {self.exit_code}" if self.signal_number is None else _signal_name(self.signal_number)
         )
-        return f"{_END_SENTENCES.get(self.reason, 'The trainer ended')} ({how})."
+        return f"{_END_SENTENCES.get(self.reason, 'The trainer ended')} ({how}). {self.detail}".strip()
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,8 @@ class Attempt:
     """One try at a run, from its start to the end of its process. ``began`` is UTC in ISO 8601.
 
     ``device`` is the queue's name for what it runs on. ``token`` stands in the environment of every process of
-    the attempt, so that they can be told from strangers.
+    the attempt, so that they can be told from strangers. ``folder`` is the mark of the run folder that it began in
+    (``RunFiles.mark``): in a copy of that folder the attempt is somebody else's.
     """
 
     number: int
@@ -185,6 +191,12 @@ class Attempt:
     supervisor: ProcessIdentity | None = None
     device: str = DEFAULT_DEVICE
     end: AttemptEnd | None = None
+    folder: str = ""
+
+    @property
+    def is_own_process(self) -> bool:
+        """Whether it trains inside a person's own command, script or notebook, which is never killed."""
+        return self.supervisor is None and not self.token
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep
 from backend.utils.lock_utils import is_folder_held
 from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
+from backend.utils.reserve_utils import set_aside, with_reserve
 
 __all__ = ["CONFIG_END", "FLIGHT_STEPS", "LOCK_FD", "RunDir"]
 
@@ -115,7 +116,7 @@ class RunDir(RunFiles):
     def write_outcome(self, outcome: Outcome) -> None:
         """Write how the latest attempt ended: the trainer's last act."""
         number = outcome.attempt or self.latest_attempt_number()
-        write_json_durably(self.outcome_file, record_to_json(replace(outcome, attempt=number)))
+        self._write(self.outcome_file, record_to_json(replace(outcome, attempt=number)))
 
     def read_outcome(self) -> Outcome | None:
         """How the latest attempt ended; None when it has not said. Raises RunError when damaged."""
@@ -164,7 +165,9 @@ class RunDir(RunFiles):
             process=None if pid is None else identify(pid),
             supervisor=supervisor,
             device=ticket.device if ticket else DEFAULT_DEVICE,
+            folder=self.mark,
         )
+        set_aside(self.reserve)
         self.attempts.mkdir(mode=0o700, exist_ok=True)
         self._record(attempt)
         self.drop_ticket()
@@ -176,21 +179,39 @@ class RunDir(RunFiles):
         return self._record(replace(attempt, process=identify(pid)))
 
     def end_attempt(
-        self, attempt: Attempt, reason: str, *, exit_code: int | None = None, signal_number: int | None = None
+        self,
+        attempt: Attempt,
+        reason: str,
+        *,
+        exit_code: int | None = None,
+        signal_number: int | None = None,
+        detail: str = "",
     ) -> Attempt:
         """Record how the process of an attempt ended; see ``AttemptEnd`` for the reasons."""
-        end = AttemptEnd(utc_now(), reason, exit_code, signal_number)
+        end = AttemptEnd(utc_now(), reason, exit_code, signal_number, detail)
         ended = self._record(replace(attempt, end=end))
+        self.reserve.unlink(missing_ok=True)
         os.utime(self.path)
         return ended
 
     def _record(self, attempt: Attempt) -> Attempt:
-        write_json_durably(self.attempt_file(attempt.number), record_to_json(attempt))
+        self._write(self.attempt_file(attempt.number), record_to_json(attempt))
         return attempt
 
-    def request_stop(self, reason: str = "stop-requested") -> None:
-        """Ask whoever works on the run to save a checkpoint and stop; ``reason`` is a stable code."""
-        write_json_durably(self.stop_file, {"reason": reason, "requested": utc_now()})
+    def _write(self, path: Path, value: Mapping[str, object]) -> None:
+        """Write what must be told even when the disk is full: the bytes that were set aside make room for it."""
+        with_reserve(self.reserve, lambda: write_json_durably(path, value))
+
+    def request_stop(self, reason: str = "stop-requested", *, wait_seconds: float | None = None) -> None:
+        """Ask whoever works on the run to save a checkpoint and stop; ``reason`` is a stable code.
+
+        After ``wait_seconds`` it is ended without; None leaves that to ``run_pace``. Raises OSError when the request
+        cannot be written.
+        """
+        request = {"reason": reason, "requested": utc_now()}
+        self._write(
+            self.stop_file, request if wait_seconds is None else {**request, "wait_seconds": wait_seconds}
+        )
 
     def clear_stop(self) -> None:
         """Forget a request to stop."""
@@ -199,6 +220,10 @@ class RunDir(RunFiles):
     def stop_requested(self) -> str | None:
         """The reason of a request to stop, None when there is none. Cheap enough for every step."""
         return run_state.read_stop(self)
+
+    def stop_wait_seconds(self) -> float | None:
+        """How long the request to stop wants to wait for a checkpoint; None where it does not say."""
+        return run_state.read_stop_wait(self)
 
     def metrics_writer(self) -> JsonlWriter:
         """The open end of ``metrics.jsonl``, for ``metrics_record`` lines."""

@@ -47,6 +47,7 @@ class RunFiles:
     lock_file = Part("run.lock")  # locked while a process works on the run: this is liveness
     attempts = Part("attempts")  # a file for each attempt, from the supervisor (or a foreground trainer)
     ticket_file = Part("queued")  # a place in the queue
+    reserve = Part("reserve")  # bytes set aside while an attempt lives, so that a full disk can be told
     stop_file = Part("stop")  # a request to stop; anyone may write it, an empty one counts
     train_log = Part("train.log")  # what the trainer printed
     supervisor_log = Part("supervisor.log")  # what the supervisor printed; empty unless it went wrong
@@ -67,6 +68,15 @@ class RunFiles:
     def id(self) -> str:
         """The folder's name, which is the run's name everywhere."""
         return self.path.name
+
+    @property
+    def mark(self) -> str:
+        """Device and inode of the folder: the same after a move, others for a copy; empty when it is gone."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return ""
+        return f"{status.st_dev}:{status.st_ino}"
 
     def at(self, part: Part) -> str:
         """Where a part lies, as plain text: a listing has no time for ten thousand runs' paths."""

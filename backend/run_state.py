@@ -14,6 +14,7 @@ from backend.lifecycle import Evidence
 from backend.reports import Attempt, Outcome, QueueTicket
 from backend.run_environment import Environment
 from backend.run_files import RunFiles
+from backend.run_pace import RESPONDING, health
 from backend.run_records import (
     read_attempt,
     read_config_text,
@@ -112,6 +113,15 @@ def read_stop(run: RunFiles) -> str | None:
         return "stop-requested"
 
 
+def read_stop_wait(run: RunFiles) -> float | None:
+    """How many seconds a request to stop wants to wait for a checkpoint; None where it does not say."""
+    try:
+        seconds = read_json_object(run.at(RunFiles.stop_file)).get("wait_seconds")
+    except (OSError, DamagedFileError):
+        return None
+    return float(seconds) if isinstance(seconds, int | float) and seconds >= 0 else None
+
+
 def is_held(run: RunFiles) -> bool:
     """Whether a living process works on the run."""
     return is_locked(run.at(RunFiles.lock_file))
@@ -144,6 +154,9 @@ def _evidence(run: RunFiles, records: Records, held: bool) -> Evidence:
         reported=held and records.reported,
         same_boot=attempt is None or not _is_open(attempt) or _is_of_this_boot(attempt),
         damage=_damage(run, records),
+        health=health(run, attempt) if held else RESPONDING,
+        pid=attempt.process.pid if attempt and attempt.process else 0,
+        own_process=attempt is not None and attempt.is_own_process,
     )
 
 

@@ -191,7 +191,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
             watch(Progress("training", report))
             _tokenise_on(rows, run_dir)
             over = _judge(report, config, assess, recorder)
-            reason = world.same(OVER if over else signals.reason or run_dir.stop_requested())
+            reason = world.same(OVER if over else run_dir.stop_requested() or signals.reason)
             if over:
                 break
             if reason:

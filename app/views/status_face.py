@@ -9,6 +9,7 @@ from typing import Literal
 import streamlit as st
 
 from app.views.text import plain
+from backend.lifecycle import NOT_RESPONDING
 from backend.reports import RunState, RunStatus
 
 Colour = Literal["gray", "blue", "green", "orange", "red", "violet"]
@@ -38,6 +39,7 @@ FACES = MappingProxyType(
 )
 PAUSED = Face("gray", ":material/pause_circle:", "Paused")
 HELD = Face("violet", ":material/front_hand:", "Held")
+SILENT = Face("orange", ":material/heart_broken:", "Not responding")
 DAMAGED = Face("red", ":material/broken_image:", "Damaged")
 
 
@@ -45,6 +47,8 @@ def face_of(status: RunStatus, reason: str = "", damage: str = "") -> Face:
     """The face of a run that stands at ``status``, for ``reason``, with ``damage`` to its folder."""
     if damage:
         return DAMAGED
+    if reason == NOT_RESPONDING:
+        return SILENT
     if status is RunStatus.STOPPED and reason == "paused":
         return PAUSED
     return HELD if status is RunStatus.QUEUED and reason == "held" else FACES[status]
@@ -61,7 +65,8 @@ def draw_state(state: RunState, *, advise: bool = True) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_badge(face)
         st.markdown(plain(state.message, 400), width="content")
-    if advise and not state.is_live and state.status is not RunStatus.FINISHED:
+    needs_words = not state.is_live or state.reason == NOT_RESPONDING
+    if advise and needs_words and state.status is not RunStatus.FINISHED:
         st.caption(plain(in_the_studio(state.next_action), 400))
 
 

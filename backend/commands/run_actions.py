@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
@@ -15,6 +15,14 @@ from backend.commands.runs import app, summary_record
 from backend.errors import RunError
 from backend.lifecycle import Event, require
 from backend.run_dir import RunDir
+
+Wait = Annotated[
+    float | None,
+    Parameter(
+        validator=validators.Number(gte=0, lte=7 * 86400),
+        help="Seconds to wait for its checkpoint; left out: as long as its own steps suggest.",
+    ),
+]
 
 if TYPE_CHECKING:
     from backend.manager.explain import Explanation
@@ -34,25 +42,29 @@ def stop(
     run: OneRun,
     *,
     now: Annotated[bool, Parameter(negative=(), help="End it at once, without a checkpoint.")] = False,
+    wait: Wait = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
     """Let a run save a checkpoint and stop. Nothing is deleted; `runs resume` goes on.
 
-    Example
-    -------
+    Examples
+    --------
     tunesmith runs stop RUN
+
+    tunesmith runs stop RUN --wait 600
     """
     from backend.manager import process_manager  # noqa: PLC0415 - psutil loads here
 
     found = find_run(runs, run)
-    if not (now or as_json) and found.is_held():
-        say(f"{found.id} saves a checkpoint and stops …")
-    return _print_state(found, process_manager.kill(found) if now else process_manager.stop(found), as_json)
+    if now:
+        return _print_state(found, process_manager.kill(found), as_json)
+    _say_what_it_waits_for(found, "stops", wait, as_json)
+    return _print_state(found, process_manager.stop(found, wait_seconds=wait), as_json)
 
 
 @app.command
-def pause(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
+def pause(run: OneRun, *, wait: Wait = None, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Stop a run that is meant to go on later; the reason is kept with it.
 
     Example
@@ -62,9 +74,25 @@ def pause(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fal
     from backend.manager import process_manager  # noqa: PLC0415
 
     found = find_run(runs, run)
-    if not as_json and found.is_held():
-        say(f"{found.id} saves a checkpoint and pauses …")
-    return _print_state(found, process_manager.pause(found), as_json)
+    _say_what_it_waits_for(found, "pauses", wait, as_json)
+    return _print_state(found, process_manager.pause(found, wait_seconds=wait), as_json)
+
+
+def _say_what_it_waits_for(run: RunDir, does: str, wait: float | None, as_json: bool) -> None:
+    """What the command is about to do and how long that may take; nothing for a run that is over."""
+    if as_json or not run.is_held():
+        return
+    from backend.manager.scalars import duration  # noqa: PLC0415
+    from backend.run_pace import patience  # noqa: PLC0415
+
+    attempt = run.look()[1].attempt
+    own = attempt is not None and attempt.is_own_process
+    allowed = patience(run, attempt)
+    seconds, why = (allowed.seconds, f", since {allowed.why}") if wait is None else (wait, "")
+    after = "it is left to itself then" if own else "it is ended without a checkpoint then"
+    say(f"{run.id} saves a checkpoint and {does} …")
+    say(f"  It has {duration(seconds)} for that{why}; {after}.")
+    sys.stdout.flush()
 
 
 def _print_state(run: RunDir, state: RunState, as_json: bool) -> int:

@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
 from backend.commands.train import Detach, carry_out, check_inputs, start_detached
+from backend.lifecycle import NOT_RESPONDING
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 
@@ -60,7 +61,7 @@ def _print_list(found: Sequence[RunSummary]) -> None:
         (
             s.id,
             *([" ".join(filter(None, [s.labels.name, *(f"#{tag}" for tag in s.labels.tags)]))] * labelled),
-            f"{s.status} (damaged)" if s.damage else str(s.status),
+            _standing(s),
             f"{s.step}/{s.total_steps}" if s.total_steps else "",
             _loss(s.loss),
             _loss(s.eval_loss),
@@ -73,6 +74,12 @@ def _print_list(found: Sequence[RunSummary]) -> None:
         whole=["run", "status", "step", "loss"],
         spare=["loss", "step"],
     )
+
+
+def _standing(summary: RunSummary) -> str:
+    """The status, with what a person must know about it at once."""
+    also = "damaged" if summary.damage else "not responding" if summary.reason == NOT_RESPONDING else ""
+    return f"{summary.status} ({also})" if also else str(summary.status)
 
 
 def _loss(value: float | None) -> str:

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import EXIT_FAILED, print_json, say
 from backend.commands.plot import bar, curve_lines, sparkline
+from backend.lifecycle import NOT_RESPONDING
 from backend.reports import RunState, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import last_records
@@ -171,7 +172,9 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
         eval_loss=_latest(scalars, "eval/loss"),
         tokens_per_second=_latest(scalars, "train/tokens_per_second"),
         learning_rate=_latest(scalars, "train/learning_rate"),
-        eta_seconds=_eta(run, step, total_steps) if state.is_live else None,
+        eta_seconds=_eta(run, step, total_steps)
+        if state.is_live and state.reason != NOT_RESPONDING
+        else None,
         loss_curve=scalars.curve("train/loss", limit=CURVE_POINTS),
         eval_curve=scalars.curve("eval/loss", limit=CURVE_POINTS),
         system=next(last_records(run.system_file), {}) if state.is_live else {},
@@ -240,7 +243,8 @@ def view(snapshot: Snapshot, width: int) -> RenderableType:
 
 def headline(snapshot: Snapshot) -> str:
     """Where the run stands, in words."""
-    return f"{str(snapshot.state.status).capitalize()} · {snapshot.state.message}"
+    way_out = f" {snapshot.state.next_action}" if snapshot.state.reason == NOT_RESPONDING else ""
+    return f"{str(snapshot.state.status).capitalize()} · {snapshot.state.message}{way_out}"
 
 
 def progress_words(snapshot: Snapshot) -> str:

@@ -17,14 +17,15 @@ class AttemptEvidence:
     """What is known when the trainer's process has ended.
 
     ``returncode`` as subprocess gives it (negative: a signal); ``forced``: we killed it after the grace period;
-    ``stopped_early``: a stop was asked for before it had begun to train; ``oom_kills``: how often the kernel killed
-    for memory meanwhile; ``free_bytes`` on the run's disk.
+    ``stopped_early``: a stop was asked for before it had begun to train; ``at_once``: it was asked for without a
+    checkpoint; ``oom_kills``: how often the kernel killed for memory meanwhile; ``free_bytes`` on the run's disk.
     """
 
     returncode: int
     has_outcome: bool
     forced: bool
     stopped_early: bool
+    at_once: bool
     oom_kills: int
     free_bytes: int
 
@@ -36,10 +37,19 @@ def reason_of(evidence: AttemptEvidence) -> str:
     return _reason_of_exit(evidence) if evidence.returncode >= 0 else _reason_of_signal(evidence)
 
 
+def detail_of(evidence: AttemptEvidence, folder: Path) -> str:
+    """A sentence with place and bytes where the disk of ``folder`` is full; empty where it is not or all is told."""
+    if evidence.has_outcome or evidence.free_bytes >= NEARLY_FULL_BYTES:
+        return ""
+    return f"The disk was full: {folder} had {evidence.free_bytes:,} bytes left."
+
+
 def _reason_of_signal(evidence: AttemptEvidence) -> str:
     number = -evidence.returncode
     if evidence.stopped_early and number in {signal.SIGTERM, signal.SIGKILL}:
         return "stopped"
+    if evidence.at_once and number == signal.SIGKILL:
+        return "ended-at-once"
     if evidence.forced:
         return "stop-forced"
     if number in _CRASHES:

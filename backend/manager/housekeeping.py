@@ -5,15 +5,17 @@ Control wing: imports F0 and its neighbours here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
 from pathlib import Path
 
 from backend.manager.alerts import Alert, AlertSettings, send
-from backend.manager.health import health
 from backend.manager.system_manager import SystemSampler, forecast_disk
+from backend.reports import Attempt
 from backend.run_dir import RunDir
+from backend.run_pace import health
 from backend.utils.jsonl_utils import JsonlWriter
 
 SAMPLE_SECONDS = 5.0
@@ -24,33 +26,47 @@ class Housekeeping:
     """Call ``tick`` often; it works every ``interval_seconds``. A full disk never stops it. ``close`` it."""
 
     def __init__(
-        self, run: RunDir, *, log_limit_bytes: int, interval_seconds: float = SAMPLE_SECONDS
+        self,
+        run: RunDir,
+        attempt: Attempt | None = None,
+        *,
+        log_limit_bytes: int,
+        interval_seconds: float = SAMPLE_SECONDS,
     ) -> None:
-        self._run = run
+        self._run, self._attempt = run, attempt
         self._log_limit_bytes = log_limit_bytes
         self._interval_seconds = interval_seconds
         self._sampler = SystemSampler(run.path)
         self._due = time.monotonic()
         self._was_silent = False
+        self.wants_stop = False
+        """Whether the disk is too full to go on, and even to write that down."""
 
     def tick(self) -> None:
         """Do what is due."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._interval_seconds
-        try:
+        with contextlib.suppress(
+            OSError
+        ):  # no room even for this line; the forecast below stops the run in time
             cap_log(self._run.train_log, self._log_limit_bytes)
             with JsonlWriter(self._run.system_file, keep_last=KEPT_SAMPLES) as writer:
                 writer.append(self._sampler.sample().to_json())
-        except OSError:
-            pass  # no room even for this line; the forecast below stops the run in time
-        if not forecast_disk(self._run).is_enough and not self._run.stop_requested():
-            self._run.request_stop("disk-low")
+        self._watch_disk()
         self._watch_silence()
+
+    def _watch_disk(self) -> None:
+        """Ask the run to stop while there is room for its last checkpoint."""
+        try:
+            if not forecast_disk(self._run).is_enough and not self._run.stop_requested():
+                self._run.request_stop("disk-low")
+        except OSError:
+            self.wants_stop = True
 
     def _watch_silence(self) -> None:
         """One alert when the trainer falls silent, and another only after it has spoken again."""
-        silent = not health(self._run).is_responding()
+        silent = not health(self._run, self._attempt).is_responding
         if silent and not self._was_silent:
             message = "The trainer has not written anything for a while; it may hang."
             send(

@@ -15,14 +15,13 @@ from pathlib import Path
 
 from backend.errors import RunError
 from backend.lifecycle import Event, require
-from backend.manager.attempt_processes import kill_all, members
+from backend.manager.attempt_processes import is_supervised, kill_all, members
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.ranks import torchrun_command
 from backend.manager.system_manager import forecast_disk
-from backend.reports import Attempt, RunState
+from backend.reports import KILLED, Attempt, RunState
 from backend.run_dir import RunDir
 from backend.utils.detach import spawn_detached
-from backend.utils.process_utils import is_alive
 
 START_SECONDS = 30.0
 POLL_SECONDS = 0.05
@@ -44,11 +43,8 @@ def start(run: RunDir, *, policy: Policy | None = None, command: Sequence[str] |
     _refuse_unless_startable(run)
     reader, writer = os.pipe()
     try:
-        spawn_detached(
-            _supervisor_command(run, policy or Policy(), command or trainer_command(run), writer),
-            log=run.supervisor_log,
-            environ=child_environ(),
-            pass_fds=(writer,),
+        _spawn(
+            run, _supervisor_command(run, policy or Policy(), command or trainer_command(run), writer), writer
         )
         os.close(writer)
         writer = -1
@@ -58,6 +54,17 @@ def start(run: RunDir, *, policy: Policy | None = None, command: Sequence[str] |
         if writer >= 0:
             os.close(writer)
     return run.state()
+
+
+def _spawn(run: RunDir, command: Sequence[str], writer: int) -> None:
+    try:
+        spawn_detached(command, log=run.supervisor_log, environ=child_environ(), pass_fds=(writer,))
+    except OSError as error:
+        raise RunError(
+            f"The supervisor of {run.id} could not be started ({error}).",
+            remedy="Check the run folder's permissions and the room on its disk, then start the run again.",
+            code="cannot-start",
+        ) from error
 
 
 def _refuse_unless_startable(run: RunDir) -> None:
@@ -89,7 +96,7 @@ def _supervisor_command(run: RunDir, policy: Policy, command: Sequence[str], rea
         "--grace": policy.grace_seconds,
         "--ready-fd": ready,
     }
-    flags = [f"{name}={value}" for name, value in options.items()]
+    flags = [f"{name}={value}" for name, value in options.items() if value is not None]
     return [sys.executable, "-P", "-m", "backend.manager.supervisor", *flags, "--", str(run.path), *command]
 
 
@@ -114,56 +121,99 @@ def _await_message(run: RunDir, reader: int) -> None:
         raise RunError(error["message"], remedy=error["remedy"], code=error["code"])
 
 
-def stop(run: RunDir, *, reason: str = "stop-requested", policy: Policy | None = None) -> RunState:
+def stop(
+    run: RunDir,
+    *,
+    reason: str = "stop-requested",
+    policy: Policy | None = None,
+    wait_seconds: float | None = None,
+) -> RunState:
     """Ask a run to save a checkpoint and stop, and see that it does. Deletes nothing. Returns where it stands then.
 
-    The supervisor carries the stop through; without one we do. Raises RunError ``not-running``, or
-    ``still-alive`` when even SIGKILL did not end it.
+    The supervisor carries the stop through; without one we do. After ``wait_seconds``, or as long as the run's own
+    steps suggest, it is killed; one in a person's own command or script never is, and is left stopping. Where the
+    request cannot be written, SIGTERM tells the trainer instead. Raises RunError ``not-running``, or ``still-alive``
+    when even SIGKILL did not end it.
     """
     policy = policy or Policy()
     _refuse_unless_live(run)
-    run.request_stop(reason)
-    attempt = run.latest_attempt()
-    escalation = Escalation(attempt, policy) if attempt and not _is_supervised(attempt) else None
-    deadline = time.monotonic() + policy.grace_seconds + _AFTER_GRACE_SECONDS
-    while run.is_held() and time.monotonic() < deadline:
-        if escalation:
-            escalation.tick()
-        if not run.stop_requested():  # a holder that has only just begun swept it away
-            run.request_stop(reason)
+    asked = _ask(run, reason, wait_seconds)
+    attempt = _latest_attempt(run)
+    pressure = Escalation(run, attempt, policy)
+    while run.is_held() and pressure.waited_seconds() < pressure.grace_seconds() + _AFTER_GRACE_SECONDS:
+        if attempt is None and (attempt := _latest_attempt(run)):
+            pressure = Escalation(run, attempt, policy)
+        if not asked or not (attempt and is_supervised(run, attempt)):
+            pressure.tick(at_once=not asked)
+        if not run.stop_requested():  # a holder that has only just begun swept it away, or the disk is full
+            asked = _ask(run, reason, wait_seconds)
         time.sleep(POLL_SECONDS)
-    return kill(run) if run.is_held() else _settled(run, attempt)
+    if not run.is_held():
+        return _settled(run, attempt)
+    return run.state() if attempt and attempt.is_own_process else kill(run)
 
 
-def pause(run: RunDir, *, policy: Policy | None = None) -> RunState:
+def pause(run: RunDir, *, policy: Policy | None = None, wait_seconds: float | None = None) -> RunState:
     """A stop that says why: the run is meant to go on later."""
-    return stop(run, reason="paused", policy=policy)
+    return stop(run, reason="paused", policy=policy, wait_seconds=wait_seconds)
 
 
 def kill(run: RunDir) -> RunState:
-    """End a run at once, without a checkpoint. Raises RunError ``not-running`` or ``still-alive``."""
+    """End a run at once, without a checkpoint.
+
+    Raises RunError: ``not-running``, ``still-alive``, and ``own-process`` where it trains in a person's own command,
+    script or notebook, which is not ours to kill.
+    """
     _refuse_unless_live(run)
-    run.request_stop("killed")
-    attempt = run.latest_attempt()
+    attempt = _latest_attempt(run)
+    if attempt and attempt.is_own_process:
+        raise _own_process(run, attempt)
+    _ask(run, KILLED)
     deadline = time.monotonic() + _AFTER_GRACE_SECONDS
     while run.is_held() and time.monotonic() < deadline:
         if attempt:
-            kill_all(attempt)
+            kill_all(run, attempt)
         time.sleep(POLL_SECONDS)
     if run.is_held():
-        pids = ", ".join(str(one.pid) for one in members(attempt)) if attempt else "unknown"
+        pids = ", ".join(str(one.pid) for one in members(run, attempt)) if attempt else ""
         raise RunError(
-            f"The run {run.id} is still alive after SIGKILL (processes: {pids}).",
+            f"The run {run.id} is still alive after SIGKILL (processes: {pids or 'unknown'}).",
             remedy="It may be waiting for a disk or a driver; the run folder is untouched.",
             code="still-alive",
         )
     return _settled(run, attempt)
 
 
+def _ask(run: RunDir, reason: str, wait_seconds: float | None = None) -> bool:
+    """Put the request to stop into the run's folder; False where the disk refuses it."""
+    try:
+        run.request_stop(reason, wait_seconds=wait_seconds)
+    except OSError:
+        return False
+    return True
+
+
+def _latest_attempt(run: RunDir) -> Attempt | None:
+    """The attempt at work; None where none is recorded yet or its record is damaged."""
+    try:
+        return run.latest_attempt()
+    except RunError:
+        return None
+
+
+def _own_process(run: RunDir, attempt: Attempt) -> RunError:
+    where = f" (process {attempt.process.pid})" if attempt.process else ""
+    return RunError(
+        f"The run {run.id} trains in a command, script or notebook of yours{where}, which is not killed from here.",
+        remedy=f"Press Ctrl-C there, twice to leave at once; or let it save: tunesmith runs stop {run.id}",
+        code="own-process",
+    )
+
+
 def _settled(run: RunDir, attempt: Attempt | None) -> RunState:
     """Where a run stands that is over, its helpers gone with it."""
     if attempt:
-        kill_all(attempt)
+        kill_all(run, attempt)
     return run.state()
 
 
@@ -173,10 +223,6 @@ def wait(run: RunDir, *, timeout_seconds: float) -> RunState:
     while run.is_held() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return run.state()
-
-
-def _is_supervised(attempt: Attempt) -> bool:
-    return attempt.supervisor is not None and is_alive(attempt.supervisor)
 
 
 def _refuse_unless_live(run: RunDir) -> None:

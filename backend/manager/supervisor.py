@@ -16,22 +16,23 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import RunError, TunesmithError
 from backend.lifecycle import Event, require
 from backend.manager.alerts import Alert, AlertSettings, send
-from backend.manager.attempt_end import AttemptEvidence, kernel_oom_kills, reason_of
+from backend.manager.attempt_end import AttemptEvidence, detail_of, kernel_oom_kills, reason_of
 from backend.manager.attempt_processes import TOKEN, kill_all
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.housekeeping import Housekeeping
 from backend.manager.queue_manager import QueueManager
 from backend.manager.ranks import Ranks, launch, nproc_per_node
-from backend.reports import Attempt
+from backend.reports import KILLED, Attempt
 from backend.run_dir import LOCK_FD, RunDir
 from backend.run_state import read_records
 from backend.utils.file_utils import free_bytes
-from backend.utils.process_utils import identify
+from backend.utils.process_utils import identify, identify_started
 
 ATTEMPT = "TUNESMITH_ATTEMPT"
 TICK_SECONDS = 0.1
@@ -73,10 +74,15 @@ class Ready:
 
 
 class Supervisor:
-    """One run and its attempts, for as long as ``lock``, the descriptor of the run's lock, is held."""
+    """One run and its attempts, for as long as ``lock``, the descriptor of the run's lock, is held.
 
-    def __init__(self, run: RunDir, command: Sequence[str], policy: Policy, lock: int) -> None:
-        self._run = run
+    ``signals`` are the SIGTERMs that this process was sent. No disk that refuses keeps it from its work.
+    """
+
+    def __init__(
+        self, run: RunDir, command: Sequence[str], policy: Policy, lock: int, signals: Sequence[int] = ()
+    ) -> None:
+        self._run, self._signals = run, signals
         self._command = tuple(command)
         self._policy = policy
         self._lock = lock
@@ -94,33 +100,56 @@ class Supervisor:
         token = secrets.token_hex(16)
         attempt = self._run.begin_attempt(self._command, supervisor=identify(os.getpid()), token=token)
         trainer = self._launch(attempt)
-        with contextlib.suppress(ProcessLookupError):  # gone already: the wait below sees how
-            attempt = self._run.set_process(attempt, trainer.pid)
+        attempt = self._with_process(attempt, trainer.pid)
         ready.say()
         forced = self._watch(attempt, trainer)
-        kill_all(attempt)
+        kill_all(self._run, attempt)
+        records = read_records(self._run)
         evidence = AttemptEvidence(
             returncode=trainer.returncode,
-            has_outcome=self._run.read_outcome() is not None,
+            has_outcome=records.outcome is not None,
             forced=forced,
-            stopped_early=bool(self._run.stop_requested()) and not read_records(self._run).reported,
+            stopped_early=self._stop_asked() and not records.reported,
+            at_once=self._run.stop_requested() == KILLED,
             oom_kills=kernel_oom_kills() - oom_kills,
             free_bytes=free_bytes(self._run.path),
         )
-        return self._conclude(attempt, trainer.returncode, reason_of(evidence))
+        return self._conclude(attempt, evidence)
 
-    def _conclude(self, attempt: Attempt, returncode: int, reason: str) -> bool:
-        again = False
-        if reason in _WORTH_ANOTHER_TRY and self._policy.restarts and not self._run.stop_requested():
+    def _with_process(self, attempt: Attempt, pid: int) -> Attempt:
+        """Record the trainer's process; on a disk that refuses we alone know of it, and the token finds it too."""
+        try:
+            return self._run.set_process(attempt, pid)
+        except ProcessLookupError:  # gone already: the wait sees how
+            return attempt
+        except OSError:
+            traceback.print_exc()
+            return replace(attempt, process=identify_started(pid))
+
+    def _conclude(self, attempt: Attempt, evidence: AttemptEvidence) -> bool:
+        again, reason, returncode = False, reason_of(evidence), evidence.returncode
+        if reason in _WORTH_ANOTHER_TRY and self._policy.restarts and not self._stop_asked():
             again = self._breaker.allows(self._run.newest_checkpoint_step())
             reason = reason if again else "crash-loop"
-        self._run.end_attempt(
-            attempt,
-            reason,
-            exit_code=returncode if returncode >= 0 else None,
-            signal_number=-returncode if returncode < 0 else None,
-        )
+        try:
+            self._run.end_attempt(
+                attempt,
+                reason,
+                exit_code=returncode if returncode >= 0 else None,
+                signal_number=-returncode if returncode < 0 else None,
+                detail=detail_of(evidence, self._run.path),
+            )
+        except OSError:  # not even the bytes set aside were enough: the log says why
+            traceback.print_exc()
+            return False
         return again
+
+    def _stop_asked(self) -> bool:
+        """Whether the run shall stop: by a request in its folder, or by a SIGTERM, which becomes a request."""
+        if self._signals and self._run.stop_requested() is None:
+            with contextlib.suppress(OSError):  # the escalation tells the trainer then
+                self._run.request_stop("sigterm")
+        return bool(self._signals) or self._run.stop_requested() is not None
 
     def _launch(self, attempt: Attempt) -> Ranks:
         """The trainer in a session of its own, with the lock, the attempt's number and its token."""
@@ -145,13 +174,13 @@ class Supervisor:
 
     def _watch(self, attempt: Attempt, trainer: Ranks) -> bool:
         """Wait for the trainer, look after the run, and see a stop request through; True when it had to be killed."""
-        escalation = Escalation(attempt, self._policy)
-        housekeeping = Housekeeping(self._run, log_limit_bytes=self._policy.log_limit_bytes)
+        escalation = Escalation(self._run, attempt, self._policy)
+        housekeeping = Housekeeping(self._run, attempt, log_limit_bytes=self._policy.log_limit_bytes)
         try:
             while not trainer.wait(TICK_SECONDS):
                 housekeeping.tick()
-                if self._run.stop_requested():
-                    escalation.tick()
+                if self._stop_asked() or housekeeping.wants_stop:
+                    escalation.tick(at_once=self._run.stop_requested() is None)
         finally:
             housekeeping.close()
         return escalation.forced
@@ -160,9 +189,9 @@ class Supervisor:
         """Wait before the next attempt; False when a stop is asked for meanwhile."""
         seconds = self._policy.backoff_seconds * 2 ** (self._breaker.used - 1)
         deadline = time.monotonic() + min(seconds, LONGEST_BACKOFF_SECONDS)
-        while time.monotonic() < deadline and not self._run.stop_requested():
+        while time.monotonic() < deadline and not self._stop_asked():
             time.sleep(min(TICK_SECONDS, self._policy.backoff_seconds))
-        return not self._run.stop_requested()
+        return not self._stop_asked()
 
 
 def _visible_devices(device: str) -> dict[str, str]:
@@ -173,26 +202,27 @@ def _visible_devices(device: str) -> dict[str, str]:
 
 def own(run: RunDir, command: Sequence[str], policy: Policy, ready: Ready) -> None:
     """Take the run and see it through. Raises RunError when it is taken, over, or cannot be started."""
-    with run.lock() as lock, _stop_on_sigterm(run):
+    with run.lock() as lock, _noted_sigterms() as signals:
         run.set_damage_aside()
         require(run.id, run.state_at_rest().status, Event.START)
         _sweep_last_attempt(run)
-        Supervisor(run, command, policy, lock).supervise(ready)
+        Supervisor(run, command, policy, lock, signals).supervise(ready)
 
 
 def _sweep_last_attempt(run: RunDir) -> None:
     """Helpers of an attempt whose supervisor was killed have nobody else to end them."""
     last = run.latest_attempt()
     if last:
-        kill_all(last)
+        kill_all(run, last)
 
 
 @contextlib.contextmanager
-def _stop_on_sigterm(run: RunDir) -> Iterator[None]:
-    """A machine that shuts down tells every process to end: for us that is a request to save and stop."""
-    before = signal.signal(signal.SIGTERM, lambda *_: run.request_stop("sigterm"))
+def _noted_sigterms() -> Iterator[Sequence[int]]:
+    """A machine that shuts down tells every process to end: for us that is a wish to save and stop, noted here."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: noted.append(number))
     try:
-        yield
+        yield noted
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -212,10 +242,18 @@ def main(argv: Sequence[str]) -> int:
         ready.say(_broken(run, error))
         return 1
     finally:
-        QueueManager(run.path.parent).schedule()
+        _start_the_next(run)
     for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
         print(problem, file=sys.stderr)  # noqa: T201  supervisor.log
     return 0
+
+
+def _start_the_next(run: RunDir) -> None:
+    """Let the queue move; what goes wrong with another run is no reason to end without a word about this one."""
+    try:
+        QueueManager(run.path.parent).schedule()
+    except (TunesmithError, OSError):
+        traceback.print_exc()
 
 
 def _broken(run: RunDir, error: Exception) -> RunError:

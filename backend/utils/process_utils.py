@@ -92,6 +92,30 @@ def is_alive(identity: ProcessIdentity) -> bool:
         return False
 
 
+def is_suspended(identity: ProcessIdentity) -> bool:
+    """Whether that very process lives and is stopped by a signal (SIGSTOP, Ctrl-Z) or a debugger."""
+    if not is_alive(identity):
+        return False
+    try:
+        if (_PROC / "self/stat").exists():
+            return _stat(identity.pid)[0] in "Tt"
+        import psutil  # noqa: PLC0415  only needed where there is no /proc
+
+        return bool(psutil.Process(identity.pid).status() == psutil.STATUS_STOPPED)
+    except (ProcessLookupError, ImportError):
+        return False
+
+
+def catches(identity: ProcessIdentity, signal_number: signal.Signals) -> bool:
+    """Whether that very process lives and handles a signal itself; False where the system does not say."""
+    try:
+        status = (_PROC / str(identity.pid) / "status").read_text("latin-1")
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return is_alive(identity) and bool(int(caught, 16) >> (signal_number - 1) & 1)
+
+
 def send_signal(identity: ProcessIdentity, signal_number: signal.Signals) -> bool:
     """Signal that very process; False, and nothing sent, when it is gone or the pid is another's by now.
 
@@ -126,13 +150,18 @@ def _start_ticks(pid: int) -> int:
     """Clock ticks from boot to the start of a living process (proc(5), field 22 of stat)."""
     if not (_PROC / "self/stat").exists():
         return _start_ticks_elsewhere(pid)
-    try:
-        state, *fields = (_PROC / str(pid) / "stat").read_text("latin-1").rpartition(")")[2].split()
-    except OSError as error:
-        raise ProcessLookupError(f"no process {pid}") from error
+    state, *fields = _stat(pid)
     if state in "ZX":
         raise ProcessLookupError(f"process {pid} has ended")
     return int(fields[18])
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc(5) stat behind the program's name: the state first."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text("latin-1").rpartition(")")[2].split()
+    except OSError as error:
+        raise ProcessLookupError(f"no process {pid}") from error
 
 
 def _start_ticks_elsewhere(pid: int) -> int:

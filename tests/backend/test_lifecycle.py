@@ -12,6 +12,7 @@ import pytest
 from backend.errors import RunError
 from backend.lifecycle import LIVE, LOST_REASONS, TRANSITIONS, Event, Evidence, derive, require
 from backend.reports import AttemptEnd, Outcome, QueueTicket, RunStatus
+from backend.run_pace import Health
 
 OUTCOME = Outcome(RunStatus.FINISHED, "completed", "Done.", attempt=2)
 TICKET = QueueTicket("2026-01-01T00:00:00", after_attempt=2, position=1.0)
@@ -73,6 +74,41 @@ def test_an_end_from_outside_is_an_interruption(reason: str) -> None:
 def test_a_crash_names_its_signal_and_an_error_its_code() -> None:
     assert "SIGSEGV" in derive(ended("crashed", signal_number=11)).message
     assert "exit code 7" in derive(ended("error", exit_code=7)).message
+
+
+SUSPENDED, SILENT = Health(5.0, True), Health(3600.0, False)
+
+
+@pytest.mark.parametrize(
+    ("health", "message", "way_out"),
+    [
+        (SUSPENDED, "its process 123 is suspended", "kill -CONT 123"),
+        (SUSPENDED, "its process 123 is suspended", "tunesmith runs stop r --now"),
+        (SILENT, "written nothing for 60 minutes", "tunesmith runs stop r --now"),
+    ],
+)
+def test_f06_a_frozen_trainer_is_not_responding(health: Health, message: str, way_out: str) -> None:
+    state = derive(Evidence("r", held=True, reported=True, attempt=1, health=health, pid=123))
+    assert (state.status, state.reason) == (RunStatus.RUNNING, "not-responding")
+    assert message in state.message
+    assert way_out in state.next_action
+
+
+def test_f06_a_person_s_own_command_is_ended_where_it_runs() -> None:
+    state = derive(Evidence("r", held=True, attempt=1, health=SILENT, pid=123, own_process=True))
+    assert state.status is RunStatus.STARTING
+    assert "--now" not in state.next_action
+    assert "in its own terminal (process 123)" in state.next_action
+
+
+def test_f06_a_frozen_trainer_that_shall_stop_says_both() -> None:
+    state = derive(Evidence("r", held=True, stop="paused", attempt=1, health=SUSPENDED, pid=123))
+    assert (state.status, state.reason) == (RunStatus.STOPPING, "paused")
+    assert "suspended" in state.message
+
+
+def test_f06_a_run_at_rest_is_never_silent() -> None:
+    assert derive(Evidence("r", health=SILENT)).reason == "new"
 
 
 def test_the_state_knows_its_attempt_and_its_damage() -> None:

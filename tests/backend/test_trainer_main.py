@@ -202,10 +202,11 @@ class TestStopping:
             (lambda run: run.request_stop(), "stop-requested", 3),
             (lambda run: run.request_stop("paused"), "paused", 3),
             (lambda run: run.stop_file.touch(), "stop-requested", 3),
+            (lambda run: (run.request_stop("paused"), os.kill(os.getpid(), signal.SIGTERM)), "paused", 3),
             (lambda _: os.kill(os.getpid(), signal.SIGTERM), "sigterm", 143),
             (lambda _: os.kill(os.getpid(), signal.SIGINT), "sigint", 130),
         ],
-        ids=["stop", "pause", "empty file", "SIGTERM", "SIGINT"],
+        ids=["stop", "pause", "empty file", "pause of a slow step", "SIGTERM", "SIGINT"],
     )
     def test_it_saves_stops_and_goes_on_to_the_same_bits(
         self, made: RunDir, undisturbed: RunDir, ask: Callable[[RunDir], object], code: str, exits: int

@@ -316,22 +316,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a stop stops nothing",
         "backend/manager/process_manager.py",
-        "    policy = policy or Policy()\n    _refuse_unless_live(run)\n    run.request_stop(reason)\n",
-        "    policy = policy or Policy()\n    _refuse_unless_live(run)\n    return run.state()\n",
+        "    _refuse_unless_live(run)\n    asked = _ask(run, reason, wait_seconds)\n",
+        "    _refuse_unless_live(run)\n    return run.state()\n",
         (PROCESSES,),
     ),
     Fault(
         "a stop request is not heeded",
         "backend/trainer_main.py",
-        "signals.reason or run_dir.stop_requested()",
+        "run_dir.stop_requested() or signals.reason",
         "signals.reason",
         (TRAINER,),
     ),
     Fault(
         "no signal is sent",
         "backend/manager/attempt_processes.py",
-        "return attempt.process is not None and send_signal(attempt.process, signal.SIGTERM)",
-        "return attempt.process is not None",
+        "return send_signal(attempt.process, signal.SIGTERM)",
+        "return True",
         (ATTEMPT, SUPERVISOR),
     ),
     Fault(
@@ -351,8 +351,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the wrong pid is written down",
         "backend/manager/supervisor.py",
-        "self._run.set_process(attempt, trainer.pid)",
-        "self._run.set_process(attempt, os.getpid())",
+        "self._with_process(attempt, trainer.pid)",
+        "self._with_process(attempt, os.getpid())",
         (SUPERVISOR, PROCESSES),
     ),
     Fault(

@@ -12,9 +12,9 @@ import pytest
 
 from backend.manager import housekeeping
 from backend.manager.alerts import Alert, AlertSettings
-from backend.manager.health import Health
 from backend.manager.housekeeping import Housekeeping, cap_log
 from backend.run_dir import RunDir
+from backend.run_pace import Health
 from backend.utils.jsonl_utils import read_jsonl_tail
 from tests.eventually import eventually
 
@@ -72,6 +72,20 @@ def test_f15_a_full_disk_stops_no_housekeeping(
     assert not run.system_file.exists()
 
 
+def test_f14_a_request_that_cannot_be_written_is_a_wish(
+    keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("backend.manager.system_manager.free_bytes", lambda _: 0)
+    monkeypatch.setattr("backend.run_dir.write_json_durably", refuse)
+    assert not keeper.wants_stop
+    keeper.tick()
+    keeper.close()
+    assert keeper.wants_stop
+
+
 def test_f06_silence_is_told_once(keeper: Housekeeping, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Alert] = []
     talking, silent, suspended = Health(0.0, False), Health(9999.0, False), Health(0.0, True)
@@ -81,7 +95,7 @@ def test_f06_silence_is_told_once(keeper: Housekeeping, monkeypatch: pytest.Monk
         told.append(alert)
         return ()
 
-    monkeypatch.setattr(housekeeping, "health", lambda _: next(moods))
+    monkeypatch.setattr(housekeeping, "health", lambda *_: next(moods))
     monkeypatch.setattr(housekeeping, "send", tell)
     for _ in range(5):
         keeper.tick()

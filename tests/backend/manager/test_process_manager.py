@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Barrier
 
@@ -208,7 +210,7 @@ class TestStopping:
         eventually(lambda: run.newest_checkpoint_step() >= 5)
         before = {path.name for path in run.path.iterdir()}
         stop(run)
-        assert before <= {path.name for path in run.path.iterdir()} | {"stop"}
+        assert before <= {path.name for path in run.path.iterdir()} | {"stop", "reserve"}
         assert run.newest_checkpoint_step() >= 5
 
     def test_a_pause_says_so_and_a_resume_goes_on(self, run: RunDir) -> None:
@@ -247,6 +249,17 @@ class TestStopping:
         assert (state.status, state.reason) == (RunStatus.INTERRUPTED, "stop-forced")
         eventually(lambda: processes_of(run.path) == [])
 
+    def test_a_slow_step_is_waited_for(self, run: RunDir) -> None:
+        """No step has been timed yet, so nobody can say that it hangs."""
+        start(run, policy=Policy(term_seconds=0.1), command=stand_in(run, "steps=10", "pause=1.5"))
+        running(run)
+        assert stop(run, policy=Policy(term_seconds=0.1)).status is RunStatus.STOPPED
+
+    def test_a_wait_that_is_asked_for_is_kept(self, run: RunDir) -> None:
+        start(run, command=stand_in(run, *LONG, "deaf"))
+        running(run)
+        assert stop(run, wait_seconds=0.3).reason == "stop-forced"
+
     def test_f05_a_suspended_trainer_is_ended_too(self, run: RunDir) -> None:
         start(run, policy=QUICK, command=stand_in(run, *LONG))
         send_signal(process_of(running(run)), signal.SIGSTOP)
@@ -255,9 +268,9 @@ class TestStopping:
     def test_w08_grandchildren_go_with_the_trainer(self, run: RunDir) -> None:
         start(run, command=stand_in(run, *LONG, "child"))
         attempt = running(run)
-        helpers = eventually(lambda: [one for one in members(attempt) if one != process_of(attempt)])
+        helpers = eventually(lambda: [one for one in members(run, attempt) if one != process_of(attempt)])
         stop(run)
-        assert members(attempt) == []
+        assert members(run, attempt) == []
         assert not any(send_signal(helper, signal.SIGTERM) for helper in helpers)
 
     def test_w08_a_stranger_of_the_same_name_lives_on(self, run: RunDir, root: Path) -> None:
@@ -281,7 +294,7 @@ class TestStopping:
         start(run, policy=Policy(restarts=5), command=stand_in(run, *LONG, "deaf"))
         running(run)
         state = kill(run)
-        assert state.status is RunStatus.INTERRUPTED
+        assert (state.status, state.reason) == (RunStatus.INTERRUPTED, "ended-at-once")
         assert run.latest_attempt_number() == 1
 
     def test_f05_what_survives_is_named_never_called_stopped(
@@ -289,11 +302,119 @@ class TestStopping:
     ) -> None:
         monkeypatch.setattr(process_manager, "_AFTER_GRACE_SECONDS", 0.2)
         with run.lock():
-            run.begin_attempt(("a",), pid=os.getpid())
-            monkeypatch.setattr(process_manager, "kill_all", lambda _: 0)
+            run.begin_attempt(("a",), pid=os.getpid(), token="01234567")
+            monkeypatch.setattr(process_manager, "kill_all", lambda *_: 0)
             with pytest.raises(RunError, match=f"processes: {os.getpid()}") as caught:
                 kill(run)
         assert caught.value.code == "still-alive"
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class TestAFullDisk:
+    """The request cannot be written, as where nothing was set aside: the trainer is told another way."""
+
+    def test_f14_a_stop_is_a_sigterm(self, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+        start(run, command=stand_in(run, *LONG))
+        running(run)
+        monkeypatch.setattr(RunDir, "request_stop", refuse)
+        assert stop(run, policy=QUICK).reason == "sigterm"
+
+    def test_f14_a_deaf_trainer_is_killed_after_the_grace(
+        self, run: RunDir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start(run, command=stand_in(run, *LONG, "deaf", "child"))
+        attempt = running(run)
+        monkeypatch.setattr(RunDir, "request_stop", refuse)
+        assert stop(run, policy=QUICK).status is RunStatus.INTERRUPTED
+        assert members(run, attempt) == []
+
+    def test_f14_a_kill_kills(self, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+        start(run, command=stand_in(run, *LONG, "deaf"))
+        running(run)
+        monkeypatch.setattr(RunDir, "request_stop", refuse)
+        assert kill(run).status is RunStatus.INTERRUPTED
+
+
+class TestAPersonsOwnProcess:
+    """A run in a command, script or notebook of the person's own."""
+
+    @pytest.fixture
+    def script(self, run: RunDir) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+        """Starts a script that works on the run by itself; its words say when to leave the run."""
+
+        def begin(until: str) -> subprocess.Popen[str]:
+            program = (
+                "import os, pathlib, sys, time\n"
+                "from backend.run_dir import RunDir\n"
+                "run = RunDir(pathlib.Path(sys.argv[1]))\n"
+                "with run.lock():\n"
+                "    attempt = run.begin_attempt(('script',), pid=os.getpid())\n"
+                "    print('begun', flush=True)\n"
+                f"    while not ({until}):\n"
+                "        time.sleep(0.01)\n"
+                "    run.end_attempt(attempt, 'exited', exit_code=3)\n"
+                "time.sleep(0.3)\n"
+                "print('and then something else')\n"
+            )
+            child = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", program, str(run.path)],
+                    cwd=Path(__file__).parents[3],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(child.kill)
+            assert child.stdout is not None
+            assert child.stdout.readline() == "begun\n"
+            return child
+
+        with ExitStack() as stack:
+            yield begin
+
+    @pytest.mark.parametrize("end", [stop, pause])
+    def test_a_stop_lets_it_go_on_after_the_run(
+        self, run: RunDir, script: Callable[[str], subprocess.Popen[str]], end: Callable[..., RunState]
+    ) -> None:
+        child = script("run.stop_requested()")
+        end(run)
+        said, _ = child.communicate()
+        assert (said, child.returncode) == ("and then something else\n", 0)
+
+    def test_one_that_does_not_heed_a_stop_is_left_stopping(
+        self,
+        run: RunDir,
+        script: Callable[[str], subprocess.Popen[str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(process_manager, "_AFTER_GRACE_SECONDS", 0.2)
+        child = script("False")
+        assert stop(run, wait_seconds=0.1, policy=QUICK).status is RunStatus.STOPPING
+        assert child.poll() is None
+
+    def test_a_kill_is_refused_and_names_the_process(
+        self, run: RunDir, script: Callable[[str], subprocess.Popen[str]]
+    ) -> None:
+        child = script("False")
+        with pytest.raises(RunError, match=f"process {child.pid}") as caught:
+            kill(run)
+        assert caught.value.code == "own-process"
+        assert child.poll() is None
+
+    def test_where_nothing_can_be_written_it_is_not_signalled_to_death(
+        self,
+        run: RunDir,
+        script: Callable[[str], subprocess.Popen[str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(process_manager, "_AFTER_GRACE_SECONDS", 0.2)
+        child = script("False")
+        monkeypatch.setattr(RunDir, "request_stop", refuse)
+        stop(run, policy=QUICK)
+        assert child.poll() is None
 
 
 class TestWithoutSupervisor:
@@ -310,27 +431,27 @@ class TestWithoutSupervisor:
         send_signal(supervisor_of(attempt), signal.SIGKILL)
         eventually(lambda: not send_signal(supervisor_of(attempt), signal.SIGKILL))
         assert stop(run, policy=QUICK).status is RunStatus.INTERRUPTED
-        assert members(attempt) == []
+        assert members(run, attempt) == []
 
     def test_w08_helpers_go_even_when_nobody_supervised_the_end(self, run: RunDir) -> None:
         start(run, command=stand_in(run, *LONG, "child"))
         attempt = running(run)
-        eventually(lambda: len(members(attempt)) == 2)
+        eventually(lambda: len(members(run, attempt)) == 2)
         send_signal(supervisor_of(attempt), signal.SIGKILL)
         assert stop(run).status is RunStatus.STOPPED
-        eventually(lambda: members(attempt) == [])
+        eventually(lambda: members(run, attempt) == [])
         assert not run.is_held()
 
     def test_w08_a_new_attempt_sweeps_up_after_the_last(self, run: RunDir) -> None:
         start(run, command=stand_in(run, *LONG, "child"))
         attempt = running(run)
-        eventually(lambda: len(members(attempt)) == 2)
+        eventually(lambda: len(members(run, attempt)) == 2)
         send_signal(supervisor_of(attempt), signal.SIGKILL)
         send_signal(process_of(attempt), signal.SIGKILL)
         eventually(lambda: not run.is_held())
         start(run, command=stand_in(run, "steps=1"))
         wait(run, timeout_seconds=20)
-        assert members(attempt) == []
+        assert members(run, attempt) == []
 
     def test_f08_f09_both_killed_is_interrupted(self, run: RunDir) -> None:
         start(run, command=stand_in(run, *LONG))
