@@ -19,7 +19,6 @@ from backend.data.load import file_sha256, load_rows
 from backend.data.records import Rejected, Row
 from backend.errors import DataError, InferenceError, TunesmithError
 from backend.inferencer import Inferencer, Prompt
-from backend.row_encoding import read_tools
 from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
 from backend.utils.jsonl_utils import JsonlWriter, read_jsonl_tail
 from backend.utils.lock_utils import LockedError, hold_lock
@@ -79,13 +78,10 @@ def read_asked(path: Path) -> list[Asked]:
 
 
 def _asked(row: Row) -> Asked:
-    if row.text is not None:
-        return Asked(row.place, row.text)
-    if not row.messages:
+    asked = row.asked()
+    if asked is None:
         return Asked(row.place, problem="This row holds tokens or segments, and no prompt.")
-    messages = list(row.messages)
-    answer = str(messages.pop()["content"]) if messages[-1]["role"] == "assistant" else ""
-    return Asked(row.place, messages, answer, read_tools(row))
+    return Asked(row.place, *asked, row.tool_list())
 
 
 def _refused(item: Rejected) -> Asked:

@@ -156,8 +156,5 @@ def held_out_prompts(config: RunConfig) -> list[tuple[str, Any, str]]:
 
 
 def _as_prompt(row: Row) -> tuple[str, Any, str]:
-    if row.text is not None:
-        return row.place, row.text, ""
-    messages = list(row.messages)
-    answer = str(messages.pop()["content"]) if messages and messages[-1]["role"] == "assistant" else ""
-    return row.place, messages, answer
+    prompt, expected = row.asked() or ([], "")
+    return row.place, prompt, expected

@@ -6,6 +6,7 @@ Roles come out as system, user, assistant and tool; content comes out as text, e
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,9 @@ MESSAGE_KEYS = frozenset(
 )
 """Every key of a message that is looked at."""
 _TRAINED = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+_BEGINS_AS_MESSAGES = re.compile(r"\s*(?:\[\s*)?\{\s*[\"']")
+_WRITTEN_BY_STR = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:.*\}\s*\]\s*\Z", re.DOTALL)
 
 
 def bad_row(reason: str) -> DataError:
@@ -107,6 +111,33 @@ def json_text(value: Any, field: str) -> str | None:
     """A structured cell as one JSON string, None when it is empty."""
     parsed = plain(read_json_cell(value, field)) if value not in (None, "") else None
     return json.dumps(parsed, ensure_ascii=False) if parsed else None
+
+
+def as_given(value: Any, field: str) -> Any:
+    """Return the messages in a text cell that holds nothing but messages as JSON; any other cell as it is.
+
+    Raises ``DataError`` where Python's ``str()`` wrote them, which is no JSON.
+    """
+    if not isinstance(value, str) or isinstance(value, Spelled) or not _BEGINS_AS_MESSAGES.match(value):
+        return value
+    try:
+        found = decode(value)
+    except ValueError:
+        if _WRITTEN_BY_STR.match(value):
+            raise bad_row(
+                f"the field {field!r} holds messages as Python's str() wrote them; json.dumps would do"
+            ) from None
+        return value
+    return found if is_conversation(found) or is_message(found) else value
+
+
+def is_message(value: Any) -> bool:
+    """Return whether a cell holds one message: an object with a role and a text."""
+    return (
+        isinstance(value, Mapping)
+        and ("role" in value or "from" in value)
+        and bool({"content", "value", "tool_calls"} & value.keys())
+    )
 
 
 def is_conversation(value: Any) -> bool:

@@ -17,6 +17,7 @@ from rich.text import Text
 from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow, looked_at
 from backend.data.checks.secrets import redact
+from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unread import UnreadKey
@@ -25,6 +26,7 @@ from backend.utils.text_utils import counted, shorten, without_controls
 EXAMPLES = 3
 REPORT_VERSION = 1
 
+_RATINGS_HARM = "Every answer is trained as a good one, the bad ones too."
 _ORDER: dict[Level, int] = {"block": 0, "warn": 1, "info": 2}
 _COLOURS: dict[Level, str] = {"block": "red", "warn": "yellow", "info": "cyan"}
 _WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}
@@ -106,6 +108,7 @@ def examine(
         findings = _by_harm([*findings, _unread_keys(unread, len(loaded.rows) + len(loaded.rejected))])
     if loaded.disguised:
         findings = _by_harm([*findings, _read_as_text(loaded)])
+    findings = _by_harm([*findings, *_unused_columns(loaded)])
     return Report(
         source=source,
         sha256=loaded.sha256,
@@ -285,6 +288,33 @@ def _unread_keys(unread: Sequence[UnreadKey], rows: int) -> Finding:
         examples=tuple(Example(each.place, each.said) for each in unread[:EXAMPLES]),
         fix=None,
     )
+
+
+def _unused_columns(loaded: Loaded) -> list[Finding]:
+    """One finding for ratings that nobody reads, and one for words that nobody reads."""
+    total = len(loaded.rows) + len(loaded.rejected)
+    kinds: tuple[tuple[str, str, Level, str, bool], ...] = (
+        ("unused-ratings", "Ratings of the answers are not used", "block", _RATINGS_HARM, True),
+        (
+            "unused-columns",
+            "Columns with words are not used",
+            "warn",
+            "They are left out of training.",
+            False,
+        ),
+    )
+    findings = []
+    for slug, title, level, harm, rated in kinds:
+        columns = [each for each in loaded.unused if (each.holds == "rating") == rated]
+        if columns:
+            most = max(each.rows for each in columns)
+            ways = " ".join(how_to_use(each, loaded.shape) for each in columns[:EXAMPLES])
+            where = tuple(
+                Example(each.place, f"{each.name}: {redact(each.sample)}") for each in columns[:EXAMPLES]
+            )
+            share = round(most / max(1, total), 6)
+            findings.append(Finding(0, slug, title, level, most, share, f"{harm} {ways}", where, None))
+    return findings
 
 
 def _read_as_text(loaded: Loaded) -> Finding:

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
-from backend.data.formats import Shape, detect, listed, other_shape, to_row
+from backend.data.formats import Shape, detect, how_to_use, listed, other_shape, to_row
 from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import kept
 from backend.data.text_files import disguised
 from backend.data.unread import UnreadKey, note_unread
+from backend.data.unused import UnusedColumn, UnusedColumns
 from backend.errors import DataError
 from backend.utils.file_utils import sha256_file, write_text_durably
 from backend.utils.text_utils import counted, shorten
@@ -33,7 +34,8 @@ class Loaded:
     """The rows of a source, what was refused or left aside, how it was read, and the SHA-256 of its bytes.
 
     ``unread``: the keys of messages that hold something nobody reads; ``disguised``: the ending that a text file
-    should have, where its lines are no plain text.
+    should have, where its lines are no plain text; ``unused``: columns that hold ratings, texts or labels and are no
+    part of a row.
     """
 
     rows: Sequence[Row]
@@ -43,6 +45,7 @@ class Loaded:
     skipped: tuple[Skipped, ...] = ()
     unread: tuple[UnreadKey, ...] = ()
     disguised: str = ""
+    unused: tuple[UnusedColumn, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -52,6 +55,7 @@ class Loaded:
         return (
             *([f"{plain} {self.disguised}."] if self.disguised else []),
             *(f"Messages have a key that is not read: {each.said}." for each in keys),
+            *(f"A column is not used: {each.said}. {how_to_use(each, self.shape)}" for each in self.unused),
         )
 
     @property
@@ -114,6 +118,8 @@ def load_rows(
         shape = detect(looked_at, columns)
         known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
         every = _watched(itertools.chain(sample, records), known, aside)
+        unused = UnusedColumns([*shape.columns.values(), *shape.later.values()])
+        every = unused.watch(every)
         every = note_unread(every, {**shape.later, **shape.columns}, aside.unread)
         rows = kept(_rows(every, shape, aside))
         if aside.too_many or not rows:
@@ -138,6 +144,7 @@ def load_rows(
         tuple(aside.skipped),
         tuple(aside.unread.values()),
         _disguised(shape, sample),
+        unused.found(shape.name),
     )
 
 

@@ -5,15 +5,17 @@ Imports no other room.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from backend.utils.text_utils import writable
 
 EXCERPT_CHARACTERS = 2_000
 
 Message = dict[str, Any]
+Kind = Literal["chat", "text", "preference", "judged", "tokens", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,39 @@ class Row:
     input_ids: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
     group: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """The sort of row it is, which decides what can be learned from it.
+
+        ``preference`` has two answers of which one is better, ``judged`` an answer that is good or bad.
+        """
+        if self.chosen or self.rejected:
+            return "preference"
+        if self.label is not None:
+            return "judged"
+        if self.input_ids:
+            return "tokens"
+        if self.segments:
+            return "segments"
+        return "chat" if self.text is None else "text"
+
+    def asked(self) -> tuple[str | list[Message], str] | None:
+        """Return the prompt, a text or messages, and the expected answer ("" without one).
+
+        None where nothing is asked: in rows of token ids and of segments.
+        """
+        if self.text is not None:
+            return self.text, ""
+        if not self.messages:
+            return None
+        messages = list(self.messages)
+        answer = str(messages.pop()["content"]) if messages[-1]["role"] == "assistant" else ""
+        return messages, answer
+
+    def tool_list(self) -> list[dict[str, Any]] | None:
+        """Return the tools as a chat template takes them, or None."""
+        return None if self.tools is None else json.loads(self.tools)
 
 
 def excerpt(text: str) -> str:

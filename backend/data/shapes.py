@@ -4,24 +4,66 @@ from __future__ import annotations
 
 import itertools
 import json
+import string
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from backend.data.chat import (
+    as_given,
     bad_row,
     cell_text,
     is_conversation,
+    is_message,
     json_text,
     read_json_cell,
     read_message,
     read_messages,
     refuse_media,
 )
+from backend.data.exact_json import Spelled
 from backend.data.families import PARTS, Columns
 from backend.data.records import Message, Row
 
 Cells = Mapping[str, Any]
+
+_GOOD = (
+    "true",
+    "1",
+    "1.0",
+    "good",
+    "yes",
+    "up",
+    "desirable",
+    "chosen",
+    "accepted",
+    "like",
+    "liked",
+    "correct",
+    "+1",
+)
+_BAD = ("false", "0", "0.0", "bad", "no", "down", "undesirable", "rejected", "refused", "dislike", "disliked")
+FLAGS: Mapping[str, bool] = {
+    **dict.fromkeys(_GOOD, True),
+    **dict.fromkeys((*_BAD, "incorrect", "wrong", "-1"), False),
+    "t": True,
+    "y": True,
+    "f": False,
+    "n": False,
+    "positive": True,
+    "negative": False,
+    "thumbs_up": True,
+    "thumbs_down": False,
+    "thumbs up": True,
+    "thumbs down": False,
+    "👍": True,
+    "👎": False,
+    "preferred": True,
+    "not_preferred": False,
+    "acceptable": True,
+    "unacceptable": False,
+}
+"""How people write that an answer is good (True) or bad."""
 
 
 def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
@@ -37,7 +79,10 @@ def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
 
 
 def _text(cells: Cells, columns: Columns, place: str) -> Row:
-    return Row(place, text=cell_text(cells[columns["text"]], columns["text"]))
+    field = columns["text"]
+    if is_conversation(given := as_given(cells[field], field)):
+        return Row(place, messages=read_messages(given, field))
+    return Row(place, text=cell_text(given, field))
 
 
 def _messages(cells: Cells, columns: Columns, place: str) -> Row:
@@ -48,8 +93,20 @@ def _messages(cells: Cells, columns: Columns, place: str) -> Row:
 def _prompt_completion(cells: Cells, columns: Columns, place: str) -> Row:
     prompt = _prompt_messages(cells, columns)
     completion = columns["completion"]
-    answer = _turns(_first_answer(cells[completion], completion), completion, "assistant")
+    given = _first_answer(cells[completion], completion)
+    if choices := _choices(cells, columns):
+        given = _chosen_letter(given, choices, completion)
+    answer = _turns(given, completion, "assistant")
+    if reasoning := _optional_text(cells, columns, "reasoning"):
+        answer = (*answer[:-1], {**answer[-1], "reasoning_content": reasoning})
     return Row(place, messages=(*prompt, *answer), tools=_tools(cells, columns))
+
+
+def _alpaca(cells: Cells, columns: Columns, place: str) -> Row:
+    renamed = {"instruction": "prompt", "output": "completion"}
+    return _prompt_completion(
+        cells, {renamed.get(part, part): column for part, column in columns.items()}, place
+    )
 
 
 def _prompt(cells: Cells, columns: Columns, place: str) -> Row:
@@ -58,9 +115,22 @@ def _prompt(cells: Cells, columns: Columns, place: str) -> Row:
 
 def _prompt_messages(cells: Cells, columns: Columns) -> tuple[Message, ...]:
     prompt = _untrained(_turns(cells[columns["prompt"]], columns["prompt"], "user"))
-    context = _optional_text(cells, columns, "context")
-    if context:
-        prompt = (*prompt[:-1], {**prompt[-1], "content": f"{context}\n\n{prompt[-1]['content']}"})
+    return _framed(prompt, cells, columns)
+
+
+def _framed(prompt: tuple[Message, ...], cells: Cells, columns: Columns) -> tuple[Message, ...]:
+    """Return the prompt with all that belongs to it.
+
+    Context stands above its last message, input and choices under it; before it are the system message and history.
+    """
+    asked = str(prompt[-1]["content"])
+    if context := _optional_text(cells, columns, "context"):
+        asked = f"{context}\n\n{asked}"
+    if extra := _optional_text(cells, columns, "input"):
+        asked = f"{asked}\n{extra}"
+    for label, choice in _choices(cells, columns).items():
+        asked = f"{asked}\n{label}. {choice}"
+    prompt = (*_history(cells, columns), *prompt[:-1], {**prompt[-1], "content": asked})
     return _with_system(prompt, cells, columns)
 
 
@@ -73,34 +143,60 @@ def _first_answer(value: Any, field: str) -> Any:
     return value["text"][0]
 
 
-def _alpaca(cells: Cells, columns: Columns, place: str) -> Row:
-    messages = (
-        *_history(cells, columns),
-        {"role": "user", "content": _task(cells, columns, "instruction")},
-        {"role": "assistant", "content": cell_text(cells[columns["output"]], columns["output"])},
+def _choices(cells: Cells, columns: Columns) -> dict[str, str]:
+    """The choices of a question by their letter: from a list, ARC's ``{"text": […], "label": […]}`` or by letter."""
+    value = cells.get(columns["choices"]) if "choices" in columns else None
+    if value in (None, "", [], {}):
+        return {}
+    field = columns["choices"]
+    given = read_json_cell(value, field)
+    if isinstance(given, Mapping):
+        texts = given.get("text", list(given.values()))
+        labels = given.get("label", list(given)) if "text" in given else list(given)
+    else:
+        texts = given
+        labels = list(string.ascii_uppercase)[: len(given)] if isinstance(given, list) else []
+    if not isinstance(texts, list) or not isinstance(labels, list) or len(labels) != len(texts):
+        raise bad_row(f"the field {field!r} must be a list of up to 26 choices")
+    return {
+        cell_text(label, field): cell_text(text, f"{field}[{number}]")
+        for number, (label, text) in enumerate(zip(labels, texts, strict=True))
+    }
+
+
+def _chosen_letter(answer: Any, choices: Mapping[str, str], field: str) -> Any:
+    """The letter that an answer which counts the choices from 0 means; any other answer as it is."""
+    counts = (
+        isinstance(answer, Spelled | int | str) and not isinstance(answer, bool) and str(answer).isdecimal()
     )
-    return Row(place, messages=_with_system(messages, cells, columns))
+    written = isinstance(answer, str) and not isinstance(answer, Spelled)
+    if not counts or str(answer) in choices:
+        return answer
+    if written and str(answer) in choices.values():
+        raise bad_row(
+            f"the field {field!r} is {answer!r}, which is a choice and may count them too; write a letter"
+        )
+    if int(answer) >= len(choices):
+        raise bad_row(f"the field {field!r} is {answer}; counted from 0, there are {len(choices)} choices")
+    return list(choices)[int(answer)]
 
 
-def _task(cells: Cells, columns: Columns, part: str) -> str:
-    task = cell_text(cells[columns[part]], columns[part])
-    extra = _optional_text(cells, columns, "input")
-    return f"{task}\n{extra}" if extra else task
-
-
-def _history(cells: Cells, columns: Columns) -> list[Message]:
+def _history(cells: Cells, columns: Columns) -> tuple[Message, ...]:
+    """Earlier turns: a list of [user, assistant] pairs, or of messages; their answers are trained."""
     value = cells.get(columns["history"]) if "history" in columns else None
     if value in (None, "", []):
-        return []
+        return ()
     field = columns["history"]
-    pairs = read_json_cell(value, field)
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise bad_row(f"the field {field!r} must be a list of [user, assistant] pairs")
-    return [
+    turns = read_json_cell(value, field)
+    if is_conversation(turns):
+        return read_messages(turns, field)
+    if not isinstance(turns, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in turns):
+        raise bad_row(f"the field {field!r} must be a list of [user, assistant] pairs, or of messages")
+    return tuple(
         {"role": role, "content": cell_text(text, f"{field}[{number}]")}
-        for number, pair in enumerate(pairs)
+        for number, pair in enumerate(turns)
         for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
+    )
 
 
 def _preference(cells: Cells, columns: Columns, place: str) -> Row:
@@ -114,21 +210,24 @@ def _preference(cells: Cells, columns: Columns, place: str) -> Row:
         field = columns["prompt"]
         prompt = read_messages(value.get("messages"), f"{field}.messages")
         tools = _tool_list(value.get("tools"), f"{field}.tools")
-    elif isinstance(value, list):
-        prompt = read_messages(value, columns["prompt"])
     else:
-        prompt = ({"role": "user", "content": _task(cells, columns, "prompt")},)
-    prompt = _with_system(_untrained(prompt), cells, columns)
-    if chosen[: len(prompt)] == rejected[: len(prompt)] == prompt and min(len(chosen), len(rejected)) > len(
-        prompt
-    ):
-        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
-    return Row(place, messages=prompt, chosen=chosen, rejected=rejected, tools=tools)
+        prompt = _turns(value, columns["prompt"], "user")
+    prompt = _untrained(prompt)
+    framed = _framed(prompt, cells, columns)
+    for asked in (framed, prompt):
+        if _begins_with(chosen, asked) and _begins_with(rejected, asked):
+            chosen, rejected = chosen[len(asked) :], rejected[len(asked) :]
+            break
+    return Row(place, messages=framed, chosen=chosen, rejected=rejected, tools=tools)
+
+
+def _begins_with(replies: tuple[Message, ...], asked: tuple[Message, ...]) -> bool:
+    return len(replies) > len(asked) and _untrained(replies[: len(asked)]) == asked
 
 
 def _reply(value: Any, field: str) -> tuple[Message, ...]:
-    if isinstance(value, Mapping):
-        return (read_message(value, field),)
+    if isinstance(value, bool):
+        raise bad_row(f"the field {field!r} is {str(value).lower()} where an answer belongs")
     return _turns(value, field, "assistant")
 
 
@@ -144,6 +243,8 @@ def _shared_prompt(
         if cut > 0:
             left, right = ({"role": "assistant", "content": text[cut:]} for text in texts)
             return ({"role": "user", "content": shared[:cut]},), (left,), (right,)
+    if len(rejected) == 1 and len(chosen) > 1 and chosen[-1]["role"] == "assistant":
+        return _untrained(chosen[:-1]), chosen[-1:], rejected
     count = 0
     while count < min(len(chosen), len(rejected)) - 1 and chosen[count] == rejected[count]:
         count += 1
@@ -162,9 +263,11 @@ def _rated(cells: Cells, columns: Columns, place: str) -> Row:
 
 def _flag(cells: Cells, columns: Columns) -> bool:
     spelling = cell_text(cells[columns["label"]], columns["label"]).strip().lower()
-    if spelling not in ("true", "false"):
-        raise bad_row(f"the field {columns['label']!r} is {spelling!r}; it must be true or false")
-    return spelling == "true"
+    if spelling not in FLAGS:
+        raise bad_row(
+            f"the field {columns['label']!r} is {spelling!r}; it must be true or false (or 1 and 0, good and bad)"
+        )
+    return FLAGS[spelling]
 
 
 def _tokens(cells: Cells, columns: Columns, place: str) -> Row:
@@ -205,9 +308,12 @@ def _segments(cells: Cells, columns: Columns, place: str) -> Row:
 
 def _turns(value: Any, field: str, role: str) -> tuple[Message, ...]:
     """A cell that holds either one text or a list of messages."""
-    if is_conversation(value):
-        return read_messages(value, field)
-    return ({"role": role, "content": cell_text(value, field)},)
+    given = as_given(value, field)
+    if is_message(given):
+        return (read_message(given, field),)
+    if is_conversation(given):
+        return read_messages(given, field)
+    return ({"role": role, "content": cell_text(given, field)},)
 
 
 def _untrained(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.data.chat import MESSAGE_KEYS, read_json_cell
+from backend.data.chat import MESSAGE_KEYS, as_given, is_message, read_json_cell
 from backend.data.records import Record
 from backend.errors import DataError
 from backend.utils.text_utils import counted, shorten
@@ -58,6 +58,8 @@ def note_unread(
         keys: set[str] = set()
         for part, column in parts:
             value = record.cells.get(column)
+            if part != "messages":
+                value = _messages(value, column)
             if isinstance(value, list | dict) or part == "messages":
                 keys.update(_unread(_turns(value)))
         for key in sorted(keys):
@@ -69,6 +71,14 @@ def note_unread(
         yield record
 
 
+def _messages(value: Any, column: str) -> Any:
+    """What a cell holds, messages in a text among it."""
+    try:
+        return as_given(value, column)
+    except DataError:  # the row is rejected for it
+        return None
+
+
 def _turns(value: Any) -> Any:
     """The list of messages in a cell, if it holds one."""
     if isinstance(value, str):
@@ -76,7 +86,9 @@ def _turns(value: Any) -> Any:
             return read_json_cell(value, "messages")
         except DataError:  # the row is rejected for it
             return None
-    return value.get("messages") if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return [value] if is_message(value) else value.get("messages")
+    return value
 
 
 def _unread(turns: Any) -> Iterator[str]:

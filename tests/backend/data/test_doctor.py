@@ -165,3 +165,27 @@ def test_rows_that_are_not_in_memory_give_the_same_bytes_of_report(tmp_path, mon
     over_all = {check.slug for check in ALL if check.over_all and check.needs in (None, "validation")}
     found = {finding.check for report in in_memory for finding in report.findings}
     assert over_all - found == set()
+
+
+def test_ratings_that_nobody_reads_stop_a_run_and_words_are_looked_at(tmp_path):
+    beside = [{"score": 0.5, "note": f"Sum {n} of the book", "other": f"And {n} again"} for n in range(60)]
+    report = report_on(tmp_path / "t.jsonl", [row | more for row, more in zip(SOUND, beside, strict=True)])
+    found = {each.check: (each.level, each.count, each.examples[0].detail) for each in report.findings}
+    assert found == {
+        "unused-ratings": ("block", 60, "score: 0.5"),
+        "unused-columns": ("warn", 60, "note: Sum 0 of the book"),
+    }
+    assert "--columns.context note" in report.findings[1].harm
+    assert "--columns.label score" in report.findings[0].harm
+    warnings = load_rows(tmp_path / "t.jsonl").warnings
+    assert [each.partition(" (")[0] for each in warnings] == [
+        "A column is not used: 'score'",
+        "A column is not used: 'note'",
+        "A column is not used: 'other'",
+    ]
+
+
+def test_secrets_in_a_column_that_is_not_used_are_not_shown(tmp_path):
+    rows = [row | {"note": f"the key of every one of these many sums is hf_{'x' * 34}"} for row in SOUND]
+    (finding,) = report_on(tmp_path / "t.jsonl", rows).findings
+    assert "hf_x" not in finding.examples[0].detail

@@ -1,7 +1,8 @@
 import pytest
 
-from backend.data.formats import Shape, detect, shape_from_columns, to_row
+from backend.data.formats import Shape, detect, how_to_use, shape_from_columns, to_row
 from backend.data.records import Record
+from backend.data.unused import UnusedColumns
 from backend.errors import DataError
 
 
@@ -106,7 +107,7 @@ def test_a_column_map_is_taken_as_it_is():
     assert (shape.name, shape.share) == ("prompt/completion", 1.0)
     assert to_row(sample[0], shape).group == "d"
     assert detect(sample, {"prompt": "Q", "completion": "A"}).reason == (
-        "read as prompt/completion as asked: prompt from 'Q', completion from 'A'"
+        "read as prompt/completion as asked: prompt from 'Q', completion from 'A'; not used: doc"
     )
 
 
@@ -195,3 +196,212 @@ def test_one_row_of_lists_is_no_such_object():
 )
 def test_other_names_of_optional_parts_are_known(cells, part, column):
     assert detect([Record("f.json:1", cells)]).columns[part] == column
+
+
+def kept(shape, cells):
+    """What stands in the row that comes of these cells: its messages or text, and its rating."""
+    row = to_row(Record("f:1", cells), shape)
+    words = [message["content"] for message in (*row.messages, *row.chosen, *row.rejected)]
+    return "\n".join([*words, row.text or "", row.tools or ""])
+
+
+@pytest.mark.parametrize(
+    ("cells", "name"),
+    [
+        ({"id": "1", "title": "T", "context": "c1", "question": "q1", "answers": {"text": ["a1"]}}, "SQuAD"),
+        ({"question": "q1", "passage": "c1", "answer": True, "idx": "3"}, "BoolQ"),
+        ({"question": "q1", "subject": "law", "choices": ["c1", "c2"], "answer": "1"}, "MMLU"),
+        (
+            {"article": "c1", "question": "q1", "options": ["c2", "c3"], "answer": "A", "example_id": "x"},
+            "RACE",
+        ),
+        ({"question": "q1", "choices": {"text": ["c1"], "label": ["A"]}, "answerKey": "A"}, "ARC"),
+        ({"id": "1", "dialogue": "Ann: c1", "summary": "a1"}, "SAMSum"),
+        ({"document": "c1", "summary": "a1", "id": "2"}, "XSum"),
+        ({"article": "c1", "highlights": "a1", "id": "x"}, "CNN/DailyMail"),
+        ({"text": "c1", "summary": "a1"}, "BillSum"),
+        ({"task_id": "1", "text": "q1", "code": "a1"}, "MBPP"),
+        ({"task_id": "x/1", "prompt": "q1", "canonical_solution": "a1"}, "HumanEval"),
+        ({"question": "q1", "answer": "a1"}, "GSM8K"),
+        ({"problem": "q1", "solution": "a1", "source": "olympiads"}, "NuminaMath"),
+        ({"instruction": "q1", "context": "c1", "response": "a1", "category": "open_qa"}, "Dolly"),
+        ({"id": "x", "system_prompt": "c1", "question": "q1", "response": "a1"}, "OpenOrca"),
+        ({"query": "q1", "response": "a1", "history": [["c1", "c2"]], "system": "c3"}, "ms-swift"),
+        ({"instruction": "q1", "input": "c1", "output": "a1", "history": [["c2", "c3"]]}, "LLaMA-Factory"),
+        ({"prompt": [{"role": "user", "content": "q1"}], "solution": "a1"}, "TRL, with a solution"),
+        ({"inputs": "q1", "targets": "a1"}, "FLAN"),
+        ({"sentence": "q1", "label": "1", "idx": "0"}, "GLUE SST-2"),
+        ({"question": "q1", "passage": "c1", "label": "1", "idx": "0"}, "SuperGLUE BoolQ"),
+        ({"question": "q1", "sentence": "c1", "label": "1", "idx": "0"}, "GLUE QNLI"),
+        ({"text": "q1", "label": "1", "label_text": "a1"}, "SetFit"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_public_layouts_keep_question_context_choices_and_answer(cells, name):
+    shape = detect([Record("f:1", cells)])
+    assert shape.name in ("prompt/completion", "alpaca"), name
+    read = kept(shape, cells)
+    assert all(each in read for each in ("q1", "c1", "c2", "c3", "a1") if each in str(cells))
+
+
+PAIRS = [("prompt", "completion"), ("instruction", "output"), ("question", "answer"), ("query", "response")]
+
+
+@pytest.mark.parametrize("asked", ["prompt", "question", "query", "instruction", "problem"])
+@pytest.mark.parametrize("answer", ["completion", "response", "answer", "output", "target", "reply"])
+@pytest.mark.parametrize(
+    "beside", ["input", "context", "passage", "document", "choices", "history", "system_prompt", "functions"]
+)
+def test_what_belongs_to_a_question_is_used_beside_any_names(asked, answer, beside):
+    values = {
+        "choices": ["the part beside", "y"],
+        "history": [["the part beside", "y"]],
+        "functions": [{"name": "the part beside"}],
+    }
+    cells = {asked: "q1", answer: "a1", beside: values.get(beside, "the part beside")}
+    assert "the part beside" in kept(detect([Record("f:1", cells)]), cells)
+
+
+@pytest.mark.parametrize("asked", PAIRS)
+@pytest.mark.parametrize("name", ["label", "kto_tag", "rating", "score", "thumbs", "liked", "is_correct"])
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("1", "0"),
+        ("1.0", "0.0"),
+        ("True", "False"),
+        ("good", "bad"),
+        ("desirable", "undesirable"),
+        ("up", "down"),
+    ],
+)
+def test_a_rating_beside_any_pair_makes_rated_rows(asked, name, good, bad):
+    cells = [{asked[0]: "q", asked[1]: "a", name: value} for value in (good, bad)]
+    shape = detect(records(*cells))
+    assert shape.name == "unpaired preference"
+    assert [to_row(each, shape).label for each in records(*cells)] == [True, False]
+
+
+@pytest.mark.parametrize("messages", ["messages", "conversations"])
+@pytest.mark.parametrize("name", ["label", "kto_tag", "rating", "thumbs_up", "feedback"])
+@pytest.mark.parametrize("value", ["0", "no", "bad", False, 0])
+def test_a_rating_beside_messages_makes_rated_rows(messages, name, value):
+    cells = {messages: MESSAGES, name: value}
+    shape = detect(records(cells))
+    assert (shape.name, to_row(records(cells)[0], shape).label) == ("rated messages", False)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"messages": MESSAGES, "rejected_response": "b"},
+        {"messages": MESSAGES, "rejected_messages": [MESSAGES[0], {"role": "assistant", "content": "b"}]},
+        {"query": "q", "response": "a", "rejected_response": "b"},
+        {"instruction": "q", "output": "a", "rejected": "b"},
+        {
+            "chosen_messages": MESSAGES,
+            "rejected_messages": [MESSAGES[0], {"role": "assistant", "content": "b"}],
+        },
+        {"input": "q", "chosen": "a", "rejected": "b"},
+        {"conversations": [MESSAGES[0]], "chosen": MESSAGES[1], "rejected": {"from": "gpt", "value": "b"}},
+        {"prompt": "q", "chosen_response": "a", "rejected_response": "b"},
+        {
+            "input": {"messages": [MESSAGES[0]]},
+            "preferred_output": [MESSAGES[1]],
+            "non_preferred_output": "b",
+        },
+    ],
+)
+def test_a_worse_answer_beside_a_good_one_makes_a_preference_row(cells):
+    row = to_row(Record("f:1", cells), detect(records(cells)))
+    assert [[each["content"] for each in side] for side in (row.messages, row.chosen, row.rejected)] == [
+        ["q"],
+        ["a"],
+        ["b"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cells", "flags"),
+    [
+        ({"prompt": "Sum up.", "text": "A story"}, "--columns.prompt prompt --columns.completion text"),
+        ({"content": "A story", "title": "Of a fox"}, "--columns.prompt content --columns.completion title"),
+        ({"text": "A story", "translation": "Eine Geschichte"}, "or --columns.text text"),
+        (
+            {"prompt": "Sum up.", "my reply": "It is so"},
+            "--columns.prompt prompt --columns.completion 'my reply'",
+        ),
+        (
+            {"ctx": "He opens the door", "endings": ["a", "b"], "label": "1"},
+            "--columns.prompt ctx --columns.completion label",
+        ),
+        ({"text": "A story", "prompt": "x", "input_ids": None}, "--columns.prompt prompt"),
+        ({"Frage": "Was ist das hier?", "Antwort": "Das ist ein Fuchs"}, "--columns.prompt Frage"),
+        ({"id": 1, "thread": MESSAGES}, "--columns.messages thread"),
+    ],
+)
+def test_one_column_is_not_read_where_another_could_be_meant(cells, flags):
+    with pytest.raises(DataError, match="No known shape") as caught:
+        detect(records(cells))
+    assert flags in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"id": "17", "url": "https://example.org/a", "source": "the open web crawl"},
+        {"date": "2024-05-06", "tokens": 12, "language": "en", "score": 0.9},
+        {"meta": {"title": "A title that is long enough"}, "kind": "news"},
+    ],
+)
+def test_plain_text_is_read_beside_what_says_nothing(beside):
+    assert detect(records({"text": "A story", **beside}, {"text": "Another", **beside})).name == "text"
+
+
+@pytest.mark.parametrize("speaker", ["role", "from"])
+@pytest.mark.parametrize("words", ["content", "text", "value"])
+def test_one_message_a_row_is_refused_by_name(speaker, words):
+    cells = [{"id": n // 2, speaker: ("user", "assistant")[n % 2], words: f"line {n}"} for n in range(6)]
+    with pytest.raises(DataError, match="holds one message a row") as caught:
+        detect(records(*cells))
+    assert caught.value.code == "foreign-format"
+
+
+def test_speakers_that_come_again_are_one_message_a_row_too():
+    cells = [
+        {"speaker": ("Ann", "Bob")[n % 2], "utterance": f"line {n}", "text": f"line {n}"} for n in range(6)
+    ]
+    with pytest.raises(DataError, match="holds one message a row"):
+        detect(records(*cells))
+
+
+def test_a_role_beside_question_and_answer_is_no_message_a_row():
+    assert detect(records({"role": "user", "prompt": "q", "completion": "a"})).name == "prompt/completion"
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (
+            {"question": "q", "answer": "a", "score": 4},
+            "--columns.prompt question --columns.completion answer",
+        ),
+        ({"question": "q", "answer": "a", "rejected_by": "Ann"}, "--columns.chosen"),
+        ({"instruction": "q", "output": "a", "rating": 4}, "--columns.label rating"),
+        ({"question": "q", "answer": "a", "notes": "some words here"}, "--columns.context notes"),
+        ({"question": "q", "answer": "a", "rationale": "it is so"}, "--columns.reasoning rationale"),
+        (
+            {"question": "q", "context": "c", "answer": "a", "notes": "some words here"},
+            "--columns.input notes",
+        ),
+        ({"messages": MESSAGES, "persona": "You are a pirate today"}, "--columns.system persona"),
+        ({"text": "t", "kind": "food"}, "--columns.prompt text --columns.completion kind"),
+    ],
+)
+def test_what_is_not_used_comes_with_the_flags_that_would_use_it(cells, said):
+    sample = records(cells, *([{**cells, "kind": "drink"}] * 19 * ("kind" in cells)))
+    shape = detect(sample)
+    columns = UnusedColumns(shape.columns.values())
+    assert list(columns.watch(sample)) == sample
+    (unused,) = columns.found(shape.name)
+    assert said in how_to_use(unused, shape)

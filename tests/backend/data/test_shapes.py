@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from backend.data.exact_json import Spelled
 from backend.data.families import FAMILIES, PARTS
 from backend.data.records import Row
 from backend.data.shapes import build
@@ -167,3 +168,128 @@ def test_pictures_and_sounds_are_refused_by_name(field):
     with pytest.raises(DataError, match=f"'{field}' is filled; only text"):
         row_of("text", text="x", **{field: ["a.png"]})
     assert row_of("text", text="x", **{field: []}).text == "x"
+
+
+CHOICES = "Which?\nA. cat\nB. dog"
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "learned"),
+    [
+        (["cat", "dog"], Spelled("1"), "B"),
+        (["cat", "dog"], 0, "A"),
+        (["cat", "dog"], "1", "B"),
+        ('["cat", "dog"]', "A", "A"),
+        (["cat", "dog"], "dog", "dog"),
+        (["cat", "dog"], "the dog", "the dog"),
+        ({"text": ["cat", "dog"], "label": ["A", "B"]}, "B", "B"),
+        ({"A": "cat", "B": "dog"}, "B", "B"),
+        (["cat", "dog"], True, "true"),
+    ],
+)
+def test_choices_stand_under_the_question_and_a_number_becomes_their_letter(choices, answer, learned):
+    row = row_of("prompt/completion", prompt="Which?", choices=choices, completion=answer)
+    assert row.messages == (user(CHOICES), assistant(learned))
+
+
+def test_labels_of_choices_that_are_numbers_are_kept():
+    choices = {"text": ["cat", "dog"], "label": ["1", "2"]}
+    row = row_of("prompt/completion", prompt="Which?", choices=choices, completion="1")
+    assert row.messages == (user("Which?\n1. cat\n2. dog"), assistant("1"))
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "said"),
+    [
+        (["cat", "dog"], "2", "counted from 0, there are 2 choices"),
+        (["0", "1"], "1", "write a letter"),
+        (["x"] * 27, "1", "up to 26 choices"),
+        ({"text": ["cat"], "label": ["A", "B"]}, "A", "up to 26 choices"),
+        ("cat or dog", "A", "not JSON"),
+        (Spelled("3"), "A", "up to 26 choices"),
+    ],
+)
+def test_choices_that_cannot_be_told_apart_are_refused(choices, answer, said):
+    with pytest.raises(DataError, match=said):
+        row_of("prompt/completion", prompt="Which?", choices=choices, completion=answer)
+
+
+def test_no_choices_change_nothing():
+    row = row_of("prompt/completion", prompt="q", choices=[], completion="1")
+    assert row.messages == (user("q"), assistant("1"))
+
+
+@pytest.mark.parametrize(
+    "shape", ["prompt/completion", "alpaca", "unpaired preference", "preference", "prompt"]
+)
+def test_all_that_belongs_to_a_question_stands_in_one_order(shape):
+    names = {
+        "alpaca": ("instruction", "output"),
+        "preference": ("prompt", "chosen"),
+        "prompt": ("prompt", "-"),
+    }
+    asked, answer = names.get(shape, ("prompt", "completion"))
+    cells = {asked: "ask", answer: "a", "rejected": "b", "label": True, "input": "in", "context": "ctx"}
+    row = row_of(shape, **cells, choices=["x"], history=[["1", "2"]], system="sys")
+    assert row.messages[:4] == (system("sys"), user("1"), assistant("2"), user("ctx\n\nask\nin\nA. x"))
+
+
+def test_history_may_be_messages():
+    row = row_of("prompt/completion", prompt="q", completion="a", history=[user("1"), assistant("2")])
+    assert row.messages == (user("1"), assistant("2"), user("q"), assistant("a"))
+
+
+def test_reasoning_goes_before_the_answer():
+    row = row_of("prompt/completion", prompt="q", completion="a", reasoning="so")
+    assert row.messages[-1] == assistant("a", reasoning_content="so")
+
+
+@pytest.mark.parametrize("part", ["prompt", "completion", "chosen", "rejected"])
+def test_messages_as_json_text_are_read_in_any_cell(part):
+    shape = "prompt/completion" if part in ("prompt", "completion") else "preference"
+    others = {"prompt": "q", "completion": "a", "chosen": "a", "rejected": "a"}
+    said = {"prompt": user("m")}.get(part, assistant("m"))
+    row = row_of(shape, **{**others, part: f" {json.dumps([said])}"})
+    assert said in (*row.messages, *row.chosen, *row.rejected)
+    row = row_of(shape, **{**others, part: said})
+    assert said in (*row.messages, *row.chosen, *row.rejected)
+
+
+def test_plain_text_that_is_nothing_but_messages_is_a_chat():
+    turns = [user("q"), assistant("a")]
+    assert row_of("text", text=json.dumps(turns)).messages == tuple(turns)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1}]', '[{"role": "user"', '{"role": 3', "['a']", '{"name": "from"}', "[1]"]
+)
+def test_json_that_holds_no_messages_is_text(text):
+    assert row_of("prompt/completion", prompt="q", completion=text).messages[-1] == assistant(text)
+    assert row_of("text", text=text).text == text
+
+
+@pytest.mark.parametrize("part", ["prompt", "completion"])
+def test_messages_that_python_wrote_are_refused_by_name(part):
+    cells = {"prompt": "q", "completion": "a", part: str([user("it's"), assistant("m")])}
+    with pytest.raises(DataError, match=r"Python's str\(\) wrote them"):
+        row_of("prompt/completion", **cells)
+
+
+def test_a_flag_is_no_worse_answer():
+    with pytest.raises(DataError, match="'rejected' is false where an answer belongs"):
+        row_of("preference", prompt="q", chosen="a", rejected=False)
+
+
+@pytest.mark.parametrize("rejected", ["b", [user("q"), assistant("b")], assistant("b")])
+def test_a_worse_answer_beside_messages_shares_their_beginning(rejected):
+    row = row_of("preference", chosen=[user("q"), assistant("a")], rejected=rejected)
+    assert (row.messages, row.chosen, row.rejected) == ((user("q"),), (assistant("a"),), (assistant("b"),))
+
+
+def test_earlier_answers_of_a_prompt_are_not_repeated_in_the_replies():
+    earlier = [user("1"), assistant("2"), user("3")]
+    row = row_of(
+        "preference", prompt=earlier, chosen=[*earlier, assistant("a")], rejected=[*earlier, assistant("b")]
+    )
+    assert row.messages == (user("1"), assistant("2", trained=False), user("3"))
+    assert (row.chosen, row.rejected) == ((assistant("a"),), (assistant("b"),))

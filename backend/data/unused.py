@@ -1,0 +1,236 @@
+"""Columns that no part takes: what stands in them, so that nothing is left out of training without a word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from backend.data.families import CLASSES, RATINGS, REJECTED
+from backend.data.records import Record
+from backend.utils.text_utils import counted, shorten
+
+Holds = Literal["rating", "text", "labels"]
+
+MAX_COLUMNS = 100
+MAX_DISTINCT = 1_000
+MAX_TEXT_CHARACTERS = 2_000
+JUDGED_ROWS = 2_000
+"""Rows by which a column is judged; of the others it is only counted how many are filled."""
+COMPARED_ROWS = 200
+"""Rows in which a column's words are looked for in those that are read."""
+SENTENCE_WORDS = 3
+SENTENCE_CHARACTERS = 300
+LONG_CHARACTERS = 60
+FEW_SHARE = 0.2
+"""A column with fewer distinct values than this share of its rows holds labels and no texts."""
+
+_RATING_WORDS = re.compile(
+    r"(?:^|[^a-z])(?:kto|ratings?|rated|scores?|thumbs?|upvotes?|downvotes?|stars|rewards?|preferred|preference"
+    r"|dispreferred|rejected|chosen|winner|loser|helpfulness|harmfulness|is_?good|is_?bad|is_?correct|liked|desirable)"
+    r"(?=[^a-z]|$)"
+)
+_NO_RATING = re.compile(r"(?:^|[^a-z])(?:language|lang|similarity|perplexity|distance)(?=[^a-z]|$)")
+_JUDGED = re.compile(
+    r"[-+]?\d+(?:\.\d+)?%?|true|false|yes|no|good|bad|up|down|(?:un)?desirable|(?:un)?acceptable|(?:dis)?like[ds]?"
+    r"|positive|negative|correct|incorrect|right|wrong|chosen|rejected|accepted|high|low|poor|excellent",
+    re.IGNORECASE,
+)
+_PROVENANCE = re.compile(
+    r"(?:^|[^a-z])(?:id|ids|idx|index|uuid|hash|url|source|dataset|data_?source|subset|config|split|file|filename|path"
+    r"|lang|language|locale|author|user|model|license|licence|date|time|timestamp|created|updated|version|domain"
+    r"|tags?|keywords?|categories|topics|meta|metadata|key|checksum|email)(?=[^a-z]|$)"
+)
+_CONTENT = re.compile(
+    r"(?:^|[^a-z])(?:reasoning|thinking|thoughts?|rationale|explanation|cot|chain_of_thought|hint|options?|choices?"
+    r"|ending\d?|instructions?)(?=[^a-z]|\d|$)"
+)
+_CODE = re.compile(r"\S*(?:://|[/\\_#@]|\d\S*[a-z]\S*\d)\S*", re.IGNORECASE)
+"""One word that is an address, a path, an identifier or a hash."""
+_UNRATED = ("messages", "alpaca", "prompt/completion")
+"""Shapes whose answers are all taken for good ones."""
+_ABOUT_THE_ROW = frozenset({"meta", "metadata", "extra", "extra_info", "info", "annotations", "features"})
+"""Objects that describe a row and say nothing in it."""
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of scripts that put no space between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedColumn:
+    """A column whose words are not trained: what it holds, in how many rows, and where it stands first.
+
+    ``rating``: a judgement of the answer, or an answer that is worse; ``text``: sentences; ``labels``: a few words
+    that stand again and again. ``sample``: the first of them.
+    """
+
+    name: str
+    holds: Holds
+    rows: int
+    place: str
+    sample: str
+
+    @property
+    def said(self) -> str:
+        """It as a part of a sentence."""
+        return f"{shorten(repr(self.name), 60)} ({counted(self.rows, 'row')}, first at {self.place})"
+
+
+@dataclass
+class _Column:
+    name: str
+    place: str
+    sample: str
+    rows: int = 0
+    sentences: int = 0
+    judged: int = 0
+    worded: int = 0
+    long: bool = False
+    compared: int = 0
+    repeated: int = 0
+    distinct: set[int] = field(default_factory=set)
+
+    def note(self, text: str, read: str | None) -> None:
+        self.rows += 1
+        if self.rows > JUDGED_ROWS:
+            return
+        if len(self.distinct) < MAX_DISTINCT:
+            self.distinct.add(hash(text))
+        self.judged += bool(_JUDGED.fullmatch(text))
+        self.worded += is_worded(text)
+        if read is not None:
+            self.compared += 1
+            self.repeated += text in read
+        if not is_sentence(text):
+            return
+        self.sentences += 1
+        self.long = self.long or len(text) >= LONG_CHARACTERS
+
+    @property
+    def looked_at(self) -> int:
+        return min(self.rows, JUDGED_ROWS)
+
+    @property
+    def varies(self) -> bool:
+        return len(self.distinct) >= max(2, FEW_SHARE * self.looked_at) or self.rows == 1
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it says something that is not all among the words that are read."""
+        named = self.name.strip().lower()
+        said = 10 * self.sentences >= self.looked_at and (self.long or self.varies)
+        said = said or (2 * self.worded >= self.looked_at and self.varies and not _PROVENANCE.search(named))
+        said = said or bool(_CONTENT.search(named))
+        return said and not (self.compared and 10 * self.repeated >= 9 * self.compared)
+
+    def holds(self, shape: str) -> Holds | None:
+        """Return what it holds that matters beside rows of this shape: ratings only where an answer could be bad."""
+        if self.is_rating and shape in _UNRATED:
+            return "rating"
+        if self.is_text:
+            return "text"
+        return "labels" if shape == "text" and (self.is_label or self.is_rating) else None
+
+    @property
+    def is_rating(self) -> bool:
+        """Whether it judges the answers beside it, by its name and by its values."""
+        name = self.name.strip().lower()
+        if name in CLASSES:
+            return 2 * self.judged >= self.looked_at
+        named = name in RATINGS or name in REJECTED or bool(_RATING_WORDS.search(name))
+        return named and not _NO_RATING.search(name)
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it holds a few words that stand again and again, and does not say where the row is from."""
+        few = 1 < len(self.distinct) <= MAX_DISTINCT // 10
+        return few and 2 * self.worded >= self.looked_at and not _PROVENANCE.search(self.name.strip().lower())
+
+
+class UnusedColumns:
+    """What stands in the columns that no part takes, gathered while records stream by.
+
+    ``taken`` are the columns that are read.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = frozenset(taken)
+        self._columns: dict[str, _Column] = {}
+        self._seen = 0
+
+    def watch(self, records: Iterable[Record]) -> Iterator[Record]:
+        """Yield the records as they are, and note what they hold besides."""
+        for record in records:
+            self.note(record)
+            yield record
+
+    def note(self, record: Record) -> None:
+        """Note one record."""
+        others = record.cells.keys() - self._taken
+        if not others:
+            return
+        read: str | None = None
+        self._seen += 1
+        for name in record.cells:
+            value = record.cells[name]
+            about = isinstance(value, Mapping) and name.strip().lower() in _ABOUT_THE_ROW
+            if name not in others or about or not (text := _words(value)):
+                continue
+            column = self._columns.get(name)
+            if column is None:
+                if len(self._columns) == MAX_COLUMNS:
+                    continue
+                column = self._columns[name] = _Column(name, record.place, shorten(text, 60))
+            if read is None and self._seen <= COMPARED_ROWS and self._taken:
+                read = "\n".join(_words(record.cells.get(each), None) for each in self._taken)
+            column.note(text, read if self._seen <= COMPARED_ROWS else None)
+
+    def found(self, shape: str) -> tuple[UnusedColumn, ...]:
+        """Return the columns that matter beside rows of this shape, in the file's order."""
+        found = ((each, each.holds(shape)) for each in self._columns.values())
+        return tuple(
+            UnusedColumn(each.name, holds, each.rows, each.place, each.sample)
+            for each, holds in found
+            if holds
+        )
+
+
+def texts_beside(records: Iterable[Record], taken: Iterable[str]) -> tuple[UnusedColumn, ...]:
+    """Return the columns besides ``taken`` that hold sentences."""
+    columns = UnusedColumns(taken)
+    for record in records:
+        columns.note(record)
+    return tuple(each for each in columns.found("text") if each.holds == "text")
+
+
+def is_sentence(text: str) -> bool:
+    """Return whether a text says something: three words or more, and no date, number, address or code."""
+    text = text[:SENTENCE_CHARACTERS]
+    digits = sum(map(str.isdigit, text))
+    if 4 * digits >= len(text):
+        return False
+    spoken = [word for word in text.split() if any(map(str.isalpha, word))]
+    return len(spoken) >= SENTENCE_WORDS or len(_UNSPACED.findall(text)) > SENTENCE_WORDS
+
+
+def is_worded(text: str) -> bool:
+    """Return whether a text is made of words rather than of numbers, dates, addresses or identifiers."""
+    text = text[:SENTENCE_CHARACTERS]
+    return (
+        2 * sum(map(str.isdigit, text)) < len(text)
+        and not _CODE.fullmatch(text)
+        and any(map(str.isalpha, text))
+    )
+
+
+def _words(value: Any, limit: int | None = MAX_TEXT_CHARACTERS) -> str:
+    """The text of a cell, that of lists and objects one after the other; "" where there is none."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value[:limit].strip()
+    if isinstance(value, Mapping):
+        return "\n".join(filter(None, (_words(item, limit) for item in value.values())))[:limit]
+    if isinstance(value, list | tuple):
+        return "\n".join(filter(None, (_words(item, limit) for item in value)))[:limit]
+    return str(value).lower()

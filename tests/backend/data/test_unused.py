@@ -1,0 +1,153 @@
+import pytest
+
+from backend.data.records import Record
+from backend.data.unused import (
+    COMPARED_ROWS,
+    JUDGED_ROWS,
+    MAX_COLUMNS,
+    UnusedColumns,
+    is_sentence,
+    is_worded,
+    texts_beside,
+)
+
+FOODS = (
+    "rye bread",
+    "oat milk",
+    "blue cheese",
+    "green tea",
+    "plum jam",
+    "goat curd",
+    "leek soup",
+    "fish pie",
+)
+
+
+def beside(values, name="note", shape="prompt/completion", taken=()):
+    """What is found in a column with these values."""
+    columns = UnusedColumns(taken)
+    for number, value in enumerate(values, 1):
+        columns.note(Record(f"f:{number}", {name: value}))
+    return [(each.name, each.holds, each.rows) for each in columns.found(shape)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("note", [f"Goes well with {food} in winter" for food in FOODS]),
+        ("note", ["A sentence that is long enough to matter though it stands in every single row"] * 8),
+        ("word", FOODS),
+        ("note", [[f"one test of {food}", "and another"] for food in FOODS]),
+        ("note", ["", None, *(f"and then {food} too" for food in FOODS)]),
+        ("note", ["北京今天的天气怎么样", "明天会下雨吗我想知道"]),
+        ("explanation", ["because"] * 8),
+        ("option_a", ["cat"] * 8),
+        ("ending1", ["he left"] * 8),
+    ],
+)
+def test_words_that_are_long_or_vary_are_found(name, values):
+    assert beside(values, name) == [(name, "text", sum(value not in ("", None) for value in values))]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        (
+            "row_id",
+            [f"food {number} of the list" for number in "abcdefgh"][:0] or [f"a{n}" for n in range(8)],
+        ),
+        ("source", ["the open food list"] * 8),
+        ("price", [str(number) for number in range(8)]),
+        ("seen", [f"2024-05-0{number}T10:00:00" for number in range(1, 9)]),
+        ("page", [f"https://example.org/{number}" for number in range(8)]),
+        ("sha", [f"9f86d081884c7d659a2feaa0c55ad01{number}" for number in range(8)]),
+        ("level", ["easy", "hard"] * 40),
+        ("author", FOODS),
+        ("meta", [{"said": f"Goes well with {food} in winter"} for food in FOODS]),
+        ("gone", [None, "", []] * 3),
+    ],
+)
+def test_numbers_dates_addresses_names_of_sources_and_labels_are_left_in_peace(name, values):
+    assert beside(values, name) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("label", [1, 0] * 4),
+        ("label", ["good", "bad"] * 4),
+        ("score", [0.25] * 8),
+        ("Rating", ["5", "4"] * 4),
+        ("quality_score", [3] * 8),
+        ("thumbs_up", [True, False] * 4),
+        ("rejected_response", ["no"] * 8),
+        ("human_preference", ["a", "b"] * 4),
+        ("upvotes", [12, 0] * 4),
+    ],
+)
+@pytest.mark.parametrize("shape", ["messages", "alpaca", "prompt/completion"])
+def test_ratings_by_name_and_value_are_found_where_all_answers_are_taken_for_good(name, values, shape):
+    assert beside(values, name, shape) == [(name, "rating", 8)]
+
+
+@pytest.mark.parametrize("shape", ["preference", "unpaired preference", "rated messages"])
+def test_scores_beside_rows_that_are_rated_already_say_nothing_new(shape):
+    assert beside([0.5] * 8, "score_chosen", shape) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("label", ["sports", "food"] * 40), ("language_score", [0.9] * 8)]
+)
+def test_what_is_called_like_a_rating_and_is_none_is_left_in_peace(name, values):
+    assert beside(values, name) == []
+
+
+def test_labels_matter_beside_plain_text_alone():
+    assert beside(["food", "drink"] * 40, "kind", "text") == [("kind", "labels", 80)]
+    assert beside(["food", "drink"] * 40, "source", "text") == []
+    assert beside([3, 4] * 8, "stars", "text") == [("stars", "labels", 16)]
+
+
+def test_words_that_are_read_already_are_not_found_again():
+    columns = UnusedColumns(["messages"])
+    for number in range(COMPARED_ROWS):
+        said = f"What goes well with number {number}?"
+        turns = [{"role": "user", "content": said}]
+        columns.note(Record(f"f:{number}", {"messages": turns, "prompt": said, "hint": f"It is not {said}"}))
+    assert [each.name for each in columns.found("messages")] == ["hint"]
+
+
+def test_a_column_is_judged_by_its_first_rows_and_counted_to_the_end():
+    assert beside([*["yes"] * JUDGED_ROWS, *["a sentence of five words"] * 5], "note") == []
+    assert (
+        beside(["a sentence of %d words"] * 3 + [f"words and so on {n}" for n in "ab" * JUDGED_ROWS], "note")
+        == []
+    )
+    found = beside([f"words and so on {chr(0x61 + n % 26) * (n % 97 + 1)}" for n in range(JUDGED_ROWS + 9)])
+    assert found == [("note", "text", JUDGED_ROWS + 9)]
+
+
+def test_of_very_many_columns_the_first_are_looked_at():
+    columns = UnusedColumns([])
+    cells = {f"c{number}": "what it says here" for number in range(MAX_COLUMNS + 5)}
+    assert list(columns.watch([Record("f:1", cells)])) == [Record("f:1", cells)]
+    assert len(columns.found("text")) == MAX_COLUMNS
+
+
+def test_where_a_column_stands_first_and_what_it_says_is_kept():
+    records = [Record("f:1", {"q": "a"}), Record("f:2", {"q": "b", "n": "A note\nof \x1bsome words"})]
+    (found,) = texts_beside(records, ["q"])
+    assert (found.place, found.sample, found.rows) == ("f:2", "A note of ·some words", 1)
+    assert found.said == "'n' (1 row, first at f:2)"
+
+
+def test_sentences_and_words_are_told_from_numbers():
+    assert is_sentence("Rye bread is dark")
+    assert not is_sentence("rye bread")
+    assert not is_sentence("3 of 12 on 2024")
+    assert not is_sentence("")
+    assert is_worded("rye bread")
+    assert is_worded("bread7")
+    assert not is_worded("a1b2c3")
+    assert not is_worded("data/bread.txt")
+    assert not is_worded("2024-01-02")
