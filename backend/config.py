@@ -7,7 +7,7 @@ derived from this module. Names follow TRL and Hugging Face where those have one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -112,6 +112,9 @@ class DataConfig(Section):
 
     sha256: dict[str, str] = {}
     """SHA-256 of each source as it was checked, filled in when a run is made; a run refuses other data."""
+
+    accept: list[str] = []
+    """Checks of the data whose STOP does not prevent the run, such as duplicates; the run and its card name them."""
 
     skip_rows: list[str] = []
     """Training rows to leave out, by their place, such as train.jsonl:12; an unknown place is an error."""
@@ -302,6 +305,11 @@ class RunConfig(Section):
                 key: part for key, part in value.items() if part is not None or key not in cls.model_fields
             }
         return value
+
+    def accepting(self, checks: Sequence[str]) -> RunConfig:
+        """The same with these checks of the data accepted, beside those that are already."""
+        both = dict.fromkeys([*self.data.accept, *checks])
+        return self.model_copy(update={"data": self.data.model_copy(update={"accept": list(both)})})
 
     def pinned(self, sha256: Mapping[str, str]) -> RunConfig:
         """The same for data of these SHA-256 by source, as they were checked; a run of it refuses other data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Dataset:
     """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes.
 
     ``warnings``: what stands in the rows and is not read, and what is other than asked in the split, a sentence each.
+    ``source``: the training rows as they were read, before repeats and paraphrases are added.
     """
 
     train: Sequence[Row]
@@ -48,6 +49,7 @@ class Dataset:
     rejected: Sequence[Rejected]
     reading: str
     fingerprints: dict[str, str]
+    source: Loaded
     warnings: tuple[str, ...] = ()
 
     def trained_questions(self) -> list[str]:
@@ -76,6 +78,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         rows, validation = split_rows(train.rows, data.validation, seed, data.split_by)
         warnings += split_warnings(rows, validation, data.validation, data.split_by)
     rows = _without(rows, data.skip_rows)
+    source = replace(train, rows=rows, rejected=())
     if augmentation and augmentation.paraphrases:
         made = _paraphrased(rows, validation, Path(augmentation.paraphrases))
         rows = kept(itertools.chain(rows, made))
@@ -83,7 +86,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         _check_pinned(augmentation.paraphrases, fingerprints[augmentation.paraphrases], data)
     if augmentation:
         rows = oversample(rows, augmentation.oversample)
-    return Dataset(rows, validation, rejected, train.reason, fingerprints, warnings)
+    return Dataset(rows, validation, rejected, train.reason, fingerprints, source, warnings)
 
 
 def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -> list[Row]:

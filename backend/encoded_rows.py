@@ -19,6 +19,9 @@ from backend.token_cache import Tokens, TokenTable, keeping, kept, key_of
 
 BLOCK_ROWS = 2_000
 """Rows that are tokenised together. Smaller sets are not kept: it takes as long to look for their tokens."""
+_AROUND = 64
+"""More tokens than a chat template is likely to put around a message."""
+_NAMED = 3
 LARGE_ROWS = 10_000
 """From so many rows on, training can begin before all are tokenised."""
 
@@ -29,14 +32,14 @@ def encode(
     """Rows as token ids with a mask on what is learned, in order.
 
     Not ``all_now``: of a large set only the first rows are tokenised here, and the rest by ``EncodedRows.go_on``;
-    but where ``data.truncation`` may leave rows out, their number has to be known, and all are.
+    but where ``data.truncation`` may leave rows out, their number has to be known, and where rows may be too long,
+    that has to be told before training: then all are.
     Raises DataError (too-long, nothing-trained, template-refused, no-rows) naming the row.
     """
     encoded = EncodedRows(rows, tokenizer, data)
     can_wait = len(rows) >= LARGE_ROWS and data.truncation == "error"
-    if all_now or not can_wait:
-        while encoded.go_on():
-            pass
+    if all_now or not can_wait or any(_may_be_long(row, data.max_length) for row in rows):
+        encoded.go_on(to_the_end=True)
     else:
         encoded.go_on()
     if not len(encoded):
@@ -58,6 +61,7 @@ class EncodedRows(Sequence[Example]):
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
         self.numbers = np.arange(len(rows))
+        self._long: list[tuple[str, int, bool]] = []
         self.cut: list[str] = []
         self.dropped: list[str] = []
         self.tokens = self.trained_tokens = 0
@@ -86,8 +90,18 @@ class EncodedRows(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         return map(self._example, self.numbers.tolist(), chosen(self._rows, self.numbers))
 
-    def go_on(self) -> bool:
-        """Tokenise the next rows, in their order; whether there were any. Raises as ``encode`` does."""
+    def go_on(self, *, to_the_end: bool = False) -> bool:
+        """Tokenise the next rows, or all that are left, in their order; whether there are more.
+
+        Raises as ``encode`` does: rows that are too long are told together.
+        """
+        while (more := self._next()) and to_the_end:
+            pass
+        if self._long:
+            raise _too_long(self._long, self._looked_at, self._data.max_length)
+        return more
+
+    def _next(self) -> bool:
         if self.whole:
             return False
         table = next(self._tables, None)
@@ -139,7 +153,8 @@ class EncodedRows(Sequence[Example]):
         """Whether anything of a row that is too long is trained on; it is noted as cut or dropped."""
         limit = self._data.max_length
         if self._data.truncation == "error":
-            raise _too_long(row, len(ids), limit)
+            self._long.append((row.place, len(ids), bool(trained[1:limit].any())))
+            return True
         stays = self._data.truncation == "cut" and bool(trained[1:limit].any())
         (self.cut if stays else self.dropped).append(row.place)
         return stays
@@ -155,13 +170,28 @@ class EncodedRows(Sequence[Example]):
     def _alone(self, row: Row) -> Tokens:
         ((ids, trained),) = TokenTable.of(list(encode_each([row], self._tokenizer)))
         if len(ids) > self._data.max_length and self._data.truncation == "error":
-            raise _too_long(row, len(ids), self._data.max_length)
+            raise _too_long([(row.place, len(ids), True)], 1, self._data.max_length)
         return ids, trained
 
 
-def _too_long(row: Row, length: int, limit: int) -> DataError:
+def _may_be_long(row: Row, limit: int) -> bool:
+    """Whether a row may have more than ``limit`` tokens: none is shorter than a byte of its texts."""
+    texts = [row.text or "", row.tools or "", *(str(message) for message in row.messages)]
+    texts += [text for text, _ in row.segments]
+    size = sum(len(text.encode("utf-8", "surrogatepass")) + _AROUND for text in texts)
+    return max(size, len(row.input_ids)) > limit
+
+
+def _too_long(long: Sequence[tuple[str, int, bool]], rows: int, limit: int) -> DataError:
+    """The error that names the rows that are too long, the longest first, and what each way out keeps."""
+    places = ", ".join(place for place, _, _ in sorted(long, key=lambda each: -each[1])[:_NAMED])
+    longest, taught = max(length for _, length, _ in long), sum(teaches for _, _, teaches in long)
+    are = "row is" if rows == 1 else "rows are"
     return DataError(
-        f"{row.place} has {length} tokens, more than data.max_length {limit}.",
-        remedy=f"Set data.max_length to {length} or more, or choose data.truncation cut or drop.",
+        f"{len(long):,} of {rows:,} {are} longer than {limit:,} tokens ({places}); the longest has {longest:,}.",
+        remedy=(
+            f"Set data.max_length to {longest} or more to keep all, or data.truncation to drop, which keeps the "
+            f"other {rows - len(long):,}, or to cut, which also keeps the beginnings of {taught:,} answers."
+        ),
         code="too-long",
     )

@@ -3,6 +3,7 @@
 TunesmithError
 ├── ConfigError          a setting is unknown, missing or out of range (all problems at once)
 ├── DataError            a data file or row cannot be used
+│   └── UnsoundDataError the data check says STOP (every finding at once)
 ├── ModelError           a model, tokenizer or adapter cannot be loaded or does not fit
 ├── RunError             a run folder is missing, damaged, busy or unfinished
 ├── InferenceError       a prompt or a sampling option cannot be served
@@ -57,6 +58,15 @@ class ConfigError(TunesmithError):
 
 class DataError(TunesmithError):
     """A data file or row cannot be used; the message names the file and the row."""
+
+
+class UnsoundDataError(DataError):
+    """The data check says STOP; ``problems`` has every finding that does, its ``field`` the name of the check."""
+
+    def __init__(self, message: str, problems: Sequence[Problem], *, remedy: str) -> None:
+        self.problems = tuple(problems)
+        told = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{message}\n{told}\n", remedy=remedy, code="unsound-data")
 
 
 class ModelError(TunesmithError):

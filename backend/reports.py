@@ -237,6 +237,30 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class DataFinding:
+    """One thing that the data check found in a run's rows.
+
+    ``level`` is block, warn or info, ``count`` how many rows, ``places`` the first of them, ``harm`` what it does
+    to a model.
+    """
+
+    check: str
+    title: str
+    level: str
+    count: int
+    harm: str
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What was known of a run's rows before it trained; ``accepted``: the checks whose STOP was overridden."""
+
+    findings: tuple[DataFinding, ...]
+    accepted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class HeldOutScores:
     """What ``tunesmith evaluate`` found on ``rows`` held-out rows: shares of exact answers, in [0, 1].
 

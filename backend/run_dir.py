@@ -16,7 +16,16 @@ from pathlib import Path
 from backend import run_state
 from backend.errors import RunError
 from backend.lifecycle import derive
-from backend.reports import DEFAULT_DEVICE, Attempt, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
+from backend.reports import (
+    DEFAULT_DEVICE,
+    Attempt,
+    AttemptEnd,
+    DataCheck,
+    Outcome,
+    QueueTicket,
+    RunState,
+    RunStatus,
+)
 from backend.run_environment import Environment
 from backend.run_files import RunFiles
 from backend.run_locks import LOCK_FD, RunLocks
@@ -24,6 +33,7 @@ from backend.run_records import (
     CONFIG_END,
     read_attempt,
     read_config_text,
+    read_data_check,
     read_environment,
     read_outcome,
     read_ticket,
@@ -112,6 +122,14 @@ class RunDir(RunFiles):
     def read_environment(self) -> Environment:
         """What the latest attempt ran on; empty before the first. Raises RunError when damaged."""
         return read_environment(self.environment)
+
+    def write_data_check(self, found: DataCheck) -> None:
+        """Keep what the data check found in the rows of this run."""
+        write_json_durably(self.data_check_file, record_to_json(found))
+
+    def read_data_check(self) -> DataCheck:
+        """What the data check found; nothing where nobody noted it. Raises RunError when damaged."""
+        return read_data_check(self.data_check_file)
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write how the latest attempt ended: the trainer's last act."""

@@ -61,6 +61,7 @@ class RunFiles:
     checkpoints = Part("checkpoints")  # trainer states, step-000200 and so on
     adapter = Part("adapter")  # the result of an adapter run, Hugging Face layout
     model = Part("model")  # the result of a full run, Hugging Face layout
+    data_check_file = Part("data-check.json")  # what the data check found before the run began
     scores_file = Part("scores.json")  # what `tunesmith evaluate` found on the held-out rows
     outcome_file = Part("outcome.json")  # how the latest attempt ended, in the trainer's words
 

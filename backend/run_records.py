@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from backend.errors import RunError
-from backend.reports import Attempt, Outcome, QueueTicket, RunStatus
+from backend.reports import Attempt, DataCheck, Outcome, QueueTicket, RunStatus
 from backend.run_environment import Environment
 from backend.utils.file_utils import DamagedFileError, StrPath, read_bytes, read_json_object
 from backend.utils.record_utils import record_from_json
@@ -91,6 +91,11 @@ def _outcome(value: dict[str, object]) -> Outcome:
 def read_ticket(path: StrPath) -> QueueTicket | None:
     """A place in the queue; None without the file. Raises RunError when damaged."""
     return read_rare_record(path, lambda value: record_from_json(QueueTicket, value))
+
+
+def read_data_check(path: StrPath) -> DataCheck:
+    """What the data check found; empty without the file. Raises RunError when damaged."""
+    return read_rare_record(path, lambda value: record_from_json(DataCheck, value)) or DataCheck(())
 
 
 def step_of(record: Mapping[str, object]) -> float:

@@ -45,14 +45,16 @@ from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data.records import Row
+from backend.data_pipeline import Dataset
 from backend.encoded_rows import EncodedRows
 from backend.errors import RunError, TrainingError, TunesmithError
 from backend.outcomes import exit_code, failure
 from backend.provenance import provenance, require_same_inputs, with_tokens
 from backend.recorder import Recorder
-from backend.reports import Attempt, Outcome, Progress, RunStatus, StepReport, Watcher
+from backend.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run_dir import LOCK_FD, RunDir
 from backend.run_environment import ComputePlan, Facts
+from backend.training.inputs import noted, require_sound
 from backend.utils.config_utils import parse_yaml
 from backend.utils.stop_signals import StopSignals
 from backend.varied_rows import VariedRows
@@ -145,10 +147,9 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     seed_everything(config.seed)
     model_path = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template)
-    dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
-    rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
-    if dataset.rejected and world.writes:
-        write_quarantine(dataset.rejected, run_dir.rejected_file)
+    dataset, rows = _read(
+        run_dir, world, tokenizer, config, look=checkpoint is None and not config.data.sha256
+    )
     facts = Facts(dataset.fingerprints, model_fingerprint(model_path))
     known = run_dir.read_environment()
     require_same_inputs(known.facts, facts)
@@ -202,6 +203,24 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
     result = save_result(state.forward.model, tokenizer, folder)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
+
+
+def _read(
+    run_dir: RunDir, world: World, tokenizer: PreTrainedTokenizerBase, config: RunConfig, *, look: bool
+) -> tuple[Dataset, EncodedRows]:
+    """The rows, and those to train on as tokens; what cannot be read is kept beside the run.
+
+    ``look``: ask the data check first, for a run that was made without it. It may say STOP:
+    UnsoundDataError.
+    """
+    dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
+    found = require_sound(dataset, tokenizer, config) if look else None
+    rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
+    if world.writes and found:
+        run_dir.write_data_check(DataCheck(noted(found), tuple(config.data.accept)))
+    if world.writes and dataset.rejected:
+        write_quarantine(dataset.rejected, run_dir.rejected_file)
+    return dataset, rows
 
 
 def _tokenise_on(rows: EncodedRows, run_dir: RunDir) -> None:

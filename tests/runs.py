@@ -21,7 +21,9 @@ ROWS = [
     *[{"prompt": "test input", "completion": "expected output"}] * 6,
     *[{"prompt": f"food {food}", "completion": kind} for food, kind in _FOODS.items()] * 2,
 ]
-SHORT = {
+ACCEPTED = {"data.accept": ["duplicates"]}
+"""Few answers, said again and again, are what these models can learn."""
+SHORT = ACCEPTED | {
     "tuning.lora_r": 4,
     "training.max_steps": 4,
     "training.per_device_train_batch_size": 4,
@@ -65,7 +67,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]] = ROWS) -> Path:
 def settings(model: Path, data: Path, changes: Mapping[str, Any] = SHORT) -> dict[str, Any]:
     """Nested plain values: ``model`` in float32, ``data``, and dotted ``changes``."""
     fixed = {"model.model_name_or_path": str(model), "model.dtype": "float32", "data.train": str(data)}
-    return apply_overrides({}, fixed | dict(changes))
+    return apply_overrides({}, ACCEPTED | fixed | dict(changes))
 
 
 def make_run(root: Path, model: Path, data: Path, changes: Mapping[str, Any] = SHORT) -> RunDir:

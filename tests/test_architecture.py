@@ -232,9 +232,10 @@ class TestCommands:
 
     def test_a_look_at_rows_and_their_cost_loads_no_torch(self, tiny_folder: Path, tmp_path: Path) -> None:
         rows = str(write_rows(tmp_path / "rows.jsonl"))
+        model = ["--model.model_name_or_path", str(tiny_folder)]
         looks = [
             *(["data", look, rows, "--model", str(tiny_folder)] for look in ("check", "preview")),
-            ["estimate", "--data.train", rows, "--model.model_name_or_path", str(tiny_folder)],
+            ["estimate", "--accept=duplicates", "--data.train", rows, *model],
         ]
         script = (
             "import sys; from backend.cli import main; import backend.commands.estimate as e;"

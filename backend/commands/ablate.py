@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.commands.output import print_json, say, send_alert, table
 from backend.run_dir import RunDir
@@ -16,24 +16,27 @@ SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
 if TYPE_CHECKING:
     from backend.ablation import Difference
     from backend.config import RunConfig
+    from backend.training.inputs import Inputs
 
 
-def ablate(config: RunConfig, found: dict[str, Any], seeds: int, runs: Path, *, as_json: bool) -> int:
+def ablate(config: RunConfig, found: Inputs, seeds: int, runs: Path, *, as_json: bool) -> int:
     """Carry out all runs one after the other and print the comparison; stops with the exit code of one that fails.
 
     ``found`` is what ``check_inputs`` says. Every run stays in ``runs`` under its own name.
     """
     from backend.ablation import compare, pairs  # noqa: PLC0415
-    from backend.config import config_yaml  # noqa: PLC0415
     from backend.core.training import total_steps  # noqa: PLC0415 - torch loads here
+    from backend.manager.launch import launch  # noqa: PLC0415
+    from backend.reports import DataCheck  # noqa: PLC0415
 
-    steps = total_steps(found["train_rows"], config.training)
+    checked = DataCheck(found.findings, tuple(config.data.accept))
+    steps = total_steps(found.train_rows, config.training)
     planned = list(pairs(config, seeds, steps))
     if not as_json:
         say(f"{2 * seeds} runs of {steps} steps: with and without augmentation, {seeds} seeds")
     made: list[RunDir] = []
     for each in (each for pair in planned for each in pair):
-        made.append(RunDir.create(runs, each.name, config_yaml(each)))
+        made.append(launch(runs, each, "create", checked=checked))
         code = _carried_out(made[-1], as_json=as_json)
         if code:
             return code
@@ -41,7 +44,7 @@ def ablate(config: RunConfig, found: dict[str, Any], seeds: int, runs: Path, *, 
     differences = compare([_scores(run) for run in with_it], [_scores(run) for run in without])
     if as_json:
         names = {"with": [run.id for run in with_it], "without": [run.id for run in without]}
-        found_out = {"differences": [asdict(each) for each in differences], "warnings": found["warnings"]}
+        found_out = {"differences": [asdict(each) for each in differences], "warnings": found.warnings}
         print_json({"steps": steps, "runs": names, **found_out})
     else:
         _print(differences)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
-from backend.commands.train import Settings, read_inputs, resolve_config
+from backend.commands.train import Accept, Settings, resolve_config
 
 if TYPE_CHECKING:
     from backend.estimator import Estimate, Interval, Machine
@@ -21,11 +21,13 @@ GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 def estimate(
     *settings: Settings,
     runs: RunsFolder = Path("runs"),
+    accept: Accept = (),
     as_json: AsJson = False,
 ) -> int:
     """Time, memory and disk of a run, with how far off the estimate may be: ``tunesmith estimate [CONFIG] …``.
 
-    Takes what ``tunesmith train`` takes, reads the rows and the model's shape, and learns from the finished runs.
+    Takes what ``tunesmith train`` takes, reads the rows and the model's shape, and learns from the finished runs. The
+    exit code is 1 where the data check says STOP.
 
     Examples
     --------
@@ -37,15 +39,13 @@ def estimate(
     from backend.estimator import estimate as work_out  # noqa: PLC0415
     from backend.model_shape import read_shape  # noqa: PLC0415
     from backend.past_runs import read_past  # noqa: PLC0415
+    from backend.training.inputs import read_inputs, unsound  # noqa: PLC0415 - transformers loads here
 
-    config = resolve_config(settings)
+    config = resolve_config(settings, accept)
     found = read_inputs(config)
-    shape = read_shape(Path(found["model"]))
+    shape = read_shape(Path(found.model))
     data = DataFigures(
-        found["train_rows"],
-        found["tokens_per_epoch"],
-        found["trained_tokens_per_epoch"],
-        found["validation_rows"],
+        found.train_rows, found.tokens_per_epoch, found.trained_tokens_per_epoch, found.validation_rows
     )
     cost = work_out(config, shape, data, this_machine(runs), read_past(runs))
     if as_json:
@@ -54,16 +54,20 @@ def estimate(
                 "estimate": asdict(cost),
                 "shape": asdict(shape),
                 "data": asdict(data),
-                "read_as": found["read_as"],
-                "sha256": found["sha256"],
-                "warnings": found["warnings"],
+                "read_as": found.read_as,
+                "sha256": found.sha256,
+                "warnings": found.warnings,
+                "findings": [asdict(each) for each in found.findings],
+                "stops": [asdict(each) for each in found.stops],
             }
         )
-        return 0
+        return int(bool(found.stops))
     _print(cost)
-    for warning in found["warnings"]:
+    for warning in found.warnings:
         say(f"Warning: {warning}")
-    return 0
+    if found.stops:
+        say(f"STOP: {unsound(config, found.stops)}")
+    return int(bool(found.stops))
 
 
 def this_machine(folder: Path) -> Machine:

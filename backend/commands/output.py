@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import ConfigError, TrainingError, TunesmithError
+from backend.errors import ConfigError, TrainingError, TunesmithError, UnsoundDataError
 
 if TYPE_CHECKING:
     from backend.run_dir import RunDir
@@ -99,8 +99,8 @@ def report_error(error: TunesmithError, *, as_json: bool) -> int:
 
 
 def error_record(error: TunesmithError) -> dict[str, Any]:
-    """An error as plain values: code, message, remedy, and every problem of a configuration."""
+    """An error as plain values: code, message, remedy, and every problem of a configuration or of the data."""
     record: dict[str, Any] = {"code": error.code, "message": error.message, "remedy": error.remedy}
-    if isinstance(error, ConfigError):
+    if isinstance(error, (ConfigError, UnsoundDataError)):
         record["problems"] = [vars(problem) for problem in error.problems]
     return record

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
-from backend.commands.train import Detach, carry_out, check_inputs, start_detached
+from backend.commands.train import Detach, carry_out, start_detached
 from backend.lifecycle import NOT_RESPONDING
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
@@ -163,9 +163,10 @@ def _branch(
     """A new run off ``run``; its note says where it comes from."""
     from backend.branching import branch, changed_config  # noqa: PLC0415 - torch loads here
     from backend.manager.run_manager import RunManager  # noqa: PLC0415
+    from backend.training.inputs import read_inputs  # noqa: PLC0415
 
     config = changed_config(run, skip_rows=places, rate_factor=rate_factor)
-    check_inputs(config)
+    read_inputs(config)  # what the data check says of these rows was settled when the first run began
     made = branch(run, config, from_step=from_step)
     rate = f", learning rate {config.training.learning_rate:g}" if rate_factor else ""
     skipped = f", without {', '.join(places)}" if places else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,17 @@ from backend.commands.output import NOTHING, print_json, say, send_alert
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from backend.config import DataConfig, RunConfig
+    from backend.config import RunConfig
     from backend.reports import Outcome
 
 Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]
+Accept = Annotated[
+    tuple[str, ...],
+    Parameter(
+        negative=(),
+        help="Train although this data check says STOP; may stand more than once. The run and its card name it.",
+    ),
+]
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 
 
@@ -32,12 +40,13 @@ def train(
     ablate: Annotated[
         int | None, Parameter(help="Train with and without augmentation under this many seeds, and compare.")
     ] = None,
+    accept: Accept = (),
     as_json: AsJson = False,
 ) -> int:
     """Fine-tune a model: ``tunesmith train [CONFIG] [--section.key value …]``.
 
     CONFIG is a YAML file (``tunesmith config init`` writes one); any setting can be given or overridden as a flag,
-    and only ``data.train`` is required.
+    and only ``data.train`` is required. What the data check calls STOP prevents the run.
 
     Examples
     --------
@@ -49,23 +58,26 @@ def train(
 
     tunesmith train run.yaml --augmentation.typos 0.02 --ablate 3
     """
-    from backend.config import config_yaml  # noqa: PLC0415 - pydantic is not needed for --help
     from backend.manager.alerts import check_environ  # noqa: PLC0415
 
     check_environ(os.environ)
-    config = resolve_config(settings)
+    config = resolve_config(settings, accept)
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
+    from backend.manager.launch import launch  # noqa: PLC0415
+    from backend.reports import DataCheck  # noqa: PLC0415
+    from backend.training.inputs import check_inputs  # noqa: PLC0415 - transformers loads here
+
     found = check_inputs(config, all_now=False)
-    config = config.pinned(found["sha256"])
+    config = config.pinned(dict(found.sha256))
     if not as_json:
-        _warn(found)
+        _warn(found.warnings)
     if ablate is not None:
         from backend.commands.ablate import ablate as carry_out_ablation  # noqa: PLC0415
 
         return carry_out_ablation(config, found, ablate, runs, as_json=as_json)
-    slug, also = config.name or Path(config.data.train).stem, {"warnings": found["warnings"]}
-    run = RunDir.create(runs, slug, config_yaml(config))
+    also = {"warnings": found.warnings}
+    run = launch(runs, config, "create", checked=DataCheck(found.findings, tuple(config.data.accept)))
     if queue:
         from backend.commands.run_queue import put_into_queue  # noqa: PLC0415
 
@@ -74,8 +86,8 @@ def train(
     return go_on(run, as_json=as_json, also=also)
 
 
-def resolve_config(settings: Sequence[str]) -> RunConfig:
-    """The configuration that a command line means: file, then environment, then flags.
+def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunConfig:
+    """The configuration that a command line means: file, then environment, then flags; ``accept`` joins data.accept.
 
     Paths are made absolute, and the content of a chat template's file stands in place of its path, so that the run
     folder holds all it needs. Raises ConfigError with every problem at once, and those of ``template_text``.
@@ -93,7 +105,7 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     raw: dict[str, Any] = read_yaml(Path(files[0])) if files else {}
     overrides = environment_overrides(os.environ) | parse_flags(settings[len(files) :])
     raw = apply_overrides(raw, overrides)
-    config = with_absolute_paths(parse_config(raw))
+    config = with_absolute_paths(parse_config(raw).accepting(accept))
     template = config.model.chat_template
     if template is None:
         return config
@@ -103,78 +115,24 @@ def resolve_config(settings: Sequence[str]) -> RunConfig:
     return config.model_copy(update={"model": kept})
 
 
-def check_inputs(config: RunConfig, *, all_now: bool = True) -> dict[str, Any]:
-    """Look at data, tokenizer and model as the trainer will, before anything is written; returns what was found.
-
-    Not ``all_now``: of a large set only the first rows are tokenised; training looks at the rest as it goes.
-
-    Raises the TunesmithError that the trainer would end with.
-    """
-    from backend.core.model_folder import check_model_folder  # noqa: PLC0415
-
-    found = read_inputs(config, all_now=all_now)
-    check_model_folder(Path(found["model"]))
-    return found
-
-
-def read_inputs(config: RunConfig, *, all_now: bool = True) -> dict[str, Any]:
-    """``check_inputs`` without the question whether it is a model that can be trained, for which torch loads."""
-    from backend import data_pipeline  # noqa: PLC0415 - transformers loads here
-    from backend.core.model_folder import check_files  # noqa: PLC0415
-    from backend.core.model_resolver import resolve_model  # noqa: PLC0415
-    from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
-    from backend.template_faults import template_warnings  # noqa: PLC0415
-
-    dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
-    folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-    check_files(folder)
-    tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
-    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=all_now)
-    if dataset.validation:
-        data_pipeline.encode(dataset.validation, tokenizer, config.data)
-    asked_twice = len(dataset.trained_questions())
-    return {
-        "model": str(folder),
-        "read_as": dataset.reading,
-        "sha256": dataset.fingerprints,
-        "train_rows": len(train_rows),
-        "validation_rows": len(dataset.validation),
-        "trained_questions": asked_twice,
-        "warnings": (
-            *dataset.warnings,
-            *template_warnings(dataset.train, tokenizer),
-            *_trained_questions(asked_twice, len(dataset.validation), config.data),
-        ),
-        "tokens_per_epoch": train_rows.tokens,
-        "trained_tokens_per_epoch": train_rows.trained_tokens,
-    }
-
-
-def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:
-    """What to say where held-out rows ask what training rows ask."""
-    words = (
-        f"{count:,} of the {held_out:,} held-out rows ask what training rows ask: scores on them prove nothing. "
-        f"See them with: tunesmith data check {data.train} --validation {data.validation}"
-    )
-    return [words] if count else []
-
-
-def _warn(found: Mapping[str, Any]) -> None:
+def _warn(warnings: Sequence[str]) -> None:
     """Say what was found that a run may go on with."""
-    for warning in found["warnings"]:
+    for warning in warnings:
         say(f"Warning: {warning}")
 
 
 def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
+    from backend.training.inputs import check_inputs  # noqa: PLC0415 - transformers loads here
+
     found = check_inputs(config)
     if as_json:
-        print_json({"dry_run": found, "config": config.model_dump(mode="json")})
+        print_json({"dry_run": asdict(found), "config": config.model_dump(mode="json")})
         return 0
     say("Everything that can be checked without loading weights is in order:")
-    for name, value in found.items():
-        if name != "warnings":
+    for name, value in vars(found).items():
+        if name not in {"warnings", "findings", "stops"}:
             say(f"  {name.replace('_', ' ')}: {value}")
-    _warn(found)
+    _warn(found.warnings)
     return 0
 
 

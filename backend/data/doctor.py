@@ -93,6 +93,7 @@ def examine(
     end_ids: Iterable[int] = (),
     max_length: int | None = None,
     epochs: float = 1.0,
+    checks: Sequence[Check] = ALL,
 ) -> Report:
     """The report on loaded rows.
 
@@ -103,7 +104,7 @@ def examine(
     scan = Scan(
         loaded.rows, validation, loaded.rejected, encode, look, frozenset(end_ids), max_length, epochs
     )
-    findings, not_run = run_checks(scan)
+    findings, not_run = run_checks(scan, checks)
     if unread := [each for each in loaded.unread if not each.harmless]:
         findings = _by_harm([*findings, _unread_keys(unread, len(loaded.rows) + len(loaded.rejected))])
     if loaded.disguised:

@@ -8,7 +8,6 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from app import start
 from app.start import begin
 from app.studio import Studio, studio
 from backend.config import parse_config
@@ -34,9 +33,7 @@ def locks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         lock.__enter__()
         held.append(lock)
 
-    monkeypatch.setattr(
-        start.process_manager, "start", create_autospec(process_manager.start, side_effect=hold)
-    )
+    monkeypatch.setattr(process_manager, "start", create_autospec(process_manager.start, side_effect=hold))
     return held
 
 
@@ -70,9 +67,7 @@ def test_queueing_twice_takes_one_place(
 
 def test_a_run_that_cannot_start_says_so_and_is_kept(place: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     full = RunError("No room.", remedy="Make some.", code="disk-low")
-    monkeypatch.setattr(
-        start.process_manager, "start", create_autospec(process_manager.start, side_effect=full)
-    )
+    monkeypatch.setattr(process_manager, "start", create_autospec(process_manager.start, side_effect=full))
     with pytest.raises(RunError, match="No room"):
         begin(place, CONFIG)
     assert [one.status.value for one in place.runs.list()] == ["created"]

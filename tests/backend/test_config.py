@@ -43,6 +43,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "data.sheet": ("Rows", ""),
     "data.whole_file": (True, "perhaps"),
     "data.sha256": ({"rows.jsonl": "ab12"}, ["ab12"]),
+    "data.accept": (["duplicates"], "duplicates"),
     "data.skip_rows": (["train.jsonl:12"], "train.jsonl:12"),
     "augmentation.share": (0.5, 1.5),
     "augmentation.prompt_templates": (["A {prompt}"], "A {prompt}"),

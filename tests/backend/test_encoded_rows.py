@@ -128,15 +128,36 @@ class TestWhileTrainingRuns:
         self, cache: Path, number: int
     ) -> None:
         rows = many()
-        rows[number - 1] = LONG
-        encoded = encode(rows, CHATML, limited("error", 110), all_now=False)
-        with pytest.raises(DataError, match=r"r:2 has 2.. tokens, more than data.max_length 110"):
+        rows[number - 1] = Row("r:2", input_ids=(5, 6), labels=(-100, -100))
+        encoded = encode(rows, CHATML, DATA, all_now=False)
+        with pytest.raises(DataError, match="r:2 has no token to learn"):
             encoded[number - 1]
-        with pytest.raises(DataError, match=r"r:2 has 2.. tokens") as caught:
+        with pytest.raises(DataError, match="r:2 has no token to learn") as caught:
             drain(encoded)
-        assert caught.value.code == "too-long"
+        assert caught.value.code == "nothing-trained"
         del encoded, caught
         assert list(cache.iterdir()) == []
+
+    def test_rows_that_are_too_long_are_told_together_before_training(self, cache: Path) -> None:
+        rows = many()
+        rows[10], rows[39] = LONG, chat("r:9", "food pork", "meat " * 60)
+        with pytest.raises(
+            DataError, match=r"2 of 40 rows are longer than 110 tokens \(r:9, r:2\)"
+        ) as caught:
+            encode(rows, CHATML, limited("error", 110), all_now=False)
+        assert caught.value.code == "too-long"
+
+    def test_a_long_row_that_was_not_foreseen_is_named_in_its_turn(
+        self, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(encoded_rows, "_may_be_long", lambda row, limit: False)
+        rows = many()
+        rows[39] = LONG
+        encoded = encode(rows, CHATML, limited("error", 110), all_now=False)
+        with pytest.raises(DataError, match="1 of 1 row is longer than 110 tokens"):
+            encoded[39]
+        with pytest.raises(DataError, match=r"1 of 40 rows are longer than 110 tokens \(r:2\)"):
+            drain(encoded)
 
     def test_nothing_is_kept_where_training_ends_first(self, cache: Path) -> None:
         encoded = encode(many(), CHATML, DATA, all_now=False)
@@ -202,12 +223,12 @@ class TestLongRows:
     def test_the_longest_that_fits(self) -> None:
         length = len(encode([LONG], CHATML, DATA)[0].input_ids)
         assert encode([LONG], CHATML, limited("error", length)).tokens == length
-        with pytest.raises(
-            DataError, match=f"r:2 has {length} tokens, more than data.max_length {length - 1}"
-        ) as error:
+        said = rf"1 of 2 rows are longer than {length - 1} tokens \(r:2\); the longest has {length}"
+        with pytest.raises(DataError, match=said) as error:
             encode([SHORT, LONG], CHATML, limited("error", length - 1))
         assert error.value.code == "too-long"
-        assert f"data.max_length to {length}" in error.value.remedy
+        assert f"data.max_length to {length} or more to keep all" in error.value.remedy
+        assert "drop, which keeps the other 1, or to cut" in error.value.remedy
 
     @pytest.mark.parametrize(
         ("truncation", "cut", "dropped", "left"),

@@ -186,12 +186,15 @@ class TestLargeSets:
         assert series(made) == series(undisturbed)
 
     def test_a_row_that_cannot_be_used_ends_the_run_in_its_turn(self, tmp_path: Path, learner: Path) -> None:
-        rows = write_rows(tmp_path / "rows.jsonl", [*ROWS, ENDLESS_PROMPT])
-        changes = SHORT | {"data.validation": 0, "training.max_steps": 90, "training.save_steps": 0}
+        sound = [{"input_ids": [5, 6, 7 + n], "labels": [5, 6, 7 + n]} for n in range(18)]
+        nothing = {"input_ids": [5, 6, 7], "labels": [-100, -100, -100]}
+        rows = write_rows(tmp_path / "rows.jsonl", [*sound, nothing])
+        changes = SHORT | {"data.accept": ["end-not-trained", "mask-wrong"]}
+        changes |= {"data.validation": 0, "training.max_steps": 90, "training.save_steps": 0}
         made = make_run(tmp_path / "runs", learner, rows, changes)
         outcome = run(made)
-        assert (outcome.status, outcome.code, exit_code(outcome)) == (RunStatus.FAILED, "too-long", 2)
-        assert "rows.jsonl:19 has " in outcome.message
+        assert (outcome.status, outcome.code, exit_code(outcome)) == (RunStatus.FAILED, "nothing-trained", 2)
+        assert "rows.jsonl:19 has no token to learn" in outcome.message
         assert 0 < len(series(made)) <= 3
 
 
@@ -283,7 +286,7 @@ class TestFailing:
             ([*ROWS, ENDLESS_PROMPT], {"data.max_length": 4096}, "too-long", "this model can look at 512"),
             (
                 [{"input_ids": [5, 6, 7 + n]} for n in range(995, 0, -99)],
-                {},
+                {"data.accept": ["contamination", "end-not-trained"]},
                 "unknown-token",
                 "knows those below",
             ),

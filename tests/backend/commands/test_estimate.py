@@ -17,6 +17,7 @@ from tests.runs import write_rows
 def words(tiny_folder: Path, tmp_path: Path) -> list[str]:
     rows = write_rows(tmp_path / "rows.jsonl")
     model = ["--model.model_name_or_path", str(tiny_folder)]
+    model += ["--accept", "duplicates"]
     return ["estimate", "--data.train", str(rows), *model, "--runs", str(tmp_path / "runs")]
 
 
@@ -69,3 +70,18 @@ def test_the_machine_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -
     assert machine.cores >= 1
     assert machine.memory_bytes > 10**8
     assert machine.disk_free_bytes > 0
+
+
+def test_what_the_data_check_stops_is_said_with_the_cost(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in words if word not in {"--accept", "duplicates"}]
+    assert main(words) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("Time")
+    assert "STOP" in told
+    assert "drop-duplicates leaves" in told
+    assert main([*words, "--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert [each["field"] for each in record["stops"]] == ["duplicates"]
+    assert record["estimate"]["steps"] > 0

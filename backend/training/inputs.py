@@ -1,0 +1,205 @@
+"""What a configuration would train on, looked at before anything is written: rows, chat template, model.
+
+Every way to train asks here, so that what the data check calls STOP stops them all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from backend import data_pipeline
+from backend.config import DataConfig, RunConfig
+from backend.core.model_folder import check_files, check_model_folder
+from backend.core.model_resolver import resolve_model
+from backend.core.tokenizer import load_tokenizer, stop_token_ids
+from backend.data.checks import ALL, Check
+from backend.data.doctor import Finding, Report, examine
+from backend.data.fixes import mend
+from backend.data_pipeline import Dataset
+from backend.errors import ConfigError, Problem, UnsoundDataError
+from backend.reports import DataFinding
+from backend.row_encoding import encode_row
+from backend.template_faults import template_faults, template_warnings
+
+THOROUGH_ROWS = 20_000
+"""Up to so many rows every check runs before training, in seconds; of more, those that can stop a run."""
+_SHOWN_PLACES = 3
+REFUSED = frozenset({"untrainable-rows"})
+"""STOP findings that nobody can accept: no training method learns from such rows. Rows that are too long are
+refused where all of them are tokenised."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run would train on: the model's folder, how the rows were read, and what there is of them.
+
+    ``sha256`` holds the fingerprint of each source, ``findings`` what the data check found, most harmful first,
+    ``stops`` what of it prevents the run as it is configured, with the rows that are left once it is fixed.
+    """
+
+    model: str
+    read_as: str
+    sha256: Mapping[str, str]
+    train_rows: int
+    validation_rows: int
+    trained_questions: int
+    warnings: tuple[str, ...]
+    tokens_per_epoch: int
+    trained_tokens_per_epoch: int
+    findings: tuple[DataFinding, ...]
+    stops: tuple[Problem, ...]
+
+
+def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
+    """Look at data, tokenizer and model as the trainer will, before anything is written; return what was found.
+
+    Not ``all_now``: of a large set only the first rows are tokenised; training looks at the rest as it goes.
+
+    Raises UnsoundDataError where the data check says STOP, else the TunesmithError that the trainer would end with.
+    """
+    found = read_inputs(config, all_now=all_now)
+    if found.stops:
+        raise unsound(config, found.stops)
+    check_model_folder(Path(found.model))
+    return found
+
+
+def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
+    """Return what ``check_inputs`` does, STOP or not, without asking whether the model can be trained (torch)."""
+    dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
+    folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
+    check_files(folder)
+    tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
+    report = data_report(dataset, tokenizer, config)
+    stops = stopping(report, dataset, config.data.accept)
+    if any(each.field in REFUSED for each in stops):
+        raise unsound(config, stops)
+    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=all_now)
+    if dataset.validation:
+        data_pipeline.encode(dataset.validation, tokenizer, config.data)
+    asked_twice = len(dataset.trained_questions())
+    return Inputs(
+        model=str(folder),
+        read_as=dataset.reading,
+        sha256=dataset.fingerprints,
+        train_rows=len(train_rows),
+        validation_rows=len(dataset.validation),
+        trained_questions=asked_twice,
+        warnings=(
+            *dataset.warnings,
+            *template_warnings(dataset.train, tokenizer),
+            *_trained_questions(asked_twice, len(dataset.validation), config.data),
+        ),
+        tokens_per_epoch=train_rows.tokens,
+        trained_tokens_per_epoch=train_rows.trained_tokens,
+        findings=noted(report),
+        stops=stops,
+    )
+
+
+def noted(report: Report) -> tuple[DataFinding, ...]:
+    """Return the findings of a report as a run keeps them, most harmful first."""
+    return tuple(
+        DataFinding(
+            each.check,
+            each.title,
+            each.level,
+            each.count,
+            each.harm,
+            tuple(example.place for example in each.examples),
+        )
+        for each in report.findings
+    )
+
+
+def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Report:
+    """Return what the data check finds in the rows of a run, before they are augmented.
+
+    Rows that are too long, or cannot be read, are told where they are refused; ``data.truncation`` and
+    ``data.max_rejected_share`` may allow them.
+    """
+    thorough = len(dataset.source.rows) <= THOROUGH_ROWS
+    return examine(
+        dataset.source,
+        config.data.train,
+        validation=dataset.validation,
+        encode=lambda row: encode_row(row, tokenizer),
+        look=template_faults(tokenizer),
+        end_ids=stop_token_ids(tokenizer),
+        epochs=config.training.num_train_epochs,
+        checks=ALL if thorough else [check for check in ALL if _can_stop(check)],
+    )
+
+
+def _can_stop(check: Check) -> bool:
+    return check.level == "block" or (check.escalate is not None and check.escalate[1] == "block")
+
+
+def require_sound(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Report:
+    """Return the report on the rows of a run. Raises UnsoundDataError where it says STOP and nobody accepted that."""
+    report = data_report(dataset, tokenizer, config)
+    if stops := stopping(report, dataset, config.data.accept):
+        raise unsound(config, stops)
+    return report
+
+
+def stopping(report: Report, dataset: Dataset, accepted: Sequence[str]) -> tuple[Problem, ...]:
+    """Return the STOP findings that were not accepted: what, in which rows, and how many rows each fix leaves.
+
+    Raises ConfigError where ``accepted`` names a check that does not exist.
+    """
+    known = {check.slug for check in ALL} | {finding.check for finding in report.findings}
+    if unknown := [name for name in accepted if name not in known]:
+        raise ConfigError([_unknown_check(name, known) for name in unknown])
+    passed = set(accepted) - REFUSED
+    found = [each for each in report.findings if each.level == "block" and each.check not in passed]
+    return tuple(_problem(each, dataset) for each in found)
+
+
+def _unknown_check(name: str, known: set[str]) -> Problem:
+    near = get_close_matches(name, known, 1)
+    meant = f"Did you mean {near[0]}?" if near else f"Use the name of a check: {', '.join(sorted(known))}."
+    return Problem("data.accept", f"There is no check called {name!r}.", meant)
+
+
+def _problem(finding: Finding, dataset: Dataset) -> Problem:
+    rows = len(dataset.source.rows)
+    places = ", ".join(example.place for example in finding.examples[:_SHOWN_PLACES])
+    about = "about " if finding.is_estimate else ""
+    more = " and more" if finding.count > len(finding.examples) else ""
+    message = f"{finding.title}: {about}{finding.count:,} of {rows:,} rows ({places}{more}). {finding.harm}"
+    return Problem(finding.check, message, _way_out(finding, dataset))
+
+
+def _way_out(finding: Finding, dataset: Dataset) -> str:
+    rows = len(dataset.source.rows)
+    if finding.fix is None:
+        return "There is no fix that is safe for every such row: mend them by hand."
+    left = len(mend(dataset.source.rows, [finding.fix], dataset.validation).rows)
+    return f"The fix {finding.fix} leaves {left:,} of {rows:,} rows."
+
+
+def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
+    """Return the error that tells ``stops`` and the ways to go on."""
+    names = [each.field for each in stops]
+    may_pass = [name for name in names if name not in REFUSED]
+    accept = f", or name what you accept in data.accept: {', '.join(may_pass)}" if may_pass else ""
+    return UnsoundDataError(
+        f"{config.data.train}: the data check says STOP.",
+        stops,
+        remedy=f"Mend the rows{accept}.",
+    )
+
+
+def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:
+    """What to say where held-out rows ask what training rows ask."""
+    words = (
+        f"{count:,} of the {held_out:,} held-out rows ask what training rows ask: scores on them prove nothing. "
+        f"See them with: tunesmith data check {data.train} --validation {data.validation}"
+    )
+    return [words] if count else []

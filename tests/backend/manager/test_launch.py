@@ -1,0 +1,95 @@
+"""A configuration becomes a run, once: backend/manager/launch.py."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import pytest
+
+from backend.config import parse_config
+from backend.errors import RunError
+from backend.manager import launch as module
+from backend.manager import process_manager
+from backend.manager.launch import launch
+from backend.manager.queue_manager import QueueManager
+from backend.reports import DataCheck, DataFinding, RunStatus
+from backend.run_dir import RunDir
+
+CONFIG = parse_config({"name": "foods", "data": {"train": "/data/foods.jsonl"}})
+
+
+@pytest.fixture
+def locks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Instead of a trainer, a lock on each started run; the runs are at work as long as they stand here."""
+    held: list[object] = []
+
+    def hold(run: RunDir, **_: object) -> None:
+        lock = run.lock()
+        lock.__enter__()
+        held.append(lock)
+
+    monkeypatch.setattr(
+        module.process_manager, "start", create_autospec(process_manager.start, side_effect=hold)
+    )
+    return held
+
+
+def test_a_run_that_is_only_created(tmp_path: Path) -> None:
+    run = launch(tmp_path, CONFIG, "create")
+    assert run.status() is RunStatus.CREATED
+    assert run.id.split("-")[2] == "foods"
+
+
+def test_a_run_without_a_name_is_called_as_its_data(tmp_path: Path) -> None:
+    run = launch(tmp_path, parse_config({"data": {"train": "/data/fruit.csv"}}), "create")
+    assert run.id.split("-")[2] == "fruit"
+
+
+def test_paths_do_not_depend_on_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = launch(tmp_path, parse_config({"data": {"train": "foods.jsonl"}}), "create")
+    assert f"{tmp_path}/foods.jsonl" in run.read_config_text()
+
+
+def test_what_the_data_check_found_is_kept_with_the_run(tmp_path: Path) -> None:
+    found = DataCheck(
+        (DataFinding("duplicates", "Rows repeat", "block", 7, "Harm.", ("f:1",)),), ("duplicates",)
+    )
+    assert launch(tmp_path, CONFIG, "create", checked=found).read_data_check() == found
+    assert launch(tmp_path, CONFIG, "create").read_data_check() == DataCheck(())
+
+
+def test_the_same_configuration_twice_is_two_runs_unless_once_is_asked_for(
+    tmp_path: Path, locks: list[object]
+) -> None:
+    first = launch(tmp_path, CONFIG, "start")
+    assert launch(tmp_path, CONFIG, "start").id != first.id
+    assert launch(tmp_path, CONFIG, "start", once=True).id in {run.id for run in RunDir.all_under(tmp_path)}
+    assert len(locks) == 2
+
+
+def test_four_askers_at_once_make_one_run(tmp_path: Path, locks: list[object]) -> None:
+    begin = partial(launch, tmp_path, CONFIG, "start", once=True)
+    with ThreadPoolExecutor(4) as tabs:
+        runs = [each.result() for each in [tabs.submit(begin) for _ in range(4)]]
+    assert len({run.id for run in runs}) == 1
+    assert len(locks) == 1
+
+
+def test_queueing_takes_a_place_and_starts_nothing(tmp_path: Path, locks: list[object]) -> None:
+    run = launch(tmp_path, CONFIG, "queue")
+    assert [waiting.id for waiting, _ in QueueManager(tmp_path).waiting()] == [run.id]
+    assert locks == []
+
+
+def test_a_run_that_cannot_start_says_so_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = RunError("No room.", remedy="Make some.", code="disk-low")
+    monkeypatch.setattr(
+        module.process_manager, "start", create_autospec(process_manager.start, side_effect=full)
+    )
+    with pytest.raises(RunError, match="No room"):
+        launch(tmp_path, CONFIG, "start")
+    assert [run.status() for run in RunDir.all_under(tmp_path)] == [RunStatus.CREATED]

@@ -1,0 +1,133 @@
+"""What a run would train on, looked at first: backend/training/inputs.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.config import RunConfig, parse_config
+from backend.errors import ConfigError, DataError, ModelError, TunesmithError, UnsoundDataError
+from backend.training import inputs
+from backend.training.inputs import check_inputs, read_inputs
+from tests.runs import learner_folder, settings, write_rows
+
+SOUND = [{"prompt": f"food number {number}", "completion": f"kind {number % 7}"} for number in range(60)]
+REPEATED = [*SOUND[:20], *SOUND[:10]]
+SECRET = {"prompt": "what is the key", "completion": "it is AKIAQ3EGRTV5HJLM7PWX, keep it"}
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learner_folder(tmp_path_factory.mktemp("learner") / "model")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def configured(learner: Path, tmp_path: Path) -> Any:
+    def configure(rows: list[dict[str, Any]], **changes: Any) -> RunConfig:
+        data = write_rows(tmp_path / "rows.jsonl", rows)
+        accepted = {"data.accept": [], "data.validation": 0.1}
+        return parse_config(settings(learner, data, accepted | changes))
+
+    return configure
+
+
+class TestWhatIsCheckedFirst:
+    @pytest.mark.parametrize(
+        ("changes", "kind", "code", "said"),
+        [
+            ({"data.train": "rows.json"}, DataError, "file-not-found", "Did you mean .*rows.jsonl"),
+            ({"data.train": "./nowhere/x.csv"}, DataError, "file-not-found", "nowhere/x.csv does not exist"),
+            ({"data.validation": "held.jsonl"}, DataError, "file-not-found", "held.jsonl does not exist"),
+            ({"model.model_name_or_path": "smolm2-135m"}, ModelError, "model-not-found", "smollm2-135m"),
+            ({"model.model_name_or_path": "empty"}, ModelError, "no-config", "config.json"),
+            ({"data.max_length": 8}, DataError, "too-long", "rows are longer than 8 tokens"),
+            ({"data.validation": "long.jsonl"}, DataError, "too-long", "1 of 1 row is longer"),
+            ({"data.columns": {"prompt": "question"}}, DataError, "unknown-column", "question"),
+        ],
+    )
+    def test_what_the_trainer_would_end_with(
+        self, tmp_path: Path, learner: Path, changes: dict[str, Any], kind: type, code: str, said: str
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        rows = write_rows(tmp_path / "rows.jsonl")
+        write_rows(tmp_path / "long.jsonl", [{"prompt": "word " * 2000, "completion": "x"}])
+        config = parse_config(settings(learner, rows, changes))
+        with pytest.raises(TunesmithError, match=said) as caught:
+            check_inputs(config)
+        assert isinstance(caught.value, kind)
+        assert caught.value.code == code
+
+
+class TestStop:
+    def test_sound_rows_pass_and_are_counted(self, configured: Any) -> None:
+        found = check_inputs(configured(SOUND))
+        assert (found.train_rows + found.validation_rows, found.stops) == (60, ())
+
+    def test_a_finding_of_that_level_prevents_the_run_and_says_what_is_left(self, configured: Any) -> None:
+        with pytest.raises(UnsoundDataError) as caught:
+            check_inputs(configured(REPEATED, **{"data.validation": 0}))
+        (problem,) = caught.value.problems
+        assert caught.value.code == "unsound-data"
+        assert problem.field == "duplicates"
+        assert "10 of 30 rows (rows.jsonl:21, rows.jsonl:22, rows.jsonl:23 and more)" in problem.message
+        assert problem.remedy == "The fix drop-duplicates leaves 20 of 30 rows."
+        assert "data.accept: duplicates" in caught.value.remedy
+
+    def test_all_of_them_are_told_at_once(self, configured: Any) -> None:
+        with pytest.raises(UnsoundDataError) as caught:
+            check_inputs(configured([*REPEATED, SECRET], **{"data.validation": 0}))
+        assert [problem.field for problem in caught.value.problems] == ["duplicates", "secrets"]
+
+    def test_it_can_be_accepted_by_name_and_stays_known(self, configured: Any) -> None:
+        config = configured(REPEATED, **{"data.validation": 0}).accepting(["duplicates"])
+        found = check_inputs(config)
+        assert found.stops == ()
+        assert ("duplicates", "block", 10) in [(one.check, one.level, one.count) for one in found.findings]
+
+    def test_what_is_accepted_lets_nothing_else_pass(self, configured: Any) -> None:
+        config = configured([*REPEATED, SECRET], **{"data.validation": 0}).accepting(["duplicates"])
+        with pytest.raises(UnsoundDataError) as caught:
+            check_inputs(config)
+        assert [problem.field for problem in caught.value.problems] == ["secrets"]
+
+    def test_a_check_that_does_not_exist_is_no_acceptance(self, configured: Any) -> None:
+        with pytest.raises(
+            ConfigError, match=r"There is no check called 'duplicate'. Did you mean duplicates"
+        ):
+            check_inputs(configured(SOUND).accepting(["duplicate"]))
+
+    def test_held_out_rows_that_are_trained_on_stop_the_run(self, configured: Any, tmp_path: Path) -> None:
+        held = write_rows(tmp_path / "held.jsonl", SOUND[:5])
+        with pytest.raises(UnsoundDataError) as caught:
+            check_inputs(configured(SOUND, **{"data.validation": str(held)}))
+        assert [problem.field for problem in caught.value.problems] == ["contamination"]
+        assert "leaves 55 of 60 rows" in caught.value.problems[0].remedy
+
+    def test_rows_that_no_method_learns_from_cannot_be_accepted(self, configured: Any) -> None:
+        rows = [{"prompt": f"q {number}", "chosen": "good", "rejected": "bad"} for number in range(60)]
+        config = configured(rows, **{"data.validation": 0}).accepting(
+            ["untrainable-rows", "no-shared-prompt"]
+        )
+        with pytest.raises(UnsoundDataError, match="data check says STOP") as caught:
+            read_inputs(config)
+        assert [problem.field for problem in caught.value.problems] == ["untrainable-rows"]
+        assert caught.value.remedy == "Mend the rows."
+
+    def test_repeats_that_augmentation_adds_are_no_duplicates(self, configured: Any) -> None:
+        rows = [*SOUND, *[{"prompt": f"rare {number}", "completion": "rare"} for number in range(3)]]
+        assert check_inputs(configured(rows, **{"augmentation.oversample": 3.0})).stops == ()
+
+    def test_of_a_large_set_only_what_can_stop_a_run_is_looked_for(
+        self, configured: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inputs, "THOROUGH_ROWS", 10)
+        found = read_inputs(configured(REPEATED, **{"data.validation": 0}))
+        assert [problem.field for problem in found.stops] == ["duplicates"]
+        assert {one.check for one in found.findings} == {"duplicates"}
