@@ -169,9 +169,12 @@ def _show_fixed(
     as_json: bool,
 ) -> int:
     """Write the copy if there is a place for it, say what changed and what is left; the exit code is the copy's."""
-    from backend.data.fixes import write_copy  # noqa: PLC0415
+    from backend.data.copies import notes, write_copy  # noqa: PLC0415
 
-    copy = write_copy(mended, out, source=path, sha256=loaded.sha256) / "rows.jsonl" if out else None
+    copy = None
+    if out:
+        folder = write_copy(mended, out, source=path, sha256=loaded.sha256, shape=loaded.shape)
+        copy = folder / "rows.jsonl"
     remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), str(copy or path), held_out, options)
     counts = change_counts(mended.changes, len(loaded.rejected))
     if as_json:
@@ -181,6 +184,7 @@ def _show_fixed(
             "changes": counts,
             "differences": [_listed(change) for change in mended.changes[:LISTED_CHANGES]],
             "blocks": remaining.blocks,
+            "notes": notes(copy.parent) if copy else [],
         }
         print_json({**json.loads(report.to_json()), "fixed": fixed})
         return remaining.exit_code
@@ -194,18 +198,17 @@ def _show_fixed(
     say(
         f"\nWrote {copy} ({len(mended.rows):,} rows; before and after of each change in changes.jsonl beside it)"
     )
+    for note in notes(copy.parent):
+        say(note)
     still = [finding.title for finding in remaining.findings if finding.level == "block"]
     say(f"Still to mend by hand: {'; '.join(still)}." if still else f"Train on it: --data.train {copy}")
     return remaining.exit_code
 
 
 def _listed(change: Change) -> dict[str, object]:
-    from backend.data.fixes import difference  # noqa: PLC0415
+    from backend.data.copies import difference  # noqa: PLC0415
 
-    hidden = (
-        {"before": None} if change.fix == "redact-secrets" else {}
-    )  # a secret is not for screens and logs
-    return difference(change) | hidden
+    return difference(change)
 
 
 def _print_changes(changes: Sequence[Change], counts: Mapping[str, tuple[int, int]]) -> None:
@@ -242,13 +245,13 @@ def _print_change(change: Change) -> None:
 
 def changed_part(change: Change) -> tuple[str, str]:
     """The part of a row that a fix changed, before and after, with a little of what stands around it."""
-    from backend.data.write import row_record  # noqa: PLC0415
+    from backend.data.copies import shown_record  # noqa: PLC0415
     from backend.utils.text_utils import shorten  # noqa: PLC0415
 
-    before = json.dumps(row_record(change.before), ensure_ascii=False)
+    before = json.dumps(shown_record(change.before), ensure_ascii=False)
     if change.after is None:
         return shorten(before, 100), ""
-    after = json.dumps(row_record(change.after), ensure_ascii=False)
+    after = json.dumps(shown_record(change.after), ensure_ascii=False)
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     start = max(0, same - 30)
     lead = "…" if start else ""

@@ -20,6 +20,7 @@ from ftfy import TextFixerConfig, fix_text
 from ftfy.badness import is_bad
 
 from backend.data.minhash import GRAM, Hashes, near_duplicates, overlap
+from backend.data.prose import map_prose
 from backend.data.records import Message, Row
 from backend.data.store import chosen
 from backend.data.texts import (
@@ -84,11 +85,12 @@ def is_damaged(text: str) -> bool:
 
 
 def repair_text(text: str) -> str:
-    """The text with mojibake undone and with NUL, stray byte-order marks and control characters taken out.
+    """The text with mojibake in its prose undone; NUL and stray byte-order marks are taken out everywhere.
 
-    Uses ftfy (Speer, "ftfy", Zenodo 2019) with every setting off that touches sound text.
+    Code and addresses are left as they are written. Uses ftfy (Speer, "ftfy", Zenodo 2019) with every setting off
+    that touches sound text.
     """
-    return fix_text(text, _REPAIR)
+    return map_prose(text.replace("\0", "").replace("\ufeff", ""), lambda part: fix_text(part, _REPAIR))
 
 
 def repair_row(row: Row) -> Row:

@@ -105,6 +105,20 @@ def plain(value: Any) -> Any:
     return value
 
 
+def encode(value: Any) -> str:
+    """The value as JSON on one line that ``decode`` reads back the same, numbers spelled as they were."""
+    if isinstance(value, Spelled):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_quoted(str(key))}: {encode(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(encode, value)) + "]"
+    return _quoted(value)
+
+
+_quoted = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
 def depth(value: Any) -> int:
     """How many lists and objects stand inside each other at the deepest place; 0 for a scalar."""
     deepest, open_values = 0, [(value, 0)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backend.data.files import regular_file, unreadable, unwritable
 from backend.data.formats import Shape, detect, how_to_use, listed, other_shape, to_row
+from backend.data.lineage import copied_columns
 from backend.data.locate import Located, locate, take_part
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.sources import Item, ReadOptions, read_file
@@ -99,14 +100,15 @@ def load_rows(
 ) -> Loaded:
     """Every row behind a path, folder, pattern or hub id, with a slice such as ``[:80%]`` applied.
 
-    ``columns`` maps parts to columns and beats detection. Many rows are mapped from a temporary file (``store``),
-    so that memory does not grow with them. Rejected records are written to ``quarantine`` when there are any.
-    Raises ``DataError`` when the source cannot be read, has no rows, or when more than ``max_rejected_share``
-    (0 to 1) of its records are refused.
+    ``columns`` maps parts to columns and beats detection; a mended copy brings its own map. Many rows are mapped from
+    a temporary file (``store``), so that memory does not grow with them. Rejected records are written to
+    ``quarantine`` when there are any. Raises ``DataError`` when the source cannot be read, has no rows, or when more
+    than ``max_rejected_share`` (0 to 1) of its records are refused.
     """
     located = locate(path)
     sha256 = fingerprint(located)
     aside = _Aside(max_rejected_share, skipped=list(located.skipped))
+    of_copy = None if columns else copied_columns(located, sha256)
     records = _records(located, options or ReadOptions(), aside)
     sample = list(itertools.islice(records, SAMPLE_RECORDS))
     try:
@@ -115,7 +117,11 @@ def load_rows(
         if not sample:
             raise _too_many_rejected(str(path), aside)
         looked_at = sample_for_shape(sample, located, options or ReadOptions())
-        shape = detect(looked_at, columns)
+        shape = detect(looked_at, columns or of_copy)
+        if of_copy:
+            shape = replace(
+                shape, reason=shape.reason.replace(" as asked:", " as the copy's lineage.json says:")
+            )
         known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
         every = _watched(itertools.chain(sample, records), known, aside)
         unused = UnusedColumns([*shape.columns.values(), *shape.later.values()])

@@ -32,6 +32,17 @@ _SIGNS = re.compile(
 _INDENT = re.compile(r"(?<=\n)[ \t]++(?=\S)")
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, characters of no width, fillers, lone marks."""
+    return not any(
+        unicodedata.category(each) not in _UNSEEN and each not in _FILLERS for each in text.strip()
+    )
+
+
+_UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp", "Mn", "Me"}
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+
+
 def indents(text: str) -> str:
     """The white space that lines but the first begin with, a line each: in code it changes what a text says."""
     return "\n".join(_INDENT.findall(text))

@@ -7,6 +7,7 @@ from backend.data.checks.base import Check, Example, Level, Scan
 from backend.data.checks.contents import CONTENT_CHECKS
 from backend.data.checks.conversations import CONVERSATION_CHECKS
 from backend.data.checks.labels import LABEL_CHECKS
+from backend.data.checks.leftovers import LEFTOVER_CHECKS
 from backend.data.checks.repeats import REPEAT_CHECKS
 from backend.data.checks.secrets import SECRET_CHECKS
 from backend.data.checks.template import TEMPLATE_CHECKS
@@ -19,6 +20,7 @@ ALL: tuple[Check, ...] = tuple(
         (
             *REPEAT_CHECKS,
             *CONTENT_CHECKS,
+            *LEFTOVER_CHECKS,
             *TOKEN_CHECKS,
             *TEMPLATE_CHECKS,
             *CONVERSATION_CHECKS,

@@ -1,4 +1,4 @@
-"""Checks 4, 7, 11, 15, 16, 17 and 19: what stands in the texts themselves."""
+"""Checks 4, 11, 15 and 19: what stands in the texts themselves."""
 
 from __future__ import annotations
 
@@ -10,38 +10,30 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from backend.data.checks.base import Check, Example, Scan, given_answer
+from backend.data.checks.base import Check, Example, Scan
 from backend.data.cleaning import is_damaged, text_hash
-from backend.data.records import Row
+from backend.data.records import Message, Row
 from backend.data.store import chosen
-from backend.data.texts import answers, prompt_text, texts
-from backend.utils.text_utils import normalise, shorten
+from backend.data.texts import answers, asked, is_trained, prompt_text, texts
+from backend.utils.text_utils import is_blank, normalise, shorten
 
 _NOTHING = {"na", "n/a", "nan", "none", "null", "nil", "undefined", "-", "?", "tbd"}
-_MARKUP = re.compile(
-    r"<\|(?:im_start|im_end|eot_id|end|user|assistant|system|start_header_id|end_header_id|begin_of_text|"
-    r"endoftext|endofprompt)\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|"
-    r"^#{2,3} ?(?:Response|Instruction|Human|Assistant):|^(?:Human|Assistant|USER|ASSISTANT): ",
-    re.MULTILINE,
-)
-_DOUBLE_START = re.compile(r"^(?:<s>|<\|begin_of_text\|>|<\|startoftext\|>)")
+_I = r"\bi(?:'m| am| ?am)"
+_CANNOT = r"(?:can(?:no|')?t|can not|won't|will not|(?:'m| am) (?:unable|not able|not allowed) to)"
 _REFUSAL = re.compile(
-    r"\bas an? (?:ai|large|artificial)[\w -]* (?:language )?(?:model|intelligence|assistant)\b|"
-    r"\bi(?:'m| am) (?:just )?an ai\b|\bi(?:'m| am) sorry,? but i (?:can(?:no|')t|am unable)\b|"
-    r"\bi (?:cannot|can't|can not|am unable to|am not able to) (?:assist|help|fulfil+|comply)\b|"
-    r"\bmy (?:knowledge|training) cut-?off\b",
+    r"\bas an? (?:(?:large |artificial |text-based |virtual |conversational |generative )*"
+    r"(?:ai|language model|artificial intelligence)|(?:large |artificial )[\w -]{0,30}(?:model|intelligence))"
+    r"(?! ?(?:engineer|researcher|student|company|startup|team|expert|product))\b|"
+    rf"{_I} (?:just |only |merely )?(?:an ai\b(?! (?:engineer|researcher|student|startup|expert|assistant (?:named|"
+    r"called|made|built|developed|created|trained|for|from|by|who|that)))|a (?:large )?language model\b)|"
+    rf"\b(?:sorry|apologi[sz]e|afraid|regret),?(?: but)?(?: that)? i ?{_CANNOT}\b|"
+    rf"\bi ?{_CANNOT} (?:assist|help|fulfil+|comply|provide|support|engage|participate|discuss|answer|create|generate"
+    r"|do that|continue)\b(?! (?:but|it|laughing|myself))|"
+    r"\b(?:it (?:is|would be) (?:not appropriate|inappropriate|unethical) (?:for me )?to|against my (?:programming|"
+    r"guidelines|policy)|my (?:knowledge|training)(?: data)? (?:cut-?off|only goes)|i (?:do not|don't) have "
+    r"(?:personal (?:opinions|experiences|feelings|beliefs|preferences)|access to real-time))\b",
     re.IGNORECASE,
 )
-_PLACEHOLDER = re.compile(
-    r"\{\{\s*[\w.]+\s*\}\}|\[(?:YOUR|INSERT|ENTER|COMPANY|NAME|DATE|CITY)[ _A-Z]*\]|<(?:YOUR|INSERT)[ _A-Z]*>|"
-    r"\bTODO\b|\bFIXME\b|\blorem ipsum\b|\bXXXX+\b",
-)
-_PLACEHOLDER_MARKS = ("{{", "[", "<", "TODO", "FIXME", "lorem", "XXXX")
-_TAG = re.compile(
-    r"</?(?:div|span|p|br|a|li|ul|td|tr|table|font|b|i|strong|em|img|h\d)(?:\s[^<>]{0,300})?/?>", re.I
-)
-_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|nbsp|apos|#\d{2,5});")
-_BLOB = re.compile(r"[A-Za-z0-9+/=_-]{200,}")
 _SCRIPTS = (
     "LATIN",
     "CYRILLIC",
@@ -59,16 +51,36 @@ _SCRIPT_NAMES = {"CJK": "Chinese", "HANGUL": "Korean"}
 _SCRIPT_CHARACTERS = 300
 
 
+def is_blank_answer(message: Message) -> bool:
+    """Whether an assistant message says nothing: no visible character, no call of a tool, no reasoning."""
+    beside = (message.get(key) for key in ("tool_calls", "reasoning_content", "thinking"))
+    return is_blank(message["content"]) and not any(beside)
+
+
 def empty_answer(row: Row) -> str | None:
-    """Why the row teaches nothing: no answer, or only white space."""
-    if row.input_ids or row.segments:
+    """Why the row teaches nothing: no answer, or one without a visible character. A bad answer may be empty."""
+    if row.input_ids or row.segments or row.label is False:
         return None
-    found = answers(row)
+    if row.text is not None:
+        return f"the text is {shorten(json.dumps(row.text), 40)}" if is_blank(row.text) else None
+    found = [message for message in row.chosen or row.messages if is_trained(message)]
     if not found:
         return "there is no assistant message that is trained"
-    blank = [number for number, answer in enumerate(found) if not answer.strip()]
-    calls = any(message.get("tool_calls") for message in row.messages)
-    return None if not blank or calls else f"the answer is {json.dumps(found[blank[0]])}"
+    blank = next((message["content"] for message in found if is_blank_answer(message)), None)
+    return None if blank is None else f"the answer is {shorten(json.dumps(blank), 40)}"
+
+
+def empty_prompt(row: Row) -> str | None:
+    """A row with an answer to a question that has no visible character."""
+    questions = [message for message in asked(row) if message["role"] in ("user", "tool")]
+    if not questions or row.chosen or not is_blank(questions[-1]["content"]):
+        return None
+    return f"the question is {shorten(json.dumps(questions[-1]['content']), 40)}"
+
+
+def spoken_answer(row: Row) -> str:
+    """The words of a row's answers, calls left aside; '' for plain text."""
+    return "\n".join(answers(row)) if row.text is None else ""
 
 
 def placeholder_answer(row: Row) -> str | None:
@@ -76,17 +88,6 @@ def placeholder_answer(row: Row) -> str | None:
     for answer in answers(row):
         if answer.strip().lower() in _NOTHING:
             return f"the answer is {answer.strip()!r}"
-    return None
-
-
-def template_markup(row: Row) -> str | None:
-    """Markup of a chat template inside the words of a row, or a start token before a plain text."""
-    if row.text is not None:
-        found = _DOUBLE_START.search(row.text)
-        return f"the text begins with {found.group()}, which the tokenizer adds again" if found else None
-    for number, message in enumerate(row.messages + row.chosen + row.rejected):
-        if found := _MARKUP.search(message["content"]):
-            return f"message {number + 1} ({message['role']}) holds {found.group().strip()!r}"
     return None
 
 
@@ -101,7 +102,7 @@ def damaged_text(row: Row) -> str | None:
 def refusal(row: Row) -> str | None:
     """An answer that refuses or speaks of itself as a language model."""
     for answer in answers(row):
-        if found := _REFUSAL.search(answer):
+        if found := _REFUSAL.search(answer.replace("’", "'")):
             return f"the answer says {found.group()!r}"
     return None
 
@@ -120,34 +121,13 @@ def same_opening(scan: Scan) -> Iterator[Example]:
 
 def _opening(row: Row) -> str:
     """The first eight words of an answer that has more; '' for others."""
-    words = normalise(given_answer(row)).split(" ", 8)
+    words = normalise(spoken_answer(row)).split(" ", 8)
     return " ".join(words[:8]) if len(words) > 8 else ""
-
-
-def unresolved_placeholder(row: Row) -> str | None:
-    """A gap that was never filled in, such as {{name}} or [YOUR NAME]."""
-    for text in texts(row):
-        if any(mark in text for mark in _PLACEHOLDER_MARKS) and (found := _PLACEHOLDER.search(text)):
-            return f"{found.group()!r} was never filled in"
-    return None
-
-
-def web_junk(row: Row) -> str | None:
-    """HTML tags, entities or very long strings without a space."""
-    for text in texts(row):
-        tags = _TAG.findall(text)
-        if len(tags) >= 3 and "```" not in text:
-            return f"{len(tags)} HTML tags such as {_TAG.search(text).group()!r}"  # type: ignore[union-attr]
-        if found := _ENTITY.search(text):
-            return f"the HTML entity {found.group()!r}"
-        if found := _BLOB.search(text):
-            return f"a string of {len(found.group()):,} characters without a space: {found.group()[:30]}…"
-    return None
 
 
 def mixed_scripts(scan: Scan) -> Iterator[Example]:
     """Rows written in another script than nine tenths of the others."""
-    spoken = given_answer if any(map(given_answer, scan.rows)) else prompt_text
+    spoken = spoken_answer if any(map(spoken_answer, scan.rows)) else prompt_text
     scripts = [script_of(spoken(row)) for row in scan.rows]
     times = Counter(script for script in scripts if script)
     if len(times) < 2:
@@ -188,6 +168,16 @@ CONTENT_CHECKS = (
         "Such a row teaches the model to say nothing.",
         by_row=empty_answer,
         fix="drop-empty",
+        chosen_up_to=0.2,
+    ),
+    Check(
+        4,
+        "empty-prompts",
+        "Questions are empty",
+        "warn",
+        "The model learns to say the answer to nothing. Look whether the right column was read.",
+        by_row=empty_prompt,
+        escalate=(0.2, "block"),
     ),
     Check(
         4,
@@ -196,14 +186,6 @@ CONTENT_CHECKS = (
         "warn",
         "NA, None or null usually come from an empty cell; the model learns to say them.",
         by_row=placeholder_answer,
-    ),
-    Check(
-        7,
-        "template-markup",
-        "Texts hold chat-template markup",
-        "block",
-        "The model's own template adds this again; it then learns a broken conversation and answers with markup.",
-        by_row=template_markup,
     ),
     Check(
         11,
@@ -230,23 +212,6 @@ CONTENT_CHECKS = (
         "info",
         "The model learns this opening before anything else and puts it everywhere.",
         over_all=same_opening,
-    ),
-    Check(
-        16,
-        "placeholders",
-        "Placeholders were never filled in",
-        "warn",
-        "The model learns to write the placeholder itself.",
-        by_row=unresolved_placeholder,
-    ),
-    Check(
-        17,
-        "web-junk",
-        "Texts hold HTML, entities or blobs",
-        "warn",
-        "They use up tokens and come back in the answers.",
-        by_row=web_junk,
-        fix="unescape-html",
     ),
     Check(
         19,

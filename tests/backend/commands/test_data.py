@@ -29,7 +29,7 @@ BAD = [
     GOOD[7],
     {"prompt": "empty", "completion": ""},
     {"prompt": "key", "completion": f"It is {KEY}, hush."},
-    {"prompt": "html", "completion": "Salt &amp; pepper, I say."},
+    {"prompt": "shop", "completion": "Salt &amp; pepper, I say."},
 ]
 
 
@@ -153,13 +153,12 @@ class TestFix:
         fixed = report["fixed"]
         assert fixed["copy"] == "mended/v001/rows.jsonl"
         assert fixed["changes"] == {
-            "unescape-html": [1, 0],
             "redact-secrets": [1, 0],
             "drop-empty": [0, 1],
             "drop-duplicates": [0, 1],
         }
         assert report["blocks"]
-        assert found(record(capsys, 0, "check", fixed["copy"])) == {}
+        assert found(record(capsys, 0, "check", fixed["copy"])) == {"web-junk": 1}
         assert (
             record(capsys, 0, "check", "bad.jsonl", "--fix", "mended")["fixed"]["copy"]
             == "mended/v002/rows.jsonl"
@@ -168,13 +167,17 @@ class TestFix:
     def test_the_differences_are_shown_and_the_secret_is_not(self, bad: Path, capsys: Screen) -> None:
         assert main(["data", "check", "bad.jsonl", "--fix", "mended"]) == 0
         screen = capsys.readouterr().out
-        assert "unescape-html: 1 row changed" in screen
-        assert 'Salt &amp; pepper, I say."' in screen
-        assert 'Salt & pepper, I say."' in screen
+        assert "unescape-html (not by itself: --only unescape-html, after a look)" in " ".join(screen.split())
+        assert "unescape-html: 1 row changed" not in screen
         assert "drop-duplicates: 1 row left out" in screen
         assert "[OpenAI key]" in screen
         assert KEY not in screen
         assert "Train on it: --data.train mended/v001/rows.jsonl" in screen
+        assert main(["data", "check", "bad.jsonl", "--only", "unescape-html", "--dry-run"]) == 1
+        screen = capsys.readouterr().out
+        assert "unescape-html: 1 row changed" in screen
+        assert 'Salt &amp; pepper, I say."' in screen
+        assert 'Salt & pepper, I say."' in screen
 
     def test_one_fix_alone(self, bad: Path, capsys: Screen) -> None:
         words = ["check", "bad.jsonl", "--fix", "mended", "--only", "drop-empty", "--only", "unescape-html"]
@@ -189,8 +192,8 @@ class TestFix:
         assert fixed["copy"] is None
         assert fixed["rows"] == 62
         shown = {each["fix"]: each for each in fixed["differences"]}
-        assert shown["unescape-html"]["before"]["messages"][1]["content"] == "Salt &amp; pepper, I say."
-        assert shown["unescape-html"]["after"]["messages"][1]["content"] == "Salt & pepper, I say."
+        assert shown["redact-secrets"]["before"] is None
+        assert shown["redact-secrets"]["after"]["messages"][1]["content"] == "It is [OpenAI key], hush."
         assert shown["drop-empty"]["after"] is None
         assert KEY not in json.dumps(fixed)
         assert main(["data", *words]) == 0
@@ -207,7 +210,7 @@ class TestFix:
         system = {"role": "system", "content": "Be kind."}
         turns = [
             {"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": "Salt &amp; pepper, I say."},
+            {"role": "assistant", "content": "cafÃ© and pepper, I say."},
         ]
         good.write_text(json.dumps({"messages": [system, *turns]}) + "\n")
         assert main(["data", "check", "good.jsonl", "--fix", "mended", "--model", str(model)]) == 1

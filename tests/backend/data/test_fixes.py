@@ -1,10 +1,6 @@
-import hashlib
-import json
-
 import pytest
 
-from backend.data.fixes import FIXES, mend, write_copy
-from backend.data.load import load_rows
+from backend.data.fixes import FIXES, mend
 from backend.errors import DataError
 from tests.backend.data.rows import assistant, chat, pair, pairs, system, user
 
@@ -17,11 +13,11 @@ def preference(chosen, rejected):
 
 CASES = {
     "repair-text": ([pair("cafÃ©", "ok")], [pair("café", "ok")]),
-    "unescape-html": ([pair("a &amp; b", "&lt;")], [pair("a & b", "<")]),
+    "unescape-html": ([pair("a &amp; b", "&eacute;t&eacute;")], [pair("a & b", "été")]),
     "redact-secrets": ([pair("AKIA" + "A" * 16, "ok")], [pair("[AWS access key]", "ok")]),
     "mend-turns": (
         [chat(assistant("hi"), user("a"), user("b"), assistant("c"), system("s"), user("left over"))],
-        [chat(system("s"), user("a\n\nb"), assistant("c"))],
+        [chat(assistant("hi"), user("a\n\nb"), assistant("c"))],
     ),
     "unify-labels": (
         pairs([(f"q{n}", ["bad", "good"][n % 2]) for n in range(20)] + [("x", "Good ")]),
@@ -66,13 +62,18 @@ def test_every_fix_has_a_case():
 
 
 def test_fixes_follow_each_other_and_each_change_names_its_place():
-    rows = [pair("cafÃ©", "x", "f:1"), pair("café", "x", "f:2"), pair("b", "", "f:3")]
+    rows = [
+        pair("cafÃ©", "x", "f:1"),
+        pair("café", "x", "f:2"),
+        pair("b", "", "f:3"),
+        pair("café", "x", "f:4"),
+    ]
     mended = mend(rows, ["drop-empty", "drop-duplicates", "repair-text"])
-    assert [row.place for row in mended.rows] == ["f:1"]
+    assert [row.place for row in mended.rows] == ["f:1", "f:2"]
     assert [(change.fix, change.place, change.after is None) for change in mended.changes] == [
         ("repair-text", "f:1", False),
         ("drop-empty", "f:3", True),
-        ("drop-duplicates", "f:2", True),
+        ("drop-duplicates", "f:4", True),
     ]
 
 
@@ -80,44 +81,6 @@ def test_an_unknown_fix_is_an_error():
     with pytest.raises(DataError, match="no fix called 'magic'") as caught:
         mend([], ["magic"])
     assert "drop-duplicates" in caught.value.remedy
-
-
-def test_a_copy_is_a_new_version_with_its_lineage(tmp_path):
-    mended = mend([pair("cafÃ©", "x", "f:1"), pair("b", "", "f:2")], ["repair-text", "drop-empty"])
-    first = write_copy(mended, tmp_path / "out", source="tr\udce9in.jsonl", sha256="abc")
-    second = write_copy(mended, tmp_path / "out", source="train.jsonl", sha256="abc")
-    assert (first.name, second.name) == ("v001", "v002")
-    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["v001", "v002"]
-    lineage = json.loads((first / "lineage.json").read_text(encoding="utf-8"))
-    assert lineage == {
-        "source": "tr\\udce9in.jsonl",
-        "source_sha256": "abc",
-        "version": 1,
-        "rows": 1,
-        "rows_sha256": hashlib.sha256((first / "rows.jsonl").read_bytes()).hexdigest(),
-        "fixes": {"drop-empty": 1, "repair-text": 1},
-        "left_out": 1,
-    }
-    changes = [
-        json.loads(line) for line in (first / "changes.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    assert changes[0]["before"]["messages"][0]["content"] == "cafÃ©"
-    assert changes[0]["after"]["messages"][0]["content"] == "café"
-    assert changes[1]["after"] is None
-    assert load_rows(first / "rows.jsonl").rows[0].messages == mended.rows[0].messages
-
-
-def test_a_copy_is_not_written_over_a_file(tmp_path):
-    (tmp_path / "out").touch()
-    with pytest.raises(DataError, match="is a file"):
-        write_copy(mend([], []), tmp_path / "out", source="s", sha256="0")
-
-
-def test_a_place_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot be written") as caught:
-        write_copy(mend([], []), tmp_path / "file" / "out", source="s", sha256="0")
-    assert caught.value.code == "unwritable-file"
 
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
@@ -140,3 +103,89 @@ CALL = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
 )
 def test_turns_that_have_their_reason_are_left_as_they_are(row):
     assert mend([row], ["mend-turns"]).changes == ()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(user("q"), assistant("good"), assistant("BAD", trained=False)),
+        chat(user("q"), assistant("BAD", trained=False), assistant("good")),
+        chat(user("q"), assistant("a", reasoning_content="r1"), assistant("b", reasoning_content="r2")),
+        chat(user("q"), {**user("p"), "name": "Ann"}, assistant("a")),
+        chat(user("q"), assistant("a"), system("now be brief"), user("p"), assistant("b")),
+        chat(system("s"), assistant("Welcome! I am Bob."), user("hi"), assistant("x")),
+    ],
+    ids=[
+        "untrained last",
+        "untrained first",
+        "reasoning",
+        "another name",
+        "a later system message",
+        "a greeting",
+    ],
+)
+def test_turns_that_differ_in_more_than_words_are_not_joined_and_nothing_is_lost(row):
+    assert mend([row], ["mend-turns", "drop-empty"]).changes == ()
+
+
+def test_an_empty_answer_among_others_is_trained_no_more():
+    row = chat(user("a"), assistant("b"), user("c"), assistant("\u200b"))
+    (mended,) = mend([row], ["drop-empty"]).rows
+    assert mended.messages == (user("a"), assistant("b"), user("c"), assistant("\u200b", trained=False))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat(user("a"), assistant("b", trained=False)),
+        chat(user("a"), assistant("", reasoning_content="so it is")),
+        chat(user("a"), assistant(""), label=False),
+        chat(user("a"), assistant("", tool_calls=[CALL])),
+    ],
+    ids=["nothing trained", "reasoning", "a bad answer", "a call"],
+)
+def test_a_row_that_another_reading_may_want_is_kept(row):
+    assert mend([row], ["drop-empty"]).rows == (row,)
+
+
+SOUND_MARKUP = [
+    pair("Give the URL", "curl 'https://api.example.org/report?year=2024&region=eu&section=2&copy=1'"),
+    pair("Bitwise and of mask and notify in C?", "int x = mask&notify; y = a&ltd;"),
+    pair("How do I show <b> in HTML?", "Write &lt;b&gt; in the source."),
+    pair("Which sign?", "Use `&amp;` there, or https://a.example/?b=1&amp;c=2 as it is"),
+    pair("What is it?", "```\n&lt;p&gt;\n```"),
+    pair("Who is it?", "AT&T; and R&D; and &nothing;"),
+]
+
+
+@pytest.mark.parametrize("row", SOUND_MARKUP, ids=lambda row: row.messages[0]["content"])
+def test_entities_in_code_addresses_and_words_about_markup_stay(row):
+    mended = mend([pair("Who makes it?", "Smith &amp; Sons"), row], ["unescape-html"])
+    assert mended.rows == (pair("Who makes it?", "Smith & Sons"), row)
+
+
+def test_two_secrets_that_are_redacted_make_no_duplicates():
+    rows = [pair("q", f"ghp_{letter}1" + "b2" * 17, f"f:{letter}") for letter in "ab"]
+    assert len(mend(rows, ["redact-secrets", "drop-duplicates"]).rows) == 2
+
+
+def test_secrets_in_calls_reasoning_and_tools_are_redacted():
+    key = "ghp_" + "a1B2" * 9
+    call = {"type": "function", "function": {"name": "log_in", "arguments": {"token": key}}}
+    row = chat(
+        user("q"),
+        assistant("", tool_calls=[call], reasoning_content=f"use {key}"),
+        tools=f'[{{"d": "{key}"}}]',
+    )
+    (mended,) = mend([row], ["redact-secrets"]).rows
+    assert key not in repr(mended)
+
+
+def test_a_label_that_is_as_common_in_both_spellings_is_left_alone():
+    rows = pairs([(f"q{n}", ["US", "us"][n % 2]) for n in range(60)])
+    assert mend(rows, ["unify-labels"]).changes == ()
+
+
+def test_mojibake_in_code_is_left_alone():
+    row = pair("What prints `cafÃ©`?", "```\nprint('cafÃ©')\n```")
+    assert mend([row], ["repair-text"]).changes == ()

@@ -119,6 +119,12 @@ CASES = {
         [calling(), *SOUND],
         {},
     ),
+    "empty-prompts": (
+        [*SOUND, pair(" \u200b", "a")],
+        1,
+        [*SOUND, preference("a", "b", prompt=" "), chat(assistant("a"))],
+        {},
+    ),
     "missing-answers": ([pair("q", "NA"), pair("q", " null "), pair("q", "a")], 2, [pair("q", "Nathan")], {}),
     "template-markup": (
         [
