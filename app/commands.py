@@ -218,12 +218,3 @@ def show_failure(answer: Answer, *, words: Sequence[str] = (), version: str = ""
     if words and st.button("Try again", key=f"again {' '.join(words)}", icon=":material/refresh:"):
         commands().forget(words, version)
         st.rerun()
-
-
-def fingerprint(path: str) -> str:
-    """What changes when the file or folder at ``path`` changes: its size and time; empty where there is none."""
-    try:
-        stat = Path(path).stat()
-    except (OSError, ValueError):
-        return ""
-    return f"{stat.st_size}:{stat.st_mtime_ns}"

@@ -11,7 +11,7 @@ from typing import Literal, Self
 import streamlit as st
 
 from app.actions import stop_soon, told
-from app.commands import fingerprint
+from app.fingerprints import fingerprint
 from app.studio import Reading, Studio, reading
 from app.views.text import plain, size, title_of
 from backend.errors import RunError

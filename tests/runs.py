@@ -21,6 +21,8 @@ ROWS = [
     *[{"prompt": "test input", "completion": "expected output"}] * 6,
     *[{"prompt": f"food {food}", "completion": kind} for food, kind in _FOODS.items()] * 2,
 ]
+DISTINCT = [{"prompt": f"food number {number}", "completion": f"kind {number % 7}"} for number in range(24)]
+"""Rows in which the data check finds nothing that stops a run."""
 ACCEPTED = {"data.accept": ["duplicates"]}
 """Few answers, said again and again, are what these models can learn."""
 SHORT = ACCEPTED | {

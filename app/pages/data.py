@@ -10,7 +10,8 @@ from typing import Any
 
 import streamlit as st
 
-from app.commands import Answer, ask, fingerprint, show_failure
+from app.commands import Answer, ask, show_failure
+from app.fingerprints import fingerprint
 from app.forms import change, typed
 from app.kept_choice import called, choose_kept, is_kept
 from app.mending import choose_fix, draw_mending

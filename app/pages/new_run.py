@@ -12,7 +12,8 @@ import yaml
 from streamlit.delta_generator import DeltaGenerator
 
 from app.actions import told
-from app.commands import Answer, ask, fingerprint, show_failure
+from app.commands import Answer, ask, show_failure
+from app.fingerprints import fingerprint
 from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
 from app.kept_choice import choose_kept, is_kept
 from app.local_models import local_models
@@ -26,12 +27,16 @@ from backend.estimator import DataFigures, Machine, PastRun, estimate
 from backend.model_names import MODEL_ALIASES, local_folder
 from backend.model_shape import ModelShape, read_shape
 from backend.past_runs import read_past
+from backend.reports import DataCheck, DataFinding
 from backend.utils.config_utils import apply_overrides
 from backend.utils.record_utils import record_from_json
 
 # what the rows are and which model is meant: the command looks anew when one of these changes
 _COSTLY = ("model.", "data.", "augmentation.paraphrases")
 _KEPT = ("model.", "data.", "name")
+_LOOKS = "looks at the rows"
+# the look at the rows did not come to an end: the run looks at them itself, and may begin
+_NOT_LOOKED = frozenset({"timeout", "cancelled", "no-answer"})
 _DEFAULTS = "Forget every change but model, data and name."
 _SECTIONS = {
     "model": "Model",
@@ -164,7 +169,7 @@ def _cost(config: RunConfig) -> Answer | None:
     """Draw what the run will cost; what the rows say comes from a command, all else is worked out as one types."""
     looked = {name: value for name, value in typed().items() if name.startswith(_COSTLY)}
     words = ["estimate", *command_words(looked), "--runs", str(studio().runs.root)]
-    version = fingerprint(config.data.train)
+    version = _version(config)
     answer = ask("Reading rows and model", words, version=version)
     if answer is None:
         return None
@@ -185,28 +190,65 @@ def _cost(config: RunConfig) -> Answer | None:
     return answer
 
 
+def _version(config: RunConfig) -> str:
+    """What changes when anything changes that the estimate reads, or when a person asks to look again."""
+    held_out = config.data.validation if isinstance(config.data.validation, str) else ""
+    sources = (config.data.train, held_out, config.augmentation.paraphrases, config.model.model_name_or_path)
+    return f"{fingerprint(*sources)}:{st.session_state.get(_LOOKS, 0)}"
+
+
+def _look_again() -> None:
+    st.session_state[_LOOKS] = st.session_state.get(_LOOKS, 0) + 1
+
+
+def _accepted(stops: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Draw what the data check calls STOP; the names of these checks once a person trains all the same."""
+    if not stops:
+        return ()
+    for stop in stops:
+        st.error(plain(f"{stop['message']} {stop['remedy']}", 1000), icon=":material/block:")
+    anyway = st.checkbox(
+        "Train anyway",
+        help="The run and its model card say that this was found and accepted.",
+        key=f"anyway {' '.join(stop['field'] for stop in stops)}",
+    )
+    return tuple(stop["field"] for stop in stops) if anyway else ()
+
+
 def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[Problem]) -> None:
     """The two buttons. They are off while the rows are read or something is to be mended, and say so."""
-    refused = config is None or (
-        looked is not None and not looked.ok and looked.code not in {"timeout", "cancelled"}
-    )
+    refused = config is None or (looked is not None and not looked.ok and looked.code not in _NOT_LOOKED)
     reading = config is not None and looked is None
-    off = refused or reading
+    stops = looked.value["stops"] if looked is not None and looked.ok else ()
+    accepted = _accepted(stops)
+    off = refused or reading or len(accepted) < len(stops)
     with st.container(horizontal=True):
         now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=off)
         later = st.button("Put into the queue", icon=":material/queue:", disabled=off)
     if reading:
-        st.caption("Rows and model are read first. Cancel that to start a run without looking.")
+        st.caption(
+            "Rows and model are read first. Cancel that to start at once: the run then looks at its rows itself."
+        )
     if refused:
         known = settings()
         named = [known[each.field].label if each.field in known else each.field for each in problems]
         fields = ", ".join(named) or "what is marked in red"
         st.caption(f"Still missing or wrong: {plain(fields, 300)}.")
+    if looked is not None:
+        st.button("Look again", icon=":material/refresh:", type="tertiary", on_click=_look_again)
     if config is not None and looked is not None and (now or later):
-        checked = config.pinned(looked.value["sha256"]) if looked.ok else config
+        checked = config.accepting(accepted).pinned(looked.value["sha256"]) if looked.ok else config
         with told():
-            run = begin(studio(), checked, queue=later)
+            run = begin(studio(), checked, queue=later, checked=_found(looked, checked))
             st.switch_page("pages/run.py", query_params={"run": run.id})
+
+
+def _found(looked: Answer, config: RunConfig) -> DataCheck | None:
+    """What the data check found, for the run to keep; nothing where nobody looked: then the run looks itself."""
+    if not looked.ok:
+        return None
+    findings = (record_from_json(DataFinding, each) for each in looked.value["findings"])
+    return DataCheck(tuple(findings), tuple(config.data.accept))
 
 
 def _equivalent(config: RunConfig | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import commands as module
-from app.commands import Answer, Command, Commands, fingerprint
+from app.commands import Answer, Command, Commands
 from backend.manager.queue_manager import QueueManager
 from tests.app.waiting import settled, texts
 from tests.eventually import eventually
@@ -133,13 +133,3 @@ def test_a_cancelled_command_can_be_tried_again() -> None:
     app.button[0].click().run()
     settled(app)
     assert "answered" in texts(app)
-
-
-def test_a_fingerprint_moves_with_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    assert fingerprint(str(path)) == ""
-    path.write_text("a")
-    before = fingerprint(str(path))
-    path.write_text("ab")
-    assert fingerprint(str(path)) != before
-    assert fingerprint("\0") == ""

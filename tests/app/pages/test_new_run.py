@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from streamlit.testing.v1 import AppTest
 
-from app import commands, start
+from app import commands
 from app.uploads import keep
 from app.views.text import title_of
 from backend.manager import process_manager
@@ -23,12 +24,12 @@ from tests.app.states import Runs
 from tests.app.test_forms import widget
 from tests.app.test_hostile import EVIL, assert_only_shown
 from tests.app.waiting import press, settled, texts
-from tests.runs import ROWS, write_rows
+from tests.runs import DISTINCT, write_rows
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_rows(tmp_path / "foods.jsonl")
+    return write_rows(tmp_path / "foods.jsonl", DISTINCT)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
     """What was started, without a trainer."""
     runs: list[RunDir] = []
     starter = create_autospec(process_manager.start, side_effect=lambda run, **_: runs.append(run))
-    monkeypatch.setattr(start.process_manager, "start", starter)
+    monkeypatch.setattr(process_manager, "start", starter)
     return runs
 
 
@@ -119,6 +120,55 @@ def test_data_that_cannot_be_used_is_said_before_the_start(
     assert next(each for each in app.button if each.label == "Start now").disabled
 
 
+def disabled(app: AppTest) -> list[bool]:
+    return [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}]
+
+
+def test_what_the_data_check_stops_is_said_and_starts_only_by_a_decision(
+    open_page: OpenPage, tmp_path: Path, tiny_folder: Path, started: list[RunDir]
+) -> None:
+    app = filled(open_page, write_rows(tmp_path / "twice.jsonl", [*DISTINCT, *DISTINCT]), tiny_folder)
+    assert any("drop-duplicates leaves" in unescaped(each.value) for each in app.error)
+    assert disabled(app) == [True, True]
+    next(each for each in app.checkbox if each.label == "Train anyway").check().run()
+    press(app, "Start now")
+    (run,) = started
+    assert yaml.safe_load(run.read_config_text())["data"]["accept"] == ["duplicates"]
+    found = run.read_data_check()
+    assert found.accepted == ("duplicates",)
+    assert ("duplicates", "block") in [(each.check, each.level) for each in found.findings]
+
+
+def test_an_estimate_that_fails_forbids_no_start(
+    open_page: OpenPage, data: Path, tiny_folder: Path, started: list[RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = commands.Answer({}, "The command ended without an answer.", "Try again.", "no-answer")
+    failed = create_autospec(commands.Command, instance=True, answer=broken, seconds=1.0)
+    monkeypatch.setattr(commands, "Command", lambda *_: failed)
+    app = filled(open_page, data, tiny_folder)
+    assert disabled(app) == [False, False]
+    press(app, "Start now")
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("changed", ["held.jsonl", "foods.jsonl"])
+def test_any_source_that_changes_is_looked_at_anew(
+    open_page: OpenPage, tmp_path: Path, tiny_folder: Path, started: list[RunDir], changed: str
+) -> None:
+    data = write_rows(tmp_path / "foods.jsonl", DISTINCT)
+    held = write_rows(
+        tmp_path / "held.jsonl", [{"prompt": f"held {n}", "completion": "kind 1"} for n in range(9)]
+    )
+    app = filled(open_page, data, tiny_folder)
+    widget(app, "data.validation").set_value(str(held)).run()
+    settled(app)
+    more = {"prompt": "one more", "completion": "kind 2"}
+    path = tmp_path / changed
+    path.write_text(f"{path.read_text()}{json.dumps(more)}\n")
+    press(settled(app.run()), "Start now")
+    assert pinned(started[0])[str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_presets_change_the_form_and_keep_the_data(
     open_page: OpenPage, data: Path, tiny_folder: Path
 ) -> None:
@@ -181,7 +231,7 @@ def test_nothing_starts_while_edited_data_is_looked_at_anew(
     reading = create_autospec(commands.Command, instance=True, answer=None, seconds=1.0)
     reading.last_words.return_value = ""
     monkeypatch.setattr(commands, "Command", lambda *_: reading)
-    write_rows(data, ROWS[:-2])
+    write_rows(data, DISTINCT[:-2])
     next(each for each in app.button if each.label == "Start now").click().run()
     assert not started
     assert all(each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"})
