@@ -24,6 +24,9 @@ def told() -> Iterator[None]:
         yield
     except TunesmithError as error:
         st.error(f"{plain(error.message, 600)}  \n{plain(error.remedy, 600)}", icon=":material/error:")
+    except OSError as error:  # a run that went away meanwhile, a disk that refuses
+        where = f"{error.filename}: " if error.filename else ""
+        st.error(plain(f"{where}{error.strerror or error}.", 600), icon=":material/error:")
 
 
 def stop_soon(run: RunDir, reason: str) -> None:

@@ -18,6 +18,7 @@ from backend.errors import RunError
 from backend.lifecycle import TRANSITIONS, Event
 from backend.manager import process_manager
 from backend.manager.explain import Explanation, explain
+from backend.manager.queue_watch import move_on
 from backend.manager.run_summary import RunSummary, summarise, what_goes
 from backend.manager.system_manager import folder_bytes
 from backend.reports import RunState, RunStatus
@@ -143,7 +144,7 @@ def _queue(chosen: Chosen) -> None:
     _forget()
     with told():
         chosen.studio.queue.enqueue(chosen.run)
-        chosen.studio.queue.schedule()
+        move_on(chosen.studio.queue)
         st.rerun()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.studio import Studio
 from backend.config import RunConfig
 from backend.manager.launch import launch
+from backend.manager.queue_watch import move_on
 from backend.reports import DataCheck
 from backend.run_dir import RunDir
 
@@ -19,5 +20,5 @@ def begin(
     """
     run = launch(studio.runs.root, config, "queue" if queue else "start", checked=checked, once=True)
     if queue:
-        studio.queue.schedule()
+        move_on(studio.queue)
     return run

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backend import run_state
 from backend.errors import RunError
-from backend.lifecycle import derive
+from backend.lifecycle import Event, derive, require
 from backend.reports import (
     DEFAULT_DEVICE,
     Attempt,
@@ -28,7 +28,7 @@ from backend.reports import (
 )
 from backend.run_environment import Environment
 from backend.run_files import RunFiles
-from backend.run_locks import LOCK_FD, RunLocks
+from backend.run_locks import LOCK_FD, RunLocks, gone
 from backend.run_records import (
     CONFIG_END,
     read_attempt,
@@ -310,6 +310,12 @@ class RunDir(RunFiles):
     def status(self) -> RunStatus:
         """Where the run stands; derived, never stored."""
         return self.state().status
+
+    def require(self, event: Event) -> None:
+        """Pass where ``event`` may happen now. Raises RunError ``illegal-transition`` or ``no-such-run``."""
+        if not self.exists():
+            raise gone(self.id)
+        require(self.id, self.status(), event)
 
     def state(self) -> RunState:
         """Where the run stands, why, and what to do next. Raises nothing: damage is part of the answer."""

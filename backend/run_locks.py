@@ -85,8 +85,13 @@ class RunLocks:
         )
 
     def _is_gone(self) -> RunError:
-        return RunError(
-            f"The run {self.run} is gone or being deleted.",
-            remedy="See the runs with: tunesmith runs list",
-            code="no-such-run",
-        )
+        return gone(self.run)
+
+
+def gone(run: str) -> RunError:
+    """The error for a run that was there a moment ago: ``no-such-run``."""
+    return RunError(
+        f"The run {run} is gone or being deleted.",
+        remedy="See the runs with: tunesmith runs list",
+        code="no-such-run",
+    )

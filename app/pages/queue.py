@@ -11,6 +11,7 @@ from app.studio import studio
 from app.views.cards import RUN_PAGE, draw_nothing_yet
 from app.views.status_face import FACES, HELD, draw_badge
 from app.views.text import ago, plain, title_of
+from backend.manager.queue_watch import move_on
 from backend.manager.run_summary import read_labels
 from backend.reports import QueueTicket, RunStatus
 from backend.run_dir import RunDir
@@ -42,13 +43,15 @@ def _slots() -> None:
 
 
 def _waiting() -> None:
+    with told():
+        move_on(studio().queue)
     waiting = studio().queue.waiting()
     if not waiting:
         draw_nothing_yet("Nothing waits", "A new run can be put here instead of being started at once.")
         return
     if st.button("Start what has its turn", icon=":material/play_arrow:", key="schedule"):
         with told():
-            started = studio().queue.schedule()
+            started = move_on(studio().queue)
             st.toast(f"Started {len(started)}." if started else "Nothing has a free slot now.")
             st.rerun()
     for place, (run, ticket) in enumerate(waiting):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from backend.commands.output import print_json, say, send_alert, table
+from backend.commands.output import after_run, print_json, say, table
 from backend.run_dir import RunDir
 
 SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
@@ -64,7 +64,7 @@ def _carried_out(run: RunDir, *, as_json: bool) -> int:
         say(f"{run.id}: {outcome.message} {outcome.remedy}".strip())
     elif code:
         print_json({"run": run.id, "path": run.path, **vars(outcome)})
-    send_alert(run)
+    after_run(run)
     return code
 
 

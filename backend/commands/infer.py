@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, Checkpoint, RunsFolder, find_run
-from backend.commands.output import print_json, say, table
+from backend.commands.output import print_json, say, say_on, table
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
 from backend.model_names import MODEL_ALIASES
 from backend.run_dir import RunDir
@@ -127,8 +127,7 @@ def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_j
         print_json({"prompt": prompt, "answer": model.infer(prompt, **options)})
         return 0
     for piece in model.stream(prompt, **options):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+        say_on(piece)
     say()
     return 0
 
@@ -311,8 +310,7 @@ def _take_turn(
     try:
         for piece in model.stream(asked, **options):
             pieces.append(piece)
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            say_on(piece)
     except KeyboardInterrupt:
         pass
     except (DataError, InferenceError) as error:

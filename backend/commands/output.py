@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import ConfigError, TrainingError, TunesmithError, UnsoundDataError
+from backend.utils.text_utils import without_controls
 
 if TYPE_CHECKING:
     from backend.run_dir import RunDir
@@ -17,13 +19,18 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+_CONTROLS_OF_JSON = re.compile(r"[\x7f-\x9f]")
 READABLE = 8
 """Characters that a column has at least where it wraps."""
 
 
 def print_json(value: object) -> None:
-    """One JSON object on standard output; numbers that are not finite become null."""
-    sys.stdout.write(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """One JSON object on standard output; numbers that are not finite become null.
+
+    Control characters are written as escapes: JSON itself leaves U+007F to U+009F as they are, which terminals obey.
+    """
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write(_CONTROLS_OF_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -36,15 +43,39 @@ def _plain(value: Any) -> Any:
     return [_plain(part) for part in value] if isinstance(value, Iterable) else str(value)
 
 
+def visible(text: str) -> str:
+    """The text for a screen: line breaks and tabs stay, other control characters become ``·``.
+
+    Runs, rows and models of strangers hold text, and in a terminal some text is a command. Everything that commands
+    print goes through here.
+    """
+    return "\t".join(map(without_controls, text.split("\t")))
+
+
 def say(text: str = "") -> None:
     """A line for a person, on standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")
 
 
-def send_alert(run: RunDir) -> None:
-    """Tell whoever wants to know where the run stands; what went wrong with that goes to standard error."""
+def say_on(text: str) -> None:
+    """A piece of an answer as it comes: as it is for a file or a pipe, as ``visible`` on a screen."""
+    sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def after_run(run: RunDir) -> None:
+    """What follows a run that trained in this process: its slot is free, and whoever wants to know is told.
+
+    What goes wrong with that goes to standard error.
+    """
     from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
+    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415
+    from backend.manager.queue_watch import move_on  # noqa: PLC0415
 
+    try:
+        move_on(QueueManager(run.path.parent))
+    except OSError as error:
+        sys.stderr.write(f"The queue in {run.path.parent} could not be moved on: {error}\n")
     for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
         sys.stderr.write(problem + "\n")
 
@@ -75,9 +106,9 @@ def table(
     fits = _needed(kept, whole) <= console.width
     drawn = Table(title=title or None, title_justify="left", title_style="bold")
     for place, (column, _) in enumerate(kept):
-        drawn.add_column(column, overflow="fold", no_wrap=column in whole and (fits or place > 0))
+        drawn.add_column(visible(column), overflow="fold", no_wrap=column in whole and (fits or place > 0))
     for row in zip(*(cells for _, cells in kept), strict=True):
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(visible(cell)) for cell in row))
     console.print(drawn)
 
 
@@ -94,7 +125,8 @@ def report_error(error: TunesmithError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": error_record(error)})
     else:
-        sys.stderr.write(f"Error: {error}\n" if "\n" not in str(error) else f"Errors:\n{error}\n")
+        said = visible(str(error))
+        sys.stderr.write(f"Error: {said}\n" if "\n" not in said else f"Errors:\n{said}\n")
     return EXIT_FAILED if isinstance(error, TrainingError) else EXIT_BAD_INPUT
 
 

@@ -28,6 +28,12 @@ def _manager(root: Path) -> QueueManager:
     return QueueManager(root)
 
 
+def _move_on(queue: QueueManager) -> list[RunDir]:
+    from backend.manager.queue_watch import move_on  # noqa: PLC0415
+
+    return move_on(queue)
+
+
 @app.default
 @app.command(name="list")
 def list_(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
@@ -38,10 +44,16 @@ def list_(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     tunesmith runs queue list
     """
     queue = _manager(runs)
-    queue.schedule()
+    started = _move_on(queue)
     waiting = queue.waiting()
     if as_json:
-        print_json({"slots": queue.slots(), "waiting": [_record(run, ticket) for run, ticket in waiting]})
+        records = [_record(run, ticket) for run, ticket in waiting]
+        print_json({"slots": queue.slots(), "waiting": records, "started": [run.id for run in started]})
+        return 0
+    for run in started:
+        say(f"{run.id} had a free slot and trains now. Watch it with: tunesmith runs watch {shown(run)}")
+    if started and not waiting:
+        say("Nothing else waits.")
     elif not waiting:
         say("The queue is empty. Put a run into it with: tunesmith runs queue enqueue RUN")
     else:
@@ -176,10 +188,9 @@ def slots(
     -------
     tunesmith runs queue slots 2
     """
-    runs.mkdir(mode=0o700, parents=True, exist_ok=True)
     queue = _manager(runs)
     queue.set_slots(device, count)
-    queue.schedule()
+    _move_on(queue)
     if as_json:
         print_json({"slots": queue.slots()})
     else:
@@ -196,7 +207,7 @@ def _change(name: str, runs: Path, *, as_json: bool, **changes: Any) -> int:
 
 def _settle(queue: QueueManager, run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) -> int:
     """Start what has its turn, then say where the run stands."""
-    started = [found.id for found in queue.schedule()]
+    started = [found.id for found in _move_on(queue)]
     state = run.state()
     places = {found.id: number for number, (found, _) in enumerate(queue.waiting(), start=1)}
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, RunsFolder, shown
-from backend.commands.output import NOTHING, print_json, say, send_alert
+from backend.commands.output import NOTHING, after_run, print_json, say
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
         print_json({"run": run.id, "path": run.path, **vars(outcome), **also})
     else:
         _print_outcome(run, outcome)
-    send_alert(run)
+    after_run(run)
     return exit_code(outcome)
 
 

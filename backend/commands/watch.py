@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
-from backend.commands.output import EXIT_FAILED, print_json, say
+from backend.commands.output import EXIT_FAILED, print_json, say, visible
 from backend.commands.plot import bar, curve_lines, sparkline
 from backend.lifecycle import NOT_RESPONDING
 from backend.reports import RunState, RunStatus
@@ -104,7 +105,7 @@ def _follow(run: RunDir, scalars: RunScalars, *, once: bool, interval: float) ->
     from rich.console import Console  # noqa: PLC0415 - rich loads only when something is drawn
 
     console = Console(highlight=False)
-    snapshot = take_snapshot(run, scalars)
+    snapshot = _look(run, scalars)
     if once or not snapshot.goes_on:
         _print_once(console, snapshot)
         return 0 if once else exit_code(snapshot.state)
@@ -122,18 +123,18 @@ def _print_once(console: Any, snapshot: Snapshot) -> None:
 def _follow_live(console: Any, run: RunDir, scalars: RunScalars, interval: float) -> Snapshot:
     from rich.live import Live  # noqa: PLC0415
 
-    snapshot = take_snapshot(run, scalars)
+    snapshot = _look(run, scalars)
     with Live(view(snapshot, console.width), console=console, auto_refresh=False) as live:
         while snapshot.goes_on:
             time.sleep(interval)
-            snapshot = take_snapshot(run, scalars)
+            snapshot = _look(run, scalars)
             live.update(view(snapshot, console.width), refresh=True)
     return snapshot
 
 
 def _follow_plainly(_: Any, run: RunDir, scalars: RunScalars, interval: float) -> Snapshot:
     """A line whenever the status changes, an evaluation comes in or another tenth is done."""
-    snapshot = take_snapshot(run, scalars)
+    snapshot = _look(run, scalars)
     said: tuple[object, ...] = ()
     while snapshot.goes_on:
         news = (snapshot.state.status, snapshot.eval_loss, int(10 * snapshot.share))
@@ -142,9 +143,22 @@ def _follow_plainly(_: Any, run: RunDir, scalars: RunScalars, interval: float) -
             sys.stdout.flush()
             said = news
         time.sleep(interval)
-        snapshot = take_snapshot(run, scalars)
+        snapshot = _look(run, scalars)
     say("\n".join(plain_lines(snapshot)))
     return snapshot
+
+
+def _look(run: RunDir, scalars: RunScalars) -> Snapshot:
+    """The run as it is now; one that waits is started where it has its turn, since who watches looks at the queue."""
+    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415
+    from backend.manager.queue_watch import move_on  # noqa: PLC0415
+
+    snapshot = take_snapshot(run, scalars)
+    if snapshot.state.status is not RunStatus.QUEUED:
+        return snapshot
+    with contextlib.suppress(OSError):  # a folder that cannot be written: it waits, and that is shown
+        move_on(QueueManager(run.path.parent))
+    return take_snapshot(run, scalars)
 
 
 def exit_code(state: RunState) -> int:
@@ -222,7 +236,7 @@ def view(snapshot: Snapshot, width: int) -> RenderableType:
 
     inner = max(40, min(width, 110) - 4)
     colour = _COLOURS.get(snapshot.state.status, "cyan")
-    parts: list[RenderableType] = [Text(headline(snapshot), style=f"bold {colour}")]
+    parts: list[RenderableType] = [Text(visible(headline(snapshot)), style=f"bold {colour}")]
     if snapshot.total_steps:
         filled = bar(snapshot.share, inner - 30)
         progress = Text(filled, style=colour)
@@ -235,10 +249,10 @@ def view(snapshot: Snapshot, width: int) -> RenderableType:
     if machine(snapshot):
         parts += [Text(), Text(machine(snapshot))]
     if snapshot.log:
-        parts += [Text(), *(Text(line[:inner], style="dim") for line in snapshot.log)]
+        parts += [Text(), *(Text(visible(line[:inner]), style="dim") for line in snapshot.log)]
     if not snapshot.goes_on:
-        parts += [Text(), Text(snapshot.state.next_action)]
-    return Panel(Group(*parts), title=Text(snapshot.title), title_align="left", width=inner + 4)
+        parts += [Text(), Text(visible(snapshot.state.next_action))]
+    return Panel(Group(*parts), title=Text(visible(snapshot.title)), title_align="left", width=inner + 4)
 
 
 def headline(snapshot: Snapshot) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import RunError
-from backend.lifecycle import Event, require
+from backend.lifecycle import Event
 from backend.manager.attempt_processes import is_supervised, kill_all, members
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.ranks import torchrun_command
@@ -75,8 +75,8 @@ def _refuse_unless_startable(run: RunDir) -> None:
             remedy=f"Watch it with: tunesmith runs watch {run.id}",
             code="already-running",
         )
+    run.require(Event.START)
     by_hand = torchrun_command(run)
-    require(run.id, state.status, Event.START)
     if by_hand:
         raise RunError(
             f"The run {run.id} is for several machines, where torchrun starts it.",

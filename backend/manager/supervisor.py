@@ -27,6 +27,7 @@ from backend.manager.attempt_processes import TOKEN, kill_all
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.housekeeping import Housekeeping
 from backend.manager.queue_manager import QueueManager
+from backend.manager.queue_watch import move_on
 from backend.manager.ranks import Ranks, launch, nproc_per_node
 from backend.reports import KILLED, Attempt
 from backend.run_dir import LOCK_FD, RunDir
@@ -251,7 +252,7 @@ def main(argv: Sequence[str]) -> int:
 def _start_the_next(run: RunDir) -> None:
     """Let the queue move; what goes wrong with another run is no reason to end without a word about this one."""
     try:
-        QueueManager(run.path.parent).schedule()
+        move_on(QueueManager(run.path.parent))
     except (TunesmithError, OSError):
         traceback.print_exc()
 

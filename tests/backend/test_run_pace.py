@@ -14,6 +14,7 @@ import pytest
 
 from backend.reports import Attempt
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from backend.run_pace import (
     LEAST_SECONDS,
     LONGEST_SECONDS,
@@ -35,7 +36,7 @@ WORKER = Attempt(1, "now", ("a",))
 def run(tmp_path: Path) -> RunDir:
     """A run whose latest attempt has begun to train, with a checkpoint of 40 MB, which takes 2 s to save."""
     made = RunDir.create(tmp_path, "tiny", "seed: 1")
-    made.write_environment({})
+    made.write_environment(Environment())
     made.checkpoint(5).mkdir(parents=True)
     with (made.checkpoint(5) / "weights").open("wb") as stream:
         stream.truncate(40_000_000)
@@ -83,7 +84,7 @@ def test_patience_goes_by_the_run_s_own_times(
 
 def test_the_first_step_after_a_start_is_not_timed_yet(tmp_path: Path) -> None:
     run = reported(RunDir.create(tmp_path, "tiny", "seed: 1"), TRAIN | {"seconds": 2.0})
-    run.write_environment({})
+    run.write_environment(Environment())
     an_hour_ago = time.time() - 3600
     os.utime(run.metrics_file, (an_hour_ago, an_hour_ago))
     assert patience(run, WORKER).seconds == UNMEASURED_SECONDS + 8

@@ -7,7 +7,7 @@ from unittest.mock import Mock, create_autospec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from backend.manager import process_manager
+from backend.manager import process_manager, queue_watch
 from backend.manager.queue_manager import QueueManager
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
@@ -22,11 +22,12 @@ def three(runs: Runs) -> list[RunDir]:
     return [runs.queued(name) for name in ("first", "second", "third")]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def start(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """In place of a trainer, for queues made from here on."""
+    """In place of a trainer, for queues made from here on; nor does a process watch them."""
     fake = create_autospec(process_manager.start)
     monkeypatch.setattr(QueueManager.__init__, "__defaults__", (fake,))
+    monkeypatch.setattr(queue_watch, "spawn_detached", create_autospec(queue_watch.spawn_detached))
     return fake
 
 
@@ -110,12 +111,30 @@ def test_why_a_run_is_held_is_said(open_page: OpenPage, runs: Runs) -> None:
     assert open_page("queue").warning[0].value == "The disk is \\*full\\*\\."
 
 
-def test_what_has_its_turn_is_started(
-    start: Mock, open_page: OpenPage, runs: Runs, three: list[RunDir]
+def test_what_has_its_turn_is_started_by_looking(
+    start: Mock, open_page: OpenPage, three: list[RunDir]
 ) -> None:
-    page = open_page("queue")
-    page.button(key="schedule").click().run()
+    open_page("queue")
     start.assert_called_once_with(three[0])
+
+
+def test_what_is_released_has_its_turn_without_another_word(
+    start: Mock, open_page: OpenPage, runs: Runs
+) -> None:
+    run = runs.queued(hold=True)
+    page = open_page("queue")
+    start.assert_not_called()
+    press(page, "Release", run)
+    start.assert_called_with(run)
+
+
+def test_a_slot_that_is_made_is_filled(start: Mock, open_page: OpenPage, runs: Runs) -> None:
+    QueueManager(runs.root).set_slots("default", 0)
+    run = runs.queued()
+    page = open_page("queue")
+    start.assert_not_called()
+    page.number_input[0].set_value(2).run()
+    start.assert_called_with(run)
 
 
 def test_w06_a_busy_slot_starts_nothing(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
-from backend.commands.output import error_record, print_json, report_error, say, table
+from backend.commands.output import after_run, error_record, print_json, report_error, say, say_on, table
 from backend.errors import ConfigError, DataError, Problem, TrainingError, TunesmithError
+from backend.manager import process_manager
+from backend.manager.queue_manager import QueueManager
 from backend.reports import RunStatus
+from backend.run_dir import RunDir
 
 ONE = ConfigError([Problem("seed", "is odd.", "Choose 42.")])
 TWO = ConfigError([Problem("seed", "is odd.", "Choose 42."), Problem("name", "is long.", "Cut it.")])
@@ -117,3 +121,51 @@ def test_the_record_of_an_error() -> None:
         {"field": "seed", "message": "is odd.", "remedy": "Choose 42."},
         {"field": "name", "message": "is long.", "remedy": "Cut it."},
     ]
+
+
+ESCAPES = ["\x1b[2J", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\", "\x9b31m", "\x08\x08", "\r"]
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+def test_c8_text_of_a_run_is_only_text(escape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"before{escape}after"
+    say(words)
+    table([words], [[words]], whole=[words])
+    report_error(DataError(words, remedy=words, code="x"), as_json=False)
+    print_json({words: words})
+    said = capsys.readouterr()
+    assert set(said.out + said.err).isdisjoint("\x1b\x07\x08\r\x9b")
+    assert "after" in said.out
+    assert "after" in said.err
+
+
+def test_c8_json_gives_controls_back_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json("".join(map(chr, range(0x100))))
+    assert json.loads(capsys.readouterr().out) == "".join(map(chr, range(0x100)))
+
+
+def test_lines_and_tabs_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\tb\nc")
+    assert capsys.readouterr().out == "a\tb\nc\n"
+
+
+@pytest.mark.parametrize(("is_screen", "said"), [(True, "a·b"), (False, "a\x1bb")])
+def test_c8_an_answer_is_exact_in_a_file_and_harmless_on_a_screen(
+    is_screen: bool, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_screen)
+    say_on("a\x1bb")
+    assert capsys.readouterr().out == said
+
+
+def test_b2_the_slot_of_a_run_in_the_foreground_is_filled_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = create_autospec(process_manager.start)
+    monkeypatch.setattr(QueueManager.__init__, "__defaults__", (start,))
+    over, waiting = (RunDir.create(tmp_path, name, "seed: 1") for name in ("over", "waiting"))
+    QueueManager(tmp_path).enqueue(waiting, hold=True)
+    QueueManager(tmp_path).change(waiting, hold=False)
+    monkeypatch.setattr("backend.manager.queue_watch.spawn_detached", lambda *_, **__: 0)
+    after_run(over)
+    start.assert_called_once_with(waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -19,6 +20,7 @@ from backend.commands.watch import (
     Snapshot,
     exit_code,
     figures,
+    headline,
     machine,
     plain_lines,
     progress_words,
@@ -27,9 +29,11 @@ from backend.commands.watch import (
     view,
 )
 from backend.manager import process_manager
+from backend.manager.queue_manager import QueueManager
 from backend.manager.scalars import RunScalars
-from backend.reports import RunState, RunStatus
+from backend.reports import Outcome, RunState, RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Environment
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
 from tests.runs import LONG, make_run
@@ -228,3 +232,44 @@ class TestALiveRun:
         monkeypatch.setattr(watch_module, "take_snapshot", leave)
         assert main(["runs", "watch", str(trained.path)]) == 0
         assert "The run goes on." in capsys.readouterr().out
+
+
+def test_b2_who_watches_a_queued_run_starts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(run: RunDir) -> None:
+        run.begin_attempt(("a",))
+        run.write_outcome(Outcome(RunStatus.FINISHED, "completed", "Trained 4 steps."))
+
+    run = RunDir.create(tmp_path, "waiting", "seed: 1")
+    monkeypatch.setattr(QueueManager.__init__, "__defaults__", (start,))
+    QueueManager(tmp_path).enqueue(run)
+    assert main(["runs", "watch", run.id, "--runs", str(tmp_path), "--interval", "0.05"]) == 0
+    assert "Finished · Trained 4 steps." in capsys.readouterr().out
+
+
+def test_c8_the_panel_obeys_no_text_of_the_run(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "evil", "seed: 1")
+    run.begin_attempt(("a",))
+    run.write_outcome(Outcome(RunStatus.FAILED, "x", "\x1b]0;title\x07", "\x1b[2J"))
+    run.train_log.write_text("\x1b[31mred\n")
+    run.labels_file.write_text(json.dumps({"name": "\x1b[5mblink"}))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, color_system=None)
+    console.print(view(take_snapshot(run, RunScalars(run)), 100))
+    assert "\x1b[5m" not in screen.getvalue()
+    assert set(screen.getvalue()).isdisjoint("\x1b\x07")
+
+
+def test_f06_a_frozen_run_has_no_time_left_but_a_way_out(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "frozen", "seed: 1")
+    with run.lock(), run.metrics_writer() as metrics:
+        run.begin_attempt(("a",), pid=os.getpid())
+        run.write_environment(Environment())
+        metrics.append({"kind": "train", "step": 1, "total_steps": 9, "seconds": 1.0, "train/loss": 1.0})
+        for path in (run.metrics_file, run.environment, run.attempts, run.path):
+            os.utime(path, (1, 1))
+        snapshot = take_snapshot(run, RunScalars(run))
+    assert snapshot.eta_seconds is None
+    assert "Not responding" in headline(snapshot)
+    assert "process" in headline(snapshot)

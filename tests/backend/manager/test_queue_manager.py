@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import ModelError, RunError
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.reports import RunStatus
@@ -200,3 +203,124 @@ def test_whoever_ends_a_run_starts_the_next(root: Path) -> None:
     attempt = eventually(lambda: second.is_held() and second.latest_attempt())
     assert attempt.command == process_manager.trainer_command(second)
     assert process_manager.kill(second).status is RunStatus.STOPPED
+
+
+class TestPastWhateverBlocksTheHead:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.EMFILE, "Too many open files"),
+            PermissionError(errno.EACCES, "Permission denied"),
+            OSError(errno.EROFS, "Read-only file system"),
+            ModelError("The model is gone.", remedy="Fetch it.", code="no-such-model"),
+        ],
+    )
+    def test_it_is_held_with_the_reason_and_the_next_one_starts(
+        self, root: Path, runs: list[RunDir], starter: Starter, error: Exception
+    ) -> None:
+        def start(run: RunDir) -> None:
+            if run == runs[0]:
+                raise error
+            starter(run)
+
+        queue = QueueManager(root, start)
+        for run in runs:
+            queue.enqueue(run)
+        assert queue.schedule() == [runs[1]]
+        ticket = runs[0].read_ticket()
+        assert ticket is not None
+        assert (ticket.hold, ticket.note) == (True, str(error))
+        starter.end(runs[1])
+
+    def test_one_whose_ticket_cannot_be_written_holds_up_nobody(
+        self, root: Path, runs: list[RunDir], starter: Starter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = QueueManager(root, Starter(refuse=runs[0].id))
+        queue.enqueue(runs[0])
+        monkeypatch.setattr(RunDir, "write_ticket", _refuse)
+        assert queue.schedule() == []
+        assert runs[0].status() is RunStatus.QUEUED
+
+    def test_a_real_start_that_the_folder_refuses(
+        self, root: Path, runs: list[RunDir], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(process_manager, "trainer_command", lambda run: stand_in(run, "steps=1"))
+        queue = QueueManager(root)
+        for run in runs[:2]:
+            queue.enqueue(run)
+        runs[0].supervisor_log.symlink_to("/nonexistent/x")
+        assert queue.schedule() == [runs[1]]
+        assert "could not be started" in runs[0].state().message
+        process_manager.wait(runs[1], timeout_seconds=20)
+
+    def test_a_live_run_with_a_damaged_record_takes_a_slot(
+        self, queue: QueueManager, runs: list[RunDir], starter: Starter
+    ) -> None:
+        starter(runs[0])
+        runs[0].attempt_file(1).write_text("{")
+        queue.enqueue(runs[1])
+        assert queue.schedule() == []
+        starter.end(runs[0])
+        assert queue.schedule() == [runs[1]]
+        starter.end(runs[1])
+
+
+class TestDevices:
+    def test_one_without_slots_is_refused_with_what_was_meant(
+        self, queue: QueueManager, runs: list[RunDir]
+    ) -> None:
+        queue.set_slots("cuda:0", 1)
+        with pytest.raises(RunError, match="'cuda0'") as caught:
+            queue.enqueue(runs[0], device="cuda0")
+        assert caught.value.code == "no-such-device"
+        assert "Did you mean cuda:0?" in caught.value.remedy
+        assert runs[0].status() is RunStatus.CREATED
+
+    def test_a_device_that_lost_its_slots_is_told_on_the_ticket(
+        self, queue: QueueManager, runs: list[RunDir], root: Path
+    ) -> None:
+        queue.set_slots("gpu", 1)
+        queue.enqueue(runs[0], device="gpu")
+        (root / "queue.json").unlink()
+        assert queue.schedule() == []
+        assert "no slots" in runs[0].state().message
+        assert runs[0].state().reason == "waiting"
+
+
+class TestARunThatIsGone:
+    @pytest.fixture
+    def lost(self, runs: list[RunDir]) -> RunDir:
+        shutil.rmtree(runs[0].path)
+        return runs[0]
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda queue, run: queue.enqueue(run),
+            lambda queue, run: queue.leave(run),
+            lambda queue, run: queue.change(run, priority=1),
+            lambda _, run: process_manager.start(run),
+        ],
+        ids=["enqueue", "leave", "change", "start"],
+    )
+    def test_is_an_error_that_a_person_can_read(
+        self, queue: QueueManager, lost: RunDir, ask: Callable[[QueueManager, RunDir], object]
+    ) -> None:
+        with pytest.raises(RunError, match="gone or being deleted") as caught:
+            ask(queue, lost)
+        assert caught.value.code == "no-such-run"
+
+    def test_deleted_while_it_is_put_in(
+        self, queue: QueueManager, runs: list[RunDir], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def vanish() -> list[object]:
+            shutil.rmtree(runs[0].path)
+            return []
+
+        monkeypatch.setattr(queue, "waiting", vanish)
+        with pytest.raises(RunError, match="gone or being deleted"):
+            queue.enqueue(runs[0])
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")

@@ -1,0 +1,69 @@
+"""The process that keeps a queue moving while nobody looks: it waits until a run ends, then starts the next.
+
+``python -m backend.manager.queue_watch ROOT`` lives as long as a run waits that will have its turn, and no longer: it
+is no service. A supervisor that ends moves the queue too; this one is there for a supervisor that was killed
+and for runs that have none. Control wing: F0 and its neighbours here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from backend.manager.process_manager import child_environ
+from backend.manager.queue_manager import QueueManager
+from backend.run_dir import RunDir
+from backend.utils.detach import spawn_detached
+from backend.utils.lock_utils import LockedError, hold_lock, is_locked
+
+LOOK_SECONDS = 1.0
+LONGEST_SECONDS = 30.0
+"""After so long it looks at the whole queue again, whether a run has ended or not."""
+_LOCK = ".queue-watch.lock"
+_LOG = ".queue-watch.log"
+
+
+def move_on(queue: QueueManager) -> list[RunDir]:
+    """Start what has its turn; where more waits, see that it will start without anybody looking. The started runs.
+
+    Raises OSError when the folder of the runs cannot be written.
+    """
+    started = queue.schedule()
+    if queue.moves() and not is_locked(queue.root / _LOCK):
+        spawn_detached(
+            [sys.executable, "-P", "-m", "backend.manager.queue_watch", str(queue.root)],
+            log=queue.root / _LOG,
+            environ=child_environ(),
+        )
+    return started
+
+
+def watch(queue: QueueManager, look_seconds: float = LOOK_SECONDS) -> None:
+    """Move the queue until nothing in it will have a turn any more."""
+    while queue.schedule() or queue.moves():
+        _until_one_ends(queue.at_work(), look_seconds)
+
+
+def _until_one_ends(runs: Sequence[RunDir], look_seconds: float) -> None:
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < deadline and (not runs or all(run.is_held() for run in runs)):
+        time.sleep(look_seconds)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The door of the process: 0 when nothing is left to move, or another process sees to it."""
+    queue = QueueManager(Path(argv[0]))
+    with contextlib.suppress(LockedError, FileNotFoundError):  # another one, or the whole folder is gone
+        while (
+            queue.moves()
+        ):  # asked once more after the lock is free again: who saw it held did not start another
+            with hold_lock(queue.root / _LOCK, wait_seconds=0):
+                watch(queue)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
