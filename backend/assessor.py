@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.config import RunConfig
+from backend.core.decode_proof import prove_decoding
 from backend.core.device import ComputePlan
 from backend.core.evaluation import HeldOut, evaluate
 from backend.core.tokenizer import decode, stop_token_ids
@@ -42,7 +43,10 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
 
 
 class Assessor:
-    """Evaluates the model as it stands; ``possible`` only where rows are held out."""
+    """Evaluates the model as it stands; ``possible`` only where rows are held out.
+
+    Raises ModelError ``cannot-generate`` for a model that answers could not be written with, before it is trained.
+    """
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class Assessor:
         self.possible = bool(held_out.examples)
         self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
         self._held_out, self._watch = held_out, watch
+        if held_out.panel or held_out.scored:
+            prove_decoding(state.forward.model)
         self._stop_ids = stop_token_ids(tokenizer, state.forward.causal.generation_config.eos_token_id)
 
     def __call__(self, step: int, epoch: float, *, score: bool = False) -> EvalReport:

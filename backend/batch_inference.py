@@ -30,7 +30,7 @@ OTHER_SHAPES = (
     {"prompt": "prompt"},
 )
 """How rows are read that a file holds besides those of its own shape: a prompt can be asked in any of them."""
-_LAYOUT = 2  # of windows and lines: raise it when either changes, so that no file mixes two
+_LAYOUT = 3  # of windows, lines and draws: raise it when one changes, so that no file mixes two
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def answer_file(
             progress(len(done), len(asked))
             for start in range(len(done) - len(done) % WINDOW_ROWS, len(asked), WINDOW_ROWS):
                 window = asked[start : start + WINDOW_ROWS]
-                lines = _answer(model, window, stop, constraint, sampling)
+                lines = _answer(model, window, stop, constraint, {"first": start, **sampling})
                 for line in lines[max(0, len(done) - start) :]:
                     writer.append(line)
                     answered += "answer" in line

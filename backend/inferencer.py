@@ -167,8 +167,8 @@ class Inferencer:
         **sampling: Any,
     ) -> Iterator[str]:
         """The answer piece by piece; joined, the pieces are what ``infer`` returns. Closing it ends the work."""
-        ids, matcher = self.render(prompt, tools=tools), self.voice.matcher(constraint)
-        decoding = Decoding(self.model, [ids], _sampling(sampling), self.voice.stop_ids, [matcher])
+        ids = self.render(prompt, tools=tools)
+        decoding = self._decoding([ids], [_sampling(sampling)], constraint)
         answer = AnswerText(self.tokenizer, stop)
         with Lanes(1, self._loaded.lanes) as lane:
             while not answer.finish:
@@ -196,11 +196,13 @@ class Inferencer:
                 f"n is {n}.", remedy=f"Use a number from 1 to {MAX_ANSWERS}.", code="bad-sampling"
             )
         ids, options = self.render(prompt, tools=tools), _sampling(sampling)
-        each = [replace(options, seed=answer_seed(options.seed, index)) for index in range(n)]
-        matchers = [self.voice.matcher(constraint) for _ in each]
-        decoding = Decoding(self.model, [ids] * n, each, self.voice.stop_ids, matchers)
+        each = [_numbered(options, index) for index in range(n)]
+        decoding = self._decoding([ids] * n, each, constraint)
         with Lanes(1, self._loaded.lanes) as lane:
-            return next(lane.map(lambda _: self._read_out(decoding, n, stop), [None]))
+            said = next(lane.map(lambda _: self._read_out(decoding, n, stop), [None]))
+        for failed in (each for each in said if isinstance(each, TunesmithError)):
+            raise failed
+        return [each for each in said if isinstance(each, Answer)]
 
     def infer_batch(
         self,
@@ -209,12 +211,17 @@ class Inferencer:
         tools: Sequence[Sequence[dict[str, Any]] | None] | None = None,
         stop: str | Sequence[str] = (),
         constraint: Constraint | None = None,
+        first: int = 0,
         progress: Callable[[int], None] = lambda _: None,
         **sampling: Any,
     ) -> list[str | TunesmithError]:
-        """Answers in the order of ``prompts``, the same as one by one under greedy decoding.
+        """Return answers in the order of ``prompts``, the same as one by one under greedy decoding.
 
-        A prompt that cannot be answered has its error in its place, and the others are answered all the same.
+        With a ``seed`` every prompt is drawn as if it were alone. Without one the draws are numbered through, from
+        ``first`` on, so that equal prompts are answered differently, and the same again the next time. A prompt that
+        cannot be answered, or whose answer fails while it is written, has its error in its place, and the others are
+        answered all the same.
+
         ``tools`` are those of each prompt. ``progress`` is told how many more prompts are done. Raises InferenceError
         for what is wrong with the call itself: ``bad-tools``, ``bad-sampling``, ``bad-constraint``.
         """
@@ -225,6 +232,7 @@ class Inferencer:
                 code="bad-tools",
             )
         options = _sampling(sampling)
+        numbered = "seed" not in sampling
         self.voice.matcher(constraint)  # one that nothing can have is the caller's error, not a row's
         results: list[str | TunesmithError] = []
         rendered: dict[int, list[int]] = {}
@@ -241,7 +249,13 @@ class Inferencer:
             for chunk, texts in zip(
                 chunks,
                 lanes.map(
-                    lambda c: self._decode([rendered[i] for i in c], options, stop, constraint), chunks
+                    lambda chunk: self._decode(
+                        [rendered[index] for index in chunk],
+                        [_numbered(options, first + index) if numbered else options for index in chunk],
+                        stop,
+                        constraint,
+                    ),
+                    chunks,
                 ),
                 strict=True,
             ):
@@ -253,25 +267,41 @@ class Inferencer:
     def _decode(
         self,
         prompts: Sequence[list[int]],
-        sampling: Sampling,
+        samplings: Sequence[Sampling],
         stop: str | Sequence[str],
         constraint: Constraint | None,
-    ) -> list[str]:
-        matchers = [self.voice.matcher(constraint) for _ in prompts]
-        decoding = Decoding(self.model, prompts, sampling, self.voice.stop_ids, matchers)
-        return [answer.text for answer in self._read_out(decoding, len(prompts), stop)]
+    ) -> list[str | TunesmithError]:
+        decoding = self._decoding(prompts, samplings, constraint)
+        said = self._read_out(decoding, len(prompts), stop)
+        return [one.text if isinstance(one, Answer) else one for one in said]
 
-    def _read_out(self, decoding: Decoding, count: int, stop: str | Sequence[str]) -> list[Answer]:
-        """Every row to its end."""
+    def _decoding(
+        self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], constraint: Constraint | None
+    ) -> Decoding:
+        voice = self.voice
+        matchers = [voice.matcher(constraint) for _ in prompts]
+        return Decoding(self.model, prompts, samplings, voice.stop_ids, matchers, voice.known)
+
+    def _read_out(
+        self, decoding: Decoding, count: int, stop: str | Sequence[str]
+    ) -> list[Answer | TunesmithError]:
+        """Decode until every row has ended; a row that failed has its error in its place."""
         texts = [AnswerText(self.tokenizer, stop) for _ in range(count)]
         tokens: list[list[NewToken]] = [[] for _ in texts]
+        failed: dict[int, TunesmithError] = {}
         while decoding.rows:
             for token in decoding.step():
                 tokens[token.row].append(token)
-                texts[token.row].push(token)
+                try:
+                    texts[token.row].push(token)
+                except TunesmithError as error:
+                    failed[token.row] = error
                 if texts[token.row].finish and not token.finish:
                     decoding.drop(token.row)
-        return [Answer(text.text, text.finish, tuple(said)) for text, said in zip(texts, tokens, strict=True)]
+        return [
+            failed.get(row) or Answer(text.text, text.finish, tuple(said))
+            for row, (text, said) in enumerate(zip(texts, tokens, strict=True))
+        ]
 
     def close(self) -> None:
         """Give the model's memory back and let go of its run; it cannot be used then. Closing twice is harmless."""
@@ -291,6 +321,10 @@ class Inferencer:
 def answer_seed(seed: int, index: int) -> int:
     """The seed of answer ``index`` of several to one prompt; the first has the seed itself."""
     return (seed + index * 0x9E3779B97F4A7C15) % 2**63
+
+
+def _numbered(options: Sampling, index: int) -> Sampling:
+    return replace(options, seed=answer_seed(options.seed, index))
 
 
 def _sampling(options: dict[str, Any]) -> Sampling:

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from backend.core import vocabulary
 from backend.core.judging import Judged, answer_logprobs, divergence, first_difference, judged
-from backend.core.tokenizer import decode
 from backend.errors import InferenceError
 from backend.inferencer import Answer, Inferencer
 from backend.voice import Prompt, Voice
@@ -107,9 +107,8 @@ def shown_divergence(voice: Voice, ids: Sequence[int], tuned: Tensor, base: Tens
 
 
 def token_text(voice: Voice, token_id: int) -> str:
-    """One token as text, special tokens by their name."""
-    text = decode(voice.tokenizer, [token_id])
-    return text or str(voice.tokenizer.convert_ids_to_tokens(token_id) or "")
+    """Return one token as text, special tokens by their name."""
+    return vocabulary.token_text(voice.tokenizer, token_id)
 
 
 def finite(value: float) -> float:
@@ -118,7 +117,7 @@ def finite(value: float) -> float:
 
 
 def _token(voice: Voice, token_id: int) -> dict[str, Any]:
-    special = decode(voice.tokenizer, [token_id]) == ""
+    special = vocabulary.is_special(voice.tokenizer, token_id)
     return {"id": token_id, "text": token_text(voice, token_id), "special": special}
 
 

@@ -14,11 +14,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.constraint import Constrainer, Constraint, GrammarMatcher
+from backend.core.decode_proof import prove_decoding
 from backend.core.device import plan_compute, torch_dtype
 from backend.core.generation import check_prompt, context_length
 from backend.core.model_loader import load_base
 from backend.core.shared_base import Adapter, SharedBase
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion, load_tokenizer, stop_token_ids
+from backend.core.vocabulary import known_ids
 from backend.errors import InferenceError
 from backend.model_source import ModelSource
 
@@ -33,15 +35,18 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 class Voice:
-    """The tokenizer of ``source`` for ``model``. Any thread may use it."""
+    """The tokenizer of ``source`` for ``model``. Any thread may use it.
+
+    ``known`` says which of the model's ids stand for a token, see ``known_ids``.
+    """
 
     def __init__(self, source: ModelSource, model: PreTrainedModel) -> None:
         self.tokenizer = load_tokenizer(source.tokenizer, chat_template=source.chat_template)
         self.stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
         self.context_length = context_length(model)
-        self._constrainer = Constrainer(
-            self.tokenizer, model.config.get_text_config().vocab_size, self.stop_ids
-        )
+        rows = model.get_input_embeddings().weight.shape[0]
+        self.known = known_ids(self.tokenizer, rows)
+        self._constrainer = Constrainer(self.tokenizer, rows, self.stop_ids)
 
     def matcher(self, constraint: Constraint | None) -> GrammarMatcher | None:
         """What holds one answer to ``constraint``; None for None. Raises InferenceError ``bad-constraint``."""
@@ -94,7 +99,7 @@ class LoadedBase:
     """The base of ``source`` in memory, the adapters over it, and how each is spoken to.
 
     The runs whose weights are in memory are held, so that nobody deletes them; ``close`` lets go of them. One thread
-    may use it at a time.
+    may use it at a time. Raises ModelError: what ``load_base`` raises, and ``cannot-generate``.
     """
 
     def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
@@ -103,7 +108,9 @@ class LoadedBase:
         self.folder = source.base
         self.lanes = plan.lanes
         self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
-        self.shared = SharedBase(load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval())
+        model = load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval()
+        prove_decoding(model)
+        self.shared = SharedBase(model)
         self._voices: dict[tuple[Path, str | None], Voice] = {}
 
     def close(self) -> None:

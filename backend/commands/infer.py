@@ -40,7 +40,10 @@ def infer(
         float, Parameter(help="Keep the likeliest tokens up to this share of probability.")
     ] = 1.0,
     top_k: Annotated[int, Parameter(help="Keep this many of the likeliest tokens; 0 for all.")] = 0,
-    seed: Annotated[int, Parameter(help="Fixes the draw when temperature is above 0.")] = 0,
+    seed: Annotated[
+        int | None,
+        Parameter(help="Draw every row with this seed; without one, rows are drawn by their number."),
+    ] = None,
     stop: Annotated[tuple[str, ...], Parameter(help="Texts that end the answer.")] = (),
     choice: Annotated[tuple[str, ...], Parameter(help="The answer is one of these texts.")] = (),
     regex: Annotated[str | None, Parameter(help="The answer matches this regular expression.")] = None,
@@ -69,8 +72,8 @@ def infer(
     if tokens and prompt is None:
         raise _choose("--tokens", "goes with --prompt.")
     sampling = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed,
-    }  # fmt: skip
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k,
+    } | ({} if seed is None else {"seed": seed})  # fmt: skip
     constraint = _constraint(choice, regex)
     options = {**sampling, "stop": stop, "constraint": constraint}
     if file is not None:

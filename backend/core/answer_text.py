@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.generation import NewToken
 from backend.core.tokenizer import IncrementalDecoder
-from backend.errors import InferenceError
+from backend.errors import InferenceError, TunesmithError
 
 
 class AnswerText:
@@ -30,9 +30,19 @@ class AnswerText:
         self._held = ""
 
     def push(self, token: NewToken) -> str:
-        """The text that is safe to show after ``token``. Raises the token's error, where it has one."""
-        if token.error is not None:
+        """Return the text that is safe to show after ``token``.
+
+        Raises the error of a token that could not be chosen; InferenceError ``answer-failed`` for a fault of ours or
+        of a library.
+        """
+        if isinstance(token.error, TunesmithError):
             raise token.error
+        if token.error is not None:
+            raise InferenceError(
+                f"This answer could not be written on: {token.error!r}.",
+                remedy="Ask again, or for another form.",
+                code="answer-failed",
+            ) from token.error
         piece = "" if token.finish == "stop" else self._decoder.push(token.token_id)
         piece += self._decoder.finish() if token.finish else ""
         text = self._held + piece

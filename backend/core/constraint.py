@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from backend.core.vocabulary import vocabulary_size
 from backend.errors import InferenceError
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Constrainer:
         self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, stop_ids: Collection[int]
     ) -> None:
         self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
+        # a model may have fewer rows than there are tokens, or more; ``allowed`` is asked for its own number
+        self._vocab_size = max(vocab_size, vocabulary_size(tokenizer))
         self._stop_ids = sorted(stop_ids)
         self._made: llguidance.LLTokenizer | None = None
         self._guard = threading.Lock()

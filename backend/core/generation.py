@@ -7,29 +7,22 @@ the rows beside it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from backend.core import packed_attention
-from backend.core.batching import common_prefix
-from backend.core.kv_cache import new_cache, takes_rows
+from backend.core.kv_cache import new_cache
+from backend.core.runner import Runner, causal_of, read, way_of
 from backend.core.sampling import Chooser, Matcher, Sampling
 from backend.errors import InferenceError
 
 __all__ = ["Decoding", "NewToken", "Prefill", "Sampling", "check_prompt", "context_length", "for_inference"]
-
-MIN_SHARED = 8
-"""A common beginning shorter than this, in tokens, is not worth computing apart."""
-SPARE_SEATS = 0.5
-"""Seats that are made at once when one is wanted, as a share of those there are."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,7 @@ class NewToken:
     """One generated token of prompt ``row``; ``finish`` is "" while the row goes on, else stop or length.
 
     ``logprob`` and the alternatives in ``top`` are the model's own, before penalties, temperature and cuts. A row
-    whose form cannot be followed any further ends with an ``error`` and no token of its own.
+    whose next token cannot be chosen ends with an ``error`` and no token of its own.
     """
 
     row: int
@@ -45,12 +38,13 @@ class NewToken:
     logprob: float
     finish: str
     top: tuple[tuple[int, float], ...] = ()
-    error: InferenceError | None = None
+    error: BaseException | None = None
 
 
 class Prefill:
     """One prompt read piece by piece, all but its last token, so that nobody has to wait for a long one.
 
+    Where the model wants a prompt in one go there is nothing to do here, and the step that continues it reads it.
     Raises InferenceError for an empty prompt or one that leaves no room in the model's context.
     """
 
@@ -59,28 +53,38 @@ class Prefill:
         self.prompt = list(prompt)
         self.cache = new_cache(model.config)
         self._model = model
-        self._last = torch.tensor([-1], device=model.device)
+        self._way = way_of(model)
+        self.at_once = self._way.read_at_once(len(prompt))
+        self._done = 0
 
     @property
     def left(self) -> int:
         """Tokens still to be read."""
-        return len(self.prompt) - 1 - int(self.cache.get_seq_length())
+        return 0 if self.at_once else len(self.prompt) - 1 - self._done
 
-    @torch.inference_mode()
     def advance(self, tokens: int) -> None:
         """Read at most so many tokens more."""
-        done = self.cache.get_seq_length()
-        piece = self.prompt[done : min(done + tokens, len(self.prompt) - 1)]
+        piece = self.prompt[self._done : self._done + min(tokens, self.left)]
         if piece:
-            ids = torch.tensor([piece], device=self._model.device)
-            self._model(input_ids=ids, past_key_values=self.cache, use_cache=True, logits_to_keep=self._last)
+            read(self._model, self.cache, piece, self._way)
+            self._done += len(piece)
+
+
+@dataclass
+class _Row:
+    """A row that goes on: how its tokens are chosen, all of them so far, and how many more it may have."""
+
+    chooser: Chooser
+    ids: list[int]
+    room: int
 
 
 class Decoding:
     """Prompts being continued. ``step()`` gives every row that is not done its next token.
 
-    ``sampling`` is for all rows, or one for each; ``matchers`` hold rows to a form. Raises InferenceError for an
-    empty prompt or one that leaves no room in the model's context.
+    ``sampling`` is for all rows, or one for each; ``matchers`` hold rows to a form; ``known`` bool [V] says which
+    token ids may be said at all. Raises InferenceError for an empty prompt or one that leaves no room in the model's
+    context.
     """
 
     def __init__(
@@ -90,96 +94,75 @@ class Decoding:
         sampling: Sampling | Sequence[Sampling],
         stop_ids: Collection[int],
         matchers: Sequence[Matcher | None] = (),
+        known: Tensor | None = None,
     ) -> None:
         self._model = model
-        self._device = next(model.parameters()).device
+        self._way = way_of(model)
         self._stop_ids = frozenset(stop_ids)
         self._limit = context_length(model)
         for prompt in prompts:
             check_prompt(prompt, self._limit)
         each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         held = list(matchers) or [None] * len(prompts)
-        self._room: dict[int, int] = {}
-        self._choosers: dict[int, Chooser] = {}
-        self.rows: list[int] = []
-        self._seats: list[int] = []
+        self._rows: dict[int, _Row] = {}
         self._count = 0
-        for prompt, wanted, matcher in zip(prompts, each, held, strict=True):
-            self._seats.append(self._new_row(len(prompt), Chooser(wanted, prompt, matcher)))
-        # an index, not a number: a slice would make the head a batched product over copies of its weight
-        self._last = torch.tensor([-1], device=self._device)
-        self._cache = new_cache(model.config)
-        shared = self._prefill_shared(prompts)
-        self._inputs, mask = _left_padded([prompt[shared:] for prompt in prompts], self._device)
-        self._positions = shared + (mask.cumsum(1) - 1).clamp(min=0)
-        self._mask = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+        self._runners: list[Runner] = []
+        numbers = [
+            self._new_row(prompt, Chooser(wanted, prompt, matcher, known))
+            for prompt, wanted, matcher in zip(prompts, each, held, strict=True)
+        ]
+        self._start(numbers)
 
-    def _new_row(self, length: int, chooser: Chooser) -> int:
+    @property
+    def rows(self) -> list[int]:
+        """The numbers of the rows that go on, in their order."""
+        return list(self._rows)
+
+    def _new_row(self, prompt: Sequence[int], chooser: Chooser) -> int:
         row = self._count
         self._count += 1
-        self._room[row] = min(chooser.sampling.max_new_tokens, self._limit - length)
-        self._choosers[row] = chooser
-        self.rows.append(row)
+        room = min(chooser.sampling.max_new_tokens, self._limit - len(prompt))
+        self._rows[row] = _Row(chooser, list(prompt), room)
         return row
 
-    @torch.inference_mode()
-    def _prefill_shared(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Compute the beginning that all prompts share once, for all; returns its length in tokens.
+    def _start(self, numbers: Sequence[int]) -> None:
+        """Rows that are read from their beginning by the next step: together where they may be."""
+        if self._way.together:
+            sides = [[row for row in numbers if self._is_beyond(row) == beyond] for beyond in (False, True)]
+        else:
+            sides = [[row] for row in numbers]
+        for side in filter(None, sides):
+            self._runners.append(Runner(self._model, [self._rows[row].ids for row in side], side))
 
-        Only where mask and positions are all that tells attention where a token stands: a window, a state or a
-        bias by distance would count the padding between the beginning and the rest.
-        """
-        by_mask = takes_rows(self._cache) and self._model._supports_attention_backend
-        if len(prompts) < 2 or not by_mask:
-            return 0
-        shortest = min(len(prompt) for prompt in prompts)
-        arrays = [np.asarray(prompt[:shortest]) for prompt in prompts]
-        shared = min(shortest - 1, *(common_prefix(arrays[0], array) for array in arrays[1:]))
-        if shared < MIN_SHARED:
-            return 0
-        ids = torch.tensor([list(prompts[0][:shared])], device=self._device)
-        self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=self._last)
-        self._cache.batch_repeat_interleave(len(prompts))
-        return shared
+    def _is_beyond(self, row: int) -> bool:
+        return self._way.is_beyond(len(self._rows[row].ids))
 
     @torch.inference_mode()
     def step(self) -> list[NewToken]:
         """The next token of every remaining row, in the order of the seats; rows that finish leave."""
-        if not self.rows:
-            return []
-        logits = (
-            self._model(
-                input_ids=self._inputs,
-                attention_mask=self._mask,
-                position_ids=self._positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=self._last,
-            )
-            .logits[:, -1]
-            .float()
-        )
-        going = set(self.rows)
-        tokens = {
-            seat: self._choose(row, logits[seat]) for seat, row in enumerate(self._seats) if row in going
-        }
-        self._advance(tokens)
-        return list(tokens.values())
+        tokens: list[NewToken] = []
+        for runner in list(self._runners):
+            logits = runner.logits()
+            new = {
+                row: self._choose(row, logits[seat])
+                for seat, row in enumerate(runner.rows)
+                if row in self._rows
+            }
+            runner.advance({row: token.token_id for row, token in new.items()})
+            tokens += new.values()
+        self._leave({token.row for token in tokens if token.finish})
+        self._cross_the_border()
+        return tokens
 
+    @torch.inference_mode()
     def drop(self, row: int) -> None:
         """Let ``row`` go, finished or not: it gets no further token."""
-        self._keep([other for other in self.rows if other != row])
+        self._leave({row} & self._rows.keys())
 
     @property
     def takes_rows(self) -> bool:
         """Whether ``join`` may be called now: nobody is left, or all have begun and can make room."""
-        return not self.rows or (self._begun and takes_rows(self._cache))
-
-    @property
-    def _begun(self) -> bool:
-        """Whether the cache holds all of every row but its last token, which is the next input."""
-        held = self._cache.get_seq_length()
-        return bool(held) and self._mask.shape[1] == held + 1
+        return all(runner.takes_rows for runner in self._runners)
 
     @torch.inference_mode()
     def join(self, prefill: Prefill, choosers: Sequence[Chooser]) -> list[int]:
@@ -187,109 +170,53 @@ class Decoding:
 
         What the rows already here say does not change. See ``takes_rows``.
         """
-        rows = [self._new_row(len(prefill.prompt), chooser) for chooser in choosers]
-        length = len(prefill.prompt)
-        if len(self.rows) == len(rows):
-            self._begin(prefill, rows)
-            return rows
-        self._make_seats(len(rows), columns=length - self._mask.shape[1])
-        for row in rows:
-            seat = next(seat for seat, held in enumerate(self._seats) if held not in self._choosers)
-            self._seats[seat] = row
-            if length > 1:
-                for layer, read in zip(self._cache.layers, prefill.cache.layers, strict=True):
-                    layer.write(seat, read)
-            self._mask[seat] = 0
-            self._mask[seat, -length:] = 1
-            self._inputs[seat], self._positions[seat] = prefill.prompt[-1], length - 1
-        return rows
-
-    def _begin(self, prefill: Prefill, rows: list[int]) -> None:
-        """Start over with these rows alone."""
-        self._seats = list(rows)
-        self._cache = prefill.cache
-        if len(rows) > 1 and self._cache.get_seq_length():
-            self._cache.batch_repeat_interleave(len(rows))
-        shape, length = (len(rows), 1), len(prefill.prompt)
-        self._inputs = torch.full(shape, prefill.prompt[-1], device=self._device)
-        self._positions = torch.full(shape, length - 1, device=self._device)
-        self._mask = self._inputs.new_ones(len(rows), length)
-
-    def _make_seats(self, wanted: int, *, columns: int) -> None:
-        """Room for ``wanted`` more rows and, where ``columns`` is above 0, for longer ones."""
-        free = sum(held not in self._choosers for held in self._seats)
-        more = 0 if free >= wanted else max(wanted - free, int(len(self._seats) * SPARE_SEATS))
-        columns = max(0, columns)
-        if not more and not columns:
-            return
-        for layer in self._cache.layers:
-            layer.extend(more, columns)
-        self._seats += [-1] * more
-        self._mask = F.pad(self._mask, (columns, 0, 0, more))
-        self._mask[:, -1] = 1  # an empty seat looks at itself: a row of nothing but masked places is NaN
-        self._inputs, self._positions = (
-            F.pad(part, (0, 0, 0, more)) for part in (self._inputs, self._positions)
-        )
+        numbers = [self._new_row(prefill.prompt, chooser) for chooser in choosers]
+        try:
+            mates = next((each for each in self._runners if not self._is_beyond(each.left[0])), None)
+            if prefill.at_once:
+                self._start(numbers)
+            elif mates is None:
+                runner = Runner.continuing(self._model, prefill.prompt, prefill.cache, numbers)
+                self._runners.append(runner)
+            else:
+                mates.join(prefill.prompt, prefill.cache, numbers)
+        except BaseException:
+            self._leave(set(numbers))
+            raise
+        return numbers
 
     def _choose(self, row: int, logits: Tensor) -> NewToken:
+        held = self._rows[row]
         try:
-            chosen = self._choosers[row].choose(logits)
-        except InferenceError as error:  # the rows beside it go on
+            chosen = held.chooser.choose(logits)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a panic of Rust code is one too, and the other rows go on
             return NewToken(row, 0, 0.0, "stop", error=error)
-        self._room[row] -= 1
-        finish = "stop" if chosen.token_id in self._stop_ids else "" if self._room[row] else "length"
+        held.room -= 1
+        held.ids.append(chosen.token_id)
+        finish = "stop" if chosen.token_id in self._stop_ids else "" if held.room else "length"
         return NewToken(row, chosen.token_id, chosen.logprob, finish, chosen.top)
 
-    def _advance(self, tokens: Mapping[int, NewToken]) -> None:
-        """Make the new tokens, by seat, the next input; rows that finished leave."""
-        ids = [[tokens[seat].token_id if seat in tokens else 0] for seat in range(len(self._seats))]
-        self._inputs = torch.tensor(ids, device=self._device)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        # a row that ended where the context does keeps its seat for a while: hold its position inside
-        self._positions = (self._positions[:, -1:] + 1).clamp(max=self._limit - 1)
-        self._keep([token.row for token in tokens.values() if not token.finish])
-
-    def _keep(self, rows: list[int]) -> None:
-        """Go on with ``rows`` alone; what only the others needed is given up."""
-        for row in {*self.rows} - {*rows}:
-            del self._choosers[row], self._room[row]
-        if rows != self.rows:
-            self.rows = rows
-            self._close_ranks()
-            self._drop_columns()
-
-    def _drop_columns(self) -> None:
-        """Forget the places left of the beginning of the longest row."""
-        if not self.rows or not self._begun or not takes_rows(self._cache):
+    def _leave(self, leaving: Collection[int]) -> None:
+        """Go on without the rows ``leaving``."""
+        if not leaving:
             return
-        seats = [self._seats.index(row) for row in self.rows]
-        unused = min(int(self._mask[seats].argmax(1).min()), self._cache.get_seq_length() - 1)
-        if unused:
-            for layer in self._cache.layers:
-                layer.drop_columns(unused)
-            self._mask = self._mask[:, unused:]
+        for row in leaving:
+            del self._rows[row]
+        for runner in self._runners:
+            runner.let_go(leaving)
+        self._runners = [runner for runner in self._runners if runner.left]
 
-    def _close_ranks(self) -> None:
-        """Give up the seats of rows that left once half of them are empty: moving the others costs a copy."""
-        if not self.rows or len(self.rows) > len(self._seats) // 2:
-            return
-        index = torch.tensor([self._seats.index(row) for row in self.rows], device=self._device)
-        self._seats = list(self.rows)
-        self._inputs, self._mask, self._positions = (
-            kept[index] for kept in (self._inputs, self._mask, self._positions)
-        )
-        if self._cache.get_seq_length():
-            self._cache.batch_select_indices(index)
-
-
-def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), int64 [rows, longest]: prompts end at the right edge, the mask is 0 before they begin."""
-    width = max((len(prompt) for prompt in prompts), default=0)
-    ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    both = (torch.tensor(part, dtype=torch.int64, device=device) for part in (ids, mask))
-    first, second = (part.view(len(prompts), width) for part in both)
-    return first, second
+    def _cross_the_border(self) -> None:
+        """Read rows anew that are now too long for the rotary frequencies they were read with."""
+        border = self._way.border
+        crossing = [row for row in self._rows if len(self._rows[row].ids) - 1 == border]
+        for row in crossing:
+            for runner in self._runners:
+                runner.let_go({row})
+        self._runners = [runner for runner in self._runners if runner.left]
+        self._start(crossing)
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:
@@ -315,7 +242,7 @@ def check_prompt(prompt: Sequence[int], limit: int) -> None:
 @contextmanager
 def for_inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     """A training model made ready to generate: unpacked attention, no dropout; as it was afterwards."""
-    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    causal = causal_of(model)
     packed, training = causal.config._attn_implementation == packed_attention.NAME, model.training
     if packed:
         causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")

@@ -42,13 +42,9 @@ class RoomyLayer(DynamicLayer):
                 room[:, :, :length] = old
         return rooms[0], rooms[1]
 
-    def extend(self, seats: int, columns: int) -> None:
-        """Add ``seats`` rows of zeros below and ``columns`` zeros left of every row.
-
-        Zeros and not whatever memory holds: a masked NaN times nothing is still NaN.
-        """
-        self.keys, self.values = (_extended(old, seats, columns) for old in (self.keys, self.values))
-        self._rooms = None
+    def take(self, keys: Tensor, values: Tensor) -> None:
+        """Hold these states instead."""
+        self.keys, self.values, self._rooms = keys, values, None
 
     def write(self, seat: int, other: DynamicLayer) -> None:
         """Put the single row of ``other`` into ``seat``, its end at the right edge."""
@@ -72,6 +68,11 @@ class RoomyLayer(DynamicLayer):
         super().batch_select_indices(indices)
         self._rooms = None
 
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep these rows of the batch, in this order; a row may be named several times."""
+        super().reorder_cache(beam_idx)
+        self._rooms = None
+
     def reset(self) -> None:
         """Forget everything."""
         self._rooms = None
@@ -86,7 +87,7 @@ def _extended(old: Tensor, seats: int, columns: int) -> Tensor:
 
 
 def new_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache for a model of this configuration; only full-attention layers get room."""
+    """Return an empty cache for a model of this configuration; only full-attention layers get room."""
     cache = DynamicCache(config=config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -95,3 +96,24 @@ def new_cache(config: PreTrainedConfig) -> DynamicCache:
 def takes_rows(cache: DynamicCache) -> bool:
     """Whether rows may take a seat in ``cache`` while others are being continued: no layer forgets places."""
     return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+
+
+def choose_rows(cache: DynamicCache, index: Tensor) -> None:
+    """Make ``cache`` hold its rows ``index`` [rows], in this order; a row may be named several times.
+
+    Every kind of layer can do it, those of states as well: it is what beam search asks of them.
+    """
+    for layer in cache.layers:
+        layer.reorder_cache(index)
+
+
+def extend(cache: DynamicCache, seats: int, columns: int) -> None:
+    """Add ``seats`` rows of zeros below and ``columns`` zeros left of every row; on failure nothing has changed.
+
+    Zeros and not whatever memory holds: a masked NaN times nothing is still NaN.
+    """
+    made = [
+        tuple(_extended(old, seats, columns) for old in (layer.keys, layer.values)) for layer in cache.layers
+    ]
+    for layer, (keys, values) in zip(cache.layers, made, strict=True):
+        layer.take(keys, values)

@@ -89,30 +89,47 @@ class Choice:
 
 
 class Chooser:
-    """Chooses the tokens of one row, one after the other; rows share nothing."""
+    """Chooses the tokens of one row, one after the other; rows share nothing.
 
-    def __init__(self, sampling: Sampling, prompt: Sequence[int], matcher: Matcher | None = None) -> None:
+    ``known`` bool [V] says which ids stand for a token at all (None: every one); no other is drawn or shown.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        matcher: Matcher | None = None,
+        known: Tensor | None = None,
+    ) -> None:
         self.sampling = sampling
         self._matcher = matcher
+        self._known = known
         seed = (sampling.seed * 0x9E3779B97F4A7C15 + len(prompt)) % 2**63
         self._generator = torch.Generator().manual_seed(seed)
         self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1 else frozenset[int]()
         self._said: Counter[int] = Counter()
 
     def choose(self, logits: Tensor) -> Choice:
-        """The next token from ``logits`` [V], float32."""
+        """Return the next token from ``logits`` [V], float32.
+
+        Raises InferenceError ``bad-constraint`` where the form leaves no token that this model has.
+        """
+        whole = torch.logsumexp(logits, -1)
+        if self._known is not None:
+            logits = logits.masked_fill(~self._known.to(logits.device), -torch.inf)
         wanted = self._penalised(logits) if self.sampling.penalised else logits
         if self._matcher is not None:
             allowed = self._matcher.allowed(len(logits)).to(logits.device)
             wanted = wanted.masked_fill(~allowed, -torch.inf)
+            if not torch.isfinite(wanted).any():
+                raise _DEAD_END
         token_id = draw(wanted, self.sampling, self._generator)
         if self._matcher is not None:
             self._matcher.accept(token_id)
         self._said[token_id] += 1
-        whole = torch.logsumexp(logits, -1)
         top: tuple[tuple[int, float], ...] = ()
         if self.sampling.top_logprobs:
-            values, ids = logits.topk(min(self.sampling.top_logprobs, len(logits)))
+            values, ids = logits.topk(min(self.sampling.top_logprobs, int(torch.isfinite(logits).sum())))
             top = tuple(zip(ids.tolist(), (values - whole).tolist(), strict=True))
         return Choice(token_id, float(logits[token_id] - whole), top)
 
@@ -142,12 +159,23 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
 
 
 def _cut(probabilities: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-    """The probabilities that ``top_k`` and ``top_p`` leave, and whose they are (None: everybody's, in order)."""
+    """The probabilities that ``top_k`` and then ``top_p`` leave, and whose they are (None: everybody's, in order).
+
+    ``top_p`` is a share of what ``top_k`` left, as in transformers, vLLM and llama.cpp.
+    """
     if sampling.top_k == 0 and sampling.top_p == 1:
         return probabilities, None
     count = min(sampling.top_k or LIKELIEST, len(probabilities))
     kept, order = probabilities.topk(count)
     if sampling.top_k == 0 and kept.sum() < sampling.top_p:
         kept, order = probabilities.sort(descending=True)
+    share = sampling.top_p * kept.sum() if sampling.top_k else sampling.top_p
     before = torch.cumsum(kept, -1) - kept
-    return kept * (before < sampling.top_p), order
+    return kept * (before < share), order
+
+
+_DEAD_END = InferenceError(
+    "The form that was asked for leaves no token that this model has.",
+    remedy="Ask for another form.",
+    code="bad-constraint",
+)

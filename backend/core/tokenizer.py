@@ -211,7 +211,7 @@ class IncrementalDecoder:
         if token_id in self._skipped:
             return ""
         self._ids.append(token_id)
-        if self._has_byte_tokens and self._tokenizer.convert_ids_to_tokens(token_id).startswith("<0x"):
+        if self._has_byte_tokens and str(self._tokenizer.convert_ids_to_tokens(token_id)).startswith("<0x"):
             return ""
         return self._take(final=False)
 

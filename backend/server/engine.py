@@ -226,7 +226,7 @@ class Engine:
             decoding = Decoding(host.shared.model, [], Sampling(), voice.stop_ids)
             group.append(decoding)
         choosers = [
-            Chooser(sampling, job.prompt, matcher)
+            Chooser(sampling, job.prompt, matcher, voice.known)
             for sampling, matcher in zip(job.samplings, job.matchers, strict=True)
         ]
         for choice, row in enumerate(decoding.join(prefill, choosers), job.first):
@@ -265,7 +265,7 @@ class Engine:
         if token.error is not None:
             del self._rows[id(decoding), token.row]
             job.cancelled = True
-            return Failure(token.error)
+            return Failure(token.error if isinstance(token.error, TunesmithError) else None)
         text = job.texts[choice]
         shown = text.push(token)
         if text.finish:

@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from backend import inferencer
-from backend.core.constraint import Constraint
+from backend.core.constraint import Constraint, GrammarMatcher
 from backend.errors import InferenceError, ModelError, TunesmithError
 from backend.inferencer import Inferencer
 from backend.model_source import best_step, run_config
@@ -34,6 +34,10 @@ PROMPTS = [
     "hello\nworld",
     "food pork",
 ]
+
+
+class _PanicError(BaseException):
+    """What a panic in Rust code is to Python."""
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +167,37 @@ class TestManyPrompts:
         sampling = {"temperature": 2.0, "seed": seed, "max_new_tokens": 6}
         one_by_one = [model.infer(prompt, **sampling) for prompt in PROMPTS]
         assert model.infer_batch(PROMPTS, **sampling) == one_by_one
+
+    def test_equal_prompts_without_a_seed_are_answered_differently_and_the_same_again(
+        self, model: Inferencer
+    ) -> None:
+        sampling = {"temperature": 3.0, "max_new_tokens": 8}
+        said = model.infer_batch(["test input"] * 5, **sampling)
+
+        assert len(set(map(str, said))) == 5
+        assert said[0] == model.infer("test input", **sampling)
+        assert model.infer_batch(["test input"] * 3, first=2, **sampling) == said[2:]
+
+    def test_a_row_that_fails_while_it_is_written_has_its_error_in_its_place(
+        self, model: Inferencer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        faults = iter([InferenceError("too complex", remedy="", code="bad-constraint"), _PanicError("None")])
+        allowed, prompts = GrammarMatcher.allowed, ["test input", "food pork", "food pear", "hello"]
+        calls = iter([allowed] * 5)
+
+        def sometimes(self: GrammarMatcher, size: int) -> Any:
+            for call in calls:
+                return call(self, size)
+            for fault in faults:
+                raise fault
+            return allowed(self, size)
+
+        monkeypatch.setattr(GrammarMatcher, "allowed", sometimes)
+        said = model.infer_batch(prompts, constraint=Constraint.regex("[a-z ]{6}"), max_new_tokens=12)
+
+        codes = [each.code for each in said if isinstance(each, InferenceError)]
+        assert sorted(codes) == ["answer-failed", "bad-constraint"]
+        assert [len(each) for each in said if isinstance(each, str)] == [6, 6]
 
     @pytest.mark.parametrize(
         ("bad", "code"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
 import torch
@@ -11,10 +11,16 @@ from transformers import (
     Gemma2ForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
 )
 
@@ -25,6 +31,8 @@ from tests.backend.core.rows import lively_model
 LONG = tuple(range(40, 70))
 PROMPTS = [(5,), (9, 8, 7, 6, 5, 4, 3, 2), LONG, (11, 12, 13), (3, 400, 20, 8, 111)]
 ALIKE = [(*LONG, 7), (*LONG, 8, 9, 10), (*LONG, 7, 3), LONG]
+BORDER = 16
+"""The most tokens of a row that the short factors of "two ropes" are for."""
 SIZES = {
     "vocab_size": 512,
     "hidden_size": 32,
@@ -44,20 +52,7 @@ FREE = Sampling(max_new_tokens=8, temperature=1.0, seed=3)
 @cache
 def decoder(kind: str = "llama") -> PreTrainedModel:
     torch.manual_seed(0)
-    match kind:
-        case "sliding window":
-            return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).eval()
-        case "capped scores":
-            return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, sliding_window=6)).eval()
-        case "local attention":
-            sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 512}
-            kinds = [[["global", "local"], 1]]
-            return _lively(
-                GPTNeoForCausalLM(GPTNeoConfig(**sizes, attention_types=kinds, window_size=3)), by=0.5
-            )
-        case "states":
-            return _lively(MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=512)))
-    return lively_model(kind)
+    return _KINDS[kind]() if kind in _KINDS else lively_model(kind)
 
 
 def _lively(model: PreTrainedModel, by: float = 0.1) -> PreTrainedModel:
@@ -65,6 +60,41 @@ def _lively(model: PreTrainedModel, by: float = 0.1) -> PreTrainedModel:
         for part in model.parameters():
             part.add_(torch.randn_like(part), alpha=by)
     return model.eval()
+
+
+_SMALL = {"hidden_size": 32, "vocab_size": 512}
+_TWO_ROPES = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+    "factor": 32.0,
+    "original_max_position_embeddings": BORDER,
+}
+_KINDS: dict[str, Callable[[], PreTrainedModel]] = {
+    "sliding window": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=6)).eval(),
+    "capped scores": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, sliding_window=6)).eval(),
+    "local attention": lambda: _lively(
+        GPTNeoForCausalLM(
+            GPTNeoConfig(
+                **_SMALL, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=3
+            )
+        ),
+        by=0.5,
+    ),
+    "states": lambda: _lively(MambaForCausalLM(MambaConfig(**_SMALL, num_hidden_layers=2))),
+    "states and attention": lambda: _lively(
+        Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]))
+    ),
+    "two ropes": lambda: _lively(
+        Phi3ForCausalLM(
+            Phi3Config(**SIZES, original_max_position_embeddings=BORDER, rope_parameters=dict(_TWO_ROPES))
+        )
+    ),
+    "no cache": lambda: _lively(
+        OpenAIGPTLMHeadModel(OpenAIGPTConfig(n_embd=32, n_layer=2, n_head=4, vocab_size=512))
+    ),
+}
 
 
 def say(

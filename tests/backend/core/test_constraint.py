@@ -169,3 +169,15 @@ def test_a_form_that_nothing_can_have(constraint: Any, said: str) -> None:
 
     assert caught.value.code == "bad-constraint"
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("rows", [1, 300, 399, 400, 401, 512])
+def test_model_and_tokenizer_may_differ_in_size_both_ways(rows: int) -> None:
+    """Padded vocabularies have rows without tokens; others have tokens (of images) without rows."""
+    matcher = Constrainer(TOKENIZER, rows, STOPS).matcher(Constraint.choice("a", "b"))
+
+    allowed = matcher.allowed(rows)
+
+    expected = {TOKENIZER.convert_tokens_to_ids(letter) for letter in "ab"}
+    assert allowed.shape == (rows,)
+    assert {*allowed.nonzero().flatten().tolist()} == {each for each in expected if each < rows}

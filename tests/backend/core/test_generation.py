@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MambaConfig, MambaForCausalLM
 
+from backend.core import kv_cache
 from backend.core.forward import prove
 from backend.core.generation import (
-    MIN_SHARED,
     Decoding,
     Prefill,
     Sampling,
@@ -21,6 +21,7 @@ from backend.core.generation import (
     context_length,
     for_inference,
 )
+from backend.core.runner import MIN_SHARED
 from backend.core.sampling import Chooser
 from backend.core.tuning import make_trainable
 from backend.errors import InferenceError
@@ -63,7 +64,10 @@ def test_greedy_is_generate_token_for_token(kind: str) -> None:
     assert ids_of(said) == [reference(prompt, 12, model=model) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window", "local attention", "states"])
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", "gpt2", "sliding window", "local attention", "states", "states and attention", "two ropes"],
+)
 def test_a_shared_beginning_changes_nothing(kind: str) -> None:
     model = decoder(kind)
 
@@ -198,7 +202,10 @@ def test_a_row_at_the_end_of_the_context_does_not_hold_up_the_others(kind: str) 
 # --- rows that join ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "sliding window", "capped scores"])
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", "gpt2", "sliding window", "capped scores", "states", "states and attention", "two ropes"],
+)
 def test_rows_that_join_say_what_they_would_say_alone(kind: str) -> None:
     model = decoder(kind)
     wanted = Sampling(max_new_tokens=12)
@@ -206,6 +213,63 @@ def test_rows_that_join_say_what_they_would_say_alone(kind: str) -> None:
     said, _ = joined([(2 * n, prompt, wanted) for n, prompt in enumerate(PROMPTS)], model=model)
 
     assert said == [reference(prompt, 12, model=model) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("kind", ["states", "states and attention", "two ropes"])
+def test_rows_of_states_or_two_ropes_leave_and_the_others_do_not_notice(kind: str) -> None:
+    """A row that ends, one that crosses the border of its rope, and one that began beyond it."""
+    model = decoder(kind)
+    counts = [2, 9, 2, 2, 9]
+    prompts = [(5,), (9, 8, 7, 6, 5, 4, 3, 2), LONG, (11, 12, 13), (3, 40, 20, 8, 111)]
+
+    said = say(prompts, [Sampling(max_new_tokens=count) for count in counts], model=model)
+
+    assert ids_of(said) == [
+        reference(prompt, count, model=model) for prompt, count in zip(prompts, counts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["states", "states and attention", "two ropes"])
+def test_several_answers_to_one_prompt_whatever_the_cache(kind: str) -> None:
+    model = decoder(kind)
+    decoding = Decoding(model, [], Sampling(), ())
+
+    decoding.join(
+        read_whole(PROMPTS[1], model=model),
+        [Chooser(Sampling(max_new_tokens=9), PROMPTS[1]) for _ in range(3)],
+    )
+
+    assert ids_of(to_the_end(decoding)) == [reference(PROMPTS[1], 9, model=model)] * 3
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_row_that_cannot_join_leaves_the_others_as_they_were(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = decoder(kind)
+    decoding = Decoding(model, PROMPTS[:2], Sampling(max_new_tokens=9), ())
+    said = [decoding.step()]
+    prefill = read_whole(LONG, model=model)
+
+    monkeypatch.setattr(kv_cache, "_extended", _fails_the_second_time(kv_cache._extended))
+    with pytest.raises(MemoryError):
+        decoding.join(prefill, [Chooser(Sampling(), LONG)])
+    said += [decoding.step() for _ in range(8)]
+
+    assert [[token.token_id for token in row] for row in zip(*said, strict=True)] == [
+        reference(prompt, 9, model=model) for prompt in PROMPTS[:2]
+    ]
+
+
+def _fails_the_second_time(work: Any) -> Any:
+    calls = iter([work])
+
+    def once(*args: Any) -> Any:
+        for call in calls:
+            return call(*args)
+        raise MemoryError
+
+    return once
 
 
 @settings(max_examples=12)
@@ -233,7 +297,7 @@ def test_whoever_comes_and_goes_a_row_says_the_same(
     said, decoding = joined(arrivals)
 
     assert said == [ids_of(say([prompt], sampling))[0] for _, prompt, sampling in arrivals]
-    assert (decoding._choosers, decoding._room) == ({}, {})
+    assert (decoding.rows, decoding._runners) == ([], [])
 
 
 def test_one_prompt_is_read_once_for_several_answers() -> None:
@@ -255,8 +319,9 @@ def test_what_the_longest_row_needed_is_forgotten_when_it_leaves() -> None:
         decoding.join(read_whole(list(prompt), 50), [Chooser(Sampling(max_new_tokens=count), [])])
         decoding.step()
 
-    assert decoding._cache.get_seq_length() == 3
-    assert decoding._mask.shape[1] == 4
+    (runner,) = decoding._runners
+    assert runner._cache.get_seq_length() == 3
+    assert runner._mask.shape[1] == 4
 
 
 def test_a_prompt_is_read_in_pieces() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, MistralConfig
 from transformers.cache_utils import DynamicLayer
 
-from backend.core.kv_cache import ROOM, RoomyLayer, new_cache, takes_rows
+from backend.core.kv_cache import ROOM, RoomyLayer, choose_rows, extend, new_cache, takes_rows
 from tests.tiny import tiny_model
 
 Layers = tuple[RoomyLayer, DynamicLayer]
@@ -113,19 +113,47 @@ def test_only_layers_that_keep_everything_get_room() -> None:
     assert isinstance(sliding, DynamicCache)
 
 
+def _cache_of(*layers: RoomyLayer) -> DynamicCache:
+    cache = DynamicCache()
+    cache.layers = list(layers)
+    return cache
+
+
 def test_a_row_takes_a_seat_with_its_end_at_the_right_edge() -> None:
     layer, guest = RoomyLayer(), RoomyLayer()
     layer.update(*_states(2, 4, 0))
     keys, values = guest.update(*_states(1, 6, 1))
     before = layer.keys.clone()
 
-    layer.extend(seats=1, columns=2)
+    extend(_cache_of(layer), seats=1, columns=2)
     layer.write(2, guest)
 
     assert torch.equal(layer.keys[2], keys[0])
     assert torch.equal(layer.values[2], values[0])
     assert torch.equal(layer.keys[:2, :, 2:], before)
     assert not layer.keys[:2, :, :2].any()
+
+
+def test_a_cache_that_cannot_be_extended_is_as_it_was() -> None:
+    layers = [RoomyLayer(), RoomyLayer()]
+    layers[0].update(*_states(2, 4, 0))
+
+    with pytest.raises(AttributeError):
+        extend(_cache_of(*layers), seats=1, columns=2)  # the second layer holds nothing to be extended
+
+    assert layers[0].keys.shape == (2, 2, 4, 3)
+
+
+@pytest.mark.parametrize("index", [[0, 0, 0], [2, 0], [1]])
+def test_rows_are_chosen_in_any_order_and_number(index: list[int]) -> None:
+    layers = _filled(5, 1)
+    wanted = torch.tensor(index)
+    keys = layers[0].keys[wanted]
+
+    choose_rows(_cache_of(layers[0]), wanted)
+    layers[0].update(*_states(len(index), 1, 7))
+
+    assert torch.equal(layers[0].keys[:, :, :6], keys)
 
 
 def test_columns_are_dropped_on_the_left_and_it_goes_on_in_place() -> None:

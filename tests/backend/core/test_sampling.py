@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from backend.core.sampling import LIKELIEST, Chooser, Sampling, draw
+from backend.core.sampling import LIKELIEST, Chooser, Sampling, _cut, draw
 from backend.errors import InferenceError
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -2.0])
@@ -110,6 +111,7 @@ def _shares(sampling: Sampling, draws: int = 1500) -> list[float]:
         ({"top_p": 0.5}, [0, 0.4 / 0.65, 0.25 / 0.65, 0, 0]),
         ({"top_p": 0.9}, [0, 0.4 / 0.95, 0.25 / 0.95, 0.2 / 0.95, 0.1 / 0.95]),
         ({"top_p": 0.8, "top_k": 2}, [0, 0.4 / 0.65, 0.25 / 0.65, 0, 0]),
+        ({"top_p": 0.6, "top_k": 2}, [0, 1, 0, 0, 0]),  # 0.4 of the 0.65 that top_k left are 0.62
         ({"temperature": 0.5}, [0.0025 / 0.275, 0.16 / 0.275, 0.0625 / 0.275, 0.04 / 0.275, 0.01 / 0.275]),
         ({"temperature": 100.0}, [0.2, 0.2, 0.2, 0.2, 0.2]),
     ],
@@ -133,6 +135,68 @@ def test_sorting_only_the_likeliest_changes_nothing(share: float, scale: float, 
     drawn = {draw(logits, Sampling(temperature=1.0, top_p=share), generator) for _ in range(50)}
 
     assert drawn <= allowed
+
+
+@given(
+    st.floats(0.2, 2.0), st.integers(0, 60), st.floats(0.05, 1.0), st.integers(5, 900), st.integers(0, 10**6)
+)
+def test_what_is_left_and_how_likely_is_as_in_transformers(
+    temperature: float, top_k: int, top_p: float, size: int, seed: int
+) -> None:
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(seed)).double()
+    warpers = [TemperatureLogitsWarper(temperature)]
+    warpers += [TopKLogitsWarper(count) for count in [top_k] if count]
+    warpers += [TopPLogitsWarper(share) for share in [top_p] if share < 1]
+    expected = logits[None]
+    for warper in warpers:
+        expected = warper(None, expected)
+
+    kept, order = _cut(torch.softmax(logits / temperature, -1), Sampling(top_k=top_k, top_p=top_p))
+    ours = torch.zeros(size, dtype=torch.float64)
+    ours[slice(None) if order is None else order] = kept
+
+    assert torch.allclose(ours / ours.sum(), expected.softmax(-1)[0], atol=1e-9)
+
+
+def test_of_many_equal_tokens_top_p_is_a_share_of_what_top_k_left() -> None:
+    kept, _ = _cut(torch.full((1000,), 0.001, dtype=torch.float64), Sampling(top_k=50, top_p=0.5))
+
+    assert int((kept > 0).sum()) in {25, 26}  # twenty-five fiftieths, but for the last bit
+
+
+def test_a_prompt_and_a_seed_give_the_same_tokens_in_every_version() -> None:
+    """Written down once: a change here changes what everybody's seeds give."""
+    logits = torch.tensor([(token * 37 % 64) / 8 for token in range(64)])
+    choosers = [
+        Chooser(Sampling(temperature=1.0, seed=seed, top_k=40, top_p=0.9), [1, 2, 3]) for seed in (0, 7)
+    ]
+
+    assert [[chooser.choose(logits).token_id for _ in range(8)] for chooser in choosers] == GOLDEN
+
+
+GOLDEN = [[19, 57, 62, 38, 62, 5, 38, 12], [19, 19, 17, 31, 62, 19, 43, 31]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+@pytest.mark.parametrize("matcher", [None, Only(0, 1, 2, 3)], ids=["free", "held to a form"])
+def test_ids_that_stand_for_no_token_are_neither_drawn_nor_shown(
+    temperature: float, matcher: Only | None
+) -> None:
+    known = torch.tensor([False, True, True, False, True])
+    chooser = Chooser(Sampling(temperature=temperature, top_logprobs=5), [], matcher, known)
+
+    chosen = [chooser.choose(LOGITS) for _ in range(40)]
+
+    assert {choice.token_id for choice in chosen} <= {1, 2, 4}
+    assert [token for token, _ in chosen[0].top] == [1, 2, 4]
+    assert chosen[0].top[0][1] == pytest.approx(LOGITS.log_softmax(-1)[1])
+
+
+def test_a_form_that_only_tokens_of_another_model_fit_is_said() -> None:
+    with pytest.raises(InferenceError) as caught:
+        Chooser(Sampling(), [], Only(99)).choose(LOGITS)
+
+    assert caught.value.code == "bad-constraint"
 
 
 @pytest.mark.parametrize(
