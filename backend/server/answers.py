@@ -148,16 +148,18 @@ async def answering(
 ) -> AsyncIterator[AsyncIterator[Piece]]:
     """What comes, until every answer has ended; leaving ends the work within one token. Raises ApiError.
 
-    The answers to a prompt are the same whether it is asked alone or beside others.
+    With a seed, the answers to a prompt are the same whether it is asked alone or beside others. Without one they are
+    numbered through the request, so that equal prompts are answered differently.
     """
-    seed = secrets.randbits(62) if request.seed is None else request.seed
+    seed = secrets.randbits(62) if request.fixed_seed is None else request.fixed_seed
     ticket, began = Ticket(), time.monotonic()
     jobs: list[Job] = []
     count = 0
     for asked in prompts:
+        start = count if request.fixed_seed is None else 0
         samplings = [
             request.sampling(
-                seed=answer_seed(seed, index), max_new_tokens=asked.limit, top_logprobs=top_logprobs
+                seed=answer_seed(seed, start + index), max_new_tokens=asked.limit, top_logprobs=top_logprobs
             )
             for index in range(len(asked.matchers))
         ]

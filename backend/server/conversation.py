@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 
-from backend.server.no_effect import Echoed, PlaceInStream
-from backend.server.strict import Strict
+from backend.server.no_effect import Cacheable, Echoed, EchoedMessage, PlaceInStream
+from backend.server.strict import Strict, given
 
 Name = Annotated[str, Field(max_length=256)]
 
 
-class TextPart(Strict):
+class TextPart(Cacheable):
     """A part of a content; only text is understood."""
 
     type: Literal["text"]
@@ -40,7 +40,8 @@ class ToolCall(PlaceInStream):
         return {"id": self.id, "type": self.type, "function": function}
 
 
-_SAID: JsonDict = {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}}
+_SAID: JsonDict = given("content")
+_REFUSED: JsonDict = {"required": ["refusal"], "properties": {"refusal": {"type": "string", "minLength": 1}}}
 _CALLS: JsonDict = {
     "required": ["tool_calls"],
     "properties": {"tool_calls": {"type": "array", "minItems": 1}},
@@ -48,14 +49,17 @@ _CALLS: JsonDict = {
 _BY_THE_ASSISTANT: JsonDict = {"properties": {"role": {"const": "assistant"}}}
 
 
-class ChatMessage(Echoed):
-    """One message of a conversation. A developer is a system by another name, as in training rows."""
+class ChatMessage(EchoedMessage):
+    """One message of a conversation. A developer is a system by another name, as in training rows.
+
+    What an assistant thought, under either of the two names that servers use, reaches the template as in training.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
                 {"allOf": [_SAID, {"not": _CALLS}]},
-                {"allOf": [_BY_THE_ASSISTANT, {"anyOf": [_SAID, _CALLS]}]},
+                {"allOf": [_BY_THE_ASSISTANT, {"anyOf": [_SAID, _CALLS, _REFUSED]}]},
             ]
         }
     )
@@ -65,13 +69,17 @@ class ChatMessage(Echoed):
     name: Name | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
     tool_call_id: Name | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    thinking: str | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> ChatMessage:
         if self.tool_calls and self.role != "assistant":
             raise ValueError("only an assistant's message may have tool_calls")
-        if self.content is None and not self.tool_calls:
-            raise ValueError("content may be null only beside tool_calls")
+        if self.content is None and not self.tool_calls and not (self.role == "assistant" and self.refusal):
+            raise ValueError("content may be null only beside tool_calls or a refusal")
         return self
 
     def plain(self) -> dict[str, Any]:
@@ -83,7 +91,14 @@ class ChatMessage(Echoed):
         if self.tool_calls:
             fields["tool_calls"] = [call.plain() for call in self.tool_calls]
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, **fields, "content": content or ""}
+        return {"role": role, **fields, **self._thought, "content": content or self.refusal or ""}
+
+    @property
+    def _thought(self) -> dict[str, str]:
+        """What was thought, by the keys under which training rows have it."""
+        content = self.reasoning_content if self.reasoning_content is not None else self.reasoning
+        found = {"reasoning_content": content, "thinking": self.thinking}
+        return {key: text for key, text in found.items() if text is not None}
 
 
 def _well_formed(function: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +127,7 @@ Function = Annotated[
 ]
 
 
-class FunctionTool(Strict):
+class FunctionTool(Cacheable):
     """A tool that is shown to the model by its chat template."""
 
     type: Literal["function"]
@@ -140,7 +155,7 @@ class WithTools(Strict):
     @property
     def plain_tools(self) -> list[dict[str, Any]] | None:
         """The tools as chat templates want them."""
-        return [tool.model_dump() for tool in self.tools] if self.tools else None
+        return [tool.model_dump(include={"type", "function"}) for tool in self.tools] if self.tools else None
 
 
 class WithToolChoice(WithTools):

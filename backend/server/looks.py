@@ -87,7 +87,7 @@ async def _judge(service: Service, variant: Variant, prompt: Sequence[int], said
 async def _generate(
     service: Service, request: Looked, variant: Variant, voice: Voice, prompt: list[int]
 ) -> _Said:
-    seeded = request.model_copy(update={"seed": request.seed or 0})
+    seeded = request.model_copy(update={"seed": request.fixed_seed or 0})
     limit = min(request.max_tokens, voice.context_length - len(prompt))
     async with answering(service, seeded, variant, [Asked(prompt, limit)]) as coming:
         parts = [piece async for piece in coming]

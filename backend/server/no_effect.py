@@ -34,6 +34,12 @@ class Hosted(WhoAsks):
     prompt_cache_retention: Literal["in_memory", "24h"] | None = Field(
         None, description="It says how long a prompt may be kept at most, and none is kept."
     )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = Field(
+        None, description="How long a model thinks was learned from its rows, and there is no setting for it."
+    )
+    verbosity: Literal["low", "medium", "high"] | None = Field(
+        None, description="How long a model's answers are was learned from its rows."
+    )
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = Field(
         None, description="Answers are text."
     )
@@ -52,11 +58,28 @@ class StreamPadding(Strict):
     include_obfuscation: Literal[False] | None = Field(None, description="Streams are not padded here.")
 
 
+class Cacheable(Strict):
+    """What a client may mark for a hosted service to keep."""
+
+    cache_control: dict[str, object] | None = Field(
+        None, description="No prompt is kept from one request to another."
+    )
+
+
 class Echoed(Strict):
-    """What a client adds to a message of ours before it sends it back."""
+    """What a client adds to a part of an answer before it sends it back."""
 
     provider_specific_fields: dict[str, None] | None = Field(
         None, description="LiteLLM keeps the null fields of an answer there."
+    )
+
+
+class EchoedMessage(Echoed, Cacheable):
+    """What stands on a message of an assistant and is no part of what was said."""
+
+    id: Label | None = Field(None, description="A message is known by its place.")
+    annotations: Annotated[list[dict[str, object]], Field(max_length=1000)] | None = Field(
+        None, description="Notes on an answer are no part of it."
     )
 
 

@@ -57,7 +57,10 @@ class JsonOfSchema(Strict):
 class StructuredOutputs(Strict):
     """The form of an answer: exactly one of its fields."""
 
-    model_config = ConfigDict(json_schema_extra=exactly_one("choice", "regex", "json"))
+    meant_when_empty = frozenset({"json"})
+    model_config = ConfigDict(
+        json_schema_extra=exactly_one("choice", "regex", "json", meant_when_empty=meant_when_empty)
+    )
 
     choice: Annotated[
         list[Annotated[str, Field(min_length=1)]],
@@ -99,11 +102,16 @@ class Generation(WhoAsks):
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     adapter_strength: Annotated[float, Field(ge=0, le=MAX_STRENGTH)] = 1.0
+
+    @property
+    def fixed_seed(self) -> int | None:
+        """The seed as we draw with it, 0 or more; None where the draw is free: no seed, or -1, as other servers."""
+        return None if self.seed in {None, -1} else (self.seed or 0) % 2**63
 
     def sampling(self, *, seed: int, max_new_tokens: int, top_logprobs: int = 0) -> Sampling:
         """How the tokens of one answer are chosen."""

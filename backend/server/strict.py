@@ -1,8 +1,9 @@
-"""How every request is read: no field besides those named, nothing converted, and null as if left out."""
+"""How every request is read: no field besides those named, nothing converted; null and nothing as if left out."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -12,18 +13,28 @@ from pydantic_core.core_schema import CoreSchema
 class Strict(BaseModel):
     """Unknown fields, converted values and numbers that are none are refused.
 
-    Null asks for nothing, so a field that is null is as if it were left out, whatever its name: clients send every
-    field they know, and give back the null fields of an answer. The JSON schema says so too.
+    Null asks for nothing, nor does an empty list or object, so such a field is as if it were left out, whatever its
+    name: clients send every field they know, and give back the empty fields of an answer. Fields that must be given
+    and ``meant_when_empty`` are taken as they are. The JSON schema says so too.
     """
+
+    meant_when_empty: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, value: object) -> object:
+    def _without_nothing(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        return {name: part for name, part in value.items() if part is not None}
+        needed = {
+            field.alias or name for name, field in cls.model_fields.items() if field.is_required()
+        } | cls.meant_when_empty
+        return {
+            name: part
+            for name, part in value.items()
+            if part is not None and (name in needed or part not in ([], {}))
+        }
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -32,17 +43,31 @@ class Strict(BaseModel):
         whole = handler(core_schema)
         schema = handler.resolve_ref_schema(whole)
         for name in schema["properties"].keys() - set(schema.get("required", ())):
-            schema["properties"][name] = _or_null(schema["properties"][name])
-        schema["additionalProperties"] = {"type": "null"}
+            schema["properties"][name] = _or_nothing(schema["properties"][name])
+        schema["additionalProperties"] = {"anyOf": _NOTHING}
         return whole
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+_NOTHING: list[dict[str, Any]] = [
+    {"type": "null"},
+    {"type": "object", "maxProperties": 0},
+    {"type": "array", "maxItems": 0},
+]
+
+
+def _or_nothing(schema: dict[str, Any]) -> dict[str, Any]:
     choices = schema.get("anyOf", [schema])
-    return schema if {"type": "null"} in choices else {"anyOf": [schema, {"type": "null"}]}
+    return {"anyOf": [*(each for each in choices if each != _NOTHING[0]), *_NOTHING]}
 
 
-def exactly_one(*names: str) -> dict[str, Any]:
-    """JSON schema's words for: one of these fields, and only one, is given and not null."""
-    there = {"not": {"type": "null"}}
-    return {"oneOf": [{"required": [name], "properties": {name: there}} for name in names]}
+def given(name: str, *, empty_too: bool = False) -> dict[str, Any]:
+    """JSON schema's words for: this field is there and not nothing (``empty_too``: not null)."""
+    return {
+        "required": [name],
+        "properties": {name: {"not": {"anyOf": _NOTHING[: 1 if empty_too else None]}}},
+    }
+
+
+def exactly_one(*names: str, meant_when_empty: Collection[str] = ()) -> dict[str, Any]:
+    """JSON schema's words for: one of these fields, and only one, is given and not nothing."""
+    return {"oneOf": [given(name, empty_too=name in meant_when_empty) for name in names]}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+from backend.core.generation import NewToken
+from backend.core.vocabulary import UNFINISHED, token_bytes, token_text
 from backend.server.jobs import Piece
 from backend.server.tool_calls import CallReader
-from backend.token_look import finite, token_text
+from backend.token_look import finite
 from backend.voice import Voice
 
 
@@ -40,7 +43,18 @@ class _Endpoint:
 
     def __init__(self, model: str, voice: Voice) -> None:
         self._voice = voice
+        self._begun = defaultdict[int, bool](bool)
         self._same = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def _is_first(self, choice: int) -> bool:
+        """Whether the token to be put now is the first of its answer."""
+        first, self._begun[choice] = not self._begun[choice], True
+        return first
+
+    def _spelled(self, token_id: int, *, first: bool) -> tuple[str, list[int] | None]:
+        """A token's text and its bytes; joined, those of an answer are its text and bytes."""
+        tokenizer = self._voice.tokenizer
+        return token_text(tokenizer, token_id, first=first), token_bytes(tokenizer, token_id, first=first)
 
     def head(self, *, chunk: bool = False) -> dict[str, Any]:
         return {**self._same, "object": self.chunked if chunk else self.whole}
@@ -98,19 +112,17 @@ class ChatWords(_Endpoint):
     def _likely(self, parts: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        content = [
-            {
-                **self._alternative(token.token_id, token.logprob),
-                "top_logprobs": [self._alternative(*each) for each in token.top],
-            }
-            for token in (part.token for part in parts if part.token.finish != "stop")
-        ]
+        content = []
+        for part in (part for part in parts if part.token.finish != "stop"):
+            token, first = part.token, self._is_first(part.choice)
+            own = self._alternative(token.token_id, token.logprob, first=first)
+            top = [self._alternative(*each, first=first) for each in token.top]
+            content.append({**own, "top_logprobs": top})
         return {"content": content, "refusal": None}
 
-    def _alternative(self, token_id: int, logprob: float) -> dict[str, Any]:
-        text = token_text(self._voice, token_id)
-        whole = "\ufffd" not in text  # else it is a part of a character, whose bytes the text cannot tell
-        return {"token": text, "logprob": finite(logprob), "bytes": list(text.encode()) if whole else None}
+    def _alternative(self, token_id: int, logprob: float, *, first: bool) -> dict[str, Any]:
+        text, own = self._spelled(token_id, first=first)
+        return {"token": text, "logprob": finite(logprob), "bytes": own}
 
 
 class TextWords(_Endpoint):
@@ -123,6 +135,10 @@ class TextWords(_Endpoint):
         super().__init__(model, voice)
         self._logprobs = logprobs
         self._echoes = echoes
+        self._offsets = defaultdict[int, int](int, {place: len(text) for place, text in enumerate(echoes)})
+        self._decoders = defaultdict[int, codecs.IncrementalDecoder](
+            lambda: codecs.getincrementaldecoder("utf-8")("replace")
+        )
 
     def choice(self, index: int, parts: Sequence[Piece]) -> dict[str, Any]:
         """One whole answer."""
@@ -147,20 +163,37 @@ class TextWords(_Endpoint):
     def _likely(self, parts: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        tokens = [part.token for part in parts if part.token.finish != "stop"]
-        texts = [token_text(self._voice, token.token_id) for token in tokens]
-        return {
-            "tokens": texts,
-            "token_logprobs": [finite(token.logprob) for token in tokens],
-            "top_logprobs": [
-                {
-                    token_text(self._voice, token_id): finite(value)
-                    for token_id, value in (*token.top, (token.token_id, token.logprob))
-                }
-                for token in tokens
-            ],
-            "text_offset": [sum(map(len, texts[:index])) for index in range(len(texts))],
-        }
+        said: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for part in (part for part in parts if part.token.finish != "stop"):
+            token, first = part.token, self._is_first(part.choice)
+            said["tokens"].append(self._key(token.token_id, first=first))
+            said["token_logprobs"].append(finite(token.logprob))
+            said["top_logprobs"].append(self._top(token, first=first))
+            said["text_offset"].append(self._offset(part.choice, token.token_id, first=first))
+        return said
+
+    def _key(self, token_id: int, *, first: bool) -> str:
+        """A token as OpenAI's completions spell it: its text, or the bytes of a part of a character."""
+        text, own = self._spelled(token_id, first=first)
+        if UNFINISHED not in text or own is None:
+            return text
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in own)
+
+    def _top(self, token: NewToken, *, first: bool) -> dict[str, float]:
+        """The token that came and the likeliest; where two read the same, the second is named by its id."""
+        found: dict[str, float] = {}
+        for token_id, value in ((token.token_id, token.logprob), *token.top):
+            text = self._key(token_id, first=first)
+            same = token_id == token.token_id
+            found.setdefault(text if same or text not in found else f"token_id:{token_id}", finite(value))
+        return found
+
+    def _offset(self, choice: int, token_id: int, *, first: bool) -> int:
+        """Where a token begins in the answer, in characters; it may stand in the middle of one."""
+        before = self._offsets[choice]
+        _, own = self._spelled(token_id, first=first)  # a special token is no part of the text
+        self._offsets[choice] += len(self._decoders[choice].decode(bytes(own or ())))
+        return before
 
 
 def _delta(index: int, delta: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,29 @@ def _plain(**fields: Any) -> dict[str, Any]:
             {"role": "assistant", "tool_calls": [CALL], "content": ""},
         ),
         ({"role": "assistant", "content": "x", "tool_calls": []}, {"role": "assistant", "content": "x"}),
+        (
+            {"role": "assistant", "content": "x", "reasoning_content": "hm"},
+            {"role": "assistant", "content": "x", "reasoning_content": "hm"},
+        ),
+        (
+            {"role": "assistant", "content": "x", "reasoning": "hm"},
+            {"role": "assistant", "content": "x", "reasoning_content": "hm"},
+        ),
+        (
+            {"role": "assistant", "content": "x", "thinking": "hm"},
+            {"role": "assistant", "content": "x", "thinking": "hm"},
+        ),
+        (
+            {"role": "assistant", "content": None, "refusal": "I will not."},
+            {"role": "assistant", "content": "I will not."},
+        ),
+        (
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}],
+            },
+            {"role": "user", "content": "a"},
+        ),
     ],
 )
 def test_messages_as_templates_want_them(message: dict[str, Any], plain: dict[str, Any]) -> None:
@@ -52,8 +75,11 @@ def test_messages_as_templates_want_them(message: dict[str, Any], plain: dict[st
     [
         {"refusal": None, "annotations": None, "audio": None, "function_call": None, "tool_calls": None},
         {"provider_specific_fields": {"refusal": None}},
+        {"annotations": [], "refusal": None, "audio": None, "tool_calls": [], "function_call": {}},
+        {"id": "msg-1", "annotations": [{"type": "url_citation", "url_citation": {"url": "u"}}]},
+        {"cache_control": {"type": "ephemeral"}},
     ],
-    ids=["openai", "litellm"],
+    ids=["openai", "litellm", "openai, empty", "codecompanion", "marked"],
 )
 def test_a_message_of_ours_comes_back_as_clients_send_it(echo: dict[str, Any]) -> None:
     said = {"role": "assistant", "content": "hi"}
@@ -71,7 +97,8 @@ def test_a_message_of_ours_comes_back_as_clients_send_it(echo: dict[str, Any]) -
         {"role": "assistant", "content": None},
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "user", "content": "x", "tool_calls": [CALL]},
-        {"role": "assistant", "content": "x", "refusal": "no"},
+        {"role": "user", "content": None, "refusal": "no"},
+        {"role": "assistant", "content": None, "refusal": ""},
         {"role": "assistant", "content": "x", "provider_specific_fields": {"reasoning": "hm"}},
         {"role": "user", "content": []},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},

@@ -40,6 +40,8 @@ def _read(model: type[Any], **fields: Any) -> Any:
         (ChatRequest, "prompt_cache_key", "k"),
         (ChatRequest, "prompt_cache_retention", "24h"),
         (ChatRequest, "modalities", ["text"]),
+        (ChatRequest, "reasoning_effort", "low"),
+        (ChatRequest, "verbosity", "high"),
         (CompletionRequest, "suffix", ""),
         (CompletionRequest, "best_of", 1),
     ],

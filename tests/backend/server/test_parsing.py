@@ -25,7 +25,7 @@ def _chat(**fields: Any) -> ChatRequest:
     [
         ({"foo": 1}, "foo", "unsupported_field"),
         (
-            {"messages": [{"role": "user", "content": "x", "audio": {}}]},
+            {"messages": [{"role": "user", "content": "x", "audio": {"id": "a"}}]},
             "messages.0.audio",
             "unsupported_field",
         ),

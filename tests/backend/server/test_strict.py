@@ -1,4 +1,4 @@
-"""Null is as if left out, in what is read and in the schema: backend/server/strict.py."""
+"""Null and nothing are as if left out, in what is read and in the schema: backend/server/strict.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field, ValidationError
 
+from backend.core.constraint import Constraint
 from backend.server.schemas import (
     ChatRequest,
     CompareRequest,
@@ -50,11 +51,11 @@ def _validator(model: type[Strict]) -> jsonschema.Draft202012Validator:
 
 @pytest.mark.parametrize(("model", "smallest"), SMALLEST)
 @given(data=st.data())
-def test_a_field_that_is_null_is_as_if_left_out(
+def test_a_field_that_is_null_or_empty_is_as_if_left_out(
     model: type[Strict], smallest: dict[str, Any], data: st.DataObject
 ) -> None:
     optional = sorted((model.model_fields.keys() | {"logit_bias", "anything"}) - smallest.keys())
-    nulls = dict.fromkeys(data.draw(st.lists(st.sampled_from(optional))))
+    nulls = data.draw(st.dictionaries(st.sampled_from(optional), st.sampled_from([None, [], {}])))
 
     read = model.model_validate({**nulls, **smallest})
 
@@ -70,15 +71,35 @@ def test_what_is_required_may_not_be_null(name: str) -> None:
     assert not _validator(ChatRequest).is_valid({**HELLO, name: None})
 
 
+@pytest.mark.parametrize("nothing", [[], {}])
+def test_what_is_required_may_not_be_empty(nothing: object) -> None:
+    with pytest.raises(ValidationError):
+        ChatRequest.model_validate({**HELLO, "messages": nothing})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"structured_outputs": {"json": {}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}}},
+    ],
+)
+def test_an_empty_schema_is_any_json_and_not_nothing(form: dict[str, Any]) -> None:
+    assert ChatRequest.model_validate({**HELLO, **form}).constraint() == Constraint.json({})
+    assert _validator(ChatRequest).is_valid({**HELLO, **form})
+
+
 @pytest.mark.parametrize(
     ("value", "fits"),
     [
         ({"left": "a"}, True),
         ({"left": "a", "right": None, "inner": {"size": None}}, True),
         ({"right": [1], "left": None, "foo": None}, True),
+        ({"left": "a", "right": [], "foo": {}, "inner": [], "bar": []}, True),
+        ({"left": "a", "foo": [None]}, False),
+        ({"left": "a", "foo": {"a": None}}, False),
         ({}, False),
         ({"left": None}, False),
-        ({"left": "a", "right": []}, False),
         ({"left": "a", "foo": 1}, False),
         ({"left": "a", "inner": {"foo": 1}}, False),
         ({"left": 5}, False),

@@ -70,11 +70,58 @@ def test_the_token_that_came_is_among_its_alternatives(voice: Voice) -> None:
     assert sorted(top[0].values()) == [-3.0, -0.5]
 
 
-def test_a_part_of_a_character_has_no_bytes(voice: Voice) -> None:
-    parts = _pieces(voice, "é")
-    content = ChatWords("m", voice, logprobs=True).choice(0, parts)["logprobs"]["content"]
+@pytest.mark.parametrize("text", ["🙂", "東京", "naïve 👨‍👩‍👧 ok", "a"])
+def test_the_bytes_of_the_tokens_are_those_of_the_text_though_characters_are_split(
+    voice: Voice, text: str
+) -> None:
+    likely = ChatWords("m", voice, logprobs=True).choice(0, _pieces(voice, text))["logprobs"]
 
-    assert [each["bytes"] for each in content] == [None, None]
+    own = [byte for each in likely["content"] for byte in each["bytes"]]
+    alternatives = [byte for each in likely["content"] for byte in each["top_logprobs"][0]["bytes"]]
+    assert bytes(own).decode() == bytes(alternatives).decode() == text
+
+
+def test_a_special_token_has_no_bytes(voice: Voice) -> None:
+    start = voice.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    piece = Piece(0, "", NewToken(0, start, -0.5, ""), "")
+
+    (likely,) = ChatWords("m", voice, logprobs=True).choice(0, [piece])["logprobs"]["content"]
+
+    assert (likely["token"], likely["bytes"]) == ("<|im_start|>", None)
+
+
+@pytest.mark.parametrize("text", ["one two three", "naïve 🙂 ok", "東京 x"])
+def test_text_offsets_run_on_through_a_stream(voice: Voice, text: str) -> None:
+    parts = [piece for piece in _pieces(voice, text) for piece in [piece] if piece.finish != "stop"]
+    whole = TextWords("m", voice, logprobs=True, echoes=["the prompt"]).choice(0, parts)["logprobs"]
+    streamed = TextWords("m", voice, logprobs=True, echoes=["the prompt"])
+    said = [streamed.choice(0, [part])["logprobs"] for part in parts]
+
+    assert [offset for each in said for offset in each["text_offset"]] == whole["text_offset"]
+    before = [
+        voice.tokenizer.decode([part.token.token_id for part in parts[:end]]) for end in range(len(parts))
+    ]
+    assert whole["text_offset"] == [len("the prompt") + len(each.rstrip("\ufffd")) for each in before]
+
+
+def test_every_answer_counts_its_own_offsets(voice: Voice) -> None:
+    words = TextWords("m", voice, logprobs=True)
+    first, second = (piece for piece in _pieces(voice, "ab") if not piece.finish)
+
+    said = [words.said(Piece(choice, "x", part.token, "")) for choice in (0, 1) for part in (first, second)]
+
+    assert [choice["logprobs"]["text_offset"] for choice in said if choice] == [[0], [1], [0], [1]]
+
+
+def test_parts_of_characters_do_not_fall_together(voice: Voice) -> None:
+    parts = [piece.token.token_id for piece in _pieces(voice, "🙂")][:-1]
+    top = tuple((token_id, -1.0 - place) for place, token_id in enumerate(dict.fromkeys(parts)))
+    likely = [Piece(0, "", NewToken(0, parts[0], -1.0, "", top), "")]
+
+    (found,) = TextWords("m", voice, logprobs=True).choice(0, likely)["logprobs"]["top_logprobs"]
+
+    assert len(found) == len(top)
+    assert next(iter(found)).startswith("bytes:\\xf0")
 
 
 def test_what_it_cost() -> None:
