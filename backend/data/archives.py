@@ -17,7 +17,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -61,9 +61,9 @@ def decompressed(stream: Stream[Any], kind: str, name: str, allowance: Allowance
     if kind == "gzip":
         opened = gzip.GzipFile(fileobj=stream, mode="rb")
     elif kind == "bz2":
-        opened = bz2.BZ2File(stream)
+        opened = _Streams(stream, bz2.BZ2Decompressor)
     elif kind == "xz":
-        opened = lzma.LZMAFile(stream)  # noqa: SIM115  # closed by what is returned
+        opened = _Streams(stream, lzma.LZMADecompressor)
     else:
         opened = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
     return guarded(opened, name, allowance)
@@ -104,6 +104,41 @@ class Allowance:
 def guarded(raw: Any, name: str, allowance: Allowance) -> Stream[Any]:
     """A buffered stream over ``raw`` that spends ``allowance`` and says so when the bytes are damaged."""
     return io.BufferedReader(_Guarded(raw, name, allowance), HEAD_BYTES)
+
+
+class _Streams:
+    """Compressed streams one behind the other, as bz2 and xz files may hold them.
+
+    The standard library's readers leave out what follows a stream and is none, with all rows behind it; here that is
+    damage. Zero bytes may follow: xz pads with them.
+    """
+
+    def __init__(self, raw: Any, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]) -> None:
+        self._raw = raw
+        self._new = new
+        self._decoder = new()
+        self._given = b""
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, at most ``size``; none at the end. Raises OSError, LZMAError and EOFError on damage."""
+        while not self._decoder.eof or self._next():
+            given, self._given = self._given, b""
+            if self._decoder.needs_input and not given and not (given := self._raw.read(HEAD_BYTES)):
+                raise EOFError("it ends before the end of its last stream")
+            if chunk := self._decoder.decompress(given, size):
+                return chunk
+        return b""
+
+    def close(self) -> None:
+        """Leave the file open: it belongs to the caller."""
+
+    def _next(self) -> bool:
+        """Go on to the stream that follows, if one does."""
+        behind = self._decoder.unused_data.lstrip(b"\0")
+        while not behind and (more := self._raw.read(HEAD_BYTES)):
+            behind = more.lstrip(b"\0")
+        self._decoder, self._given = (self._new(), behind) if behind else (self._decoder, b"")
+        return bool(behind)
 
 
 class _Guarded(io.RawIOBase):

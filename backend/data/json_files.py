@@ -11,31 +11,44 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from backend.data.exact_json import ExactDecoder, MalformedJsonError, surrogate_reason
+from backend.data.chat import is_conversation
+from backend.data.exact_json import ExactDecoder, MalformedJsonError, Spelled, surrogate_reason
+from backend.data.json_lists import Lists, lists_in, names_rows
 from backend.data.lines import bounded_lines
-from backend.data.records import Record, Rejected, excerpt
+from backend.data.records import Record, Rejected, Skipped, excerpt
 from backend.errors import DataError
 
-WRAPPERS = ("data", "rows", "train", "examples", "items", "records", "instances")
-
 _SPACE = " \t\r\n"
-_WRAPPED_FIRST = re.compile(r'\s*\{\s*"(?:' + "|".join(WRAPPERS) + r')"\s*:\s*\[')
+_LISTED_FIRST = re.compile(r'\s*\{\s*"([^"\\]{1,40})"\s*:\s*\[')
 _LINES_LOOKED_AT = 20
 
 
 def read_json(
-    stream: TextIO, head: str, name: str, limit: int, *, by_line: bool = False
-) -> Iterator[Record | Rejected]:
-    """The objects of a JSON file. ``head`` is its beginning and decides how the file is laid out.
+    stream: TextIO, head: str, name: str, limit: int, *, by_line: bool = False, split: str | None = None
+) -> Iterator[Record | Rejected | Skipped]:
+    """Yield the objects of a JSON file. ``head`` is its beginning and decides how the file is laid out.
 
     ``by_line`` says that the file's ending promises a row per line; ``limit`` is the most characters one row
-    may have. Raises ``DataError`` when a file that is not a row per line is broken somewhere.
+    may have; of an object with several lists the one of ``split`` is read, and the others come out as ``Skipped``.
+    Raises ``DataError`` when a file that is not a row per line is broken somewhere, or has no such split.
     """
     if _row_per_line(head, by_line=by_line):
+        Lists(name, split).none_here()
         yield from read_lines(stream, name, limit)
         return
-    for number, (value, raw) in enumerate(_values(stream, name, limit), 1):
-        yield _as_record(value, f"{name}:{number}", raw)
+    window = _Window(stream, name, limit)
+    number, texts = 0, False
+    for item in _values(window, Lists(name, split)):
+        if isinstance(item, Skipped):
+            yield item
+            continue
+        number += 1
+        value, raw = item
+        texts = texts or (number == 1 and isinstance(value, str) and not isinstance(value, Spelled))
+        if texts and isinstance(value, str) and not isinstance(value, Spelled):
+            yield Record(f"{name}:{number}", {"text": value})
+        else:
+            yield _as_record(value, f"{name}:{number}", raw)
 
 
 def read_lines(stream: TextIO, name: str, limit: int) -> Iterator[Record | Rejected]:
@@ -62,7 +75,7 @@ def read_lines(stream: TextIO, name: str, limit: int) -> Iterator[Record | Rejec
 def _without_comma(line: str) -> str:
     """A line that was taken out of a list, without the comma that parted it from the next."""
     bare = line.rstrip()
-    return bare[:-1] if bare.endswith("},") else line
+    return bare[:-1] if bare.endswith(("},", "],")) else line
 
 
 def _as_record(value: Any, place: str, raw: str | None) -> Record | Rejected:
@@ -70,6 +83,8 @@ def _as_record(value: Any, place: str, raw: str | None) -> Record | Rejected:
         return Rejected(place, value.reason, excerpt(value.raw))
     if isinstance(value, dict):
         return Record(place, value)
+    if is_conversation(value):
+        return Record(place, {"messages": value})
     kind = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(
         type(value), "a number"
     )
@@ -80,22 +95,43 @@ def _as_record(value: Any, place: str, raw: str | None) -> Record | Rejected:
 
 
 def _row_per_line(head: str, *, by_line: bool) -> bool:
-    lines = [line for line in head.split("\n") if line.strip(_SPACE)]
-    whole = lines[:-1] if len(lines) > _LINES_LOOKED_AT else lines
-    decoder = ExactDecoder()
-    for line in whole[:_LINES_LOOKED_AT]:
-        if line.startswith("{") and line.rstrip().endswith("}"):
-            try:
-                value = decoder.decode(line)
-            except MalformedJsonError:
-                continue
-            except ValueError:
-                return True
-            return len(whole) > 1 or _wrapped(value) is None
-    if by_line and whole and all(line.startswith("{") and line.rstrip().endswith("}") for line in whole):
+    lines = [line.strip(_SPACE) for line in head.split("\n") if line.strip(_SPACE)]
+    whole = (lines[:-1] if len(lines) > _LINES_LOOKED_AT else lines)[:_LINES_LOOKED_AT]
+    if not whole:
+        return by_line
+    if whole[0].startswith("["):
+        return by_line and _list_per_line(whole)
+    if _opens(whole[0], by_line=by_line):
+        return False
+    objects = [line.removesuffix(",").rstrip(_SPACE) for line in whole]
+    objects = [line for line in objects if line.startswith("{") and line.endswith("}")]
+    first = next((found for line in objects if (found := _decoded(line)) is not None), None)
+    if first is not None:
+        return len(whole) > 1 or (by_line and not lists_in(first))
+    return by_line and (len(objects) == len(whole) or not (whole[0].startswith("{") and len(whole) > 1))
+
+
+def _list_per_line(lines: list[str]) -> bool:
+    """Whether lines that begin with a list hold one each, as conversations are written too, and not parts of one."""
+    whole = [value for line in lines if isinstance(value := _decoded(line.removesuffix(",")), list)]
+    return len(whole) > 1 or (len(lines) == 1 and any(map(is_conversation, whole)))
+
+
+def _opens(line: str, *, by_line: bool) -> bool:
+    """Whether a first line opens an object that goes over several lines."""
+    listed = _LISTED_FIRST.match(line)
+    opened = line.startswith("{") and not line.endswith(("}", "},")) and _decoded(line) is None
+    return opened and (not by_line or bool(listed and names_rows(listed[1])))
+
+
+def _decoded(line: str) -> Any:
+    """The value that a line holds; True for one that cannot be used, None for what is no whole value."""
+    try:
+        return ExactDecoder().decode(line)
+    except MalformedJsonError:
+        return None
+    except ValueError:
         return True
-    starts_as_value = head.lstrip(_SPACE)[:1] in ("{", "[")
-    return by_line and not (starts_as_value and len(whole) > 1)
 
 
 class _Refused:
@@ -106,37 +142,67 @@ class _Refused:
         self.raw = raw
 
 
-def _wrapped(value: Any) -> list[Any] | None:
-    """The rows inside an object that only wraps them, such as ``{"data": [...]}``; None for any other value."""
-    if isinstance(value, dict):
-        for key in WRAPPERS:
-            inner = value.get(key)
-            if isinstance(inner, list) and inner and all(isinstance(item, dict) for item in inner):
-                return inner
-    return None
+_Value = tuple[Any, str | None]
 
 
-def _values(stream: TextIO, name: str, limit: int) -> Iterator[tuple[Any, str | None]]:
+def _values(window: _Window, lists: Lists) -> Iterator[_Value | Skipped]:
     """The values of a file in order: those that follow each other, and the elements of arrays."""
-    window = _Window(stream, name, limit)
     window.next_character()
-    if wrapper := window.match(_WRAPPED_FIRST):
-        window.skip(wrapper)
-        yield from _elements(window)
-        window.close_wrapper()
-    first = not wrapper
+    listed = window.match(_LISTED_FIRST)
+    first = not (listed and names_rows(listed[1]))
+    if not first:
+        yield from _members(window, lists)
     while (character := window.next_character()) != "":
         if character == "[":
+            if first:
+                lists.none_here()
             window.skip(1)
             yield from _elements(window)
         else:
             value, source = window.value()
-            alone = first and window.next_character() == ""
-            inner = _wrapped(value) if alone else None
-            yield from [(item, None) for item in inner] if inner else [(value, source)]
+            yield from _unwrapped(value, source, lists, alone=first and window.next_character() == "")
         first = False
         if window.next_character() == ",":
             window.skip(1)
+
+
+def _unwrapped(value: Any, source: str | None, lists: Lists, *, alone: bool) -> Iterator[_Value | Skipped]:
+    """A value, or the rows inside it where it is ``alone`` and only wraps them."""
+    found = lists_in(value) if alone else {}
+    if not found:
+        lists.none_here()
+        if alone and isinstance(value, dict):
+            lists.refuse_unknown(value)
+        yield value, source
+        return
+    for key, inner in found.items():
+        if lists.takes(key):
+            yield from ((item, None) for item in inner)
+        else:
+            yield lists.skipped(key, len(inner))
+    lists.close()
+
+
+def _members(window: _Window, lists: Lists) -> Iterator[_Value | Skipped]:
+    """The rows of an object that begins with a list of them; its other fields are no rows."""
+    window.skip(1)
+    while window.next_character() != "}":
+        key = window.key()
+        if not names_rows(key) or window.next_character() != "[":
+            window.value()
+        else:
+            window.skip(1)
+            if lists.takes(key):
+                yield from _elements(window)
+            elif count := sum(1 for _ in _elements(window)):
+                yield lists.skipped(key, count)
+        separator = window.next_character()
+        if separator not in (",", "}"):
+            raise window.broken("a comma or the end of the object is missing")
+        if separator == ",":
+            window.skip(1)
+    window.skip(1)
+    lists.close()
 
 
 def _elements(window: _Window) -> Iterator[tuple[Any, str | None]]:
@@ -177,12 +243,19 @@ class _Window:
         """Go on by ``count`` characters."""
         self._at += count
 
-    def match(self, pattern: re.Pattern[str]) -> int:
-        """The length of the pattern's match here, 0 without one."""
+    def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """The pattern's match here, if any."""
         if len(self._text) - self._at < 200:
             self._read_more()
-        found = pattern.match(self._text, self._at)
-        return found.end() - self._at if found else 0
+        return pattern.match(self._text, self._at)
+
+    def key(self) -> str:
+        """The name of an object's next field; what stands behind its colon comes next."""
+        name, _ = self.value()
+        if not isinstance(name, str) or isinstance(name, Spelled) or self.next_character() != ":":
+            raise self.broken("a name in double quotation marks and a colon are missing")
+        self.skip(1)
+        return name
 
     def value(self) -> tuple[Any, str | None]:
         """The value that begins here, with its source when it is no object."""
@@ -209,17 +282,6 @@ class _Window:
         except ValueError as error:
             return _Refused(str(error), source), source
         return value, None if isinstance(value, dict) else source
-
-    def close_wrapper(self) -> None:
-        """Read the rest of the object that wrapped an array; its other fields are no rows."""
-        if self.next_character() == "}":
-            self.skip(1)
-            return
-        if self.next_character() != ",":
-            raise self.broken("a comma or the end of the object is missing")
-        self._text = "{" + self._text[self._at + 1 :]
-        self._at = 0
-        self.value()
 
     def broken(self, what: str, position: int | None = None) -> DataError:
         """The error that refuses the file, with the line and column of ``position`` (default: here)."""

@@ -7,6 +7,7 @@ each may end in ``:split`` and in a slice such as ``[:80%]`` or ``[100:200]``.
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from backend.data import hub, tfds
 from backend.data.files import regular_file
 from backend.data.records import Skipped
 from backend.errors import DataError
+from backend.utils.path_utils import user_path
 from backend.utils.text_utils import writable
 
 SUFFIXES = {
@@ -42,15 +44,20 @@ PACKED = (".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tgz", ".tbz2", ".txz",
 
 _TYPED = re.compile(r"(?P<base>.+?)(?::(?P<split>[\w.-]+))?(?P<part>\[[-\d%]*:[-\d%]*\])?", re.DOTALL)
 _HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
-_SPLIT = re.compile(r"(?:^|[^a-z])(train|training|validation|valid|val|dev|test|testing|eval)(?=[^a-z]|$)")
-_SPLIT_NAMES = {
-    "training": "train",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "eval": "validation",
-    "testing": "test",
+_SPLITS = {
+    "train": ("train", "training", "trainset"),
+    "validation": (
+        *("validation", "valid", "val", "valset", "dev", "devset", "development"),
+        *("eval", "evals", "evaluation", "evalset", "heldout", "holdout", "held-out", "held_out", "hold-out"),
+    ),
+    "test": ("test", "tests", "testing", "testset"),
 }
+HELD_OUT = ("validation", "test")
+"""Splits whose rows are never trained on."""
+_SPLIT_NAMES = {spelling: name for name, spellings in _SPLITS.items() for spelling in spellings}
+_SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(sorted(_SPLIT_NAMES, key=len, reverse=True))})(?=[^a-z]|$)")
+_CAPITAL_WITHIN = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WILD = re.compile(r"[*?\[]")
 PAPERWORK = {"readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_infos", "state"}
 
 
@@ -78,6 +85,8 @@ class Located:
 def locate(typed: str | Path) -> Located:
     """The files behind a path, pattern or hub id; raises ``DataError`` when there are none."""
     text = str(typed)
+    if text.startswith("~") and not _exists(Path(text)):
+        text = str(user_path(text))
     if _exists(Path(text)):
         return _local(Path(text), None)
     found = _TYPED.fullmatch(text)
@@ -106,7 +115,7 @@ def take_part(count: int, part: str | None) -> slice:
 def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Skipped]]:
     """The names to read for a split, and the others with the reason each is left aside.
 
-    Without a split, ``train`` is taken where the names tell several splits apart, else everything.
+    Without a split, ``train`` is taken where a name says so, else everything but what is held out.
     """
     skipped = [Skipped(name, reason) for name in names if (reason := _unfit(name))]
     fit = [name for name in names if not _unfit(name)]
@@ -114,28 +123,27 @@ def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Ski
         skipped += [Skipped(name, "a text beside data files") for name in fit if _kind(name) == "text"]
         fit = [name for name in fit if _kind(name) != "text"]
     splits = {name: split_of(name) for name in fit}
-    wanted = split
-    if wanted is None and len(set(splits.values())) > 1 and "train" in splits.values():
-        wanted = "train"
-    if wanted is not None:
-        skipped += [
-            Skipped(name, f"it belongs to {f'the split {of!r}' if of else 'no split'}")
-            for name, of in splits.items()
-            if of != split_name(wanted)
-        ]
-        fit = [name for name in fit if splits[name] == split_name(wanted)]
-    return fit, skipped
+    found = {of for of in splits.values() if of not in HELD_OUT}
+    wanted = {split_name(split)} if split is not None else found & {"train"} or found
+    skipped += [
+        Skipped(name, f"it belongs to {f'the split {of!r}' if of else 'no split'}")
+        for name, of in splits.items()
+        if of not in wanted
+    ]
+    return [name for name in fit if splits[name] in wanted], skipped
 
 
-def split_of(name: str) -> str | None:
-    """train, validation or test when a file's name or folder says so, else None."""
-    found = _SPLIT.findall(name.lower())
+def split_of(name: str, *, whole: bool = False) -> str | None:
+    """train, validation or test when a file's name or folder says so, else None; ``whole``: and says nothing else."""
+    found = _SPLIT.findall(_CAPITAL_WITHIN.sub("-", name).lower())
+    if whole and name.lower() not in _SPLIT_NAMES:
+        return None
     return split_name(found[-1]) if found else None
 
 
 def split_name(spelling: str) -> str:
     """The usual name of a split: ``val`` and ``dev`` are validation."""
-    return _SPLIT_NAMES.get(spelling, spelling)
+    return _SPLIT_NAMES.get(spelling.lower(), spelling)
 
 
 def _by_base(base: str, split: str | None) -> Located:
@@ -161,6 +169,7 @@ def _local(path: Path, split: str | None) -> Located:
 
 
 def _pattern(pattern: str, split: str | None) -> Located:
+    """The files that match; what the pattern itself names, a hidden folder or a split, is asked for."""
     paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # may be absolute
     files = [path for path in paths if path.is_file()]
     if not files:
@@ -169,10 +178,17 @@ def _pattern(pattern: str, split: str | None) -> Located:
             remedy="Check the pattern; ** crosses folders.",
             code="file-not-found",
         )
-    chosen, skipped = choose([str(path) for path in files], split)
-    return _some(
-        Located(tuple(DataFile(Path(name), Path(name).name) for name in chosen), tuple(skipped)), pattern
-    )
+    fixed = itertools.takewhile(lambda part: not _WILD.search(part), Path(pattern).parts)
+    base = Path(*fixed)
+    found = {_shown(path.relative_to(base)): path for path in files}
+    chosen, skipped = choose(list(found), split or split_of(Path(pattern).name))
+    located = Located(tuple(DataFile(found[name], found[name].name) for name in chosen), tuple(skipped))
+    return _some(located, pattern)
+
+
+def _shown(path: Path) -> str:
+    """A path below a pattern's fixed part; hidden folders lose their dots, since the pattern asked for them."""
+    return "/".join(part.lstrip(".") or part for part in path.parts)
 
 
 def _folder(folder: Path, split: str | None, *, links: bool = False) -> Located:
@@ -181,16 +197,15 @@ def _folder(folder: Path, split: str | None, *, links: bool = False) -> Located:
         return _saved_splits(folder, [str(each) for each in splits], split)
     saved = _read_json(folder / "state.json").get("_data_files")
     if isinstance(saved, list):
-        names = [str(each.get("filename")) for each in saved if isinstance(each, dict)]
-        return Located(tuple(DataFile(regular_file(folder / Path(name).name), name) for name in names))
-    root = folder.resolve()
+        names = [Path(str(each.get("filename"))).name for each in saved if isinstance(each, dict)]
+        return Located(tuple(DataFile(regular_file(_inside(folder, name)), name) for name in names))
     inside: list[str] = []
     skipped: list[Skipped] = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             continue
-        if not links and not path.resolve().is_relative_to(root):
+        if not links and not _leads_inside(path, folder):
             skipped.append(Skipped(name, "a link that leads out of the folder"))
         elif not path.is_file():
             skipped.append(Skipped(name, "no regular file"))
@@ -202,26 +217,45 @@ def _folder(folder: Path, split: str | None, *, links: bool = False) -> Located:
 
 
 def _saved_splits(folder: Path, splits: list[str], wanted: str | None) -> Located:
-    name = wanted or ("train" if "train" in splits else splits[0] if len(splits) == 1 else "")
+    alone = splits[0] if len(splits) == 1 and split_of(splits[0], whole=True) not in HELD_OUT else ""
+    name = wanted or ("train" if "train" in splits else alone)
     if name not in splits:
         raise DataError(
             f"{folder} holds the splits {', '.join(splits)}" + (f", but not {wanted!r}." if wanted else "."),
             remedy=f"Say which one, for example {folder}:{splits[0] if splits else 'train'}",
             code="unknown-split",
         )
-    located = _folder(folder / name, None)
+    located = _folder(_inside(folder, name), None)
     files = tuple(DataFile(file.path, f"{name}/{file.name}") for file in located.files)
     others = tuple(Skipped(each, f"it is the split {each!r}") for each in splits if each != name)
     return Located(files, (*located.skipped, *others))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """What a description of a saved data set names; raises ``DataError`` where it leads out of the folder."""
+    path = folder / name
+    if Path(name).name != name or not _leads_inside(path, folder):
+        raise DataError(
+            f"{folder} describes itself as holding {name!r}, which leads out of it.",
+            remedy="Write or download the data set again; its description was changed.",
+            code="unsafe-dataset",
+        )
+    return path
+
+
+def _leads_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _some(located: Located, what: str) -> Located:
     if located.files:
         return located
     reasons = "; ".join(f"{item.place}: {item.reason}" for item in located.skipped[:3])
+    held_out = next((of for item in located.skipped if (of := split_of(item.place)) in HELD_OUT), None)
+    ending = f"Files must end in one of {', '.join(SUFFIXES)}."
     raise DataError(
         f"{what} holds no file that can be read" + (f" ({reasons})." if reasons else "."),
-        remedy=f"Files must end in one of {', '.join(SUFFIXES)}.",
+        remedy=f"To read held-out rows, name their split: {what}:{held_out}" if held_out else ending,
         code="no-files",
     )
 

@@ -20,6 +20,7 @@ from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
 from backend.data.encodings import check_encoding, detect_encoding, open_text
 from backend.data.files import regular_file, unreadable
 from backend.data.json_files import read_json
+from backend.data.json_lists import no_such_split
 from backend.data.locate import SUFFIXES, DataFile, locate, split_name, split_of
 from backend.data.records import Record, Rejected, Skipped
 from backend.data.sheets import is_workbook, read_workbook
@@ -96,8 +97,6 @@ class _Reader:
             raise DataError(
                 f"{name} is packed more than twice.", remedy="Unpack it first.", code="archive-too-deep"
             )
-        if not (packed or archives.is_tar(head) or archives.is_zip(head)):
-            self._check_split(name)
         if packed:
             with archives.decompressed(stream, packed, name, self.allowance) as inner:
                 yield from self.stream(inner, name, archives.inner_name(called, packed), depth=depth + 1)
@@ -108,17 +107,18 @@ class _Reader:
         elif archives.is_zip(head):
             yield from self._zip(stream, name, depth)
         elif kind:
+            self._check_split(name)
             yield from self._columnar(stream, kind, name)
         else:
             yield from self._text(stream, head, name, called)
 
+    def _split_within(self, name: str) -> str | None:
+        """The split that is asked for, unless the whole file is of it."""
+        return self.split if self.split and (split_of(name) or "train") != split_name(self.split) else None
+
     def _check_split(self, name: str) -> None:
-        if self.split and (split_of(name) or "train") != split_name(self.split):
-            raise DataError(
-                f"{name} is one file, and nothing in it says which rows are the split {self.split!r}.",
-                remedy="Leave the split out, or take a slice such as [:80%].",
-                code="unknown-split",
-            )
+        if split := self._split_within(name):
+            raise no_such_split(name, split)
 
     def _zip(self, stream: io.BufferedReader[Any], name: str, depth: int) -> Iterator[Item]:
         with archives.seekable(stream) as file:
@@ -162,6 +162,8 @@ class _Reader:
         encoding = check_encoding(options.encoding) if options.encoding else detect_encoding(head_bytes)
         head = head_bytes.decode(encoding, errors="ignore")
         kind = _text_kind(name, called, head)
+        if kind in ("table", "text"):
+            self._check_split(name)
         newline = "\n" if kind in ("json", "jsonl") else ""
         limit = options.max_row_characters
         try:
@@ -171,7 +173,8 @@ class _Reader:
                 elif kind == "text":
                     yield from read_text(text, name, limit, whole_file=options.whole_file)
                 else:
-                    yield from read_json(text, head, name, limit, by_line=kind == "jsonl")
+                    split = self._split_within(name)
+                    yield from read_json(text, head, name, limit, by_line=kind == "jsonl", split=split)
         except UnicodeError as error:
             raise DataError(
                 f"{name} is not in the encoding it was read in: {error}.",

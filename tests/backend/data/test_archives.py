@@ -189,3 +189,31 @@ def test_seekable_gives_the_stream_itself_or_a_copy():
 )
 def test_inner_name(name, kind, inner):
     assert inner_name(name, kind) == inner
+
+
+def unpacked(data, kind):
+    with decompressed(io.BufferedReader(io.BytesIO(data)), kind, "f", Allowance(len(data))) as stream:
+        return stream.read()
+
+
+@pytest.mark.parametrize(("pack", "kind"), [(bz2.compress, "bz2"), (lzma.compress, "xz")])
+@pytest.mark.parametrize("behind", [b"junk", b"\0" * 70_000 + b"junk", b"B", b"\xfd7zXZ"])
+def test_what_follows_a_stream_and_is_none_is_damage(pack, kind, behind):
+    with pytest.raises(DataError, match="f is damaged or incomplete"):
+        unpacked(pack(b"a\n" * 1000) + behind, kind)
+
+
+@pytest.mark.parametrize(("pack", "kind"), [(bz2.compress, "bz2"), (lzma.compress, "xz")])
+@pytest.mark.parametrize("stream", [0, 3, 9])
+def test_a_flipped_bit_in_any_of_many_streams_is_damage(pack, kind, stream):
+    parts = [pack(f"row {number}\n".encode()) for number in range(10)]
+    parts[stream] = bytes([parts[stream][0] ^ 1]) + parts[stream][1:]
+    with pytest.raises(DataError, match="f is damaged or incomplete"):
+        unpacked(b"".join(parts), kind)
+
+
+@pytest.mark.parametrize(("pack", "kind"), [(bz2.compress, "bz2"), (lzma.compress, "xz")])
+def test_many_streams_and_zeros_behind_them_are_read_whole(pack, kind):
+    whole = [f"row {number}\n".encode() * 20_000 for number in range(3)]
+    data = b"\0\0\0\0".join(map(pack, [*whole, b""])) + b"\0" * 8
+    assert unpacked(data, kind) == b"".join(whole)

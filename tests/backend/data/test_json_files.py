@@ -4,7 +4,7 @@ import json
 import pytest
 
 from backend.data.json_files import read_json, read_lines
-from backend.data.records import Record, Rejected
+from backend.data.records import Record, Rejected, Skipped
 from backend.errors import DataError
 
 ROWS = [{"text": "a"}, {"text": "b\nc"}, {"text": "{"}]
@@ -159,3 +159,94 @@ def test_rows_a_line_that_are_all_broken_are_rejected_one_by_one():
     items = read_all('{"a": "C:\\\\Users"}\n'.replace("\\\\", "\\") + "{'a': 1}\n", by_line=True)
     assert [item.place for item in items] == ["f.json:1", "f.json:2"]
     assert all(isinstance(item, Rejected) for item in items)
+
+
+SPLITS = {"version": "1", "validation": [{"text": "v"}], "train": ROWS, "test": [{"text": "x"}] * 2}
+ARRANGED = [
+    json.dumps(SPLITS),
+    json.dumps(SPLITS, indent=2),
+    json.dumps({key: SPLITS[key] for key in ("train", "test", "validation", "version")}),
+    json.dumps({key: SPLITS[key] for key in ("validation", "version", "train", "test")}, indent=1),
+]
+
+
+@pytest.mark.parametrize("text", ARRANGED)
+def test_of_several_lists_the_rows_that_train_are_read_and_the_others_are_named(text):
+    items = read_all(text)
+    assert cells(item for item in items if isinstance(item, Record)) == ROWS
+    skipped = {item.place: item.reason for item in items if isinstance(item, Skipped)}
+    assert skipped == {
+        "f.json/validation": "another list, 1 row of the split 'validation'",
+        "f.json/test": "another list, 2 rows of the split 'test'",
+    }
+
+
+@pytest.mark.parametrize("text", ARRANGED)
+def test_the_split_that_is_asked_for_is_taken(text):
+    stream = io.StringIO(text, newline="\n")
+    items = list(read_json(stream, text, "f.json", 1_000_000, split="test"))
+    assert cells(item for item in items if isinstance(item, Record)) == SPLITS["test"]
+
+
+@pytest.mark.parametrize(
+    "text", [json.dumps(ROWS), json.dumps(ROWS[0]), '{"text": "a"}\n{"text": "b"}', "[]"]
+)
+def test_a_split_asked_of_rows_that_are_of_none_is_an_error(text):
+    with pytest.raises(DataError, match="nothing in it says which rows are the split 'test'"):
+        list(read_json(io.StringIO(text, newline="\n"), text, "f.json", 1_000_000, split="test"))
+
+
+def test_only_lists_that_are_held_out_are_no_training_rows():
+    with pytest.raises(DataError, match="holds the lists test, dev, which are for testing"):
+        read_all('{"test": [{"text": "a"}], "dev": [{"text": "b"}]}')
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_lists_under_unknown_names_are_refused_with_their_names(indent):
+    with pytest.raises(DataError, match=r"2 lists of rows: 'dataset1' \(3 rows\), 'dataset2' \(3 rows\)"):
+        read_all(json.dumps({"dataset1": ROWS, "dataset2": ROWS}, indent=indent))
+
+
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+SHARED = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+
+
+@pytest.mark.parametrize("turns", [CHAT, SHARED])
+@pytest.mark.parametrize("lines", [1, 2, 30])
+def test_a_line_that_is_a_list_of_messages_is_a_conversation(turns, lines):
+    text = f"{json.dumps(turns)}\n" * lines
+    items = read_all(text, by_line=True)
+    assert items == [Record(f"f.json:{number}", {"messages": turns}) for number in range(1, lines + 1)]
+
+
+def test_a_list_of_lists_of_messages_is_a_list_of_conversations():
+    assert cells(read_all(json.dumps([CHAT, SHARED]))) == [{"messages": CHAT}, {"messages": SHARED}]
+
+
+def test_other_lists_in_lines_are_rejected_with_their_line():
+    items = read_all('["q", "a"]\n["r", "b"],\n{"text": "c"}\n', by_line=True)
+    assert [(item.place, type(item)) for item in items] == [
+        ("f.json:1", Rejected),
+        ("f.json:2", Rejected),
+        ("f.json:3", Record),
+    ]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_list_of_rows_in_a_file_of_lines_is_read_as_before(indent):
+    assert cells(read_all(json.dumps(ROWS, indent=indent), by_line=True)) == ROWS
+    assert cells(read_all("[\n" + ",\n".join(map(json.dumps, ROWS)) + "\n]", by_line=True)) == ROWS
+    assert cells(read_all('{"data": [\n' + ",\n".join(map(json.dumps, ROWS)) + "\n]}", by_line=True)) == ROWS
+
+
+def test_commas_behind_lines_do_not_hide_a_broken_line():
+    text = '{"a": "1"},\n{"a": \n' + '{"a": "2"},\n' * 38
+    items = read_all(text, by_line=True)
+    assert [type(item) for item in items] == [Record, Rejected, *[Record] * 38]
+
+
+def test_a_list_of_texts_is_rows_of_text():
+    assert read_all('["Is it open?", "007"]') == [
+        Record("f.json:1", {"text": "Is it open?"}),
+        Record("f.json:2", {"text": "007"}),
+    ]

@@ -192,5 +192,88 @@ def test_split_of(name, split):
 
 def test_choose_takes_everything_when_no_name_says_train():
     assert choose(["a.csv", "b.csv"], None) == (["a.csv", "b.csv"], [])
-    assert choose(["a.csv", "test.csv"], None)[0] == ["a.csv", "test.csv"]
+    assert choose(["a.csv", "text/b.csv"], None)[0] == ["a.csv", "text/b.csv"]
     assert choose(["a.txt", "b.md"], None)[0] == ["a.txt", "b.md"]
+
+
+HELD_OUT = ["test", "validation", "valid", "val", "dev", "eval", "evaluation", "testing", "heldout"]
+
+
+@pytest.mark.parametrize("word", HELD_OUT)
+@pytest.mark.parametrize(
+    "form", ["{}", "foods-{}", "foods_{}", "{}.v2", "{}1", "part-{}-00001-of-2", "{}/a", "foods.{}"]
+)
+def test_files_called_after_a_held_out_split_are_never_training_rows(word, form):
+    name = f"{form.format(word)}.jsonl"
+    read, aside = choose(["data.jsonl", name], None)
+    assert read == ["data.jsonl"]
+    assert [(item.place, item.reason.partition(" '")[0]) for item in aside] == [
+        (name, "it belongs to the split")
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["contest.jsonl", "latest.jsonl", "devices.jsonl", "evaluated.jsonl", "Valley.csv"]
+)
+def test_names_that_only_contain_such_a_word_are_read(name):
+    assert choose(["data.jsonl", name], None)[0] == ["data.jsonl", name]
+
+
+def test_capitals_within_a_name_part_its_words():
+    assert (split_of("foodTest.jsonl"), split_of("TrainSet.jsonl")) == ("test", "train")
+    assert split_of("dev", whole=True) == "validation"
+    assert split_of("my-dev", whole=True) is None
+
+
+def test_a_folder_of_held_out_files_alone_says_how_to_name_the_split(tmp_path):
+    touch(tmp_path, "rows-eval.jsonl")
+    with pytest.raises(DataError, match="holds no file that can be read") as caught:
+        locate(tmp_path)
+    assert caught.value.remedy.endswith(f"{tmp_path}:validation")
+    assert names(locate(f"{tmp_path}:validation")) == ["rows-eval.jsonl"]
+
+
+def test_a_pattern_that_names_a_split_asks_for_it(tmp_path):
+    touch(tmp_path / "dev", "a.jsonl", "test-1.jsonl", "test-2.jsonl")
+    assert names(locate(f"{tmp_path}/dev/test*.jsonl")) == ["test-1.jsonl", "test-2.jsonl"]
+    assert names(locate(f"{tmp_path}/dev/*.jsonl")) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("pattern", [".hid/*.jsonl", ".hid/**/*.jsonl", "*/.deep/*.jsonl", ".h*/a.jsonl"])
+def test_a_pattern_that_names_a_hidden_folder_finds_what_is_in_it(tmp_path, pattern):
+    touch(tmp_path, ".hid/a.jsonl", "x/.deep/a.jsonl", "x/b.jsonl")
+    assert names(locate(f"{tmp_path}/{pattern}")) == ["a.jsonl"]
+
+
+def test_a_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path, "rows.jsonl", "more/b.jsonl")
+    assert names(locate("~/rows.jsonl")) == ["rows.jsonl"]
+    assert (names(locate("~/rows.jsonl[:5]")), locate("~/rows.jsonl[:5]").part) == (["rows.jsonl"], "[:5]")
+    assert names(locate("~/more/*.jsonl")) == ["b.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["../private", "/etc", "a/b", "..", "."])
+def test_a_saved_data_set_stays_in_its_folder(tmp_path, name):
+    touch(tmp_path, "private/rows.jsonl", "set/a/b/rows.jsonl")
+    (tmp_path / "set/dataset_dict.json").write_text(json.dumps({"splits": [name]}), encoding="utf-8")
+    with pytest.raises(DataError, match="leads out of it") as caught:
+        locate(tmp_path / "set")
+    assert caught.value.code == "unsafe-dataset"
+
+
+def test_links_of_a_saved_data_set_stay_in_its_folder_too(tmp_path):
+    touch(tmp_path, "private/rows.jsonl")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train").symlink_to(tmp_path / "private")
+    (tmp_path / "set/dataset_dict.json").write_text('{"splits": ["train"]}', encoding="utf-8")
+    with pytest.raises(DataError, match="leads out of it"):
+        locate(tmp_path / "set")
+
+
+def test_a_saved_data_set_of_held_out_rows_alone_has_to_be_asked_for_them(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["test"]}', encoding="utf-8")
+    saved_dataset([{"text": "a"}], tmp_path / "test")
+    with pytest.raises(DataError, match="holds the splits test"):
+        locate(tmp_path)
+    assert names(locate(f"{tmp_path}:test")) == ["test/data-00000-of-00001.arrow"]
