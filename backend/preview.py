@@ -13,6 +13,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig, DataConfig, steps_per_epoch
+from backend.core.answer_spans import render_answers
 from backend.core.template import Span, fresh_sentinel, render
 from backend.core.tokenizer import Encoded, stop_token_ids
 from backend.data.augmentation import Pair, varied_pairs
@@ -239,12 +240,16 @@ def _epoch(dataset: Dataset, measures: Sequence[_Measure], rows_per_step: int) -
 
 
 def _pieces(row: Row, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
-    """For each token the text it covers and whether the template put it there."""
+    """Return for each token the text it covers and whether the template put it there."""
+    if row.input_ids:
+        return [(tokenizer.decode([token], skip_special_tokens=False), False) for token in row.input_ids]
+    if row.segments:
+        return [(piece, False) for text, _ in row.segments for piece in _token_texts(text, tokenizer)]
     if row.text is not None:
         return _framed([row.text], encoded, tokenizer)
     if tokenizer.chat_template is None:
         return _framed([str(message["content"]) for message in row.messages], encoded, tokenizer)
-    text = render(tokenizer, row.messages, tools=read_tools(row))
+    text = render_answers(tokenizer, row.messages, tools=read_tools(row)).text
     offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
     own = _content_spans(text, row, tokenizer)
     return [
@@ -259,11 +264,15 @@ def _framed(
     """The person's texts one after the other, with whatever the tokenizer puts before and after them."""
     body: list[tuple[str, bool]] = []
     for text in texts:
-        offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
-        body += [(piece, False) for piece in _texts(text, offsets)]
+        body += [(piece, False) for piece in _token_texts(text, tokenizer)]
     names = tokenizer.convert_ids_to_tokens(encoded.input_ids)
     lead = len(names) - len(body) - 1
     return [*((name, True) for name in names[:lead]), *body, (names[-1], True)]
+
+
+def _token_texts(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Return the characters of each token of a text that stands for itself."""
+    return _texts(text, tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 def _texts(text: str, offsets: Sequence[Span]) -> Iterator[str]:

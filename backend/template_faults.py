@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from backend.core.answer_spans import render_answers
 from backend.core.template import (
     THOUGHTS,
     Message,
     Tools,
-    answer_spans,
     fresh_sentinel,
     has_reasoning,
     is_trained,
@@ -108,9 +108,10 @@ def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
 
 def _added(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools | None) -> str:
     """Words that the model has to write before an answer and that the row does not have."""
-    text = render(tokenizer, messages, tools=tools)
-    spans = answer_spans(tokenizer, messages, text, tools=tools)
-    for index, (start, stop) in zip(_answers(messages), spans, strict=True):
+    chat = render_answers(tokenizer, messages, tools=tools)
+    text = chat.text
+    for index, spans in zip(_answers(messages), chat.answers, strict=True):
+        start, stop = spans[0][0], spans[-1][1]
         content = messages[index]["content"].strip()
         at = text.find(content, start, stop) if content else -1
         before = text[start:at].strip() if at > start else ""

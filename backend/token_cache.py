@@ -25,9 +25,18 @@ import numpy as np
 import xxhash
 from transformers import PreTrainedTokenizerBase
 
-from backend.core import batch_encoding, template, template_shape, template_trace, word_cache
+from backend.core import (
+    answer_spans,
+    batch_encoding,
+    template,
+    template_probe,
+    template_shape,
+    template_trace,
+    turn_end,
+    word_cache,
+)
 from backend.core import tokenizer as tokenizer_room
-from backend.core.template import template_time
+from backend.core.template import end_tokens, template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.model_names import cache_folder
@@ -42,7 +51,8 @@ from backend.utils.file_utils import (
 MAX_BYTES = 4 * 2**30
 """All entries together; the least recently used go first."""
 
-_ROOMS = (batch_encoding, template, template_shape, template_trace, tokenizer_room, word_cache)
+_TEMPLATE_ROOMS = (answer_spans, template, template_probe, template_shape, template_trace, turn_end)
+_ROOMS = (*_TEMPLATE_ROOMS, batch_encoding, tokenizer_room, word_cache)
 _CODE = (*(Path(str(room.__file__)) for room in _ROOMS), Path(__file__).with_name("row_encoding.py"))
 _PARTS = {"ids": np.dtype(np.int32), "trained": np.dtype(np.bool_), "ends": np.dtype(np.int64)}
 
@@ -151,7 +161,8 @@ def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     template = str(tokenizer.chat_template)
     today = str(template_time(tokenizer).date()) if "strftime" in template else ""
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
-    return tokenizer.backend_tokenizer.to_str(), template, str(special), today
+    ends = str(sorted(end_tokens(tokenizer)))
+    return tokenizer.backend_tokenizer.to_str(), template, str(special), ends, today
 
 
 def _folder() -> Path:

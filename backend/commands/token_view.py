@@ -31,9 +31,10 @@ def print_preview(preview: Preview, console: Console | None = None) -> None:
     for row in preview.rows:
         trained = sum(token.state == "trained" for token in row.tokens)
         console.print()
-        console.print(Text(f"{row.place} · {len(row.tokens):,} tokens, {trained:,} trained", style="bold"))
+        place = without_controls(row.place)
+        console.print(Text(f"{place} · {len(row.tokens):,} tokens, {trained:,} trained", style="bold"))
         if row.problem:
-            console.print(Text(row.problem, style="yellow" if row.fate == "cut" else "red"))
+            console.print(Text(without_controls(row.problem), style="yellow" if row.fate == "cut" else "red"))
         console.print(row_text(row, coloured=coloured))
     console.print()
     for line in [*figures(preview), *varied(preview)]:
@@ -41,12 +42,13 @@ def print_preview(preview: Preview, console: Console | None = None) -> None:
 
 
 def _summary(preview: Preview) -> Text:
-    text = Text(f"{preview.read_as[:1].upper()}{preview.read_as[1:]}.")
+    read_as = without_controls(preview.read_as)
+    text = Text(f"{read_as[:1].upper()}{read_as[1:]}.")
     if preview.rejected:
         refused = f" {preview.rejected:,} rows cannot be read: `tunesmith data check` names them."
         text.append(refused, style="red")
     for warning in preview.warnings:
-        text.append(f"\nWarning: {warning}", style="yellow")
+        text.append(f"\nWarning: {without_controls(warning)}", style="yellow")
     return text
 
 
@@ -105,7 +107,8 @@ def _bracketed(tokens: tuple[PreviewToken, ...]) -> str:
 
 
 def _visible(text: str) -> str:
-    return text.replace("\r", "␍").replace("\n", "↵\n")
+    """Return a text fit for a terminal: its line breaks and tabs as signs, whatever else would control it as ·."""
+    return without_controls(text.replace("\r", "␍").replace("\t", "⇥")).replace("\n", "↵\n")
 
 
 def figures(preview: Preview) -> list[Text]:

@@ -38,22 +38,25 @@ class _Piece:
 
 @dataclass
 class _Plan:
-    """One row, cut at special tokens: texts to look up, what follows each, and where the answers begin."""
+    """One row, cut at special tokens: texts to look up, what follows each, and where the answers begin.
+
+    ``ends``: for each text, how many of the tokens that follow it end a trained answer; 0 where none begins in it.
+    """
 
     texts: list[str] = field(default_factory=list)
     boundaries: list[int] = field(default_factory=list)  # of trained texts: characters before the answer
-    trained: list[bool] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
     fixed: list[tuple[int, ...]] = field(default_factory=list)
 
-    def pass_piece(self, text: str, boundary: int, piece: _Piece, *, answer: bool) -> tuple[str, int, bool]:
-        """Close the text before the piece's first special token; the text, boundary and flag after its last."""
+    def pass_piece(self, text: str, boundary: int, piece: _Piece, *, ends: int) -> tuple[str, int, int]:
+        """Close the text before the piece's first special token; the text, boundary and ends after its last."""
         if not piece.ids:
-            return text + piece.tail, boundary, answer
+            return text + piece.tail, boundary, ends
         self.texts.append(text + piece.head)
         self.boundaries.append(boundary)
-        self.trained.append(answer)
+        self.ends.append(ends)
         self.fixed.append(piece.ids)
-        return piece.tail, 0, False
+        return piece.tail, 0, 0
 
 
 class BatchEncoder:
@@ -91,12 +94,12 @@ class BatchEncoder:
         if not all(shape.conditions.met_by(message["content"]) for message in messages):
             return None
         plan = _Plan()
-        text, boundary, answer = plan.pass_piece("", 0, pieces[0], answer=False)
+        text, boundary, ends = plan.pass_piece("", 0, pieces[0], ends=0)
         for index, message in enumerate(messages):
             if message["role"] == "assistant" and is_trained(message):
-                boundary, answer = len(text) - shape.leads[index], True
+                boundary, ends = len(text) - shape.leads[index], shape.ends[index]
             text += message["content"]
-            text, boundary, answer = plan.pass_piece(text, boundary, pieces[index + 1], answer=answer)
+            text, boundary, ends = plan.pass_piece(text, boundary, pieces[index + 1], ends=ends)
         return plan
 
     def _known(self, roles: tuple[str, ...]) -> tuple[TemplateShape, list[_Piece]] | None:
@@ -148,12 +151,14 @@ def _assemble(plan: _Plan, encoded: list[tuple[list[int], int]]) -> Row | None:
     ids: list[int] = []
     trained: list[bool] = []
     length = 0
-    for (words, before), answer, fixed in zip(encoded, plan.trained, plan.fixed, strict=True):
+    for (words, before), ends, fixed in zip(encoded, plan.ends, plan.fixed, strict=True):
         ids += words
         ids += fixed
-        if answer:
-            trained += [False] * before + [True] * (len(words) - before + 1) + [False] * (len(fixed) - 1)
-            length = len(trained) - len(fixed) + 1
+        if ends:
+            trained += (
+                [False] * before + [True] * (len(words) - before + ends) + [False] * (len(fixed) - ends)
+            )
+            length = len(trained) - len(fixed) + ends
         else:
             trained += [False] * (len(words) + len(fixed))
     return (ids[:length], trained[:length]) if length else None

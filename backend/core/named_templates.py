@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.template import answer_spans, render, special_tokens
+from backend.core.answer_spans import render_answers
+from backend.core.template import special_tokens
 from backend.errors import DataError, ModelError
 from backend.utils.path_utils import user_path
 
@@ -82,7 +83,7 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None
         tokenizer.chat_template = _named(tokenizer, template) if template in TEMPLATES else _given(template)
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        answer_spans(tokenizer, probe, render(tokenizer, probe))
+        render_answers(tokenizer, probe)
     except DataError as error:
         raise ModelError(
             f"The chat template in model.chat_template cannot be used: {error.message}",

@@ -1,15 +1,10 @@
-"""Where each answer lies in a rendered conversation: proved from the model's own chat template.
-
-A chat template is a program; nothing says which of the characters it prints are the assistant's. Rather than
-knowing templates by name, this room renders the conversation again with one answer replaced by a sentinel and
-keeps only what the two renders prove about each other. Floor F1; imports errors only.
-"""
+"""Conversations as the model's own chat template prints them: the only place that calls a template. Floor F1."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
 from typing import Any
@@ -115,7 +110,7 @@ def _with_date(template: str, now: datetime) -> str:
 
 def _tried(apply: Callable[..., Any], messages: list[dict[str, Any]]) -> str:
     try:
-        return str(apply([_with_arguments(message, _as_object) for message in messages]))
+        return str(apply([_with_arguments(message, parsed_arguments) for message in messages]))
     except _REFUSALS:
         if not any(message.get("tool_calls") for message in messages):
             raise
@@ -137,7 +132,8 @@ def _with_arguments(message: dict[str, Any], spell: Callable[[Any], Any]) -> dic
     }
 
 
-def _as_object(arguments: Any) -> Any:
+def parsed_arguments(arguments: Any) -> Any:
+    """Return the arguments of a tool call as an object where they are the JSON text of one, else as they are."""
     try:
         value = json.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
@@ -177,30 +173,6 @@ def render_prompt(
     return head if opens else prompt
 
 
-def answer_spans(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    text: str,
-    *,
-    tools: Tools | None = None,
-) -> list[Span]:
-    """Character spans in ``text`` of every trained assistant turn, its end-of-turn token included.
-
-    ``text`` is ``render(tokenizer, messages, tools=tools)``. A span holds what the model has to write after
-    ``render_prompt``: the answer, with tool calls or a thinking block where the template prints one. Raises
-    ModelError: ``unmaskable-template`` where a span cannot be proved, ``no-turn-end`` where no special token ends
-    it; and DataError: ``tool-calls-dropped`` where the template leaves out tool calls that are to be learned.
-    """
-    special = special_pattern(tokenizer)
-    spans = []
-    for index, message in enumerate(messages):
-        if message.get("role") == "assistant" and is_trained(message):
-            start, stop = _answer(tokenizer, messages, index, text, tools)
-            _check_calls(message, index, text[start:stop])
-            spans.append((start, _turn_end(special, text, stop)))
-    return spans
-
-
 def is_trained(message: Message) -> bool:
     """Whether an assistant message is a target: unless it says ``trained: False`` or ``weight: 0``."""
     return message.get("trained") is not False and message.get("weight") != 0
@@ -211,15 +183,21 @@ def has_reasoning(message: Message) -> bool:
     return any(message.get(key) for key in THOUGHTS) or "</think>" in str(message.get("content"))
 
 
+def set_end_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
+    """Note the ids at which the model of ``tokenizer`` stops generating, its ``eos_token_id``."""
+    tokenizer.model_stops = tuple(sorted(set(ids)))
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Return the spelling of the tokens at which the model stops: the tokenizer's EOS and those that were noted."""
+    noted = tokenizer.convert_ids_to_tokens(list(getattr(tokenizer, "model_stops", ())))
+    return frozenset(token for token in (tokenizer.eos_token, *noted) if token)
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The spelling of every special token, longest first."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
-
-
-def special_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """White space and then one special token."""
-    return re.compile(r"\s*(?:" + "|".join(map(re.escape, special_tokens(tokenizer))) + ")")
 
 
 def fresh_sentinel(text: str) -> str:
@@ -228,63 +206,3 @@ def fresh_sentinel(text: str) -> str:
     while sentinel in text:
         sentinel += "Q"
     return sentinel
-
-
-def _answer(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    index: int,
-    text: str,
-    tools: Tools | None,
-) -> Span:
-    """The proof: text = head + answer + tail, where neither head nor tail depends on the answer."""
-    sentinel = fresh_sentinel(text)
-    marked = [*messages[:index], {"role": "assistant", "content": sentinel}, *messages[index + 1 :]]
-    head, found, tail = render(tokenizer, marked, tools=tools).partition(sentinel)
-    try:
-        prompt = render_prompt(tokenizer, messages[:index], tools=tools)
-    except DataError:  # a template may refuse to open a turn here, as before a first message
-        prompt = head
-    if text.startswith(prompt):
-        head = prompt
-    proved = found and sentinel not in tail and text.startswith(head) and text.endswith(tail)
-    if not proved or len(head) + len(tail) > len(text):
-        if has_reasoning(messages[index]):
-            raise DataError(
-                f"The answer in message {index + 1} has reasoning, but the model's chat template asks for answers "
-                "without it.",
-                code="template-refused",
-                remedy="Set model.chat_template to thinking, or leave the reasoning out of the rows.",
-            )
-        raise ModelError(
-            f"This model's chat template cannot be masked: the answer in message {index + 1} is not found in "
-            "what the template prints.",
-            code="unmaskable-template",
-            remedy="Set trained: false on that message, or use a template that prints every answer once.",
-        )
-    return len(head), len(text) - len(tail)
-
-
-def _check_calls(message: Message, index: int, answer: str) -> None:
-    """Many templates know no tools and print nothing for a call: the model would learn to say nothing."""
-    names = [str(call["function"]["name"]) for call in message.get("tool_calls") or ()]
-    for name in names:
-        if answer.count(name) < names.count(name):
-            raise DataError(
-                f"The model's chat template leaves out the call of {name} in message {index + 1}.",
-                code="tool-calls-dropped",
-                remedy="Use a model or a model.chat_template that knows tools, or give the message the weight 0.",
-            )
-
-
-def _turn_end(special: re.Pattern[str], text: str, stop: int) -> int:
-    """The character after the special token that ends the answer which ends at ``stop``."""
-    ending = special.match(text, stop)
-    if ending is None:
-        raise ModelError(
-            "This model's chat template does not end an answer with a special token, so the model could never "
-            "learn to stop.",
-            code="no-turn-end",
-            remedy="Use a template that prints the end-of-sequence token after each answer.",
-        )
-    return ending.end()

@@ -10,13 +10,15 @@ and template_trace.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.template import answer_spans, fresh_sentinel, render
+from backend.core.answer_spans import render_answers
+from backend.core.template import fresh_sentinel, render, special_tokens
 from backend.core.template_trace import Conditions, tracer
 from backend.errors import TunesmithError
 
@@ -38,12 +40,14 @@ _PROBES = (
 class TemplateShape:
     """What a template prints for one sequence of roles: ``pieces[0] + content + pieces[1] + … + pieces[-1]``.
 
-    It holds for contents that meet ``conditions``. ``leads[i]``: how many characters before content ``i`` the
-    model already writes itself (0 for most templates); only for assistant messages.
+    It holds for contents that meet ``conditions``. For assistant messages only, ``leads[i]``: how many characters
+    before content ``i`` the model already writes itself (0 for most templates), and ``ends[i]``: how many special
+    tokens behind it end the answer.
     """
 
     pieces: tuple[str, ...]
     leads: dict[int, int]
+    ends: dict[int, int]
     conditions: Conditions
 
     def join(self, contents: Sequence[str]) -> str:
@@ -59,6 +63,7 @@ class TemplateShapes:
         self._tokenizer = tokenizer
         self._shapes: dict[tuple[str, ...], TemplateShape | None] = {}
         self._trace = tracer(tokenizer)
+        self._special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
 
     def get(self, roles: tuple[str, ...]) -> TemplateShape | None:
         """The shape for this sequence of roles, or None where the template is more than a joiner."""
@@ -73,31 +78,38 @@ class TemplateShapes:
         sentinels = [f"{base}{index}Z" for index in range(len(roles))]
         messages = _messages(roles, sentinels)
         try:
+            chat = render_answers(self._tokenizer, messages)
             text = render(self._tokenizer, messages)
-            spans = answer_spans(self._tokenizer, messages, text)
             conditions = self._trace(messages, text)
         except (TunesmithError, TemplateError, TypeError, ValueError, LookupError, AttributeError):
             return None
-        pieces = _split(text, sentinels)
+        pieces = _split(chat.text, sentinels)
         if pieces is None or conditions is None:
             return None
-        answers = [index for index, role in enumerate(roles) if role == "assistant"]
-        starts = [text.index(sentinels[index]) for index in answers]
-        leads = {i: at - start for i, at, (start, _) in zip(answers, starts, spans, strict=True)}
-        shape = TemplateShape(pieces, leads, conditions)
-        return shape if self._holds(shape, roles) else None
+        leads, ends = {}, {}
+        for index, (start, stop) in zip(_answers(roles), chat.spans, strict=True):
+            at = text.index(sentinels[index])
+            leads[index] = at - start
+            ends[index] = len(self._special.findall(chat.text, at + len(sentinels[index]), stop))
+        shape = TemplateShape(pieces, leads, ends, conditions)
+        added = chat.text.removeprefix(text)
+        return shape if all(ends.values()) and self._holds(shape, roles, added) else None
 
-    def _holds(self, shape: TemplateShape, roles: tuple[str, ...]) -> bool:
-        """Whether joining gives what rendering gives, for every probe in every place."""
+    def _holds(self, shape: TemplateShape, roles: tuple[str, ...], added: str) -> bool:
+        """Whether joining gives what rendering gives and ``added``, for every probe in every place."""
         probes = [probe for probe in _PROBES if shape.conditions.met_by(probe)]
         for first in range(len(probes)):
             contents = [probes[(first + index) % len(probes)] for index in range(len(roles))]
             try:
-                if render(self._tokenizer, _messages(roles, contents)) != shape.join(contents):
+                if render(self._tokenizer, _messages(roles, contents)) + added != shape.join(contents):
                     return False
             except TunesmithError:
                 return False
         return True
+
+
+def _answers(roles: Sequence[str]) -> list[int]:
+    return [index for index, role in enumerate(roles) if role == "assistant"]
 
 
 def _messages(roles: Sequence[str], contents: Sequence[str]) -> list[dict[str, str]]:

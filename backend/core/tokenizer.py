@@ -19,6 +19,7 @@ from types import TracebackType
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from backend.core.answer_spans import RenderedChat, render_answers
 from backend.core.batch_encoding import BatchEncoder
 from backend.core.model_folder import read_object, refuse_code
 from backend.core.named_templates import set_chat_template
@@ -26,10 +27,9 @@ from backend.core.template import (
     Message,
     Span,
     Tools,
-    answer_spans,
     check_unicode,
-    render,
     render_prompt,
+    set_end_tokens,
     set_template_time,
     template_time,
 )
@@ -82,11 +82,25 @@ def load_tokenizer(
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     set_template_time(tokenizer, now)
+    set_end_tokens(tokenizer, _model_stops(folder))
     if chat_template is not None:
         set_chat_template(tokenizer, chat_template)
     if isinstance(tokenizer.chat_template, str):
         try_template(tokenizer.chat_template)
     return tokenizer
+
+
+def _model_stops(folder: Path) -> set[int]:
+    """Return the ids at which the model in ``folder`` stops: ``eos_token_id`` of its own files, one or several."""
+    stops: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            settings = read_object(folder / name, missing="no-config", damaged="damaged-config")
+            named = settings.get("eos_token_id")
+            stops.update(
+                each for each in (named if isinstance(named, list) else [named]) if type(each) is int
+            )
+    return stops
 
 
 def _read(folder: Path) -> PreTrainedTokenizerBase:
@@ -118,10 +132,9 @@ def encode_messages(
     trains on) can teach nothing. Raises DataError (``nothing-trained``, ``template-refused``) and ModelError
     (``no-chat-template``, ``unmaskable-template``, ``no-turn-end``).
     """
-    text = render(tokenizer, messages, tools=tools)
-    spans = _some(answer_spans(tokenizer, messages, text, tools=tools))
-    encoding = _encoding(tokenizer, text)
-    return Encoded(*_masked(encoding.ids, encoding.offsets, spans))
+    chat = _with_answers(render_answers(tokenizer, messages, tools=tools))
+    encoding = _encoding(tokenizer, chat.text)
+    return Encoded(*_masked(encoding.ids, encoding.offsets, chat.spans))
 
 
 def encode_prompt(
@@ -165,10 +178,10 @@ def encode_batch(
         slow = [index for index, row in enumerate(rows) if row is None]
         rendered = [_rendered(tokenizer, conversations[index], index + 1) for index in slow]
         encodings = tokenizer.backend_tokenizer.encode_batch(
-            [text for text, _ in rendered], add_special_tokens=False
+            [chat.text for chat in rendered], add_special_tokens=False
         )
-        for index, encoding, (_, spans) in zip(slow, encodings, rendered, strict=True):
-            rows[index] = _masked(encoding.ids, encoding.offsets, spans)
+        for index, encoding, chat in zip(slow, encodings, rendered, strict=True):
+            rows[index] = _masked(encoding.ids, encoding.offsets, chat.spans)
         return [Encoded(*row) for row in rows if row]
 
 
@@ -276,27 +289,24 @@ def _batch_encoder(
     return BatchEncoder(tokenizer)
 
 
-def _rendered(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int
-) -> tuple[str, list[Span]]:
-    """A conversation's text and the spans trained in it; an error says which conversation it is."""
+def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int) -> RenderedChat:
+    """A conversation and the spans trained in it; an error says which conversation it is."""
     try:
-        text = render(tokenizer, messages)
-        return text, _some(answer_spans(tokenizer, messages, text))
+        return _with_answers(render_answers(tokenizer, messages))
     except (DataError, ModelError) as error:
         message = f"Conversation {number}: {error.message}"
         raise type(error)(message, code=error.code, remedy=error.remedy) from error
 
 
-def _some(spans: list[Span]) -> list[Span]:
-    """``spans``, unless there are none. A span is never empty: it ends with the turn's end token."""
-    if not spans:
+def _with_answers(chat: RenderedChat) -> RenderedChat:
+    """Return ``chat``; raise DataError (``nothing-trained``) where none of it is trained."""
+    if not chat.spans:
         raise DataError(
             "No token of this conversation would be trained.",
             code="nothing-trained",
             remedy="It needs at least one assistant message that is not marked trained: false.",
         )
-    return spans
+    return chat
 
 
 def _masked(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> tuple[list[int], list[bool]]:

@@ -80,6 +80,12 @@ def one_edit_apart(left: str, right: str) -> bool:
     return len(changes) == 1 and max(changes[0]) == 1
 
 
+def sentence(text: str) -> str:
+    """Return ``text`` with an end mark: the one that it has, or a full stop."""
+    said = text.strip()
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
+
+
 def counted(count: int, word: str) -> str:
     """``1 row``, ``2,000 rows``."""
     return f"{count:,} {word}" + "s" * (count != 1)

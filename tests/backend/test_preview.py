@@ -15,6 +15,7 @@ from backend.core.training import total_steps
 from backend.data.records import Row
 from backend.preview import Preview, PreviewRow, preview, preview_row
 from backend.varied_rows import VariedRows
+from tests.backend.core.chat_templates import NEXT_OPENS, templated
 from tests.runs import write_rows
 from tests.tiny import FAMILIES, Family, tiny_tokenizer
 
@@ -52,6 +53,29 @@ def test_ids_and_trained_tokens_are_those_of_the_trainer(family: Family) -> None
     (example,) = data_pipeline.encode([row], tokenizer, data())
     assert [token.id for token in shown.tokens] == example.input_ids.tolist()
     assert [token.state == "trained" for token in shown.tokens] == example.trained.tolist()
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row("x:1", (), input_ids=(60, 61, 62), labels=(-100, 61, 62)),
+        Row("x:1", (), segments=(("Is it? ", False), ("yes no", True))),
+    ],
+    ids=["tokens", "segments"],
+)
+def test_rows_that_need_no_template_are_shown_as_they_train(row: Row) -> None:
+    tokenizer = tiny_tokenizer("chatml")
+    shown = preview_row(row, tokenizer, data())
+    (example,) = data_pipeline.encode([row], tokenizer, data())
+    assert [token.id for token in shown.tokens] == example.input_ids.tolist()
+    assert [token.state == "trained" for token in shown.tokens] == example.trained.tolist()
+    assert not any(token.from_template for token in shown.tokens)
+    assert text(shown) == tokenizer.decode(example.input_ids.tolist())
+
+
+def test_an_end_that_only_the_next_turn_would_print_is_shown() -> None:
+    shown = preview_row(asked("Is it?", "yes"), templated(NEXT_OPENS, stops=("<|user|>",)), data())
+    assert (shown.tokens[-1].text, shown.tokens[-1].state) == ("<|user|>", "trained")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

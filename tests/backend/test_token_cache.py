@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import token_cache
-from backend.core.template import set_template_time
+from backend.core.template import set_end_tokens, set_template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import DataError
@@ -228,8 +228,10 @@ class TestKeys:
         ended.eos_token = "<|im_start|>"
         grown = tiny_tokenizer("chatml")
         grown.add_tokens(["extra"])
-        keys = {key_of([ROW], each) for each in (CHATML, changed, ended, grown, tiny_tokenizer("llama3"))}
-        assert len(keys) == 5
+        stopped = tiny_tokenizer("chatml")
+        set_end_tokens(stopped, [0])
+        others = (changed, ended, grown, stopped, tiny_tokenizer("llama3"))
+        assert len({key_of([ROW], each) for each in (CHATML, *others)}) == 6
 
     def test_a_template_that_prints_the_date_has_a_key_a_day(self) -> None:
         dated = tiny_tokenizer("chatml")

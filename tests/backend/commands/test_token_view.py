@@ -52,6 +52,17 @@ def test_brackets_stand_for_colours() -> None:
     assert row_text(ROW, coloured=False).plain == "‹<user>›a ~~b~~↵\n[yes| no‹<end>■›]~rest~"
 
 
+@pytest.mark.parametrize("coloured", [False, True])
+def test_controls_in_what_others_wrote_are_shown_and_never_reach_the_terminal(coloured: bool) -> None:
+    control = "a\x1b[31mb\x07\t\x9b2Jc"
+    tokens = tuple(replace(token, text=control) for token in TOKENS)
+    row = replace(ROW, place=control, problem=control, tokens=tokens)
+    shown = printed(replace(PREVIEW, read_as=control, rows=(row,), warnings=(control,)), coloured=coloured)
+    assert not set("\x07\t\x9b") & set(shown)
+    assert "\x1b[31mb" not in shown
+    assert shown.count("·[31mb") >= 4
+
+
 def test_colours_stand_for_brackets() -> None:
     text = row_text(ROW, coloured=True)
     assert text.plain == "<user>a ~~b~~↵\nyes no<end>rest"

@@ -7,6 +7,7 @@ from tokenizers import AddedToken, processors
 
 from backend.core.batch_encoding import BatchEncoder
 from backend.core.tokenizer import encode_messages
+from tests.backend.core.chat_templates import NEXT_OPENS, TWO_ENDS, templated
 from tests.tiny import tiny_tokenizer
 
 FAST = ("chatml", "llama3", "gemma", "mistral", "qwen3")
@@ -89,6 +90,26 @@ def test_a_content_that_the_shape_excludes_is_left_to_the_slow_way(family: str, 
     assert ENCODERS[family].encode([[CHAT[0], {"role": "assistant", "content": content}]]) == [None]
 
 
+@pytest.mark.parametrize("kind", ["two ends", "next opens"])
+@given(rows=st.lists(conversations(), min_size=1, max_size=3))
+def test_answers_that_end_in_other_ways_are_the_slow_rows(
+    kind: str, rows: list[list[dict[str, object]]]
+) -> None:
+    fast = BatchEncoder(KINDS[kind]).encode(rows)
+    expected = [encode_messages(KINDS[kind], row) for row in rows]
+    slow_rows = [(example.input_ids, example.trained) for example in expected]
+    assert [row or other for row, other in zip(fast, slow_rows, strict=True)] == slow_rows
+
+
+@pytest.mark.parametrize("kind", ["two ends", "next opens"])
+def test_answers_that_end_in_other_ways_take_the_fast_way(kind: str) -> None:
+    assert BatchEncoder(KINDS[kind]).encode([CHAT]) != [None]
+
+
+KINDS = {
+    "two ends": templated(TWO_ENDS, eos="<|end_of_turn|>"),
+    "next opens": templated(NEXT_OPENS, stops=("<|user|>",)),
+}
 ENCODERS = {family: BatchEncoder(tiny_tokenizer(family)) for family in FAST}
 
 

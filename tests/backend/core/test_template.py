@@ -5,14 +5,12 @@ from datetime import UTC, datetime
 import pytest
 
 from backend.core.template import (
-    answer_spans,
     check_unicode,
     fresh_sentinel,
     is_trained,
     render,
     render_prompt,
     set_template_time,
-    special_pattern,
     special_tokens,
 )
 from backend.errors import DataError, ModelError
@@ -24,12 +22,6 @@ CHAT = [
     {"role": "user", "content": "More"},
     {"role": "assistant", "content": "Bye."},
 ]
-
-
-def spelt(family: str, messages: list[dict[str, object]], **options: object) -> list[str]:
-    tokenizer = tiny_tokenizer(family)
-    text = render(tokenizer, messages, **options)
-    return [text[start:stop] for start, stop in answer_spans(tokenizer, messages, text, **options)]
 
 
 def templated(template: str, family: str = "chatml"):
@@ -163,120 +155,6 @@ def test_prompt_stays_when_the_template_does_not_print_a_further_answer() -> Non
     assert render_prompt(templated(template), CHAT[:1]) == "Hi<|im_end|>"
 
 
-@pytest.mark.parametrize(
-    ("family", "first", "last"),
-    [
-        ("chatml", "Hello.<|im_end|>", "Bye.<|im_end|>"),
-        ("llama3", "Hello.<|eot_id|>", "Bye.<|eot_id|>"),
-        ("gemma", "Hello.<end_of_turn>", "Bye.<end_of_turn>"),
-        ("mistral", " Hello.</s>", " Bye.</s>"),
-        ("qwen3", "Hello.<|im_end|>", "<think>\n\n</think>\n\nBye.<|im_end|>"),
-    ],
-)
-def test_spans_hold_each_answer_and_its_end(family: str, first: str, last: str) -> None:
-    assert spelt(family, CHAT) == [first, last]
-
-
-def test_earlier_thinking_that_the_template_drops_is_not_searched_for() -> None:
-    thoughtful = [
-        CHAT[0],
-        {"role": "assistant", "content": "<think>\nhm\n</think>\n\nHello."},
-        CHAT[2],
-        {"role": "assistant", "content": "<think>\nso\n</think>\n\nBye."},
-    ]
-    assert spelt("qwen3", thoughtful) == ["Hello.<|im_end|>", "<think>\nso\n</think>\n\nBye.<|im_end|>"]
-
-
-def test_a_tool_call_is_part_of_the_answer() -> None:
-    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
-    messages = [
-        CHAT[0],
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "2"},
-        CHAT[3],
-    ]
-    first, last = spelt("qwen3", messages)
-    assert first.endswith('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|im_end|>')
-    assert last.endswith("Bye.<|im_end|>")
-
-
-def test_a_template_that_leaves_out_a_tool_call_does_not_teach_silence() -> None:
-    call = {"type": "function", "function": {"name": "weather", "arguments": {}}}
-    chat = [CHAT[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
-    with pytest.raises(DataError, match="leaves out the call of weather in message 2") as caught:
-        spelt("chatml", chat)
-    assert caught.value.code == "tool-calls-dropped"
-    assert spelt("chatml", [CHAT[0], {**chat[1], "weight": 0}, *CHAT[2:]]) == ["Bye.<|im_end|>"]
-
-
-def test_answers_that_repeat_each_other_and_the_question_are_told_apart() -> None:
-    same = [{"role": message["role"], "content": "Hi"} for message in CHAT]
-    tokenizer = tiny_tokenizer("chatml")
-    text = render(tokenizer, same)
-    (first, _), (second, _) = answer_spans(tokenizer, same, text)
-    assert [text[:first].count("Hi"), text[:second].count("Hi")] == [1, 3]
-
-
-def test_an_empty_answer_is_its_end_token() -> None:
-    assert spelt("chatml", [CHAT[0], {"role": "assistant", "content": ""}]) == ["<|im_end|>"]
-
-
-def test_an_answer_that_opens_the_conversation_is_found() -> None:
-    assert spelt("chatml", [CHAT[1], CHAT[0]]) == ["Hello.<|im_end|>"]
-
-
-def test_an_answer_that_contains_the_sentinel_is_found() -> None:
-    word = fresh_sentinel("")
-    assert spelt("chatml", [CHAT[0], {"role": "assistant", "content": word}]) == [word + "<|im_end|>"]
-
-
-def test_a_generation_marker_agrees_with_the_proof() -> None:
-    template = (
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
-        "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
-        "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    tokenizer = templated(template)
-    text = render(tokenizer, CHAT)
-    out = tokenizer.apply_chat_template(CHAT, return_dict=True, return_assistant_tokens_mask=True)
-    marked = [i for i, flag in zip(out["input_ids"], out["assistant_masks"], strict=True) if flag]
-    spans = answer_spans(tokenizer, CHAT, text)
-    assert tokenizer.decode(marked) == "".join(text[start:stop] for start, stop in spans)
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages %}{{ m.content | upper }}{{ '<|im_end|>' }}{% endfor %}",
-        "{% for m in messages %}{{ m.content | length }}{{ '<|im_end|>' }}{% endfor %}",
-        "{% for m in messages %}{{ m.content + m.content + '<|im_end|>' }}{% endfor %}",
-        "{% for m in messages if m.role == 'user' %}{{ m.content + '<|im_end|>' }}{% endfor %}",
-    ],
-)
-def test_a_template_that_changes_answers_cannot_be_masked(template: str) -> None:
-    tokenizer = templated(template)
-    with pytest.raises(ModelError) as caught:
-        answer_spans(tokenizer, CHAT, render(tokenizer, CHAT))
-    assert caught.value.code == "unmaskable-template"
-
-
-@pytest.mark.parametrize("end", ["", "<|never_a_token|>", "\n\n"])
-def test_an_answer_without_an_end_token_is_an_error(end: str) -> None:
-    tokenizer = templated(
-        "{% for m in messages %}{{ '<|im_start|>' + m.content + '" + end + "' }}{% endfor %}"
-    )
-    with pytest.raises(ModelError) as caught:
-        answer_spans(tokenizer, CHAT[:2], render(tokenizer, CHAT[:2]))
-    assert caught.value.code == "no-turn-end"
-
-
-@pytest.mark.parametrize("mark", [{"trained": False}, {"weight": 0}, {"weight": 0.0}])
-def test_an_untrained_answer_has_no_span(mark: dict[str, object]) -> None:
-    assert not is_trained({**CHAT[1], **mark})
-    assert spelt("chatml", [CHAT[0], {**CHAT[1], **mark}, *CHAT[2:]]) == ["Bye.<|im_end|>"]
-
-
 @pytest.mark.parametrize("mark", [{}, {"trained": True}, {"weight": 1}, {"weight": None}, {"trained": None}])
 def test_an_answer_is_trained_unless_it_says_otherwise(mark: dict[str, object]) -> None:
     assert is_trained({**CHAT[1], **mark})
@@ -284,12 +162,6 @@ def test_an_answer_is_trained_unless_it_says_otherwise(mark: dict[str, object]) 
 
 def test_special_tokens_are_spelt_longest_first() -> None:
     assert special_tokens(tiny_tokenizer("chatml")) == ["<|im_start|>", "<|im_end|>"]
-
-
-def test_special_pattern_is_literal() -> None:
-    pattern = special_pattern(tiny_tokenizer("mistral"))
-    assert pattern.match(" \n[/INST]x").group() == " \n[/INST]"
-    assert pattern.match("I") is None
 
 
 def test_a_fresh_sentinel_is_not_in_the_text() -> None:

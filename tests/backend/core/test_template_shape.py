@@ -11,6 +11,7 @@ from backend.core import template_shape
 from backend.core.template import render
 from backend.core.template_shape import TemplateShape, TemplateShapes
 from backend.core.template_trace import Conditions
+from tests.backend.core.chat_templates import NEXT_OPENS, ONE_END, TWO_ENDS, templated
 from tests.tiny import tiny_tokenizer
 
 ROLES = ("user", "assistant", "user", "assistant")
@@ -59,6 +60,7 @@ def test_a_shape_is_the_fixed_text_around_the_contents() -> None:
             "<|im_end|>\n",
         ),
         {1: 0},
+        {1: 1},
         Conditions(),
     )
 
@@ -121,3 +123,20 @@ def test_what_is_no_template_has_no_shape(template: object) -> None:
 
 def test_no_roles_have_no_shape() -> None:
     assert TemplateShapes(tiny_tokenizer("chatml")).get(()) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "stops", "ends"),
+    [(TWO_ENDS, (), {1: 2, 3: 2}), (NEXT_OPENS, ("<|user|>",), {1: 1, 3: 1})],
+    ids=["two tokens", "the next turn's token"],
+)
+def test_a_shape_knows_how_many_tokens_end_an_answer(
+    template: str, stops: tuple[str, ...], ends: dict[int, int]
+) -> None:
+    shape = TemplateShapes(templated(template, stops=stops)).get(ROLES)
+    assert shape is not None
+    assert shape.ends == ends
+
+
+def test_a_template_that_ends_only_the_last_answer_has_no_shape() -> None:
+    assert TemplateShapes(templated(ONE_END)).get(ROLES) is None

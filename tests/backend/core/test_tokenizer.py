@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
+from backend.core.template import end_tokens
 from backend.core.tokenizer import (
     Encoded,
     IncrementalDecoder,
@@ -103,6 +104,17 @@ def test_stored_truncation_and_padding_are_switched_off(folder: Path) -> None:
     backend.enable_padding(length=50)
     backend.save(str(folder / "tokenizer.json"))
     assert encode_messages(load_tokenizer(folder), CHAT) == encode_messages(TOKENIZERS["chatml"], CHAT)
+
+
+@pytest.mark.parametrize("stops", [7, [7, 9]])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_the_tokens_at_which_the_model_stops_come_with_the_tokenizer(
+    folder: Path, name: str, stops: int | list[int]
+) -> None:
+    (folder / name).write_text(json.dumps({"eos_token_id": stops}))
+    tokenizer = load_tokenizer(folder)
+    ids = [stops] if isinstance(stops, int) else stops
+    assert end_tokens(tokenizer) == {tokenizer.eos_token, *tokenizer.convert_ids_to_tokens(ids)}
 
 
 def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
