@@ -81,7 +81,9 @@ class PastRun:
     """A finished run of this machine: what it had to do, and what it took.
 
     ``rows`` were read in ``start_seconds``, from the trainer's imports to its first step, and ``seconds`` is what
-    came after; both are the same spans however the trainer was started. What is unknown is 0.
+    came after; both are the same spans however the trainer was started. ``rows``, ``start_seconds`` and
+    ``memory_bytes`` are 0 where unknown. Raises ValueError for figures that no run can have, such as no time at all:
+    such a run teaches nothing.
     """
 
     id: str
@@ -95,6 +97,15 @@ class PastRun:
     disk_bytes: float
     rows: int = 0
     start_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        work = self.work
+        taken = (self.seconds, self.disk_bytes, work.operations, work.memory_bytes, work.disk_bytes)
+        maybe_unknown = (self.rows, self.start_seconds, self.memory_bytes)
+        if not all(0 < value < math.inf for value in (*taken, self.parameters)):
+            raise ValueError(f"the run {self.id} did or took nothing: {taken}")
+        if not all(0 <= value < math.inf for value in maybe_unknown):
+            raise ValueError(f"the run {self.id} has figures below 0: {maybe_unknown}")
 
     @property
     def speed(self) -> float:
@@ -127,12 +138,12 @@ def estimate(
     assumed = GPU_FLOPS if machine.device == "cuda" else CORE_FLOPS * machine.cores
     speed = typical([one.speed for one in alike]) if alike else assumed
     rows = data.rows + data.validation_rows
-    seconds = START_SECONDS + rows * _row_seconds(alike) + work.operations / speed
+    start = START_SECONDS + rows * _row_seconds(alike)
     found = Estimate(
         steps=work.steps,
         tokens=work.tokens,
         trainable_parameters=work.trainable_parameters,
-        seconds=around(seconds, own_error(alike, _time_ratio)),
+        seconds=_start_and_work(start, work.operations / speed, own_error(alike, _work_ratio)),
         memory_bytes=_corrected(work.memory_bytes, [one for one in alike if one.memory_bytes], _memory_ratio),
         disk_bytes=_corrected(work.disk_bytes, alike, _disk_ratio),
         based_on=len(alike),
@@ -244,6 +255,11 @@ def around(value: float, factor: float) -> Interval:
     return Interval(value / factor, value, value * factor)
 
 
+def _start_and_work(start: float, work: float, factor: float) -> Interval:
+    """Seconds of a start, which every run takes at least, and of the work after it, which is off by ``factor``."""
+    return Interval(start + work / factor, start + work, start * ONCE + work * factor)
+
+
 def _row_seconds(runs: Sequence[PastRun]) -> float:
     """What reading a row takes, from the starts of the runs that read the most and the fewest: all else is alike."""
     known = sorted((one for one in runs if one.start_seconds), key=lambda one: one.rows)
@@ -251,6 +267,10 @@ def _row_seconds(runs: Sequence[PastRun]) -> float:
         return ROW_SECONDS
     few, many = known[0], known[-1]
     return max(0.0, many.start_seconds - few.start_seconds) / (many.rows - few.rows)
+
+
+def _work_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    return typical([two.speed for two in rest]) / one.speed
 
 
 def _time_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:

@@ -31,23 +31,34 @@ def read_past(root: Path, *, newest: int = NEWEST) -> list[PastRun]:
 
 
 def past_run(run: RunDir) -> PastRun | None:
-    """What one run had to do and what it took; None unless it finished and everything needed is there."""
+    """What one run had to do and what it took; None unless it finished and all that is needed is there and sound.
+
+    A run that is odd in whatever way, such as one during which the clock was set back, teaches nothing.
+    """
     try:
-        if run.status() is not RunStatus.FINISHED:
-            return None
-        config = parse_config(parse_yaml(run.read_config_text(), where=run.id))
-        folder = local_folder(config.model.model_name_or_path, config.model.revision)
-        environment = run.read_environment()
-        data, plan = environment.data, environment.plan
-        start, seconds = _seconds(run, environment)
-        if folder is None or not seconds or not data.train_rows:
-            return None
-        shape = read_shape(folder)
-    except TunesmithError:
+        return _past_run(run)
+    except (TunesmithError, OSError, ValueError, TypeError, ArithmeticError):
+        return None
+
+
+def _past_run(run: RunDir) -> PastRun | None:
+    if run.status() is not RunStatus.FINISHED:
+        return None
+    config = parse_config(parse_yaml(run.read_config_text(), where=run.id))
+    folder = local_folder(config.model.model_name_or_path, config.model.revision)
+    if folder is None:
+        return None
+    environment = run.read_environment()
+    data, plan = environment.data, environment.plan
+    start, seconds = _seconds(run, environment)
+    shape = read_shape(folder)
+    if (
+        data.train_rows <= 0 or not data.tokens or data.tokens <= 0
+    ):  # it ended before its rows were all tokenised
         return None
     figures = DataFigures(
         data.train_rows,
-        data.tokens or 0,
+        data.tokens,
         data.trained_tokens or 0,
         data.validation_rows,
     )
@@ -68,7 +79,7 @@ def past_run(run: RunDir) -> PastRun | None:
 
 
 def _seconds(run: RunDir, environment: Environment) -> tuple[float, float]:
-    """Seconds of the latest start, 0 where not measured, and at work over all attempts, 0 where one has no end.
+    """Seconds of the latest start, 0 where not measured, and at work over all attempts, 0 where one has no length.
 
     An attempt's clock begins where it was asked for, before or after the imports; what lies between that and the
     latest attempt's first step is taken from each.
@@ -81,7 +92,10 @@ def _seconds(run: RunDir, environment: Environment) -> tuple[float, float]:
         if attempt.end is None:
             return 0.0, 0.0
         whole = _between(attempt.began, attempt.end.ended)
-        total += whole - before if known and number == latest else max(whole - before, whole / 2)
+        worked = whole - before if known and number == latest else max(whole - before, whole / 2)
+        if worked <= 0:  # the clock was set back meanwhile
+            return 0.0, 0.0
+        total += worked
     return environment.start_seconds if known else 0.0, total
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self, overload
+from typing import IO, Self, overload
 
 import numpy as np
 import xxhash
@@ -112,14 +112,20 @@ class TokenTable(Sequence[Tokens]):
 
 
 def kept(key: str, folder: Path | None = None) -> TokenTable | None:
-    """The entry ``key``, mapped; None where there is no good one."""
+    """The entry ``key``, mapped; None where there is no good one, or none that the disk gives out."""
     entry = (folder or _folder()) / key
-    if not _is_good(entry):
+    try:
+        if not _is_good(entry):
+            return None
+        table = TokenTable(
+            *(np.asarray(np.memmap(entry / name, dtype=kind, mode="r")) for name, kind in _PARTS.items())
+        )
+    except OSError as error:  # another process makes room just now, or the disk refuses
+        log.warning("The kept tokens in %s cannot be used and are made again: %s", entry, error)
         return None
-    os.utime(entry)
-    return TokenTable(
-        *(np.asarray(np.memmap(entry / name, dtype=kind, mode="r")) for name, kind in _PARTS.items())
-    )
+    with contextlib.suppress(OSError):  # on a disk that may not be written no entry is removed for its age
+        os.utime(entry)
+    return table
 
 
 def keeping(key: str, tables: Iterable[TokenTable], folder: Path | None = None) -> Iterator[TokenTable]:
@@ -127,17 +133,11 @@ def keeping(key: str, tables: Iterable[TokenTable], folder: Path | None = None) 
 
     Nothing is kept where taking them ends earlier or raises. A disk that refuses is told and costs no row.
     """
-    tables = iter(tables)
-    entry = (folder or _folder()) / key
-    try:
-        with _staging(entry) as staging:
-            yield from _written(tables, staging)
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                publish_folder(staging, entry)
-        _make_room(entry)
-    except OSError as error:
-        log.warning("The tokens are not kept for the next start: %s", error)
-        yield from tables
+    with contextlib.closing(_Writing((folder or _folder()) / key)) as writing:
+        for table in tables:
+            yield table
+            writing.add(table)
+        writing.publish()
 
 
 def key_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -169,31 +169,61 @@ def _folder() -> Path:
     return cache_folder().with_name("tokens")
 
 
-@contextlib.contextmanager
-def _staging(entry: Path) -> Iterator[Path]:
-    """A new folder beside ``entry`` that is gone at the end, unless it was published."""
-    entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sweep_temporaries(entry.parent)
-    staging = entry.parent / f".{entry.name}.{secrets.token_hex(8)}.tmp"
-    staging.mkdir(mode=0o700)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+class _Writing:
+    """An entry while it is written, aside. The first refusal of the disk is told and ends it. ``close`` it."""
 
+    def __init__(self, entry: Path) -> None:
+        self._entry = entry
+        self._staging = entry.parent / f".{entry.name}.{secrets.token_hex(8)}.tmp"
+        self._ends = [np.zeros(1, _PARTS["ends"])]
+        self._files: list[IO[bytes]] = []
+        self._refused = False
+        with self._told():
+            entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sweep_temporaries(entry.parent)
+            self._staging.mkdir(mode=0o700)
+            self._files = [(self._staging / name).open("wb") for name in ("ids", "trained")]
 
-def _written(tables: Iterator[TokenTable], staging: Path) -> Iterator[TokenTable]:
-    """Hand each table through, then write its rows; raises OSError where the disk refuses."""
-    ends = [np.zeros(1, _PARTS["ends"])]
-    with (staging / "ids").open("wb") as ids, (staging / "trained").open("wb") as trained:
-        for table in tables:
-            yield table
-            ids.write(table.all_ids.tobytes())
-            trained.write(table.all_trained.tobytes())
-            ends.append(table.ends[1:] - table.ends[0] + ends[-1][-1])
-            os.utime(staging)  # it is still being written: nobody shall sweep it
-    (staging / "ends").write_bytes(np.concatenate(ends).tobytes())
-    write_json_durably(staging / "manifest.json", {name: _digest(staging / name) for name in _PARTS})
+    def add(self, table: TokenTable) -> None:
+        """Write the rows of a table, unless the disk has refused some before."""
+        if self._refused:
+            return
+        with self._told():
+            for file, values in zip(self._files, (table.all_ids, table.all_trained), strict=True):
+                file.write(values.tobytes())
+            self._ends.append(table.ends[1:] - table.ends[0] + self._ends[-1][-1])
+            os.utime(self._staging)  # it is still being written: nobody shall sweep it
+
+    def publish(self) -> None:
+        """Make the entry appear, whole, unless the disk has refused some of it; one made meanwhile stays."""
+        if self._refused:
+            return
+        with self._told():
+            for file in self._files:
+                file.close()
+            (self._staging / "ends").write_bytes(np.concatenate(self._ends).tobytes())
+            digests = {name: _digest(self._staging / name) for name in _PARTS}
+            write_json_durably(self._staging / "manifest.json", digests)
+            with contextlib.suppress(FileExistsError):
+                publish_folder(self._staging, self._entry)
+            _make_room(self._entry)
+
+    def close(self) -> None:
+        """Leave nothing but what was published."""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Take the disk's refusal as the end of this entry."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("The tokens are not kept for the next start: %s", error)
+            self._refused = True
+            self.close()
 
 
 def _is_good(entry: Path) -> bool:
@@ -207,7 +237,8 @@ def _is_good(entry: Path) -> bool:
     except (OSError, ValueError):
         pass
     log.warning("The kept tokens in %s are damaged and are made again.", entry)
-    remove_folder(entry)
+    with contextlib.suppress(OSError):
+        remove_folder(entry)
     return False
 
 

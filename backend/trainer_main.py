@@ -7,7 +7,8 @@ process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot
 
 from __future__ import annotations
 
-from backend.utils.process_utils import available_cores, collect_rarely
+from backend.utils.machine_utils import available_cores
+from backend.utils.process_utils import collect_rarely
 
 if __name__ == "__main__":  # before the heavy rooms come up
     collect_rarely()

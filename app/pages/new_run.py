@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from backend.model_shape import ModelShape, read_shape
 from backend.past_runs import read_past
 from backend.reports import DataCheck, DataFinding
 from backend.utils.config_utils import apply_overrides
+from backend.utils.machine_utils import available_cores
 from backend.utils.record_utils import record_from_json
 
 # what the rows are and which model is meant: the command looks anew when one of these changes
@@ -156,8 +156,7 @@ def _machine() -> Machine:
     sample = studio().sampler.sample()
     gpu = sample.gpus[0] if sample.gpus else None
     memory = gpu.memory_total_bytes if gpu else sample.memory_total_bytes
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cores, memory, sample.disk_free_bytes, "cuda" if gpu else "cpu")
+    return Machine(available_cores(), memory, sample.disk_free_bytes, "cuda" if gpu else "cpu")
 
 
 @st.cache_data(ttl=30, show_spinner=False)

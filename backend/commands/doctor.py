@@ -74,7 +74,7 @@ def _model() -> Finding:
 
 def _cores() -> Finding:
     from backend.core.device import plan_compute  # noqa: PLC0415 - torch loads here
-    from backend.utils.process_utils import available_cores  # noqa: PLC0415
+    from backend.utils.machine_utils import available_cores  # noqa: PLC0415
 
     plan = plan_compute()
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -82,11 +82,11 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    import psutil  # noqa: PLC0415
+    from backend.utils.machine_utils import available_memory  # noqa: PLC0415
 
-    memory = psutil.virtual_memory()
-    text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    enough = memory.available >= NEEDED_MEMORY
+    memory = available_memory()
+    text = f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB free"
+    enough = memory.available_bytes >= NEEDED_MEMORY
     return Finding(
         "memory", enough, text, "" if enough else "Close other programs; the default model needs 3 GiB."
     )

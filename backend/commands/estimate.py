@@ -72,16 +72,14 @@ def estimate(
 
 def this_machine(folder: Path) -> Machine:
     """What there is to run on; ``folder``, which need not exist yet, says which disk is meant."""
-    import psutil  # noqa: PLC0415
-
     from backend.estimator import Machine  # noqa: PLC0415
     from backend.utils.file_utils import free_bytes  # noqa: PLC0415
-    from backend.utils.process_utils import available_cores  # noqa: PLC0415
+    from backend.utils.machine_utils import available_cores, available_memory  # noqa: PLC0415
 
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     graphics = _gpu_memory_bytes()
-    memory, device = (graphics, "cuda") if graphics else (psutil.virtual_memory().total, "cpu")
-    return Machine(available_cores(), int(memory), free_bytes(there), device)
+    memory, device = (graphics, "cuda") if graphics else (available_memory().total_bytes, "cpu")
+    return Machine(available_cores(), memory, free_bytes(there), device)
 
 
 def _gpu_memory_bytes() -> int:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from backend.errors import ModelError
 from backend.run_environment import ComputePlan
-from backend.utils.process_utils import available_cores
+from backend.utils.machine_utils import available_cores
 
 __all__ = [
     "ComputePlan",

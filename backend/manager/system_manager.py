@@ -18,6 +18,7 @@ import psutil
 from backend.run_dir import RunDir
 from backend.run_records import utc_now
 from backend.utils.file_utils import free_bytes
+from backend.utils.machine_utils import available_memory
 
 MIN_FREE_BYTES = 8 * 2**20
 CHECKPOINTS_AHEAD = 2
@@ -135,12 +136,12 @@ class SystemSampler:
             return self._last[1]
 
     def _look(self) -> SystemSample:
-        memory = psutil.virtual_memory()
+        memory = available_memory()
         return SystemSample(
             time=utc_now(),
             cpu_percent=self._cpu_percent(),
-            memory_used_bytes=int(memory.total - memory.available),
-            memory_total_bytes=int(memory.total),
+            memory_used_bytes=memory.total_bytes - memory.available_bytes,
+            memory_total_bytes=memory.total_bytes,
             disk_free_bytes=free_bytes(self._folder),
             gpus=self._gpus.sample(),
         )

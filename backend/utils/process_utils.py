@@ -1,4 +1,4 @@
-"""Which process is meant, whether it lives, what it may use, and a signal that can never reach a stranger.
+"""Which process is meant, whether it lives, and a signal that can never reach a stranger.
 
 A pid alone is no name: it is reused, and it survives a reboot on paper. An identity adds the start time in
 clock ticks and the boot. Floor F0: standard library and psutil only, no domain word.
@@ -30,16 +30,6 @@ class ProcessIdentity:
     def __post_init__(self) -> None:
         if type(self.pid) is not int or self.pid <= 1:
             raise ValueError(f"{self.pid!r} is no process id of ours")
-
-
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use: its affinity, and the quota of its container where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def collect_rarely() -> None:

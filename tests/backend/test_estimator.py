@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -98,7 +99,10 @@ def test_without_experience_the_interval_is_wide_and_says_so() -> None:
     found = estimate(config(), SHAPE, DATA, MACHINE)
     assert found.based_on == 0
     assert "guess" in found.basis
-    assert found.seconds.high / found.seconds.low == pytest.approx(16)
+    work = found.seconds.likely - START_SECONDS - 860 * ROW_SECONDS
+    assert found.seconds.high - found.seconds.low == pytest.approx(
+        0.6 * (found.seconds.likely - work) + work * (4 - 1 / 4)
+    )
     assert found.problems == ()
 
 
@@ -142,10 +146,29 @@ def test_memory_is_corrected_by_what_was_really_used() -> None:
 def test_the_interval_is_the_estimates_own_past_error() -> None:
     runs = [replace(PAST, seconds=seconds) for seconds in (100.0, 100.0, 200.0)]
     found = estimate(config(), SHAPE, DATA, MACHINE, runs)
+    start = START_SECONDS + 860 * ROW_SECONDS
     (low, likely, high) = (found.seconds.low, found.seconds.likely, found.seconds.high)
-    assert high / likely == pytest.approx(likely / low)
-    assert high / likely == pytest.approx((204 / 104) ** (4 / 3))
+    assert (likely - start) / (low - start) == pytest.approx(2 ** (4 / 3))
+    assert (high - 1.6 * start) / (likely - start) == pytest.approx(2 ** (4 / 3))
     assert "3 finished runs" in found.basis
+
+
+@pytest.mark.parametrize("seconds", [0.0, -5.0, math.inf, math.nan])
+def test_a1_a_run_that_took_no_time_teaches_nothing(seconds: float) -> None:
+    with pytest.raises(ValueError, match="did or took nothing"):
+        replace(PAST, seconds=seconds)
+
+
+@pytest.mark.parametrize("name", ["operations", "memory_bytes", "disk_bytes"])
+def test_a1_a_run_that_did_nothing_teaches_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match="did or took nothing"):
+        replace(PAST, work=replace(WORK, **{name: 0.0}))
+
+
+@pytest.mark.parametrize("name", ["rows", "start_seconds", "memory_bytes"])
+def test_a1_figures_below_nothing_teach_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match="below 0"):
+        replace(PAST, **{name: -1})
 
 
 def test_steady_runs_never_claim_to_be_exact() -> None:
@@ -202,4 +225,5 @@ def test_bounds_enclose_and_more_data_never_costs_less(
     more = estimate(settings, SHAPE, DataFigures(rows + 1, (rows + 1) * length, rows + 1), MACHINE, past)
     for each in (found.seconds, found.memory_bytes, found.disk_bytes):
         assert 0 < each.low <= each.likely <= each.high
+    assert found.seconds.low >= START_SECONDS + rows * ROW_SECONDS
     assert more.seconds.likely >= found.seconds.likely

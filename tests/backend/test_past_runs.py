@@ -55,6 +55,9 @@ def test_the_newest_come_first_and_no_more_than_asked(finished: RunDir, tmp_path
 
 
 def test_attempts_are_added_up(copy: RunDir) -> None:
+    attempt = json.loads((copy.attempts / "1.json").read_text())
+    attempt["end"]["ended"] = (datetime.fromisoformat(attempt["began"]) + timedelta(minutes=5)).isoformat()
+    (copy.attempts / "1.json").write_text(json.dumps(attempt))
     alone = past_run(copy)
     shutil.copy(copy.attempts / "1.json", copy.attempts / "2.json")
     for path, key, value in [
@@ -102,3 +105,36 @@ def test_a_model_that_is_gone_says_nothing(copy: RunDir) -> None:
     text = copy.config.read_text()
     copy.config.write_text(text.replace("chatml-llama", "elsewhere"))
     assert past_run(copy) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value"),
+    [
+        ("environment.json", ("data", "tokens"), None),
+        ("environment.json", ("data", "tokens"), 0),
+        ("environment.json", ("data", "tokens"), -7),
+        ("environment.json", ("data", "tokens"), 10**400),
+        ("environment.json", ("data", "train_rows"), -3),
+        ("environment.json", ("data", "train_rows"), "many"),
+        ("environment.json", ("plan", "lanes"), "two"),
+        ("environment.json", ("start_seconds",), -1e9),
+        ("environment.json", ("ready",), "yesterday"),
+        ("attempts/1.json", ("end", "ended"), "2020-01-01T00:00:00.000+00:00"),
+        ("attempts/1.json", ("end", "ended"), "2020-01-01T00:00:00"),
+        ("attempts/1.json", ("began",), "then"),
+    ],
+)
+def test_a1_an_odd_run_is_passed_over_and_no_other(
+    copy: RunDir, finished: RunDir, file: str, keys: tuple[str, ...], value: object
+) -> None:
+    sound = copy.path.with_name("20200101-000000-sound-0000")
+    shutil.copytree(finished.path, sound)
+    record = json.loads((copy.path / file).read_text())
+    inner = record
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (copy.path / file).write_text(json.dumps(record, indent=2) + "\n")
+    found = read_past(copy.path.parent)
+    assert sound.name in [one.id for one in found]
+    assert all(one.speed > 0 and one.seconds > 0 for one in found)

@@ -173,6 +173,39 @@ class TestDamage:
         assert "not kept for the next start" in caplog.text
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize("deed", ["utime", "memmap", "remove"])
+    def test_b10_an_entry_on_a_disk_that_refuses_costs_only_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deed: str
+    ) -> None:
+        """A hit whose time cannot be set, one that another process removes just now, a damaged one that stays."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        keep("k", tmp_path)
+        places: dict[str, tuple[object, str]] = {
+            "utime": (token_cache.os, "utime"),
+            "memmap": (np, "memmap"),
+            "remove": (token_cache, "remove_folder"),
+        }
+        monkeypatch.setattr(*places[deed], refuse)
+        (tmp_path / "k" / ("manifest.json" if deed == "remove" else "other")).write_text("{}")
+        found = kept("k", tmp_path)
+        assert (found is not None) is (deed == "utime")
+        monkeypatch.undo()
+        assert keep("k", tmp_path) == ROWS
+
+    def test_rows_that_cannot_be_read_are_no_refusal_of_the_disk(self, tmp_path: Path) -> None:
+        """An OSError of the rows' own must not end them early in silence."""
+
+        def broken() -> Iterator[TokenTable]:
+            yield TokenTable.of(ROWS[:1])
+            raise OSError(errno.EIO, "the rows cannot be read")
+
+        with pytest.raises(OSError, match="cannot be read"):
+            list(keeping("k", broken(), tmp_path))
+        assert list(tmp_path.iterdir()) == []
+
     def test_another_process_may_be_faster(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         def late() -> Iterator[TokenTable]:
             keep("k", tmp_path)

@@ -24,7 +24,7 @@ from backend.core.device import (
     torch_dtype,
 )
 from backend.errors import ModelError
-from backend.utils.process_utils import available_cores
+from backend.utils.machine_utils import available_cores
 
 PLAN = ComputePlan("cpu", "bfloat16", lanes=3, threads=2, matmul_precision="medium")
 

@@ -8,16 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from backend.utils import process_utils
 from backend.utils.process_utils import (
     ProcessIdentity,
-    available_cores,
     boot_id,
     identify,
     identify_started,
@@ -153,36 +150,3 @@ class TestWithoutPidfd:
         assert send_signal(identity, signal.SIGTERM)
         assert sleeper.wait() == -signal.SIGTERM
         assert not send_signal(identity, signal.SIGTERM)
-
-
-@pytest.mark.parametrize(
-    ("quota", "expected"),
-    [
-        ("max 100000", 8),
-        ("300000 100000", 3),
-        ("350000 100000", 3),
-        ("50000 100000", 1),
-        ("6400000 100000", 8),
-        ("", 8),
-        ("max", 8),
-    ],
-)
-def test_a_containers_quota_bounds_the_cores(
-    quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    cgroup = tmp_path / "cpu.max"
-    cgroup.write_text(quota)
-
-    assert available_cores(cgroup) == expected
-
-
-def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
-    assert available_cores(tmp_path / "missing") == len(psutil.Process().cpu_affinity())
-
-
-def test_without_an_affinity_every_core_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 5)
-
-    assert available_cores(tmp_path / "missing") == 5
