@@ -30,7 +30,9 @@ _NEIGHBOURS = {
 }
 _WORD = re.compile(r"\S+")
 _PLAIN_WORD = re.compile(r"[a-z]{4,}[.,;:!?]?", re.ASCII)
-_CODE = re.compile(r"```|^\s*[\[{<$#]|[{};]\s*$|\w\(.*\)|--?\w+=|(?:^|\s)[~.]?/\w", re.MULTILINE)
+_CODE = re.compile(
+    r"```|^[ \t]*+[\[{<$#]|[{};][ \t]*+$|\w\([^()\n]*+\)|(?<!\w)--?\w++=|(?:^|\s)[~.]?/\w", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from backend.data.checks.contents import CONTENT_CHECKS
 from backend.data.checks.conversations import CONVERSATION_CHECKS
 from backend.data.checks.labels import LABEL_CHECKS
 from backend.data.checks.leftovers import LEFTOVER_CHECKS
+from backend.data.checks.personal import PERSONAL_CHECKS
 from backend.data.checks.repeats import REPEAT_CHECKS
 from backend.data.checks.secrets import SECRET_CHECKS
 from backend.data.checks.template import TEMPLATE_CHECKS
@@ -26,6 +27,7 @@ ALL: tuple[Check, ...] = tuple(
             *CONVERSATION_CHECKS,
             *LABEL_CHECKS,
             *SECRET_CHECKS,
+            *PERSONAL_CHECKS,
             *AMOUNT_CHECKS,
         ),
         key=lambda check: check.number,

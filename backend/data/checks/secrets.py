@@ -1,14 +1,13 @@
-"""Checks 13 and 14: secrets and personal data, by patterns that hardly ever match by chance.
+"""Check 13: secrets, by the formats that their issuers document (prefix, letters, length) and by what stands before.
 
-The formats are those that the issuers document (prefix and length); card numbers must pass the Luhn test
-(ISO/IEC 7812-1) and account numbers the remainder test of ISO 13616.
+Placeholders of documentation (``AKIAIOSFODNN7EXAMPLE``, ``<password>``, ``$PASSWORD``) are no secrets. Each pattern
+is tried where its mark stands and takes a run of letters whole, so that time grows with the length of a text alone.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backend.data.checks.base import Check
@@ -18,124 +17,242 @@ from backend.data.texts import texts
 
 @dataclass(frozen=True)
 class Secret:
-    """A kind of secret: the pattern, and the letters without one of which it cannot match."""
+    """A kind of secret: its pattern, letters without one of which it cannot match, and a test of what was matched.
+
+    ``token`` is the part of a match that is secret.
+    """
 
     kind: str
     marks: tuple[str, ...]
     pattern: re.Pattern[str]
+    proves: Callable[[str], bool]
+
+    def find(self, text: str) -> Iterator[re.Match[str]]:
+        """Each place that holds such a secret and no placeholder for one."""
+        if any(mark in text for mark in self.marks):
+            yield from (each for each in self.pattern.finditer(text) if self.proves(self.token(each)))
+
+    def token(self, found: re.Match[str]) -> str:
+        """The secret part of a match."""
+        return found.group("token") if "token" in self.pattern.groupindex else found.group()
 
 
-def _secret(kind: str, marks: str, pattern: str) -> Secret:
-    return Secret(kind, tuple(marks.split()), re.compile(pattern))
+_PLACEHOLDER = re.compile(
+    r"(?i)example|placeholder|dummy|redacted|changeme|change_me|your[_-]|[_-]your|[_-]here\b|insert|x{6}|\*{3}|0{12}|\.{3}"
+)
+_WORDS = re.compile(r"[a-z]{1,16}(?:[-_.]{1,2}[a-z0-9]{1,16})++")
+_USUAL = (
+    "password passwd pass pwd passphrase secret mypassword my_password userpassword yourpassword dbpassword test "
+    "testing foo bar baz foobar qwerty letmein welcome admin administrator root user username guest default none "
+    "null true false postgres mysql mongo rabbitmq redis token key apikey api_key string str value pw p4ssw0rd "
+    "passw0rd hello abc xyz demo sample todo"
+)
+"""What stands for a password where one is explained, and the passwords that programs come with."""
+_COMMON = frozenset(_USUAL.split())
 
+
+def _is_random(token: str) -> bool:
+    """Whether a token does not say that it stands for one."""
+    return not _PLACEHOLDER.search(token)
+
+
+def _is_no_name(token: str) -> bool:
+    """Whether a token with digits is random and not the name of a thing, made of words."""
+    return _is_random(token) and bool(re.search(r"\d", token)) and not _WORDS.fullmatch(token)
+
+
+def _is_mixed(token: str) -> bool:
+    """Whether a token is random and has letters and digits, as a word behind "basic" has not."""
+    return _is_random(token) and bool(re.search(r"\d", token) and re.search(r"[A-Za-z]", token))
+
+
+def _is_password(token: str) -> bool:
+    """Whether a value is a password someone chose: no variable, no code, no word that stands for one."""
+    plain = token.strip("\"'`.,;:!?")
+    named = plain.lower().strip("0123456789!@#_-")
+    return (
+        len(plain) >= 6
+        and named not in _COMMON
+        and not _PLACEHOLDER.search(plain)
+        and not re.search(r"^[$%<{(*/~.]|[\[\]]|[)}>]$|\$\{|%\(|://|^[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+$", plain)
+        and bool(re.search(r"\d|[^\w.-]", plain))
+    )
+
+
+def _is_url_password(token: str) -> bool:
+    """Whether user and password of an address are no placeholders; there a plain word is a password too."""
+    user, _, password = token.partition(":")
+    named = password.lower()
+    return (
+        len(password) >= 3
+        and named not in _COMMON
+        and named != user.lower()
+        and not _PLACEHOLDER.search(password)
+        and not re.match(r"[$%<{\[(*]|x+$|\d{1,5}(?:/|$)", named)
+    )
+
+
+def _always(_: str) -> bool:
+    return True
+
+
+def _secret(
+    kind: str,
+    marks: str,
+    pattern: str,
+    proves: Callable[[str], bool] = _is_random,
+    start: str = r"(?<![\w-])",
+) -> Secret:
+    return Secret(kind, tuple(marks.split()), re.compile(start + pattern), proves)
+
+
+_QUOTE = r"[\"'`]?"
+_SET = rf"{_QUOTE}\s{{0,3}}(?:=>|:=|[:=])\s{{0,3}}{_QUOTE}"
 
 SECRETS: tuple[Secret, ...] = (
-    _secret("AWS access key", "AKIA ASIA", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    _secret("GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_", r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),
-    _secret("GitHub token", "github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{60,255}\b"),
-    _secret("GitLab token", "glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}\b"),
-    _secret("Anthropic key", "sk-ant-", r"\bsk-ant-[A-Za-z0-9_-]{20,}"),
-    _secret("OpenAI key", "sk-", r"\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}\b"),
-    _secret("Slack token", "xox", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}\b"),
-    _secret("Google API key", "AIza", r"\bAIza[0-9A-Za-z_-]{35}\b"),
-    _secret("Hugging Face token", "hf_", r"\bhf_[A-Za-z0-9]{34,}\b"),
-    _secret("Stripe key", "k_live_", r"\b[rs]k_live_[0-9A-Za-z]{16,}\b"),
-    _secret("SendGrid key", "SG.", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}\b"),
-    _secret("JSON web token", "eyJ", r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\b"),
-    _secret("private key", "KEY", r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"),
-    _secret("password in a URL", "://", r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+"),
+    _secret(
+        "private key",
+        "KEY",
+        r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,4}PRIVATE KEY(?: BLOCK)?-----"  # with all that follows up to its end
+        r"(?:(?:[A-Za-z0-9+/=\s\\:,.]|-(?!-))*+-----END [A-Z0-9 ]{1,60}-----|(?:\s{1,2}[A-Za-z0-9+/=]{30,76}\b)*+)",
+        _always,
+        start="",
+    ),
+    _secret("AWS access key", "AKIA ASIA", r"(?:AKIA|ASIA)[0-9A-Z]{16}(?![\w])", start=r"(?<![A-Za-z0-9])"),
+    _secret(
+        "AWS secret key",
+        "secret SECRET Secret",
+        rf"(?i:aws[_.-]?)?(?i:secret[_.-]?(?:access[_.-]?)?key){_SET}(?P<token>[A-Za-z0-9/+]{{40}})(?![\w/+=])",
+        start=r"(?<![a-z])",
+    ),
+    _secret("GitHub token", "ghp_ gho_ ghu_ ghs_ ghr_", r"gh[pousr]_[A-Za-z0-9]{36,255}(?!\w)"),
+    _secret("GitHub token", "github_pat_", r"github_pat_[A-Za-z0-9_]{50,255}"),
+    _secret("GitLab token", "gl", r"gl(?:pat|rt|dt|ptt|ft|soat|agent|oas|cbt|imt|ffct)-[A-Za-z0-9_.-]{20,}+"),
+    _secret("Anthropic key", "sk-ant-", r"sk-ant-[A-Za-z0-9_-]{20,}+"),
+    _secret("OpenAI key", "sk-", r"sk-(?:proj-|svcacct-|admin-)?(?P<token>[A-Za-z0-9_-]{32,}+)", _is_no_name),
+    _secret("Groq key", "gsk_", r"gsk_[A-Za-z0-9]{40,}+"),
+    _secret("xAI key", "xai-", r"xai-[A-Za-z0-9]{60,}+"),
+    _secret("Perplexity key", "pplx-", r"pplx-[A-Za-z0-9]{32,}+"),
+    _secret("Replicate token", "r8_", r"r8_[A-Za-z0-9]{30,}+"),
+    _secret("Slack token", "xox xapp", r"(?:xox[abcdeoprs]|xapp)-[A-Za-z0-9-]{10,}+"),
+    _secret(
+        "webhook",
+        "hooks.slack",
+        r"hooks\.slack\.com/(?:services|workflows|triggers)/[A-Za-z0-9/]{20,}+",
+        start="",
+    ),
+    _secret(
+        "webhook",
+        "/api/webhooks/",
+        r"discord(?:app)?\.com/api/webhooks/\d{15,20}/[A-Za-z0-9_-]{40,}+",
+        start=r"(?<![\w-])(?:(?:ptb|canary)\.)?",
+    ),
+    _secret("webhook", "webhook.office", r"webhook\.office\.com/webhookb2/[A-Za-z0-9@/-]{40,}+", start=""),
+    _secret(
+        "Discord token",
+        "M N O",
+        r"[MNO][A-Za-z0-9_-]{23,27}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{27,45}(?![\w-])",
+    ),
+    _secret("Telegram token", ":A", r"\d{8,10}:AA?[A-Za-z0-9_-]{33,35}(?![\w-])"),
+    _secret("Google API key", "AIza", r"AIza[0-9A-Za-z_-]{35}"),
+    _secret(
+        "Google token", "ya29. GOCSPX- 1//0", r"(?:ya29\.[\w-]{20,}+|GOCSPX-[\w-]{20,}+|1//0[\w-]{40,}+)"
+    ),
+    _secret("Hugging Face token", "hf_ api_org_", r"(?:hf|api_org)_[A-Za-z0-9]{30,}+"),
+    _secret("npm token", "npm_", r"npm_[A-Za-z0-9]{36}(?!\w)"),
+    _secret("PyPI token", "pypi-", r"pypi-(?P<token>[A-Za-z0-9_-]{32,}+)", _is_no_name),
+    _secret("RubyGems key", "rubygems_", r"rubygems_[0-9a-f]{48}"),
+    _secret("Docker token", "dckr_", r"dckr_(?:pat|oat)_[A-Za-z0-9_-]{20,}+"),
+    _secret("Databricks token", "dapi", r"dapi[0-9a-f]{32}(?:-\d)?(?!\w)"),
+    _secret("DigitalOcean token", "do", r"do[opr]_v1_[0-9a-f]{64}"),
+    _secret("Stripe key", "k_live_ k_test_ whsec_", r"(?:[rs]k_(?:live|test)_|whsec_)[0-9A-Za-z]{16,}+"),
+    _secret("Twilio key", "SK AC", r"(?:SK|AC)[0-9a-f]{32}(?!\w)"),
+    _secret("SendGrid key", "SG.", r"SG\.[A-Za-z0-9_-]{16,40}\.[A-Za-z0-9_-]{16,80}"),
+    _secret("Mailgun key", "key-", r"key-[0-9a-f]{32}(?!\w)"),
+    _secret("Mailchimp key", "-us", r"[0-9a-f]{32}-us\d{1,2}(?!\w)"),
+    _secret("Shopify token", "shp", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}"),
+    _secret("Square token", "sq0 EAAA", r"(?:sq0(?:atp|csp|idp)-[\w-]{22,43}|EAAA[\w-]{60})(?![\w-])"),
+    _secret("Facebook token", "EAA", r"EAA[CBGM][A-Za-z0-9]{60,}+"),
+    _secret("Notion token", "secret_ ntn_", r"(?:secret|ntn)_[A-Za-z0-9]{40,}+"),
+    _secret("Linear key", "lin_", r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}+"),
+    _secret("Figma token", "figd_", r"figd_[\w-]{38,}+"),
+    _secret("Postman key", "PMAK-", r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}"),
+    _secret("Atlassian token", "ATATT3", r"ATATT3[\w=-]{100,}+"),
+    _secret("Vault token", "hv", r"hv[sbr]\.[\w-]{24,}+"),
+    _secret("Terraform token", ".atlasv1.", r"[A-Za-z0-9]{14}\.atlasv1\.[\w-]{60,}+"),
+    _secret("Grafana token", "gl", r"gl(?:sa|c)_[A-Za-z0-9+/=_]{32,}+"),
+    _secret("New Relic key", "NRA NRI", r"NR(?:AK|II|AA|JS)-[A-Z0-9a-z]{27,}+"),
+    _secret("Sentry token", "sntry", r"sntry[su]_[A-Za-z0-9+/=_]{40,}+"),
+    _secret("PlanetScale token", "pscale_", r"pscale_(?:tkn|pw|oauth)_[\w.-]{32,}+"),
+    _secret("Supabase token", "sbp_", r"sbp_[0-9a-f]{40}"),
+    _secret("Doppler token", "dp.", r"dp\.(?:pt|st|ct|sa)\.[A-Za-z0-9]{40,}+"),
+    _secret(
+        "Azure key",
+        "AccessKey= AccountKey=",
+        r"(?:Account|SharedAccess)Key=(?P<token>[A-Za-z0-9+/]{43,88}={1,2})",
+    ),
+    _secret("Azure secret", "8Q~", r"[\w~.]{3}8Q~[\w~.-]{31,34}(?![\w~.-])"),
+    _secret("JSON web token", "eyJ", r"eyJ[A-Za-z0-9_-]{10,}+\.eyJ[A-Za-z0-9_-]{10,}+\.[A-Za-z0-9_-]{10,}+"),
+    _secret(
+        "authorization",
+        "earer asic BEARER oken",
+        r"(?i:bearer|basic|authorization: token) {1,3}(?P<token>[A-Za-z0-9._~+/-]{20,}+={0,2})",
+        _is_mixed,
+    ),
+    _secret(
+        "password in a URL",
+        "://",
+        r"[a-z][a-z0-9+.-]{1,20}://(?P<token>[^\s/:@\"'<>]{0,100}:[^\s/@\"']{3,200})@[\w.\[-]",
+        _is_url_password,
+        start=r"(?<![A-Za-z0-9])",
+    ),
+    _secret(
+        "API key",
+        "key KEY Key token TOKEN Token secret SECRET Secret",
+        r"(?i:api|access|auth|client|consumer|encryption|signing|service|account|app|bot|master|secret)[_ .-]?"
+        rf"(?i:key|token|secret){_SET}(?P<token>[A-Za-z0-9+/_=.~-]{{16,}}+)",
+        lambda token: _is_random(token) and _is_password(token),
+        start=r"(?<![a-z])",
+    ),
+    _secret(
+        "password",
+        "ass PASS wd PWD hrase",
+        rf"(?i:pass(?:word|wd|phrase|code)?|pwd|kennwort|passwort|contraseña|mot de passe){_SET}"
+        r"(?P<token>[^\s\"'`<>{}()]{6,100})",
+        _is_password,
+        start=r"(?<![a-z])",
+    ),
 )
-
-_MAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,4}\.[A-Za-z]{2,24}\b")
-_PHONE = re.compile(
-    r"(?<![\w.+-])\+\d{1,3}(?:[ -]\d{2,5}){2,5}(?![\w-]|\.\w|[ -]\d)|"
-    r"(?<![\w.+-])(?<!\d[ -])(?:\+\d{1,3}[ -]?)?(?:\(\d{2,4}\)[ -]?)?"
-    r"\d{3,4}[ -]\d{3,8}(?:[ -]\d{2,4})?(?![\w-]|\.\w|[ -]\d)"
-)
-_CARD = re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w.-])")
-_ACCOUNT = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-_ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
-_DIGITS = re.compile(r"\d\D{0,3}\d")
-_EXAMPLE_MAIL = re.compile(r"@(?:[\w-]+\.)*example\.(?:com|org|net)$", re.IGNORECASE)
 
 
 def find_secret(text: str) -> tuple[str, re.Match[str]] | None:
-    """The kind and the match of the first secret in a text."""
-    for each in _possible(text):
-        if found := each.pattern.search(text):
-            return each.kind, found
-    return None
+    """The kind and the match of a secret in a text, None when there is none."""
+    return next(((each.kind, found) for each in SECRETS for found in each.find(text)), None)
 
 
 def redact(text: str) -> str:
     """The text with each secret replaced by its kind in brackets, for example ``[GitHub token]``."""
-    for each in _possible(text):
-        text = each.pattern.sub(f"[{each.kind}]", text)
+    for each in SECRETS:
+        text = _without(text, each)
     return text
 
 
-def _possible(text: str) -> list[Secret]:
-    return [each for each in SECRETS if any(mark in text for mark in each.marks)]
+def _without(text: str, secret: Secret) -> str:
+    parts, end = [], 0
+    for found in secret.find(text):
+        start, stop = found.span("token" if "token" in secret.pattern.groupindex else 0)
+        parts += [text[end:start], f"[{secret.kind}]"]
+        end = stop
+    return "".join([*parts, text[end:]]) if parts else text
 
 
 def secret(row: Row) -> str | None:
-    """The first secret of a row, shown by its first four characters only."""
-    for text in texts(row):
+    """The first secret of a row, its tools included, shown by its first four characters only."""
+    for text in (*texts(row), row.tools or ""):
         if found := find_secret(text):
             return f"a {found[0]} beginning with {found[1].group()[:4]}…"
     return None
 
-
-def personal_data(row: Row) -> str | None:
-    """The first e-mail address, phone number, card, account or public network address of a row."""
-    for text in texts(row):
-        if kind := find_personal(text):
-            return kind
-    return None
-
-
-def find_personal(text: str) -> str | None:
-    """The kind of the first personal data in a text, None when there is none."""
-    if "@" in text and any(not _EXAMPLE_MAIL.search(found.group()) for found in _MAIL.finditer(text)):
-        return "an e-mail address"
-    if _DIGITS.search(text):
-        for kind, pattern, proves in _NUMBERS:
-            if any(proves(found.group()) for found in pattern.finditer(text)):
-                return kind
-    return None
-
-
-def passes_luhn(digits: str) -> bool:
-    """Whether 13 to 19 digits, not all equal, pass the check of ISO/IEC 7812-1 for card numbers."""
-    doubled = [int(digit) * (2 if place % 2 else 1) for place, digit in enumerate(reversed(digits))]
-    total = sum(each - 9 * (each > 9) for each in doubled)
-    return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and total % 10 == 0
-
-
-def passes_mod_97(account: str) -> bool:
-    """Whether 15 to 34 characters pass the check of ISO 13616 for account numbers."""
-    turned = account[4:] + account[:4]
-    return 15 <= len(account) <= 34 and int("".join(str(int(each, 36)) for each in turned)) % 97 == 1
-
-
-def _is_phone(text: str) -> bool:
-    digits = sum(each.isdigit() for each in text)
-    return 9 <= digits <= 15 and (text.startswith(("+", "(")) or len(re.split(r"[ -]", text)) == 3)
-
-
-def _is_public(text: str) -> bool:
-    try:
-        return ipaddress.ip_address(text).is_global
-    except ValueError:
-        return False
-
-
-_NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = (
-    ("a card number", _CARD, lambda found: passes_luhn(re.sub(r"\D", "", found))),
-    ("a bank account number (IBAN)", _ACCOUNT, lambda found: passes_mod_97(found.replace(" ", ""))),
-    ("a phone number", _PHONE, _is_phone),
-    ("a public network address", _ADDRESS, _is_public),
-)
 
 SECRET_CHECKS = (
     Check(
@@ -146,13 +263,5 @@ SECRET_CHECKS = (
         "A model can be made to repeat its training data; a key in it must be counted as published.",
         by_row=secret,
         fix="redact-secrets",
-    ),
-    Check(
-        14,
-        "personal-data",
-        "Texts hold personal data",
-        "warn",
-        "A model can be made to repeat it; make sure you may use it and that it is needed.",
-        by_row=personal_data,
     ),
 )

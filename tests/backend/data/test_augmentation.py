@@ -191,3 +191,9 @@ def test_a_shorter_chat_never_ends_with_a_call_of_a_tool():
     row = chat(user("a"), assistant("", tool_calls=[call]), result, assistant("b"), user("c"), assistant("d"))
     ends = {len(each.messages) for each in many(row, AugmentationConfig(sub_turns=1))}
     assert ends == {4}
+
+
+@pytest.mark.parametrize("unit", [" \n", "; ", "a-", "--a"])
+def test_a_long_text_is_looked_at_once(unit):
+    text = unit * 50_000
+    assert add_typos(text, 0.0, seeded()) == text

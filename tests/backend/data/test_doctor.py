@@ -46,7 +46,7 @@ def test_findings_come_by_harm_with_examples_and_fix(tmp_path):
 
 
 def test_rejected_rows_block(tmp_path):
-    report = report_on(tmp_path / "t.jsonl", [*SOUND, {"prompt": f"my hf_{'x' * 34}"}])
+    report = report_on(tmp_path / "t.jsonl", [*SOUND, {"prompt": f"my hf_{'aB' * 17}"}])
     assert [each.check for each in report.findings] == ["rejected-rows"]
     said = """the field 'completion' is missing: {"prompt": "my [Hugging Face token]"}"""
     assert report.findings[0].examples[0].detail == said

@@ -3,6 +3,7 @@ import pytest
 from backend.utils.text_utils import (
     counted,
     indents,
+    is_blank,
     normalise,
     one_edit_apart,
     shorten,
@@ -20,8 +21,19 @@ def test_normalise(text, expected):
     assert normalise(text) == expected
 
 
+@pytest.mark.parametrize("text", ["", " \n", "\u200b\ufeff", "\u2800", "\u3164", "\u0301"])
+def test_what_cannot_be_seen_is_blank(text):
+    assert is_blank(text)
+    assert not is_blank(f"{text}.")
+
+
 def test_indents_are_those_of_lines_but_the_first():
     assert indents("  a\n    b\n\tc\n   \nd") == "    \n\t"
+
+
+@pytest.mark.parametrize("unit", ["-", "= ", "+1 ", "a+"])
+def test_a_long_ruler_is_looked_at_once(unit):
+    assert len(signs(unit * 100_000)) <= 300_000
 
 
 def test_shorten_keeps_short_texts_on_one_line():

@@ -1,3 +1,6 @@
+import pytest
+
+from backend.data.checks import ALL
 from backend.data.checks.base import MAX_LABELS, Scan, given_answer
 from backend.data.records import Row
 from tests.backend.data.rows import pair, pairs
@@ -21,3 +24,29 @@ def test_distinct_long_or_many_answers_are_no_labels():
 
 def test_one_label_is_none():
     assert Scan(pairs([("a", "x")] * 9)).labels == []
+
+
+LONG_CELL = 100_000
+"""Characters; what takes the square of that as steps does not end before the time limit of a test."""
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(
+            "as an ai ",
+            "as a large a ",
+            "i'm sorry but i ",
+            "://a-a-a-",
+            "eyJ-",
+            "a@",
+            "-----BEGIN PRIVATE KEY----- A",
+        ),
+        *("password=", "{{ ", "[Your ", "<div ", "1 ", "2001:", " \n", "`", "<|", "Human: ", "; ", "a("),
+    ],
+)
+def test_a_long_cell_takes_no_more_than_a_look_at_each_character(unit):
+    text = (unit * LONG_CELL)[:LONG_CELL]
+    row = Row("f:1", messages=({"role": "user", "content": "q"}, {"role": "assistant", "content": text}))
+    looks = [check.by_row for check in ALL if check.by_row]
+    assert len([look(row) for look in looks]) == len(looks)
