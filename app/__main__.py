@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from backend.utils.process_utils import collect_rarely
 
-MAIN = Path(__file__).with_name("main.py")
+SERVER = Path(__file__).with_name("guarded.py")
 SWITCH_SECONDS = 0.0005
 """A tenth of what is usual: a page that computes would hold up each file that a browser asks for meanwhile."""
 _LOOK_SECONDS = 0.02
@@ -22,14 +23,16 @@ def main() -> None:
     """Serve until a signal comes."""
     collect_rarely()
     sys.setswitchinterval(SWITCH_SECONDS)
+    import click  # noqa: PLC0415 - comes with Streamlit
     from streamlit.runtime.pages_manager import PagesManager  # noqa: PLC0415
     from streamlit.web.cli import main as streamlit  # noqa: PLC0415
 
     # Else an address that is opened before any other would draw its file alone, without the navigation.
     PagesManager.uses_pages_directory = False
-    sys.argv = ["streamlit", "run", str(MAIN), *sys.argv[1:]]
+    sys.argv = ["streamlit", "run", str(SERVER), *sys.argv[1:]]
     threading.Thread(target=_load_what_pages_want, name="load", daemon=True).start()
-    streamlit()
+    with contextlib.suppress(KeyboardInterrupt, click.Abort):  # Ctrl-C is how it ends
+        streamlit(standalone_mode=False)
 
 
 def _load_what_pages_want() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 from pathlib import Path
@@ -46,24 +47,50 @@ def studio(
 
 
 def studio_command(port: int, *, headless: bool) -> list[str]:
-    """The command line that serves the studio on ``port``; what must hold is said here, where nothing overrides."""
+    """The command line that serves the studio on ``port``.
+
+    What must hold is said here, where nothing overrides it: Streamlit also reads ``.streamlit/config.toml`` of the
+    folder that the studio is started in, which may be anybody's, and of the person's home.
+    """
+    origin = f"http://{HOST}:{port}"
     options = {
-        "server.address": HOST,
-        "server.port": port,
-        "browser.gatherUsageStats": "false",
-        "server.fileWatcherType": "none",
-        "server.enableStaticServing": "false",
+        "server.address": (HOST,),
+        "server.port": (port,),
+        "server.allowedHosts": (HOST, "localhost"),
+        "server.enableCORS": ("true",),
+        "server.corsAllowedOrigins": (origin,),
+        "server.enableXsrfProtection": ("true",),
+        "server.xsrfCookieSameSite": ("lax",),
+        "server.baseUrlPath": ("",),
+        "server.customComponentBaseUrlPath": ("",),
+        "server.enableAgentApi": ("false",),
+        "server.enableStaticServing": ("false",),
+        "server.fileWatcherType": ("none",),
+        "server.runOnSave": ("false",),
+        "server.sslCertFile": ("",),
+        "server.sslKeyFile": ("",),
+        "browser.gatherUsageStats": ("false",),
+        "browser.serverAddress": (HOST,),
+        "browser.serverPort": (port,),
+        "client.allowedOrigins": (origin,),
+        "client.showErrorDetails": ("none",),
+        "global.developmentMode": ("false",),
+        "runner.magicEnabled": ("false",),
+        **({"server.headless": ("true",)} if headless else {}),
     }
-    if headless:
-        options["server.headless"] = "true"
-    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags = [f"--{name}={value}" for name, values in options.items() for value in values]
     return [sys.executable, "-P", "-m", "app", *flags]
 
 
 def studio_environment(root: Path) -> dict[str, str]:
-    """Ours, with the studio's folder, and our own code first on the path."""
+    """Ours, with the studio's folder, and our own code first on the path.
+
+    Settings of Streamlit are left out, and cookies are signed with a secret that no file knows.
+    """
     paths = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "TUNESMITH_ROOT": str(root.absolute()), "PYTHONPATH": os.pathsep.join(paths)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    kept["STREAMLIT_SERVER_COOKIE_SECRET"] = secrets.token_hex(32)
+    return {**kept, "TUNESMITH_ROOT": str(root.absolute()), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _free_port() -> socket.socket:

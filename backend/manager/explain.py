@@ -20,6 +20,7 @@ from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import last_records
 
 SHOWN_STEPS = 10
+SHOWN_FINDINGS = 3
 SPIKE_FACTOR = 3.0
 LOWER_RATE, DIVERGED_RATE = 0.5, 0.1
 """What to multiply the learning rate by: after a step that stands out, and where the run has lost its way."""
@@ -67,7 +68,7 @@ class Explanation:
 
     ``branch`` are the flags with which ``runs resume`` branches off where that helps; none where it does not.
     ``did_harm``: the result, or the latest model, is worse than the untrained one; that comes first in ``findings``,
-    and the way back last in ``advice``.
+    what is known against the data next, and the way back last in ``advice``.
     """
 
     run: str
@@ -89,6 +90,7 @@ def explain(run: RunDir) -> Explanation:
     suspect, held_out = _suspect(steps), _held_out(run)
     findings = [
         *_held_out_findings(held_out, state),
+        *_data_findings(run, held_out),
         *_process_findings(run),
         *_step_findings(steps, suspect),
         *_machine_findings(run),
@@ -115,7 +117,8 @@ def next_action(run: RunDir, state: RunState) -> str:
         return state.next_action
     flags = _branch(None, held_out)
     branch = [f"Branch off with: tunesmith runs resume {run.id} {shlex.join(flags)}"] if flags else []
-    return " ".join([*_held_out_findings(held_out, state), _way_back(run, held_out), *branch])
+    told = [*_held_out_findings(held_out, state), *_data_findings(run, held_out)]
+    return " ".join([*told, _way_back(run, held_out), *branch])
 
 
 def read_flight(run: RunDir) -> list[FlightStep]:
@@ -198,6 +201,24 @@ def _held_out_findings(held_out: HeldOutLoss | None, state: RunState) -> list[st
         f"{held_out.untrained:.4g} before training."
     )
     return [finding + best * held_out.has_good_checkpoint]
+
+
+def _data_findings(run: RunDir, held_out: HeldOutLoss | None) -> list[str]:
+    """What the data check found in the rows of a run that did harm: it comes before any advice on settings."""
+    if held_out is None or not held_out.is_worse_than_untrained:
+        return []
+    try:
+        check = run.read_data_check()
+    except RunError as error:
+        return [f"What the data check found is damaged ({error.message})."]
+    found = [each for each in check.findings if each.level != "info"]
+    told = [
+        f"The data check had found: {each.title} ({each.check}, {each.count:,} rows, {', '.join(each.places)})."
+        + " That was accepted." * (each.check in check.accepted)
+        for each in found[:SHOWN_FINDINGS]
+    ]
+    more = len(found) - len(told)
+    return [*told, *([f"It had {more} more findings."] if more > 0 else [])]
 
 
 def _branch(suspect: FlightStep | None, held_out: HeldOutLoss | None) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from streamlit.web import cli
 
 import app.__main__
-from app.__main__ import MAIN, SWITCH_SECONDS, main
+from app.__main__ import SERVER, SWITCH_SECONDS, main
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_it_serves_our_navigation_with_the_options_given(
     hurried = create_autospec(sys.setswitchinterval)
     monkeypatch.setattr(sys, "setswitchinterval", hurried)
     main()
-    served.assert_called_once_with()
+    served.assert_called_once_with(standalone_mode=False)
     hurried.assert_called_once_with(SWITCH_SECONDS)
-    assert sys.argv == ["streamlit", "run", str(MAIN), "--server.port=1"]
-    assert MAIN.is_file()
+    assert sys.argv == ["streamlit", "run", str(SERVER), "--server.port=1"]
+    assert SERVER.is_file()
     assert PagesManager.uses_pages_directory is False
     assert warmed.wait(10)
 

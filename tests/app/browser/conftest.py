@@ -12,9 +12,9 @@ from backend.manager import process_manager
 from backend.run_dir import RunDir
 from tests.app.browser.furnished import Furnished, furnish
 from tests.app.browser.served import CHROMIUM, PATIENCE_MS, ServedStudio, chromium
-from tests.runs import learner_folder, write_rows
+from tests.runs import ACCEPTED, learner_folder, write_rows
 
-EXAMPLE: dict[str, object] = {
+EXAMPLE: dict[str, object] = ACCEPTED | {
     "data.validation": 0.2,
     "model.dtype": "float32",
     "tuning.lora_r": 4,

@@ -30,8 +30,9 @@ PATIENCE_MS = 30_000
 class ServedStudio:
     """The studio over ``root``, listening; close it."""
 
-    def __init__(self, root: Path, **environment: str) -> None:
+    def __init__(self, root: Path, *, within: Path | None = None, **environment: str) -> None:
         self.root = root
+        self._within = within  # the folder that it is started in
         self._environment = environment
         self._start("")
 
@@ -40,6 +41,7 @@ class ServedStudio:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "backend.cli", "studio", f"--root={self.root}", "--no-browser", *chosen],
             env=child_environment(**self._environment),
+            cwd=self._within,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -51,6 +51,37 @@ class TestCommand:
     def test_nothing_is_told_to_anybody(self) -> None:
         assert flag(studio_command(8600, headless=True), "browser.gatherUsageStats") == "false"
 
+    def test_whatever_a_folder_or_a_home_configures_the_studio_is_not_opened_to_others(self) -> None:
+        command = studio_command(8600, headless=True)
+        assert flag(command, "server.enableCORS") == "true"
+        assert flag(command, "server.enableXsrfProtection") == "true"
+        assert flag(command, "server.corsAllowedOrigins") == "http://127.0.0.1:8600"
+        assert flag(command, "client.allowedOrigins") == "http://127.0.0.1:8600"
+        assert flag(command, "server.baseUrlPath") == flag(command, "server.customComponentBaseUrlPath") == ""
+        assert (
+            flag(command, "server.enableAgentApi") == flag(command, "server.enableStaticServing") == "false"
+        )
+        hosts = [word.partition("=")[2] for word in command if word.startswith("--server.allowedHosts=")]
+        assert hosts == ["127.0.0.1", "localhost"]
+
+    def test_every_setting_of_streamlit_that_is_said_exists(self) -> None:
+        from streamlit import config
+
+        said = {word[2:].partition("=")[0] for word in studio_command(8600, headless=True) if "=" in word}
+        assert said <= set(config.get_config_options())
+
+    def test_settings_of_streamlit_in_the_environment_are_left_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("STREAMLIT_SERVER_ENABLE_CORS", "false")
+        monkeypatch.setenv("STREAMLIT_SERVER_COOKIE_SECRET", "known")
+        environ, again = studio_environment(Path("mine")), studio_environment(Path("mine"))
+        assert [name for name in environ if name.startswith("STREAMLIT_")] == [
+            "STREAMLIT_SERVER_COOKIE_SECRET"
+        ]
+        secrets = {each["STREAMLIT_SERVER_COOKIE_SECRET"] for each in (environ, again)}
+        assert len(secrets - {"known"}) == 2
+
     @pytest.mark.parametrize(("headless", "count"), [(True, 1), (False, 0)])
     def test_the_browser_is_opened_unless_told_otherwise(self, headless: bool, count: int) -> None:
         assert studio_command(8600, headless=headless).count("--server.headless=true") == count

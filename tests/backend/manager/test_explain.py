@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from backend.manager.explain import explain, read_flight
-from backend.reports import Outcome, RunStatus
+from backend.manager.explain import explain, next_action, read_flight
+from backend.reports import DataCheck, DataFinding, Outcome, RunStatus
 from backend.run_dir import RunDir
 from backend.utils.jsonl_utils import JsonlWriter
+from tests.runs import do_harm
 
 
 def fly(run: RunDir, *losses: float, norm: float = 1.0) -> None:
@@ -158,6 +159,38 @@ def test_a_damaged_run_can_be_explained(run: RunDir) -> None:
     assert told.reason == "damaged"
     assert "1.json" in " ".join(told.findings)
     assert "set aside" in told.advice[0]
+
+
+def test_after_a_harmful_run_findings_about_its_data_come_before_the_learning_rate(run: RunDir) -> None:
+    do_harm(run)
+    run.write_data_check(
+        DataCheck(
+            (
+                DataFinding("duplicates", "Rows are repeated", "block", 9, "Harm.", ("f:1", "f:2")),
+                DataFinding("conflicting-answers", "Answers differ", "warn", 4, "Harm.", ("f:3",)),
+                DataFinding("label-imbalance", "Uneven", "info", 1, "Harm."),
+            ),
+            ("duplicates",),
+        )
+    )
+    told = explain(run)
+    assert told.findings[1:3] == (
+        "The data check had found: Rows are repeated (duplicates, 9 rows, f:1, f:2). That was accepted.",
+        "The data check had found: Answers differ (conflicting-answers, 4 rows, f:3).",
+    )
+    said = next_action(run, run.state())
+    assert 0 < said.index("Rows are repeated") < said.index("learning rate")
+
+
+def test_a_run_that_did_no_harm_is_not_told_about_its_data(run: RunDir) -> None:
+    run.write_data_check(DataCheck((DataFinding("duplicates", "Rows are repeated", "block", 9, "Harm."),)))
+    assert not any("data check" in finding for finding in explain(run).findings)
+
+
+def test_what_the_data_check_found_may_be_damaged(run: RunDir) -> None:
+    do_harm(run)
+    run.data_check_file.write_text("{")
+    assert "What the data check found is damaged" in explain(run).findings[1]
 
 
 def test_odd_lines_of_the_flight_record_do_no_harm(run: RunDir) -> None:
