@@ -253,19 +253,28 @@ ONLY_CHECKED = {"version"}  # a Literal: reading the file is what uses it
 
 @cache
 def attributes_read() -> frozenset[str]:
-    """``section.key`` of every attribute that any room but config.py reads, by the last name before the dot."""
+    """``section.key`` of every attribute that is read, by the last name before the dot; a section reads its own."""
     found = set()
     for path in ROOMS:
-        for node in ast.walk(parsed(path)):
-            if (
-                path.name != "config.py"
-                and isinstance(node, ast.Attribute)
-                and isinstance(node.ctx, ast.Load)
-            ):
-                before = node.value
-                owner = before.id if isinstance(before, ast.Name) else getattr(before, "attr", "")
-                found.add(f"{owner.lstrip('_')}.{node.attr}")
+        sections = [node for node in parsed(path).body if isinstance(node, ast.ClassDef)]
+        for section in sections:
+            found |= {
+                f"{section.name.removesuffix('Config').lower()}.{key}" for key in _read(section, "self")
+            }
+        found |= {f"{owner}.{key}" for owner, key in _attributes(parsed(path)) if owner != "self"}
     return frozenset(found)
+
+
+def _read(node: ast.AST, wanted: str) -> set[str]:
+    return {key for owner, key in _attributes(node) if owner == wanted}
+
+
+def _attributes(node: ast.AST) -> Iterator[tuple[str, str]]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Load):
+            before = each.value
+            owner = before.id if isinstance(before, ast.Name) else getattr(before, "attr", "")
+            yield owner.lstrip("_"), each.attr
 
 
 class TestSettings:
