@@ -18,8 +18,8 @@ MAIN = Path(__file__).with_name("main.py")
 class OwnPagesOnly:
     """Refuse what a page of another site asks for in the same browser.
 
-    Streamlit lets every page of this machine connect, whatever its port. Here ``Origin``, which browsers send, must be
-    the very address that is asked, and ``Host`` a name of this machine: no other name can be pointed at it (DNS
+    Streamlit lets every page of this machine connect, whatever its port. Here ``Origin``, which browsers send, must
+    be the very address that is asked, and ``Host`` a name of this machine: no other can be pointed at it (DNS
     rebinding).
     """
 
