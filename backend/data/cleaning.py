@@ -245,8 +245,8 @@ def _compared(row: Row, shared: int) -> str:
 
 
 def _alike(one: Row, other: Row) -> bool:
-    replies = _reply(one), _reply(other)
-    if replies[0] != replies[1] and min(map(len, replies)) <= LONG_ANSWER:
+    replies = answer_text(one).strip(), answer_text(other).strip()
+    if replies[0] != replies[1] and min(map(len, map(normalise, replies))) <= LONG_ANSWER:
         return False
     both = [f"{prompt_text(row)}\n{answer_text(row)}" for row in (one, other)]
     return _frame(one) == _frame(other) and _same_marks(*both) and _differ_little(*both)

@@ -1,7 +1,8 @@
-"""Checks 18 and 20: how long rows are and how many there are."""
+"""Checks 3, 9, 18 and 20: what shows in the set as a whole: one answer for all, sides swapped, lengths, numbers."""
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator
 
@@ -10,12 +11,59 @@ import numpy as np
 from backend.data.checks.base import Check, Example, Scan, given_answer
 from backend.data.splits import group_text
 from backend.data.store import chosen
-from backend.data.texts import texts
+from backend.data.texts import last_reply, prompt_text, question_text, texts
 from backend.utils.interval_utils import score_interval
+from backend.utils.text_utils import shorten
 
+ALIKE_ROWS = 20
+"""Rows from which on one answer for all, or questions where answers belong, show that columns were mixed up."""
+ASKS_SHARE = 0.5
 FEW_ROWS = 50
 FEW_HELD_OUT = 20
 MANY_EPOCHS = 10
+
+
+# How English requests begin; a question mark shows one in most languages.
+_REQUEST = re.compile(
+    r"(?i)\W{0,3}(?:(?:what|which|who|whom|whose|why|how|where|when)\b|(?:can|could|would|will|do|does|did|is|are|was|were|"
+    r"should|has|have)\s+(?:you|i|we|it|he|she|they|there|this|that|the|a|an|my|your)\b|(?:please|write|explain|describe|"
+    r"give|tell|show|list|name|find|translate|summari[sz]e|classify|rewrite|generate|suggest|compare|identify|convert|"
+    r"provide|calculate|define|discuss|compose|design|imagine|answer|edit|categori[sz]e|say)\s)"
+)
+_ONE_SENTENCE = re.compile(r"[^.!?。！？؟\n]{1,400}[?？؟\u037e]\s*")
+
+
+def one_answer(scan: Scan) -> Iterator[Example]:
+    """One example when every row has the same answer, to different questions."""
+    rows = scan.rows
+    if len(rows) < ALIKE_ROWS or rows[0].chosen or rows[0].label is not None:
+        return
+    answer, question = given_answer(rows[0]), question_text(rows[0])
+    others = any(question_text(row) != question for row in rows)
+    if others and answer.strip() and all(given_answer(row) == answer for row in rows):
+        yield Example(rows[0].place, f"all {len(rows):,} rows answer {shorten(answer, 80)!r}")
+
+
+def swapped_sides(scan: Scan) -> Iterator[Example]:
+    """One example when at least half more of the answers than of the prompts are questions or requests."""
+    asked = array("b")
+    for row in scan.rows:
+        question, reply = prompt_text(row), last_reply(row)
+        if row.messages and question.strip() and reply.strip():
+            asked.extend((_asks(question), _asks(reply)))
+    prompts, replies = np.frombuffer(asked, np.bool_).reshape(-1, 2).T
+    if len(prompts) < ALIKE_ROWS or replies.mean() - prompts.mean() < ASKS_SHARE:
+        return
+    row = scan.rows[0]
+    yield Example(
+        row.place,
+        f"{replies.mean():.0%} of the answers ask for something and {prompts.mean():.0%} of the prompts: "
+        f"{shorten(prompt_text(row), 60)!r} is answered {shorten(last_reply(row), 60)!r}",
+    )
+
+
+def _asks(text: str) -> bool:
+    return bool(_REQUEST.match(text) or _ONE_SENTENCE.fullmatch(text))
 
 
 def extreme_lengths(scan: Scan) -> Iterator[Example]:
@@ -64,6 +112,25 @@ def too_few(scan: Scan) -> Iterator[Example]:
 
 
 AMOUNT_CHECKS = (
+    Check(
+        3,
+        "one-answer",
+        "Every row has the same answer",
+        "block",
+        "The model learns to say this whatever it is asked. Look whether the right column was read for the answer.",
+        over_all=one_answer,
+        of_rows=False,
+    ),
+    Check(
+        9,
+        "swapped-sides",
+        "Prompts and answers look swapped",
+        "warn",
+        "The model learns to ask instead of to answer. Swap the columns (--columns.prompt, --columns.completion), "
+        "unless questions are what it should write.",
+        over_all=swapped_sides,
+        of_rows=False,
+    ),
     Check(
         18,
         "extreme-lengths",

@@ -19,6 +19,7 @@ ENCODED_ROWS = 2_000
 """At most so many rows are looked at as tokens."""
 LABEL_CHARACTERS = 60
 MAX_LABELS = 100
+MAX_NUMBERS = 10
 
 
 class EncodedRow(Protocol):
@@ -89,7 +90,9 @@ class Scan:
             short = len(answer) <= LABEL_CHARACTERS and "\n" not in answer
             if not short or len(distinct) > min(MAX_LABELS, len(self.rows) // 3):
                 return []
-        return labels if len(distinct) > 1 else []
+        numbers = sum(each.strip().isdecimal() for each in distinct)
+        counts = numbers > MAX_NUMBERS and 2 * numbers > len(distinct)  # sums and amounts are no classes
+        return labels if len(distinct) > 1 and not counts else []
 
     @cached_property
     def duplicates(self) -> dict[int, int]:

@@ -34,6 +34,7 @@ _REFUSAL = re.compile(
     r"(?:personal (?:opinions|experiences|feelings|beliefs|preferences)|access to real-time))\b",
     re.IGNORECASE,
 )
+COMMON_LABEL = 10
 _SCRIPTS = (
     "LATIN",
     "CYRILLIC",
@@ -83,12 +84,14 @@ def spoken_answer(row: Row) -> str:
     return "\n".join(answers(row)) if row.text is None else ""
 
 
-def placeholder_answer(row: Row) -> str | None:
-    """An answer that only says that there is none, such as NA or null."""
-    for answer in answers(row):
-        if answer.strip().lower() in _NOTHING:
-            return f"the answer is {answer.strip()!r}"
-    return None
+def missing_answers(scan: Scan) -> Iterator[Example]:
+    """Rows whose answer only says that there is none, such as NA or null; a common label "none" is an answer."""
+    classes = {label for label, count in Counter(scan.labels).items() if count >= COMMON_LABEL}
+    for row in scan.rows:
+        found = (answer.strip() for answer in answers(row) if answer.strip().lower() in _NOTHING)
+        nothing = next((each for each in found if not (each.lower() == "none" and each in classes)), None)
+        if nothing is not None:
+            yield Example(row.place, f"the answer is {nothing!r}")
 
 
 def damaged_text(row: Row) -> str | None:
@@ -185,7 +188,7 @@ CONTENT_CHECKS = (
         "Answers only say that there is none",
         "warn",
         "NA, None or null usually come from an empty cell; the model learns to say them.",
-        by_row=placeholder_answer,
+        over_all=missing_answers,
     ),
     Check(
         11,

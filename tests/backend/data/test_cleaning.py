@@ -51,7 +51,7 @@ def test_a_replacement_character_is_damage_that_cannot_be_undone():
 
 
 def test_exact_duplicates_are_equal_to_the_character():
-    rows = pairs([("Hello, you!", "Hi"), ("other", "Hi"), ("hello,  you", "hi."), ("Hello, you!", "Hi")])
+    rows = pairs([("Hello, you!", "Hi"), ("other", "Hi"), ("hello,  you", "Hi "), ("Hello, you!", "Hi")])
     assert exact_duplicates(rows) == {3: 0}
     assert near_duplicate_rows(rows) == {2: 0, 3: 0}
 
@@ -89,6 +89,7 @@ DIFFERENT = {
         pair(f"{PASSAGE}\nIs the third tower older than the others?", "yes"),
         pair(f"{PASSAGE}\nDoes anybody guard the bridge at night?", "yes"),
     ),
+    "another end mark of a short answer": (pair(f"{ALARM}: a", "Done?"), pair(f"{ALARM}: b", "Done.")),
     "another number": (pair(f"{ALARM} at 7", "ok"), pair(f"{ALARM} at 8", "ok")),
     "other reasoning": (
         chat(user("q"), assistant("a", reasoning_content="so")),

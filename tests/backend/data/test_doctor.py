@@ -145,10 +145,13 @@ FAULTY = [
     {"prompt": "one way to ask", "completion": "Press the red button twice, then wait."},
     {"prompt": "and quite another", "completion": "Press the red button twice, then wait."},
     {"prompt": "b", "completion": ""},
+    {"prompt": "c", "completion": "n/a"},
 ]
 LABELS = [*["meat"] * 60, *["fish"] * 20, "Fish"]
 LABELLED = [{"prompt": f"food {n}", "completion": label} for n, label in enumerate(LABELS)]
 JUDGED = [{"prompt": f"q{n}", "chosen": f"a long reply {n}", "rejected": f"no {n}"} for n in range(30)]
+REPEATED = [{"prompt": f"question {n}", "completion": "ok"} for n in range(30)]
+SWAPPED = [{"prompt": f"It is {n}.", "completion": f"What is number {n}?"} for n in range(30)]
 RATED = [{"prompt": f"q{n}", "completion": f"reply {n}", "label": n > 1} for n in range(30)]
 
 
@@ -156,7 +159,7 @@ def test_rows_that_are_not_in_memory_give_the_same_bytes_of_report(tmp_path, mon
     held_out = load_rows(write(tmp_path / "held.jsonl", [*SOUND[:2], PLUMS, PRESS])).rows
 
     def reports():
-        sets = enumerate((FAULTY, LABELLED, JUDGED, RATED))
+        sets = enumerate((FAULTY, LABELLED, JUDGED, RATED, REPEATED, SWAPPED))
         return [report_on(tmp_path / f"{n}.jsonl", rows, validation=held_out) for n, rows in sets]
 
     in_memory = reports()

@@ -30,6 +30,12 @@ LONG_CELL = 100_000
 """Characters; what takes the square of that as steps does not end before the time limit of a test."""
 
 
+def test_sums_are_no_labels():
+    sums = [(f"{a} + {b}", str(a + b)) for a in range(12) for b in range(12)]
+    assert Scan(pairs(sums)).labels == []
+    assert Scan(pairs((f"q {n}", str(n % 5)) for n in range(60))).labels != []
+
+
 @pytest.mark.parametrize(
     "unit",
     [

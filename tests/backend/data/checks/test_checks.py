@@ -125,6 +125,13 @@ CASES = {
         [*SOUND, preference("a", "b", prompt=" "), chat(assistant("a"))],
         {},
     ),
+    "one-answer": (pairs((f"question {n}", "ok") for n in range(30)), 1, SOUND, {}),
+    "swapped-sides": (
+        pairs((f"It is {n}.", f"What is number {n}?") for n in range(30)),
+        1,
+        pairs((f"What is number {n}?", f"It is {n}.") for n in range(30)),
+        {},
+    ),
     "missing-answers": ([pair("q", "NA"), pair("q", " null "), pair("q", "a")], 2, [pair("q", "Nathan")], {}),
     "template-markup": (
         [

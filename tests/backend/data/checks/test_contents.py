@@ -1,7 +1,8 @@
 import pytest
 
-from backend.data.checks.contents import empty_answer, empty_prompt, refusal, script_of
-from tests.backend.data.rows import assistant, chat, pair, user
+from backend.data.checks.base import Scan
+from backend.data.checks.contents import empty_answer, empty_prompt, missing_answers, refusal, script_of
+from tests.backend.data.rows import assistant, chat, pair, pairs, user
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,13 @@ def test_refusals_are_found(text):
 )
 def test_other_answers_are_no_refusals(text):
     assert refusal(pair("q", text)) is None
+
+
+def test_none_may_be_a_label_and_nan_is_none():
+    rows = pairs((f"q {n}", ["none", "mild", "strong"][n % 3]) for n in range(60))
+    assert list(missing_answers(Scan(rows))) == []
+    rows = pairs((f"q {n}", ["nan", "mild", "strong"][n % 3]) for n in range(60))
+    assert len(list(missing_answers(Scan(rows)))) == 20
 
 
 @pytest.mark.parametrize("text", ["", " \n", "\u200b", "\ufeff\u200d", "\u00a0", "\u2800", "\u3164"])
