@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.manager.run_manager import RunManager
 from backend.run_root import EXPORTS
 from backend.utils.file_utils import DamagedFileError, read_json_object, remove_folder, safe_join
 
@@ -87,8 +88,14 @@ def read_export(folder: Path) -> Export:
 
 
 def delete_export(root: Path, name: str) -> None:
-    """Delete one export for good. Raises OSError, or UnsafeNameError for a name that leads elsewhere."""
-    remove_folder(safe_join(exports_folder(root), name))
+    """Delete one export for good.
+
+    Raises OSError, UnsafeNameError for a name that leads elsewhere, and RunError ``in-use`` while runs were begun
+    from it.
+    """
+    folder = safe_join(exports_folder(root), name)
+    RunManager(root / "runs").require_no_dependents(folder)
+    remove_folder(folder)
 
 
 def _list(value: object) -> Sequence[object]:

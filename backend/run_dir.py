@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +68,8 @@ class RunDir(RunFiles):
         config = f"{config_yaml.rstrip()}\n{CONFIG_END}\n"
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(OSError):  # what others left is no reason not to begin
+                sweep_temporaries(root)
             return cls(publish_new(root.absolute(), slug, "config.yaml", config, fs or file_system("create")))
         except (OSError, ValueError) as error:
             raise RunError(
@@ -294,6 +296,13 @@ class RunDir(RunFiles):
         Raises RunError ``no-such-run`` when the run is gone or being deleted.
         """
         return self._locks.read()
+
+    def hold_still(self) -> AbstractContextManager[None]:
+        """Keep the run at rest while it is copied; nothing is written into its folder.
+
+        Raises RunError ``already-running`` or ``no-such-run``.
+        """
+        return self._locks.still()
 
     def is_in_use(self) -> bool:
         """Whether somebody holds the run for reading."""

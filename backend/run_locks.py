@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.errors import RunError
-from backend.utils.lock_utils import LockedError, hold_folder, hold_lock, share_folder
+from backend.utils.lock_utils import LockedError, hold_folder, hold_lock, share_folder, share_lock
 
 LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
 """The environment variable by which a supervisor hands its lock to the trainer."""
@@ -52,6 +52,17 @@ class RunLocks:
         """Hold the run as one of its readers, which writes nothing. Raises RunError ``no-such-run``."""
         with ExitStack() as stack:
             self._enter(stack, share_folder(self.folder), self._is_gone())
+            yield
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Hold the run at rest while it is copied, without writing into its folder, which may be somebody else's.
+
+        Raises RunError ``already-running`` or ``no-such-run``.
+        """
+        with self.read(), ExitStack() as stack:
+            if self.work_file.exists():
+                self._enter(stack, share_lock(self.work_file), self._is_worked_on())
             yield
 
     @contextmanager

@@ -11,18 +11,23 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from backend.errors import RunError
 from backend.run_files import RunFiles
-from backend.utils.file_utils import FileSystem, publish_folder
+from backend.utils.file_utils import FileSystem, UnsafeNameError, publish_folder, safe_join
 
 LATEST, BASE = "latest", "base"
 """Words that mean something where a run can be named: the newest run, and the model that runs began with."""
 
+_STAMP = re.compile(r"^(\d{8}-\d{6})-")
+
 EXPORTS = "exports"
 """The folder for exports: in the current folder for a command, beside the runs in the studio."""
+
+QUEUE_SLOTS = "queue.json"
+"""The file beside the runs that says how many may train at a time."""
 
 
 def stamps(root: Path) -> dict[str, tuple[int, ...]]:
@@ -51,13 +56,49 @@ def stamps(root: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def created(folder: Path) -> datetime:
+    """Return when the run in ``folder`` was made, UTC: the second in its name, else the time of its configuration.
+
+    That file is written once. Within the second of the name it tells which of two runs came first.
+    """
+    written = _written(folder / RunFiles.config.name) or _written(folder) or datetime.fromtimestamp(0, UTC)
+    stamp = _STAMP.match(folder.name)
+    try:
+        second = datetime.strptime(stamp[1], "%Y%m%d-%H%M%S").replace(tzinfo=UTC) if stamp else written
+    except ValueError:
+        return written
+    return written if timedelta() <= written - second < timedelta(seconds=1) else second
+
+
+def _written(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime_ns // 10**6 / 1000, UTC)
+    except (OSError, OverflowError, ValueError):
+        return None
+
+
+def new_id(slug: str) -> str:
+    """Return an id for a new run, ``<utc date>-<slug>-<4 hex>``, which nobody has yet unless by great chance."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{slugify(slug)}-{secrets.token_hex(2)}"
+
+
+def is_run_id(name: str) -> bool:
+    """Return whether a run's folder may be called so: safe on any disk, and nothing that already means something."""
+    try:
+        safe_join(Path(), name)
+        require_name(name)
+    except (UnsafeNameError, RunError):
+        return False
+    return not name.startswith(".") and name not in {EXPORTS, QUEUE_SLOTS}
+
+
 def publish_new(root: Path, slug: str, name: str, text: str, fs: FileSystem) -> Path:
     """A new folder ``<utc date>-<slug>-<4 hex>`` under ``root`` with one file in it, whole or not at all.
 
     Raises OSError, and leaves nothing then.
     """
     while True:
-        final = root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{slugify(slug)}-{secrets.token_hex(2)}"
+        final = root / new_id(slug)
         staging = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
         try:
             fs.mkdir(staging)

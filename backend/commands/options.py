@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from backend.run_dir import RunDir
-from backend.run_root import LATEST
+from backend.run_root import LATEST, created
 
 Rows = Annotated[str, Parameter(help="Rows: a file, folder, pattern, archive or hub id, as data.train.")]
 RunsFolder = Annotated[Path, Parameter(help="Folder that holds the runs.")]
@@ -26,7 +26,7 @@ def find_run(runs: Path, name: str) -> RunDir:
     if name == LATEST and not Path(name).exists():
         newest = RunDir.all_under(runs)
         if newest:
-            return max(newest, key=lambda run: run.id)
+            return max(newest, key=lambda run: (created(run.path), run.id))
     return RunManager(runs).find(name)
 
 

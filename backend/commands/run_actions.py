@@ -13,7 +13,6 @@ from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
 from backend.commands.runs import app, summary_record
 from backend.errors import RunError
-from backend.lifecycle import Event, require
 from backend.run_dir import RunDir
 
 Wait = Annotated[
@@ -282,7 +281,7 @@ def delete(
     tunesmith runs delete RUN
     """
     found = find_run(runs, run)
-    require(found.id, found.status(), Event.DELETE)
+    _manager_of(found).require_unneeded(found)
     if (yes or as_json) and Path(run).name != found.id:
         raise RunError(
             f"{run!r} is not the whole id of {found.id}; nothing was deleted.",

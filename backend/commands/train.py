@@ -78,12 +78,21 @@ def train(
         return carry_out_ablation(config, found, ablate, runs, as_json=as_json)
     also = {"warnings": found.warnings}
     run = launch(runs, config, "create", checked=DataCheck(found.findings, tuple(config.data.accept)))
+    if not as_json:
+        _say_whether_it_is_called_so(run, config.name.strip())
     if queue:
         from backend.commands.run_queue import put_into_queue  # noqa: PLC0415
 
         return put_into_queue(run, as_json=as_json, also=also)
     go_on = start_detached if detach else carry_out
     return go_on(run, as_json=as_json, also=also)
+
+
+def _say_whether_it_is_called_so(run: RunDir, name: str) -> None:
+    from backend.manager.run_summary import read_labels  # noqa: PLC0415
+
+    if name and read_labels(run).name != name:
+        say(f"Another run can be asked for by {name!r} already, so this one is known by its id.")
 
 
 def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunConfig:

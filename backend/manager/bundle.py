@@ -13,14 +13,16 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from backend.errors import RunError
 from backend.run_dir import RunDir
 from backend.utils.file_utils import free_bytes
+from backend.utils.lock_utils import hold_folder
 
 BUNDLE_SUFFIX = ".tar.gz"
+MAX_MEMBERS = 100_000
 
 
 def bundle_parts(run: RunDir, *, checkpoints: bool = False) -> list[Path]:
@@ -101,24 +103,29 @@ def opened_bundle(bundle: Path, workplace: Path) -> Iterator[Path]:
     """
     workplace.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = workplace / f".bundle.{secrets.token_hex(8)}.tmp"
+    folder.mkdir(mode=0o700)
     try:
-        try:
-            folder.mkdir(mode=0o700)
-            _unpack(bundle, folder)
-        except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
-            raise _bad_bundle(bundle, str(error)) from error
-        found = list(folder.iterdir())
-        if len(found) != 1 or not RunDir(found[0]).exists():
-            raise _bad_bundle(bundle, "it holds no run folder")
-        yield found[0]
+        with hold_folder(folder):  # so that nobody sweeps it up meanwhile
+            try:
+                _unpack(bundle, folder)
+            except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+                raise _bad_bundle(bundle, str(error)) from error
+            found = list(folder.iterdir())
+            if len(found) != 1 or not RunDir(found[0]).exists():
+                raise _bad_bundle(bundle, "it holds no run folder")
+            yield found[0]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(bundle: Path, folder: Path) -> None:
+    """Unpack plain files and folders, each inside ``folder`` and for its owner only, without modes and times.
+
+    By hand, since ``extractall(filter=…)`` came to Python 3.11 with 3.11.4. Raises ValueError for any other member.
+    """
     with tarfile.open(bundle, "r:gz") as archive:
         room, size = free_bytes(folder.parent), 0
-        for member in archive:
+        for count, member in enumerate(archive, start=1):
             size += member.size
             if size > room:
                 raise RunError(
@@ -126,7 +133,29 @@ def _unpack(bundle: Path, folder: Path) -> None:
                     remedy="Make room there.",
                     code="disk-low",
                 )
-        archive.extractall(folder, filter="data")
+            if count > MAX_MEMBERS:
+                raise ValueError(f"it has more than {MAX_MEMBERS:,} files")
+            _extract(archive, member, _inside(folder, member.name))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Where a member goes. Raises ValueError for a name that is no plain path below ``folder``."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or not path.parts or ".." in path.parts or not name.isprintable():
+        raise ValueError(f"{name!r} is no path inside a run folder")
+    return folder.joinpath(*path.parts)
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
+    if member.isdir():
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    content = archive.extractfile(member) if member.isreg() else None
+    if content is None:
+        raise ValueError(f"{member.name!r} is a link or no plain file")
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with content, os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _bad_bundle(bundle: Path, why: str) -> RunError:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from backend.config import RunConfig, config_yaml
 from backend.config_paths import with_absolute_paths
+from backend.errors import RunError
 from backend.lifecycle import LIVE
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
 from backend.reports import DataCheck, RunStatus
 from backend.run_dir import CONFIG_END, RunDir
+from backend.run_root import require_name
 from backend.utils.lock_utils import hold_lock
 
 How = Literal["create", "start", "queue"]
@@ -36,6 +39,7 @@ def launch(
 
     Raises RunError when it cannot be written or started; what was written then stays, as created.
     """
+    require_name(config.name)
     config = with_absolute_paths(config)
     text = config_yaml(config)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,6 +50,9 @@ def launch(
         run = RunDir.create(root, config.name or Path(config.data.train).stem, text)
         if checked:
             run.write_data_check(checked)
+        if config.name.strip():
+            with suppress(RunError):  # another run is called so: this one is known by its id
+                RunManager(root).rename(run.id, config.name)
         if how == "queue":
             QueueManager(root).enqueue(run)
         elif how == "start":

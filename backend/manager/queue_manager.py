@@ -19,11 +19,11 @@ from backend.reports import DEFAULT_DEVICE, QueueTicket, RunStatus
 from backend.run_dir import RunDir
 from backend.run_locks import gone
 from backend.run_records import utc_now
+from backend.run_root import QUEUE_SLOTS
 from backend.utils.file_utils import read_json_object, write_json_durably
 from backend.utils.lock_utils import hold_lock
 
 _LOCK = ".queue.lock"
-_SLOTS = "queue.json"
 _PATIENCE_SECONDS = 60.0
 DEFAULT_SLOTS: Mapping[str, int] = {DEFAULT_DEVICE: 1}
 
@@ -121,7 +121,7 @@ class QueueManager:
     def slots(self) -> dict[str, int]:
         """How many runs may train at a time on each device; ``default`` has one unless set."""
         try:
-            stored = read_json_object(self.root / _SLOTS)
+            stored = read_json_object(self.root / QUEUE_SLOTS)
         except (OSError, ValueError):
             stored = {}
         counts = {name: count for name, count in stored.items() if isinstance(count, int) and count >= 0}
@@ -133,7 +133,7 @@ class QueueManager:
             raise RunError(f"{count} slots are not possible.", remedy="Give 0 or more.", code="bad-slots")
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with hold_lock(self.root / _LOCK, wait_seconds=_PATIENCE_SECONDS):
-            write_json_durably(self.root / _SLOTS, {**self.slots(), device: count})
+            write_json_durably(self.root / QUEUE_SLOTS, {**self.slots(), device: count})
 
     def schedule(self) -> list[RunDir]:
         """Start whatever has its turn and a free slot; the started runs come back. Two schedulers never collide.

@@ -5,26 +5,25 @@ There is no registry: a listing is a scan, remembered by the folders' times. Con
 
 from __future__ import annotations
 
-import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backend.errors import RunError
-from backend.lifecycle import LIVE, Event, require
+from backend.errors import RunError, TunesmithError
+from backend.lifecycle import LIVE, Event
 from backend.manager.listing_cache import Entries, load_listing, save_listing
+from backend.manager.run_import import import_folder, without_name
 from backend.manager.run_summary import Labels, RunSummary, read_labels, summarise
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.run_root import require_name, stamps
 from backend.utils.file_utils import (
     UnsafeNameError,
-    publish_folder,
     remove_folder,
     safe_join,
+    sweep_temporaries,
     write_json_durably,
 )
 from backend.utils.lock_utils import hold_lock
@@ -67,7 +66,8 @@ class RunManager:
         """
         with self._guard:
             summaries = self._scan()
-        return tuple(item for item in summaries if _matches(item, status, text.lower(), tag, archived))
+        newest_first = sorted(summaries, key=lambda item: (item.created, item.id), reverse=True)
+        return tuple(item for item in newest_first if _matches(item, status, text.lower(), tag, archived))
 
     def _scan(self) -> tuple[RunSummary, ...]:
         """Every run, from memory when nothing in its folder has moved since it was last seen at rest."""
@@ -90,13 +90,22 @@ class RunManager:
         return (stamp if settled and summary.status not in LIVE else ()), summary
 
     def find(self, run: str) -> RunDir:
-        """The run of this id, unique beginning of an id, given name, or folder. Raises RunError."""
+        """The run of this id, unique beginning of an id, given name, or folder. Raises RunError.
+
+        A name that several runs have, as copies of one do, is ``ambiguous-run``.
+        """
         try:
             return RunDir.find(self.root, run)
-        except RunError as error:
+        except RunError:
             named = [item for item in self.list(archived=True) if run and item.labels.name == run]
-            if error.code not in {"no-such-run", "not-a-run"} or len(named) != 1:
+            if not named:
                 raise
+        if len(named) > 1:
+            raise RunError(
+                f"{len(named)} runs are called {run!r}.",
+                remedy=f"Give the id of one: {', '.join(item.id for item in named[:5])}",
+                code="ambiguous-run",
+            )
         return RunDir(named[0].path)
 
     def show(self, run: str) -> RunSummary:
@@ -109,15 +118,23 @@ class RunManager:
         Raises RunError for a name that is taken (``name-taken``) or means something else (``bad-name``).
         """
         found, name = self.find(run), name.strip()
+
+        def change(labels: Labels) -> Labels:
+            self._require_free(found, name)
+            return replace(labels, name=name)
+
+        return self._label(found, change)
+
+    def _require_free(self, run: RunDir, name: str) -> None:
+        """Pass a name that ``run`` may be given. Raises RunError ``name-taken`` or ``bad-name``."""
         require_name(name)
-        others = [item for item in self.list(archived=True) if name and item.id != found.id]
+        others = [item for item in self.list(archived=True) if name and item.id != run.id]
         taken = next((one for one in others if one.labels.name == name or one.id.startswith(name)), None)
         if taken:
             how = "is called" if taken.labels.name == name else "can be asked for by"
             raise RunError(
                 f"The run {taken.id} {how} {name!r} already.", remedy="Choose another.", code="name-taken"
             )
-        return self._label(found, lambda labels: replace(labels, name=name))
 
     def tag(self, run: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> Labels:
         """Add and remove tags; the new labels come back."""
@@ -136,6 +153,7 @@ class RunManager:
         return self._label(self.find(run), lambda labels: replace(labels, archived=archived))
 
     def _label(self, run: RunDir, change: Callable[[Labels], Labels]) -> Labels:
+        """Change the labels of a run. Both the look at them and the change are made under one lock."""
         with hold_lock(self.root / _EDIT_LOCK, wait_seconds=_PATIENCE_SECONDS):
             labels = change(read_labels(run))
             write_json_durably(run.labels_file, record_to_json(labels))
@@ -155,12 +173,35 @@ class RunManager:
     def delete(self, run: str) -> None:
         """Delete a run for good; ``run`` must be its whole id.
 
-        Raises RunError: it lives, somebody reads it (``in-use``), or it is not ours.
+        Raises RunError: it lives, somebody reads it or stands on its model (``in-use``), or it is not ours.
         """
         found = self._exactly(run)
-        require(run, found.status(), Event.DELETE)
+        self.require_unneeded(found)
         with found.hold_for_deleting():
             remove_folder(found.path)
+        sweep_temporaries(self.root)
+
+    def require_unneeded(self, run: RunDir) -> None:
+        """Pass a run that may be deleted now. Raises RunError ``illegal-transition`` or ``in-use``."""
+        run.require(Event.DELETE)
+        self.require_no_dependents(run.path)
+
+    def require_no_dependents(self, folder: Path) -> None:
+        """Pass a folder of models, of a run or an export, that no run here needs.
+
+        Raises RunError ``in-use`` that names the runs which were begun from a model in it and cannot go on or answer
+        without.
+        """
+        place = folder.resolve()
+        needing = [item.id for item in self.list(archived=True) if _stands_on(item, place)]
+        if needing:
+            more = f" and {len(needing) - 5} more" if len(needing) > 5 else ""
+            raise RunError(
+                f"{folder.name} is in use: it holds the model that {', '.join(needing[:5])}{more} "
+                f"{'was' if len(needing) == 1 else 'were'} begun from.",
+                remedy="Without it they can neither go on nor answer. Delete them first, or keep it.",
+                code="in-use",
+            )
 
     def _exactly(self, run: str) -> RunDir:
         try:
@@ -179,26 +220,30 @@ class RunManager:
         )
 
     def import_folder(self, source: Path) -> RunDir:
-        """A copy of a run folder from elsewhere, under the same id. Raises RunError when it lives or is there."""
-        origin = RunDir(source.absolute())
-        if not origin.exists():
-            raise RunError(
-                f"{source} is no run folder.", remedy="Give the folder of a run.", code="not-a-run"
-            )
-        target = RunDir(self.root / origin.id)
-        if target.path.exists():
-            raise RunError(
-                f"{target.path} exists already.", remedy="Rename one of the two.", code="run-exists"
-            )
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staging = self.root / f".{origin.id}.{secrets.token_hex(8)}.tmp"
+        """A copy of a run folder from elsewhere; nothing is written there. Raises RunError as ``run_import`` says."""
+        return import_folder(self.root, source, self._acceptable)
+
+    def _acceptable(self, run: RunDir, labels: Labels) -> Labels:
+        """The labels of a run from elsewhere; a name that cannot be kept here goes into the note."""
         try:
-            with origin.lock(), origin.hold_for_reading():
-                shutil.copytree(origin.path, staging, ignore=_without_requests, symlinks=True)
-            publish_folder(staging, target.path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return target
+            self._require_free(run, labels.name)
+        except RunError:
+            return without_name(labels)
+        return labels
+
+
+def _stands_on(item: RunSummary, place: Path) -> bool:
+    """Whether a run needs a model below ``place``; one that has its own whole model does not any more."""
+    if not item.model.startswith("/") or item.path.resolve() == place or RunDir(item.path).model.is_dir():
+        return False
+    try:
+        settings = _settings(RunDir(item.path))
+    except TunesmithError:
+        settings = {}
+    base = Path(
+        str(settings.get("model.model_name_or_path", item.model))
+    )  # as written: a listing only peeks at it
+    return base.resolve().is_relative_to(place)
 
 
 def _matches(item: RunSummary, status: RunStatus | None, text: str, tag: str, archived: bool) -> bool:
@@ -228,8 +273,3 @@ def _settings(run: RunDir) -> dict[str, object]:
         name.lstrip("."): value
         for name, value in flat(parse_yaml(run.read_config_text(), where=run.id), "").items()
     }
-
-
-def _without_requests(folder: str, names: Sequence[str]) -> set[str]:
-    run = RunDir(Path(folder))
-    return {path.name for path in (run.lock_file, run.stop_file, run.ticket_file)} & set(names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from backend.errors import RunError
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.run_records import read_rare_record
+from backend.run_root import created
 from backend.utils.jsonl_utils import newest_with
 from backend.utils.record_utils import record_from_json
-
-_STAMP = re.compile(r"^(\d{8}-\d{6})-")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def summarise(run: RunDir) -> RunSummary:
         reason=state.reason,
         message=state.message,
         next_action=state.next_action,
-        created=_created(run),
+        created=created(run.path).isoformat(),
         model=peek(records.config, "model", "model_name_or_path"),
         method=peek(records.config, "tuning", "method"),
         step=_whole(latest.get("step")),
@@ -105,17 +103,6 @@ def peek(config_yaml: str, section: str, key: str) -> str:
 def _value_of(section: str, key: str) -> re.Pattern[str]:
     lines_of_the_section = r"(?:[ #].*\n|\n)*?"
     return re.compile(rf"\n{section}:\n{lines_of_the_section} +{key}: *(.+?)(?: +#.*)?$", re.MULTILINE)
-
-
-def _created(run: RunDir) -> str:
-    """When the run was made, UTC in ISO 8601: from its name, else from its folder's date."""
-    stamp = _STAMP.match(run.id)
-    try:
-        if stamp:
-            return datetime.fromisoformat(stamp[1]).isoformat() + "+00:00"
-        return datetime.fromtimestamp(run.path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    except (OSError, ValueError):
-        return ""
 
 
 def _number(value: object) -> float | None:

@@ -25,6 +25,8 @@ from urllib.parse import unquote
 
 import orjson
 
+from backend.utils.lock_utils import is_folder_held
+
 CRASHPOINT = "TUNESMITH_CRASHPOINT"
 JSON_LIMIT_BYTES = 16 * 2**20
 _SMALL_BYTES = 64 * 2**10
@@ -292,16 +294,37 @@ def remove_folder(path: Path, *, fs: FileSystem | None = None) -> None:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     fs.rename(path, aside)
     fs.fsync(path.parent)
-    shutil.rmtree(aside)
+    _purge(aside)
 
 
 def sweep_temporaries(folder: Path, *, older_than_seconds: float = 3600.0) -> list[Path]:
-    """Remove what crashed writers left in ``folder``, if it exists; the removed paths come back."""
+    """Remove what crashed writers left in ``folder``, if it exists; the removed paths come back.
+
+    A folder that somebody holds (``lock_utils.hold_folder``) is still being written or deleted, and stays.
+    """
     horizon = time.time() - older_than_seconds
-    swept = [path for path in _temporaries(folder) if path.lstat().st_mtime <= horizon]
+    swept = [path for path in _temporaries(folder) if _is_abandoned(path, horizon)]
     for path in swept:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        _purge(path)
     return swept
+
+
+def _is_abandoned(path: Path, horizon: float) -> bool:
+    try:
+        return path.lstat().st_mtime <= horizon and (path.is_symlink() or not is_folder_held(path))
+    except OSError:  # another process swept it away
+        return False
+
+
+def _purge(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; another process may do the same just now."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _temporaries(folder: Path) -> Iterator[Path]:

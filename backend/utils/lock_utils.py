@@ -34,6 +34,20 @@ def share_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Itera
 
 
 @contextmanager
+def share_lock(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Keep the lock at ``path`` from being held alone by anybody; the file is opened to read and never made.
+
+    Raises as ``share_folder`` does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _take(descriptor, path, time.monotonic() + wait_seconds, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def hold_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
     """Hold the folder at ``path`` alone; raises as ``share_folder`` does."""
     with _held_folder(path, wait_seconds, fcntl.LOCK_EX):

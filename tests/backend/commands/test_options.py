@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,25 @@ def test_a_run_in_the_usual_place_needs_only_its_id(tmp_path: Path, monkeypatch:
     near, far = (RunDir.create(tmp_path / folder, "a", "seed: 1") for folder in ("runs", "elsewhere"))
     assert shown(near) == near.id
     assert shown(far) == str(far.path)
+
+
+class TestLatest:
+    def test_c7_a_copy_with_a_greater_name_is_not_the_latest(self, tmp_path: Path) -> None:
+        old = RunDir.create(tmp_path, "old", "seed: 1")
+        shutil.copytree(old.path, tmp_path / "zz-backup")
+        new = RunDir.create(tmp_path, "new", "seed: 1")
+        assert find_run(tmp_path, "latest") == new
+
+    def test_c7_of_two_runs_of_one_second_the_later_one(self, tmp_path: Path) -> None:
+        for name, milliseconds in (("20260101-000000-b-0000", 100), ("20260101-000000-a-0000", 900)):
+            run = RunDir(RunDir.create(tmp_path, "x", "seed: 1").path.rename(tmp_path / name))
+            time = 1_767_225_600_000 + milliseconds
+            os.utime(run.config, ns=(time * 10**6, time * 10**6))
+        assert find_run(tmp_path, "latest").id == "20260101-000000-a-0000"
+
+    @pytest.mark.parametrize("name", ["99999999-999999-odd-0000", "odd"])
+    def test_c7_a_name_without_a_date_goes_by_its_configuration(self, tmp_path: Path, name: str) -> None:
+        odd = RunDir(RunDir.create(tmp_path, "x", "seed: 1").path.rename(tmp_path / name))
+        os.utime(odd.config, (1e9, 1e9))
+        new = RunDir.create(tmp_path, "new", "seed: 1")
+        assert find_run(tmp_path, "latest") == new

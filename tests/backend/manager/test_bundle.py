@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import tarfile
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -175,3 +176,64 @@ def test_f39_a_run_is_not_deleted_while_it_is_packed(
 
     monkeypatch.setattr(bundle, "bundle_parts", create_autospec(bundle_parts, side_effect=delete_meanwhile))
     assert names(write_bundle(finished, tmp_path / "run.tar.gz")) == {"config.yaml"}
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "/etc/out", "run/../../out", "run/a\x1b[2J", "run/a\nb", "run/config.yaml"]
+)
+def test_b14_b16_a_member_that_leads_elsewhere_or_comes_twice_is_refused(tmp_path: Path, name: str) -> None:
+    file = packed(tmp_path / "b.tar.gz", {"run/config.yaml": b"seed: 1"})
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as archive:
+        for each in ("run/config.yaml", name):
+            member = tarfile.TarInfo(each)
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b"x"))
+    assert file.exists()
+    with (
+        pytest.raises(RunError, match="is no bundle of a run"),
+        opened_bundle(tmp_path / "c.tar.gz", tmp_path),
+    ):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "runs") == ["b.tar.gz", "c.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_b14_what_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("run/config.yaml")
+        archive.addfile(member)
+        odd = tarfile.TarInfo("run/adapter")
+        odd.type, odd.linkname = kind, "run/config.yaml"
+        archive.addfile(odd)
+    with (
+        pytest.raises(RunError, match="link or no plain file"),
+        opened_bundle(tmp_path / "b.tar.gz", tmp_path),
+    ):
+        pass
+
+
+def test_b14_modes_of_a_stranger_are_not_taken(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("run/config.yaml")
+        member.mode = 0o4777
+        archive.addfile(member)
+    with opened_bundle(tmp_path / "b.tar.gz", tmp_path) as folder:
+        assert stat.S_IMODE((folder / "config.yaml").stat().st_mode) == 0o600
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_b14_no_feature_of_a_later_python_is_used(
+    finished: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian 12's own Python is 3.11.2, whose ``extractall`` knows no filter."""
+    monkeypatch.setattr(tarfile.TarFile, "extractall", None)
+    write_bundle(finished, tmp_path / "b.tar.gz")
+    with opened_bundle(tmp_path / "b.tar.gz", tmp_path / "there") as folder:
+        assert RunDir(folder).read_outcome() == finished.read_outcome()
+
+
+def test_a_bundle_of_countless_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "MAX_MEMBERS", 2)
+    file = packed(tmp_path / "b.tar.gz", {f"run/{n}": b"" for n in range(3)})
+    with pytest.raises(RunError, match="more than 2 files"), opened_bundle(file, tmp_path):
+        pass

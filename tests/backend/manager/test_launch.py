@@ -15,6 +15,7 @@ from backend.manager import launch as module
 from backend.manager import process_manager
 from backend.manager.launch import launch
 from backend.manager.queue_manager import QueueManager
+from backend.manager.run_manager import RunManager
 from backend.reports import DataCheck, DataFinding, RunStatus
 from backend.run_dir import RunDir
 
@@ -93,3 +94,24 @@ def test_a_run_that_cannot_start_says_so_and_is_kept(tmp_path: Path, monkeypatch
     with pytest.raises(RunError, match="No room"):
         launch(tmp_path, CONFIG, "start")
     assert [run.status() for run in RunDir.all_under(tmp_path)] == [RunStatus.CREATED]
+
+
+class TestTheNameOfARun:
+    def test_it_can_be_asked_for_by_it(self, tmp_path: Path) -> None:
+        run = launch(tmp_path, CONFIG, "create")
+        assert RunManager(tmp_path).find("foods") == run
+        assert RunManager(tmp_path).show(run.id).title == "foods"
+
+    def test_a_name_that_another_run_has_stays_that_run_s(self, tmp_path: Path) -> None:
+        first, second = (launch(tmp_path, CONFIG, "create") for _ in range(2))
+        assert RunManager(tmp_path).find("foods") == first
+        assert RunManager(tmp_path).show(second.id).title == second.id
+
+    @pytest.mark.parametrize("name", ["latest", "base", "-x", "a@b", "x\x1b[2J"])
+    def test_a_name_that_means_something_else_is_refused_before_anything_is_written(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        with pytest.raises(RunError) as caught:
+            launch(tmp_path, CONFIG.model_copy(update={"name": name}), "create")
+        assert caught.value.code == "bad-name"
+        assert list(tmp_path.iterdir()) == []

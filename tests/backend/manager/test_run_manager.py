@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from backend.config import config_yaml, parse_config
 from backend.errors import RunError
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
 from backend.run_environment import Environment
+from backend.utils.lock_utils import hold_folder, is_locked
 
 CONFIG = (
     "model:\n  model_name_or_path: {model}\ntuning:\n  method: {method}\ntraining:\n  learning_rate: {rate}\n"
@@ -293,3 +295,133 @@ class TestImporting:
         with origin.lock(), pytest.raises(RunError, match="being worked on"):
             manager.import_folder(origin.path)
         assert list(root.iterdir()) == []
+
+
+class TestRunsThatOthersStandOn:
+    """A9: a model that another run was begun from is needed to go on, to answer and to be exported."""
+
+    @pytest.fixture
+    def base(self, root: Path) -> RunDir:
+        run = make(root, method="full")
+        (run.model).mkdir()
+        return run
+
+    @pytest.mark.parametrize("part", ["model", "checkpoints/step-000005", "."])
+    def test_they_are_not_deleted_and_those_are_named(
+        self, manager: RunManager, root: Path, base: RunDir, part: str
+    ) -> None:
+        other = make(root, model=str(base.path / part))
+        with pytest.raises(RunError, match=other.id) as caught:
+            manager.delete(base.id)
+        assert caught.value.code == "in-use"
+        assert base.exists()
+        manager.delete(other.id)
+        manager.delete(base.id)
+        assert not base.path.exists()
+
+    def test_by_another_way_to_the_same_place(
+        self, manager: RunManager, root: Path, base: RunDir, tmp_path: Path
+    ) -> None:
+        (tmp_path / "link").symlink_to(base.model)
+        make(root, model=str(tmp_path / "link"))
+        with pytest.raises(RunError, match="in use"):
+            manager.delete(base.id)
+
+    def test_by_a_path_that_a_listing_cannot_read_whole(self, root: Path, tmp_path: Path) -> None:
+        folder = (
+            tmp_path / "a folder's name, which is long enough to be folded" / "when it is # written" / "x"
+        )
+        folder.mkdir(parents=True)
+        config = parse_config({"data": {"train": "x"}, "model": {"model_name_or_path": str(folder)}})
+        RunDir.create(root, "x", config_yaml(config))
+        with pytest.raises(RunError, match="in use"):
+            RunManager(root).require_no_dependents(folder.parents[1])
+
+    def test_a_finished_adapter_still_needs_its_base(
+        self, manager: RunManager, root: Path, base: RunDir
+    ) -> None:
+        other = make(root, model=str(base.model))
+        other.begin_attempt(("a",))
+        other.write_outcome(Outcome(RunStatus.FINISHED, "completed", "Done."))
+        other.adapter.mkdir()
+        with pytest.raises(RunError, match=other.id):
+            manager.delete(base.id)
+
+    def test_a_run_with_a_whole_model_of_its_own_does_not(
+        self, manager: RunManager, root: Path, base: RunDir
+    ) -> None:
+        make(root, model=str(base.model), method="full").model.mkdir()
+        manager.delete(base.id)
+
+    def test_a_name_that_only_begins_alike_is_another_place(
+        self, manager: RunManager, root: Path, base: RunDir
+    ) -> None:
+        make(root, model=f"{base.path}-other/model")
+        make(root, model=base.id)
+        manager.delete(base.id)
+
+
+class TestNames:
+    def test_c6_of_two_renames_at_once_one_wins(self, root: Path) -> None:
+        runs = [make(root), make(root)]
+
+        def rename(run: RunDir) -> str:
+            try:
+                return RunManager(root).rename(run.id, name).name
+            except RunError as error:
+                return error.code
+
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(10):
+                name = f"name {number}"
+                assert sorted(pool.map(rename, runs)) == [name, "name-taken"]
+
+    def test_c6_the_look_and_the_change_are_under_one_lock(
+        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[bool] = []
+        look = manager.list
+        monkeypatch.setattr(
+            manager, "list", lambda **kinds: (seen.append(is_locked(root / ".labels.lock")), look(**kinds))[1]
+        )
+        manager.rename(make(root).id, "food")
+        assert seen == [True]
+
+    def test_a_name_that_copies_share_is_ambiguous(self, manager: RunManager, root: Path) -> None:
+        run = make(root)
+        manager.rename(run.id, "food")
+        shutil.copytree(run.path, root / "copy")
+        with pytest.raises(RunError, match="2 runs are called 'food'") as caught:
+            manager.find("food")
+        assert caught.value.code == "ambiguous-run"
+        assert run.id in caught.value.remedy
+        assert "copy" in caught.value.remedy
+
+    def test_c7_newest_first_is_by_when_they_were_made(self, manager: RunManager, root: Path) -> None:
+        old = make(root)
+        old.path.rename(root / "20250101-000000-old-ffff")
+        shutil.copytree(root / "20250101-000000-old-ffff", root / "zz-copy")
+        os.utime(root / "zz-copy" / "config.yaml", (1e9, 1e9))
+        new = make(root)
+        assert [item.id for item in manager.list()] == [new.id, "20250101-000000-old-ffff", "zz-copy"]
+
+
+class TestWhatAKilledProcessLeft:
+    def test_c5_is_swept_when_it_is_old(self, manager: RunManager, root: Path) -> None:
+        left, fresh = (root / f".run{n}.0123456789abcde{n}.tmp" for n in range(2))
+        for folder in (left, fresh):
+            (folder / "checkpoints").mkdir(parents=True)
+        os.utime(left, (1e9, 1e9))
+        manager.delete(make(root).id)
+        assert not left.exists()
+        assert fresh.exists()
+
+    def test_c5_and_stays_while_somebody_works_on_it(self, root: Path) -> None:
+        busy = root / ".run.0123456789abcdef.tmp"
+        busy.mkdir()
+        os.utime(busy, (1e9, 1e9))
+        with hold_folder(busy):
+            make(root)
+            assert busy.exists()
+        make(root)
+        assert not busy.exists()
