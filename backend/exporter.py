@@ -46,6 +46,7 @@ def export(
     target: Target,
     *,
     checkpoint: int | str | None = None,
+    base_model: str | Path | None = None,
     out: Path | None = None,
     dtype: str = "bfloat16",
     quantization: str = "Q8_0",
@@ -55,9 +56,10 @@ def export(
 ) -> ExportResult:
     """Write the result of ``run`` as ``target`` into ``out`` (``exports/<run>-<target>…`` if left out), checked.
 
-    ``checkpoint`` picks a step of the run ("latest", "best" or a number) instead of its result.
-    ``dtype`` is the precision of a merged model, ``quantization`` that of a GGUF file. ``rows`` held-out rows go
-    into the certificate; 0 checks nothing. An export that is red is written, and says so.
+    ``checkpoint`` picks a step of the run ("latest", "best" or a number) instead of its result; ``base_model`` is
+    where the run's base lies now, if it was moved. ``dtype`` is the precision of a merged model, ``quantization``
+    that of a GGUF file. ``rows`` held-out rows go into the certificate; 0 checks nothing. An export that is red is
+    written, and says so.
 
     Raises RunError as ``find_model``, ModelError and ExportError: ``bad-target``, ``bad-precision``, ``exists``,
     ``disk-full``, ``cannot-write``, ``no-adapter``, ``no-quantizer``, and those of the writers.
@@ -70,7 +72,7 @@ def export(
         raise _exists(out)
     with run.hold_for_reading():
         say("Loading the trained model")
-        trained = load_trained(run, part or None)
+        trained = load_trained(run, part or None, base_model)
         check_form(trained, target)
         _check_room(out, trained)
         with _staged(out) as staging:

@@ -45,13 +45,14 @@ class Inferencer:
     """A loaded model. Use it in a ``with`` block, or ``close`` it, to give its memory back.
 
     ``source`` is a run (folder or RunDir), a model folder, alias or hub id. ``checkpoint`` picks a step of a run
-    ("latest", "best" or a number) instead of its result; ``base=True`` leaves the adapter away; ``strength`` is how
-    much of it counts. Weights are used in float32 on CPU, which is what other readers compare against. A run whose
-    weights are in use cannot be deleted meanwhile.
+    ("latest", "best" or a number) instead of its result; ``base=True`` leaves the adapter away; ``base_model`` is
+    where the base of a run lies now, if it was moved; ``strength`` is how much of the adapter counts. Weights are
+    used in float32 on CPU, which is what other readers compare against. A run whose weights are in use cannot be
+    deleted meanwhile.
 
     ``dtype`` is float32, bfloat16 or auto, which takes whichever is faster here.
 
-    Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint) and ModelError.
+    Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint, base-changed) and ModelError.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class Inferencer:
         *,
         checkpoint: int | str | None = None,
         base: bool = False,
+        base_model: str | Path | None = None,
         strength: float = 1.0,
         dtype: str = "float32",
     ) -> None:
-        found = find_model(source, checkpoint=checkpoint, base=base)
+        found = find_model(source, checkpoint=checkpoint, base=base, base_model=base_model)
         self._base: LoadedBase | None = LoadedBase(found, dtype)
         self._answer_as(found, strength)
 
@@ -73,6 +75,7 @@ class Inferencer:
         *,
         checkpoint: int | str | None = None,
         base: bool = False,
+        base_model: str | Path | None = None,
         strength: float = 1.0,
     ) -> None:
         """Answer from now on with another run, checkpoint or strength over the same base, which stays loaded.
@@ -80,8 +83,8 @@ class Inferencer:
         Raises what the class raises, and InferenceError ``another-base`` for a model over another base, or
         ``bad-strength``; the model then goes on as it was.
         """
-        found = find_model(source, checkpoint=checkpoint, base=base)
-        if found.base != self._loaded.folder:
+        found = find_model(source, checkpoint=checkpoint, base=base, base_model=base_model)
+        if (found.base, found.base_marks) != (self._loaded.folder, self._loaded.marks):
             raise InferenceError(
                 f"{source} stands on another base model than the one that is loaded.",
                 remedy="Open it with an Inferencer of its own.",

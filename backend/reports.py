@@ -100,10 +100,14 @@ class EvalReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the trainer is doing, for whoever shows it: a phase in words, and a report where there is one."""
+    """What the trainer is doing, for whoever shows it: a phase in words, and a report where there is one.
+
+    ``note`` is a sentence to be shown beside it, such as that a resume runs on another kind of machine.
+    """
 
     phase: str
     report: StepReport | EvalReport | None = None
+    note: str = ""
 
 
 Watcher = Callable[[Progress], None]

@@ -7,6 +7,7 @@ as empty.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,33 @@ class ComputePlan:
 
 @dataclass(frozen=True)
 class Facts:
-    """What must stay the same over all attempts of a run: the content of its data and of its model, by fingerprint.
+    """What must stay the same over all attempts of a run: the content of all that it trains from, by fingerprint.
 
-    ``data`` holds the SHA-256 of each source by path.
+    ``data`` holds the SHA-256 of each source by path; ``model`` is ``model_fingerprint`` of the base and ``revision``
+    the commit that a base of the Hub was taken from. ``chat_template`` is the SHA-256 of the template that rendered
+    the rows. ``rendered_at`` is the time that the template prints where it prints the date, ISO 8601: that of the
+    first attempt; empty where it prints none.
     """
 
     data: dict[str, str]
     model: str
+    revision: str = ""
+    chat_template: str = ""
+    rendered_at: str = ""
+
+    @property
+    def template_time(self) -> datetime | None:
+        """The time that the run's chat template prints; None for the present one."""
+        return datetime.fromisoformat(self.rendered_at) if self.rendered_at else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A resume on another kind of machine: from ``step`` on the bits may be others; ``what`` says what differs."""
+
+    attempt: int
+    step: int
+    what: str
 
 
 @dataclass(frozen=True)
@@ -67,18 +88,21 @@ class RowsRead:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the latest attempt of a run works with.
+    """What the latest attempt of a run works with; ``changes`` are those of all its attempts.
 
-    ``start_seconds`` is how long the trainer took from its imports to its first step; ``ready`` is when that was, UTC
-    in ISO 8601. ``attempt`` is filled in when it is written.
+    ``processor`` is the kind of processor that computes, by name and instructions in use: with the plan and the
+    versions it decides the bits. ``start_seconds`` is how long the trainer took from its imports to its first step;
+    ``ready`` is when that was, UTC in ISO 8601. ``attempt`` is filled in when it is written.
     """
 
     attempt: int = 0
     python: str = ""
     platform: str = ""
+    processor: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     plan: ComputePlan | None = None
     facts: Facts | None = None
     start_seconds: float = 0.0
     ready: str = ""
     data: RowsRead = RowsRead()
+    changes: tuple[Change, ...] = ()

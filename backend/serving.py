@@ -39,10 +39,15 @@ ANSWER_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What to serve and where. ``port`` 0 takes a free one; ``instance`` is told by ``/health``."""
+    """What to serve and where.
+
+    ``base_model`` is where the base of runs lies now, if it was moved. ``port`` 0 takes a free one; ``instance`` is
+    told by ``/health``.
+    """
 
     root: Path | None = None
     models: tuple[RunDir | str, ...] = ()
+    base_model: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     limits: Limits = field(default_factory=Limits)
@@ -80,7 +85,7 @@ def opened(options: ServerOptions) -> Iterator[tuple[uvicorn.Server, socket.sock
     metrics = Metrics()
     service = Service(
         engine=Engine(options.limits, metrics),
-        catalogue=Catalogue(options.root, options.models),
+        catalogue=Catalogue(options.root, options.models, options.base_model),
         metrics=metrics,
         seconds=ANSWER_SECONDS,
         instance=options.instance,

@@ -20,7 +20,8 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,16 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
+from backend.agreement import agreed_checkpoint, compared, require_agreement, require_asked
 from backend.assessor import Assessor, held_out
-from backend.config import RunConfig, parse_config, resolve_steps
-from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
-from backend.core.device import apply_plan, left_as_found, plan_compute, seed_everything, torch_dtype
-from backend.core.distributed import LostPeerError, World, joined
+from backend.config import RunConfig, resolve_steps
+from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result, saved_step
+from backend.core.device import apply_plan, left_as_found, seed_everything, torch_dtype
+from backend.core.distributed import LostPeerError, StoppedWaitingError, World, joined
 from backend.core.evaluation import HeldOut
 from backend.core.examples import require_fit
 from backend.core.forward import prove
 from backend.core.generation import context_length
-from backend.core.model_folder import model_fingerprint
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
@@ -49,14 +50,22 @@ from backend.data.records import Row
 from backend.data_pipeline import Dataset
 from backend.encoded_rows import EncodedRows
 from backend.errors import RunError, TrainingError, TunesmithError
+from backend.model_source import base_revision, run_config
 from backend.outcomes import exit_code, failure
-from backend.provenance import provenance, require_same_inputs, with_tokens
+from backend.provenance import (
+    facts_of,
+    machine,
+    machine_changes,
+    plan_here,
+    provenance,
+    require_same_inputs,
+    with_tokens,
+)
 from backend.recorder import Recorder
 from backend.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run_dir import LOCK_FD, RunDir
-from backend.run_environment import ComputePlan, Facts
+from backend.run_environment import Change, ComputePlan, Environment, Facts
 from backend.training.inputs import noted, require_sound
-from backend.utils.config_utils import parse_yaml
 from backend.utils.stop_signals import StopSignals
 from backend.varied_rows import VariedRows
 
@@ -69,15 +78,21 @@ log = logging.getLogger("tunesmith")
 def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
     """Carry out the run: from its newest good checkpoint where there is one, else from the start.
 
-    Returns the outcome, which is also written to the folder. Raises RunError already-running when another
-    process holds the run; every other failure comes back as a failed outcome.
+    Returns the outcome, which is also written to the folder. Raises RunError: already-running when another process
+    holds the run, bad-rank and other-process-count where the environment gives this process a place that the run does
+    not have; every other failure comes back as a failed outcome.
     """
     world = World.of(os.environ)
+    if world.size > 1:  # before anything is touched: a stray process is none of this run's
+        require_asked(world, run_config(run_dir))
     with _held(run_dir, world), _log_file(run_dir, world), left_as_found(), StopSignals() as signals:
         attempt = _begin(run_dir, world)
         try:
-            with joined(world, os.environ):
+            with joined(world, os.environ, lambda: signals.reason or run_dir.stop_requested()):
                 outcome = _train(run_dir, world, signals, watch)
+        except StoppedWaitingError as error:
+            remedy = f"Go on with: tunesmith runs resume {run_dir.id}"
+            outcome = Outcome(RunStatus.STOPPED, error.reason, str(error), remedy)
         except LostPeerError as error:
             log.exception("This process ends because another one did")
             return Outcome(RunStatus.FAILED, "lost-peer", str(error))
@@ -128,64 +143,60 @@ def _log_file(run_dir: RunDir, world: World) -> Any:
         handler.close()
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run trains from, read and found to be what it began with."""
+
+    model_path: Path
+    tokenizer: PreTrainedTokenizerBase
+    dataset: Dataset
+    rows: EncodedRows
+    facts: Facts
+
+
 def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
     """The run, top to bottom."""
     began = time.perf_counter()
-    config = parse_config(parse_yaml(run_dir.read_config_text(), where=str(run_dir.config)))
-    _as_many_as_asked(world, config)
-    checkpoint = _newest_checkpoint(run_dir)
-    finished = run_dir.result_folder()
-    if finished and checkpoint and checkpoint.notes.get("done"):
-        return Outcome(
-            RunStatus.FINISHED,
-            "completed",
-            "The run is finished.",
-            step=checkpoint.step,
-            result=str(finished),
-        )
+    config = run_config(run_dir)
+    require_asked(world, config)
+    newest = _newest_checkpoint(run_dir) if world.writes else None
+    checkpoint = agreed_checkpoint(run_dir, newest, world)
+    done = checkpoint is not None and bool(checkpoint.notes.get("done"))
+    if checkpoint and world.same(done and run_dir.result_folder() is not None):
+        return _finished(run_dir, checkpoint)
 
     watch(Progress("reading the data"))
     seed_everything(config.seed)
-    model_path = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
-    tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template)
-    dataset, rows = _read(
-        run_dir, world, tokenizer, config, look=checkpoint is None and not config.data.sha256
-    )
-    facts = Facts(dataset.fingerprints, model_fingerprint(model_path))
     known = run_dir.read_environment()
-    require_same_inputs(known.facts, facts)
+    inputs = _read_inputs(run_dir, config, known, world, look=checkpoint is None and not config.data.sha256)
+    rows = inputs.rows
 
     watch(Progress("loading the model"))
-    plan = _plan(known.plan, world, config)
+    kept = world.same(plan_here(known, config.model.dtype, cores=available_cores() // world.local_size))
+    here = machine(kept)
+    plan = replace(kept, device=world.own_device(kept.device))
     apply_plan(plan)
-    held = held_out(dataset, tokenizer, config) if world.writes else HeldOut([])
-    state = _before_the_first_step(model_path, plan, rows, held, config)
+    held = held_out(inputs.dataset, inputs.tokenizer, config) if world.writes else HeldOut([])
+    state = _before_the_first_step(inputs.model_path, plan, rows, held, config)
     if checkpoint is not None:
         restore(checkpoint, state)
-    done = checkpoint is not None and bool(checkpoint.notes.get("done"))
-    reports = (
-        ()
-        if done
-        else train_steps(
-            state,
-            rows,
-            config.training,
-            plan,
-            seed=config.seed,
-            vary=_variation(dataset.train, rows, tokenizer, config),
-            world=world,
-        )
-    )
+    require_agreement(world, config, inputs.facts, state)
+    vary = _variation(inputs.dataset.train, rows, inputs.tokenizer, config)
+    trained = train_steps(state, rows, config.training, plan, seed=config.seed, vary=vary, world=world)
+    reports: Iterable[StepReport] = () if done else compared(trained, state, world)
     if not world.writes:
         return _follow(reports, rows, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
-    run_dir.write_environment(provenance(plan, facts, dataset, rows, time.perf_counter() - began))
+    here = _with_changes(run_dir, known, here, state.step, watch)
+    run_dir.write_environment(
+        provenance(here, inputs.facts, inputs.dataset, rows, time.perf_counter() - began)
+    )
 
     steps = total_steps(len(rows), config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows))
-    assess = Assessor(config, plan, state, tokenizer, held, watch)
-    recorder = Recorder(run_dir, config, state, tokenizer, facts, checkpoint.notes if checkpoint else {})
-    with recorder:
+    assess = Assessor(config, plan, state, inputs.tokenizer, held, watch)
+    notes = checkpoint.notes if checkpoint else {}
+    with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
         if checkpoint is None and assess.possible:
             recorder.evaluation(assess(0, 0.0))
         for report in reports:
@@ -202,7 +213,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     watch(Progress("saving the result"))
     message = _choose(run_dir, state, steps, recorder.result_step)
     folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
-    result = save_result(state.forward.model, tokenizer, folder)
+    result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
 
 
@@ -222,6 +233,43 @@ def _read(
     if world.writes and dataset.rejected:
         write_quarantine(dataset.rejected, run_dir.rejected_file)
     return dataset, rows
+
+
+def _finished(run_dir: RunDir, last: Checkpoint) -> Outcome:
+    """The outcome of a run that was killed after it had its result, or that is asked to go on when it is finished."""
+    result = run_dir.result_folder()
+    step = saved_step(result) if result else None
+    step = last.step if step is None else step
+    message = f"The run is finished; the result is the model of step {step}."
+    return Outcome(RunStatus.FINISHED, "completed", message, step=step, result=str(result))
+
+
+def _read_inputs(
+    run_dir: RunDir, config: RunConfig, known: Environment, world: World, *, look: bool
+) -> _Inputs:
+    """Read data, tokenizer and model folder. Raises RunError ``inputs-changed`` where one is not that of before."""
+    revision = base_revision(config.model, known.facts)
+    model_path = resolve_model(config.model.model_name_or_path, revision=revision)
+    now = (known.facts and known.facts.template_time) or datetime.now().astimezone()
+    tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.same(now))
+    dataset, rows = _read(run_dir, world, tokenizer, config, look=look)
+    facts = facts_of(dataset, model_path, tokenizer)
+    require_same_inputs(known.facts, facts)
+    return _Inputs(model_path, tokenizer, dataset, rows, facts)
+
+
+def _with_changes(
+    run_dir: RunDir, known: Environment, here: Environment, step: int, watch: Watcher
+) -> Environment:
+    """``here`` with the changes of all attempts; one of this attempt is told to whoever watches."""
+    what = machine_changes(known, here)
+    if not what:
+        return replace(here, changes=known.changes)
+    note = f"This attempt runs on something else: {what}. From step {step} on the last bits may be others."
+    log.warning("%s", note)
+    watch(Progress("loading the model", note=note))
+    change = Change(run_dir.latest_attempt_number(), step, what)
+    return replace(here, changes=(*known.changes, change))
 
 
 def _tokenise_on(rows: EncodedRows, run_dir: RunDir) -> None:
@@ -258,23 +306,6 @@ def _choose(run_dir: RunDir, state: TrainState, steps: int, best: int | None) ->
         log.warning("%s The result is the last model instead.", error.message)
         return f"{words} The best model, of step {best}, is damaged; the result is the last one."
     return f"{words} The result is the model of step {best}, where the held-out loss was lowest."
-
-
-def _as_many_as_asked(world: World, config: RunConfig) -> None:
-    """Raise RunError when this run is for another number of processes: it could not end with the same bits."""
-    asked = config.training.nproc_per_node * config.training.nnodes
-    if world.size != asked:
-        raise RunError(
-            f"This run is for {asked} processes, not {world.size}.",
-            remedy="Start them all: tunesmith runs resume RUN",
-            code="other-process-count",
-        )
-
-
-def _plan(known: ComputePlan | None, world: World, config: RunConfig) -> ComputePlan:
-    """The run's compute plan, made by its first attempt; the processes divide the cores among them."""
-    cores = max(1, available_cores() // world.local_size)
-    return world.same(known or plan_compute(config.model.dtype, cores=cores))
 
 
 def _before_the_first_step(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,7 +42,9 @@ class Voice:
     """
 
     def __init__(self, source: ModelSource, model: PreTrainedModel) -> None:
-        self.tokenizer = load_tokenizer(source.tokenizer, chat_template=source.chat_template)
+        self.tokenizer = load_tokenizer(
+            source.tokenizer, chat_template=source.chat_template, now=source.template_time
+        )
         self.stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
         self.context_length = context_length(model)
         rows = model.get_input_embeddings().weight.shape[0]
@@ -105,13 +108,13 @@ class LoadedBase:
     def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
         plan = plan_compute(dtype)
         torch.set_float32_matmul_precision(plan.matmul_precision)
-        self.folder = source.base
+        self.folder, self.marks = source.base, source.base_marks
         self.lanes = plan.lanes
         self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
         model = load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval()
         prove_decoding(model)
         self.shared = SharedBase(model)
-        self._voices: dict[tuple[Path, str | None], Voice] = {}
+        self._voices: dict[tuple[Path, str | None, datetime | None], Voice] = {}
 
     def close(self) -> None:
         """Let go of the runs; it cannot be used afterwards. Closing twice is harmless."""
@@ -120,7 +123,7 @@ class LoadedBase:
 
     def voice(self, source: ModelSource) -> Voice:
         """How ``source`` is spoken to; models with the same tokenizer and template share it."""
-        key = source.tokenizer, source.chat_template
+        key = source.tokenizer, source.chat_template, source.template_time
         if key not in self._voices:
             self._voices[key] = Voice(source, self.shared.model)
         return self._voices[key]

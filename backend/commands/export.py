@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, Checkpoint, RunsFolder, find_run
+from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run
 from backend.commands.output import EXIT_FAILED, print_json, say, table
 from backend.errors import ConfigError, Problem
 
@@ -26,6 +26,7 @@ def export(
         Parameter(help="What to make of it; hub makes --form and uploads it."),
     ],
     checkpoint: Checkpoint = None,
+    base_model: BaseModel = None,
     out: Annotated[
         Path | None, Parameter(help="The folder to write; it must not exist, except for --to hub.")
     ] = None,
@@ -62,7 +63,7 @@ def export(
         )
     found = find_run(runs, run)
     options: dict[str, Any] = {
-        "checkpoint": checkpoint, "out": out, "dtype": dtype, "quantization": quantization,
+        "checkpoint": checkpoint, "base_model": base_model, "out": out, "dtype": dtype, "quantization": quantization,
         "max_shard_size": shard_size, "rows": rows,
     }  # fmt: skip
     if repo is None:

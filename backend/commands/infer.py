@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, Checkpoint, RunsFolder, find_run
+from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run
 from backend.commands.output import print_json, say, say_on, table
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
 from backend.model_names import MODEL_ALIASES
@@ -34,6 +34,7 @@ def infer(
     out: Annotated[Path | None, Parameter(help="Where the answers of --file go, as JSONL.")] = None,
     checkpoint: Checkpoint = None,
     base: Base = False,
+    base_model: BaseModel = None,
     max_new_tokens: MaxNewTokens = 256,
     temperature: Temperature = 0.0,
     top_p: Annotated[
@@ -78,7 +79,9 @@ def infer(
     options = {**sampling, "stop": stop, "constraint": constraint}
     if file is not None:
         _check_files(file, out)
-    with _open(run, runs, checkpoint=checkpoint, base=base, strength=adapter_strength) as model:
+    with _open(
+        run, runs, checkpoint=checkpoint, base=base, base_model=base_model, strength=adapter_strength
+    ) as model:
         if file is not None and out is not None:
             return _answer_file(model, file, out, {**options, "overwrite": overwrite}, as_json=as_json)
         if tokens:
@@ -195,6 +198,7 @@ def evaluate(
     rows: Annotated[int, Parameter(help="Score at most this many rows.")] = 1000,
     show: Annotated[int, Parameter(help="Answers to print side by side.")] = 5,
     max_new_tokens: MaxNewTokens = 32,
+    base_model: BaseModel = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
@@ -220,7 +224,7 @@ def evaluate(
     for name, base in (("base", True), ("tuned", False)):
         if not as_json:
             say(f"Answering {len(asked)} rows with the {name} model")
-        with Inferencer(folder, base=base) as model:
+        with Inferencer(folder, base=base, base_model=base_model) as model:
             answers = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
         said[name] = ["" if isinstance(answer, TunesmithError) else answer for answer in answers]
     unasked = sum(isinstance(answer, TunesmithError) for answer in answers)
@@ -273,6 +277,7 @@ def chat(
     *,
     checkpoint: Checkpoint = None,
     base: Base = False,
+    base_model: BaseModel = None,
     system: Annotated[str | None, Parameter(help="A system prompt.")] = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.0,
@@ -287,7 +292,7 @@ def chat(
     """
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
-    with _open(run, runs, checkpoint=checkpoint, base=base) as model:
+    with _open(run, runs, checkpoint=checkpoint, base=base, base_model=base_model) as model:
         say("Ask away. /new starts over, /exit leaves.")
         while True:
             try:

@@ -16,6 +16,10 @@ AsJson = Annotated[bool, Parameter(name="--json", negative=(), help="Print one J
 Checkpoint = Annotated[
     str | None, Parameter(help="A checkpoint of the run instead of its result: a step, best or latest.")
 ]
+BaseModel = Annotated[
+    str | None,
+    Parameter(help="Where the base model of the run lies now, if it was moved; another model is refused."),
+]
 OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, its name, or latest.")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from backend.commands.infer import find_source
-from backend.commands.options import AsJson, Rows, RunsFolder
+from backend.commands.options import AsJson, BaseModel, Rows, RunsFolder
 from backend.commands.output import print_json, say
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def paraphrase(
     columns: Annotated[
         dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
     ] = None,
+    base_model: BaseModel = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
@@ -49,7 +50,7 @@ def paraphrase(
 
     check_place(out)
     rows = load_rows(path, columns, max_rejected_share=1.0).rows[: max(0, limit)]
-    with Inferencer(find_source(model, runs)) as loaded:
+    with Inferencer(find_source(model, runs), base_model=base_model) as loaded:
         proposals = propose(rows, lambda asked: _reworded(loaded, asked, temperature, seed))
     write_review(proposals, out)
     found = {"rows": len(rows), "proposals": len(proposals), "review": str(out)}

@@ -48,6 +48,8 @@ class ProgressView:
             self._bars.update(self._task, completed=report.step, total=report.total_steps, figures=figures)
         elif isinstance(report, EvalReport):
             self._console.print(evaluation_line(report), markup=False)
+        if progress.note:
+            self._console.print(progress.note, markup=False)
 
     def __enter__(self) -> ProgressView:
         self._bars.start()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from backend.commands.infer import find_source
-from backend.commands.options import AsJson, RunsFolder, shown
+from backend.commands.options import AsJson, BaseModel, RunsFolder, shown
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem, RunError
 from backend.run_dir import RunDir
@@ -31,6 +31,7 @@ def serve(
         str, Parameter(help="Any other than loopback needs TUNESMITH_SERVER_TOKEN.")
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="0 takes a free one.")] = 8000,
+    base_model: BaseModel = None,
     rows: Annotated[int, Parameter(help="Answers written side by side.")] = 16,
     queue: Annotated[int, Parameter(help="Requests that may wait; one more is refused with 429.")] = 256,
     with_: Annotated[
@@ -51,16 +52,21 @@ def serve(
     """
     found = tuple(find_source(name, runs) for name in models)
     if with_ is not None:
-        return _print_command(with_, found, host, port, as_json=as_json)
+        return _print_command(with_, found, base_model, host, port, as_json=as_json)
     _check_range(rows=rows, queue=queue, port=port + 1)
     from backend import serving  # noqa: PLC0415
     from backend.model_source import find_model  # noqa: PLC0415
     from backend.server.engine import Limits  # noqa: PLC0415 - torch loads here
 
-    for model in found:
-        find_model(model, base=True)  # before anybody is told that it is served
+    for model in found:  # before anybody is told that it is served
+        find_model(model, base=True, base_model=base_model if isinstance(model, RunDir) else None)
     options = serving.ServerOptions(
-        root=runs, models=found, host=host, port=port, limits=Limits(rows=rows, waiting=queue)
+        root=runs,
+        models=found,
+        base_model=base_model,
+        host=host,
+        port=port,
+        limits=Limits(rows=rows, waiting=queue),
     )
 
     def ready(at: str, on: int) -> None:
@@ -84,6 +90,7 @@ def _check_range(**values: int) -> None:
 def _print_command(
     server: Literal["vllm", "llama.cpp"],
     found: tuple[RunDir | str, ...],
+    base_model: str | None,
     host: str,
     port: int,
     *,
@@ -92,7 +99,7 @@ def _print_command(
     if len(found) != 1:
         problem = Problem("RUN", "Another server serves one run.", "Name exactly one.")
         raise ConfigError([problem], code="bad-flag")
-    words = _vllm(found[0], host, port) if server == "vllm" else _llama_cpp(found[0], host, port)
+    words = _vllm(found[0], base_model, host, port) if server == "vllm" else _llama_cpp(found[0], host, port)
     if as_json:
         print_json({"command": words})
     else:
@@ -100,10 +107,10 @@ def _print_command(
     return 0
 
 
-def _vllm(model: RunDir | str, host: str, port: int) -> list[str]:
+def _vllm(model: RunDir | str, base_model: str | None, host: str, port: int) -> list[str]:
     from backend.model_source import find_model  # noqa: PLC0415 - torch loads here
 
-    found = find_model(model)
+    found = find_model(model, base_model=base_model)
     words = ["vllm", "serve", str(found.base), "--host", host, "--port", str(port)]
     words += ["--tokenizer", str(found.tokenizer)]
     if found.adapter is None:

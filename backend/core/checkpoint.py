@@ -7,6 +7,7 @@ safetensors nor a file system notices a flipped bit.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shutil
@@ -94,9 +95,13 @@ def save_result(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
+    step: int | None = None,
     fs: FileSystem | None = None,
 ) -> Path:
-    """Write the trained adapter or model with its tokenizer as ``folder``, whole or not at all, replacing it."""
+    """Write the trained adapter or model with its tokenizer as ``folder``, whole or not at all, replacing it.
+
+    ``step`` is the one that it is the model of, which its manifest keeps.
+    """
 
     def fill(staging: Path) -> None:
         write_weights(model, staging)
@@ -107,7 +112,7 @@ def save_result(
         folder.rename(aside)
     needed = sum(t.numel() * t.element_size() for t in model.parameters() if t.requires_grad)
     try:
-        return _publish(folder, fill, needed, fs)
+        return _publish(folder, fill, needed, fs, step=step)
     except BaseException:
         if aside.exists() and not folder.exists():
             aside.rename(folder)
@@ -116,7 +121,9 @@ def save_result(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _publish(final: Path, fill: Callable[[Path], None], needed: int, fs: FileSystem | None) -> Path:
+def _publish(
+    final: Path, fill: Callable[[Path], None], needed: int, fs: FileSystem | None, step: int | None = None
+) -> Path:
     """Stage, fill, hash and rename; a failure removes the staging folder and becomes a sentence."""
     staging = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -125,7 +132,7 @@ def _publish(final: Path, fill: Callable[[Path], None], needed: int, fs: FileSys
             raise _disk_full(final, needed)
         staging.mkdir(mode=0o700)
         fill(staging)
-        _write_manifest(staging)
+        _write_manifest(staging, step)
         publish_folder(staging, final, fs=fs)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -178,12 +185,12 @@ def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
     return tensors
 
 
-def _write_manifest(folder: Path) -> None:
+def _write_manifest(folder: Path, step: int | None) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(folder.iterdir())
     }
-    manifest = {"version": FORMAT_VERSION, "files": files}
+    manifest = {"version": FORMAT_VERSION, "step": step, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -209,6 +216,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(path, int(str(counters["step"])), int(str(counters["tokens_seen"])), notes)
     except (KeyError, OSError, ValueError) as error:
         raise _damaged(path, f"{STATE} cannot be read: {error}") from error
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step that the result in ``folder`` is the model of; None where it does not say."""
+    with contextlib.suppress(OSError, DamagedFileError):
+        step = read_json_object(folder / MANIFEST).get("step")
+        return step if isinstance(step, int) else None
+    return None
 
 
 def verify_folder(path: Path) -> set[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import platform
 import random
-import statistics
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -24,6 +27,7 @@ __all__ = [
     "left_as_found",
     "memory_bytes",
     "plan_compute",
+    "processor",
     "seed_everything",
     "step_seed",
     "torch_dtype",
@@ -31,8 +35,13 @@ __all__ = [
 
 DTYPES = ("auto", "float32", "bfloat16")
 MAX_LANES = 8
-BFLOAT16_GAIN = 1.25
-"""bfloat16 must beat float32 by this factor to be chosen for frozen weights."""
+
+_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables that let oneDNN, which computes torch's products, use fewer instructions than there are."""
+_ISA_WITHOUT_BFLOAT16 = frozenset(
+    {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+)
+"""Limits of oneDNN under which bfloat16 products are emulated, and slower than float32 ones."""
 
 
 def torch_dtype(plan: ComputePlan) -> torch.dtype:
@@ -41,8 +50,9 @@ def torch_dtype(plan: ComputePlan) -> torch.dtype:
 
 
 def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePlan:
-    """Choose device, precision and threads for this machine; ``dtype`` auto measures, else is taken as given.
+    """Choose device, precision and threads for this machine, the same at each call: nothing is timed.
 
+    ``dtype`` auto takes bfloat16 where the processor multiplies it faster than float32; else it is taken as given.
     Raises ModelError ``bad-dtype`` for a precision that nothing is computed in.
     """
     if dtype not in DTYPES:
@@ -50,13 +60,32 @@ def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePla
             f"The precision is {dtype!r}.", remedy=f"Use one of {', '.join(DTYPES)}.", code="bad-dtype"
         )
     if torch.cuda.is_available():
-        chosen = ("bfloat16" if torch.cuda.is_bf16_supported() else "float32") if dtype == "auto" else dtype
+        chosen = _auto(torch.cuda.get_device_capability() >= (8, 0)) if dtype == "auto" else dtype
         return ComputePlan("cuda", chosen, lanes=1, threads=1, matmul_precision="high")
     precision = _matmul_precision()
     cores = cores or available_cores()
     lanes = min(cores, MAX_LANES)
-    chosen = ("bfloat16" if _bfloat16_pays() else "float32") if dtype == "auto" else dtype
+    chosen = _auto(_multiplies_bfloat16()) if dtype == "auto" else dtype
     return ComputePlan("cpu", chosen, lanes=lanes, threads=cores // lanes, matmul_precision=precision)
+
+
+def processor(device: str) -> str:
+    """Return the kind of processor behind ``device`` and the instructions in use, which decide the bits."""
+    if device.startswith("cuda"):
+        major, minor = torch.cuda.get_device_capability()
+        return f"{torch.cuda.get_device_name()}, sm_{major}{minor}"
+    limits = [f"{name}={os.environ[name]}" for name in _ISA_LIMITS if name in os.environ]
+    return ", ".join([_model_name(), torch.backends.cpu.get_cpu_capability(), *limits])
+
+
+def _model_name() -> str:
+    """Return the model of this machine's processor, as the system names it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in {"model name", "CPU part"}:  # the latter on ARM
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def apply_plan(plan: ComputePlan) -> None:
@@ -95,8 +124,12 @@ def _medium_products() -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
+@cache
 def _matmul_precision() -> str:
-    """Medium sends fp32 products to oneDNN, over twice as fast on AMD; kept only if it stays exact here."""
+    """Medium sends fp32 products to oneDNN, over twice as fast on AMD; kept only if it stays exact here.
+
+    With AMX it does not: oneDNN then computes them in bfloat16.
+    """
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = x.double() @ w.double()
@@ -105,23 +138,20 @@ def _matmul_precision() -> str:
     return "medium" if error < 1e-6 else "highest"
 
 
-def _bfloat16_pays() -> bool:
-    """Whether bfloat16 products are really faster here, by the median of interleaved rounds on one thread."""
-    times: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    operands = {
-        dtype: (torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)) for dtype in times
-    }
-    with _medium_products():
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        for _ in range(7):
-            for dtype, (x, w) in operands.items():
-                started = time.perf_counter()
-                F.linear(x, w)
-                times[dtype].append(time.perf_counter() - started)
-        torch.set_num_threads(threads)
-    gain = statistics.median(times[torch.float32]) / statistics.median(times[torch.bfloat16])
-    return gain >= BFLOAT16_GAIN
+def _auto(fast: bool) -> str:
+    return "bfloat16" if fast else "float32"
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16 products (AMX-BF16, AVX512-BF16), and may use them."""
+    limits = {os.environ.get(name, "").upper() for name in _ISA_LIMITS}
+    if limits & _ISA_WITHOUT_BFLOAT16 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    # torch has no public name for these; a version without them has no such products
+    asked = (
+        getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
+    return any(has() for has in asked)
 
 
 def seed_everything(seed: int) -> None:

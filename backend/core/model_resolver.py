@@ -18,6 +18,7 @@ from backend.errors import ModelError
 from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
 from backend.utils.path_utils import user_path
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 
 # those of the HTTP library that the hub client uses, whichever that is, and what a senseless answer leads to
@@ -107,6 +108,12 @@ def _converted(gguf: Path, folder: Path) -> Path:
 
     convert_gguf(gguf, folder)
     return folder
+
+
+def hub_commit(folder: Path) -> str:
+    """Return the commit whose files are in ``folder`` of the Hub's cache; empty for any other folder."""
+    in_cache = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
+    return folder.name if in_cache else ""
 
 
 def _from_hub(hub_id: str, revision: str | None, *, local_only: bool) -> Path:

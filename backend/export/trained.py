@@ -25,7 +25,8 @@ from backend.utils.path_utils import user_path
 class Trained:
     """The result of a run in float32: the base with its adapter beside it, or the whole model.
 
-    ``result`` is the run's own folder of it, ``base`` the folder it started from, ``end_ids`` the tokens that end
+    ``result`` is the run's own folder of it, ``base`` the folder of
+    the weights under the adapter, ``end_ids`` the tokens that end
     an answer. ``step`` is that of a checkpoint; None for the result.
     """
 
@@ -104,19 +105,21 @@ class Trained:
         )
 
 
-def load_trained(run: RunDir, checkpoint: int | str | None = None) -> Trained:
-    """The result of a finished run, or a ``checkpoint`` as ``find_model`` names it.
+def load_trained(
+    run: RunDir, checkpoint: int | str | None = None, base_model: str | Path | None = None
+) -> Trained:
+    """The result of a finished run, or a ``checkpoint`` as ``find_model`` names it; ``base_model`` as there.
 
     Raises RunError (``unfinished-run``, ``damaged-checkpoint``, ``no-such-checkpoint``) and ModelError.
     """
-    found, start = find_model(run, checkpoint=checkpoint), find_model(run, base=True)
+    found = find_model(run, checkpoint=checkpoint, base_model=base_model)
     result = found.adapter.folder if found.adapter else found.base
-    tokenizer = load_tokenizer(found.tokenizer, chat_template=found.chat_template)
+    tokenizer = load_tokenizer(found.tokenizer, chat_template=found.chat_template, now=found.template_time)
     model = load_base(found.base, dtype=torch.float32)
     ends = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
     tuned = load_adapter(model, result) if found.adapter else model
     step = int(result.name.removeprefix("step-")) if checkpoint is not None else None
-    return Trained(run, run_config(run), result, start.base, tokenizer, tuned.eval(), ends, step)
+    return Trained(run, run_config(run), result, found.base, tokenizer, tuned.eval(), ends, step)
 
 
 def model_weights(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from backend.errors import RunError, TunesmithError
 from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import RunSummary, summarise
-from backend.model_source import ModelSource, best_step, checkpoint_names, find_model
+from backend.model_source import ModelSource, best_step, checkpoint_names, find_model, is_base_of
 from backend.run_dir import RunDir
 from backend.run_root import BASE
 from backend.server.errors import no_such_model
@@ -28,9 +29,15 @@ class Served:
 
 
 class Catalogue:
-    """The runs under ``root`` and those named one by one; ``first`` (a run or a model) says what ``base`` is."""
+    """The runs under ``root`` and those named one by one; ``first`` (a run or a model) says what ``base`` is.
 
-    def __init__(self, root: Path | None, named: tuple[RunDir | str, ...] = ()) -> None:
+    ``base_model`` is where the base of those runs lies now that were trained over that very model.
+    """
+
+    def __init__(
+        self, root: Path | None, named: tuple[RunDir | str, ...] = (), base_model: str | None = None
+    ) -> None:
+        self._base_model = base_model
         self._runs = {each.id: each for each in named if isinstance(each, RunDir)}
         self._first = named[0] if named else None
         self._manager = RunManager(root) if root is not None else None
@@ -47,15 +54,19 @@ class Catalogue:
         model, at, checkpoint = name.rpartition("@") if "@" in name else (name, "", "")
         if name == BASE:
             if self._first is not None:
-                return find_model(self._first, base=True)
+                return self._open(self._first, base=True)
             newest = self._newest()
             if newest is None:
                 raise no_such_model(name)
-            return find_model(newest, base=True)
+            return self._open(newest, base=True)
         run = self._run(model)
         if checkpoint == BASE:
-            return find_model(run, base=True)
-        return find_model(run, checkpoint=checkpoint if at else None)
+            return self._open(run, base=True)
+        return self._open(run, checkpoint=checkpoint if at else None)
+
+    def _open(self, model: RunDir | str, **which: Any) -> ModelSource:
+        moved = isinstance(model, RunDir) and self._base_model and is_base_of(model, self._base_model)
+        return find_model(model, base_model=self._base_model if moved else None, **which)
 
     def _run(self, name: str) -> RunDir:
         if name in self._runs:

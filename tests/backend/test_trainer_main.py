@@ -16,6 +16,7 @@ import torch
 
 from backend import encoded_rows, trainer_main
 from backend.core.distributed import World
+from backend.core.model_folder import model_fingerprint
 from backend.encoded_rows import EncodedRows
 from backend.errors import RunError
 from backend.outcomes import exit_code
@@ -105,7 +106,7 @@ class TestFinishing:
         known = trained.read_environment()
         assert known.facts is not None
         assert list(known.facts.data) == [str(rows_file)]
-        assert known.facts.model == trainer_main.model_fingerprint(learner)
+        assert known.facts.model == model_fingerprint(learner)
         assert known.data.train_rows + known.data.validation_rows == len(ROWS)
         assert (known.data.trained_tokens or 0) < (known.data.tokens or 0)
         assert known.attempt == 1

@@ -79,8 +79,9 @@ class TestAlone:
         ("environ", "world"),
         [
             ({}, World(0, 1, 1)),
-            ({"RANK": "1", "WORLD_SIZE": "3"}, World(1, 3, 3)),
-            ({"RANK": "5", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, World(5, 6, 2)),
+            ({"RANK": "1", "WORLD_SIZE": "3"}, World(1, 3, 3, 1)),
+            ({"RANK": "5", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, World(5, 6, 2, 1)),
+            ({"RANK": "4", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0"}, World(4, 6, 2, 0)),
         ],
     )
     def test_the_place_comes_from_the_environment(self, environ: dict[str, str], world: World) -> None:
