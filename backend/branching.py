@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 from transformers import AutoConfig
 
-from backend.config import ModelConfig, RunConfig, config_yaml, parse_config
+from backend.config import RunConfig, config_yaml, parse_config
 from backend.core.checkpoint import Checkpoint, checkpoint_folders, newest_good, read_checkpoint
-from backend.core.model_resolver import resolve_model
 from backend.core.optimizer import default_learning_rate
 from backend.errors import RunError
+from backend.model_source import base_of, run_config
 from backend.run_dir import RunDir
-from backend.utils.config_utils import parse_yaml
 from backend.utils.file_utils import publish_folder
 
 
@@ -32,40 +31,49 @@ class Branch:
 
 
 def changed_config(
-    run: RunDir, *, skip_rows: Sequence[str] = (), rate_factor: float | None = None
+    run: RunDir,
+    *,
+    skip_rows: Sequence[str] = (),
+    rate_factor: float | None = None,
+    micro_batch_tokens: int | None = None,
+    base_model: str | None = None,
 ) -> RunConfig:
     """The configuration of ``run`` without the rows in these places and with the peak learning rate scaled.
 
-    Raises RunError for a factor that is not between 0 and 1.
+    ``micro_batch_tokens`` is how much is computed at once from now on, ``base_model`` where the base lies now. Raises
+    RunError for a factor that is not between 0 and 1 and as ``base_of``, ConfigError for a size out of range.
     """
-    config = parse_config(parse_yaml(run.read_config_text(), where=str(run.config)))
+    config = run_config(run)
     if rate_factor is not None and not 0 < rate_factor < 1:
         raise RunError(
             f"{rate_factor:g} does not lower the learning rate.",
             remedy="Give a factor between 0 and 1, such as 0.5.",
             code="bad-factor",
         )
-    skipped = [*config.data.skip_rows, *(row for row in skip_rows if row not in config.data.skip_rows)]
-    peak = config.training.learning_rate
+    model, training = dict[str, object](), dict[str, object]()
+    if base_model is not None:
+        model = {"model_name_or_path": str(base_of(run, base_model).absolute()), "revision": None}
     if rate_factor is not None:
-        peak = float(f"{rate_factor * (peak or _default_peak(config)):.6g}")
-    return config.model_copy(
+        peak = config.training.learning_rate or _default_peak(run, config, base_model)
+        training["learning_rate"] = float(f"{rate_factor * peak:.6g}")
+    if micro_batch_tokens is not None:
+        training["micro_batch_tokens"] = micro_batch_tokens
+    skipped = [*config.data.skip_rows, *(row for row in skip_rows if row not in config.data.skip_rows)]
+    changed = config.model_copy(
         update={
+            "model": config.model.model_copy(update=model),
             "data": config.data.model_copy(update={"skip_rows": skipped}),
-            "training": config.training.model_copy(update={"learning_rate": peak}),
+            "training": config.training.model_copy(update=training),
         }
     )
+    return parse_config(changed.model_dump())
 
 
-def _default_peak(config: RunConfig) -> float:
-    """The peak that the trainer chooses where none is set."""
-    return default_learning_rate(config.tuning.method, _width(config.model))
-
-
-def _width(model: ModelConfig) -> int:
-    folder = resolve_model(model.model_name_or_path, revision=model.revision)
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    return int(config.get_text_config().hidden_size)
+def _default_peak(run: RunDir, config: RunConfig, base_model: str | None) -> float:
+    """The peak that the trainer chooses where none is set, by method and model width."""
+    folder = base_of(run, base_model)
+    model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    return default_learning_rate(config.tuning.method, int(model.get_text_config().hidden_size))
 
 
 def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> Branch:

@@ -25,6 +25,9 @@ from backend.config_problems import problems_of
 from backend.errors import ConfigError, Problem
 from backend.utils.config_utils import dotted_names, field_schema, to_yaml
 
+LONGEST_TEMPLATE = 100_000
+"""Characters of a chat template that a run keeps."""
+
 StepsOrShare = Annotated[float, Field(ge=0)]
 
 
@@ -67,11 +70,11 @@ class ModelConfig(Section):
     revision: str | None = Field(None, min_length=1, max_length=256)
     """Branch, tag or commit of a Hugging Face id; empty for the default branch."""
 
-    chat_template: str | None = Field(None, min_length=1, max_length=100_000)
+    chat_template: str | None = Field(None, min_length=1, max_length=LONGEST_TEMPLATE)
     """A chat template instead of its own: chatml, alpaca, vicuna, plain, a Jinja file, or its form no-thinking."""
 
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the frozen weights during training; auto measures which pays on this machine."""
+    """Precision of the frozen weights during training; auto takes bfloat16 where the processor has it."""
 
 
 class DataConfig(Section):
@@ -202,7 +205,7 @@ class TrainingConfig(Section):
     """Machines that train together over a folder they share; torchrun starts the processes on each."""
 
     micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
-    """Tokens computed at once; lower it when memory is short. The result does not depend on it."""
+    """Tokens computed at once; lower it when memory is short. It changes the result by rounding only."""
 
     learning_rate: float | None = Field(None, gt=0, le=10)
     """Peak learning rate of AdamW; empty to choose it by method and model width."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
 from backend.commands.train import Detach, carry_out, start_detached
+from backend.errors import RunError
 from backend.lifecycle import NOT_RESPONDING
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
@@ -107,16 +108,35 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
 
     folder = find_run(runs, run)
     record = summary_record(summarise(folder)) | {"next_action": next_action(folder, folder.state())}
+    record |= _machines(folder)
     result = folder.result_folder()
     if as_json:
         print_json({**record, "result": None if result is None else str(result)})
         return 0
     labels = record.pop("labels")
-    shown = {**record, "result": result, **labels, "tags": " ".join(labels["tags"])}
+    changes = "\n                ".join(record.pop("changes"))
+    shown = {**record, "changes": changes, "result": result, **labels, "tags": " ".join(labels["tags"])}
     for name, value in shown.items():
         if value not in ("", None, False):
             say(f"{name.replace('_', ' '):>14}  {f'{value:.4f}' if isinstance(value, float) else value}")
     return 0
+
+
+def _machines(run: RunDir) -> dict[str, Any]:
+    """What the run is computed on, and each change of it, from which on the bits may be others."""
+    try:
+        environment = run.read_environment()
+    except RunError:  # a damaged record is told by the status
+        return {"computed_on": "", "changes": []}
+    plan = environment.plan
+    how = f"{plan.dtype}, {plan.lanes} lane{'s' * (plan.lanes != 1)}" if plan else ""
+    return {
+        "computed_on": ", ".join(filter(None, [environment.processor, how])),
+        "changes": [
+            f"from step {change.step} on (attempt {change.attempt}): {change.what}"
+            for change in environment.changes
+        ],
+    }
 
 
 @app.command
@@ -134,43 +154,65 @@ def resume(
     from_step: Annotated[
         int | None, Parameter(help="Branch from the checkpoint of this step, not the newest good one.")
     ] = None,
+    micro_batch_tokens: Annotated[
+        int | None,
+        Parameter(
+            name="--training.micro_batch_tokens",
+            help="Branch with so many tokens computed at once: fewer need less memory and change rounding only.",
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        Parameter(help="Branch over the base model at this place, where it was moved; another is refused."),
+    ] = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
-    """Go on with a run from its newest good checkpoint; bit for bit as if it had never stopped.
+    """Go on with a run from its newest good checkpoint; on the same kind of machine bit for bit as if never stopped.
 
-    With --skip-rows, --lower-lr or --from-step a new run branches off there, and this one stays as it is.
+    With any of the settings above a new run branches off there, and this one stays as it is.
 
     Examples
     --------
     tunesmith runs resume RUN
 
     tunesmith runs resume RUN --lower-lr 0.5 --skip-rows train.jsonl:12,train.jsonl:40
+
+    tunesmith runs resume RUN --training.micro_batch_tokens 512
     """
     from backend.manager.alerts import check_environ  # noqa: PLC0415
 
     check_environ(os.environ)
     found = find_run(runs, run)
     places = [place.strip() for place in skip_rows.split(",") if place.strip()]
-    if places or lower_lr is not None or from_step is not None:
-        found = _branch(found, places, lower_lr, from_step, as_json=as_json)
+    changes: dict[str, Any] = {
+        "skip_rows": places,
+        "rate_factor": lower_lr,
+        "micro_batch_tokens": micro_batch_tokens,
+        "base_model": base_model,
+    }
+    if from_step is not None or any(value not in (None, []) for value in changes.values()):
+        found = _branch(found, changes, from_step, as_json=as_json)
     return start_detached(found, as_json=as_json) if detach else carry_out(found, as_json=as_json)
 
 
-def _branch(
-    run: RunDir, places: list[str], rate_factor: float | None, from_step: int | None, *, as_json: bool
-) -> RunDir:
-    """A new run off ``run``; its note says where it comes from."""
+def _branch(run: RunDir, changes: Mapping[str, Any], from_step: int | None, *, as_json: bool) -> RunDir:
+    """A new run off ``run``; its note says where it comes from. ``changes`` are those of ``changed_config``."""
     from backend.branching import branch, changed_config  # noqa: PLC0415 - torch loads here
     from backend.manager.run_manager import RunManager  # noqa: PLC0415
     from backend.training.inputs import read_inputs  # noqa: PLC0415
 
-    config = changed_config(run, skip_rows=places, rate_factor=rate_factor)
+    config = changed_config(run, **changes)
     read_inputs(config)  # what the data check says of these rows was settled when the first run began
     made = branch(run, config, from_step=from_step)
-    rate = f", learning rate {config.training.learning_rate:g}" if rate_factor else ""
-    skipped = f", without {', '.join(places)}" if places else ""
-    origin = f"Branched off {run.id} at step {made.step}{rate}{skipped}."
+    what = {
+        "rate_factor": f"learning rate {config.training.learning_rate:g}" if changes["rate_factor"] else "",
+        "skip_rows": f"without {', '.join(changes['skip_rows'])}",
+        "micro_batch_tokens": f"{config.training.micro_batch_tokens} tokens at once",
+        "base_model": f"over the base model in {config.model.model_name_or_path}",
+    }
+    told = "".join(f", {words}" for name, words in what.items() if changes[name])
+    origin = f"Branched off {run.id} at step {made.step}{told}."
     RunManager(made.run.path.parent).note(made.run.id, origin)
     if not as_json:
         say(f"{origin} That run stays as it is.")

@@ -114,14 +114,7 @@ def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunCo
     raw: dict[str, Any] = read_yaml(Path(files[0])) if files else {}
     overrides = environment_overrides(os.environ) | parse_flags(settings[len(files) :])
     raw = apply_overrides(raw, overrides)
-    config = with_absolute_paths(parse_config(raw).accepting(accept))
-    template = config.model.chat_template
-    if template is None:
-        return config
-    from backend.core.named_templates import template_text  # noqa: PLC0415 - transformers loads here
-
-    kept = config.model.model_copy(update={"chat_template": template_text(template)})
-    return config.model_copy(update={"model": kept})
+    return with_absolute_paths(parse_config(raw).accepting(accept))
 
 
 def _warn(warnings: Sequence[str]) -> None:

@@ -55,7 +55,9 @@ def step_gradients(
             raise
         raise TrainingError(
             f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
-            remedy="Lower training.micro_batch_tokens or data.max_length, and resume.",
+            remedy="Compute less at once: tunesmith runs resume RUN --training.micro_batch_tokens N branches off "
+            "from its newest checkpoint with a smaller N. Where one row alone is too long, start a new run with a "
+            "lower data.max_length.",
             code="out-of-memory",
         ) from error
     summed = summed or [torch.zeros_like(parameter) for parameter in parameters]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
+from backend.config_paths import TEMPLATE_NAMES, template_text
 from backend.core.answer_spans import render_answers
 from backend.core.template import special_tokens
 from backend.errors import DataError, ModelError
-from backend.utils.path_utils import user_path
 
 _TURNS = (
     "{% for message in messages %}"
@@ -68,11 +68,10 @@ TEMPLATES = {
 
 FORMS = {"thinking": "true", "no-thinking": "false"}
 """Forms of a model's own template, and what they set its variable enable_thinking to, as Qwen 3 calls it."""
-NAMES = (*TEMPLATES, *FORMS)
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-    """Give ``tokenizer`` a template: one of ``NAMES``, a file of Jinja, or Jinja itself; any old one goes.
+    """Give ``tokenizer`` a template: one of ``TEMPLATE_NAMES``, a file of Jinja, or Jinja itself; any old one goes.
 
     Raises ModelError: ``unknown-template``, ``no-such-form`` where its own knows no thinking, ``bad-template`` for
     one that cannot be run, ``unmaskable-template`` and ``no-turn-end`` for one whose answers could not be trained.
@@ -80,21 +79,18 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None
     if template in FORMS:
         tokenizer.chat_template = _form(tokenizer.chat_template, template)
     else:
-        tokenizer.chat_template = _named(tokenizer, template) if template in TEMPLATES else _given(template)
+        tokenizer.chat_template = (
+            _named(tokenizer, template) if template in TEMPLATES else template_text(template)
+        )
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         render_answers(tokenizer, probe)
     except DataError as error:
         raise ModelError(
             f"The chat template in model.chat_template cannot be used: {error.message}",
-            remedy=f"Mend it, or use one of {', '.join(NAMES)}.",
+            remedy=f"Mend it, or use one of {', '.join(TEMPLATE_NAMES)}.",
             code="bad-template",
         ) from error
-
-
-def template_text(template: str) -> str:
-    """What to keep of a setting: a name or Jinja as it is, the content of a file. Raises as ``set_chat_template``."""
-    return template if template in NAMES else _given(template)
 
 
 def _form(own: object, name: str) -> str:
@@ -118,22 +114,3 @@ def _named(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     bos = tokenizer.bos_token
     first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).tokens[0]
     return ("{{ bos_token }}" if bos and first == bos else "") + TEMPLATES[name].replace(_END, own)
-
-
-def _given(template: str) -> str:
-    if "{{" in template or "{%" in template:
-        return template
-    try:
-        text = user_path(template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ModelError(
-            f"model.chat_template {template!r} is neither a known name nor a readable file ({reason}).",
-            remedy=f"Use one of {', '.join(NAMES)}, or the path of a Jinja file.",
-            code="unknown-template",
-        ) from error
-    if "{{" not in text and "{%" not in text:
-        raise ModelError(
-            f"{template} holds no Jinja template.", remedy="It must print the messages.", code="bad-template"
-        )
-    return text

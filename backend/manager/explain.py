@@ -283,7 +283,8 @@ def _machine_findings(run: RunDir) -> list[str]:
 _ADVICE = {
     "non-finite-loss": "Lower training.learning_rate, and look at the rows of that step.",
     "non-finite-gradient": "Lower training.learning_rate or training.max_grad_norm, and look at those rows.",
-    "out-of-memory": "Lower training.per_device_train_batch_size or data.max_length, or close other programs.",
+    "out-of-memory": "Close other programs, or compute less at once: tunesmith runs resume RUN "
+    "--training.micro_batch_tokens N branches off with a smaller N.",
     "disk-full": "Make room on the disk of the run, or lower training.save_total_limit.",
     "disk-low": "Make room on the disk of the run, or lower training.save_total_limit.",
     "crashed": "The stack at the crash is in train.log; a crash in the same place twice is a fault worth reporting.",

@@ -11,12 +11,13 @@ import pytest
 from backend import branching
 from backend.branching import branch, changed_config
 from backend.core.optimizer import default_learning_rate
-from backend.errors import RunError
+from backend.errors import ConfigError, RunError
 from backend.model_source import run_config
 from backend.reports import Progress, RunStatus
 from backend.run_dir import RunDir
 from backend.trainer_main import run
 from tests.runs import SHORT, lines, make_run, tree
+from tests.tiny import tiny_model_folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,27 @@ class TestChangedConfig:
         with pytest.raises(RunError) as caught:
             changed_config(stopped, rate_factor=factor)
         assert caught.value.code == "bad-factor"
+
+    def test_less_at_once_is_the_only_change(self, stopped: RunDir) -> None:
+        config = run_config(stopped)
+        changed = changed_config(stopped, micro_batch_tokens=64)
+        training = config.training.model_copy(update={"micro_batch_tokens": 64})
+        assert changed == config.model_copy(update={"training": training})
+
+    @pytest.mark.parametrize("size", [0, 7, -1, 2_000_000])
+    def test_a_size_out_of_range_is_refused(self, stopped: RunDir, size: int) -> None:
+        with pytest.raises(ConfigError, match=r"training\.micro_batch_tokens"):
+            changed_config(stopped, micro_batch_tokens=size)
+
+    def test_a_base_that_was_moved_is_named_and_another_refused(
+        self, stopped: RunDir, learner: Path, tmp_path: Path
+    ) -> None:
+        moved = Path(shutil.copytree(learner, tmp_path / "moved"))
+        assert changed_config(stopped, base_model=str(moved)).model.model_name_or_path == str(moved)
+        other = tiny_model_folder(tmp_path / "other", seed=3)
+        with pytest.raises(RunError) as caught:
+            changed_config(stopped, base_model=str(other))
+        assert caught.value.code == "base-changed"
 
     def test_skipped_rows_add_up(self, tmp_path: Path, learner: Path, rows_file: Path) -> None:
         made = make_run(tmp_path, learner, rows_file, SHORT | {"data.skip_rows": ["foods.jsonl:1"]})

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from backend.config import RunConfig, parse_config
-from backend.config_paths import with_absolute_paths
+from backend.config import LONGEST_TEMPLATE, RunConfig, parse_config
+from backend.config_paths import template_text, with_absolute_paths
+from backend.errors import ModelError
 
 
 @pytest.fixture(autouse=True)
@@ -56,3 +57,42 @@ def test_an_alias_is_one_even_beside_a_folder_of_its_name(tmp_path: Path) -> Non
     (tmp_path / "smollm2-135m").mkdir()
     config = absolute(model={"model_name_or_path": "smollm2-135m"})
     assert config.model.model_name_or_path == "smollm2-135m"
+
+
+JINJA = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+
+
+@pytest.mark.parametrize("given", ["my.jinja", "~/my.jinja", "./my.jinja"])
+def test_a_template_file_is_kept_as_its_text(given: str, tmp_path: Path) -> None:
+    (tmp_path / "my.jinja").write_text(JINJA)
+    config = absolute(model={"chat_template": given})
+    (tmp_path / "my.jinja").write_text("edited")
+    assert config.model.chat_template == JINJA
+    assert with_absolute_paths(config) == config
+
+
+@pytest.mark.parametrize("setting", ["chatml", "no-thinking", JINJA])
+def test_a_named_template_and_jinja_itself_stay(setting: str) -> None:
+    assert template_text(setting) == setting
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"no template in here", "bad-template"),
+        (b"\xff\xfe\xff", "unknown-template"),
+        (JINJA.encode() + b" " * LONGEST_TEMPLATE, "bad-template"),
+    ],
+)
+def test_a_template_file_that_cannot_be_kept_is_refused(tmp_path: Path, content: bytes, code: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        template_text(str(path))
+    assert caught.value.code == code
+
+
+def test_a_template_file_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.jinja") as caught:
+        absolute(model={"chat_template": "nowhere.jinja"})
+    assert caught.value.code == "unknown-template"

@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from backend import model_source
+from backend.core.checkpoint import save_result
+from backend.core.model_loader import load_base
+from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError, RunError
-from backend.model_source import best_step, checkpoint_names, find_model, run_config
+from backend.model_source import base_of, best_step, checkpoint_names, find_model, is_base_of, run_config
 from backend.run_dir import RunDir
+from backend.run_environment import Environment, Facts
 from tests.runs import make_run
+from tests.tiny import tiny_model_folder
 
 
 @pytest.fixture
@@ -144,3 +150,107 @@ def test_w15_the_latest_checkpoint_is_the_one_of_the_highest_step(copied: RunDir
     shutil.rmtree(copied.checkpoint(999_999))
     copied.checkpoint(1_000_000).rename(copied.checkpoint(20))
     assert _adapter(copied, checkpoint="latest") == copied.checkpoint(20)
+
+
+class TestBase:
+    """A run is opened over the very base that it was trained over, or not at all."""
+
+    @pytest.fixture
+    def base(self, copied: RunDir, learner: Path, tmp_path: Path) -> Path:
+        """A base of its own under ``copied``, to be harmed."""
+        base = Path(shutil.copytree(learner, tmp_path / "base"))
+        text = copied.config.read_text().replace(str(learner), str(base))
+        copied.config.write_text(text)
+        return base
+
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> Path:
+        """Another model of the same shape."""
+        return tiny_model_folder(tmp_path / "other", initializer_range=0.5, seed=7)
+
+    @pytest.mark.parametrize("which", [{}, {"base": True}, {"checkpoint": 10}, {"checkpoint": "best"}])
+    @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "config.json"])
+    def test_a_changed_base_is_refused_with_both_fingerprints(
+        self, copied: RunDir, base: Path, which: dict[str, Any], name: str
+    ) -> None:
+        facts = copied.read_environment().facts
+        (base / name).write_bytes((base / name).read_bytes() + b" ")
+        with pytest.raises(RunError) as caught:
+            find_model(copied, **which)
+        assert caught.value.code == "base-changed"
+        assert facts is not None
+        assert facts.model in caught.value.message
+        assert len([word for word in caught.value.message.split() if len(word.strip(",.")) == 32]) == 2
+        assert "--base-model" in caught.value.remedy
+
+    def test_a_base_put_back_is_taken_again(self, copied: RunDir, base: Path) -> None:
+        weights = base / "model.safetensors"
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + b"x")
+        with pytest.raises(RunError):
+            find_model(copied)
+        weights.write_bytes(content)
+        assert find_model(copied).base == base
+
+    def test_a_moved_base_is_missed_and_can_be_named(self, copied: RunDir, base: Path) -> None:
+        moved = base.rename(base.with_name("moved"))
+        with pytest.raises(ModelError, match="is not where it was") as caught:
+            find_model(copied)
+        assert "--base-model" in caught.value.remedy
+        found = find_model(copied, base_model=moved)
+        assert (found.base, found.tokenizer) == (moved, copied.adapter)
+        assert find_model(copied, base=True, base_model=str(moved)).base == moved
+
+    def test_another_model_is_not_taken_for_the_base(self, copied: RunDir, base: Path, other: Path) -> None:
+        with pytest.raises(RunError, match="is not the base model") as caught:
+            find_model(copied, base_model=other)
+        assert caught.value.code == "base-changed"
+        assert is_base_of(copied, base)
+        assert not is_base_of(copied, other)
+
+    def test_a_model_that_is_no_run_has_no_other_place(self, other: Path, base: Path) -> None:
+        with pytest.raises(RunError, match="is no run"):
+            find_model(other, base_model=base)
+
+    def test_a_run_that_never_began_takes_what_it_names_but_nothing_else(
+        self, tmp_path: Path, learner: Path, rows_file: Path, other: Path
+    ) -> None:
+        made = make_run(tmp_path / "runs", learner, rows_file)
+        assert base_of(made) == learner
+        assert not is_base_of(made, learner)
+        with pytest.raises(RunError, match="not known yet"):
+            base_of(made, other)
+
+    def test_a_whole_result_needs_no_base(self, copied: RunDir, base: Path) -> None:
+        copied.config.write_text(copied.config.read_text().replace("method: lora", "method: full"))
+        save_result(load_base(base), load_tokenizer(base), copied.model)
+        shutil.rmtree(copied.adapter)
+        shutil.rmtree(base)
+        found = find_model(copied)
+        assert (found.base, found.adapter, found.tokenizer) == (copied.model, None, copied.model)
+
+    def test_other_weights_in_the_same_folder_are_another_source(self, other: Path) -> None:
+        before = find_model(other)
+        weights = other / "model.safetensors"
+        weights.write_bytes(weights.read_bytes())
+        assert find_model(other).base == before.base
+        assert find_model(other) != before
+
+    @pytest.mark.parametrize(("commit", "asked"), [("c" * 40, "c" * 40), ("", "main")])
+    def test_a_base_of_the_hub_is_the_commit_it_was(
+        self, copied: RunDir, learner: Path, monkeypatch: pytest.MonkeyPatch, commit: str, asked: str
+    ) -> None:
+        text = copied.config.read_text().replace(str(learner), "owner/name")
+        copied.config.write_text(text.replace("revision: null", "revision: main"))
+        facts = copied.read_environment().facts
+        assert facts is not None
+        copied.write_environment(Environment(facts=Facts(facts.data, facts.model, revision=commit)))
+        seen: list[tuple[str, str | None]] = []
+
+        def resolve(name: str, *, revision: str | None = None) -> Path:
+            seen.append((name, revision))
+            return learner
+
+        monkeypatch.setattr(model_source, "resolve_model", resolve)
+        assert base_of(copied) == learner
+        assert seen == [("owner/name", asked)]

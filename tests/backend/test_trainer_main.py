@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -15,10 +17,11 @@ import pytest
 import torch
 
 from backend import encoded_rows, trainer_main
-from backend.core.distributed import World
+from backend.core.distributed import StoppedWaitingError, World, joined
 from backend.core.model_folder import model_fingerprint
 from backend.encoded_rows import EncodedRows
 from backend.errors import RunError
+from backend.inferencer import Inferencer
 from backend.outcomes import exit_code
 from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.run_dir import RunDir
@@ -36,6 +39,11 @@ from tests.runs import (
     write_rows,
 )
 
+DATED = (
+    "{{ '<|im_start|>system\nToday is ' + strftime_now('%-d %b') + '<|im_end|>\n' }}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 ENDLESS_PROMPT = {"prompt": "word " * 600, "completion": "x"}
 
 
@@ -61,6 +69,17 @@ def at_step(step: int, act: Callable[[], object]) -> Callable[[Progress], None]:
         _ = [act() for reached in steps if reached == step]
 
     return watch
+
+
+def on_day(day: int) -> type[datetime]:
+    """The class datetime on a day of May."""
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime(2026, 5, day, 12, tzinfo=tz or UTC)
+
+    return Then
 
 
 def never(*_: object, **__: object) -> None:
@@ -160,6 +179,23 @@ class TestFinishing:
         assert (outcome.status, outcome.code, outcome.step) == (RunStatus.FINISHED, "completed", 4)
         assert series(again) == series(undisturbed)
         assert result_bytes(again) == result_bytes(undisturbed)
+
+    def test_the_outcome_names_the_step_of_the_result_also_when_it_was_lost(
+        self, tmp_path: Path, learner: Path, rows_file: Path
+    ) -> None:
+        changes = SHORT | {
+            "training.max_steps": 12,
+            "training.learning_rate": 0.4,
+            "evaluation.eval_steps": 1,
+            "evaluation.early_stopping_patience": 2,
+        }
+        made = make_run(tmp_path, learner, rows_file, changes)
+        outcome = run(made)
+        made.outcome_file.unlink()  # it was killed just before it wrote that
+        again = run(made)
+        assert (again.status, again.step, again.result) == (outcome.status, outcome.step, outcome.result)
+        assert made.newest_checkpoint_step() > outcome.step
+        assert f"step {outcome.step}" in again.message
 
     def test_a_result_that_went_missing_is_made_again(self, undisturbed: RunDir, tmp_path: Path) -> None:
         again = RunDir(Path(shutil.copytree(undisturbed.path, tmp_path / undisturbed.id)))
@@ -274,6 +310,111 @@ class TestChangedInputs:
         write_rows(data)
         assert run(made).code == "completed"
         assert series(made) == series(undisturbed)
+
+    def test_a_template_that_was_edited_is_a_changed_input(
+        self, made: RunDir, tmp_path: Path, learner: Path, rows_file: Path
+    ) -> None:
+        """Also where whoever made the run left the template in its file."""
+        file = tmp_path / "my.jinja"
+        file.write_text(DATED.replace("Today", "Date"))
+        made = make_run(tmp_path, learner, rows_file, SHORT | {"model.chat_template": str(file)})
+        run(made, at_step(2, made.request_stop))
+        content = file.read_text()
+        file.write_text(content.replace("Date", "Day"))
+        outcome = run(made)
+        assert (outcome.code, exit_code(outcome)) == ("inputs-changed", 2)
+        assert "the chat template (" in outcome.message
+        file.write_text(content)
+        assert run(made).code == "completed"
+
+    def test_a_template_that_prints_the_date_prints_that_of_the_first_attempt(
+        self, tmp_path: Path, learner: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        changes = SHORT | {"model.chat_template": DATED}
+        whole, stopped = (make_run(tmp_path / name, learner, rows_file, changes) for name in ("a", "b"))
+        monkeypatch.setattr(trainer_main, "datetime", on_day(1))
+        assert run(whole).code == "completed"
+        run(stopped, at_step(3, stopped.request_stop))
+        monkeypatch.setattr(trainer_main, "datetime", on_day(2))
+        assert run(stopped).code == "completed"
+        assert result_bytes(stopped) == result_bytes(whole)
+        assert series(stopped) == series(whole)
+        for base in (False, True):
+            with Inferencer(stopped, base=base) as model:
+                assert "Today is 1 May" in model.tokenizer.decode(model.render("test input"))
+
+
+class TestAnotherMachine:
+    """A resume on another kind of processor or version goes on, and says and keeps that the bits may be others."""
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"processor": "Another CPU, AVX512"}, "the processor (Another CPU, AVX512 → "),
+            ({"versions": {"torch": "1.0"}}, "torch (1.0 → "),
+        ],
+    )
+    def test_it_is_told_kept_and_goes_on(self, made: RunDir, changes: dict[str, Any], said: str) -> None:
+        run(made, at_step(3, made.request_stop))
+        made.write_environment(replace(made.read_environment(), **changes))
+        seen: list[Progress] = []
+        assert run(made, seen.append).code == "completed"
+        (note,) = [progress.note for progress in seen if progress.note]
+        (change,) = made.read_environment().changes
+        assert said in note
+        assert "From step 3 on" in note
+        assert note in made.train_log.read_text()
+        assert (change.attempt, change.step, change.what.startswith(said)) == (2, 3, True)
+
+    def test_on_the_same_machine_nothing_is_said(self, made: RunDir) -> None:
+        seen: list[Progress] = []
+        run(made, at_step(3, made.request_stop))
+        run(made, seen.append)
+        assert [progress.note for progress in seen if progress.note] == []
+        assert made.read_environment().changes == ()
+
+    def test_what_was_told_once_stays_known(self, made: RunDir) -> None:
+        for step in (1, 2):
+            run(made, at_step(step, made.request_stop))
+            made.write_environment(replace(made.read_environment(), processor=f"Another CPU {step}"))
+        run(made)
+        assert [change.step for change in made.read_environment().changes] == [1, 2]
+
+
+class TestStrayProcesses:
+    """RANK and WORLD_SIZE of somebody else's job give an error before anything is touched."""
+
+    @pytest.mark.parametrize(
+        ("environ", "code"),
+        [
+            ({"RANK": "0", "WORLD_SIZE": "2"}, "other-process-count"),
+            ({"RANK": "1", "WORLD_SIZE": "2"}, "other-process-count"),
+            ({"WORLD_SIZE": "8"}, "other-process-count"),
+            ({"RANK": "3"}, "bad-rank"),
+            ({"RANK": "many", "WORLD_SIZE": "2"}, "bad-rank"),
+        ],
+    )
+    def test_they_are_refused(
+        self, made: RunDir, environ: dict[str, str], code: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = tree(made.path)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RunError) as caught:
+            run(made)
+        assert caught.value.code == code
+        assert "unset" in caught.value.remedy.lower()
+        assert tree(made.path) == before
+
+    def test_a_stop_while_waiting_for_the_others_is_an_outcome(
+        self, made: RunDir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            trainer_main, "joined", create_autospec(joined, side_effect=StoppedWaitingError("sigterm"))
+        )
+        outcome = run(made)
+        assert (outcome.status, outcome.code, exit_code(outcome)) == (RunStatus.STOPPED, "sigterm", 143)
+        assert made.status() is RunStatus.STOPPED
 
 
 class TestFailing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from backend.manager.run_summary import summarise
 from backend.model_source import run_config
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
+from backend.run_environment import Change
 from backend.trainer_main import run as carry_out
 from tests.runs import do_harm, make_run, series, tree
 
@@ -97,6 +99,22 @@ class TestShow:
         assert "Try its answers" not in screen
         assert shown([*words, made.id], capsys)["next_action"] in screen
 
+    def test_a_run_says_what_it_is_computed_on_and_each_change(
+        self, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+        known = replace(
+            run.read_environment(), processor="Some CPU", changes=(Change(2, 10, "torch (1 → 2)"),)
+        )
+        run.write_environment(known)
+        assert main(["runs", "show", str(run.path)]) == 0
+        screen = capsys.readouterr().out
+        assert "Some CPU, float32" in screen
+        assert "from step 10 on (attempt 2): torch (1 → 2)" in screen
+        assert shown(["show", str(run.path)], capsys)["changes"] == [
+            "from step 10 on (attempt 2): torch (1 → 2)"
+        ]
+
     def test_a_run_that_is_none(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["runs", "show", "nothing"]) == 2
         assert capsys.readouterr().err.startswith("Error: There is no run 'nothing'.")
@@ -168,6 +186,19 @@ class TestResumeElsewhere:
         config = run_config(branch)
         assert config.training.learning_rate == 0.015
         assert config.data.skip_rows == ["foods.jsonl:1", "foods.jsonl:2"]
+
+    def test_a_branch_that_needs_less_memory_over_a_base_that_was_moved(
+        self, made: RunDir, learner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert carry_out(made).code == "completed"
+        moved = Path(shutil.copytree(learner, tmp_path / "moved"))
+        words = ["--from-step", "2", "--training.micro_batch_tokens", "64", "--base-model", str(moved)]
+        assert main(["runs", "resume", made.id, *words]) == 0
+        (branch,) = [run for run in RunDir.all_under(tmp_path / "runs") if run != made]
+        assert f"64 tokens at once, over the base model in {moved}" in capsys.readouterr().out
+        config = run_config(branch)
+        assert (config.training.micro_batch_tokens, config.model.model_name_or_path) == (64, str(moved))
+        assert branch.status() is RunStatus.FINISHED
 
     def test_a_row_that_is_not_there_makes_no_branch(
         self, made: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]

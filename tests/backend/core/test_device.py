@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from backend.core.device import (
     left_as_found,
     memory_bytes,
     plan_compute,
+    processor,
     seed_everything,
     step_seed,
     torch_dtype,
@@ -60,18 +62,55 @@ def test_the_plan_of_this_very_machine_uses_the_cores_it_has() -> None:
     assert plan.matmul_precision in {"medium", "highest"}
 
 
+def give_processor(patch: pytest.MonkeyPatch, *, aten: str, amx: bool, avx512_bf16: bool, isa: str) -> None:
+    """Let torch find a processor with these instructions, of which ``isa`` is the most that oneDNN may use."""
+    patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: aten)
+    patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    patch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+
+
 @pytest.mark.usefixtures("_no_gpu")
-@pytest.mark.parametrize(("pays", "dtype"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_takes_the_precision_that_pays(pays: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_bfloat16_pays", lambda: pays)
+@pytest.mark.parametrize(
+    ("aten", "amx", "avx512_bf16", "isa", "dtype"),
+    [
+        ("AVX512", True, True, "", "bfloat16"),
+        ("AVX512", True, False, "", "bfloat16"),
+        ("AVX512", False, True, "", "bfloat16"),
+        ("AVX512", False, False, "", "float32"),
+        ("AVX2", False, False, "", "float32"),
+        ("AVX2", True, True, "", "float32"),
+        ("DEFAULT", True, True, "", "float32"),
+        ("AVX512", True, True, "AVX512_CORE_AMX", "bfloat16"),
+        ("AVX512", True, True, "avx512_core_bf16", "bfloat16"),
+        ("AVX512", True, True, "AVX512_CORE", "float32"),
+        ("AVX512", True, True, "avx2", "float32"),
+    ],
+)
+def test_auto_goes_by_the_instructions_of_the_processor(
+    aten: str, amx: bool, avx512_bf16: bool, isa: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_processor(monkeypatch, aten=aten, amx=amx, avx512_bf16=avx512_bf16, isa=isa)
 
     assert plan_compute("auto", cores=2).dtype == dtype
 
 
 @pytest.mark.usefixtures("_no_gpu")
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_the_plan_is_the_same_at_each_call_whatever_the_clock_says(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(now)) ** 2)
+
+    assert len({plan_compute(dtype, cores=2) for _ in range(5)}) == 1
+    assert next(now) == 0
+
+
+@pytest.mark.usefixtures("_no_gpu")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_precision_that_was_asked_for_is_not_measured(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_bfloat16_pays", lambda: pytest.fail("measured"))
+def test_a_precision_that_was_asked_for_is_taken(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_processor(monkeypatch, aten="AVX512", amx=dtype == "float32", avx512_bf16=False, isa="")
 
     assert plan_compute(dtype, cores=2).dtype == dtype
 
@@ -84,20 +123,46 @@ def test_a_precision_that_nothing_is_computed_in(dtype: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "supported", "dtype"),
-    [("auto", True, "bfloat16"), ("auto", False, "float32"), ("float32", True, "float32")],
+    ("asked", "capability", "dtype"),
+    [
+        ("auto", (9, 0), "bfloat16"),
+        ("auto", (8, 0), "bfloat16"),
+        ("auto", (7, 5), "float32"),
+        ("float32", (9, 0), "float32"),
+    ],
 )
 def test_a_gpu_is_one_lane_in_the_precision_it_has(
-    asked: str, supported: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+    asked: str, capability: tuple[int, int], dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
 
     assert plan_compute(asked) == ComputePlan("cuda", dtype, lanes=1, threads=1, matmul_precision="high")
 
 
+def test_the_processor_is_named_with_the_instructions_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    whole = processor("cpu")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    limited = processor("cpu")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    least = processor("cpu")
+
+    assert limited == f"{whole}, ONEDNN_MAX_CPU_ISA=AVX2"
+    assert least != limited
+    assert whole.partition(",")[0].strip()
+
+
+def test_a_gpu_is_named_with_its_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+
+    assert processor("cuda:1") == "NVIDIA H200, sm_90"
+
+
 @pytest.mark.usefixtures("_no_gpu")
 def test_probing_leaves_torch_as_it_was() -> None:
+    device._matmul_precision.cache_clear()
     torch.set_float32_matmul_precision("high")
     torch.set_num_threads(2)
 
@@ -106,29 +171,18 @@ def test_probing_leaves_torch_as_it_was() -> None:
     assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("high", 2)
 
 
-@pytest.mark.parametrize(("seconds", "pays"), [(0.5, True), (1 / 1.3, True), (1 / 1.2, False), (2.0, False)])
-def test_bfloat16_must_win_clearly(seconds: float, pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that gives fp32 products one second each and bfloat16 ones ``seconds``."""
-    now = 0.0
-
-    def product(x: torch.Tensor, _: torch.Tensor) -> None:
-        nonlocal now
-        now += {torch.float32: 1.0, torch.bfloat16: seconds}[x.dtype]
-
-    monkeypatch.setattr(device.F, "linear", product)
-    monkeypatch.setattr(device.time, "perf_counter", lambda: now)
-
-    assert device._bfloat16_pays() is pays
-
-
 @pytest.mark.parametrize(("error", "precision"), [(0.0, "medium"), (1e-3, "highest")])
 def test_the_fast_products_are_taken_only_where_they_are_exact(
     error: float, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = torch.nn.functional.linear
-    monkeypatch.setattr(device.F, "linear", lambda x, w: plain(x, w) * (1 + error))
+    """Products as a processor that rounds, or one that does not, gives them, whichever this one is."""
 
-    assert device._matmul_precision() == precision
+    def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return ((x.double() @ w.double().t()) * (1 + error)).float()
+
+    monkeypatch.setattr(device.F, "linear", product)
+
+    assert device._matmul_precision.__wrapped__() == precision
 
 
 def test_a_plan_is_put_into_force() -> None:

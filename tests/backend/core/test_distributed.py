@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,18 @@ import pytest
 import torch
 
 from backend.core import distributed
-from backend.core.distributed import ALONE, World, joined
+from backend.core.distributed import ALONE, StoppedWaitingError, World, joined
 from backend.errors import RunError
 from backend.reports import MEETING_FILE
 from tests.runs import child_environment
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -88,6 +97,84 @@ class TestAlone:
         assert World.of(environ) == world
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RANK": "1"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"RANK": "zero", "WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": ""},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "3"},
+        {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "0"},
+    ],
+)
+def test_a_place_that_there_cannot_be_is_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(RunError, match="a place among processes that there cannot be") as caught:
+        World.of(environ)
+    assert caught.value.code == "bad-rank"
+
+
+@pytest.mark.parametrize(
+    ("world", "device", "own"),
+    [
+        (World(), "cuda", "cuda"),
+        (World(3, 4, 2, 1), "cuda", "cuda:1"),
+        (World(3, 4, 2, 1), "cpu", "cpu"),
+    ],
+)
+def test_each_of_several_has_a_gpu_of_its_own(world: World, device: str, own: str) -> None:
+    assert world.own_device(device) == own
+
+
+class TestMeeting:
+    """Waiting for processes that do not come ends: at once when asked, else after a while, always in words."""
+
+    @pytest.fixture(autouse=True)
+    def _no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    @pytest.mark.parametrize("where", ["file", "address", "address of another"])
+    def test_a_wish_to_stop_is_heard(self, where: str, tmp_path: Path, free_port: int) -> None:
+        places = {
+            "file": (0, {MEETING_FILE: str(tmp_path / "meeting")}),
+            "address": (0, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}),
+            "address of another": (1, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}),
+        }
+        rank, environ = places[where]
+        asked = iter([None, None, "sigterm"])
+        with (
+            pytest.raises(StoppedWaitingError) as caught,
+            joined(World(rank, 2), environ, lambda: next(asked)),
+        ):
+            pytest.fail("nobody came")
+        assert caught.value.reason == "sigterm"
+
+    def test_patience_ends_in_words(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.0)
+        environ = {MEETING_FILE: str(tmp_path / "meeting")}
+        with pytest.raises(RunError, match="process 0 of 2") as caught, joined(World(0, 2), environ):
+            pytest.fail("nobody came")
+        assert caught.value.code == "peers-missing"
+
+    @pytest.mark.parametrize("environ", [{}, {"MASTER_ADDR": "a"}, {"MASTER_ADDR": "a", "MASTER_PORT": "b"}])
+    def test_no_place_to_meet_is_said_at_once(self, environ: dict[str, str]) -> None:
+        with pytest.raises(RunError, match="where they meet") as caught, joined(World(0, 2), environ):
+            pytest.fail("nobody came")
+        assert caught.value.code == "no-meeting"
+
+
+@pytest.mark.parametrize("change", [1.0, 1e-45, -0.0])
+def test_a_checksum_of_weights_changes_with_any_bit(change: float) -> None:
+    weights = [torch.ones(3, 2), torch.zeros(4)]
+    before = distributed.weights_checksum(weights)
+    assert before == distributed.weights_checksum([part.clone() for part in weights])
+    weights[1][2] = change
+    assert distributed.weights_checksum(weights) != before
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("parts", [0, 1, 2, 7])
 def test_every_part_is_computed_once(size: int, parts: int) -> None:
@@ -122,9 +209,14 @@ distributed.BUCKET_ELEMENTS = 3
 parts = [torch.full((2, 2), 1.0 + world.rank), torch.tensor([0.1 * (world.rank + 1)]), torch.tensor(3.0)]
 loss = world.add_up(0.5 + world.rank, parts)
 told = [world.same({{'step': world.rank}}), world.same('stop' if world.writes else None), world.same(None)]
+world.require_same(step=4, model='a')
+try:
+    world.require_same(step=4, base_model='ab'[world.rank])
+except Exception as error:
+    refused = [type(error).__name__, error.code, error.message]
 time.sleep(0.5 * world.writes)
 open({saved!r}, 'w').close() if world.writes else None
-return {{'sum': [loss, [part.tolist() for part in parts]], 'told': told}}"""
+return {{'refused': refused, 'sum': [loss, [part.tolist() for part in parts]], 'told': told}}"""
     return two(folder, body, after=f"answer['saved'] = os.path.exists({saved!r})")
 
 
@@ -138,6 +230,11 @@ def test_two_add_up_to_the_same_bits(together: list[Any]) -> None:
 
 def test_the_first_one_decides(together: list[Any]) -> None:
     assert [seen["told"] for seen in together] == [[{"step": 0}, "stop", None]] * 2
+
+
+def test_what_differs_is_refused_by_both(together: list[Any]) -> None:
+    said = "Process 1 of 2 has another base model than process 0: b, not a."
+    assert [seen["refused"] for seen in together] == [["RunError", "processes-disagree", said]] * 2
 
 
 def test_they_leave_together(together: list[Any]) -> None:

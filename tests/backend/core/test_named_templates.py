@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from backend.core.named_templates import TEMPLATES, set_chat_template, template_text
+from backend.config_paths import TEMPLATE_NAMES
+from backend.core.named_templates import FORMS, TEMPLATES, set_chat_template
 from backend.core.template import render, render_prompt
 from backend.core.tokenizer import (
     encode_batch,
@@ -122,13 +123,15 @@ def test_a_beginning_that_the_tokenizer_puts_there_itself_is_printed() -> None:
     assert encode_messages(tokenizer, TURNS[:2]).input_ids.count(bos[1]) == 1
 
 
+def test_the_names_are_those_that_a_configuration_may_hold() -> None:
+    assert (*TEMPLATES, *FORMS) == TEMPLATE_NAMES
+
+
 def test_a_file_and_jinja_itself(tmp_path: Path) -> None:
     jinja = "{% for m in messages %}{{ m['content'] + eos_token }}{% endfor %}"
     path = tmp_path / "mine.jinja"
     path.write_text(jinja)
     assert base(str(path)).chat_template == base(jinja).chat_template == jinja
-    assert template_text(str(path)) == template_text(jinja) == jinja
-    assert template_text("chatml") == "chatml"
 
 
 @pytest.mark.parametrize(
@@ -160,19 +163,10 @@ def test_a_form_is_the_models_own_template_told_whether_to_think() -> None:
     tokenizer = tiny_tokenizer("chatml")
     tokenizer.chat_template += "{% if enable_thinking is false %}{{ '<think></think>' }}{% endif %}"
     own = render_prompt(tokenizer, TURNS[:1])
-    set_chat_template(tokenizer, template_text("no-thinking"))
+    set_chat_template(tokenizer, "no-thinking")
     assert render_prompt(tokenizer, TURNS[:1]) == own + "<think></think>"
     set_chat_template(tokenizer, "thinking")
     assert tokenizer.chat_template.startswith("{%- set enable_thinking = true %}")
-
-
-@pytest.mark.parametrize("content", ["no template in here", b"\xff\xfe\xff"])
-def test_a_file_that_holds_none(tmp_path: Path, content: str | bytes) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ModelError) as caught:
-        template_text(str(path))
-    assert caught.value.code in {"bad-template", "unknown-template"}
 
 
 def test_a_role_that_nobody_knows_is_refused_by_row() -> None:

@@ -55,6 +55,15 @@ def test_paths_do_not_depend_on_where_one_stands(tmp_path: Path, monkeypatch: py
     assert f"{tmp_path}/foods.jsonl" in run.read_config_text()
 
 
+def test_the_template_is_part_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.jinja").write_text("{{ messages[0]['content'] }}")
+    config = parse_config({"data": {"train": "foods.jsonl"}, "model": {"chat_template": "my.jinja"}})
+    kept = launch(tmp_path, config, "create").read_config_text()
+    assert "my.jinja" not in kept
+    assert "{{ messages[0]" in kept
+
+
 def test_what_the_data_check_found_is_kept_with_the_run(tmp_path: Path) -> None:
     found = DataCheck(
         (DataFinding("duplicates", "Rows repeat", "block", 7, "Harm.", ("f:1",)),), ("duplicates",)
