@@ -16,19 +16,23 @@ and where, and a remedy that says what to do. Floor F0: imports nothing of ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+_DOUBLED_STOP = re.compile(r"(?<!\.)([.!?])\.$")
 
 
 class TunesmithError(Exception):
     """What went wrong in one sentence, and what to do about it in another.
 
-    ``code`` is stable and lower-case with dashes; it is what scripts and tests compare.
+    ``code`` is stable and lower-case with dashes; it is what scripts and tests compare. A message that ends with the
+    words of another program has one end mark, whether or not those brought their own.
     """
 
     def __init__(self, message: str, *, remedy: str, code: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _DOUBLED_STOP.sub(r"\1", message)
+        super().__init__(self.message)
         self.remedy = remedy
         self.code = code
 

@@ -20,6 +20,7 @@ from backend.data.records import Row
 from backend.errors import DataError, ModelError, TunesmithError
 
 ROWS_AT_ONCE = 1024
+_OF_THE_MODEL = frozenset({"no-chat-template", "bad-template"})  # faults that no row can have a part in
 IGNORED_LABEL = -100
 """Label of a token that is not learned, as transformers and TRL write it."""
 
@@ -52,7 +53,7 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     try:
         return encode_row(row, tokenizer)
     except (DataError, ModelError) as error:
-        if error.message.startswith(row.place):
+        if error.message.startswith(row.place) or error.code in _OF_THE_MODEL:
             raise
         raise type(error)(f"{row.place}: {error.message}", remedy=error.remedy, code=error.code) from error
 

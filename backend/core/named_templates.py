@@ -85,7 +85,9 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         render_answers(tokenizer, probe)
-    except DataError as error:
+    except (DataError, ModelError) as error:
+        if isinstance(error, ModelError) and error.code != "bad-template":
+            raise
         raise ModelError(
             f"The chat template in model.chat_template cannot be used: {error.message}",
             remedy=f"Mend it, or use one of {', '.join(TEMPLATE_NAMES)}.",

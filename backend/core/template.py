@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from backend.errors import DataError, ModelError
@@ -26,6 +26,9 @@ THOUGHTS = ("reasoning_content", "thinking")
 
 _LAYOUT = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1""")
 
+_SYSTEM, _USER, _ANSWER = ({"role": role, "content": "a"} for role in ("system", "user", "assistant"))
+_PROBES = ([_USER], [_USER, _ANSWER], [_SYSTEM, _USER, _ANSWER])
+
 _OUR_KEYS = frozenset({"trained", "weight"})
 _SENTINEL = "QxTunesmithSentinelxQ"
 
@@ -40,35 +43,52 @@ def render(
     """The text that the model's own template makes of ``messages``.
 
     The arguments of tool calls are given as objects, which most templates print as JSON, whether they were written
-    so or as JSON text, as OpenAI's format wants it; a template that refuses objects gets the text. Raises ModelError
-    (``no-chat-template``) where there is no template and DataError: ``template-refused`` where the template rejects
-    the conversation (wrong role order, a missing or non-text content), ``not-unicode``.
+    so or as JSON text, as OpenAI's format wants it; a template that refuses objects gets the text. Raises ModelError,
+    ``no-chat-template`` where there is none and ``bad-template`` where it cannot be run whatever the conversation,
+    and DataError: ``template-refused`` where the template rejects this conversation (wrong role order, a missing or
+    non-text content), ``not-unicode``.
     """
-    if tokenizer.chat_template is None:
-        raise ModelError(
-            "This model has no chat template, so it cannot read messages.",
-            code="no-chat-template",
-            remedy="Set model.chat_template, for example to chatml, or choose an instruction-tuned model.",
-        )
     public = [{key: value for key, value in m.items() if key not in _OUR_KEYS} for m in messages]
     apply = partial(
         tokenizer.apply_chat_template,
         tools=tools,
         tokenize=False,
         add_generation_prompt=generation_prompt,
-        chat_template=_dated(tokenizer),
+        chat_template=_template(tokenizer, tools),
     )
     try:
         text = _tried(apply, public)
     except _REFUSALS as error:
-        roles = ", ".join(str(message.get("role")) for message in messages) or "no message"
-        raise DataError(
-            f"The model's chat template refuses this conversation ({roles}): {error}.",
-            code="template-refused",
-            remedy="Give every message a text content and a role this model knows, in an order it allows.",
-        ) from error
+        raise _refusal(apply, public, error) from error
+    said = (message.get("content") for message in public if message.get("role") != "system")
+    if not text.strip() and any(str(content or "").strip() for content in said):
+        raise _bad_template("prints nothing of a conversation.")
     check_unicode(text)
     return text
+
+
+def _refusal(
+    apply: Callable[..., Any], messages: Sequence[Message], error: Exception
+) -> DataError | ModelError:
+    """Return the error of a conversation that the template refuses, or of a template that refuses every one."""
+    if isinstance(error, TemplateSyntaxError):
+        return _bad_template(f"is no Jinja: line {error.lineno}: {error.message}.")
+    if all(_refuses(apply, probe) for probe in _PROBES):
+        return _bad_template(f"renders no conversation at all: {error}.")
+    roles = ", ".join(str(message.get("role")) for message in messages) or "no message"
+    return DataError(
+        f"The model's chat template refuses this conversation ({roles}): {error}.",
+        code="template-refused",
+        remedy="Give every message a text content and a role this model knows, in an order it allows.",
+    )
+
+
+def _refuses(apply: Callable[..., Any], messages: list[dict[str, Any]]) -> bool:
+    try:
+        apply(messages, tools=None)
+    except _REFUSALS:
+        return True
+    return False
 
 
 def set_template_time(tokenizer: PreTrainedTokenizerBase, now: datetime | None) -> None:
@@ -85,13 +105,38 @@ def template_time(tokenizer: PreTrainedTokenizerBase) -> datetime:
     return fixed or datetime.now().astimezone()
 
 
-def _dated(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return the template with the time that was set in place of the present one; None: its own as it is."""
+def _template(tokenizer: PreTrainedTokenizerBase, tools: Tools | None) -> str:
+    """Return the template for such a conversation, with the time that was set in place of the present one.
+
+    Of several templates with names transformers takes "tool_use" where there are tools, else "default".
+    """
+    own = tokenizer.chat_template
+    if own is None:
+        raise ModelError(
+            "This model has no chat template, so it cannot read messages.",
+            code="no-chat-template",
+            remedy="Set model.chat_template, for example to chatml, or choose an instruction-tuned model.",
+        )
+    if isinstance(own, dict):
+        name = "tool_use" if tools is not None and "tool_use" in own else "default"
+        if name not in own:
+            raise _bad_template(
+                f"is one of several with names ({', '.join(own)}), none of which is the default."
+            )
+        own = own[name]
+    template = str(own)
+    if not template.strip():
+        raise _bad_template("is empty.")
     fixed: datetime | None = getattr(tokenizer, "template_time", None)
-    template = tokenizer.chat_template
-    if fixed is None or not isinstance(template, str) or "strftime_now" not in template:
-        return None
-    return _with_date(template, fixed)
+    return _with_date(template, fixed) if fixed is not None and "strftime_now" in template else template
+
+
+def _bad_template(what: str) -> ModelError:
+    return ModelError(
+        f"This model's chat template {what}",
+        code="bad-template",
+        remedy="Set model.chat_template to a Jinja file or to the name of a template, for example chatml.",
+    )
 
 
 @cache

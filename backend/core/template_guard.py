@@ -1,16 +1,20 @@
 """Chat templates come from strangers: each is tried in a child with little memory and time before it is used.
 
 The sandbox in which templates are rendered keeps them from running code, not from using all memory or never ending.
-Floor F1; imports errors only.
+Floor F1.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 from backend.errors import ModelError
+from backend.utils.text_utils import shorten
 
 MAX_CHARACTERS = 500_000
 MAX_OUTPUT_CHARACTERS = 1_000_000
@@ -18,8 +22,10 @@ MAX_MEMORY_BYTES = 2**30
 MAX_SECONDS = 5
 
 _TOO_LONG, _TOO_BIG = 3, 4
+_PACKAGES = ("jinja2", "markupsafe")
 _TRIAL = f"""
 import json, resource, sys
+text, sys.path[len(sys.path):] = json.loads(sys.stdin.read())
 resource.setrlimit(resource.RLIMIT_CPU, ({MAX_SECONDS}, {MAX_SECONDS}))
 try:
     resource.setrlimit(resource.RLIMIT_AS, ({MAX_MEMORY_BYTES}, {MAX_MEMORY_BYTES}))
@@ -44,7 +50,6 @@ room.globals.update(raise_exception=refuse, strftime_now=lambda form: "")
 system, user = {{"role": "system", "content": "Be brief."}}, {{"role": "user", "content": "Hello"}}
 answer = {{"role": "assistant", "content": "Hi"}}
 tokens = {{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "unk_token": ""}}
-text = sys.stdin.read()
 for messages in ([user], [system, user, answer], [user, answer, user, answer]):
     for opens in (False, True):
         length = 0
@@ -64,13 +69,16 @@ for messages in ([user], [system, user, answer], [user, answer, user, answer]):
 
 @cache
 def try_template(template: str) -> None:
-    """Raise ModelError (``greedy-template``) when a template is huge, or needs too much to render a few words."""
+    """Raise ModelError (``greedy-template``) when a template is huge, or needs too much to render a few words.
+
+    ``template-not-tried`` says that the child broke down before it came to the template.
+    """
     if len(template) > MAX_CHARACTERS:
         raise _greedy(f"is {len(template):,} characters long, more than {MAX_CHARACTERS:,}")
     try:
         ended = subprocess.run(
             [sys.executable, "-I", "-c", _TRIAL],
-            input=template.encode("utf-8", "replace"),
+            input=json.dumps([template, _homes()]).encode(),
             capture_output=True,
             timeout=4 * MAX_SECONDS,
             check=False,
@@ -81,8 +89,26 @@ def try_template(template: str) -> None:
         raise _greedy(f"makes more than {MAX_OUTPUT_CHARACTERS:,} characters of a few words")
     if ended.returncode == _TOO_BIG:
         raise _greedy(f"needs more than {MAX_MEMORY_BYTES:,} bytes for a few words")
+    if ended.returncode > 0:
+        raise _untried(ended.stderr.decode("utf-8", "replace"))
     if ended.returncode:
         raise _greedy(f"cannot render a few words in {MAX_SECONDS} seconds")
+
+
+@cache
+def _homes() -> list[str]:
+    """Return the folders of the packages that the child needs: by PYTHONPATH they are known to this process alone."""
+    specs = [find_spec(name) for name in _PACKAGES]
+    return sorted({str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin})
+
+
+def _untried(said: str) -> ModelError:
+    """Return the error of a child that broke down by itself: nothing is known of the template then."""
+    return ModelError(
+        f"This model's chat template could not be tried in a process of its own: {shorten(said, 200)}.",
+        code="template-not-tried",
+        remedy="Look at what the process said: this Python environment is incomplete or damaged.",
+    )
 
 
 def _greedy(what: str) -> ModelError:

@@ -85,8 +85,9 @@ def load_tokenizer(
     set_end_tokens(tokenizer, _model_stops(folder))
     if chat_template is not None:
         set_chat_template(tokenizer, chat_template)
-    if isinstance(tokenizer.chat_template, str):
-        try_template(tokenizer.chat_template)
+    own = tokenizer.chat_template
+    for template in own.values() if isinstance(own, dict) else filter(None, [own]):
+        try_template(template)
     return tokenizer
 
 

@@ -23,6 +23,20 @@ def test_an_error_says_what_where_and_what_to_do(kind: type[TunesmithError]) -> 
     assert error.args == ("Row 3 is empty.",)
 
 
+@pytest.mark.parametrize(
+    ("quoted", "said"),
+    [
+        ("it is cut", "No: it is cut."),
+        ("it is cut.", "No: it is cut."),
+        ("Never!", "No: Never!"),
+        ("Why?", "No: Why?"),
+        ("and so on...", "No: and so on...."),
+    ],
+)
+def test_a_sentence_that_quotes_another_has_one_end_mark(quoted: str, said: str) -> None:
+    assert TunesmithError(f"No: {quoted}.", remedy="", code="no").message == said
+
+
 def test_without_a_remedy_nothing_trails() -> None:
     assert str(TunesmithError("It is full.", remedy="", code="full")) == "It is full."
 

@@ -9,7 +9,7 @@ import pytest
 from backend import row_encoding
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
-from backend.errors import DataError
+from backend.errors import DataError, ModelError
 from backend.row_encoding import encode_each, encode_row, prompt_and_answer, read_tools
 from tests.backend.chats import assistant, chat, user
 from tests.tiny import tiny_tokenizer
@@ -97,3 +97,12 @@ class TestRowsThatCannotBeLearned:
     def test_a_conversation_without_a_template_is_named(self) -> None:
         with pytest.raises(DataError, match=r"r:7 is a conversation \(user, assistant, user, assistant\)"):
             encode_row(chat("r:7", "a", "b", "c", "d"), BASE)
+
+    @pytest.mark.parametrize("template", ["{% for m in messages %}", "", "{{ raise_exception('Never!') }}"])
+    def test_a_template_at_fault_is_named_and_no_row(self, template: str) -> None:
+        tokenizer = tiny_tokenizer("chatml")
+        tokenizer.chat_template = template
+        with pytest.raises(ModelError) as caught:
+            list(encode_each([chat("r.jsonl:1", "a", "b")], tokenizer))
+        assert caught.value.code == "bad-template"
+        assert "r.jsonl" not in caught.value.message

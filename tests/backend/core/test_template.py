@@ -121,10 +121,60 @@ def test_half_a_character_is_a_data_error(text: str) -> None:
     assert caught.value.code == "not-unicode"
 
 
-@pytest.mark.parametrize("template", ["{% for %}", "{{ 1 // 0 }}", "{{ messages.clear() }}"])
-def test_a_broken_template_is_reported_not_raised_raw(template: str) -> None:
-    with pytest.raises(DataError, match="refuses"):
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% for %}", "is no Jinja: line 1: "),
+        (
+            "{{ 'a' }}\n{% for m in messages %}{{ m.content }}",
+            "is no Jinja: line 2: Unexpected end of template",
+        ),
+        ("{{ 1 // 0 }}", "renders no conversation at all: "),
+        ("{{ messages.clear() }}", "renders no conversation at all: "),
+        ("{{ raise_exception('Never!') }}", "renders no conversation at all: Never! Set"),
+        ("", "is empty. Set"),
+        (" \n", "is empty. Set"),
+        ("{# nothing #}", "prints nothing of a conversation. Set"),
+    ],
+)
+def test_a_template_that_cannot_be_run_is_to_blame_and_not_the_conversation(template: str, told: str) -> None:
+    with pytest.raises(ModelError, match=told) as caught:
         render(templated(template), CHAT)
+    assert caught.value.code == "bad-template"
+    assert "model.chat_template" in caught.value.remedy
+    assert ".." not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "tools", "told"),
+    [
+        (("default", "tool_use"), None, "default: Hi"),
+        (("default", "tool_use"), [{"type": "function"}], "tool_use: Hi"),
+        (("default", "rag"), [{"type": "function"}], "default: Hi"),
+    ],
+)
+def test_of_several_templates_that_for_tools_is_taken_or_the_default(
+    names: tuple[str, ...], tools: list[dict[str, object]] | None, told: str
+) -> None:
+    tokenizer = templated("")
+    tokenizer.chat_template = {name: name + ": {{ messages[0].content }}" for name in names}
+    assert render(tokenizer, CHAT, tools=tools) == told
+
+
+def test_several_templates_without_a_default_are_to_blame_and_not_the_conversation() -> None:
+    tokenizer = templated("")
+    tokenizer.chat_template = {"rag": "{{ messages }}", "tool_use": "{{ messages }}"}
+    with pytest.raises(
+        ModelError, match=r"\(rag, tool_use\), none of which is the default. Set model"
+    ) as caught:
+        render(tokenizer, CHAT)
+    assert caught.value.code == "bad-template"
+
+
+def test_a_row_that_the_template_refuses_for_its_tools_is_the_rows_affair() -> None:
+    template = "{% if tools %}{{ raise_exception('No tools!') }}{% endif %}{{ messages[0].content }}"
+    with pytest.raises(DataError, match=r"\(user\): No tools! Give"):
+        render(templated(template), CHAT[:1], tools=[{"type": "function"}])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError
 from tests.tiny import FAMILIES, tiny_tokenizer
 
+ROOT = Path(__file__).resolve().parents[3]
 GROW = "{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}"
 DOUBLING = "{% set ns = namespace(x='a') %}" + GROW + "{{ ns.x | length }}"
 NESTED = "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
@@ -38,6 +42,34 @@ def test_real_ones_pass(family: str) -> None:
 )
 def test_one_that_refuses_or_is_broken_is_not_this_rooms_affair(template: str) -> None:
     assert try_template(template) is None
+
+
+def test_packages_that_only_this_process_finds_are_found_in_the_child(tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in template_guard._PACKAGES:
+        (packages / name).symlink_to(Path(str(find_spec(name).origin)).parent)  # type: ignore[union-attr]
+    said = (
+        "from backend.core.template_guard import _homes, try_template; try_template('{{ messages }}'); "
+        "print(*_homes())"
+    )
+    bare = Path(sys.executable).resolve()
+    ended = subprocess.run(
+        [bare, "-c", said],
+        env={"PYTHONPATH": f"{packages}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout.split() == [str(packages)], ended.stderr
+
+
+def test_a_child_that_breaks_down_is_not_the_templates_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_guard, "_TRIAL", "import no_such_package")
+    with pytest.raises(ModelError, match="No module named 'no_such_package'") as caught:
+        try_template("one that nobody tried")
+    assert caught.value.code == "template-not-tried"
+    assert ".." not in str(caught.value)
 
 
 @pytest.mark.timeout(60)
