@@ -17,7 +17,7 @@ from backend.commands.doctor import doctor
 from backend.commands.estimate import estimate
 from backend.commands.export import export
 from backend.commands.infer import chat, evaluate, infer
-from backend.commands.output import EXIT_BAD_INPUT, print_json, report_error
+from backend.commands.output import EXIT_BAD_INPUT, make_writable, print_json, report_error, say_to_nobody
 from backend.commands.serve import serve
 from backend.commands.studio import studio
 from backend.commands.train import train
@@ -82,11 +82,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 2 for input to be mended, else see docs/cli.md."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: who waits leaves the core to others
     collect_rarely()
+    make_writable()
     tokens = list(sys.argv[1:] if argv is None else argv)
-    as_json = "--json" in tokens
+    try:
+        code = _run(tokens, as_json="--json" in tokens)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        say_to_nobody()
+        return 0
+    except OSError as error:  # what could not be written could not be reported there either
+        say_to_nobody()
+        sys.stderr.write(f"Error: {_refused_by_the_system(error)}\n")
+        return EXIT_BAD_INPUT
+    return code
+
+
+def _run(tokens: Sequence[str], *, as_json: bool) -> int:
+    """Run one command; its exit code, or that of its error, which is told.
+
+    Raises OSError where standard output takes nothing more.
+    """
     try:
         result = app(tokens, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
     except TunesmithError as error:
         return report_error(error, as_json=as_json)
     except CycloptsError as error:
@@ -97,11 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"Error: {message} See `tunesmith --help`.\n")
         return EXIT_BAD_INPUT
     except BrokenPipeError:
-        nobody = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nobody, sys.stdout.fileno())  # the reader left; the rest is said to nobody
-        return 0
+        raise
     except OSError as error:
+        sys.stdout.flush()  # if that is what was refused, it is told as such, once
         return report_error(_refused_by_the_system(error), as_json=as_json)
+    except SystemExit:  # how rich goes when the reader of its output has gone
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return EXIT_INTERRUPTED

@@ -1,6 +1,6 @@
 """What a model may be called, and where it already lies on this machine; nothing is fetched or converted.
 
-Floor F0: standard library only, so that a form or an estimate may ask.
+Floor F0, so that a form or an estimate may ask.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from backend.errors import ConfigError, Problem
+from backend.utils.path_utils import user_path
 
 CACHE_VARIABLE = "TUNESMITH_CACHE"
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -34,9 +37,15 @@ MODEL_ALIASES = {
 
 
 def cache_folder() -> Path:
-    """Where converted models go: ``models`` under TUNESMITH_CACHE or ~/.cache/tunesmith."""
-    root = os.environ.get(CACHE_VARIABLE)
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "tunesmith") / "models"
+    """Where converted models go: ``models`` under TUNESMITH_CACHE or ~/.cache/tunesmith.
+
+    Raises ConfigError where the user has no home folder, as in some containers, and the variable is not set.
+    """
+    root = user_path(os.environ.get(CACHE_VARIABLE) or "~/.cache/tunesmith")
+    if root.parts[:1] and root.parts[0].startswith("~"):
+        remedy = "Set it to a folder for models and tokens."
+        raise ConfigError([Problem(CACHE_VARIABLE, "is not set, and this user has no home folder.", remedy)])
+    return root / "models"
 
 
 def converted_name(name: str) -> str:
@@ -46,7 +55,7 @@ def converted_name(name: str) -> str:
 
 def local_folder(name_or_path: str, revision: str | None = None) -> Path | None:
     """The folder of a model that is on this machine, in Hugging Face layout; None where it is not, or not yet."""
-    folder = Path(name_or_path).expanduser()
+    folder = user_path(name_or_path)
     if name_or_path in MODEL_ALIASES and revision is None:
         folder = cache_folder() / converted_name(name_or_path)
     elif not folder.exists() and HUB_ID.match(name_or_path):

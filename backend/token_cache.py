@@ -39,6 +39,7 @@ from backend.core import tokenizer as tokenizer_room
 from backend.core.template import end_tokens, template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
+from backend.errors import ConfigError
 from backend.model_names import cache_folder
 from backend.utils.file_utils import (
     publish_folder,
@@ -166,7 +167,10 @@ def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 
 def _folder() -> Path:
-    return cache_folder().with_name("tokens")
+    try:
+        return cache_folder().with_name("tokens")
+    except ConfigError:  # no home, as in some containers
+        return Path(os.devnull)  # where nothing can be kept
 
 
 class _Writing:

@@ -310,7 +310,7 @@ class TestWheel:
 
     def test_nothing_else_is(self, wheel: Path) -> None:
         tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-        assert {top for top in tops if not top.endswith(".dist-info")} == {"app", "backend"}
+        assert {top for top in tops if not top.endswith(".dist-info")} == {"app", "backend", "tunesmith"}
         assert len(tops) == 3
         assert tops > {"backend"}
 

@@ -62,7 +62,14 @@ def _packages() -> list[Finding]:
         try:
             findings.append(Finding(name, True, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding(name, False, "not installed", "Run `make setup`."))
+            findings.append(
+                Finding(
+                    name,
+                    False,
+                    "not installed",
+                    "Run `pip install --upgrade tunesmith`, or `make setup` in a checkout.",
+                )
+            )
     return findings
 
 

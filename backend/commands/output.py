@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -29,8 +31,38 @@ def print_json(value: object) -> None:
 
     Control characters are written as escapes: JSON itself leaves U+007F to U+009F as they are, which terminals obey.
     """
-    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    plain = _plain(value)
+    text = json.dumps(plain, ensure_ascii=False, indent=2, allow_nan=False)
+    if not _can_be_written(text):
+        text = json.dumps(plain, indent=2, allow_nan=False)
     sys.stdout.write(_CONTROLS_OF_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def make_writable() -> None:
+    """Let every text be printed: what its encoding lacks becomes ``?``, and a closed output swallows all."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process lives
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def say_to_nobody() -> None:
+    """Give up standard output: its reader left, or what it leads to takes no more."""
+    nobody = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):  # tests give streams without a descriptor
+        os.dup2(nobody, sys.stdout.fileno())
+    os.close(nobody)
 
 
 def _plain(value: Any) -> Any:

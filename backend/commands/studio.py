@@ -37,6 +37,12 @@ def studio(
     from backend.manager.alerts import check_environ  # noqa: PLC0415
 
     check_environ(os.environ)
+    if root.exists() and not root.is_dir():
+        raise RunError(
+            f"{root} is a file.",
+            remedy="Name a folder with --root; it holds runs and data.",
+            code="not-a-folder",
+        )
     with _free_port() if port is None else _checked(port) as reserved:
         reserved.set_inheritable(True)  # the studio holds it as long as it lives
         chosen = reserved.getsockname()[1]

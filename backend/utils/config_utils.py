@@ -42,15 +42,32 @@ class _Dumper(_SafeDumper):  # type: ignore[misc]
     yaml_implicit_resolvers = _with_exponents(yaml.SafeDumper.yaml_implicit_resolvers)
 
 
+_OURS = {
+    "tag:yaml.org,2002:bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+}
+"""YAML 1.2's truth and numbers. To YAML 1.1, which the library reads, 010 is eight, 1:30 ninety and no false."""
+_DATES = "tag:yaml.org,2002:timestamp"
+
+
+def _as_in_yaml_1_2(known: _Resolvers) -> _Resolvers:
+    return {
+        first: [(tag, _whole(_OURS.get(tag, pattern))) for tag, pattern in resolvers if tag != _DATES]
+        for first, resolvers in known.items()
+    }
+
+
+def _whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
+    return re.compile(rf"(?:{pattern.pattern})\Z", pattern.flags)
+
+
 class _Loader(_SafeLoader):  # type: ignore[misc]
     """The safe loader, without dates and repeated keys, and with YAML 1.2's idea of a number."""
 
-    yaml_implicit_resolvers = _with_exponents(
-        {
-            first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-    )
+    yaml_implicit_resolvers = _with_exponents(_as_in_yaml_1_2(yaml.SafeLoader.yaml_implicit_resolvers))
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from backend import cli
 from backend.cli import main
 from backend.errors import RunError, TrainingError
+from tests.house import ROOT
 from tests.runs import child_environment, tree
 
 COMMANDS = ["train", "evaluate", "chat", "infer", "runs", "config", "doctor"]
@@ -157,6 +159,23 @@ class TestHowCommandsEnd:
         assert json.loads(capsys.readouterr().out)["error"]["code"] == "system-error"
 
 
+def child(words: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-P", "-m", "backend.cli", *words]
+    return subprocess.run(
+        command,
+        env=child_environment(PYTHONPATH=str(ROOT), **environment),
+        cwd=cwd,
+        capture_output=True,
+        check=False,
+    )
+
+
+def shell(words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    line = f"{shlex.quote(sys.executable)} -P -m backend.cli {words}"
+    environ = child_environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(["bash", "-c", line], env=environ, cwd=cwd, capture_output=True, check=False)
+
+
 class TestRealChildren:
     def test_a_reader_that_left_is_no_error(self) -> None:
         reader, writer = os.pipe()
@@ -172,6 +191,44 @@ class TestRealChildren:
         )
         os.close(writer)
         assert (child.returncode, child.stderr) == (0, "")
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+    def test_a_terminal_that_lacks_a_character_shows_another(self, tmp_path: Path, encoding: str) -> None:
+        (tmp_path / "rows.jsonl").write_text('{"prompt": "\u6c34 …", "completion": "é"}\n', encoding="utf-8")
+        for words in (["data", "rows", "rows.jsonl"], ["data", "rows", "rows.jsonl", "--json"], ["--help"]):
+            done = child(words, tmp_path, PYTHONIOENCODING=encoding)
+            assert (done.returncode, done.stderr) == (0, b"")
+        told = json.loads(
+            child(["data", "rows", "rows.jsonl", "--json"], tmp_path, PYTHONIOENCODING=encoding).stdout
+        )
+        assert "\u6c34" in json.dumps(told, ensure_ascii=False)
+
+    def test_a_name_that_is_no_text_is_printed_and_told(self, tmp_path: Path) -> None:
+        name = os.fsdecode(b"r\xff.jsonl")
+        (tmp_path / name).write_text('{"prompt": "a", "completion": "b"}\n')
+        done = child(["data", "rows", name, "--json"], tmp_path)
+        assert done.returncode == 0
+        assert json.loads(done.stdout)["total"] == 1
+
+    @pytest.mark.parametrize("words", ["--help", "config init", "config schema", "nowhere --json"])
+    def test_a_closed_output_takes_nothing_and_breaks_nothing(self, tmp_path: Path, words: str) -> None:
+        done = shell(f"{words} >&-", tmp_path)
+        assert done.returncode in {0, 2}
+        assert b"Traceback" not in done.stderr
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+    @pytest.mark.parametrize("words", ["config schema", "--help", "runs list --json", "nowhere --json"])
+    def test_an_output_that_is_full_is_told_in_a_sentence(self, tmp_path: Path, words: str) -> None:
+        done = shell(f"{words} > /dev/full", tmp_path)
+        assert done.returncode == 2
+        assert b"No space left on device" in done.stderr
+        assert done.stderr.count(b"\n") == 1
+
+    @pytest.mark.parametrize("words", ["--help", "config schema", "data rows rows.jsonl --limit 3000"])
+    def test_a_reader_that_wants_one_line_is_no_error(self, tmp_path: Path, words: str) -> None:
+        (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3000)
+        done = shell(f"{words} | head -1 > /dev/null; exit ${{PIPESTATUS[0]}}", tmp_path)
+        assert (done.returncode, done.stderr) == (0, b"")
 
     def test_the_exit_code_reaches_the_shell(self) -> None:
         child = subprocess.run(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from backend.errors import ConfigError
 from backend.model_names import (
     HUB_ID,
     MODEL_ALIASES,
@@ -37,6 +39,13 @@ def test_the_cache_is_where_the_variable_says(cache: Path, monkeypatch: pytest.M
     assert cache_folder() == cache
     monkeypatch.delenv("TUNESMITH_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "tunesmith" / "models"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TUNESMITH_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda text: text)
+    with pytest.raises(ConfigError, match="TUNESMITH_CACHE: is not set, and this user has no home folder"):
+        cache_folder()
 
 
 def test_an_alias_lies_in_the_cache_once_it_is_converted(cache: Path) -> None:

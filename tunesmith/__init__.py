@@ -1,0 +1,1 @@
+"""The command under its own name: ``python -m tunesmith``, and what the installed script calls."""
