@@ -25,8 +25,8 @@ def main() -> int:
     if names:
         sys.stderr.write(
             f"Error: another package called {names} is in the way. Tunesmith is an application and wants an "
-            "environment of its own: install it with `pipx install tunesmith` or `uv tool install tunesmith`, and run it from a "
-            "folder without packages of these names.\n"
+            "environment of its own: install it with `pipx install tunesmith` or `uv tool install tunesmith`, and "
+            "run it from a folder without packages of these names.\n"
         )
         return 2
     from backend.cli import main as command_line  # noqa: PLC0415 - only once it is sure to be ours
