@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.core.constraint import Constraint
-from backend.data.load import file_sha256, load_rows
+from backend.data.load import fingerprint, load_rows
+from backend.data.locate import locate
 from backend.data.records import Rejected, Row
+from backend.data.sources import ReadOptions
 from backend.errors import DataError, InferenceError, TunesmithError
 from backend.inferencer import Inferencer, Prompt
 from backend.utils.file_utils import DamagedFileError, read_json_object, write_json_durably
@@ -61,17 +63,19 @@ class Answered:
         return self.rows - self.answered
 
 
-def read_asked(path: Path) -> list[Asked]:
+def read_asked(
+    path: str | Path, columns: Mapping[str, str] | None = None, reading: ReadOptions | None = None
+) -> list[Asked]:
     """Every row of a file in order, those that cannot be used among them; a text file is a prompt a line.
 
     A row that is not like most of the others is read as ``OTHER_SHAPES`` say. Raises DataError where the file, or
     all of it, cannot be read.
     """
-    loaded = load_rows(path, max_rejected_share=1.0)
+    loaded = load_rows(path, columns, 1.0, reading)
     found = {item.place: _refused(item) for item in loaded.rejected}
-    for columns in OTHER_SHAPES if found else ():
+    for others in OTHER_SHAPES if found and not columns else ():
         with suppress(DataError):  # no row is like this
-            again = load_rows(path, columns, max_rejected_share=1.0)
+            again = load_rows(path, others, 1.0, reading)
             refused = {place for place, one in found.items() if one.problem}
             found |= {row.place: _asked(row) for row in again.rows if row.place in refused}
     return sorted([*map(_asked, loaded.rows), *found.values()], key=lambda one: _position(one.place))
@@ -98,6 +102,8 @@ def answer_file(
     source: Path,
     out: Path,
     *,
+    columns: Mapping[str, str] | None = None,
+    reading: ReadOptions | None = None,
     stop: Sequence[str] = (),
     constraint: Constraint | None = None,
     overwrite: bool = False,
@@ -107,13 +113,20 @@ def answer_file(
     """Answer every row of ``source`` into ``out``, a JSON line a row, and go on where an earlier call was ended.
 
     While it works, ``out`` grows and ``<out>.progress`` tells what it belongs to. ``progress`` is told how many rows
-    are done, of how many. Raises DataError, InferenceError ``out-exists`` (finished answers are there already;
-    ``overwrite`` replaces them), ``another-batch`` (unfinished answers to something else), ``out-in-use``, and
-    OSError.
+    are done, of how many. Raises DataError, OSError, and InferenceError ``out-exists`` (finished answers are there
+    already; ``overwrite`` replaces them), ``out-is-source``, ``another-batch`` (unfinished answers to something else)
+    and ``out-in-use``.
     """
-    asked = read_asked(source)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InferenceError(
+            f"{out} holds the questions.", remedy="Give another --out.", code="out-is-source"
+        )
+    asked = read_asked(source, columns, reading)
     notes = out.with_name(f"{out.name}.progress")
-    key = _key(model, source, stop, constraint, sampling)
+    how = {**(columns or {}), **({"": repr(reading)} if reading and reading != ReadOptions() else {})}
+    key = _key(
+        model, source, stop, constraint, {**sampling, **({"read as": sorted(how.items())} if how else {})}
+    )
     if overwrite:
         notes.unlink(missing_ok=True)
         out.unlink(missing_ok=True)
@@ -185,9 +198,8 @@ def _key(
 
 
 def _source_sha256(source: Path) -> str:
-    if source.is_file():
-        return file_sha256(source)
-    return load_rows(source, max_rejected_share=1.0).sha256
+    located = locate(source)
+    return fingerprint(located) + (located.part or "")
 
 
 def _check_place(out: Path, notes: Path, key: str) -> None:

@@ -12,7 +12,7 @@ import streamlit as st
 
 from app.commands import Answer, ask, show_failure
 from app.fingerprints import fingerprint
-from app.forms import change, typed
+from app.forms import change, draw, settings, typed
 from app.kept_choice import called, choose_kept, is_kept
 from app.mending import choose_fix, draw_mending
 from app.studio import studio
@@ -27,6 +27,8 @@ from app.views.token_view import draw_legend, draw_row
 from backend.utils.text_utils import counted
 
 _TYPES = ["jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow", "gz", "zst", "zip", "xlsx"]
+_READING = ("data.encoding", "data.delimiter", "data.sheet", "data.whole_file")
+_PARTS_A_ROW = 4
 _PAGE_ROWS = 20
 _CHARS_A_CELL = 2_000
 
@@ -58,13 +60,32 @@ def _choose_source() -> str:
 
 def _take(source: str) -> None:
     """Work with another source from here on; columns named for the one before are forgotten."""
-    change({"data.train": source, "data.columns": {}})
+    change(
+        {"data.train": source, "data.columns": {}, **{name: settings()[name].default for name in _READING}}
+    )
     st.rerun()
 
 
-def _column_words() -> list[str]:
-    columns: Mapping[str, str] = typed().get("data.columns", {})
-    return [word for part, column in columns.items() for word in (f"--columns.{part}", column)]
+def _how_it_is_read() -> None:
+    """What a file may not say itself: encoding, delimiter, sheet, and whether each text file is one row."""
+    given = any(name in typed() for name in _READING)
+    with st.expander("How the file is read", expanded=given):
+        for name, column in zip(_READING, st.columns(len(_READING)), strict=True):
+            with column:
+                draw([name])
+
+
+def _reading_words() -> list[str]:
+    """The words of a command that say how the source is read and which column holds what."""
+    known = typed()
+    words = [word for name in _READING if name in known for word in _flag(name, known[name])]
+    columns: Mapping[str, str] = known.get("data.columns", {})
+    return [*words, *(word for part, column in columns.items() for word in (f"--columns.{part}", column))]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = f"--{name.replace('_', '-')}"
+    return [flag] if value is True else [f"{flag}={value}"]
 
 
 def _read_as(found: Mapping[str, Any]) -> None:
@@ -81,7 +102,10 @@ def _read_as(found: Mapping[str, Any]) -> None:
         place = shapes.index(found["shape"]) if found["shape"] in shapes else 0
         shape = st.selectbox("The rows are", shapes, place, key=f"shape {found['shape']}")
         mapping: dict[str, str] = {}
-        for part, column in zip(found["parts"][shape], st.columns(len(found["parts"][shape])), strict=True):
+        for number, part in enumerate(found["parts"][shape]):
+            if number % _PARTS_A_ROW == 0:
+                columns = st.columns(_PARTS_A_ROW)
+            column = columns[number % _PARTS_A_ROW]
             known = found["roles"].get(part)
             choices = found["columns"]
             chosen = column.selectbox(
@@ -110,7 +134,7 @@ def _told(what: str, words: list[str], version: str) -> Answer | None:
 
 
 def _problems(source: str, version: str) -> None:
-    words = ["data", "check", source, *_column_words()]
+    words = ["data", "check", source, *_reading_words()]
     answer = _told("Looking for problems", words, version)
     if answer is None:
         return
@@ -125,6 +149,7 @@ def _rows(source: str, version: str) -> None:
     text = left.text_input("Search", key="row search", placeholder="Any word in a row").strip()
     page = right.number_input("Page", 1, step=1, key=f"row page {text}")
     words = ["data", "rows", source, f"--limit={_PAGE_ROWS}", f"--offset={(page - 1) * _PAGE_ROWS}"]
+    words += _reading_words()
     words += [f"--text={text}"] if text else []
     answer = _told("Reading the rows", words, version)
     if answer is None:
@@ -151,7 +176,7 @@ def _cell(value: Any) -> str:
 
 
 def _duplicates(source: str, version: str) -> None:
-    answer = _told("Looking for repeats", ["data", "duplicates", source, *_column_words()], version)
+    answer = _told("Looking for repeats", ["data", "duplicates", source, *_reading_words()], version)
     if answer is not None:
         draw_duplicates(answer.value)
 
@@ -164,7 +189,7 @@ def _tokens(source: str, version: str) -> None:
     rows = right.number_input("Rows to show", 1, 50, 3, key="token rows")
     length = typed().get("data.max_length", 1024)
     words = ["data", "preview", source, "--model", model, f"--rows={rows}", f"--max-length={length}"]
-    words += _column_words()
+    words += _reading_words()
     answer = _told("Turning rows into tokens", words, version)
     if answer is None:
         return
@@ -205,8 +230,9 @@ def _page() -> None:
             "No data yet", "Upload a file of questions and answers, or name one. Nothing leaves this machine."
         )
         return
+    _how_it_is_read()
     version = fingerprint(source)
-    words = ["data", "rows", source, "--limit=0", *_column_words()]
+    words = ["data", "rows", source, "--limit=0", *_reading_words()]
     answer = _told("Reading", words, version)
     if answer is None:
         return

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from backend.commands.duplicates import duplicates as show_duplicates
-from backend.commands.options import AsJson, Rows
+from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows, column_words
 from backend.commands.output import print_json, say
 from backend.commands.paraphrase import paraphrase as paraphrase_prompts
 from backend.commands.rows import rows as show_rows
 from backend.errors import DataError
+from backend.utils.path_utils import user_path
 from backend.utils.text_utils import counted
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ app.command(show_duplicates, name="duplicates")
 app.command(paraphrase_prompts, name="paraphrase")
 
 Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
-Columns = Annotated[
-    dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
-]
 MaxLength = Annotated[int | None, Parameter(help="Longest example in tokens; data.max_length if left out.")]
 ChatTemplate = Annotated[str | None, Parameter(help="A chat template, as model.chat_template.")]
 SHOWN_CHANGES = 2
@@ -49,6 +47,7 @@ def check(
     model: Annotated[str | None, Parameter(help="Check the tokens too, with this model's tokenizer.")] = None,
     chat_template: ChatTemplate = None,
     columns: Columns = None,
+    reading: Reading = AS_THE_FILE_SAYS,
     max_length: MaxLength = None,
     fix: Annotated[Path | None, Parameter(help="Write a mended copy into this folder.")] = None,
     only: Annotated[
@@ -84,14 +83,15 @@ def check(
             remedy="Add --fix FOLDER, or --dry-run to look first.",
             code="nothing-to-mend-into",
         )
-    loaded = load_rows(path, columns, max_rejected_share=1.0, quarantine=rejected)
-    held_out = load_rows(validation, columns, max_rejected_share=1.0).rows if validation else ()
+    how = reading.options()
+    loaded = load_rows(path, columns, 1.0, how, quarantine=rejected and user_path(rejected))
+    held_out = load_rows(validation, columns, 1.0, how).rows if validation else ()
     options = _token_options(model, chat_template, max_length)
     report = _examine(loaded, path, held_out, options)
     mended = _mend(report, loaded, held_out, only) if mending else None
     if mended is None or not (mended.changes or loaded.rejected):
-        return _print_report(report, path, columns, as_json=as_json)
-    out = None if dry_run else fix
+        return _print_report(report, path, [*column_words(columns), *reading.words()], as_json=as_json)
+    out = None if dry_run or fix is None else user_path(fix)
     return _show_fixed(report, mended, loaded, path, out, held_out, options, as_json=as_json)
 
 
@@ -127,7 +127,7 @@ def _examine(loaded: Loaded, path: str, held_out: Sequence[Row], options: dict[s
     return examine(loaded, path, validation=held_out, **options)
 
 
-def _print_report(report: Report, path: str, columns: dict[str, str] | None, *, as_json: bool) -> int:
+def _print_report(report: Report, path: str, words: Sequence[str], *, as_json: bool) -> int:
     if as_json:
         print_json(json.loads(report.to_json()))
         return report.exit_code
@@ -137,8 +137,7 @@ def _print_report(report: Report, path: str, columns: dict[str, str] | None, *, 
             "Add --dry-run to see what the fixes would change, or --fix FOLDER for a mended copy; your file stays."
         )
     elif report.exit_code == 0:
-        roles = [word for part, name in (columns or {}).items() for word in (f"--columns.{part}", name)]
-        say(f"See what the model will see: {shlex.join(['tunesmith', 'data', 'preview', path, *roles])}")
+        say(f"See what the model will see: {shlex.join(['tunesmith', 'data', 'preview', path, *words])}")
     return report.exit_code
 
 
@@ -266,6 +265,7 @@ def preview(
     chat_template: ChatTemplate = None,
     rows: Annotated[int, Parameter(help="Rows to show token by token.")] = 3,
     columns: Columns = None,
+    reading: Reading = AS_THE_FILE_SAYS,
     max_length: MaxLength = None,
     truncation: Annotated[
         Literal["error", "cut", "drop"], Parameter(help="What to do with longer rows, as data.truncation.")
@@ -294,6 +294,7 @@ def preview(
         "validation": 0,
         "columns": columns or {},
         "truncation": truncation,
+        **asdict(reading),
     }
     data |= {} if max_length is None else {"max_length": max_length}
     data["max_rejected_share"] = 1.0

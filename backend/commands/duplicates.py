@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, Rows
+from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows
 from backend.commands.output import print_json, say
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ def duplicates(
     path: Rows,
     *,
     limit: Annotated[int, Parameter(help="Groups to show of each kind.")] = 20,
-    columns: Annotated[
-        dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
-    ] = None,
+    columns: Columns = None,
+    reading: Reading = AS_THE_FILE_SAYS,
     as_json: AsJson = False,
 ) -> int:
     """Show rows that say the same or nearly the same, the largest groups first.
@@ -41,7 +40,7 @@ def duplicates(
     from backend.data.cleaning import exact_duplicates, near_duplicate_rows  # noqa: PLC0415
     from backend.data.load import load_rows  # noqa: PLC0415
 
-    rows = load_rows(path, columns, max_rejected_share=1.0).rows
+    rows = load_rows(path, columns, 1.0, reading.options()).rows
     exact = exact_duplicates(rows)
     near = near_duplicate_rows(rows[:MAX_NEAR_ROWS])
     groups = {

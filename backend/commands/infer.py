@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run
+from backend.commands.options import (
+    AS_THE_FILE_SAYS,
+    AsJson,
+    BaseModel,
+    Checkpoint,
+    Columns,
+    Reading,
+    RunsFolder,
+    find_run,
+)
 from backend.commands.output import print_json, say, say_on, table
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
 from backend.model_names import MODEL_ALIASES
@@ -30,8 +39,12 @@ def infer(
     run: RunName,
     *,
     prompt: Annotated[str | None, Parameter(help="One prompt.")] = None,
-    file: Annotated[Path | None, Parameter(help="Rows to answer: JSONL, JSON, CSV, TSV or TXT.")] = None,
+    file: Annotated[
+        Path | None, Parameter(help="Rows to answer: any file, folder or pattern, as data.train.")
+    ] = None,
     out: Annotated[Path | None, Parameter(help="Where the answers of --file go, as JSONL.")] = None,
+    columns: Columns = None,
+    reading: Reading = AS_THE_FILE_SAYS,
     checkpoint: Checkpoint = None,
     base: Base = False,
     base_model: BaseModel = None,
@@ -77,13 +90,17 @@ def infer(
     } | ({} if seed is None else {"seed": seed})  # fmt: skip
     constraint = _constraint(choice, regex)
     options = {**sampling, "stop": stop, "constraint": constraint}
+    file, out = file and user_path(file), out and user_path(out)
+    how: dict[str, Any] = {"columns": columns, "reading": reading.options()}
     if file is not None:
-        _check_files(file, out)
+        _check_files(file, out, how)
+    elif columns or reading != AS_THE_FILE_SAYS:
+        raise _choose("--columns and how a file is read", "They go with --file.")
     with _open(
         run, runs, checkpoint=checkpoint, base=base, base_model=base_model, strength=adapter_strength
     ) as model:
         if file is not None and out is not None:
-            return _answer_file(model, file, out, {**options, "overwrite": overwrite}, as_json=as_json)
+            return _answer_file(model, file, out, {**options, **how, "overwrite": overwrite}, as_json=as_json)
         if tokens:
             return _show_tokens(model, str(prompt), options, as_json=as_json)
         return _answer_one(model, str(prompt), options, as_json=as_json)
@@ -99,11 +116,11 @@ def _constraint(choice: tuple[str, ...], regex: str | None) -> Any:
     return None if regex is None else Constraint.regex(regex)
 
 
-def _check_files(file: Path, out: Path | None) -> None:
+def _check_files(file: Path, out: Path | None, how: dict[str, Any]) -> None:
     """Say what is wrong with the files before a model is loaded for them."""
     from backend.batch_inference import read_asked  # noqa: PLC0415
 
-    read_asked(file)
+    read_asked(file, **how)
     if out is not None and not out.absolute().parent.is_dir():
         raise _choose("--out", f"There is no folder {out.absolute().parent}.")
 

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from backend.commands.infer import find_source
-from backend.commands.options import AsJson, BaseModel, Rows, RunsFolder
+from backend.commands.options import (
+    AS_THE_FILE_SAYS,
+    AsJson,
+    BaseModel,
+    Columns,
+    Reading,
+    Rows,
+    RunsFolder,
+)
 from backend.commands.output import print_json, say
+from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
     from backend.inferencer import Inferencer
@@ -28,9 +37,8 @@ def paraphrase(
         float, Parameter(help="0 takes the likeliest token; higher is more varied.")
     ] = 0.7,
     seed: Annotated[int, Parameter(help="Fixes the draw when temperature is above 0.")] = 0,
-    columns: Annotated[
-        dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
-    ] = None,
+    columns: Columns = None,
+    reading: Reading = AS_THE_FILE_SAYS,
     base_model: BaseModel = None,
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
@@ -48,8 +56,9 @@ def paraphrase(
     from backend.data.paraphrase import check_place, propose, write_review  # noqa: PLC0415
     from backend.inferencer import Inferencer  # noqa: PLC0415 - torch loads here
 
+    out = user_path(out)
     check_place(out)
-    rows = load_rows(path, columns, max_rejected_share=1.0).rows[: max(0, limit)]
+    rows = load_rows(path, columns, 1.0, reading.options()).rows[: max(0, limit)]
     with Inferencer(find_source(model, runs), base_model=base_model) as loaded:
         proposals = propose(rows, lambda asked: _reworded(loaded, asked, temperature, seed))
     write_review(proposals, out)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, Rows
+from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows
 from backend.commands.output import error_record, print_json, say
 from backend.errors import TunesmithError
+from backend.utils.text_utils import counted
 
 if TYPE_CHECKING:
+    from backend.data.formats import Shape
     from backend.data.locate import Located
-    from backend.data.records import Record
+    from backend.data.records import Record, Rejected
+    from backend.data.sources import ReadOptions
+
+EXAMPLES = 3
+"""Records that cannot be read of which the reason is shown."""
 
 
 def rows(
@@ -23,9 +30,8 @@ def rows(
     text: Annotated[str, Parameter(help="Only records with this in them, capitals or not.")] = "",
     offset: Annotated[int, Parameter(help="Records to pass over.")] = 0,
     limit: Annotated[int, Parameter(help="Records to show.")] = 20,
-    columns: Annotated[
-        dict[str, str] | None, Parameter(help="Names of your columns by role: --columns.prompt question.")
-    ] = None,
+    columns: Columns = None,
+    reading: Reading = AS_THE_FILE_SAYS,
     as_json: AsJson = False,
 ) -> int:
     """Show records as they stand in a source, and say how they will be read and why.
@@ -38,28 +44,29 @@ def rows(
     """
     from backend.data.load import SAMPLE_RECORDS, sample_for_shape  # noqa: PLC0415 - pyarrow loads here
     from backend.data.locate import locate  # noqa: PLC0415
-    from backend.data.sources import ReadOptions  # noqa: PLC0415
 
+    located, options = locate(path), reading.options()
+    sample = list(islice(_records(located, options), SAMPLE_RECORDS))
+    sample = sample_for_shape(sample, located, options)
+    shape, said = _reading(sample, columns)
+    refused: list[Rejected] = []
     shown: list[Record] = []
-    sample: list[Record] = []
     total = matching = 0
-    located = locate(path)
-    for record in _records(located):
+    for record in _within(located, options, shape, refused):
         total += 1
-        if total <= SAMPLE_RECORDS:
-            sample.append(record)
         if text and text.casefold() not in _line(record).casefold():
             continue
         matching += 1
         if offset < matching <= offset + limit:
             shown.append(record)
-    sample = sample_for_shape(sample, located, ReadOptions())
     found = {
         "columns": list(dict.fromkeys(name for record in sample for name in record.cells)),
-        **_reading(sample, columns),
+        **said,
         "total": total,
         "matching": matching,
         "rows": [{"place": record.place, "cells": json.loads(_line(record))} for record in shown],
+        "unreadable": len(refused),
+        "unreadable_examples": [{"place": each.place, "reason": each.reason} for each in refused[:EXAMPLES]],
     }
     if as_json:
         print_json(found)
@@ -68,21 +75,44 @@ def rows(
     return 0
 
 
-def _records(located: Located) -> Iterator[Record]:
-    from backend.data.records import Record  # noqa: PLC0415
-    from backend.data.sources import ReadOptions, read_file  # noqa: PLC0415
+def _records(
+    located: Located, options: ReadOptions, refused: list[Rejected] | None = None
+) -> Iterator[Record]:
+    """Every record of the files; what is none of them goes into ``refused``."""
+    from backend.data.records import Record, Rejected  # noqa: PLC0415
+    from backend.data.sources import read_file  # noqa: PLC0415
 
     for file in located.files:
-        for item in read_file(file, ReadOptions()):
+        for item in read_file(file, options):
             if isinstance(item, Record):
                 yield item
+            elif isinstance(item, Rejected) and refused is not None:
+                refused.append(item)
+
+
+def _within(
+    located: Located, options: ReadOptions, shape: Shape | None, refused: list[Rejected]
+) -> Iterator[Record]:
+    """The records of the slice that was asked for; as in training only those count that make a row."""
+    from backend.data.formats import fits  # noqa: PLC0415
+    from backend.data.locate import take_part  # noqa: PLC0415
+
+    if located.part is None:
+        return _records(located, options, refused)
+
+    def usable(refused: list[Rejected] | None = None) -> Iterator[Record]:
+        records = _records(located, options, refused)
+        return (record for record in records if shape is None or fits(record, shape))
+
+    part = take_part(sum(1 for _ in usable()), located.part)
+    return islice(usable(refused), part.start, part.stop)
 
 
 def _line(record: Record) -> str:
     return json.dumps(record.cells, ensure_ascii=False, default=str)
 
 
-def _reading(sample: list[Record], columns: dict[str, str] | None) -> dict[str, Any]:
+def _reading(sample: list[Record], columns: dict[str, str] | None) -> tuple[Shape | None, dict[str, Any]]:
     """How the records are read: the reason, the column of each part, and what stands in the way."""
     from backend.data.families import PARTS  # noqa: PLC0415
     from backend.data.formats import detect  # noqa: PLC0415
@@ -91,8 +121,8 @@ def _reading(sample: list[Record], columns: dict[str, str] | None) -> dict[str, 
     try:
         shape = detect(sample, columns)
     except TunesmithError as error:
-        return {"shape": "", "read_as": "", "roles": {}, "parts": parts, "problem": error_record(error)}
-    return {
+        return None, {"shape": "", "read_as": "", "roles": {}, "parts": parts, "problem": error_record(error)}
+    return shape, {
         "shape": shape.name,
         "read_as": shape.reason,
         "roles": dict(shape.columns),
@@ -107,3 +137,8 @@ def _print(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         say(f"{row['place']}  {json.dumps(row['cells'], ensure_ascii=False)}")
     say(f"{found['matching']:,} of {found['total']:,} records.")
+    if found["unreadable"]:
+        first = found["unreadable_examples"][0]
+        say(
+            f"{counted(found['unreadable'], 'more record')} cannot be read: {first['place']}: {first['reason']}."
+        )

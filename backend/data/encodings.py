@@ -37,6 +37,15 @@ def detect_encoding(head: bytes) -> str:
     return "utf-8"
 
 
+def is_utf8(head: bytes) -> bool:
+    """Return whether the beginning of a file is UTF-8; a character that it cuts in two is passed over."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def open_text(stream: io.BufferedReader[Any], encoding: str, newline: str = "") -> io.TextIOWrapper:
     """The stream as text; bytes that do not belong to ``encoding`` come through marked.
 

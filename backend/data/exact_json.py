@@ -10,7 +10,11 @@ import json
 import re
 from typing import Any
 
+from backend.data.encoding_guess import encoding_advice
+
 MAX_DEPTH = 100
+AROUND = 100
+"""Characters before and behind a byte that is not UTF-8, by which its encoding is offered."""
 
 # What the decoder of the standard library says, for people who do not know its words.
 _IN_WORDS = {
@@ -153,9 +157,11 @@ def surrogate_reason(text: str) -> str | None:
         return None
     code = ord(found.group())
     if 0xDC80 <= code <= 0xDCFF:
+        around = text[max(0, found.start() - AROUND) : found.start() + AROUND]
+        advice = encoding_advice(around.encode("utf-8", errors="surrogateescape"))
         return (
             f"the byte 0x{code - 0xDC00:02X} at character {found.start() + 1} does not belong to the encoding "
-            "the file was read in; set the encoding, for example cp1252"
+            f"the file was read in; {advice}"
         )
     return f"half a character (\\u{code:04x}) stands without its other half; write the whole character"
 

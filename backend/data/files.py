@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import stat
 from pathlib import Path
 
@@ -23,6 +24,17 @@ def regular_file(path: Path) -> Path:
         return path
     what = "a folder" if stat.S_ISDIR(mode) else "no regular file (a pipe, socket or device)"
     raise DataError(f"{path} is {what}.", remedy="Name a data file, such as train.jsonl.", code="not-a-file")
+
+
+def require_new(path: Path) -> Path:
+    """Return a path that is to be written to; raises ``DataError`` when something is there already."""
+    if os.path.lexists(path):
+        raise DataError(
+            f"{path} is there already, and is not written over.",
+            remedy="Name a file that does not exist yet.",
+            code="output-exists",
+        )
+    return path
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:

@@ -134,6 +134,15 @@ def to_row(record: Record, shape: Shape) -> Row:
         raise DataError(f"{record.place}: {error.message}.", remedy=error.remedy, code=error.code) from None
 
 
+def fits(record: Record, shape: Shape) -> bool:
+    """Return whether a record makes a row of this shape."""
+    try:
+        to_row(record, shape)
+    except DataError:
+        return False
+    return True
+
+
 def other_shape(record: Record, shape: Shape) -> str:
     """How a record that lacks a column of ``shape`` could be read, in words; "" where it lacks none or fits none."""
     if all(shape.columns[part] in record.cells for part in PARTS[shape.name].required):
@@ -229,15 +238,7 @@ def _is_unreadable(shape: Shape, sample: Sequence[Record]) -> bool:
 
 
 def _share(shape: Shape, sample: Sequence[Record]) -> float:
-    return sum(_fits(record, shape) for record in sample) / len(sample) if sample else 0.0
-
-
-def _fits(record: Record, shape: Shape) -> bool:
-    try:
-        to_row(record, shape)
-    except DataError:
-        return False
-    return True
+    return sum(fits(record, shape) for record in sample) / len(sample) if sample else 0.0
 
 
 def _first_reason(shape: Shape, sample: Sequence[Record]) -> str:
@@ -334,7 +335,7 @@ def _unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataEr
         return DataError(
             f"{file} has one column only, {columns[0]!r}. No known shape has that.",
             remedy="Name the columns in the first line, for example prompt,completion (or text, for plain texts), "
-            "or set data.delimiter if they are parted by something unusual.",
+            f"or set data.delimiter if they are parted by something unusual{_likely_delimiter(columns[0], sample)}.",
             code="unknown-shape",
         )
     headless = "If these are no names but a row, write a line of names above it. " * file.endswith(_TABLES)
@@ -346,6 +347,19 @@ def _unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataEr
         f"{', or '.join(map(column_flags, ways))}, or data.columns: {{{first}}} in a run's settings.",
         code="unknown-shape",
     )
+
+
+def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
+    """The flag for a sign that stands as often in each row as in the line of names; "" without one."""
+    signs = [
+        sign
+        for sign in dict.fromkeys(header)
+        if not sign.isalnum() and not sign.isspace() and sign not in '"_-'
+    ]
+    cells = [str(record.cells.get(header, "")) for record in sample]
+    even = (sign for sign in signs if all(cell.count(sign) == header.count(sign) for cell in cells))
+    sign = next(even, "")
+    return f": --data.delimiter {shlex.quote(sign)}" if sign else ""
 
 
 def column_flags(columns: Mapping[str, str]) -> str:

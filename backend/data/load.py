@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from backend.data.files import regular_file, unreadable, unwritable
+from backend.data.files import regular_file, require_new, unreadable, unwritable
 from backend.data.formats import Shape, detect, how_to_use, listed, other_shape, to_row
 from backend.data.lineage import copied_columns
 from backend.data.locate import Located, locate, take_part
@@ -105,6 +105,8 @@ def load_rows(
     ``quarantine`` when there are any. Raises ``DataError`` when the source cannot be read, has no rows, or when more
     than ``max_rejected_share`` (0 to 1) of its records are refused.
     """
+    if quarantine:
+        require_new(quarantine)
     located = locate(path)
     sha256 = fingerprint(located)
     aside = _Aside(max_rejected_share, skipped=list(located.skipped))

@@ -17,7 +17,8 @@ from typing import Any
 
 from backend.data import archives
 from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
-from backend.data.encodings import check_encoding, detect_encoding, open_text
+from backend.data.encoding_guess import ADVICE, encoding_advice
+from backend.data.encodings import check_encoding, detect_encoding, is_utf8, open_text
 from backend.data.files import regular_file, unreadable
 from backend.data.json_files import read_json
 from backend.data.json_lists import no_such_split
@@ -46,6 +47,16 @@ class ReadOptions:
     whole_file: bool = False
     sheet: str | None = None
     max_row_characters: int = 16_000_000
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            check_encoding(self.encoding)
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise DataError(
+                f"The delimiter {self.delimiter!r} cannot part cells.",
+                remedy="Give one character, such as ; or | or a tab, and no quotation mark.",
+                code="bad-delimiter",
+            )
 
 
 def read(path: str | Path, options: ReadOptions | None = None) -> Iterator[Item]:
@@ -159,28 +170,42 @@ class _Reader:
         self, stream: io.BufferedReader[Any], head_bytes: bytes, name: str, called: str
     ) -> Iterator[Item]:
         options = self.options
-        encoding = check_encoding(options.encoding) if options.encoding else detect_encoding(head_bytes)
+        encoding = options.encoding or detect_encoding(head_bytes)
         head = head_bytes.decode(encoding, errors="ignore")
         kind = _text_kind(name, called, head)
         if kind in ("table", "text"):
             self._check_split(name)
         newline = "\n" if kind in ("json", "jsonl") else ""
         limit = options.max_row_characters
+        items: Iterator[Item]
         try:
             with open_text(stream, encoding, newline) as text:
                 if kind == "table":
-                    yield from read_table(text, head, name, limit, delimiter=options.delimiter)
+                    items = read_table(text, head, name, limit, delimiter=options.delimiter)
                 elif kind == "text":
-                    yield from read_text(text, name, limit, whole_file=options.whole_file)
+                    items = read_text(text, name, limit, whole_file=options.whole_file)
                 else:
                     split = self._split_within(name)
-                    yield from read_json(text, head, name, limit, by_line=kind == "jsonl", split=split)
+                    items = read_json(text, head, name, limit, by_line=kind == "jsonl", split=split)
+                yield from _advised(items, head_bytes)
         except UnicodeError as error:
             raise DataError(
                 f"{name} is not in the encoding it was read in: {error}.",
-                remedy="Set the encoding of the data, for example cp1252, or save the file as UTF-8.",
+                remedy=f"Save the file as UTF-8, or {encoding_advice(head_bytes)}.",
                 code="bad-encoding",
             ) from None
+
+
+def _advised(items: Iterator[Item], head: bytes) -> Iterator[Item]:
+    """The items as they are; what is not UTF-8 is offered the encoding that fits the beginning of the file."""
+    advice = ""
+    for item in items:
+        if isinstance(item, Rejected) and ADVICE in item.reason:
+            advice = advice or (encoding_advice(head) if not is_utf8(head) else " ")
+            said, _, own = item.reason.partition(ADVICE)
+            yield replace(item, reason=said + (advice.strip() or ADVICE + own))
+        else:
+            yield item
 
 
 def _refuse_stand_in(head: bytes, name: str) -> None:

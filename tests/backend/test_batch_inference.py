@@ -14,6 +14,7 @@ import pytest
 
 from backend.batch_inference import WINDOW_ROWS, Answered, answer_file, read_asked
 from backend.core.constraint import Constraint
+from backend.data.sources import ReadOptions
 from backend.errors import DataError, InferenceError
 from backend.inferencer import ROWS_AT_ONCE, Inferencer
 from backend.run_dir import RunDir
@@ -237,3 +238,42 @@ def test_what_a_killed_child_left_is_taken_up(model: Inferencer, trained: RunDir
 
 def test_a_window_is_a_whole_number_of_batches() -> None:
     assert WINDOW_ROWS % ROWS_AT_ONCE == 0
+
+
+class TestReadingAnyFileOfQuestions:
+    @pytest.mark.parametrize("name", ["question", "query", "prompt", "input", "Instruction"])
+    def test_questions_in_any_usual_column(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "a.csv").write_text(f"id,{name}\n1,one\n2,two\n")
+        asked = read_asked(tmp_path / "a.csv")
+        assert [one.prompt[0]["content"] for one in asked] == ["one", "two"]  # type: ignore[index]
+
+    def test_what_belongs_to_a_question_is_asked_with_it(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text('{"instruction": "one", "input": "two", "system": "three"}\n')
+        (one,) = read_asked(tmp_path / "a.jsonl")
+        said = [message["content"] for message in one.prompt]  # type: ignore[index]
+        assert said == ["three", "one\ntwo"]
+
+    def test_a_list_of_texts(self, tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text('["one", "two"]')
+        assert [one.prompt for one in read_asked(tmp_path / "a.json")] == ["one", "two"]
+
+    def test_columns_encoding_and_delimiter_that_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes("Nr~Frage\n1~grün\n".encode("cp1252"))
+        (one,) = read_asked(tmp_path / "a.csv", {"prompt": "Frage"}, ReadOptions("cp1252", "~"))
+        assert one.prompt[0]["content"] == "grün"  # type: ignore[index]
+
+    def test_the_questions_are_never_written_over(self, model: Inferencer, tmp_path: Path) -> None:
+        source = _rows(tmp_path / "a.jsonl", 3)
+        before = source.read_bytes()
+        with pytest.raises(InferenceError, match="holds the questions") as caught:
+            answer_file(model, source, source, overwrite=True)
+        assert (caught.value.code, source.read_bytes()) == ("out-is-source", before)
+
+    def test_another_reading_is_another_batch(self, model: Inferencer, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_text("Frage,Nr\nfood pork,1\n")
+        out = tmp_path / "out.jsonl"
+        out.with_name("out.jsonl.progress").write_text("{}")
+        answer_file(
+            model, tmp_path / "a.csv", out, columns={"prompt": "Frage"}, overwrite=True, max_new_tokens=2
+        )
+        assert [line["prompt"][0]["content"] for line in lines(out)] == ["food pork"]

@@ -164,3 +164,22 @@ def test_hostile_names_and_rows_are_only_shown(
     assert_only_shown(press(app, "Show what would change"))
     assert_only_shown(settled(app.radio(key="data view").set_value("Duplicates").run()))
     assert_only_shown(settled(app.radio(key="data view").set_value("Rows").run()))
+
+
+def test_a_file_in_another_encoding_is_read_once_the_encoding_is_named(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    table = tmp_path / "fragen.csv"
+    table.write_bytes("prompt~completion\nWie heißt es?~Müsli\nWas kostet es?~Fünf Euro\n".encode("cp1252"))
+    app = open_page("data")
+    app.text_input[0].set_value(str(table)).run()
+    assert "cp1252 fits" in texts(settled(app)).replace("\\", "")
+    {each.label: each for each in app.text_input}["Encoding"].set_value("cp1252").run()
+    {each.label: each for each in app.text_input}["Delimiter"].set_value("~").run()
+    assert "fragen.csv · 2 rows" in unescaped(texts(settled(app)))
+    app.radio(key="data view").set_value("Rows").run()
+    settled(app)
+    assert app.dataframe[0].value["completion"].tolist() == ["Müsli", "Fünf Euro"]
+    app.text_input[0].set_value(str(tmp_path / "other.csv")).run()
+    settled(app)
+    assert {each.label: each.value for each in app.text_input}["Encoding"] == ""

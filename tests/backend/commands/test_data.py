@@ -316,3 +316,62 @@ class TestPreview:
     def test_a_model_that_is_not_there(self, good: Path, capsys: Screen) -> None:
         assert main(["data", "preview", "good.jsonl", "--model", "./nowhere"]) == 2
         assert "nowhere" in capsys.readouterr().err
+
+
+TABLE = "prompt~completion\n" + "".join(f"Was kostet {n}?~Fünf Euro und {n}\n" for n in range(60))
+
+
+@pytest.mark.parametrize(
+    "spelled", ["--encoding {} --delimiter {}", "--data.encoding {} --data.delimiter {}"]
+)
+@pytest.mark.parametrize("command", ["check", "rows", "duplicates", "preview --model tiny"])
+def test_how_a_file_is_read_can_be_told_to_every_command(
+    tmp_path: Path, command: str, spelled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model_folder(tmp_path / "tiny")
+    (tmp_path / "t.csv").write_bytes(TABLE.encode("cp1252"))
+    name, *words = command.split()
+    assert main(["data", name, "t.csv", *words, *spelled.format("cp1252", "~").split(), "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "cannot be used" not in said
+    assert json.loads(said)
+
+
+def test_the_next_command_keeps_how_the_file_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.csv").write_bytes(TABLE.encode("cp1252"))
+    words = ["--encoding", "cp1252", "--delimiter", "~", "--columns.prompt", "prompt"]
+    assert main(["data", "check", "t.csv", *words, "--columns.completion", "completion"]) == 0
+    next_words = capsys.readouterr().out.split("See what the model will see: ")[1]
+    assert "--columns.completion completion --encoding cp1252 --delimiter '~'" in " ".join(next_words.split())
+
+
+@pytest.mark.parametrize("taken", ["bad.jsonl", "notes.txt", "folder"])
+def test_rejected_rows_are_never_written_over_what_is_there(
+    bad: Path, taken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad.write_text(bad.read_text() + "{broken\n")
+    Path("notes.txt").write_text("precious")
+    Path("folder").mkdir()
+    before = {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    assert main(["data", "check", str(bad), "--rejected", taken]) == 2
+    assert "is there already, and is not written over" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+
+
+def test_a_home_is_expanded_in_every_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    rows = write_rows(tmp_path / "home/rows.jsonl", BAD)
+    rows.write_text(rows.read_text() + "{broken\n")
+    words = ["--rejected", "~/rejected.jsonl", "--fix", "~/mended", "--validation", "~/rows.jsonl"]
+    main(["data", "check", "~/rows.jsonl", *words])
+    capsys.readouterr()
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [
+        "mended",
+        "rejected.jsonl",
+        "rows.jsonl",
+    ]

@@ -315,3 +315,17 @@ class TestWhatAPersonMeans:
     def test_a_prompt_in_a_table_is_its_last_message(self) -> None:
         assert shown_prompt("text") == "text"
         assert shown_prompt([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == "b"
+
+
+class TestAFileOfQuestions:
+    def test_columns_and_encoding_are_named_as_for_other_commands(
+        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path("fragen.csv").write_bytes("Nr~Frage~Länge\n1~food pork~9\n".encode("cp1252"))
+        words = ["infer", name, "--file", "fragen.csv", "--out", "out.jsonl", "--columns.prompt", "Frage"]
+        assert main([*words, "--encoding", "cp1252", "--data.delimiter", "~"]) == 0
+        assert [line["answer"] for line in lines(Path("out.jsonl"))] == ["meat"]
+
+    def test_they_go_with_a_file(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["infer", name, "--prompt", "test input", "--columns.prompt", "Frage"]) == 2
+        assert "They go with --file" in capsys.readouterr().err

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.commands.options import find_run, shown
+from backend.commands.options import Reading, column_words, find_run, shown
+from backend.data.sources import ReadOptions
 from backend.errors import RunError
 from backend.run_dir import RunDir
 
@@ -58,3 +59,20 @@ class TestLatest:
         os.utime(odd.config, (1e9, 1e9))
         new = RunDir.create(tmp_path, "new", "seed: 1")
         assert find_run(tmp_path, "latest") == new
+
+
+def test_how_a_file_is_read_as_options_and_as_words() -> None:
+    assert Reading().options() == ReadOptions()
+    reading = Reading("cp1252", ";", "Sheet 2", whole_file=True)
+    assert reading.options() == ReadOptions("cp1252", ";", whole_file=True, sheet="Sheet 2")
+    assert reading.words() == [
+        "--encoding",
+        "cp1252",
+        "--delimiter",
+        ";",
+        "--sheet",
+        "Sheet 2",
+        "--whole-file",
+    ]
+    assert column_words({"prompt": "a b"}) == ["--columns.prompt", "a b"]
+    assert column_words(None) == []

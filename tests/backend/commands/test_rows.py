@@ -85,3 +85,28 @@ def test_a_folder_is_read_as_it_will_be_loaded(tmp_path: Path, capsys: pytest.Ca
     found = ask(capsys, tmp_path)
     assert found["read_as"] == load_rows(tmp_path, max_rejected_share=1.0).reason
     assert found["columns"] == ["text", "prompt", "completion"]
+
+
+@pytest.mark.parametrize(
+    ("part", "first", "count"), [("[:10%]", 1, 3), ("[10:20]", 11, 10), ("[90%:]", 28, 3)]
+)
+def test_a_slice_is_taken_as_in_training(
+    source: Path, part: str, first: int, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with source.open("a") as stream:
+        stream.write('{"question": "no answer"}\n{broken\n')
+    told = ask(capsys, Path(f"{source}{part}"))
+    assert (told["total"], told["rows"][0]["place"]) == (count, f"foods.jsonl:{first}")
+    assert told["total"] == len(load_rows(f"{source}{part}", max_rejected_share=1.0).rows)
+
+
+def test_records_that_cannot_be_read_are_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_bytes("question,answer\nWhat?,That\nWie?,Müsli\n".encode("cp1252"))
+    assert main(["data", "rows", str(table)]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 records.\n1 more record cannot be read: t.csv:3: the byte 0xFC" in said
+    told = ask(capsys, table)
+    assert (told["unreadable"], told["unreadable_examples"][0]["place"]) == (1, "t.csv:3")

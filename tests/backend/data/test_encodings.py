@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from backend.data.encodings import check_encoding, detect_encoding, open_text
+from backend.data.encodings import check_encoding, detect_encoding, is_utf8, open_text
 from backend.errors import DataError
 
 
@@ -43,3 +43,9 @@ def test_check_encoding_refuses_what_is_no_text_encoding(name):
 
 def test_check_encoding_gives_the_name_back():
     assert check_encoding("latin-1") == "latin-1"
+
+
+def test_the_head_of_a_file_is_utf8_though_it_cuts_a_character():
+    assert is_utf8("grün".encode()[:-2])
+    assert is_utf8(b"")
+    assert not is_utf8("grün".encode("cp1252"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.data.files import regular_file
-from backend.data.records import Record, Skipped
+from backend.data.records import Record, Rejected, Skipped
 from backend.data.sources import ReadOptions, read
 from backend.errors import DataError
 from tests.backend.data.containers import parquet
@@ -63,7 +63,7 @@ def test_a_row_in_another_encoding_is_rejected_until_the_encoding_is_set(tmp_pat
     assert good.cells["text"] == "plain"
     assert bad.place == "t.csv:3"
     assert "the byte 0xFC at character 3" in bad.reason
-    assert "set the encoding, for example cp1252" in bad.reason
+    assert "set the encoding: cp1252 fits" in bad.reason
     assert [record.cells["text"] for record in read(file, ReadOptions(encoding="cp1252"))] == [
         "plain",
         "grüße",
@@ -279,3 +279,31 @@ def test_what_lies_where_data_should_is_called_by_its_name(tmp_path, name, conte
     with pytest.raises(DataError, match=said) as caught:
         list(read(tmp_path / name))
     assert caught.value.code == "not-downloaded"
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.txt"])
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [("gb18030", "北京的天气怎么样"), ("cp1251", "Как дела"), ("shift_jis", "こんにちは")],
+)
+def test_every_row_in_another_encoding_is_offered_the_one_that_fits_the_file(tmp_path, name, encoding, text):
+    row = {"t.csv": "{},x\n", "t.jsonl": '{{"text": "{}"}}\n', "t.txt": "{}\n"}[name]
+    (tmp_path / name).write_bytes("".join(map(row.format, ["text", text, f"{text}1"])).encode(encoding))
+    refused = [item.reason for item in read(tmp_path / name) if isinstance(item, Rejected)]
+    assert len(refused) == 2
+    assert all(reason.endswith(f"{encoding} fits (--data.encoding {encoding})") for reason in refused)
+    assert not [item for item in read(tmp_path / name, ReadOptions(encoding)) if isinstance(item, Rejected)]
+
+
+def test_a_byte_far_behind_the_beginning_is_offered_what_fits_its_row(tmp_path):
+    lines = ["text", *["plain ASCII text"] * 9_000, "Как дела"]
+    (tmp_path / "t.csv").write_bytes("\n".join(lines).encode("cp1251"))
+    (refused,) = [item for item in read(tmp_path / "t.csv") if isinstance(item, Rejected)]
+    assert "cp1251 fits" in refused.reason
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
+def test_a_delimiter_that_cannot_part_cells_is_a_sentence(delimiter):
+    with pytest.raises(DataError, match="cannot part cells") as caught:
+        ReadOptions(delimiter=delimiter)
+    assert caught.value.code == "bad-delimiter"
