@@ -7,6 +7,7 @@ derived from this module. Names follow TRL and Hugging Face where those have one
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -181,6 +182,13 @@ class TuningConfig(Section):
 
     lora_target_modules: str | list[str] = "all-linear"
     """Modules that get an adapter: all-linear, or a list of module names such as q_proj, v_proj."""
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Take one name, or several with commas between them, as a list; all else is a regular expression."""
+        names = re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()) if isinstance(value, str) else None
+        return re.split(r"\s*,\s*", names[0]) if names else value
 
 
 class TrainingConfig(Section):

@@ -42,7 +42,7 @@ from backend.core.generation import context_length
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
-from backend.core.training import TrainState, Variation, total_steps, train_steps
+from backend.core.training import TrainState, Variation, depends_on_cores, total_steps, train_steps
 from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
@@ -319,9 +319,11 @@ def _before_the_first_step(
     require_fit(held.examples, *fit)
     trainable = make_trainable(base, config.tuning, seed=config.seed)
     forward = replace(
-        prove(trainable, longest_row=config.data.max_length),
+        prove(trainable, longest_row=config.data.max_length, plan=plan),
         neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
     )
+    if depends_on_cores(forward, plan):
+        log.info("The same seed gives other bits on another number of cores")
     return TrainState.start(forward, config.training)
 
 

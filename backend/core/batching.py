@@ -12,6 +12,7 @@ resuming needs no iterator state. Floor F1.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,6 +26,8 @@ from backend.core.examples import Example
 
 RECTANGLE_SLACK = 1.5
 """Rows share a rectangle while the longest is at most this many times the shortest."""
+FEW, MANY, MANY_FROM = 4, 8, 2048
+"""Micro-batches of a step, and of one with so many tokens or more; every cut computes a shared beginning again."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class MicroBatch:
     rectangle an int64 [rows]. ``cell_of_token``: int64 [T], where each token's output is read from the
     concatenated rectangles.
     ``select``: int64 [N], token indices whose hidden state predicts the trained token in ``labels`` [N].
-    ``tokens`` counts the tokens of the rows as a person counts them, shared ones every time.
+    ``examples`` are the rows themselves.
     """
 
     input_ids: Tensor
@@ -46,8 +49,22 @@ class MicroBatch:
     cell_of_token: Tensor
     select: Tensor
     labels: Tensor
-    tokens: int
-    rows: tuple[str, ...]
+    examples: tuple[Example, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows by name."""
+        return tuple(example.row for example in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of the rows as a person counts them, shared ones every time."""
+        return sum(len(example.input_ids) for example in self.examples)
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row in tokens."""
+        return max(len(example.input_ids) for example in self.examples)
 
     def row_lengths(self) -> Tensor:
         """int64 [T]: for each token the length in tokens of a row it stands in."""
@@ -94,39 +111,58 @@ def common_prefix(first: np.ndarray, second: np.ndarray) -> int:
     return int(differs[0]) if len(differs) else length
 
 
+def micro_batches(examples: Sequence[Example]) -> int:
+    """Into how many micro-batches a processor cuts these rows, so that its cores work side by side.
+
+    A property of the rows and not of the machine: how a sum is split decides its last bits.
+    """
+    return MANY if sum(len(example.input_ids) for example in examples) >= MANY_FROM else FEW
+
+
 def pack(
     examples: Sequence[Example], *, budget: int, parts: int = 1, share_prefixes: bool = True
 ) -> list[MicroBatch]:
-    """Lay the rows of one step out as micro-batches of about equal work.
+    """Lay the rows of one step out as micro-batches, the largest of them as small as it can be.
 
-    No micro-batch computes more than ``budget`` tokens unless a single row is longer; about ``parts`` of
-    them come out where there are that many rows. The split depends on the arguments alone.
+    No micro-batch computes more than ``budget`` tokens unless a single row is longer; no more than ``parts`` come
+    out unless the budget asks for more. The split depends on the arguments alone.
     """
     ordered = sorted(examples, key=lambda example: (example.input_ids.tolist(), example.row))
     shared = [0] * len(ordered)
     if share_prefixes:
         shared[1:] = [common_prefix(a.input_ids, b.input_ids) for a, b in pairwise(ordered)]
-    total = sum(len(example.input_ids) - prefix for example, prefix in zip(ordered, shared, strict=True))
-    target = min(budget, -(-total // min(parts, len(ordered))))
-    batches: list[MicroBatch] = []
-    for first, last in _cuts(ordered, shared, target, budget):
-        batches.append(_lay_out(ordered[first:last], [0, *shared[first + 1 : last]]))
-    return batches
+    lengths = [len(example.input_ids) for example in ordered]
+    limit = bisect_left(range(budget), -parts, key=lambda most: -len(_cuts(lengths, shared, most)))
+    return [
+        _lay_out(ordered[first:last], [0, *shared[first + 1 : last]])
+        for first, last in _cuts(lengths, shared, limit)
+    ]
 
 
-def _cuts(
-    ordered: Sequence[Example], shared: Sequence[int], target: int, budget: int
-) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of rows: one closes once it reaches the target or the next row breaks the budget."""
-    first, work = 0, 0
-    for index, example in enumerate(ordered):
-        length = len(example.input_ids)
-        added = length - shared[index] if index > first else length
-        if index > first and (work >= target or work + added > budget):
-            yield first, index
-            first, work, added = index, 0, length
+def apart(batch: MicroBatch, longest: int) -> list[MicroBatch]:
+    """The rows of ``batch`` again: those of at most ``longest`` tokens together, every longer one by itself."""
+    together = [example for example in batch.examples if len(example.input_ids) <= longest]
+    alone = [[example] for example in batch.examples if len(example.input_ids) > longest]
+    shares = len(batch.input_ids) < batch.tokens
+    return [
+        part.to(batch.input_ids.device)
+        for rows in [together, *alone]
+        if rows
+        for part in pack(rows, budget=batch.tokens, share_prefixes=shares)
+    ]
+
+
+def _cuts(lengths: Sequence[int], shared: Sequence[int], most: int) -> list[tuple[int, int]]:
+    """Half-open ranges of rows, as few as there can be, that compute at most ``most`` tokens or are one row."""
+    cuts: list[tuple[int, int]] = []
+    first, work = 0, lengths[0]
+    for index in range(1, len(lengths)):
+        added = lengths[index] - shared[index]
+        if work + added > most:
+            cuts.append((first, index))
+            first, work, added = index, 0, lengths[index]
         work += added
-    yield first, len(ordered)
+    return [*cuts, (first, len(lengths))]
 
 
 def _lay_out(rows: Sequence[Example], shared: Sequence[int]) -> MicroBatch:
@@ -153,8 +189,7 @@ def _lay_out(rows: Sequence[Example], shared: Sequence[int]) -> MicroBatch:
         cell_of_token=cell_of_token,
         select=_tensor(np.concatenate(select)),
         labels=_tensor(np.concatenate(labels)),
-        tokens=sum(len(example.input_ids) for example in rows),
-        rows=tuple(example.row for example in rows),
+        examples=tuple(rows),
     )
 
 

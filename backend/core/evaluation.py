@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from backend.core.batching import pack
+from backend.core.batching import micro_batches, pack
 from backend.core.device import ComputePlan
 from backend.core.examples import Example, Question
 from backend.core.forward import ForwardPass
@@ -34,7 +34,7 @@ def held_out_loss(
     batches = [
         batch
         for chunk in chunks
-        for batch in pack(chunk, budget=budget, parts=plan.lanes, share_prefixes=forward.packed)
+        for batch in pack(chunk, budget=budget, parts=micro_batches(chunk), share_prefixes=forward.packed)
     ]
 
     def compute(item: int) -> float:

@@ -1,17 +1,19 @@
-"""One micro-batch through a model to its summed loss, and the proof that the short cuts change nothing.
+"""One micro-batch through a model to its summed loss.
 
 Two short cuts are taken where a model allows them: rows run packed instead of padded, and the head is computed
-chunk by chunk on trained tokens only. Before training, ``prove`` runs two short rows both ways through the real
-model and keeps a short cut only if it gives the model's own numbers. Floor F1.
+chunk by chunk on trained tokens only. Before training, ``prove`` runs two short rows through the real model, in the
+precision of the run: each by itself as transformers computes it, then as training will. A short cut stays only where
+the last hidden states come out the same and those of one row do not hang on the row before it. What cannot be trained
+is refused here, before the first step. Floor F1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
@@ -19,28 +21,52 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.core import packed_attention
-from backend.core.batching import MicroBatch, pack
-from backend.core.device import ComputePlan
+from backend.core.batching import MicroBatch, apart, pack
+from backend.core.device import ComputePlan, left_as_found
 from backend.core.examples import Example
 from backend.core.loss import linear_cross_entropy
 from backend.core.neftune import noisy
+from backend.core.proof import (
+    FOREIGN,
+    at_rest,
+    distance,
+    draws,
+    is_all_attention,
+    is_linked,
+    reraise_out_of_memory,
+    tokens_of_rows,
+    translated,
+    two_rows,
+    unsupported,
+)
+from backend.core.reach import text_body
+from backend.core.rope import forget_lengths, steady_length
 from backend.core.tuning import uses_dropout
 from backend.errors import ModelError
 
-PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Largest relative difference of two ways to the same loss, by the precision of the weights."""
+LOSS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+"""Largest relative difference of two ways to the same loss, by the precision of the products."""
+STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""The same for the last hidden states of a token."""
+AGREEING = {torch.float32: 1.0, torch.bfloat16: 0.5}
+"""Share of a row's tokens whose states must agree: where numbers are rounded coarsely, a router may choose another
+expert for some of them, while rows that are mixed up leave few tokens right."""
 
 
 @dataclass(frozen=True)
 class ForwardPass:
     """How this model's loss is computed: ``packed`` rows or padded ones, and NEFTune noise while training.
 
-    Noise needs batches that share no beginnings, so that every row draws its own.
+    ``draws``: a pass draws random numbers of the model's own while training, for dropout or in a router.
+    ``steady_length``: rows of more tokens have positions that depend on their length, and run alone.
+    A random pass needs batches that share no beginnings, so that every row draws for itself.
     """
 
     model: PreTrainedModel | PeftModel
     packed: bool
     neftune_noise_alpha: float = 0.0
+    draws: bool = False
+    steady_length: int | None = None
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -48,9 +74,14 @@ class ForwardPass:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
+    def body(self) -> nn.Module:
+        """The part of the transformers model that turns token ids into last hidden states."""
+        return text_body(self.causal)
+
+    @property
     def is_random(self) -> bool:
-        """Whether a pass draws random numbers while training: dropout or noise."""
-        return self.neftune_noise_alpha > 0 or uses_dropout(self.model)
+        """Whether a pass draws random numbers while training: dropout, a router's, or noise."""
+        return self.neftune_noise_alpha > 0 or self.draws
 
     def autocast(self, plan: ComputePlan) -> AbstractContextManager[object]:
         """bfloat16 products over fp32 weights, where the plan says bfloat16 and those weights are trained."""
@@ -60,6 +91,9 @@ class ForwardPass:
 
     def loss_sum(self, batch: MicroBatch) -> Tensor:
         """Summed cross-entropy in nats over the trained tokens of ``batch``; differentiable."""
+        if self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1:
+            alone = apart(batch, self.steady_length)
+            return torch.stack([self.loss_sum(part) for part in alone]).sum()
         hidden = self.hidden_states(batch).index_select(0, batch.select)
         head = self.causal.get_output_embeddings()
         transform = _LogitTransform.of(self.causal)
@@ -71,7 +105,7 @@ class ForwardPass:
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:
         """Last hidden states of every distinct token of ``batch``: [T, h]."""
-        body = self.causal.base_model
+        body = self.body
         if not self.packed:
             return self._padded_states(body, batch)
         with self._noise(batch.row_lengths()[None]):
@@ -118,81 +152,132 @@ class _LogitTransform:
         return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
 
 
-def prove(model: PreTrainedModel | PeftModel, *, longest_row: int | None = None) -> ForwardPass:
-    """Choose the fastest way to the loss that gives the model's own loss on two short rows.
+def prove(
+    model: PreTrainedModel | PeftModel, *, longest_row: int | None = None, plan: ComputePlan | None = None
+) -> ForwardPass:
+    """Return the fastest way to the loss that is proved to be the model's own, in the precision of ``plan``.
 
-    ``longest_row`` is the length in tokens of the longest row to come: a model with a shorter sliding window, or
-    with any where it is not given, runs padded. Raises ModelError when not even padded rows reproduce the model's
-    own loss. Leaves the model in the mode it was in, on the attention implementation it chose.
+    ``longest_row`` is the length in tokens of the longest row to come: a model that sees only a shorter part of a
+    row at once, or any part where it is not given, runs padded. Leaves the model in the mode it was in, on the
+    attention implementation it chose, and the generators of random numbers as they were.
+    Raises ModelError: ``damaged-weights`` where the model's own loss is no number, ``unsupported-architecture``
+    where not even padded rows reproduce it, where a token sees those after it, or where no gradient comes out.
     """
-    slow = ForwardPass(model, packed=False)
-    causal = slow.causal
-    vocabulary = causal.get_input_embeddings().weight.shape[0]
-    ids = np.random.default_rng(0).integers(0, vocabulary, size=17)
-    rows = [ids, np.concatenate([ids[:6], ids[8:]])]
-    examples = [Example(row, np.ones(len(row), dtype=bool), str(index)) for index, row in enumerate(rows)]
-    own_attention = causal.config._attn_implementation
-    tolerance = PROOF_TOLERANCE.get(causal.dtype, PROOF_TOLERANCE[torch.bfloat16])
-    with _without_dropout(model):
-        expected = sum(_own_loss(model, row) for row in rows)
-    if _sees_whole_rows(causal, longest_row) and _takes_packed_attention(causal):
-        fast = ForwardPass(model, packed=True)
+    forget_lengths(model)
+    own = ForwardPass(model, packed=False, steady_length=steady_length(model))
+    own_attention = own.causal.config._attn_implementation
+    precision = own.autocast(plan) if plan else nullcontext()
+    with left_as_found(), torch.enable_grad(), precision, translated(own.causal):
+        proof = _Proof(own)
+        chosen = proof.packed(longest_row)
+        if chosen is None:
+            own.causal.set_attn_implementation(own_attention)
+            chosen = proof.padded()
+        # a part that no token of the proof came to, an expert say, may drop out numbers all the same
+        random = uses_dropout(model) or draws(lambda: proof.train_once(chosen))
+    return replace(chosen, draws=random)
+
+
+class _Proof:
+    """Two rows, what the model itself makes of each, and what is asked of another way to compute them."""
+
+    def __init__(self, own: ForwardPass) -> None:
+        self._own = own
+        length = min(17, own.steady_length or 17)
+        self._rows = two_rows(own.causal.get_input_embeddings().weight.shape[0], length)
+        exact = own.causal.dtype == torch.float32 and not torch.is_autocast_enabled(own.causal.device.type)
+        self._precision = torch.float32 if exact else torch.bfloat16
+        self._loss = 0.0
+        with at_rest(own.model):
+            for row in self._rows:
+                self._check_loss(row)
+            self._states = [own.hidden_states(self._batch(own, [row])) for row in self._rows]
+        batch = self._batch(own, self._rows[:1])
+        tokens = torch.arange(length)
+        if self._is_linked(own, batch, of=tokens[: length // 2], to=tokens[length // 2 :]):
+            raise unsupported(own.causal, "sees the tokens that come after the one it is to say")
+
+    def packed(self, longest_row: int | None) -> ForwardPass | None:
+        """Packed rows, where they are proved; the model is on packed attention then, and perhaps otherwise."""
+        if not is_all_attention(self._own.causal, self._own.body):
+            return None
+        fast = replace(self._own, packed=True)
+        self._own.causal.set_attn_implementation(packed_attention.register())
         try:
-            _loss(fast, examples)  # as training will call it: a model may refuse there what it takes at rest
-            with _without_dropout(model):
-                if _close(_loss(fast, examples), expected, tolerance):
-                    return fast
-        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):
-            pass  # this architecture cannot run packed; the padded way below is proved on its own
-    causal.set_attn_implementation(own_attention)
-    with _without_dropout(model):
-        padded = _loss(slow, examples)
-    if not _close(padded, expected, tolerance):
-        raise ModelError(
-            f"The loss of {causal.config.model_type} models cannot be reproduced from their hidden states.",
-            remedy="Choose a model of another architecture.",
-            code="unsupported-architecture",
+            with packed_attention.noted_windows() as windows:
+                self.train_once(fast)  # a model may refuse there what it takes at rest
+                stays = self._is_close(fast) and self._are_apart(fast)
+        except FOREIGN as error:
+            reraise_out_of_memory(error)
+            return None
+        sees_whole_rows = not windows or (longest_row is not None and longest_row <= min(windows))
+        return fast if stays and sees_whole_rows else None
+
+    def padded(self) -> ForwardPass:
+        """Padded rows. Raises ModelError where a row has other states beside a longer one than alone."""
+        if not self._is_close(self._own):
+            raise unsupported(self._own.causal, "computes a row otherwise when a longer one stands beside it")
+        return self._own
+
+    def train_once(self, forward: ForwardPass) -> None:
+        """Compute a loss and its gradient as training will. Raises ModelError where nothing learns from a text."""
+        learned = [part for part in forward.model.parameters() if part.requires_grad]
+        loss = forward.loss_sum(self._batch(forward, self._rows))
+        found = (
+            torch.autograd.grad(loss, learned, allow_unused=True) if learned and loss.requires_grad else []
         )
-    return slow
+        if learned and all(gradient is None for gradient in found):
+            raise unsupported(forward.causal, "does not use what is to be trained when it reads a text")
+
+    def _check_loss(self, row: Example) -> None:
+        expected = _own_loss(self._own.model, row)
+        if not math.isfinite(expected):
+            raise ModelError(
+                f"The base model's own loss is {expected}: its weights are damaged.",
+                remedy="Download or convert the model again.",
+                code="damaged-weights",
+            )
+        self._loss += expected
+        if not self._is_near(float(self._own.loss_sum(self._batch(self._own, [row]))), expected):
+            raise unsupported(
+                self._own.causal, "has a loss that cannot be computed from its last hidden states"
+            )
+
+    def _is_near(self, loss: float, expected: float) -> bool:
+        return abs(loss - expected) <= LOSS_TOLERANCE[self._precision] * abs(expected)
+
+    def _is_close(self, forward: ForwardPass) -> bool:
+        """Whether the rows side by side have the loss and the states that each has alone."""
+        batch = self._batch(forward, self._rows)
+        with at_rest(forward.model):
+            together = forward.hidden_states(batch)
+            loss = float(forward.loss_sum(batch))
+        tolerance, agreeing = STATES_TOLERANCE[self._precision], AGREEING[self._precision]
+        rows = zip(tokens_of_rows(batch, self._rows), self._states, strict=True)
+        return self._is_near(loss, self._loss) and all(
+            bool(distance(together[tokens], alone).quantile(agreeing) <= tolerance) for tokens, alone in rows
+        )
+
+    def _are_apart(self, forward: ForwardPass) -> bool:
+        """Whether the later row does not hang on the row before it, nor what they share on what follows."""
+        batch = self._batch(forward, self._rows)
+        first, later = tokens_of_rows(batch, self._rows)
+        fresh = later[~torch.isin(later, first)]
+        ended = first[~torch.isin(first, later)]
+        linked = self._is_linked(forward, batch, of=fresh, to=ended)
+        return not linked and not self._is_linked(forward, batch, of=first, to=fresh)
+
+    def _is_linked(self, forward: ForwardPass, batch: MicroBatch, *, of: Tensor, to: Tensor) -> bool:
+        return is_linked(
+            lambda: forward.hidden_states(batch), forward.causal.get_input_embeddings(), of=of, to=to
+        )
+
+    def _batch(self, forward: ForwardPass, rows: Sequence[Example]) -> MicroBatch:
+        (batch,) = pack(rows, budget=1 << 20, share_prefixes=forward.packed)
+        return batch.to(next(forward.model.parameters()).device)
 
 
-@contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-def _sees_whole_rows(causal: PreTrainedModel, longest_row: int | None) -> bool:
-    window = getattr(causal.config.get_text_config(), "sliding_window", None)
-    return window is None or (longest_row is not None and longest_row <= window)
-
-
-def _takes_packed_attention(causal: PreTrainedModel) -> bool:
-    """Select packed attention where attention is all that links tokens and can be replaced."""
-    if causal._is_stateful or not causal._supports_attention_backend:
-        return False
-    causal.set_attn_implementation(packed_attention.register())
-    return True
-
-
-def _own_loss(model: PreTrainedModel | PeftModel, row: np.ndarray) -> float:
-    device = next(model.parameters()).device
-    ids = torch.from_numpy(row).to(device)[None]
-    with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-        return float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
-
-
-def _loss(forward: ForwardPass, examples: list[Example]) -> float:
-    device = next(forward.model.parameters()).device
-    batches = pack(examples, budget=1 << 20, share_prefixes=forward.packed)
-    with torch.inference_mode():
-        return sum(float(forward.loss_sum(batch.to(device))) for batch in batches)
-
-
-def _close(value: float, expected: float, tolerance: float) -> bool:
-    return abs(value - expected) <= tolerance * abs(expected)
+def _own_loss(model: PreTrainedModel | PeftModel, row: Example) -> float:
+    ids = torch.from_numpy(row.input_ids).to(next(model.parameters()).device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    return float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))

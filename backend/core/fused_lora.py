@@ -33,7 +33,9 @@ class _FusedLora(torch.autograd.Function):
         y = F.linear(flat, weight, bias).addmm_(inner, low_b.t())
         ctx.save_for_backward(flat, weight, low_a, low_b, inner)
         ctx.scale, ctx.shape = scale, x.shape
-        return y.view(*x.shape[:-1], -1)
+        # some models add to what comes out in place, which autograd forbids for a view; y is not used again
+        whole: Tensor = torch.ops.aten._unsafe_view.default(y, [*x.shape[:-1], y.shape[-1]])
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.core.batching import MicroBatch
-from backend.core.device import ComputePlan, step_seed
+from backend.core.device import ComputePlan, seed_everything, step_seed
 from backend.core.distributed import ALONE, World
 from backend.core.forward import ForwardPass
 from backend.core.lanes import Lanes
@@ -28,8 +28,8 @@ def step_gradients(
 ) -> tuple[float, list[Tensor]]:
     """Mean loss in nats over the trained tokens of all ``batches`` and its gradient, one tensor a parameter.
 
-    Every process of ``world`` computes its share of them, and all get the sum. Raises TrainingError (out-of-memory)
-    when a micro-batch does not fit, and LostPeerError.
+    A weight that has no part in a micro-batch gets zeros from it. Every process of ``world`` computes its share of
+    them, and all get the sum. Raises TrainingError (out-of-memory) when one does not fit, and LostPeerError.
     """
     denominator = sum(len(batch.labels) for batch in batches)
     device = torch.device(plan.device)
@@ -38,10 +38,12 @@ def step_gradients(
     def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
         part, batch = item
         if random:
-            torch.manual_seed(step_seed(seed, step, part))
+            seed_everything(step_seed(seed, step, part))
         with forward.autocast(plan):
             loss = forward.loss_sum(batch.to(device)) / denominator
-        return float(loss.detach()), torch.autograd.grad(loss, parameters)
+        # an expert that no token was sent to has no part in the loss: zeros
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return float(loss.detach()), found
 
     total, summed = 0.0, list[Tensor]()
     try:

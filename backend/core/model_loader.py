@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from backend.core.fused_lora import run_experts_in_turn
@@ -57,6 +57,18 @@ def load_base(
             raise _misfit(folder, f"{len(names)} {kind} weights, {names[0]} first")
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def load_skeleton(path: str | Path) -> PreTrainedModel:
+    """The causal language model in folder ``path`` without its weights: every tensor has a shape and no numbers.
+
+    Raises ModelError ``model-not-loadable``.
+    """
+    folder = Path(path)
+    with _alone_and_quiet(), _translated(folder), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return skeleton
 
 
 def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainable: bool = False) -> PeftModel:

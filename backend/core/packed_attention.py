@@ -12,6 +12,8 @@ dS = P * (dO V^T - rowsum(dO * O)).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -115,6 +117,26 @@ def _rectangle(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
 
 
+_windows: ContextVar[list[int] | None] = ContextVar("windows", default=None)
+
+
+@contextmanager
+def noted_windows() -> Iterator[list[int]]:
+    """Collect the lengths in tokens of the windows and chunks that the model's layers ask for meanwhile."""
+    windows: list[int] = []
+    token = _windows.set(windows)
+    try:
+        yield windows
+    finally:
+        _windows.reset(token)
+
+
+def _note(window: int | None) -> None:
+    noted = _windows.get()
+    if noted is not None and window:  # some configurations say 0 for none
+        noted.append(window)
+
+
 def packed_attention(
     _module: nn.Module,
     query: Tensor,
@@ -131,11 +153,12 @@ def packed_attention(
     rows, capped scores, attention sinks), so that the caller can fall back to padded rows.
     """
     window = options.get("sliding_window")
+    _note(window)
     if packed is None or attention_mask is not None:
         raise ValueError("packed attention needs the packed batch and no mask")
     if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout", 0.0):
         raise ValueError("this model's attention cannot be packed")
-    if window is not None and window < max(cells.shape[1] for cells in packed.cells):
+    if window and window < max(cells.shape[1] for cells in packed.cells):
         raise ValueError("this model's sliding window is shorter than the rows")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves rotated ones in fp32
@@ -149,5 +172,6 @@ def register() -> str:
     return NAME
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
+    """Make no mask; a mask that would hide what is further away than ``local_size`` tokens is noted."""
+    _note(local_size)

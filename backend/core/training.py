@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import nn
 
 from backend.config import TrainingConfig, steps_per_epoch
-from backend.core.batching import MicroBatch, pack, step_rows
+from backend.core.batching import MicroBatch, micro_batches, pack, step_rows
 from backend.core.device import ComputePlan
 from backend.core.distributed import ALONE, World
 from backend.core.examples import Example
@@ -73,7 +73,8 @@ def train_steps(
 
     ``vary`` says what the examples are in an epoch (from 0), where they differ from epoch to epoch.
     ``world`` shares each step's work among processes, which all yield the same reports.
-    Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not.
+    Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not, and on any
+    number of cores but where ``depends_on_cores``.
     Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before the weights of that step
     are touched.
     """
@@ -82,9 +83,8 @@ def train_steps(
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
     per_epoch = steps_per_epoch(len(examples), training.rows_per_step)
     order = step_rows(len(examples), training.rows_per_step, seed, state.step)
-    random = state.forward.is_random  # then in one lane, and every row draws for itself
-    lanes = 1 if random else plan.lanes
-    with Lanes(lanes, plan.threads * (plan.lanes // lanes)) as pool:
+    lanes, threads = _side_by_side(state.forward, plan)
+    with Lanes(lanes, threads) as pool:
         while state.step < steps:
             started = time.perf_counter()
             indices = next(order).tolist()
@@ -96,8 +96,8 @@ def train_steps(
             batches = pack(
                 chosen,
                 budget=training.micro_batch_tokens,
-                parts=plan.lanes * world.size,
-                share_prefixes=state.forward.packed and not random,
+                parts=(1 if plan.device_type == "cuda" else micro_batches(chosen)) * world.size,
+                share_prefixes=state.forward.packed and not state.forward.is_random,
             )
             loss, norm = _update(state, batches, training, plan, pool, world, rate=rate, seed=seed, step=step)
             tokens = sum(batch.tokens for batch in batches)
@@ -115,6 +115,19 @@ def train_steps(
                 tokens_seen=state.tokens_seen,
                 rows=tuple(example.row for example in chosen),
             )
+
+
+def depends_on_cores(forward: ForwardPass, plan: ComputePlan) -> bool:
+    """Whether another number of cores would give other bits: products run on several threads, which round apart.
+
+    So they do on more cores than there may be lanes, and where passes draw random numbers one after the other.
+    """
+    return plan.device_type == "cpu" and _side_by_side(forward, plan)[1] > 1
+
+
+def _side_by_side(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int]:
+    """(lanes, threads of each): one lane where passes draw random numbers, each from where the last one ended."""
+    return (1, plan.threads * plan.lanes) if forward.is_random else (plan.lanes, plan.threads)
 
 
 def _method_and_width(state: TrainState) -> tuple[str, int]:

@@ -62,10 +62,13 @@ def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
 
     Raises UnsoundDataError where the data check says STOP, else the TunesmithError that the trainer would end with.
     """
+    from backend.core.tuning import check_tuning  # noqa: PLC0415 - torch and peft load here
+
     found = read_inputs(config, all_now=all_now)
     if found.stops:
         raise unsound(config, found.stops)
     check_model_folder(Path(found.model))
+    check_tuning(Path(found.model), config.tuning)
     return found
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from backend.config import (
     RunConfig,
     Section,
+    TuningConfig,
     commented_yaml,
     config_schema,
     config_yaml,
@@ -292,3 +293,21 @@ def test_what_goes_by_held_out_rows_is_refused_without_them(
 @pytest.mark.parametrize("validation", ["held.jsonl", 0.2])
 def test_what_goes_by_held_out_rows_takes_a_file_or_a_share(validation: float | str) -> None:
     assert parse_config(plain({"data.validation": validation, BEST: True})).evaluation.load_best_model_at_end
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("all-linear", "all-linear"),
+        ("q_proj", ["q_proj"]),
+        ("q_proj,v_proj", ["q_proj", "v_proj"]),
+        (" q_proj , mlp.up_proj ", ["q_proj", "mlp.up_proj"]),
+        (["q_proj"], ["q_proj"]),
+        (r".*\.(q|v)_proj", r".*\.(q|v)_proj"),
+        (r".*layers\.\d{1,2}\.mlp\..*", r".*layers\.\d{1,2}\.mlp\..*"),
+    ],
+)
+def test_target_modules_are_names_with_commas_a_list_or_a_pattern(
+    given: str | list[str], expected: str | list[str]
+) -> None:
+    assert TuningConfig(lora_target_modules=given).lora_target_modules == expected

@@ -221,6 +221,20 @@ class TestDryRun:
         assert told["dry_run"]["train_rows"] + told["dry_run"]["validation_rows"] == len(ROWS)
         assert 0 < told["dry_run"]["trained_tokens_per_epoch"] < told["dry_run"]["tokens_per_epoch"]
 
+    @pytest.mark.parametrize("where", [["--dry-run"], ["--queue"], []])
+    def test_a_layer_that_is_not_there_is_said_before_there_is_a_run(
+        self,
+        learner: Path,
+        rows_file: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        where: list[str],
+    ) -> None:
+        targets = "--tuning.lora_target_modules=q_proj,v_prj"
+        assert main(["train", *short(learner, rows_file), targets, *where]) == 2
+        assert "did you mean v_proj?" in capsys.readouterr().err
+        assert tree(tmp_path) == {}
+
     def test_held_out_rows_that_are_trained_too_are_counted(
         self, learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -81,8 +81,15 @@ def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 class Watched(ForwardPass):
     """A real forward pass that lets a test look at, or break, what goes in."""
 
-    def __init__(self, model: torch.nn.Module, *, packed: bool, look: Callable[[MicroBatch], object]) -> None:
-        super().__init__(model, packed)
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        *,
+        packed: bool,
+        look: Callable[[MicroBatch], object],
+        draws: bool = False,
+    ) -> None:
+        super().__init__(model, packed, draws=draws)
         object.__setattr__(self, "look", look)
 
     def loss_sum(self, batch: MicroBatch) -> torch.Tensor:

@@ -14,8 +14,10 @@ from backend.config import steps_per_epoch
 from backend.core.batching import (
     RECTANGLE_SLACK,
     MicroBatch,
+    apart,
     common_prefix,
     epoch_order,
+    micro_batches,
     pack,
     step_rows,
 )
@@ -118,6 +120,46 @@ def test_the_budget_is_kept_unless_one_row_alone_is_longer(
     over = [batch for batch in batches if len(batch.input_ids) > budget]
 
     assert all(len(batch.rows) == 1 for batch in over)
+
+
+@_packing
+def test_no_more_parts_come_out_than_asked_for_unless_the_budget_asks(
+    examples: list[Example], budget: int, parts: int, share_prefixes: bool
+) -> None:
+    fewest = len(pack(examples, budget=budget, share_prefixes=share_prefixes))
+
+    batches = pack(examples, budget=budget, parts=parts, share_prefixes=share_prefixes)
+
+    assert len(batches) <= max(parts, fewest)
+
+
+@_packing
+def test_no_other_cut_has_a_smaller_largest_part(
+    examples: list[Example], budget: int, parts: int, share_prefixes: bool
+) -> None:
+    batches = pack(examples, budget=1000, parts=parts, share_prefixes=share_prefixes)
+    largest = max(len(batch.input_ids) for batch in batches)
+
+    smaller = pack(examples, budget=max(1, largest - 1), share_prefixes=share_prefixes)
+
+    assert len(smaller) > parts or max(len(batch.input_ids) for batch in smaller) >= largest
+
+
+@given(examples=_examples(), longest=st.integers(2, 24), share_prefixes=st.booleans())
+def test_rows_set_apart_are_alone_where_they_are_longer_and_learn_the_same(
+    examples: list[Example], longest: int, share_prefixes: bool
+) -> None:
+    (batch,) = pack(examples, budget=1000, share_prefixes=share_prefixes)
+
+    parts = apart(batch, longest)
+
+    assert all(part.longest <= longest or len(part.rows) == 1 for part in parts)
+    assert _learned(parts) == _learned([batch])
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [([100] * 20, 4), ([100] * 21, 8), ([3000], 8), ([2], 4)])
+def test_the_number_of_micro_batches_is_a_property_of_the_rows(lengths: list[int], expected: int) -> None:
+    assert micro_batches(random_rows(lengths)) == expected
 
 
 @_packing

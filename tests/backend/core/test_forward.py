@@ -30,6 +30,8 @@ from transformers import (
     PhiConfig,
     PhiForCausalLM,
     PreTrainedModel,
+    XLMConfig,
+    XLMWithLMHeadModel,
 )
 
 from backend.config import TuningConfig
@@ -39,6 +41,15 @@ from backend.core.examples import Example
 from backend.core.forward import ForwardPass, prove
 from backend.core.tuning import make_trainable
 from backend.errors import ModelError
+from tests.backend.core.odd_models import (
+    chunked_attention,
+    dynamic_rope,
+    functional_dropout,
+    jittering_router,
+    long_rope,
+    short_convolutions,
+    with_vision,
+)
 from tests.backend.core.rows import LORA, PLAN, lively_model, random_rows
 from tests.tiny import tiny_model
 
@@ -236,12 +247,9 @@ def test_the_model_under_an_adapter_and_a_bare_one_are_both_found() -> None:
     assert ForwardPass(base, packed=False).causal is base
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Model has .tie_word_embeddings=True:UserWarning"
-)  # that is what is tested
 def test_an_adapter_on_the_head_is_part_of_the_loss() -> None:
     tuning = TuningConfig(lora_target_modules=["q_proj", "lm_head"])
-    model = make_trainable(lively_model(), tuning, seed=0)
+    model = make_trainable(lively_model(tie_word_embeddings=False), tuning, seed=0)
     with torch.no_grad():
         nn.init.normal_(model.get_base_model().lm_head.lora_B["default"].weight)
         expected = _own_loss(model, ROWS)
@@ -304,5 +312,130 @@ def test_products_are_in_half_precision_where_fp32_weights_are_trained_so(
     ("alpha", "dropout", "random"), [(0.0, 0.0, False), (5.0, 0.0, True), (0.0, 0.1, True)]
 )
 def test_noise_or_dropout_make_it_random(alpha: float, dropout: float, random: bool) -> None:
-    model = tiny_model(attention_dropout=dropout)
-    assert ForwardPass(model, packed=True, neftune_noise_alpha=alpha).is_random is random
+    forward = prove(make_trainable(tiny_model(attention_dropout=dropout), LORA, seed=0))
+    assert replace(forward, neftune_noise_alpha=alpha).is_random is random
+
+
+# --- what is proved before training -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_layers_that_link_neighbours_otherwise_than_by_attention_are_not_packed(dtype: torch.dtype) -> None:
+    model = make_trainable(short_convolutions().to(dtype), LORA, seed=0)
+
+    assert not prove(model, longest_row=33).packed
+
+
+class _Leaking(nn.Module):
+    """A norm that lets a little of each token into the next one."""
+
+    def __init__(self, norm: nn.Module, share: float) -> None:
+        super().__init__()
+        self.norm, self.share = norm, share
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
+        return self.norm(states) + self.share * before
+
+
+@pytest.mark.parametrize("share", [0.003, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_whose_states_hang_on_the_row_before_are_not_packed(dtype: torch.dtype, share: float) -> None:
+    model = lively_model()
+    model.base_model.norm = _Leaking(model.base_model.norm, share)
+
+    assert not prove(make_trainable(model.to(dtype), LORA, seed=0), longest_row=33).packed
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_proof_runs_in_the_precision_of_the_run(dtype: str) -> None:
+    model = make_trainable(lively_model(), TuningConfig(method="full"), seed=0)
+    seen: set[torch.dtype] = set()
+    model.base_model.layers[0].self_attn.q_proj.register_forward_hook(
+        lambda _module, _given, output: seen.add(output.dtype)
+    )
+
+    forward = prove(model, plan=replace(PLAN, dtype=dtype))
+
+    assert forward.packed
+    assert seen == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize(("longest_row", "packed"), [(None, False), (200, False), (128, True)])
+def test_what_layers_do_not_see_is_minded_under_any_name(longest_row: int | None, packed: bool) -> None:
+    model = make_trainable(chunked_attention(128), LORA, seed=0)
+
+    assert prove(model, longest_row=longest_row).packed is packed
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.001])
+def test_dropout_without_a_module_is_found(probability: float) -> None:
+    forward = prove(make_trainable(functional_dropout(probability), LORA, seed=0), longest_row=33)
+
+    assert forward.is_random
+
+
+@pytest.mark.parametrize("tuning", [LORA, TuningConfig(method="full")], ids=["lora", "full"])
+def test_a_router_that_draws_is_found(tuning: TuningConfig) -> None:
+    assert prove(make_trainable(jittering_router(), tuning, seed=0), longest_row=33).is_random
+
+
+def test_the_proof_leaves_the_generators_as_they_were() -> None:
+    model = make_trainable(functional_dropout(), LORA, seed=0)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+
+    prove(model, longest_row=33)
+
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("build", [long_rope, dynamic_rope])
+@torch.no_grad()
+def test_rows_on_both_sides_of_a_length_dependent_rope_have_the_models_own_loss(
+    build: Callable[[], PreTrainedModel],
+) -> None:
+    rows = random_rows([5, 14, 30, 33, 60], shared=4, vocab=128)
+    expected = sum(_own_loss(build(), [row]) for row in rows)
+
+    forward = prove(build(), longest_row=60)
+    (batch,) = pack(rows, budget=1000, share_prefixes=forward.packed)
+
+    assert forward.packed
+    assert float(forward.loss_sum(batch)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_weight_that_is_no_number_is_not_blamed_on_the_architecture() -> None:
+    model = lively_model()
+    model.base_model.layers[1].mlp.up_proj.weight.data[3, 3] = torch.nan
+
+    with pytest.raises(ModelError, match="weights are damaged") as caught:
+        prove(model)
+
+    assert caught.value.code == "damaged-weights"
+
+
+def test_a_model_that_sees_what_comes_after_is_refused() -> None:
+    sizes = {"vocab_size": 128, "emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
+    model = XLMWithLMHeadModel(XLMConfig(**sizes, dropout=0.0, attention_dropout=0.0)).eval()
+
+    with pytest.raises(ModelError, match="come after") as caught:
+        prove(model, longest_row=33)
+
+    assert caught.value.code == "unsupported-architecture"
+
+
+def test_a_model_that_reads_only_text_parts_of_itself_is_trained_on_them() -> None:
+    forward = prove(make_trainable(with_vision(), LORA, seed=0), longest_row=33)
+
+    assert forward.packed
+    assert forward.body is forward.causal.model.language_model
+
+
+def test_what_has_no_part_in_a_text_is_not_trained() -> None:
+    model = with_vision().requires_grad_(requires_grad=False)
+    model.model.multi_modal_projector.requires_grad_(requires_grad=True)
+
+    with pytest.raises(ModelError, match="what is to be trained"):
+        prove(model)

@@ -179,3 +179,13 @@ def test_adapter_weights_stay_fp32_beside_half_precision_ones() -> None:
 
 def test_a_model_without_lora_has_nothing_to_fuse() -> None:
     assert fuse_lora(_TwoLayers()) == 0
+
+
+def test_a_model_may_add_to_the_output_in_place() -> None:
+    outcomes = []
+    for layer in (_adapted().base_model.model.up, _fused().base_model.model.up):
+        x = torch.linspace(-1, 1, 60).view(2, 5, 6)
+        out = layer(x).add_(1.0)
+        learned = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        outcomes.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
+    torch.testing.assert_close(*outcomes)

@@ -21,6 +21,13 @@ from backend.core.gradients import step_gradients
 from backend.core.lanes import Lanes
 from backend.core.training import TrainState
 from backend.errors import TrainingError
+from tests.backend.core.odd_models import (
+    dynamic_rope,
+    functional_dropout,
+    jittering_router,
+    long_rope,
+    with_vision,
+)
 from tests.backend.core.rows import FULL, LORA, PLAN, Watched, lively_model, random_rows, shake, start
 
 ROWS = random_rows([9, 14, 20, 7, 30, 12, 25, 18], shared=5)
@@ -141,6 +148,58 @@ def test_dropout_is_at_work_and_drawn_from_the_runs_seed() -> None:
     state.forward.model.train()
     assert losses[0] == loss(0, 1)
     assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("build", [functional_dropout, jittering_router])
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_whatever_draws_in_a_model_draws_from_the_runs_seed(
+    build: Callable[[], PreTrainedModel], tuning: TuningConfig
+) -> None:
+    state = start(build(), tuning)
+    rows = random_rows([9, 14, 20, 7], shared=5, vocab=128)
+
+    def step(seed: int) -> tuple[float, list[Tensor]]:
+        torch.rand(3)
+        return _step(state, rows, budget=20, lanes=1, seed=seed)[:2]
+
+    (first, gradients), (again, same), (_, others) = step(0), step(0), step(1)
+
+    assert first == again
+    assert all(torch.equal(a, b) for a, b in zip(gradients, same, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("build", [long_rope, dynamic_rope])
+def test_rows_on_both_sides_of_a_length_dependent_rope_do_not_change_each_other(
+    build: Callable[[], PreTrainedModel], lanes: int
+) -> None:
+    rows = random_rows([9, 14, 20, 7, 30, 60], shared=5, vocab=128)
+    plain = build().requires_grad_(requires_grad=True)
+    count = sum(int(row.trained[1:].sum()) for row in rows)
+    for row in rows:
+        alone = build()
+        alone.load_state_dict(plain.state_dict())
+        _plain_step(alone, [row])
+        share = int(row.trained[1:].sum()) / count
+        for mine, theirs in zip(plain.parameters(), alone.parameters(), strict=True):
+            mine.grad = theirs.grad * share + (0 if mine.grad is None else mine.grad)
+    state = start(build(), FULL)
+
+    _, gradients, _ = _step(state, rows, budget=50, lanes=lanes)
+
+    assert _relative_error(gradients, [part.grad for part in plain.parameters()]) < 1e-4
+
+
+def test_a_weight_without_a_part_in_the_loss_gets_zeros() -> None:
+    state = start(with_vision(), LORA)
+    tower = state.forward.causal.model.multi_modal_projector.mm_input_projection_weight
+    state.parameters["tower"] = tower.requires_grad_(requires_grad=True)
+
+    _, gradients, _ = _step(state, random_rows([9, 14], vocab=120))
+
+    assert not gradients[-1].any()
+    assert gradients[-1].shape == tower.shape
 
 
 def test_a_process_without_a_share_adds_nothing() -> None:

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from backend.config import TrainingConfig, TuningConfig
 from backend.core.batching import epoch_order
-from backend.core.device import ComputePlan
+from backend.core.device import ComputePlan, plan_compute
 from backend.core.examples import Example
 from backend.core.forward import ForwardPass
 from backend.core.optimizer import default_learning_rate, learning_rate_factor
 from backend.core.training import (
     TrainState,
+    depends_on_cores,
     total_steps,
     train_steps,
 )
@@ -250,6 +251,26 @@ def test_breaking_off_leaves_no_thread() -> None:
 # --- dropout -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_any_number_of_cores_gives_the_same_bits(tuning: TuningConfig) -> None:
+    plans = [plan_compute("float32", cores=cores) for cores in (1, 2, 3, 8)]
+
+    first, *others = [_trained(tuning, plan=plan) for plan in plans]
+
+    assert all(_same(first, other) for other in others)
+    assert not any(depends_on_cores(start(lively_model(), tuning).forward, plan) for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("draws", "cores", "depends"), [(False, 8, False), (False, 16, True), (True, 1, False), (True, 2, True)]
+)
+def test_a_run_knows_when_its_bits_hang_on_the_number_of_cores(
+    draws: bool, cores: int, depends: bool
+) -> None:
+    forward = ForwardPass(tiny_model(), packed=True, draws=draws)
+    assert depends_on_cores(forward, plan_compute("float32", cores=cores)) is depends
+
+
 def test_under_dropout_a_plan_of_two_lanes_repeats_too() -> None:
     """Micro-batches side by side would draw from one generator in whatever order they come."""
     one_step = SHORT.model_copy(update={"max_steps": 1})
@@ -265,7 +286,9 @@ def test_under_dropout_no_token_is_shared_by_two_rows(plan: ComputePlan) -> None
     alike = [example([5, 6, 7, 8, 9, 10 + n], row=str(n)) for n in range(8)]
     state = start(lively_model(), DROPOUT, training)
     seen: list[int] = []
-    state.forward = Watched(state.forward.model, packed=True, look=lambda b: seen.append(len(b.input_ids)))
+    state.forward = Watched(
+        state.forward.model, packed=True, draws=True, look=lambda b: seen.append(len(b.input_ids))
+    )
 
     _train(state, training, rows=alike, plan=plan)
 

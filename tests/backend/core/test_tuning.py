@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel
@@ -10,8 +12,9 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from backend.config import TuningConfig
 from backend.core.lanes import Lanes
-from backend.core.tuning import METHODS, make_trainable, trainable_parameters, uses_dropout
+from backend.core.tuning import METHODS, check_tuning, make_trainable, trainable_parameters, uses_dropout
 from backend.errors import ModelError
+from tests.backend.core.odd_models import jittering_router, router_bias, with_vision
 from tests.backend.core.rows import FULL, LORA
 from tests.tiny import tiny_model
 
@@ -104,6 +107,81 @@ def test_target_modules_that_fit_nothing_are_refused_with_the_names_that_would(
 
     assert caught.value.code == "no-target-modules"
     assert all(name in caught.value.remedy for name in LINEAR | {"all-linear"})
+
+
+@pytest.mark.parametrize(
+    ("targets", "wrong", "meant"),
+    [
+        (["q_proj", "v_prj"], "v_prj", "did you mean v_proj?"),
+        (["q_proj", "query_key_value"], "query_key_value", "fits no layer of this model"),
+        (["down_projj"], "down_projj", "fits no layer"),
+    ],
+)
+def test_one_name_that_fits_no_layer_is_refused_with_the_one_that_was_meant(
+    tiny_folder: Path, targets: list[str], wrong: str, meant: str
+) -> None:
+    tuning = TuningConfig(lora_target_modules=targets)
+    for refuse in (
+        lambda: make_trainable(tiny_model(), tuning, seed=0),
+        lambda: check_tuning(tiny_folder, tuning),
+    ):
+        with pytest.raises(ModelError, match=wrong) as caught:
+            refuse()
+        assert meant in caught.value.message
+        assert caught.value.code == "no-target-modules"
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], r".*\.v_proj", ["mlp.up_proj"]])
+def test_targets_that_fit_are_passed_without_weights(tiny_folder: Path, targets: str | list[str]) -> None:
+    check_tuning(tiny_folder, TuningConfig(lora_target_modules=targets))
+    check_tuning(tiny_folder, FULL)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"], r".*(lm_head|q_proj)"])
+@pytest.mark.filterwarnings("error")
+def test_an_end_that_shares_its_weights_takes_no_adapter(targets: str | list[str]) -> None:
+    with pytest.raises(ModelError, match="other end") as caught:
+        make_trainable(tiny_model(), TuningConfig(lora_target_modules=targets), seed=0)
+    assert caught.value.code == "tied-target"
+    assert "lm_head" not in caught.value.remedy
+    untied = tiny_model(tie_word_embeddings=False)
+    assert trainable_parameters(make_trainable(untied, TuningConfig(lora_target_modules=targets), seed=0))
+
+
+def test_names_of_experts_that_were_merged_into_one_weight_still_fit() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = MixtralConfig(**sizes, num_key_value_heads=2, vocab_size=64, num_local_experts=2)
+    tuning = TuningConfig(lora_target_modules=["q_proj", "w1", "w2", "w3"])
+    learned = trainable_parameters(make_trainable(MixtralForCausalLM(config), tuning, seed=0))
+    assert any(".experts." in name for name in learned)
+
+
+@pytest.mark.parametrize("target", ["all-linear", ["q_proj", "v_proj"], r".*\.(q|v)_proj"])
+def test_adapters_stand_in_the_text_model_only(target: str | list[str]) -> None:
+    model = make_trainable(with_vision(), TuningConfig(lora_target_modules=target), seed=0)
+    assert all(".language_model." in name for name in trainable_parameters(model))
+
+
+def test_a_name_that_only_a_tower_has_is_refused() -> None:
+    with pytest.raises(ModelError, match="out_proj"):
+        make_trainable(with_vision(), TuningConfig(lora_target_modules=["q_proj", "out_proj"]), seed=0)
+
+
+def test_full_leaves_towers_and_what_the_architecture_fixes_alone() -> None:
+    seen = trainable_parameters(make_trainable(with_vision(), FULL, seed=0))
+    assert all("language_model" in name for name in seen)
+    learned = trainable_parameters(make_trainable(router_bias(), FULL, seed=0))
+    assert not any("expert_bias" in name for name in learned)
+
+
+@pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
+def test_a_router_that_returns_several_tensors_hinders_nobody(tuning: TuningConfig) -> None:
+    model = make_trainable(jittering_router(), tuning, seed=0)
+    ids = torch.arange(3, 12)[None]
+    learned = trainable_parameters(model)
+    found = torch.autograd.grad(model(ids, labels=ids).loss, list(learned.values()), allow_unused=True)
+    assert any(part is not None for part in found)
+    assert not any("router.lora" in name for name in learned)
 
 
 @pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
