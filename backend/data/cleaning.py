@@ -85,17 +85,19 @@ def is_damaged(text: str) -> bool:
 
 
 def repair_text(text: str) -> str:
-    """The text with mojibake in its prose undone; NUL and stray byte-order marks are taken out everywhere.
+    """A damaged text with mojibake in its prose undone, and NUL and stray byte-order marks taken out everywhere.
 
     Code and addresses are left as they are written. Uses ftfy (Speer, "ftfy", Zenodo 2019) with every setting off
     that touches sound text.
     """
+    if not is_damaged(text):
+        return text
     return map_prose(text.replace("\0", "").replace("\ufeff", ""), lambda part: fix_text(part, _REPAIR))
 
 
 def repair_row(row: Row) -> Row:
     """The row with its damaged texts repaired, or the same object when none is damaged."""
-    return map_texts(row, lambda text: repair_text(text) if is_damaged(text) else text)
+    return map_texts(row, repair_text)
 
 
 def row_hash(row: Row) -> int:

@@ -12,7 +12,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,6 @@ from backend.utils.text_utils import counted, writable
 REDACT = "redact-secrets"
 
 
-def _unchanged(text: str) -> str:
-    return text
-
-
 @dataclass(frozen=True)
 class Change:
     """One row before and after a fix; ``after`` is None when the row is left out."""
@@ -50,14 +46,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Mended:
-    """The rows after all fixes, in order, and every change that led to them.
-
-    ``retouch`` does to one text what the fixes of single texts did, one after the other.
-    """
+    """The rows after all fixes, in order, and every change that led to them."""
 
     rows: tuple[Row, ...]
     changes: tuple[Change, ...]
-    retouch: Callable[[str], str] = _unchanged
 
 
 @dataclass
@@ -188,7 +180,7 @@ def _source_lines(
     for row, record in _paired(mended.rows, records):
         if record is None:
             raise _OtherShapeError
-        cells = _mended_cells(record, row, shape, mended)
+        cells = _mended_cells(record, row, shape)
         kept = _cleaned(cells, frozenset(every.values()), mended, written)
         line = encode(kept)
         if to_row(Record(row.place, decode(line)), shape) != row:
@@ -218,7 +210,7 @@ def _paired(rows: Iterable[Row], records: Iterator[Record]) -> Iterator[tuple[Ro
         yield row, next((record for record in records if record.place == row.place), None)
 
 
-def _mended_cells(record: Record, row: Row, shape: Shape, mended: Mended) -> dict[str, Any]:
+def _mended_cells(record: Record, row: Row, shape: Shape) -> dict[str, Any]:
     """The cells of a record with what the fixes changed in its row changed in them."""
     try:
         original = to_row(record, shape)
@@ -236,7 +228,7 @@ def _mended_cells(record: Record, row: Row, shape: Shape, mended: Mended) -> dic
     changed = dict(zip(old, new, strict=True))
 
     def change(text: str) -> str:
-        return changed[text] if text in changed else _inside_json(text, changed, mended.retouch)
+        return changed[text] if text in changed else _inside(text, changed)
 
     used = {column: map_leaves(cells[column], change) for column in columns.values() if column in cells}
     return cells | used
@@ -246,15 +238,19 @@ def _flags(row: Row) -> list[object]:
     return [message.get("trained", True) for message in row.messages]
 
 
-def _inside_json(text: str, changed: Mapping[str, str], retouch: Callable[[str], str]) -> str:
-    """A text that rows hold as a part of another, retouched; one that is JSON with its texts changed."""
+def _inside(text: str, changed: Mapping[str, str]) -> str:
+    """The text of a cell that is JSON with its texts changed, or a part of a changed text, as whole lines of it."""
     if text[:1] in ("[", "{"):
         try:
-            value = decode(text)
+            return encode(map_leaves(decode(text), lambda each: changed.get(each, each)))
         except ValueError:
-            return retouch(text)
-        return encode(map_leaves(value, lambda each: changed.get(each, each)))
-    return retouch(text)
+            pass
+    for old, new in changed.items():
+        start = f"\n{old}\n".find(f"\n{text}\n")
+        if start >= 0 and old.count("\n") == new.count("\n"):
+            first = old[:start].count("\n")
+            return "\n".join(new.split("\n")[first : first + text.count("\n") + 1])
+    return text
 
 
 def _messages_cells(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from backend.data.checks.base import Scan
 from backend.data.checks.contents import empty_answer, is_blank_answer
 from backend.data.checks.conversations import equal_pair
 from backend.data.checks.labels import variants
-from backend.data.checks.leftovers import unescape_entities, unescape_row
+from backend.data.checks.leftovers import unescape_row
 from backend.data.checks.repeats import MAX_NEAR_ROWS
 from backend.data.checks.secrets import redact
-from backend.data.cleaning import exact_duplicates, find_leaks, near_duplicate_rows, repair_row, repair_text
+from backend.data.cleaning import exact_duplicates, find_leaks, near_duplicate_rows, repair_row
 from backend.data.copies import Change, Mended, difference, write_copy
 from backend.data.records import Message, Row
 from backend.data.texts import is_trained, map_texts
@@ -58,14 +58,7 @@ def mend(rows: Sequence[Row], fixes: Iterable[str], validation: Sequence[Row] = 
         after = [found.get(number, row) for number, row in enumerate(current)]
         given = [row for row, left in zip(given, after, strict=True) if left is not None]
         current = [row for row in after if row is not None]
-    retouches = [change for name, change in _OF_TEXTS.items() if name in wanted]
-
-    def retouch(text: str) -> str:
-        for change in retouches:
-            text = change(text)
-        return text
-
-    return Mended(tuple(current), tuple(changes), retouch)
+    return Mended(tuple(current), tuple(changes))
 
 
 def _left_out(numbers: Iterable[int]) -> dict[int, Row | None]:
@@ -175,13 +168,6 @@ def _redacted(row: Row) -> Row:
     mapped = map_texts(row, redact)
     return mapped if tools == row.tools else replace(mapped, tools=tools)
 
-
-_OF_TEXTS: Mapping[str, Callable[[str], str]] = {
-    "repair-text": repair_text,
-    "unescape-html": unescape_entities,
-    "redact-secrets": redact,
-}
-"""What the fixes of single texts do to one, in the order of ``FIXES``."""
 
 FIXES: Mapping[str, Fixer] = {
     "drop-rejected": lambda _rows, _validation: {},
