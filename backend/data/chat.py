@@ -36,13 +36,43 @@ ROLES = {
     "tool_response": "tool",
 }
 _KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
-_TRAINED_KEYS = ("trained", "train", "weight", "loss_weight")
+_TRAINED_KEYS = (
+    *("trained", "train", "training", "trainable"),  # axolotl, verl
+    *("weight", "loss_weight", "loss", "loss_mask"),  # OpenAI, LLaMA-Factory, ms-swift, verl
+)
+_MASKED_KEYS = ("masked",)  # torchtune, the other way round
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 MESSAGE_KEYS = frozenset(
-    {"role", "from", "content", "value", "tool_calls", "function_call", *_KEPT, *_TRAINED_KEYS, *MEDIA}
+    {
+        "role",
+        "from",
+        "content",
+        "value",
+        "tool_calls",
+        "function_call",
+        *_KEPT,
+        *_TRAINED_KEYS,
+        *_MASKED_KEYS,
+        *MEDIA,
+    }
 )
 """Every key of a message that is looked at."""
 _TRAINED = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+_CALL = "a tool call; write it among the tool_calls of its message"
+_RESULT = "the result of a tool; write it as a message of the role tool"
+_REASONING = "reasoning; write it as the reasoning_content of its message"
+_OTHER_PARTS = {
+    **dict.fromkeys(("tool_use", "server_tool_use", "tool_call", "function_call", "toolUse"), _CALL),
+    **dict.fromkeys(("tool_result", "tool_response", "function_call_output", "toolResult"), _RESULT),
+    **dict.fromkeys(("thinking", "redacted_thinking", "reasoning", "reasoningContent"), _REASONING),
+    **dict.fromkeys(
+        ("document", "refusal", "guardContent", "cachePoint"), "no plain text; write its words as text"
+    ),
+}
+"""What parts of a content are that are neither text nor media, by their type (Anthropic, OpenAI, LLaMA-Factory) or by
+their only key (Bedrock), and how they are written here."""
 
 _BEGINS_AS_MESSAGES = re.compile(r"\s*(?:\[\s*)?\{\s*[\"']")
 _WRITTEN_BY_STR = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:.*\}\s*\]\s*\Z", re.DOTALL)
@@ -66,6 +96,12 @@ def cell_text(value: Any, field: str) -> str:
         return repr(value)
     if value is None:
         raise bad_row(f"the field {field!r} is null; write a text")
+    if (
+        isinstance(value, Sequence)
+        and value
+        and all(isinstance(each, Mapping) and "text" in each for each in value)
+    ):
+        raise bad_row(f"the field {field!r} holds parts where a text belongs; write their words as one text")
     kind = "a list" if isinstance(value, Sequence) and not isinstance(value, bytes) else "an object"
     if isinstance(value, bytes):
         kind = "binary data"
@@ -181,6 +217,9 @@ def _content(turn: Mapping[str, Any], field: str, calls: list[dict[str, Any]]) -
         return ""
     if isinstance(value, list):
         return "".join(_part(part, f"{field}.{key}[{number}]") for number, part in enumerate(value))
+    other = next((name for name in ("text", "parts", "message") if turn.get(name)), None)
+    if key not in turn and other:
+        raise bad_row(f"{field} has no content, but {other!r}; call it content")
     return cell_text(value, f"{field}.{key}")
 
 
@@ -189,8 +228,11 @@ def _part(part: Any, field: str) -> str:
         return str(part)
     if not isinstance(part, Mapping):
         raise bad_row(f"{field} must be a text or an object with type and text")
-    kind = str(part.get("type", "text"))
-    if kind not in ("text", "input_text", "output_text"):
+    named = next((key for key in part if key in _OTHER_PARTS or key in MEDIA), "text")
+    kind = str(part.get("type", "text" if "text" in part or "value" in part else named))
+    if kind in _OTHER_PARTS:
+        raise bad_row(f"{field} is of type {kind!r}: {_OTHER_PARTS[kind]}")
+    if kind not in _TEXT_PARTS:
         raise bad_row(
             f"{field} is of type {kind!r}; only text can be trained, images, audio and video cannot"
         )
@@ -227,10 +269,19 @@ def _tool_call(call: Any, field: str) -> dict[str, Any]:
 
 
 def _trained(turn: Mapping[str, Any], field: str) -> bool:
-    for key in _TRAINED_KEYS:
+    """Return what the flags of a message say; raises ``DataError`` for no flags, and for two that differ."""
+    flags: dict[str, bool] = {}
+    for key in (*_TRAINED_KEYS, *_MASKED_KEYS):
         if turn.get(key) is not None:
             spelling = cell_text(turn[key], f"{field}.{key}")
-            if spelling not in _TRAINED:
+            if spelling.lower() not in _TRAINED:
                 raise bad_row(f"{field}.{key} is {spelling}; only 0 and 1 (or false and true) are possible")
-            return _TRAINED[spelling]
-    return True
+            flags[key] = _TRAINED[spelling.lower()] != (key in _MASKED_KEYS)
+    if len(set(flags.values())) > 1:
+        raise bad_row(f"{field} says with {' and '.join(flags)} both that it is trained and that it is not")
+    return all(flags.values())
+
+
+def is_flag(value: Any) -> bool:
+    """Return whether a value is a yes or no: true, false, 0 or 1, also as text."""
+    return isinstance(value, str | bool | int | float) and cell_text(value, "").lower() in _TRAINED

@@ -20,12 +20,16 @@ from backend.data.checks.secrets import redact
 from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
-from backend.data.unread import UnreadKey
 from backend.utils.text_utils import counted, shorten, without_controls
 
 EXAMPLES = 3
 REPORT_VERSION = 1
 
+_FLAGS_HARM = (
+    "If such a flag says which answers to train, the others are trained here all the same. Call it weight, where 0 "
+    "leaves an answer out of training, or take it away."
+)
+_KEYS_HARM = "What stands under them changes nothing: the model neither reads nor learns it."
 _RATINGS_HARM = "Every answer is trained as a good one, the bad ones too."
 _ORDER: dict[Level, int] = {"block": 0, "warn": 1, "info": 2}
 _COLOURS: dict[Level, str] = {"block": "red", "warn": "yellow", "info": "cyan"}
@@ -105,8 +109,7 @@ def examine(
         loaded.rows, validation, loaded.rejected, encode, look, frozenset(end_ids), max_length, epochs
     )
     findings, not_run = run_checks(scan, checks)
-    if unread := [each for each in loaded.unread if not each.harmless]:
-        findings = _by_harm([*findings, _unread_keys(unread, len(loaded.rows) + len(loaded.rejected))])
+    findings = _by_harm([*findings, *_unread_keys(loaded)])
     if loaded.disguised:
         findings = _by_harm([*findings, _read_as_text(loaded)])
     findings = _by_harm([*findings, *_unused_columns(loaded)])
@@ -276,19 +279,22 @@ def _rejected_rows(scan: Scan) -> Finding:
     )
 
 
-def _unread_keys(unread: Sequence[UnreadKey], rows: int) -> Finding:
-    most = max(each.rows for each in unread)
-    return Finding(
-        number=0,
-        check="unread-keys",
-        title="Messages have keys that are not read",
-        level="warn",
-        count=most,
-        share=round(most / rows, 6),
-        harm="What stands under them is left out of training; a key that is misspelt does nothing.",
-        examples=tuple(Example(each.place, each.said) for each in unread[:EXAMPLES]),
-        fix=None,
+def _unread_keys(loaded: Loaded) -> list[Finding]:
+    """One finding for flags of messages that nobody reads, and one for the other keys."""
+    total = len(loaded.rows) + len(loaded.rejected)
+    kinds: tuple[tuple[str, str, Level, str, bool], ...] = (
+        ("unread-flags", "Messages have flags that are not read", "block", _FLAGS_HARM, True),
+        ("unread-keys", "Messages have keys that are not read", "warn", _KEYS_HARM, False),
     )
+    findings = []
+    for slug, title, level, harm, flags in kinds:
+        keys = [each for each in loaded.unread if not each.harmless and each.is_flag == flags]
+        if keys:
+            most = max(each.rows for each in keys)
+            examples = tuple(Example(each.place, each.said) for each in keys[:EXAMPLES])
+            share = round(most / max(1, total), 6)
+            findings.append(Finding(0, slug, title, level, most, share, harm, examples, None))
+    return findings
 
 
 def _unused_columns(loaded: Loaded) -> list[Finding]:

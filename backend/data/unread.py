@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.data.chat import MESSAGE_KEYS, as_given, is_message, read_json_cell
+from backend.data.chat import MESSAGE_KEYS, as_given, is_flag, is_message, read_json_cell
 from backend.data.records import Record
 from backend.errors import DataError
 from backend.utils.text_utils import counted, shorten
@@ -27,11 +27,15 @@ _MAX_KEYS = 50
 
 @dataclass(frozen=True, slots=True)
 class UnreadKey:
-    """A key with something under it that no message part takes: in how many rows, and where first."""
+    """A key with something under it that no message part takes: in how many rows, and where first.
+
+    ``is_flag``: nothing but true, false, 0 and 1 stands under it, so that it may say what is trained.
+    """
 
     key: str
     rows: int
     place: str
+    is_flag: bool = False
 
     @property
     def harmless(self) -> bool:
@@ -55,19 +59,20 @@ def note_unread(
     """
     parts = [(part, columns[part]) for part in _PARTS if part in columns]
     for record in records:
-        keys: set[str] = set()
+        keys: dict[str, bool] = {}
         for part, column in parts:
             value = record.cells.get(column)
             if part != "messages":
                 value = _messages(value, column)
             if isinstance(value, list | dict) or part == "messages":
-                keys.update(_unread(_turns(value)))
-        for key in sorted(keys):
+                for key, given in _unread(_turns(value)):
+                    keys[key] = keys.get(key, True) and is_flag(given)
+        for key, flag in sorted(keys.items()):
             known = found.get(key)
             if known is not None:
-                found[key] = replace(known, rows=known.rows + 1)
+                found[key] = replace(known, rows=known.rows + 1, is_flag=known.is_flag and flag)
             elif len(found) < _MAX_KEYS:
-                found[key] = UnreadKey(key, 1, record.place)
+                found[key] = UnreadKey(key, 1, record.place, flag)
         yield record
 
 
@@ -91,7 +96,8 @@ def _turns(value: Any) -> Any:
     return value
 
 
-def _unread(turns: Any) -> Iterator[str]:
+def _unread(turns: Any) -> Iterator[tuple[str, Any]]:
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, dict) and not turn.keys() <= MESSAGE_KEYS:
-            yield from (key for key in turn.keys() - MESSAGE_KEYS if turn[key] not in (None, "", [], {}))
+            keys = turn.keys() - MESSAGE_KEYS
+            yield from ((key, turn[key]) for key in keys if turn[key] not in (None, "", [], {}))

@@ -83,6 +83,82 @@ def test_content_parts_are_joined():
     assert read_message({"role": "user", "content": parts}, "m")["content"] == "a b1.10"
 
 
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (
+            {"type": "tool_use", "id": "t1", "name": "f", "input": {}},
+            "a tool call; write it among the tool_calls",
+        ),
+        ({"type": "tool_result", "tool_use_id": "t1", "content": "3"}, "message of the role tool"),
+        (
+            {"type": "thinking", "thinking": "hm", "signature": "s"},
+            "reasoning; write it as the reasoning_content",
+        ),
+        ({"type": "tool_call", "value": "{}"}, "a tool call; write it among the tool_calls"),
+        ({"type": "reasoning", "value": "hm"}, "reasoning_content"),
+        ({"toolUse": {"name": "f", "input": {}}}, "of type 'toolUse': a tool call"),
+        ({"toolResult": {"content": []}}, "of type 'toolResult': the result of a tool"),
+        ({"reasoningContent": {"reasoningText": {"text": "hm"}}}, "reasoning"),
+        ({"type": "document", "source": {}}, "no plain text; write its words"),
+        ({"image": {"format": "png"}}, "of type 'image'; only text can be trained"),
+        ({"type": "input_audio", "input_audio": {}}, "images, audio and video cannot"),
+    ],
+)
+def test_a_part_of_another_kind_is_named_for_what_it_is(part, told):
+    with pytest.raises(DataError, match=told) as caught:
+        read_message({"role": "assistant", "content": [{"type": "text", "text": "a"}, part]}, "m")
+    assert "m.content[1]" in caught.value.message
+
+
+def test_parts_of_text_without_a_type_are_text():
+    assert read_message({"role": "user", "content": [{"text": "a"}, {"text": "b"}]}, "m")["content"] == "ab"
+
+
+@pytest.mark.parametrize("key", ["text", "parts", "message"])
+def test_a_message_whose_words_stand_under_another_key_is_told_which(key):
+    with pytest.raises(DataError, match=f"m has no content, but '{key}'; call it content"):
+        read_message({"role": "user", key: ["hello"]}, "m")
+
+
+def test_parts_in_the_place_of_a_text_are_told_apart_from_lists():
+    with pytest.raises(DataError, match="holds parts where a text belongs; write their words as one text"):
+        cell_text([{"text": "Be brief."}], "system")
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained"),
+    [
+        ({"loss": False}, False),
+        ({"loss": True}, True),
+        ({"loss_mask": 0}, False),
+        ({"loss_mask": 1.0}, True),
+        ({"trainable": "False"}, False),
+        ({"training": False}, False),
+        ({"masked": True}, False),
+        ({"masked": 0}, True),
+        ({"weight": 0, "loss": False, "masked": True}, False),
+        ({"weight": 1, "masked": False}, True),
+        ({"loss": None}, True),
+    ],
+)
+def test_flags_of_other_tools_say_what_is_trained(flags, trained):
+    message = read_message({"role": "assistant", "content": "x", **flags}, "m")
+    assert message.get("trained", True) is trained
+
+
+@pytest.mark.parametrize("flags", [{"weight": 1, "loss": False}, {"weight": 0, "masked": False}])
+def test_flags_that_contradict_each_other_are_refused(flags):
+    with pytest.raises(DataError, match=f"m says with {' and '.join(flags)} both"):
+        read_message({"role": "assistant", "content": "x", **flags}, "m")
+
+
+@pytest.mark.parametrize("value", [[1, 0], {"a": 1}, 0.25, "maybe"])
+def test_a_flag_that_is_none_is_refused(value):
+    with pytest.raises(DataError, match=r"m\.loss_mask"):
+        read_message({"role": "assistant", "content": "x", "loss_mask": value}, "m")
+
+
 @pytest.mark.parametrize("key", ["weight", "loss_weight", "train", "trained"])
 def test_a_message_of_no_weight_is_not_trained(key):
     for spelling in ("0", "false", "0.0"):

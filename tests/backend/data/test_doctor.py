@@ -107,12 +107,22 @@ def test_a_report_without_findings_does_not_block():
     assert not report.blocks
 
 
-def test_keys_that_nobody_reads_are_a_finding_and_harmless_ones_are_none(tmp_path):
+@pytest.mark.parametrize(
+    ("key", "check", "level"),
+    [
+        ('"weigth": 0', "unread-flags", "block"),
+        ('"weigth": false', "unread-flags", "block"),
+        ('"weigth": 0.5', "unread-keys", "warn"),
+        ('"weigth": "heavy"', "unread-keys", "warn"),
+    ],
+)
+def test_keys_that_nobody_reads_are_a_finding_and_flags_stop(tmp_path, key, check, level):
     turns = '{"role": "user", "content": "q", "id": 1}, {"role": "assistant", "content": "a"'
     path = tmp_path / "rows.jsonl"
-    path.write_text(f'{{"messages": [{turns}, "weigth": 0}}]}}\n{{"messages": [{turns}}}]}}\n')
-    found = [each for each in examine(load_rows(path), "rows.jsonl").findings if each.check == "unread-keys"]
-    assert [(each.count, each.share, each.level) for each in found] == [(1, 0.5, "warn")]
+    path.write_text(f'{{"messages": [{turns}, {key}}}]}}\n{{"messages": [{turns}}}]}}\n')
+    report = examine(load_rows(path), "rows.jsonl")
+    found = [each for each in report.findings if each.check in {"unread-keys", "unread-flags"}]
+    assert [(each.check, each.count, each.share, each.level) for each in found] == [(check, 1, 0.5, level)]
     assert "did you mean 'weight'?" in found[0].examples[0].detail
 
 

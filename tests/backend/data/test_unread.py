@@ -29,10 +29,28 @@ def load(tmp_path, *rows, name="rows.jsonl"):
 def test_a_key_that_nobody_reads_is_counted_wherever_messages_stand(tmp_path, row):
     sound = json.loads(json.dumps(row).replace("weigth", "weight"))
     loaded = load(tmp_path, sound, row, row)
-    assert loaded.unread == (UnreadKey("weigth", 2, "rows.jsonl:2"),)
+    assert loaded.unread == (UnreadKey("weigth", 2, "rows.jsonl:2", is_flag=True),)
     assert "not read in messages: weigth (2 rows)" in loaded.reason
     (warning,) = loaded.warnings
     assert "'weigth' in 2 rows, first at rows.jsonl:2 (did you mean 'weight'?)" in warning
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ((True, False), True),
+        ((0, 1), True),
+        ((0.0, 1.0), True),
+        (("true", "False"), True),
+        ((1, 2), False),
+        ((False, "maybe"), False),
+        ((True, [1]), False),
+    ],
+)
+def test_a_key_is_a_flag_where_all_that_stands_under_it_says_yes_or_no(tmp_path, values, flag):
+    rows = [{"messages": [TURNS[0], {"role": "assistant", "content": "A", "learned": v}]} for v in values]
+    (key,) = load(tmp_path, *rows).unread
+    assert (key.key, key.rows, key.is_flag) == ("learned", 2, flag)
 
 
 def test_empty_and_known_keys_are_not_named(tmp_path):
