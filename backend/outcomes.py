@@ -5,11 +5,11 @@ Floor F0: imports errors, reports and run_files.
 
 from __future__ import annotations
 
-import errno
-
 from backend.errors import TunesmithError
 from backend.reports import Outcome, RunStatus
 from backend.run_files import RunFiles
+from backend.utils.file_utils import free_bytes
+from backend.utils.reserve_utils import is_disk_full
 
 STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
 TRAINING_FAILURES = {
@@ -22,13 +22,20 @@ def failure(error: Exception, run: RunFiles) -> Outcome:
     """The outcome of a run that ``error`` ended: what it says of itself, a full disk, or something unforeseen."""
     if isinstance(error, TunesmithError):
         return Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        message = f"The disk is full: {error.filename or run.path} could not be written."
+    if isinstance(error, OSError) and is_disk_full(error):
+        message = f"The disk is full: {error.filename or run.path} could not be written{_left(run)}."
         remedy = "Make room and resume the run; its checkpoints are intact."
         return Outcome(RunStatus.FAILED, "disk-full", message, remedy)
     message = f"Something unforeseen happened: {type(error).__name__}: {error}"
     remedy = f"The traceback is in {run.train_log}; report it, then resume the run."
     return Outcome(RunStatus.FAILED, "internal-error", message, remedy)
+
+
+def _left(run: RunFiles) -> str:
+    try:
+        return f", {free_bytes(run.path):,} bytes are left"
+    except OSError:
+        return ""
 
 
 def exit_code(outcome: Outcome) -> int:

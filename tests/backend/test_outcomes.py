@@ -30,6 +30,14 @@ def test_a_full_disk_is_named(number: int, named: str | None, told: str) -> None
     assert outcome.message == f"The disk is full: {told} could not be written."
 
 
+def test_f14_a_full_disk_says_how_many_bytes_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.outcomes.free_bytes", lambda _: 1234)
+    outcome = failure(OSError(errno.ENOSPC, "full"), RunFiles(tmp_path))
+    assert outcome.message == f"The disk is full: {tmp_path} could not be written, 1,234 bytes are left."
+
+
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "bad disk"), ValueError("odd")])
 def test_all_else_is_unforeseen_and_says_where_to_look(error: Exception) -> None:
     outcome = failure(error, RUN)

@@ -72,6 +72,11 @@ class TestFollowing:
         add(log, b"\nnext\n")
         assert tail.poll().lines[-1] == "next"
 
+    @pytest.mark.parametrize(("length", "cut"), [(LONGEST_LINE, False), (LONGEST_LINE + 1, True)])
+    def test_f28_a_line_at_the_limit_comes_whole(self, length: int, cut: bool) -> None:
+        (line,) = clean_lines(b"x" * length + b"\n")
+        assert line.endswith("…") is cut
+
     @given(st.lists(st.binary(max_size=60), max_size=12))
     def test_f28_no_bytes_upset_it(
         self, tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]

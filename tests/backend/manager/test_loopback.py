@@ -16,6 +16,7 @@ import pytest
 from backend.errors import RunError
 from backend.manager.loopback import LoopbackManager, ask_json, end_process
 from backend.utils.file_utils import write_json_durably
+from backend.utils.lock_utils import is_locked
 from backend.utils.process_utils import ProcessIdentity, identify, is_alive
 from backend.utils.record_utils import record_to_json
 
@@ -125,13 +126,23 @@ class TestOneServer:
         assert small.start() != first
         assert not is_alive(first.process)
 
+    def test_it_is_ended_under_the_lock_of_those_that_start_one(
+        self, small: SmallManager, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        locked: list[bool] = []
+        lock = small.root / ".small.lock"
+        (small.root / ".small").mkdir(parents=True)
+        monkeypatch.setattr(small, "_end_recorded", lambda: (locked.append(is_locked(lock)), False)[1])
+        assert not small.stop()
+        assert locked == [True]
+
     def test_a_torn_record_is_none(self, small: SmallManager) -> None:
         (small.root / ".small").mkdir(parents=True)
         (small.root / ".small" / "server.json").write_text('{"process": ')
         assert small.find() is None
 
     def test_one_that_ends_at_once_is_told_with_its_last_words(self, small: SmallManager) -> None:
-        small.code = "raise SystemExit('no room')"
+        small.code = "import sys; sys.exit('much was said before\\nno room')"
         with pytest.raises(RunError, match=r"The small server did not start\. no room") as caught:
             small.start()
         assert (caught.value.code, caught.value.remedy) == ("small-failed", "Try it by hand.")

@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.reports import RunStatus
 from backend.run_dir import RunDir
+from backend.utils.lock_utils import is_locked
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
 
@@ -324,3 +326,50 @@ class TestARunThatIsGone:
 
 def _refuse(*_: object, **__: object) -> None:
     raise OSError(errno.EROFS, "Read-only file system")
+
+
+class TestUnderOneLock:
+    """Whatever changes the queue does so under its lock: without it two doors at once would lose a change."""
+
+    @pytest.mark.parametrize(
+        ("deed", "writes"),
+        [
+            (lambda queue, runs: queue.enqueue(runs[2]), "backend.run_dir.write_json_durably"),
+            (lambda queue, runs: queue.change(runs[1], before=runs[0]), "backend.run_dir.write_json_durably"),
+            (
+                lambda queue, _: queue.set_slots("gpu", 2),
+                "backend.manager.queue_manager.write_json_durably",
+            ),
+        ],
+        ids=["enqueue", "move", "slots"],
+    )
+    def test_every_write(
+        self,
+        root: Path,
+        queue: QueueManager,
+        runs: list[RunDir],
+        monkeypatch: pytest.MonkeyPatch,
+        deed: Callable[[QueueManager, list[RunDir]], object],
+        writes: str,
+    ) -> None:
+        for run in runs[:2]:
+            queue.enqueue(run)
+        locked: list[bool] = []
+        monkeypatch.setattr(writes, lambda *_: locked.append(is_locked(root / ".queue.lock")))
+        deed(queue, runs)
+        assert locked == [True]
+
+    def test_every_start(self, root: Path, runs: list[RunDir]) -> None:
+        locked: list[bool] = []
+        queue = QueueManager(root, lambda _: locked.append(is_locked(root / ".queue.lock")))
+        queue.enqueue(runs[0])
+        queue.schedule()
+        assert locked == [True]
+
+
+def test_the_note_of_a_held_run_stays_until_it_is_released(queue: QueueManager, runs: list[RunDir]) -> None:
+    ticket = queue.enqueue(runs[0])
+    runs[0].write_ticket(replace(ticket, hold=True, note="The disk is full."))
+    assert queue.change(runs[0], hold=True).note == "The disk is full."
+    assert queue.change(runs[0], priority=3).note == "The disk is full."
+    assert queue.change(runs[0], hold=False).note == ""

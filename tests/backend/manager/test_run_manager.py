@@ -11,6 +11,7 @@ import pytest
 
 from backend.config import config_yaml, parse_config
 from backend.errors import RunError
+from backend.manager import run_manager
 from backend.manager.run_manager import RunManager
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
@@ -81,6 +82,19 @@ class TestListing:
         run.begin_attempt(("a",))
         os.utime(run.path, ns=(before, before))
         assert manager.list()[0].status is RunStatus.INTERRUPTED
+
+    def test_threads_take_turns(
+        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two at once would each forget what the other has read."""
+        make(root)
+        held: list[bool] = []
+        look = run_manager.stamps
+        monkeypatch.setattr(
+            run_manager, "stamps", lambda folder: (held.append(manager._guard.locked()), look(folder))[1]
+        )
+        manager.list()
+        assert held == [True]
 
     def test_whatever_moves_is_read_again(self, manager: RunManager, root: Path) -> None:
         run = make(root)

@@ -57,3 +57,11 @@ def test_a_program_that_is_not_there_is_in_the_log(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         spawn_detached([sys.executable], log=tmp_path / "gone" / "log", environ={})
+
+
+def test_a_launcher_that_fails_is_an_error_that_names_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.utils.detach.sys.executable", "/bin/false")
+    with pytest.raises(OSError, match="could not be started; see"):
+        spawn_detached(["/bin/true"], log=tmp_path / "log", environ={})

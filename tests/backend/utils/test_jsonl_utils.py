@@ -143,6 +143,18 @@ class TestTail:
         (tmp_path / "a").write_bytes(b'{"step":7}\n{"step":8}\n')
         assert [record["step"] for record in read_jsonl_tail(tmp_path / "a", position).records] == [7, 8]
 
+    def test_a_short_file_that_replaces_it_and_grows_is_restarted_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "m.jsonl"
+        write(path, *[{"step": n} for n in range(20)])
+        position = read_jsonl_tail(path).position
+        path.write_text('{"a":1}\n')
+        anew = read_jsonl_tail(path, position)
+        assert (anew.records, anew.restarted) == ([{"a": 1}], True)
+        with path.open("a") as stream:
+            stream.write('{"a":2}\n')
+        more = read_jsonl_tail(path, anew.position)
+        assert (more.records, more.restarted) == ([{"a": 2}], False)
+
     def test_a_missing_file_is_empty_and_a_vanished_one_restarts(self, tmp_path: Path) -> None:
         assert read_jsonl_tail(tmp_path / "a").records == []
         tail = read_jsonl_tail(tmp_path / "a", TailPosition(offset=5, inode=1))
