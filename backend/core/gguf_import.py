@@ -11,6 +11,7 @@ import json
 import math
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ import numpy as np
 import torch
 from gguf.quants import dequantize
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from backend.core.gguf_file import Bytes, GgufFile, GgufTensor, read_gguf
 from backend.core.gguf_tokenizer import special_token, tokenizer_files
@@ -54,6 +57,32 @@ _IN_LAYER = {
 }
 
 
+ROPE_FREQS = "rope_freqs.weight"
+"""The tensor in which a GGUF file carries the scaled positions of Llama 3.1: no weight of the model."""
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""The rule of all published Llama 3 models; what differs among them is the factor."""
+_KEYS = frozenset(
+    {
+        *("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size"),
+        *(
+            "attention.head_count",
+            "attention.head_count_kv",
+            "attention.key_length",
+            "attention.value_length",
+        ),
+        *("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base", "rope.scaling.type"),
+        *("rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
+        *("expert_count", "expert_used_count"),
+    }
+)
+"""What is read, checked or known to change nothing (``finetuned``), below the name of the architecture."""
+
+
 @dataclass(frozen=True)
 class _Architecture:
     """How one GGUF architecture differs: its class, and whether llama.cpp's converter permuted q and k."""
@@ -80,7 +109,7 @@ def convert_gguf(gguf_path: Path, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder.with_name(f".{folder.name}.lock"), wait_seconds=math.inf):
             if not folder.is_dir():
-                _convert(read_gguf(gguf_path), folder)
+                unpack_gguf(read_gguf(gguf_path), folder)
     except OSError as error:
         raise ModelError(
             f"{gguf_path} cannot be converted into {folder}: {error}.",
@@ -89,11 +118,17 @@ def convert_gguf(gguf_path: Path, folder: Path) -> None:
         ) from error
 
 
-def _convert(file: GgufFile, folder: Path) -> None:
+def unpack_gguf(file: GgufFile, folder: Path) -> None:
+    """Write what an opened GGUF file holds as ``folder``, which must not exist, in Hugging Face layout.
+
+    Raises ModelError as ``convert_gguf``, and OSError.
+    """
     try:
-        config = _config(file)
+        config = gguf_config(file)
         tokenizer = tokenizer_files(file.metadata)
-        tensors = {_hf_name(file, tensor.name): tensor for tensor in file.tensors.values()}
+        tensors = {
+            _hf_name(file, name): tensor for name, tensor in file.tensors.items() if name != ROPE_FREQS
+        }
         _check_shapes(file, config, tensors)
         for tensor in {tensor.kind: tensor for tensor in tensors.values()}.values():
             dequantize(tensor.rows[:1], tensor.kind)
@@ -123,23 +158,76 @@ def _write_text(path: Path, content: Any) -> None:
 # --- config -----------------------------------------------------------------------------------------------
 
 
-def _config(file: GgufFile) -> dict[str, Any]:
-    """config.json in transformers' words, or ModelError for what this reader does not know."""
+def gguf_config(file: GgufFile) -> dict[str, Any]:
+    """Return config.json in transformers' words. Raises ModelError for what this reader does not know.
+
+    A header of wrong types ends in one of ``_NONSENSE``.
+    """
     name = str(file.metadata.get("general.architecture"))
     if name not in _ARCHITECTURES:
         raise _unsupported(file, f"its architecture is {name}; ours are {', '.join(_ARCHITECTURES)}")
     facts = {key.removeprefix(f"{name}."): value for key, value in file.metadata.items()}
-    if facts.get("expert_count") or facts.get("rope.scaling.type", "none") != "none":
-        raise _unsupported(file, "it has experts or scaled positions, which this reader does not know")
+    if unknown := unknown_keys(file):
+        raise _unsupported(file, f"it says {unknown[0]}, which this reader does not know")
+    sizes = _sizes(file, facts)
+    if facts.get("expert_count"):
+        raise _unsupported(file, "it has experts, which this reader does not know")
+    for key, wanted in (
+        ("attention.value_length", sizes["head_dim"]),
+        ("rope.dimension_count", sizes["head_dim"]),
+        ("vocab_size", sizes["vocab_size"]),
+    ):
+        if facts.get(key, wanted) != wanted:
+            raise _unsupported(file, f"its {key} is {facts[key]}, and {wanted} is what this reader knows")
     ids = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     tokens = {key: special_token(file.metadata, role) for key, role in ids.items()}
     return {
         "architectures": [_ARCHITECTURES[name].model_class],
         "model_type": name,
-        **_sizes(file, facts),
+        **sizes,
+        "rope_parameters": _positions(file, facts, sizes),
         **{key: index for key, index in tokens.items() if index is not None},
         "dtype": "float32",
     }
+
+
+def unknown_keys(file: GgufFile) -> list[str]:
+    """Return the keys of the file's architecture that this reader does not know, and llama.cpp may."""
+    prefix = f"{file.metadata.get('general.architecture')}."
+    own = (key for key in file.metadata if key.startswith(prefix))
+    return sorted(key for key in own if key.removeprefix(prefix) not in _KEYS)
+
+
+def _positions(file: GgufFile, facts: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """rope_parameters. Where a factor stands without a rule, llama.cpp scales in the linear way."""
+    rope = {"rope_type": "default", "rope_theta": facts.get("rope.freq_base", 10_000.0)}
+    rule = facts.get("rope.scaling.type", "linear" if "rope.scaling.factor" in facts else "none")
+    if rule in {"linear", "yarn"}:
+        rope |= {"rope_type": rule, "factor": facts["rope.scaling.factor"]}
+        original = facts.get("rope.scaling.original_context_length", facts["context_length"])
+        rope |= {"original_max_position_embeddings": original} if rule == "yarn" else {}
+    elif rule != "none":
+        raise _unsupported(file, f"its positions are scaled by {rule}, which this reader does not know")
+    if ROPE_FREQS not in file.tensors:
+        return rope
+    stored = torch.from_numpy(file.tensors[ROPE_FREQS].rows.view(np.float32).ravel().copy())
+    scaled = rope | _LLAMA3 | {"factor": round(float(stored.max()))}
+    known = llama3_factors(AutoConfig.for_model("llama", **{**sizes, "rope_parameters": scaled}))
+    if rule != "none" or known.shape != stored.shape or not torch.allclose(known, stored, rtol=1e-4):
+        raise _unsupported(file, f"its {ROPE_FREQS} holds no rule of positions that this reader knows")
+    return scaled
+
+
+def llama3_factors(config: PretrainedConfig) -> Tensor:
+    """Return what a Llama 3.1 rule of positions divides each rotary frequency by, ``[head size / 2]``.
+
+    Source: transformers' own rule ``llama3``, beside its unscaled frequencies.
+    """
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    size = 2 * len(scaled)
+    steps = torch.arange(0, size, 2, dtype=torch.float32) / size
+    factors: Tensor = 1.0 / config.rope_parameters["rope_theta"] ** steps / scaled
+    return factors
 
 
 def _sizes(file: GgufFile, facts: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +242,6 @@ def _sizes(file: GgufFile, facts: dict[str, Any]) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": facts["context_length"],
         "rms_norm_eps": facts["attention.layer_norm_rms_epsilon"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": facts.get("rope.freq_base", 10_000.0)},
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "vocab_size": len(file.metadata["tokenizer.ggml.tokens"]),
         **({"attention_bias": True} if "blk.0.attn_output.bias" in file.tensors else {}),
@@ -203,7 +290,7 @@ def _write_weights(tensors: dict[str, GgufTensor], config: dict[str, Any], targe
     with target.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            rows = _unpermuted(tensor, config)
+            rows = unpermuted(tensor, config)
             step = max(1, _CHUNK_VALUES // tensor.shape[-1])
             for start in range(0, len(rows), step):
                 values = dequantize(rows[start : start + step], tensor.kind)
@@ -221,8 +308,8 @@ def _hf_name(file: GgufFile, name: str) -> str:
     return f"model.layers.{layer}.{_IN_LAYER[part]}.{suffix}"
 
 
-def _unpermuted(tensor: GgufTensor, config: dict[str, Any]) -> Bytes:
-    """Rows of q and k in Hugging Face order: llama.cpp pairs the halves of each rotary head row by row.
+def unpermuted(tensor: GgufTensor, config: Mapping[str, Any]) -> Bytes:
+    """Return rows of q and k in Hugging Face order: llama.cpp pairs the halves of each rotary head row by row.
 
     Source: ``LlamaModel.permute`` in llama.cpp's convert_hf_to_gguf.py; this is its inverse, on stored rows.
     """

@@ -53,17 +53,24 @@ def write_config(config: PretrainedConfig, folder: Path, *, dtype: str) -> None:
     config.save_pretrained(folder)
     file = folder / "config.json"
     settings = json.loads(file.read_text("utf-8"))
-    _write(file, _understood(type(config), settings) | {"dtype": dtype, "torch_dtype": dtype})
+    both = classic_settings(config, settings) or settings
+    _write(file, both | {"dtype": dtype, "torch_dtype": dtype})
 
 
-def _understood(kind: type[PretrainedConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``settings`` under both names where ``kind`` reads the same from all of them, else as they are."""
+def classic_settings(
+    config: PretrainedConfig, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Return the settings of ``config`` under both names; None where no reader understands the classic ones.
+
+    ``settings`` is what transformers writes of it, if that is at hand.
+    """
+    settings, kind = settings or json.loads(config.to_json_string()), type(config)
     both = with_classic_names(settings)
     wanted, *others = (_read(kind, names) for names in (settings, both, without_new_names(both)))
     same = all(
         other.get(name) == value for other in others for name, value in wanted.items() if name != "dtype"
     )
-    return both if same else dict(settings)
+    return both if same else None
 
 
 def with_classic_names(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +98,16 @@ def without_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def parse_settings(text: str) -> dict[str, Any]:
+    """Return a config.json as plain values; transformers spells infinity and NaN as objects of one key."""
+
+    def plain(part: dict[str, Any]) -> Any:
+        return float(part["__float__"]) if part.keys() == {"__float__"} else part
+
+    settings: dict[str, Any] = json.loads(text, object_hook=plain)
+    return settings
+
+
 def effective(config: PretrainedConfig) -> dict[str, Any]:
     """Return every setting of a configuration as plain JSON values, with what transformers derives filled in."""
     settings: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
@@ -107,6 +124,18 @@ def _derived(settings: dict[str, Any]) -> dict[str, Any]:
     if rope.get("rope_type") == "longrope" and (original := rope.get("original_max_position_embeddings")):
         rope.setdefault("factor", derived["max_position_embeddings"] / original)
     return derived
+
+
+def without_classic_names(
+    settings: Mapping[str, Any], plain: Mapping[str, Any], both: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a reader of new names alone sees of ``settings``: no name of ``both`` that ``plain`` lacks."""
+    kept = {name: part for name, part in settings.items() if name in plain or name not in both}
+    return kept | {
+        name: without_classic_names(part, plain[name], both[name])
+        for name, part in kept.items()
+        if name.endswith("_config") and isinstance(part, Mapping) and isinstance(plain.get(name), Mapping)
+    }
 
 
 def write_generation_config(rules: GenerationConfig, folder: Path) -> None:

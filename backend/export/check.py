@@ -45,7 +45,7 @@ def certify(
             checks = [Check("reader", Light.AMBER, f"Not checked: {error}.")]
         except UnreadableError as error:
             checks = [Check("reader", Light.RED, f"{error.reader} cannot read it: {error}")]
-        checks.append(_check_contents(trained, target, precision, payload, scratch))
+        checks.append(check_contents(trained, target, precision, payload, scratch))
     if target in {"adapter", "lora-gguf"} and (said := trained.base_note or trained.base_place):
         checks.append(Check("base", Light.AMBER if trained.base_note else Light.GREEN, said))
     if panel.note:
@@ -84,37 +84,63 @@ def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | 
     return None
 
 
-def _check_contents(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> Check:
+def check_contents(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> Check:
     """Whether every weight and setting in the export is the trained one."""
     try:
         problems = _differences(trained, target, precision, payload, scratch)
-    except ModelError as error:
-        said = error.message.replace(
-            str(payload), payload.name
-        )  # it lies elsewhere by the time somebody reads
-        if error.code == "unsupported-gguf" and "does not know" in said:
-            return Check("contents", Light.AMBER, f"Weights and settings were not compared: {said}")
-        problems = [said.rstrip(".")]
+        unknown = [] if problems else _unknown(trained, target, payload)
+    except ModelError as error:  # the export lies elsewhere by the time somebody reads this
+        problems = [error.message.replace(str(payload), payload.name).rstrip(".")]
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # a file that makes no sense
+        problems = [
+            f"something cannot be compared: {type(error).__name__}, {error}".replace(str(payload), "")
+        ]
     if problems:
-        more = f" And {len(problems) - 3} more." if len(problems) > 3 else ""
-        return Check("contents", Light.RED, f"In the export, {'; '.join(problems[:3])}.{more}")
-    return Check(
-        "contents",
-        Light.GREEN,
-        f"Every weight is the trained one in {precision}; settings and tokens are the same.",
-    )
+        return Check("contents", Light.RED, f"In the export, {_first(problems)}")
+    same = f"Every weight is the trained one in {precision}; settings and tokens are the same."
+    if unknown:
+        return Check(
+            "contents", Light.AMBER, f"{same} But nobody here knows what this means: {_first(unknown)}"
+        )
+    return Check("contents", Light.GREEN, same)
+
+
+def _first(sentences: list[str]) -> str:
+    """The first three of ``sentences``, and how many more there are."""
+    more = f" And {len(sentences) - 3} more." if len(sentences) > 3 else ""
+    return f"{'; '.join(sentences[:3])}.{more}"
 
 
 def _differences(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> list[str]:
+    words = (trained.tokenizer, trained.end_ids)
     if target == "adapter":
-        return contents.check_adapter(payload, trained.result, trained.tokenizer, trained.end_ids)
+        return contents.check_adapter(payload, trained.result, *words, naming=trained.naming)
     if target == "lora-gguf":
         return contents.check_lora(payload, trained.result, trained.model.config)
     model = trained.merge()
-    wanted = (model.config, model_weights(model), trained.tokenizer, trained.end_ids)
+    wanted = (model.config, model_weights(model), *words)
     base = None if trained.full else trained.base
+    shared = list(contents.check_shared_ends(model, trained.result)) if not trained.full else []
     if target == "onnx":
-        return contents.check_onnx(payload, *wanted)
+        return shared + contents.check_onnx(payload, *wanted)
     if target == "merged":
-        return contents.check_folder(payload, *wanted, stored=getattr(torch, precision), base=base)
-    return contents.check_gguf(payload, scratch / "back", *wanted, base=base)
+        return shared + contents.check_folder(payload, *wanted, stored=getattr(torch, precision), base=base)
+    return shared + contents.check_gguf(payload, scratch / "back", *wanted, base=base, precision=precision)
+
+
+def _unknown(trained: Trained, target: Target, payload: Path) -> list[str]:
+    words = (trained.tokenizer, trained.end_ids)
+    match target:
+        case "adapter":
+            return contents.unknown_in_adapter(payload, trained.result, *words)
+        case "lora-gguf":
+            return []
+        case "merged" | "onnx":
+            return contents.unknown_in_folder(payload, trained.model.config, *words)
+    return contents.unknown_in_gguf(payload, trained.tokenizer)

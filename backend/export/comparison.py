@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.judging import first_difference
 from backend.export.certificate import Check, Light
-from backend.export.panel import ODD_TEXTS, Answer, Panel, exact_match
+from backend.export.panel import ODD_TEXTS, Answer, LongRow, Panel, exact_match
 from backend.export.readers import Reading
 
 Weigh = Callable[[Sequence[int], Sequence[int]], Tensor]
@@ -60,6 +60,8 @@ COARSEST = Tolerance(0.3, 1.6, "blocks of weights share scales, and each keeps 4
 
 RED_FACTOR = 4.0
 """A divergence above the tolerance is amber, and above this many times the tolerance red."""
+LONG_FACTOR = 4.0
+"""How many times the tolerance the few places after a long row may be off."""
 MANY = 0.25
 """A greater share of answers that differ is red, unless it is a single one."""
 SCORE_POINTS = 0.01
@@ -94,6 +96,7 @@ def compare(
         _ends(panel, answers, reading),
         _greedy(answers, differences, limit),
         *_score(before, after, len(panel.rows)),
+        *_long(panel.long, reading, limit),
     ]
     figures = {
         "mean_divergence_nats": mean if math.isfinite(mean) else None,  # which JSON cannot hold
@@ -179,6 +182,24 @@ def _logits(mean: float, worst: float, limit: Tolerance, precision: str) -> Chec
     if mean <= limit.divergence:
         return Check("probabilities", Light.GREEN, said)
     return Check("probabilities", Light.AMBER if mean <= RED_FACTOR * limit.divergence else Light.RED, said)
+
+
+def _long(row: LongRow | None, reading: Reading, limit: Tolerance) -> Iterator[Check]:
+    """Whether the probabilities are the trained model's where positions or windows change with the length."""
+    if row is None:
+        return
+    if row.logprobs is None:
+        said = f"A row beyond {row.beyond:,} tokens takes too long here; only settings are compared for it."
+        yield Check("long rows", Light.GREEN, said)
+        return
+    found = [divergence(ours, tops) for ours, tops in zip(row.logprobs, reading.long, strict=True)]
+    mean, allowed = sum(found) / len(found), LONG_FACTOR * limit.divergence
+    said = (
+        f"After {len(row.prompt_ids):,} tokens, beyond the {row.beyond:,} where positions or windows change, the "
+        f"probabilities are {mean:.2g} nats from the trained model's; {allowed:g} are allowed."
+    )
+    light = Light.GREEN if mean <= allowed else Light.AMBER if mean <= RED_FACTOR * allowed else Light.RED
+    yield Check("long rows", light, said)
 
 
 def _ends(panel: Panel, answers: Sequence[Answer], reading: Reading) -> Check:

@@ -1,7 +1,7 @@
-"""What lies in an export, weight by weight and setting by setting, beside what was trained. Floor F2.
+"""What lies in an export beside what was trained: weights here, settings and tokens in rooms of their own. Floor F2.
 
-A reader's answers say that something is wrong; this says what. A GGUF file is read by our own import, which goes
-the other way than the writer and shares no code with it.
+A reader's answers say that something is wrong; this says what. ``check_*`` name what is wrong, in words;
+``unknown_*`` name what nobody here knows, which need not be wrong.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,24 @@ import torch
 from gguf.quants import dequantize, quantize
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.gguf_file import GgufFile, read_gguf
-from backend.core.gguf_import import convert_gguf
+from backend.core.gguf_import import unpack_gguf, unpermuted
 from backend.core.model_loader import load_base
-from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError
+from backend.export.gguf_keys import (
+    END_KEYS,
+    check_adapter_keys,
+    check_keys,
+    readable_model,
+    unknown_gguf_keys,
+)
 from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES
 from backend.export.onnx_writer import ONNX_FILE
-from backend.export.trained import model_weights
+from backend.export.settings import check_config, check_rules, unknown_rules, unknown_settings
+from backend.export.trained import greedy_rules, model_weights
+from backend.export.vocabulary import check_ends, check_tokenizer, unknown_tokenizer_settings
 
 Floats = npt.NDArray[np.float32]
 Readers = dict[str, Callable[[], Floats]]
@@ -39,11 +48,6 @@ COARSE_ERRORS = {"Q6_K": 0.03, "Q5_K": 0.06, "Q4_K": 0.12, "Q3_K": 0.24, "Q2_K":
 """Largest relative error of a tensor in a format that we cannot repeat; llama.cpp's own reaches about 0.6 of it."""
 OTHER_ERROR = 0.15
 _FLOATS = frozenset({"F32", "F16", "BF16"})
-_END_KEYS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-_SETTINGS = (
-    *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "intermediate_size"),
-    *("rms_norm_eps", "tie_word_embeddings", "vocab_size", "head_dim"),
-)
 
 
 def check_folder(
@@ -55,28 +59,67 @@ def check_folder(
     *,
     stored: torch.dtype | None = None,
     base: Path | None = None,
-    gguf_file: Path | None = None,
 ) -> list[str]:
     """Every difference between a model in Hugging Face layout and the trained one, in words; none where equal.
 
-    ``stored`` is the precision the weights were meant to have, ``gguf_file`` the file they came from instead;
-    ``base`` is the model before training, by which a layer without its adapter is known.
+    ``stored`` is the precision the weights were meant to have; ``base`` is the model before training, by which a
+    layer without its adapter is known.
     """
-    found = json.loads((folder / "config.json").read_text("utf-8"))
-    file = read_gguf(gguf_file) if gguf_file else None
-    named = {int(file.metadata[key]) for key in _END_KEYS if key in file.metadata} if file else set()
-    problems = [*_settings(found, config), *_tokens(folder, tokenizer, end_ids, named)]
-    problems += _lost_tokens(_added(folder) if file is None else _standing(file), tokenizer)
-    kinds = _kinds(file, config, weights) if file else {}
-    ours = file is None or file.metadata.get("general.file_type") in FILE_TYPES.values()
+    return [
+        *_check_files(folder, config, tokenizer, end_ids, stored),
+        *_check_weights(folder, weights, base, _Stored({}, dtype=stored)),
+    ]
+
+
+def unknown_in_folder(
+    folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
+) -> list[str]:
+    """What the files beside the weights say that nobody here knows, in words."""
+    return [
+        *unknown_settings(folder / "config.json", config),
+        *unknown_rules(folder / "generation_config.json", greedy_rules(tokenizer, end_ids)),
+        *unknown_tokenizer_settings(folder, tokenizer),
+    ]
+
+
+def _check_files(
+    folder: Path,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: set[int],
+    stored: torch.dtype | None,
+) -> Iterator[str]:
+    precision = str(stored).removeprefix("torch.") if stored else None
+    yield from check_config(folder / "config.json", config, precision)
+    yield from _check_words(folder, tokenizer, end_ids)
+
+
+def _check_words(folder: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> Iterator[str]:
+    rules = greedy_rules(tokenizer, end_ids)
+    yield from check_tokenizer(folder, tokenizer)
+    yield from check_rules(folder / "generation_config.json", rules)
+    yield from check_ends(folder, rules, tokenizer)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How weights are stored: in the ``kinds`` of a GGUF file, written by us (``ours``) or not, or in ``dtype``."""
+
+    kinds: Mapping[str, gguf.GGMLQuantizationType]
+    ours: bool = True
+    dtype: torch.dtype | None = None
+
+
+def _check_weights(
+    folder: Path, weights: Mapping[str, Tensor], base: Path | None, stored: _Stored
+) -> Iterator[str]:
     read = _readers(folder, weights.keys())
-    problems += [f"the weight {name} is missing" for name in sorted(weights.keys() - read.keys())]
-    problems += [f"the weight {name} is too many" for name in sorted(read.keys() - weights.keys())]
+    yield from (f"the weight {name} is missing" for name in sorted(weights.keys() - read.keys()))
+    yield from (f"the weight {name} is too many" for name in sorted(read.keys() - weights.keys()))
     for name in sorted(weights.keys() & read.keys()):
         values, trained = read[name](), weights[name].detach().float().cpu().numpy()
-        if not is_rounded(values, trained, kinds.get(name), stored, ours=ours):
-            problems.append(f"{name} {_how(name, values, trained, weights, base)}")
-    return problems
+        if not is_rounded(values, trained, stored.kinds.get(name), stored.dtype, ours=stored.ours):
+            yield f"{name} {_how(name, values, trained, weights, base)}"
 
 
 def check_gguf(
@@ -88,10 +131,28 @@ def check_gguf(
     end_ids: set[int],
     *,
     base: Path | None = None,
+    precision: str | None = None,
 ) -> list[str]:
-    """The same for a GGUF file; it is converted back into ``scratch``, which must not exist."""
-    convert_gguf(path, scratch)
-    return check_folder(scratch, config, weights, tokenizer, end_ids, base=base, gguf_file=path)
+    """The same for a GGUF file, meant to be in ``precision``; it is unpacked into ``scratch``, which must not exist.
+
+    Raises ModelError where our import cannot read it.
+    """
+    file = read_gguf(path)
+    unpack_gguf(readable_model(file), scratch)
+    found = json.loads((scratch / "config.json").read_text("utf-8"))
+    ends = frozenset(int(file.metadata[key]) for key in END_KEYS if key in file.metadata)
+    ours = file.metadata.get("general.file_type") in FILE_TYPES.values()
+    stored = _Stored(_kinds(file, config, weights), ours=ours)
+    return [
+        *check_keys(file, found, config, tokenizer, precision),
+        *check_ends(scratch, greedy_rules(tokenizer, end_ids), tokenizer, ends),
+        *_check_weights(scratch, weights, base, stored),
+    ]
+
+
+def unknown_in_gguf(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What a GGUF file says that nobody here knows, in words."""
+    return unknown_gguf_keys(read_gguf(path), tokenizer)
 
 
 def check_onnx(
@@ -108,9 +169,7 @@ def check_onnx(
     """
     import onnx  # noqa: PLC0415 - an extra
 
-    found = json.loads((folder / "config.json").read_text("utf-8"))
-    problems = [*_settings(found, config), *_tokens(folder, tokenizer, end_ids, set())]
-    problems += _lost_tokens(_added(folder), tokenizer)
+    problems = list(_check_files(folder, config, tokenizer, end_ids, torch.float32))
     graph = onnx.load(folder / ONNX_FILE).graph
     stored = {_digest(onnx.numpy_helper.to_array(tensor)) for tensor in graph.initializer}
     for name, tensor in sorted(weights.items()):
@@ -123,79 +182,6 @@ def check_onnx(
 def _digest(values: npt.NDArray[Any]) -> str:
     """What two arrays of the same shape and numbers have in common."""
     return f"{values.shape} {hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}"
-
-
-def _settings(found: Mapping[str, Any], config: PretrainedConfig) -> Iterator[str]:
-    for key in _SETTINGS:
-        wanted = getattr(config, key, None)
-        if wanted is not None and key in found and found[key] is not None and not _close(found[key], wanted):
-            yield f"{key} is {found[key]}, and {wanted} in the trained model"
-    bases = _rope_bases(found.get("rope_parameters"))
-    for layers, wanted in _rope_bases(getattr(config, "rope_parameters", None)).items():
-        if not _close(base := bases.get(layers, 0), wanted):
-            yield f"the rope base{layers} is {base:g}, and {wanted:g} in the trained model"
-
-
-def _rope_bases(rope: Mapping[str, Any] | None) -> dict[str, float]:
-    """The base of the positions, by kind of layer where each has its own; none where no angle tells positions."""
-    parts = {f" of {kind}": part for kind, part in (rope or {}).items() if isinstance(part, Mapping)}
-    return {
-        kind: part["rope_theta"] for kind, part in (parts or {"": rope or {}}).items() if "rope_theta" in part
-    }
-
-
-def _close(value: Any, wanted: Any) -> bool:
-    return bool(np.isclose(float(value), float(wanted), rtol=1e-6, atol=0.0))
-
-
-def _tokens(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int], named: set[int]
-) -> Iterator[str]:
-    """What differs in template and tokens; ``named`` are ends that are said elsewhere than in the usual file."""
-    found = load_tokenizer(folder)
-    if (found.chat_template or "") != (tokenizer.chat_template or ""):
-        yield "its chat template is another than the one that was trained with"
-    if found.eos_token_id != tokenizer.eos_token_id:
-        yield f"its end token (eos) is {found.eos_token!r}, and {tokenizer.eos_token!r} in training"
-    rules = json.loads((folder / "generation_config.json").read_text("utf-8")).get("eos_token_id", [])
-    missing = end_ids - named - set(rules if isinstance(rules, list) else [rules])
-    if missing:
-        yield f"nothing says that an answer ends with {tokenizer.convert_ids_to_tokens(sorted(missing))}"
-    mine, theirs = (
-        {index: token for token, index in each.get_vocab().items()} for each in (tokenizer, found)
-    )
-    odd = sorted(index for index, token in mine.items() if theirs.get(index) != token)
-    if odd:
-        yield f"token {odd[0]} is {theirs.get(odd[0])!r}, and {mine[odd[0]]!r} in training"
-
-
-def _lost_tokens(kept: set[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What is said of added tokens that no longer stand for themselves in a text."""
-    lost = [
-        str(token) for index, token in sorted(tokenizer.added_tokens_decoder.items()) if index not in kept
-    ]
-    return (
-        [f"the added token {lost[0]} is lost ({len(lost)} of {len(tokenizer.added_tokens_decoder)})"]
-        if lost
-        else []
-    )
-
-
-def _added(folder: Path) -> set[int]:
-    """Ids of the added tokens that tokenizer.json names."""
-    return {
-        token["id"] for token in json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
-    }
-
-
-def _standing(file: GgufFile) -> set[int]:
-    """Ids of the tokens of a GGUF file that are control tokens, or a user's own."""
-    kinds = file.metadata["tokenizer.ggml.token_type"]
-    return {
-        index
-        for index, kind in enumerate(kinds)
-        if kind in {gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED}
-    }
 
 
 def _readers(folder: Path, names: Set[str]) -> Readers:
@@ -300,50 +286,94 @@ def _base_tensor(base: Path | None, name: str) -> Floats | None:
 
 # --- adapters ---------------------------------------------------------------------------------------------
 
+_WEIGHTS = "adapter_model.safetensors"
+
 
 def check_adapter(
-    folder: Path, result: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
+    folder: Path,
+    result: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    end_ids: set[int],
+    *,
+    naming: Mapping[str, Any],
 ) -> list[str]:
-    """Every difference between an exported adapter and the run's own, in words."""
-    file = "adapter_model.safetensors"
+    """Every difference between an exported adapter and the run's own, in words.
+
+    ``naming`` is what its adapter_config.json says in its own way, see ``Trained.naming``.
+    """
+    problems = list(_check_words(folder, tokenizer, end_ids))
     mine, theirs = (
-        {name: _tensor(place / file, name) for name in _names(place / file)} for place in (result, folder)
+        {name: _tensor(place / _WEIGHTS, name) for name in _names(place / _WEIGHTS)}
+        for place in (result, folder)
     )
-    problems = [*_tokens(folder, tokenizer, end_ids, set()), *_lost_tokens(_added(folder), tokenizer)]
     problems += [f"the weight {name} is missing" for name in sorted(mine.keys() - theirs.keys())]
+    problems += [f"the weight {name} is too many" for name in sorted(theirs.keys() - mine.keys())]
     problems += [
         f"{name} differs from the trained adapter"
         for name in sorted(mine.keys() & theirs.keys())
         if not np.array_equal(mine[name], theirs[name])
     ]
-    one, other = (
-        json.loads((place / "adapter_config.json").read_text("utf-8")) for place in (result, folder)
-    )
-    free = {"base_model_name_or_path", "revision", "inference_mode"}
+    ours, found = (_adapter_config(place) for place in (result, folder))
+    wanted = {**ours, **naming}
     problems += [
-        f"adapter_config.json says {k} {other.get(k)}, not {one[k]}"
-        for k in one
-        if k not in free and one[k] != other.get(k)
+        f"adapter_config.json says {key} {found.get(key)}, not {value}"
+        for key, value in wanted.items()
+        if value != found.get(key)
     ]
     return problems
 
 
-def check_lora(path: Path, result: Path, config: PretrainedConfig) -> list[str]:
-    """Every weight of a run's adapter that an adapter GGUF lacks or holds with other values, in words.
+def unknown_in_adapter(
+    folder: Path, result: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
+) -> list[str]:
+    """What an exported adapter says that the run's own does not, in words."""
+    more = sorted(_adapter_config(folder).keys() - _adapter_config(result).keys())
+    return [
+        *(f"adapter_config.json says {key}" for key in more),
+        *unknown_rules(folder / "generation_config.json", greedy_rules(tokenizer, end_ids)),
+        *unknown_tokenizer_settings(folder, tokenizer),
+    ]
 
-    Rows of a Llama's q and k lie in another order there, so that values are compared sorted.
+
+def check_shared_ends(model: PreTrainedModel, result: Path) -> Iterator[str]:
+    """Yield what is wrong where head and embeddings are one matrix and the adapter was trained on one of them alone.
+
+    Merged, its update is in both: no reader of the export could get the head that was trained.
     """
-    stored = read_gguf(path).tensors
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if ends[1] is None or ends[0].weight.data_ptr() != ends[1].weight.data_ptr():
+        return
+    names = [name for name, part in model.named_modules() if part in ends]
+    adapted = {
+        name.removeprefix("base_model.model.").partition(".lora_")[0] for name in _names(result / _WEIGHTS)
+    }
+    for name in sorted(adapted & set(names)):
+        yield (
+            f"the adapter's update of {name} is in head and embeddings, which are one matrix; it was trained for "
+            f"{name} alone"
+        )
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    return found
+
+
+def check_lora(path: Path, result: Path, config: PretrainedConfig) -> list[str]:
+    """Every difference between an adapter's GGUF file and a run's own adapter, in words."""
+    file = read_gguf(path)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    problems = []
-    for name in _names(result / "adapter_model.safetensors"):
+    problems = list(check_adapter_keys(file, _adapter_config(result), config))
+    wanted: dict[str, Floats] = {}
+    for name in _names(result / _WEIGHTS):
         module, _, side = name.removeprefix("base_model.model.").partition(".lora_")
-        part = f"{names.get_name(f'{module}.weight', try_suffixes=('.weight',))}.lora_{side[0].lower()}"
-        trained = _tensor(result / "adapter_model.safetensors", name)
-        if part not in stored:
-            problems.append(f"the weight {part} is missing")
-        elif not np.array_equal(
-            np.sort(stored[part].rows.view(np.float32).ravel()), np.sort(trained.ravel())
-        ):
+        part = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
+        wanted[f"{part}.lora_{side[0].lower()}"] = _tensor(result / _WEIGHTS, name)
+    problems += [f"the weight {part} is missing" for part in sorted(wanted.keys() - file.tensors.keys())]
+    problems += [f"the weight {part} is too many" for part in sorted(file.tensors.keys() - wanted.keys())]
+    for part in sorted(wanted.keys() & file.tensors.keys()):
+        tensor = file.tensors[part]
+        rows = unpermuted(tensor, config.to_dict()) if part.endswith("lora_b") else tensor.rows
+        if not np.array_equal(rows.view(np.float32).ravel(), wanted[part].ravel()):
             problems.append(f"{part} differs from the trained adapter")
     return problems

@@ -109,11 +109,7 @@ def _write_adapter(trained: Trained, folder: Path) -> Path:
         shutil.copyfile(trained.result / name, folder / name)
     write_tokenizer(trained.tokenizer, folder)
     file = folder / "adapter_config.json"
-    named = json.loads(file.read_text("utf-8")) | {
-        "base_model_name_or_path": trained.base_name,
-        "revision": trained.config.model.revision,
-        "inference_mode": True,
-    }
+    named = json.loads(file.read_text("utf-8")) | trained.naming
     file.write_text(json.dumps(named, indent=2) + "\n", "utf-8")
     write_generation_config(trained.generation_config(), folder)
     return folder

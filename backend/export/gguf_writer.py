@@ -47,7 +47,7 @@ FILE_TYPES = {
 
 _COARSE = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0"})
 _POSITIONS = ("default", "llama3", "linear", "yarn")
-_YARN = {
+YARN = {
     "attention_factor": None,
     "beta_fast": 32,
     "beta_slow": 1,
@@ -188,7 +188,7 @@ def check_model(config: PretrainedConfig) -> None:
         )
     rope = config.rope_parameters
     rule = rope.get("rope_type", "default")
-    own = sorted(name for name, usual in _YARN.items() if rope.get(name, usual) not in {usual, None})
+    own = sorted(name for name, usual in YARN.items() if rope.get(name, usual) not in {usual, None})
     if rule not in _POSITIONS or (rule == "yarn" and own):
         raise _unsupported(
             f"GGUF export does not know positions scaled by {rule}{' with ' * bool(own)}{', '.join(own)}.",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.config import RunConfig
@@ -34,6 +34,10 @@ ROWS = 32
 FORCED_TOKENS = 8
 """Most answer tokens a row whose whole distribution is compared."""
 _ROWS_AT_ONCE = 16
+_LONG_ROW_PRODUCTS = 10**12
+"""Parameters times tokens of the longest row that is read: half a minute on two cores, for us and for the reader."""
+_BY_LENGTH = frozenset({"llama3", "yarn", "longrope", "dynamic"})
+"""Rules of position that were made for texts beyond the context of pre-training."""
 
 ODD_TEXTS = (
     "1 22 333 4444, 3.14 and  5   66",
@@ -57,13 +61,31 @@ class PanelRow:
 
 
 @dataclass(frozen=True)
+class LongRow:
+    """A row longer than ``beyond`` tokens, where a model begins to see otherwise: its ids, and what comes next.
+
+    ``logprobs`` are the trained model's at the places of ``forced``, ``[forced, vocabulary]``. Where reading so long
+    a row would take too long, there are no ids.
+    """
+
+    beyond: int
+    prompt_ids: list[int] = field(default_factory=list)
+    forced: list[int] = field(default_factory=list)
+    logprobs: Tensor | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Panel:
-    """The questions, conversations of other shapes whose ids alone are compared, and how long answers may be."""
+    """The questions, conversations of other shapes whose ids alone are compared, and how long answers may be.
+
+    ``long`` is a row beyond the length at which this model's positions or windows change; None where nothing does.
+    """
 
     rows: list[PanelRow]
     shapes: list[tuple[list[dict[str, Any]], list[int]]]
     max_new_tokens: int
     note: str = ""
+    long: LongRow | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +132,41 @@ def read_panel(
         if (fingerprints or {}).get(path, digest) != digest
     ]
     notes += [f"{Path(path).name} has changed since the training." for path in changed]
-    return Panel(chosen, _shapes(chosen[0], tokenizer), config.evaluation.max_new_tokens, " ".join(notes))
+    longest = config.evaluation.max_new_tokens
+    return Panel(chosen, _shapes(chosen[0], tokenizer), longest, " ".join(notes), _long_row(model, chosen))
+
+
+def length_where_it_changes(config: PretrainedConfig) -> int | None:
+    """Return the number of tokens after which a model sees a text otherwise than before; None where it never does.
+
+    That is where scaled positions leave the context of pre-training, or an attention window begins to slide.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [part for part in rope.values() if isinstance(part, Mapping)] or [rope]
+    lengths = [
+        part.get("original_max_position_embeddings") or text.max_position_embeddings
+        for part in parts
+        if part.get("rope_type") in _BY_LENGTH
+    ]
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"]
+    window = getattr(text, "sliding_window", None)
+    return max([*lengths, *([window] if window and "sliding_attention" in kinds else [])], default=None)
+
+
+@torch.inference_mode()
+def _long_row(model: PreTrainedModel | PeftModel, rows: Sequence[PanelRow]) -> LongRow | None:
+    """The rows one after the other, over and over, until they are longer than where this model changes."""
+    beyond = length_where_it_changes(model.config)
+    if beyond is None:
+        return None
+    length = beyond + 2 * FORCED_TOKENS
+    if length * sum(part.numel() for part in model.parameters()) > _LONG_ROW_PRODUCTS:
+        return LongRow(beyond)
+    ids = itertools.chain.from_iterable(row.prompt_ids for row in itertools.cycle(rows))
+    whole = list(itertools.islice(ids, length + FORCED_TOKENS))
+    prompt, forced = whole[:length], whole[length:]
+    return LongRow(beyond, prompt, forced, answer_logprobs(model, prompt, forced).cpu())
 
 
 def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:

@@ -19,7 +19,7 @@ def serve(job: dict[str, Any]) -> Any:
     """llama.cpp's server over the export, on a loopback port of its own."""
     import xllamacpp as llama  # noqa: PLC0415 - this file is a program; imported, it does nothing
 
-    longest = max(len(row["prompt_ids"]) for row in job["rows"])
+    longest = max(len(row["prompt_ids"]) for row in [*job["rows"], *([job["long"]] if job["long"] else [])])
     settings = llama.CommonParams()
     settings.model.path = job["base"] or job["export"]
     if job["base"]:
@@ -71,9 +71,12 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         found = said["completion_probabilities"][0]["top_logprobs"]
         return [[part["id"], part["logprob"]] for part in found]
 
+    def weigh(prompt_ids: list[int], forced: list[int]) -> list[list[list[float]]]:
+        return [top(prompt_ids + forced[:count]) for count in range(len(forced))]
+
     def look(row: dict[str, Any]) -> dict[str, Any]:
         prompt = render(row)
-        tops = [top(row["prompt_ids"] + row["forced"][:count]) for count in range(len(row["forced"]))]
+        tops = weigh(row["prompt_ids"], row["forced"])
         said = ask(
             "/completion", prompt=prompt, n_predict=job["max_new_tokens"], temperature=0, return_tokens=True
         )
@@ -90,6 +93,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         "rows": [look(row) for row in job["rows"]],
         "shapes": [render({"messages": messages}) for messages in job["shapes"]],
         "texts": [tokenize(text, whole=False) for text in job["texts"]],
+        "long": weigh(**job["long"]) if job["long"] else [],
     }
 
 

@@ -70,15 +70,18 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
                 return said
             logprobs, states = call(said[-1:], states, len(prompt) + len(said) - 1)
 
-    def look(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = render(row)
-        logprobs, _ = call([*row["prompt_ids"], *row["forced"][:-1]], empty, 0)
-        places = logprobs[len(row["prompt_ids"]) - 1 :]
+    def weigh(prompt_ids: list[int], forced: list[int]) -> list[list[list[float]]]:
+        logprobs, _ = call([*prompt_ids, *forced[:-1]], empty, 0)
+        places = logprobs[len(prompt_ids) - 1 :]
         best = np.argsort(-places, -1, kind="stable")[:, : job["top"]]
-        tops = [
+        return [
             [[int(token), float(place[token])] for token in ids]
             for place, ids in zip(places, best, strict=True)
         ]
+
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        prompt = render(row)
+        tops = weigh(row["prompt_ids"], row["forced"])
         said = answer(prompt)
         text = tokenizer.decode(said, skip_special_tokens=True)
         return {"prompt_ids": prompt, "tops": tops, "ids": said, "ended": said[-1] in ends, "text": text}
@@ -88,6 +91,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         "rows": [look(row) for row in job["rows"]],
         "shapes": [render({"messages": messages}) for messages in job["shapes"]],
         "texts": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in job["texts"]],
+        "long": weigh(**job["long"]) if job["long"] and job["long"]["forced"] else [],
     }
 
 

@@ -47,15 +47,19 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         return list(ids["input_ids"])
 
     @torch.inference_mode()
-    def look(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = render(row)
-        fed = torch.tensor([[*row["prompt_ids"], *row["forced"][:-1]]])
-        logits = model(input_ids=fed).logits[0, len(row["prompt_ids"]) - 1 :]
+    def weigh(prompt_ids: list[int], forced: list[int]) -> list[list[list[float]]]:
+        fed = torch.tensor([[*prompt_ids, *forced[:-1]]])
+        logits = model(input_ids=fed, logits_to_keep=len(forced)).logits[0]
         best = torch.log_softmax(logits.float(), -1).topk(min(job["top"], logits.shape[-1]))
-        tops = [
+        return [
             [list(pair) for pair in zip(*part, strict=True)]
             for part in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         ]
+
+    @torch.inference_mode()
+    def look(row: dict[str, Any]) -> dict[str, Any]:
+        prompt = render(row)
+        tops = weigh(row["prompt_ids"], row["forced"])
         given = torch.tensor([prompt])
         said = model.generate(
             input_ids=given,
@@ -72,6 +76,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         "rows": [look(row) for row in job["rows"]],
         "shapes": [render({"messages": messages}) for messages in job["shapes"]],
         "texts": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in job["texts"]],
+        "long": weigh(**job["long"]) if job["long"] and job["long"]["forced"] else [],
     }
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,12 +44,16 @@ class NoReaderError(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a foreign reader made of an export: rows as it rendered, weighed and answered them."""
+    """What a foreign reader made of an export: rows as it rendered, weighed and answered them.
+
+    ``long`` holds its likeliest tokens at each place after the panel's long row.
+    """
 
     reader: str
     rows: list[dict[str, Any]]
     shapes: list[list[int]]
     texts: list[list[int]]
+    long: list[list[list[float]]] = field(default_factory=list)
 
 
 def read_back(
@@ -60,8 +64,12 @@ def read_back(
     *,
     base: Path | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    python: str = sys.executable,
 ) -> Reading:
-    """``export`` as ``reader`` sees it. Raises NoReaderError and UnreadableError."""
+    """``export`` as ``reader`` sees it. Raises NoReaderError and UnreadableError.
+
+    ``python`` is the interpreter of an environment with another version of the reader.
+    """
     package = _PACKAGES[reader]
     if importlib.util.find_spec(package) is None:
         raise NoReaderError(f"{package} is not installed, and nothing else here reads this form")
@@ -71,7 +79,7 @@ def read_back(
         job = {**_job(panel, answers), "export": str(export), "base": str(base or ""), "answers": str(target)}
         try:
             child = subprocess.run(
-                [sys.executable, "-I", "-B", str(script)],
+                [python, "-I", "-B", str(script)],
                 input=json.dumps(job),
                 capture_output=True,
                 text=True,
@@ -99,6 +107,7 @@ def _job(panel: Panel, answers: Sequence[Answer]) -> dict[str, Any]:
         "rows": rows,
         "shapes": [messages for messages, _ in panel.shapes],
         "texts": list(ODD_TEXTS),
+        "long": {"prompt_ids": panel.long.prompt_ids, "forced": panel.long.forced} if panel.long else None,
         "max_new_tokens": panel.max_new_tokens,
         "top": TOP,
         "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1,

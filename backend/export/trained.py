@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -62,6 +63,16 @@ class Trained:
         return named if HUB_ID.match(named) and not user_path(named).exists() else None
 
     @property
+    def naming(self) -> dict[str, Any]:
+        """What an adapter that is passed on says of its base in adapter_config.json, and that it is for answering."""
+        commit = self.base.name if self.base.parent.name == "snapshots" else None
+        return {
+            "base_model_name_or_path": self.base_name,
+            "revision": self.config.model.revision or commit,
+            "inference_mode": True,
+        }
+
+    @property
     def base_words(self) -> str:
         """The base in words: its Hub id, or that it is a model in a local folder."""
         folder = Path(self.config.model.model_name_or_path).name
@@ -96,13 +107,18 @@ class Trained:
         return self.model
 
     def generation_config(self) -> GenerationConfig:
-        """Rules of generation for others: greedy, with every token that ends an answer."""
-        ends, tokenizer = sorted(self.end_ids), self.tokenizer
-        return GenerationConfig(
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=ends[0] if len(ends) == 1 else ends,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        """Rules of generation for others, see ``greedy_rules``."""
+        return greedy_rules(self.tokenizer, self.end_ids)
+
+
+def greedy_rules(tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> GenerationConfig:
+    """Return rules of generation that are greedy and name every token that ends an answer."""
+    ends = sorted(end_ids)
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def load_trained(

@@ -26,7 +26,7 @@ from backend.export import readers
 from backend.export.panel import ODD_TEXTS, Answer, Panel, PanelRow
 from backend.export.readers import read_back
 from tests.backend.core.tiny_gguf import dequantised, tiny_gguf
-from tests.tiny import quiet_transformers, tiny_tokenizer
+from tests.tiny import quiet_transformers, tiny_model, tiny_tokenizer
 
 KINDS = [
     GGMLQuantizationType.F32,
@@ -146,6 +146,60 @@ def test_config_names_class_positions_and_special_ids(tmp_path: Path) -> None:
     assert config["hidden_act"] == model.config.hidden_act
 
 
+@pytest.mark.parametrize(
+    ("metadata", "positions"),
+    [
+        ({"scaling.type": "linear", "scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),  # as llama.cpp takes it
+        ({"scaling.type": "none", "scaling.factor": 4.0}, {"rope_type": "default"}),
+        (
+            {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 128},
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        ),
+    ],
+)
+def test_scaled_positions_are_read(
+    metadata: dict[str, object], positions: dict[str, object], tmp_path: Path
+) -> None:
+    keys = {f"llama.rope.{key}": value for key, value in metadata.items()}
+    folder, _ = converted(tmp_path, metadata=keys)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_parameters"] == positions | {"rope_theta": 10_000.0}
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+}  # fmt: skip
+WIDE = {"hidden_size": 128, "head_dim": 32, "max_position_embeddings": 131_072}
+
+
+def test_the_positions_of_llama_3_are_read_from_their_tensor(tmp_path: Path) -> None:
+    """The rule is found from the factors it makes, and the model computes the same beyond its first context."""
+    model = tiny_model("llama", vocab_size=8, rope_parameters=LLAMA3, **WIDE)
+    factors = gguf_import.llama3_factors(model.config).numpy()
+    assert (factors.min(), factors.max()) == (1.0, 32.0)
+    sizes = {f"llama.{key}": 32 for key in ("rope.dimension_count", "attention.key_length")}
+    folder, made = converted(
+        tmp_path, metadata=sizes, rope_parameters=LLAMA3, more={"rope_freqs.weight": factors}, **WIDE
+    )
+    again = load_base(folder)
+    assert again.config.rope_parameters == LLAMA3
+    ids, far = torch.arange(6)[None], torch.tensor([[0, 1, 2, 50_000, 50_001, 50_002]])
+    with torch.no_grad():
+        assert torch.equal(
+            again(ids, position_ids=far, attention_mask=torch.ones_like(ids)).logits,
+            made(ids, position_ids=far, attention_mask=torch.ones_like(ids)).logits,
+        )
+
+
+@pytest.mark.parametrize("factors", [[1.0, 2.0, 3.0, 4.0], [1.0, 1.0]])
+def test_positions_of_no_known_rule_are_refused(factors: list[float], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no rule of positions") as caught:
+        converted(tmp_path, more={"rope_freqs.weight": np.array(factors, np.float32)})
+    assert caught.value.code == "unsupported-gguf"
+
+
 def test_an_unreadable_quantisation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object) -> None:
         raise NotImplementedError("Dequantization for Q9_9 is not yet implemented")
@@ -170,6 +224,12 @@ def test_a_file_without_template_gives_a_folder_without_one(tmp_path: Path) -> N
     [
         {"metadata": {"llama.expert_count": 4}},
         {"metadata": {"llama.rope.scaling.type": "yarn"}},
+        {"metadata": {"llama.rope.scaling.type": "longrope"}},
+        {"metadata": {"llama.rope.dimension_count": 4}},
+        {"metadata": {"llama.attention.value_length": 4}},
+        {"metadata": {"llama.vocab_size": 5}},
+        {"metadata": {"llama.attention.sliding_window": 16}},
+        {"metadata": {"llama.logit_scale": 0.5}},
         {"metadata": {"llama.embedding_length": None}},
         {"metadata": {"llama.embedding_length": "many"}},
         {"metadata": {"llama.embedding_length": 64}},

@@ -37,12 +37,13 @@ def tiny_gguf(
     quantisation: GGMLQuantizationType = GGMLQuantizationType.F32,
     metadata: dict[str, Any] | None = None,
     rename: dict[str, str] | None = None,
+    more: dict[str, np.ndarray[Any, Any]] | None = None,
     **overrides: Any,
 ) -> PreTrainedModel:
     """Write ``path`` and give the model it was made from.
 
-    ``metadata`` replaces header entries (None leaves one out), ``rename`` tensor names; ``overrides`` go to the
-    model's config.
+    ``metadata`` replaces header entries (None leaves one out), ``rename`` tensor names, ``more`` are further
+    tensors; ``overrides`` go to the model's config.
     """
     tokenizer = tiny_tokenizer("qwen3")
     model = tiny_model(architecture, vocab_size=len(tokenizer), **overrides)
@@ -59,6 +60,8 @@ def tiny_gguf(
         writer.add_tensor(
             (rename or {}).get(their_name, their_name), gguf.quantize(values, kind), raw_dtype=kind
         )
+    for name, values in (more or {}).items():
+        writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -31,6 +31,11 @@ def finished(
         root / "model", family=family, architecture=architecture, initializer_range=0.3, **overrides
     )
     _bias(model_folder / "model.safetensors")
+    return finished_over(model_folder, root, method=method)
+
+
+def finished_over(model_folder: Path, root: Path, *, method: str = "lora") -> RunDir:
+    """The same over any model that lies in ``model_folder``."""
     rows = write_rows(root / "rows.jsonl", ROWS)
     run = make_run(
         root / "runs", model_folder, rows, SHORT | {"tuning.method": method, "data.validation": 0.5}

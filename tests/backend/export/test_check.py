@@ -13,7 +13,8 @@ from backend.export.certificate import Light
 from backend.export.check import unchecked
 from backend.export.forms import Target
 from backend.export.trained import Trained
-from tests.backend.export.conftest import Asked, ask, export_of
+from tests.backend.export.conftest import Asked, Harm, ask, export_of
+from tests.backend.export.harm import rewrite
 from tests.backend.export.results import finished
 from tests.tiny import Architecture, Family
 
@@ -57,17 +58,39 @@ def test_a_full_run_leaves_as_gguf(tmp_path: Path) -> None:
     assert export_of(asked, tmp_path / "out", "gguf", "F32")[1].light == Light.GREEN
 
 
-def test_what_our_import_does_not_know_is_amber_and_tells_no_place(tmp_path: Path) -> None:
-    rope = {
-        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
-    }  # fmt: skip
-    asked = ask(finished(tmp_path / "made", family="llama3", rope_parameters=rope))
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+
+def note(file: Path) -> None:
+    """A key more, of the architecture's own, in place of a name that is as long."""
+    file.write_bytes(file.read_bytes().replace(b"general.name", b"llama.oddnam"))
+
+
+def lose_positions(file: Path, _: Trained) -> None:
+    rewrite(file, tensors=lambda found: found.pop("rope_freqs.weight"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "light"), [(lambda *_: None, Light.GREEN), (lose_positions, Light.RED)], ids=["right", "lost"]
+)
+def test_scaled_positions_are_green_where_they_are_right_and_red_where_they_are_lost(
+    harm: Harm, light: Light, tmp_path: Path
+) -> None:
+    """A row beyond the context of pre-training is read, by llama.cpp."""
+    asked = ask(finished(tmp_path / "made", family="llama3", rope_parameters=LLAMA3))
     (tmp_path / "out").mkdir()
-    certificate = export_of(asked, tmp_path / "out", "gguf", "F32")[1]
-    assert certificate.light == Light.AMBER
-    assert "rope_freqs" in certificate.reasons[0]
-    assert str(tmp_path) not in certificate.reasons[0]
+    certificate = export_of(asked, tmp_path / "out", "gguf", "F32", harm)[1]
+    told = {check.name: check.light for check in certificate.checks}
+    assert (certificate.light, told["contents"], told["long rows"]) == (light, light, light)
+
+
+def test_a_key_that_nobody_knows_is_amber(llama: Asked, tmp_path: Path) -> None:
+    file, certificate = export_of(llama, tmp_path, "gguf", "F32", lambda file, _: note(file))
+    assert (certificate.light, file.name in certificate.reasons[0]) == (Light.AMBER, True)
+    assert certificate.reasons[0].endswith("says llama.oddnam.")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.export.certificate import Check, Light
 from backend.export.comparison import TOLERANCES, compare, divergence
-from backend.export.panel import ODD_TEXTS, Answer, Panel, PanelRow
+from backend.export.panel import ODD_TEXTS, Answer, LongRow, Panel, PanelRow
 from backend.export.readers import Reading
 from tests.tiny import tiny_tokenizer
 
@@ -79,13 +80,14 @@ class Case:
         self.shapes = [[1, 2, 3]]
         self.places = places
         self.texts = [tokenizer.encode(text, add_special_tokens=False) for text in ODD_TEXTS]
+        self.long: list[list[list[float]]] = []
 
     def weigh(self, prompt: Sequence[int], said: Sequence[int]) -> Tensor:
         assert list(prompt) == [1, 2, 3]
         return self.places[: len(said)]
 
     def check(self, name: str, precision: str = "F32") -> Check:
-        reading = Reading("somebody", self.rows, self.shapes, self.texts)
+        reading = Reading("somebody", self.rows, self.shapes, self.texts, self.long)
         checks, _, _ = compare(self.panel, self.answers, reading, self.tokenizer, precision, self.weigh)
         return {check.name: check for check in checks}[name]
 
@@ -125,6 +127,41 @@ def test_probabilities_are_judged_by_precision(shift: float, light: Light, case:
     places = torch.log_softmax(logprobs(*case.said) + shift * torch.linspace(0, 1, VOCABULARY), -1)
     case.rows = [case.row | {"tops": tops(places)}] * 4
     assert case.check("probabilities", "Q8_0").light == light
+
+
+@pytest.mark.parametrize(("shift", "light"), [(0.0, Light.GREEN), (0.9, Light.AMBER), (4.0, Light.RED)])
+def test_a_long_row_is_judged_by_itself(shift: float, light: Light, case: Case) -> None:
+    """Where short rows are all right: positions that go wrong with the length show here alone."""
+    case.panel = replace(case.panel, long=LongRow(64, [1] * 80, case.said, case.places))
+    places = torch.log_softmax(logprobs(*case.said) + shift * torch.linspace(0, 1, VOCABULARY), -1)
+    case.long = tops(places)
+    check = case.check("long rows", "Q8_0")
+    assert (check.light, case.check("probabilities", "Q8_0").light) == (light, Light.GREEN)
+    assert "After 80 tokens, beyond the 64 where" in check.finding
+
+
+def test_a_long_row_that_was_not_read_is_said(case: Case) -> None:
+    case.panel = replace(case.panel, long=LongRow(131_072))
+    assert "beyond 131,072 tokens takes too long here" in case.check("long rows").finding
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize(("share", "tie"), [(0.9, True), (1.1, False)])
+def test_a_near_tie_is_as_near_as_the_precision_allows(
+    precision: str, share: float, *, tie: bool, case: Case
+) -> None:
+    other = (case.said[0] + 1) % 300 + 5
+    case.places = case.places.clone()
+    case.places[0, other] = case.places[0, case.said[0]] - share * TOLERANCES[precision].tie
+    case.rows = [case.row | {"ids": [other, *case.row["ids"][1:]]}, *case.rows[1:]]
+    assert (case.check("greedy answers", precision).light == Light.GREEN) is tie
+
+
+@pytest.mark.parametrize("part", ["texts", "shapes", "rows"])
+def test_a_reader_that_leaves_something_out_is_no_reader(part: str, case: Case) -> None:
+    setattr(case, part, getattr(case, part)[:-1])
+    with pytest.raises(ValueError, match="shorter"):
+        case.check("odd texts")
 
 
 def test_probabilities_that_are_no_numbers_are_red_and_can_be_written(case: Case) -> None:

@@ -14,11 +14,12 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from backend.core.model_files import write_config, write_generation_config, write_tokenizer
 from backend.export import contents
 from backend.export.forms import write_form
-from backend.export.trained import Trained, model_weights
+from backend.export.trained import Trained, greedy_rules, model_weights
 from tests.backend.export.conftest import Asked
-from tests.backend.export.harm import edit_json
+from tests.backend.export.harm import edit_json, rewrite
 from tests.tiny import quiet_transformers, tiny_tokenizer
 
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -88,7 +89,7 @@ def test_a_layer_without_its_adapter_is_known(merged: tuple[Path, Trained]) -> N
         ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-            "the rope base is 500000, and 10000",
+            "rope_parameters.rope_theta is 500000, and 10000",
         ),
     ],
 )
@@ -114,10 +115,12 @@ def test_families_that_are_stored_otherwise_are_compared_too(
 ) -> None:
     tokenizer = tiny_tokenizer("base")
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, vocab_size=len(tokenizer)))
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    tokenizer.pad_token = tokenizer.eos_token
     with quiet_transformers():
         model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+    write_config(model.config, tmp_path, dtype="float32")
+    write_generation_config(greedy_rules(tokenizer, {tokenizer.eos_token_id}), tmp_path)
+    write_tokenizer(tokenizer, tmp_path)
     weights = model_weights(model)
     wanted = (tokenizer, {tokenizer.eos_token_id})
     assert contents.check_folder(tmp_path, model.config, weights, *wanted, stored=torch.float32) == []
@@ -165,9 +168,9 @@ def test_an_adapter_without_a_weight_is_told(llama: Asked, tmp_path: Path) -> No
         folder / "adapter_model.safetensors",
     )
     trained = llama.trained
-    assert contents.check_adapter(folder, trained.result, trained.tokenizer, trained.end_ids) == [
-        f"the weight {name} is missing"
-    ]
+    assert contents.check_adapter(
+        folder, trained.result, trained.tokenizer, trained.end_ids, naming=trained.naming
+    ) == [f"the weight {name} is missing"]
 
 
 @pytest.mark.parametrize("kind", sorted(contents.COARSE_ERRORS))
@@ -189,3 +192,47 @@ def test_what_llama_cpp_wrote_need_not_be_rounded_as_we_would() -> None:
     assert not contents.is_rounded(coarse, trained, GGMLQuantizationType.Q5_0)
     assert contents.is_rounded(coarse, trained, GGMLQuantizationType.Q5_0, ours=False)
     assert not contents.is_rounded(trained * 1.001, trained, GGMLQuantizationType.F32, ours=False)
+
+
+@pytest.mark.parametrize("end", ["lm_head", "model.embed_tokens"])
+def test_an_update_in_a_matrix_that_head_and_embeddings_share_is_wrong(
+    end: str, llama: Asked, qwen2: Asked, tmp_path: Path
+) -> None:
+    """Merged it changes both, and no reader gets what was trained; where each has its own it is right."""
+    stored = load_file(llama.trained.result / "adapter_model.safetensors")
+    update = {f"base_model.model.{end}.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
+    save_file(stored | update, tmp_path / "adapter_model.safetensors")
+    tied, own = (asked.fresh().merge() for asked in (llama, qwen2))
+    (said,) = contents.check_shared_ends(tied, tmp_path)
+    assert said.startswith(f"the adapter's update of {end} is in head and embeddings")
+    assert list(contents.check_shared_ends(own, tmp_path)) == []
+    assert list(contents.check_shared_ends(tied, llama.trained.result)) == []
+
+
+def test_rows_of_an_adapter_gguf_in_another_order_are_told(llama: Asked, tmp_path: Path) -> None:
+    file, _ = write_form(llama.trained, "lora-gguf", "F32", tmp_path, max_shard_size="5GB")
+    name = "blk.0.attn_q.weight.lora_b"
+    rewrite(file, tensors=lambda found: found.update({name: found[name][::-1].copy()}))
+    told = contents.check_lora(file, llama.trained.result, llama.trained.model.config)
+    assert told == [f"{name} differs from the trained adapter"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"revision": "main"}, ["adapter_config.json says revision main, not None"]),
+        ({"r": 5}, ["adapter_config.json says r 5, not 4"]),
+        ({"foo": 1}, []),
+    ],
+)
+def test_an_adapters_settings_are_compared_as_a_whole(
+    change: dict[str, Any], said: list[str], llama: Asked, tmp_path: Path
+) -> None:
+    trained = llama.trained
+    folder, _ = write_form(trained, "adapter", "float32", tmp_path, max_shard_size="5GB")
+    words = (trained.tokenizer, trained.end_ids)
+    assert contents.unknown_in_adapter(folder, trained.result, *words) == []
+    edit_json(folder / "adapter_config.json", **change)
+    assert contents.check_adapter(folder, trained.result, *words, naming=trained.naming) == said
+    unknown = contents.unknown_in_adapter(folder, trained.result, *words)
+    assert unknown == [f"adapter_config.json says {key}" for key in change if key == "foo"]

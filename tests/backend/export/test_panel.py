@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from backend.data_pipeline import load
 from backend.errors import DataError, ExportError
-from backend.export.panel import Answer, Panel, PanelRow, answer, exact_match, read_panel
+from backend.export import panel as panel_module
+from backend.export.panel import (
+    Answer,
+    LongRow,
+    Panel,
+    PanelRow,
+    answer,
+    exact_match,
+    length_where_it_changes,
+    read_panel,
+)
 from backend.export.trained import load_trained
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
@@ -35,6 +47,60 @@ def test_usual_shapes_of_conversation_come_with_it(llama: Asked) -> None:
         ["system", "user", "assistant", "user"],
     ]
     assert len({tuple(ids) for _, ids in llama.panel.shapes}) == 4
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+FACTORS = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+SIZES = {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "length"),
+    [
+        ("llama", {}, None),
+        ("llama", {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 64}}, 64),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, 256),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, None),
+        (
+            "phi3",
+            {"original_max_position_embeddings": 32, "rope_parameters": FACTORS | {"type": "longrope"}},
+            32,
+        ),
+        ("mistral", {"sliding_window": 16}, 16),
+        ("mistral", {"sliding_window": None}, None),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": False}, None),
+        ("gemma3_text", {"sliding_window": 16, "num_hidden_layers": 2}, 16),
+    ],
+)
+def test_where_a_model_changes_with_the_length_is_known(
+    family: str, settings: dict[str, Any], length: int | None
+) -> None:
+    rope = settings.get("rope_parameters", {})
+    theta = {"rope_parameters": rope | {"rope_theta": 1e4}} if rope else {}
+    config = AutoConfig.for_model(family, **(SIZES | settings | theta))
+    assert length_where_it_changes(config) == length
+
+
+def test_a_row_is_longer_than_where_the_model_changes(tmp_path: Path) -> None:
+    rope = LLAMA3 | {"rope_theta": 1e4, "original_max_position_embeddings": 64}
+    trained = load_trained(finished(tmp_path, rope_parameters=rope))
+    row = read_panel(trained.config, trained.tokenizer, trained.model, rows=2).long
+    assert row is not None
+    assert (row.beyond, len(row.prompt_ids), len(row.forced)) == (64, 80, 8)
+    assert row.logprobs is not None
+    assert row.logprobs.shape == (8, trained.model.config.vocab_size)
+
+
+def test_a_row_that_would_take_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rope = LLAMA3 | {"rope_theta": 1e4, "original_max_position_embeddings": 64}
+    trained = load_trained(finished(tmp_path, rope_parameters=rope))
+    monkeypatch.setattr(panel_module, "_LONG_ROW_PRODUCTS", 1000)
+    row = read_panel(trained.config, trained.tokenizer, trained.model, rows=2).long
+    assert row == LongRow(64)
+
+
+def test_a_model_that_never_changes_has_no_long_row(llama: Asked) -> None:
+    assert llama.panel.long is None
 
 
 def test_shapes_that_the_template_refuses_are_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,164 @@
+"""Exports spoilt one setting at a time: the certificate names each change in red or amber; untouched, it is green.
+
+    python benchmarks/certificate_fuzz.py [FAMILY …] [--readers] [--classic PYTHON]
+
+Ten tiny families are exported in every form that they can leave in. Each value in config.json,
+generation_config.json, adapter_config.json, tokenizer_config.json, tokenizer.json and each key of a GGUF file is
+changed alone, and the certificate's look into the export is asked. A change may pass only where its key is listed as
+one without meaning. ``--readers`` has the untouched export read as well; ``--classic`` by the transformers of another
+interpreter, which also reads it with all changes without meaning at once. Prints a table; exits 1 when one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from backend.core.gguf_file import read_gguf
+from backend.export.certificate import Light
+from backend.export.check import check_contents
+from backend.export.forms import Target, write_form
+from backend.export.settings import has_meaning
+from backend.export.trained import Trained
+from tests.backend.export.conftest import Asked, ask
+from tests.backend.export.families import FAMILIES, IN_GGUF, family_folder
+from tests.backend.export.harm import rewrite
+from tests.backend.export.results import finished_over
+from tests.backend.export.spoil import others, spoilt
+
+Change = tuple[str, Callable[[], object]]
+"""What is changed, in words that begin with its key, and what changes it."""
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+)
+GGUF_NAMES = ("general.name", "general.size_label")
+GGUF_DEFAULTS = ("attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size")
+"""Left out, llama.cpp takes them from other keys, and finds what stood there."""
+
+
+@dataclass
+class Tally:
+    """What became of the changes to one file of one export."""
+
+    lights: Counter[str] = field(default_factory=Counter)
+    missed: list[str] = field(default_factory=list)
+
+    def add(self, change: str, light: Light, *, meant: bool) -> None:
+        """Count one change; one that passes although it means something was missed."""
+        self.lights["without meaning" if light == Light.GREEN and not meant else light] += 1
+        if light == Light.GREEN and meant:
+            self.missed.append(change)
+
+
+def json_changes(file: Path) -> Iterator[tuple[Change, bool]]:
+    """Every change to a JSON file, and whether it means anything."""
+    for said, key, document in spoilt(file.read_text("utf-8")):
+        yield (said, partial(file.write_text, document, "utf-8")), is_meant(file.name, key)
+
+
+def is_meant(name: str, key: str) -> bool:
+    """Whether a change to ``key`` in the file ``name`` may change an answer. tokenizer.json has no keys of others."""
+    return name.startswith("tokenizer") or has_meaning(key)
+
+
+def gguf_changes(file: Path) -> Iterator[tuple[Change, bool]]:
+    """Every change to a key of a GGUF file, its removal, and whether it means anything."""
+    metadata = read_gguf(file).metadata
+    for key, value in metadata.items():
+        if key in {"general.architecture", "general.alignment"}:
+            continue
+        for other in (None, *others(value)):
+            derived = other is None and key.endswith(GGUF_DEFAULTS)
+            meant = key not in GGUF_NAMES and not derived
+            yield (f"{key} = {str(other)[:60]}", partial(rewrite, file, settings={key: other})), meant
+
+
+def fuzz(asked: Asked, target: Target, precision: str, folder: Path) -> dict[str, Tally]:
+    """Write one form into ``folder``, change everything in it alone, and count by file what the certificate says."""
+    trained = asked.fresh()
+    payload, _ = write_form(trained, target, precision, folder, max_shard_size="5GB")
+    tallies: dict[str, Tally] = {}
+    if (light := _light(trained, target, precision, payload)) != Light.GREEN:
+        tallies["untouched"] = Tally(missed=[f"untouched is {light}"])
+    files = (
+        [payload] if payload.is_file() else [payload / name for name in FILES if (payload / name).is_file()]
+    )
+    for file in files:
+        tally = tallies[file.suffix.removeprefix(".") if payload.is_file() else file.name] = Tally()
+        whole = file.read_bytes()
+        for (said, change), meant in gguf_changes(file) if payload.is_file() else json_changes(file):
+            try:
+                change()
+                tally.add(said, _light(trained, target, precision, payload), meant=meant)
+            finally:
+                file.write_bytes(whole)
+    return tallies
+
+
+def _light(trained: Trained, target: Target, precision: str, payload: Path) -> Light:
+    scratch = Path(tempfile.mkdtemp(dir=payload.parent.parent))
+    try:
+        return check_contents(trained, target, precision, payload, scratch).light
+    finally:
+        shutil.rmtree(scratch)
+
+
+def forms(family: str) -> list[tuple[Target, str]]:
+    """What a family can leave as, and in which precision it is tried."""
+    folders: list[tuple[Target, str]] = [("merged", "bfloat16"), ("adapter", "float32")]
+    return folders + ([("gguf", "F32"), ("lora-gguf", "F32")] if family in IN_GGUF else [])
+
+
+def main() -> int:
+    """Fuzz the families that are asked for and print what came of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("families", nargs="*", default=list(FAMILIES), metavar="FAMILY")
+    parser.add_argument("--readers", action="store_true", help="have the untouched exports read as well")
+    parser.add_argument("--classic", type=Path, help="the python of an environment with transformers 4")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    missed = 0
+    print("| family | form | file | changes | red | amber | without meaning | missed |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as root:
+        for name in options.families:
+            place = Path(root, name)
+            place.mkdir()
+            asked = ask(finished_over(family_folder(place / "model", name), place), rows=2)
+            for target, precision in forms(name):
+                (place / target).mkdir()
+                for file, tally in fuzz(asked, target, precision, place / target).items():
+                    missed += _show(name, target, file, tally)
+    return 1 if missed else 0
+
+
+def _show(name: str, target: str, file: str, tally: Tally) -> int:
+    counts = (tally.lights["red"], tally.lights["amber"], tally.lights["without meaning"], len(tally.missed))
+    cells = " | ".join(map(str, (sum(counts), *counts)))
+    print(f"| {name} | {target} | {file} | {cells} |", flush=True)
+    for change in tally.missed:
+        print(f"  missed: {name} {target} {file}: {change}", file=sys.stderr, flush=True)
+    return len(tally.missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""config.json and generation_config.json beside the trained model's: backend/export/settings.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
+
+from backend.core.model_files import write_config, write_generation_config
+from backend.export.settings import (
+    WITHOUT_MEANING,
+    check_config,
+    check_rules,
+    has_meaning,
+    same,
+    unknown_rules,
+    unknown_settings,
+)
+from tests.backend.export.families import family_config
+from tests.backend.export.harm import edit_json
+from tests.backend.export.spoil import spoilt
+
+
+def written(config: PretrainedConfig, folder: Path) -> Path:
+    write_config(config, folder, dtype="bfloat16")
+    return folder / "config.json"
+
+
+def found(file: Path, config: PretrainedConfig) -> list[str]:
+    """All that is said of a config.json, wrong or unknown."""
+    return [*check_config(file, config, "bfloat16"), *unknown_settings(file, config)]
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3"])  # the others: make certificate-fuzz
+def test_every_setting_that_is_changed_alone_is_named(name: str, tmp_path: Path) -> None:
+    """Those without meaning are not; the untouched file is as it should be."""
+    config = family_config(name)
+    file = written(config, tmp_path)
+    assert found(file, config) == []
+    changes = list(spoilt(file.read_text("utf-8")))
+    missed, loud = [], []
+    for said, key, document in changes:
+        file.write_text(document, "utf-8")
+        told = found(file, config)
+        missed += [said] * (has_meaning(key) and not told)
+        loud += [said] * (bool(told) and not has_meaning(key))
+    assert (missed, loud) == ([], [])
+    assert len(changes) > 25
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rope_theta": 5e5}, "rope_parameters.rope_theta is 500000 under its classic name, and 10000"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            "rope_parameters.rope_theta is 500000, and 10000 in the trained model",
+        ),
+        ({"max_position_embeddings": 48}, "max_position_embeddings is 48, and 2048 in the trained model"),
+        ({"eos_token_id": 5}, "eos_token_id is 5, and 2 in the trained model"),
+        ({"torch_dtype": "float16"}, "torch_dtype is float16, and the weights are stored as bfloat16"),
+        ({"model_type": "qwen2"}, "model_type is qwen2, and llama in the trained model"),
+        ({"hidden_act": {}}, "config.json cannot be read"),
+    ],
+)
+def test_it_says_which_setting_and_how(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    config = AutoConfig.for_model("llama", architectures=["LlamaForCausalLM"])
+    file = written(config, tmp_path)
+    edit_json(file, **change)
+    assert any(each.startswith(said) for each in check_config(file, config, "bfloat16"))
+
+
+def test_a_setting_that_is_left_out_is_its_default(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("llama", num_key_value_heads=4)
+    file = written(config, tmp_path)
+    settings = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k != "rms_norm_eps"}))
+    assert found(file, config) == []
+    file.write_text(json.dumps({k: v for k, v in settings.items() if k != "num_key_value_heads"}))
+    assert found(file, config) == ["num_key_value_heads is 32, and 4 in the trained model"]
+
+
+def test_a_key_that_nobody_knows_is_named_and_not_wrong(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("llama")
+    file = written(config, tmp_path)
+    edit_json(file, foo=1, use_cache=False, some_dropout=0.5)
+    assert list(check_config(file, config, "bfloat16")) == []
+    assert unknown_settings(file, config) == ["config.json says foo"]
+
+
+def test_every_key_without_meaning_has_its_reason() -> None:
+    assert all(len(reason.split()) > 1 for reason in WITHOUT_MEANING.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"temperature": 9.0, "do_sample": True},
+            ["do_sample True instead of None", "temperature 9 instead of None"],
+        ),
+        ({"repetition_penalty": 1.02}, ["repetition_penalty 1.02 instead of None"]),
+        ({"max_new_tokens": 3}, ["max_new_tokens 3 instead of None"]),
+        ({"pad_token_id": 5}, ["pad_token_id 5 instead of 0"]),
+        ({"temperature": 1.0, "do_sample": False, "num_beams": 1, "use_cache": False}, []),
+    ],
+)
+def test_rules_of_generation_are_compared_as_a_whole(
+    change: dict[str, Any], said: list[str], tmp_path: Path
+) -> None:
+    """What says the same as a rule that is not there is no difference."""
+    wanted = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    write_generation_config(wanted, tmp_path)
+    file = tmp_path / "generation_config.json"
+    edit_json(file, **change)
+    assert list(check_rules(file, wanted)) == [f"generation_config.json says {each}" for each in said]
+    assert unknown_rules(file, wanted) == []
+
+
+def test_a_rule_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    wanted = GenerationConfig(eos_token_id=2)
+    write_generation_config(wanted, tmp_path)
+    edit_json(tmp_path / "generation_config.json", foo=1)
+    assert unknown_rules(tmp_path / "generation_config.json", wanted) == ["generation_config.json says foo"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        (1.0, 1, True),
+        (1e-5, 9.999999e-6, True),
+        (1.0, 1.1, False),
+        (True, 1, False),
+        ([1], [1, 2], False),
+        ("a", "a", True),
+    ],
+)
+def test_numbers_are_equal_within_the_rounding_of_a_float(one: Any, other: Any, *, equal: bool) -> None:
+    assert same(one, other) is equal
