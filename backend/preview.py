@@ -5,7 +5,6 @@ Floor F2; stands on ``data_pipeline`` and the renderer, so that what is shown is
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,12 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.config import AugmentationConfig, DataConfig, steps_per_epoch
 from backend.core.answer_spans import render_answers
-from backend.core.template import Span, fresh_sentinel, render
+from backend.core.template import Span, render
+from backend.core.template_probe import Chat, printed
 from backend.core.tokenizer import Encoded, stop_token_ids
 from backend.data.augmentation import Pair, varied_pairs
 from backend.data.records import Row
 from backend.data_pipeline import Dataset, load
-from backend.errors import DataError, TunesmithError
+from backend.errors import TunesmithError
 from backend.row_encoding import encode_row, read_tools
 from backend.template_faults import template_warnings
 
@@ -284,39 +284,19 @@ def _texts(text: str, offsets: Sequence[Span]) -> Iterator[str]:
 
 
 def _content_spans(text: str, row: Row, tokenizer: PreTrainedTokenizerBase) -> list[Span]:
-    """Where the person's words stand in ``text``, the rendered conversation.
+    """Return where the person's words stand in ``text``, the rendered conversation.
 
-    Rendered once more with a sentinel for each content, the template shows what it prints around them. Where it
-    prints something else around the contents themselves, they are looked for one after the other.
+    Each content is rendered once more as a mark, which shows where the template prints it. Where the template prints
+    something else around such a mark, the content is looked for behind those before it.
     """
-    word = fresh_sentinel(text)
-    marked = [{**each, "content": f"{word}{number}{word}"} for number, each in enumerate(row.messages)]
-    contents = [str(message["content"]) for message in row.messages]
-    try:
-        frames = re.split(rf"{word}\d+{word}", render(tokenizer, marked, tools=read_tools(row)))
-    except DataError:
-        frames = []
-    if len(frames) != len(contents) + 1 or not text.startswith(frames[0]):
-        return _found_spans(text, contents)
+    tools = read_tools(row)
+    chat = Chat(tokenizer, row.messages, tools, render(tokenizer, row.messages, tools=tools), frozenset())
     spans: list[Span] = []
-    at = 0
-    for content, before, after in zip(contents, frames, frames[1:], strict=False):
-        at += len(before)
-        spellings = (content, content.strip(), content.rstrip(), content.lstrip())
-        length = next((len(each) for each in spellings if text.startswith(each + after, at)), None)
-        if length is None:
-            return _found_spans(text, contents)
-        spans.append((at, at + length))
-        at += length
-    return spans
-
-
-def _found_spans(text: str, contents: Sequence[str]) -> list[Span]:
-    spans: list[Span] = []
-    at = 0
-    for content in filter(None, (content.strip() for content in contents)):
-        start = text.find(content, at)
-        if start >= 0:
-            at = start + len(content)
-            spans.append((start, at))
+    for index, message in enumerate(row.messages):
+        places = printed(chat, index)
+        if places is None:
+            content = message["content"].strip()
+            start = text.find(content, spans[-1][1] if spans else 0)
+            places = [(start, start + len(content))] if start >= 0 else []
+        spans += places
     return spans

@@ -6,6 +6,7 @@ Found by rendering with the model's own template, once for each distinct kind of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,18 +15,20 @@ from backend.core.template import (
     THOUGHTS,
     Message,
     Tools,
+    end_tokens,
     fresh_sentinel,
     has_reasoning,
     is_trained,
     render,
+    special_tokens,
 )
-from backend.core.tokenizer import encode_messages, encode_prompt
+from backend.core.tokenizer import encode_messages, encode_prompt, stop_token_ids
 from backend.data.checks import Scan
 from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import run_checks
 from backend.data.records import Row
 from backend.errors import TunesmithError
-from backend.row_encoding import read_tools
+from backend.row_encoding import encode_row, read_tools
 from backend.utils.text_utils import shorten
 
 SHOWN_BEFORE = 12
@@ -55,6 +58,18 @@ def template_faults(tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Fault
         return known[kind]
 
     return look
+
+
+def seen_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return what ``examine`` needs to look at rows as the model of this tokenizer sees them."""
+    model_ends = tokenizer.convert_tokens_to_ids(sorted(end_tokens(tokenizer)))
+    return {
+        "encode": lambda row: encode_row(row, tokenizer),
+        "decode": lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+        "look": template_faults(tokenizer),
+        "end_ids": stop_token_ids(tokenizer, model_ends),
+        "special_ids": tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)),
+    }
 
 
 def template_warnings(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

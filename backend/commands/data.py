@@ -100,15 +100,10 @@ def _token_options(model: str | None, chat_template: str | None, max_length: int
     if model is None:
         return {}
     from backend.config import DataConfig, TrainingConfig  # noqa: PLC0415
-    from backend.core.tokenizer import stop_token_ids  # noqa: PLC0415
-    from backend.row_encoding import encode_row  # noqa: PLC0415
-    from backend.template_faults import template_faults  # noqa: PLC0415
+    from backend.template_faults import seen_by  # noqa: PLC0415
 
-    tokenizer = _tokenizer(model, chat_template)
     return {
-        "encode": lambda row: encode_row(row, tokenizer),
-        "look": template_faults(tokenizer),
-        "end_ids": stop_token_ids(tokenizer),
+        **seen_by(_tokenizer(model, chat_template)),
         "max_length": max_length or DataConfig.model_fields["max_length"].default,
         "epochs": TrainingConfig.model_fields["num_train_epochs"].default,
     }

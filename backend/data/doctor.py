@@ -97,16 +97,26 @@ def examine(
     end_ids: Iterable[int] = (),
     max_length: int | None = None,
     epochs: float = 1.0,
+    special_ids: Iterable[int] = (),
+    decode: Callable[[Sequence[int]], str] | None = None,
     checks: Sequence[Check] = ALL,
 ) -> Report:
     """The report on loaded rows.
 
-    ``encode`` turns a row into token ids and mask and may raise ``DataError`` for rows it refuses; ``look`` says what
-    the chat template does to a row; ``end_ids`` are the ids that end a turn and ``max_length`` is in tokens. Without
-    a model the checks of tokens and template do not run.
+    ``encode`` may raise ``DataError`` for rows that it refuses; what the other parts are says ``Scan``. Without a
+    model the checks of tokens and template do not run.
     """
     scan = Scan(
-        loaded.rows, validation, loaded.rejected, encode, look, frozenset(end_ids), max_length, epochs
+        loaded.rows,
+        validation,
+        loaded.rejected,
+        encode,
+        look,
+        frozenset(end_ids),
+        max_length,
+        epochs,
+        frozenset(special_ids),
+        decode,
     )
     findings, not_run = run_checks(scan, checks)
     findings = _by_harm([*findings, *_unread_keys(loaded)])

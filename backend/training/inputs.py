@@ -16,15 +16,14 @@ from backend import data_pipeline
 from backend.config import DataConfig, RunConfig
 from backend.core.model_folder import check_files, check_model_folder
 from backend.core.model_resolver import resolve_model
-from backend.core.tokenizer import load_tokenizer, stop_token_ids
+from backend.core.tokenizer import load_tokenizer
 from backend.data.checks import ALL, Check
 from backend.data.doctor import Finding, Report, examine
 from backend.data.fixes import mend
 from backend.data_pipeline import Dataset
 from backend.errors import ConfigError, Problem, UnsoundDataError
 from backend.reports import DataFinding
-from backend.row_encoding import encode_row
-from backend.template_faults import template_faults, template_warnings
+from backend.template_faults import seen_by, template_warnings
 
 THOROUGH_ROWS = 20_000
 """Up to so many rows every check runs before training, in seconds; of more, those that can stop a run."""
@@ -131,9 +130,7 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
         dataset.source,
         config.data.train,
         validation=dataset.validation,
-        encode=lambda row: encode_row(row, tokenizer),
-        look=template_faults(tokenizer),
-        end_ids=stop_token_ids(tokenizer),
+        **seen_by(tokenizer),
         epochs=config.training.num_train_epochs,
         checks=ALL if thorough else [check for check in ALL if _can_stop(check)],
     )

@@ -15,7 +15,8 @@ from backend.core.training import total_steps
 from backend.data.records import Row
 from backend.preview import Preview, PreviewRow, preview, preview_row
 from backend.varied_rows import VariedRows
-from tests.backend.core.chat_templates import NEXT_OPENS, templated
+from tests.backend.core.chat_templates import NEXT_OPENS, RESULTS_INSIDE, templated
+from tests.backend.core.test_answer_spans import asked as asked_tool
 from tests.runs import write_rows
 from tests.tiny import FAMILIES, Family, tiny_tokenizer
 
@@ -73,6 +74,12 @@ def test_rows_that_need_no_template_are_shown_as_they_train(row: Row) -> None:
     assert text(shown) == tokenizer.decode(example.input_ids.tolist())
 
 
+def test_an_answer_that_repeats_the_result_of_a_tool_is_the_persons_own() -> None:
+    shown = preview_row(Row("x:1", tuple(asked_tool())), templated(RESULTS_INSIDE, eos="<turn|>"), data())
+    assert text(shown, state="trained", template=False) == "It is sunny."
+    assert text(shown, state="context", template=False) == "Weather?sunny"
+
+
 def test_an_end_that_only_the_next_turn_would_print_is_shown() -> None:
     shown = preview_row(asked("Is it?", "yes"), templated(NEXT_OPENS, stops=("<|user|>",)), data())
     assert (shown.tokens[-1].text, shown.tokens[-1].state) == ("<|user|>", "trained")
@@ -101,7 +108,7 @@ def test_a_content_that_the_template_shortens_is_looked_for() -> None:
     shown = preview_row(row, tiny_tokenizer("qwen3"), data())
     assert "hm" not in text(shown)
     own = "".join(text(shown, template=False).split())
-    assert own == "userandtheend?ünï😀sure"
+    assert own == "usernoandtheend?ünï😀sure"
 
 
 def test_a_template_that_refuses_other_words_shows_what_is_found() -> None:

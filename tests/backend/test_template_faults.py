@@ -12,10 +12,22 @@ from transformers import PreTrainedTokenizerFast
 
 from backend.core.named_templates import set_chat_template
 from backend.core.tokenizer import encode_messages, encode_prompt
+from backend.data.checks.base import Scan
+from backend.data.checks.tokens import TOKEN_CHECKS
+from backend.data.doctor import run_checks
 from backend.data.records import Row
 from backend.errors import DataError
 from backend.row_encoding import encode_row
-from backend.template_faults import template_faults, template_warnings
+from backend.template_faults import seen_by, template_faults, template_warnings
+from tests.backend.core.chat_templates import (
+    LOOKS_BACK,
+    RESULTS_APART,
+    RESULTS_INSIDE,
+    TURN_GOES_ON,
+    TWO_ENDS,
+    templated,
+)
+from tests.backend.core.test_answer_spans import CHAT, asked
 from tests.tiny import tiny_tokenizer
 
 # Opens a thinking block unless told not to, as Qwen 3.5 does; every answer shows one.
@@ -146,3 +158,30 @@ def test_warnings_count_and_say_what_to_do() -> None:
     assert "asked in another way than it is trained, in 2 of 3 rows (f:1: an answer" in warning
     assert "no-thinking" in warning
     assert template_warnings(rows[:2], tiny_tokenizer()) == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "eos"),
+    [
+        (RESULTS_INSIDE, "<turn|>"),
+        (TURN_GOES_ON, "<turn|>"),
+        (RESULTS_APART, "<|im_end|>"),
+        (LOOKS_BACK, "<|return|>"),
+        (TWO_ENDS, "<|end_of_turn|>"),
+    ],
+    ids=["results inside", "turn goes on", "results apart", "looks back", "two ends"],
+)
+def test_rows_of_every_kind_of_template_end_and_train_no_result(template: str, eos: str) -> None:
+    tokenizer = templated(template, eos=eos)
+    rows = [Row(f"r:{number}", tuple(messages)) for number, messages in enumerate(CONVERSATIONS[template])]
+    sets = {name: frozenset(seen_by(tokenizer)[name]) for name in ("end_ids", "special_ids")}
+    scan = Scan(rows, **{**seen_by(tokenizer), **sets})
+    findings, _ = run_checks(scan, [each for each in TOKEN_CHECKS if each.needs == "encoder"])
+    assert [each.check for each in findings] == []
+
+
+CALLS = [asked(), [*asked(content="Let me look."), *CHAT[2:]]]
+CONVERSATIONS = {
+    **dict.fromkeys((RESULTS_INSIDE, TURN_GOES_ON, RESULTS_APART, LOOKS_BACK), CALLS),
+    TWO_ENDS: [CHAT, CHAT[:2]],
+}

@@ -53,9 +53,10 @@ class Scan:
 
     Rows may be many: a check reads them one after the other and keeps numbers and hashes, no texts.
 
-    ``encode`` turns a row into token ids and mask, ``end_ids`` are the ids that end a turn, ``max_length`` is in
-    tokens; ``look`` says what the chat template does to a row, by the slug of the check. Without a model they are
-    None and the checks that need them do not run.
+    ``encode`` turns a row into token ids and mask and ``decode`` ids into text; ``end_ids`` are the ids that end a
+    turn, ``special_ids`` those of all special tokens, such as may end a tool call; ``max_length`` is in tokens;
+    ``look`` says what the chat template does to a row, by the slug of the check. Without a model they are None or
+    empty, and the checks that need them do not run.
     """
 
     rows: Sequence[Row]
@@ -66,6 +67,8 @@ class Scan:
     end_ids: frozenset[int] = frozenset()
     max_length: int | None = None
     epochs: float = 1.0
+    special_ids: frozenset[int] = frozenset()
+    decode: Callable[[Sequence[int]], str] | None = None
 
     @cached_property
     def encoded(self) -> list[tuple[Row, EncodedRow | TunesmithError]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 
 from backend.data.checks.base import Check, EncodedRow, Example, Scan
 from backend.data.checks.conversations import untrainable
@@ -27,19 +29,33 @@ _CODE = re.compile(r"[`(){}<>\[\]=_/\\|#$%&@*~+^]|\w\.\w")
 
 
 def end_not_trained(scan: Scan) -> Iterator[Example]:
-    """Rows in which no token that ends a turn is trained."""
+    """Rows in which an answer is trained without a token that ends a turn.
+
+    A part of a turn, such as a tool call before its result, may end with another special token. Rows that are learned
+    as a whole may end in the middle of a text.
+    """
     for row, encoded in _encoded(scan):
-        if any(encoded.trained) and not _ends(encoded, scan.end_ids):
-            yield Example(row.place, "no end token is trained after the answer")
+        runs = _trained_runs(encoded)
+        if len(runs) == 1:
+            unended = runs if scan.end_ids.isdisjoint(runs[0]) else []
+        else:
+            between = scan.end_ids | scan.special_ids
+            unended = [run for run in runs[:-1] if run[-1] not in between]
+            unended += [run for run in runs[-1:] if run[-1] not in scan.end_ids]
+        if unended:
+            which = "the answer" if len(runs) == 1 else f"{len(unended):,} of {len(runs):,} answers"
+            yield Example(row.place, f"no end token is trained after {which}")
 
 
 def mask_wrong(scan: Scan) -> Iterator[Example]:
-    """Rows in which nothing is trained, and conversations in which everything is."""
+    """Rows in which nothing is trained, conversations in which everything is, or the result of a tool."""
     for row, encoded in _encoded(scan):
         if not any(encoded.trained):
             yield Example(row.place, f"none of {len(encoded.input_ids):,} tokens is trained")
         elif all(encoded.trained) and len(row.messages) > 1:
             yield Example(row.place, f"all {len(encoded.input_ids):,} tokens are trained, the prompt too")
+        elif result := _trained_result(row, encoded, scan):
+            yield Example(row.place, f"what a tool answered is trained: {shorten(result, 60)}")
 
 
 def not_rendered(scan: Scan) -> Iterator[Example]:
@@ -146,11 +162,20 @@ def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow]]:
             yield row, encoded
 
 
-def _ends(encoded: EncodedRow, end_ids: frozenset[int]) -> bool:
-    return any(
-        trained and token in end_ids
-        for token, trained in zip(encoded.input_ids, encoded.trained, strict=True)
-    )
+def _trained_runs(encoded: EncodedRow) -> list[list[int]]:
+    """Return the ids of each run of trained tokens."""
+    pairs = zip(encoded.input_ids, encoded.trained, strict=True)
+    return [[token for token, _ in run] for trained, run in groupby(pairs, key=itemgetter(1)) if trained]
+
+
+def _trained_result(row: Row, encoded: EncodedRow, scan: Scan) -> str:
+    """Return the result of a tool that is trained more often than the answers themselves say it; else ""."""
+    results = [message["content"].strip() for message in row.messages if message["role"] == "tool"]
+    if scan.decode is None or not any(results):
+        return ""
+    said = "\n".join(map(scan.decode, _trained_runs(encoded)))
+    own = "\n".join(str(message) for message in row.messages if message["role"] == "assistant")
+    return next((each for each in results if each and said.count(each) > own.count(each)), "")
 
 
 TOKEN_CHECKS = (
@@ -168,7 +193,8 @@ TOKEN_CHECKS = (
         "mask-wrong",
         "The wrong tokens are trained",
         "block",
-        "Rows in which nothing is trained teach nothing; rows in which the prompt is trained teach asking.",
+        "Rows in which nothing is trained teach nothing; rows in which the prompt is trained teach asking, and those "
+        "in which the result of a tool is trained teach inventing it.",
         over_all=mask_wrong,
         needs="encoder",
     ),

@@ -11,6 +11,7 @@ from backend.data.checks.tokens import (
     too_long,
     unfinished,
 )
+from backend.data.records import Row
 from backend.errors import DataError
 from tests.backend.data.rows import pair, pairs
 
@@ -42,6 +43,47 @@ def refuse(row):
 )
 def test_the_end_must_be_trained(tokens, count):
     assert len(list(end_not_trained(scan(tokens)))) == count
+
+
+@pytest.mark.parametrize(
+    ("ids", "trained", "said"),
+    [
+        ([1, 5, 9, 1, 6, 9], [0, 1, 1, 0, 1, 1], None),
+        ([1, 5, 6, 1, 6, 9], [0, 1, 1, 0, 1, 1], "after 1 of 2 answers"),
+        ([1, 5, 9, 1, 6, 5], [0, 1, 1, 0, 1, 1], "after 1 of 2 answers"),
+        ([1, 5, 6, 1, 6, 5], [0, 1, 1, 0, 1, 1], "after 2 of 2 answers"),
+        ([1, 5, 8, 1, 6, 9], [0, 1, 1, 0, 1, 1], None),
+        ([1, 5, 9, 1, 6, 8], [0, 1, 1, 0, 1, 1], "after 1 of 2 answers"),
+        ([5, 9, 6, 5], [1, 1, 1, 1], None),
+    ],
+    ids=["all", "not the first", "not the last", "none", "a call", "a call at the end", "a whole text"],
+)
+def test_every_answer_of_a_row_must_end(ids, trained, said):
+    found = list(end_not_trained(scan(Tokens(ids, list(map(bool, trained))), special_ids=frozenset({8, 9}))))
+    assert [said in each.detail for each in found] == [True] * (said is not None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "trained", "found"),
+    [
+        ("It rains.", "sunny", 1),
+        ("It is sunny.", "It is sunny.", 0),
+        ("It is sunny.", "sunny It is sunny.", 1),
+    ],
+)
+def test_the_result_of_a_tool_is_not_to_be_trained(answer, trained, found):
+    row = Row(
+        "f:1",
+        (
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": "", "tool_calls": []},
+            {"role": "tool", "content": "sunny"},
+            {"role": "assistant", "content": answer},
+        ),
+    )
+    tokens = Tokens([1, 2, 9], [False, True, True])
+    looked = Scan([row], encode=lambda _: tokens, end_ids=END, decode=lambda ids: trained)
+    assert [each.detail for each in mask_wrong(looked)] == ["what a tool answered is trained: sunny"] * found
 
 
 @pytest.mark.parametrize(
