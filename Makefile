@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio shots test journeys test-fast coverage compat check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
 	bench-doctor law-data \
-	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak bench-serve mutants clean
+	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak server-faults bench-serve mutants clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -129,6 +129,9 @@ api-fuzz: $(STAMP) ## Requests made from the OpenAPI document, all checks, 50 fo
 
 soak: $(STAMP) ## 10,000 requests: memory and descriptors of the server
 	$(BIN)/python benchmarks/serve_soak.py $(if $(RUN),--run $(RUN))
+
+server-faults: $(STAMP) ## Faults at every stage of 10,000 requests, starvation, memory over 200 runs
+	PYTHONPATH=. $(BIN)/python benchmarks/server_faults.py $(if $(N_REQUESTS),-n $(N_REQUESTS))
 
 bench-serve: $(STAMP) ## Time to the first token and tokens a second under 1, 4 and 16 clients
 	$(BIN)/python benchmarks/serve_speed.py $(if $(RUN),--run $(RUN))

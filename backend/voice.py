@@ -5,6 +5,7 @@ Rendered by the same room that rendered the training rows, so the model sees the
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
@@ -19,12 +20,19 @@ from backend.core.decode_proof import prove_decoding
 from backend.core.device import plan_compute, torch_dtype
 from backend.core.generation import check_prompt, context_length
 from backend.core.model_loader import load_base
-from backend.core.shared_base import Adapter, SharedBase
+from backend.core.runner import rope_border
+from backend.core.shared_base import KEEP, Adapter, SharedBase
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion, load_tokenizer, stop_token_ids
 from backend.core.vocabulary import known_ids
 from backend.errors import InferenceError
 from backend.model_source import ModelSource
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+)
 Message: TypeAlias = dict[str, Any]
 Prompt: TypeAlias = str | Sequence[Message]
 
@@ -38,7 +46,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 class Voice:
     """The tokenizer of ``source`` for ``model``. Any thread may use it.
 
-    ``known`` says which of the model's ids stand for a token, see ``known_ids``.
+    ``known`` says which of the model's ids stand for a token, see ``known_ids``; ``rope_border`` is the model's own.
     """
 
     def __init__(self, source: ModelSource, model: PreTrainedModel) -> None:
@@ -47,6 +55,7 @@ class Voice:
         )
         self.stop_ids = stop_token_ids(self.tokenizer, model.generation_config.eos_token_id)
         self.context_length = context_length(model)
+        self.rope_border = rope_border(model.config)
         rows = model.get_input_embeddings().weight.shape[0]
         self.known = known_ids(self.tokenizer, rows)
         self._constrainer = Constrainer(self.tokenizer, rows, self.stop_ids)
@@ -114,7 +123,7 @@ class LoadedBase:
         model = load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval()
         prove_decoding(model)
         self.shared = SharedBase(model)
-        self._voices: dict[tuple[Path, str | None, datetime | None], Voice] = {}
+        self._voices: OrderedDict[_Key, Voice] = OrderedDict()
 
     def close(self) -> None:
         """Let go of the runs; it cannot be used afterwards. Closing twice is harmless."""
@@ -122,11 +131,21 @@ class LoadedBase:
             held.close()
 
     def voice(self, source: ModelSource) -> Voice:
-        """How ``source`` is spoken to; models with the same tokenizer and template share it."""
-        key = source.tokenizer, source.chat_template, source.template_time
-        if key not in self._voices:
-            self._voices[key] = Voice(source, self.shared.model)
-        return self._voices[key]
+        """Return how ``source`` is spoken to; models with the same tokenizer and template share it.
+
+        As many are kept as there can be adapters in memory, and one for the base; a tokenizer that changed on the
+        disk is read anew. Raises what ``load_tokenizer`` raises.
+        """
+        key = _key(source)
+        found = self._voices.pop(key, None) or Voice(source, self.shared.model)
+        self._voices[key] = found  # the one used last is at the end
+        while len(self._voices) > KEEP + 1:
+            self._voices.popitem(last=False)
+        return found
+
+    def voice_at_hand(self, source: ModelSource) -> Voice | None:
+        """Return the voice of ``source`` where it is loaded already; any thread may ask."""
+        return self._voices.get(_key(source))
 
     def use(self, source: ModelSource, strength: float = 1.0) -> PreTrainedModel:
         """The model, which answers as ``source`` from now on. Raises as ``SharedBase.use``, or ``no-such-run``."""
@@ -137,7 +156,23 @@ class LoadedBase:
         finally:
             for gone in self._held.keys() - self.shared.adapters - {None}:
                 self._held.pop(gone).close()
+                self._forget_voices_of(gone)
         return self.shared.model
+
+    def _forget_voices_of(self, adapter: Adapter | None) -> None:
+        folder = adapter.folder if adapter is not None else None
+        for key in [key for key in self._voices if key[0] == folder]:
+            del self._voices[key]
+
+
+_Key: TypeAlias = tuple[Path, str | None, datetime | None, tuple[int, ...]]
+"""A tokenizer's folder, the template set in its place and the time it prints, and when its files were written."""
+
+
+def _key(source: ModelSource) -> _Key:
+    files = (source.tokenizer / name for name in TOKENIZER_FILES)
+    written = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+    return source.tokenizer, source.chat_template, source.template_time, written
 
 
 def _hold(source: ModelSource) -> ExitStack:

@@ -159,6 +159,10 @@ class Decoding:
         """Let ``row`` go, finished or not: it gets no further token."""
         self._leave({row} & self._rows.keys())
 
+    def abandon(self) -> None:
+        """Let every row go without touching the cache, as after a step that failed half way."""
+        self._rows, self._runners = {}, []
+
     @property
     def takes_rows(self) -> bool:
         """Whether ``join`` may be called now: nobody is left, or all have begun and can make room."""

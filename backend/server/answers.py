@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,6 +29,10 @@ from backend.voice import Voice
 
 Result = TypeVar("Result")
 RETRY_SECONDS = 2
+GRACE_SECONDS = 5.0
+"""An answer that is late is told so by the engine; so much later nobody waits for it any more."""
+_SILENT = ApiError(504, "This answer took too long. Ask for less.", code="time_limit")
+_log = logging.getLogger("tunesmith.server")
 _NO_TOOLS = ApiError(
     400,
     "tools: This model's chat template shows no tools, so it would not know of them; leave them away.",
@@ -67,11 +72,16 @@ class Service:
         self.engine.close()
 
     async def wait(self, future: Future[Result], *, prompt: str = "messages") -> Result:
-        """The result of something the engine was asked for. Raises ApiError."""
+        """Return the result of something that is done in another thread. Raises ApiError."""
         try:
             return await asyncio.wrap_future(future)
         except TunesmithError as error:
             raise _refusal(error, prompt) from error
+        except (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in the code of a library, which nobody else would catch
+            _log.exception("a request failed")
+            raise INTERNAL from error
 
     async def model(self, name: str) -> tuple[ModelSource, Voice]:
         """What a name stands for and how it is spoken to; it is loaded if need be. Raises ApiError."""
@@ -105,10 +115,11 @@ def _refusal(error: TunesmithError, prompt: str = "messages") -> ApiError:
 
 
 class Ticket:
-    """News of one job, from the engine's thread to the loop of the request."""
+    """News of one request, from the engine's thread to the loop, for at most so many ``seconds``."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
+        self._until = self._loop.time() + seconds
         self._news: asyncio.Queue[Sequence[Piece | Failure]] = asyncio.Queue()
 
     def deliver(self, news: Sequence[Piece | Failure]) -> None:
@@ -119,8 +130,12 @@ class Ticket:
             return
 
     async def next(self) -> Sequence[Piece]:
-        """What came in one step. Raises ApiError when the job failed."""
-        news = await self._news.get()
+        """Return what came in one step. Raises ApiError when the job failed, or when nothing came in time."""
+        try:
+            async with asyncio.timeout_at(self._until):
+                news = await self._news.get()
+        except TimeoutError as error:
+            raise _SILENT from error
         for each in news:
             if isinstance(each, Failure):
                 raise INTERNAL if each.error is None else _refusal(each.error)
@@ -152,7 +167,7 @@ async def answering(
     numbered through the request, so that equal prompts are answered differently.
     """
     seed = secrets.randbits(62) if request.fixed_seed is None else request.fixed_seed
-    ticket, began = Ticket(), time.monotonic()
+    ticket, began = Ticket(service.seconds + GRACE_SECONDS), time.monotonic()
     jobs: list[Job] = []
     count = 0
     for asked in prompts:

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from backend.server import answers, embeddings, looks
 from backend.server.answers import Answering, Service
 from backend.server.catalogue import Served
-from backend.server.errors import INTERNAL, ApiError, no_such_model
+from backend.server.errors import INTERNAL, ApiError
 from backend.server.guard import Guard, gone, read_body
 from backend.server.metrics import CONTENT_TYPE
 from backend.server.openapi import openapi
@@ -93,11 +93,7 @@ async def _models(service: Service, _: Request) -> Response:
 
 async def _model(service: Service, request: Request) -> Response:
     name = request.path_params["name"]
-    found = await service.aside(service.catalogue.served)
-    known = next((each for each in found if name in {each.id, each.name}), None)
-    if known is None:
-        raise no_such_model(name)
-    return JSONResponse(_shown(known))
+    return JSONResponse(_shown(await service.aside(lambda: service.catalogue.describe(name))))
 
 
 def _shown(served: Served) -> dict[str, Any]:
@@ -130,7 +126,11 @@ async def _compare(service: Service, request: Request) -> Response:
 
 
 async def _health(service: Service, _: Request) -> Response:
-    return JSONResponse({"status": "ok", "instance": service.instance, "version": service.version})
+    told = {"instance": service.instance, "version": service.version}
+    if service.engine.is_alive:
+        return JSONResponse({"status": "ok", **told})
+    service.engine.revive()
+    return JSONResponse({"status": "restarting", **told}, 503)
 
 
 async def _metrics(service: Service, _: Request) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,16 +49,30 @@ class Catalogue:
         own = [Served(BASE, 0, BASE, base)] if base is not None else []
         return own + runs
 
+    def describe(self, name: str) -> Served:
+        """Return one model by any name that answers, those of checkpoints among them. Raises ApiError."""
+        found = self.served()
+        model, at, checkpoint = name.rpartition("@") if "@" in name else (name, "", "")
+        known = next((each for each in found if model in {each.id, each.name}), None)
+        if known is None or (at and known.id == BASE):
+            raise no_such_model(name)
+        if not at:
+            return known
+        best = {} if known.best_checkpoint is None else {"best": known.best_checkpoint}
+        latest = {"latest": known.checkpoints[-1]} if known.checkpoints else {}
+        steps = {str(step): step for step in known.checkpoints} | best | latest
+        if checkpoint != BASE and checkpoint not in steps:
+            raise no_such_model(name)
+        return replace(known, id=f"{known.id}@{checkpoint}", name=name)
+
     def find(self, name: str) -> ModelSource:
-        """What a name stands for. Raises ApiError for a name of nothing, and what ``find_model`` raises."""
+        """Return what a name stands for. Raises ApiError for a name of nothing, and what ``find_model`` raises."""
         model, at, checkpoint = name.rpartition("@") if "@" in name else (name, "", "")
         if name == BASE:
-            if self._first is not None:
-                return self._open(self._first, base=True)
-            newest = self._newest()
-            if newest is None:
+            first = self._first if self._first is not None else self._newest()
+            if first is None:
                 raise no_such_model(name)
-            return self._open(newest, base=True)
+            return self._open(first, base=True)
         run = self._run(model)
         if checkpoint == BASE:
             return self._open(run, base=True)

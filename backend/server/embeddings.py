@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from backend.core.embedding import embed_text
+from backend.core.embedding import embed_texts, pieces
 from backend.server.answers import Service
 from backend.server.errors import ApiError
 from backend.server.schemas import EmbeddingRequest
@@ -21,18 +21,28 @@ MAX_TEXT_TOKENS = 2048
 async def embed(service: Service, request: EmbeddingRequest) -> dict[str, Any]:
     """One vector for each text, in order. Raises ApiError."""
     source, voice = await service.model(request.model)
-    texts = request.texts
-    rendered = await service.aside(lambda: [voice.render_text(text) for text in texts], prompt="input")
+    rendered = await service.aside(
+        lambda: [voice.render_text(text) for text in request.texts], prompt="input"
+    )
     for place, ids in enumerate(rendered):
         if len(ids) > MAX_TEXT_TOKENS:
             param = "input" if isinstance(request.input, str) else f"input.{place}"
             said = f"{param}: It has {len(ids)} tokens, and at most {MAX_TEXT_TOKENS} can be embedded."
             raise ApiError(400, said, code="text_too_long", param=param)
-    found = []
-    for place, ids in enumerate(rendered):
-        vector = await service.wait(service.engine.compute((source, 1.0), partial(embed_text, ids=ids)))
-        encoded = vector if request.encoding_format == "float" else _base64(vector)
-        found.append({"object": "embedding", "index": place, "embedding": encoded})
+    vectors: dict[int, list[float]] = {}
+    for piece in pieces([len(ids) for ids in rendered], voice.rope_border):
+        texts = [rendered[place] for place in piece]
+        work = service.engine.compute((source, 1.0), partial(embed_texts, texts=texts))
+        made = await service.wait(work)
+        vectors |= dict(zip(piece, made, strict=True))
+    found = [
+        {
+            "object": "embedding",
+            "index": place,
+            "embedding": vector if request.encoding_format == "float" else _base64(vector),
+        }
+        for place, vector in sorted(vectors.items())
+    ]
     cost = usage(sum(map(len, rendered)), 0)
     return {
         "object": "list",

@@ -1,7 +1,11 @@
 """The one thread that computes: it loads models, lets requests in, and gives every row its next token in turn.
 
 Requests over the same weights are decoded side by side; those over other weights take turns, token by token, since
-going over to another adapter is a matter of pointers. Nobody overtakes: who waits for room is let in first.
+going over to another adapter is a matter of pointers. Nobody overtakes: who waits for room is let in first. Whatever
+else is asked of a model (a vector, a look inside) is done piece by piece, one between two steps.
+
+What fails is charged to whoever asked for it: a request, or the rows that are decoded in one batch. Every request is
+in ``_jobs`` from the moment it is taken until it is answered or told, so that none can be lost.
 """
 
 from __future__ import annotations
@@ -11,11 +15,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -24,15 +28,17 @@ from backend.core.answer_text import AnswerText
 from backend.core.device import plan_compute
 from backend.core.generation import Decoding, NewToken, Prefill, Sampling
 from backend.core.sampling import Chooser
-from backend.core.shared_base import KEEP
 from backend.errors import InferenceError, TunesmithError
 from backend.model_source import ModelSource
+from backend.server.faults import caught
+from backend.server.hosts import Host, Hosts
 from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
-from backend.voice import LoadedBase, Voice
+from backend.voice import Voice
 
 READ_AT_ONCE = 256
 """Prompt tokens read between two steps, so that no row waits long for another's prompt."""
+TELL_TRIES = 3
 _log = logging.getLogger("tunesmith.server")
 Result = TypeVar("Result")
 
@@ -46,29 +52,51 @@ class Limits:
     bases: int = 2
 
 
-class _Host(LoadedBase):
-    """A loaded base, and the rows that are being continued, by what answers."""
+@dataclass(frozen=True)
+class _Task:
+    """Something asked of a model besides answers, and where its result is awaited."""
 
-    def __init__(self, source: ModelSource) -> None:
-        super().__init__(source)
-        self.groups: dict[Variant, list[Decoding]] = {}
+    work: Callable[[], Any]
+    future: Future[Any]
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        with caught(self.future.set_exception), torch.inference_mode():
+            self.future.set_result(self.work())
+
+    def refuse(self, error: TunesmithError) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
 
 
 class Engine:
-    """Runs until ``close``. Every method may be called from any thread."""
+    """Runs until ``close``. Every method may be called from any thread.
+
+    A thread that died is replaced when something is asked for, or by ``revive``.
+    """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self._metrics = metrics
-        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._waiting: deque[Job] = deque()
-        self._reading: tuple[Job, Prefill] | None = None
-        self._hosts: dict[Path, _Host] = {}
-        self._rows: dict[tuple[int, int], tuple[Job, int]] = {}
+        self._guard = threading.RLock()
+        self._closing = self._dead = False
+        self._reset()
+        self._thread = self._new_thread()
+
+    def _reset(self) -> None:
+        """Begin with nothing: no request, no model."""
+        self._inbox: queue.SimpleQueue[Job | _Task | None] = queue.SimpleQueue()
+        self._jobs: dict[Job, None] = {}
         self._queued = 0
-        self._guard = threading.Lock()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._waiting: deque[Job] = deque()
+        self._tasks: deque[_Task] = deque()
+        self._reading: tuple[Job, Prefill] | None = None
+        self._hosts = Hosts(self.limits.bases, self._metrics)
+        self._rows: dict[tuple[Decoding, int], tuple[Job, int]] = {}
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
@@ -76,9 +104,23 @@ class Engine:
 
     def close(self) -> None:
         """End after the step at work; whoever still waits is told that the server is ending."""
-        self._closing = True
-        self._inbox.put(None)
+        with self._guard:
+            self._closing = True
+            self._inbox.put(None)
         self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody computes."""
+        return not self._dead
+
+    def revive(self) -> None:
+        """Put a new thread in the place of one that died; its models are loaded anew when they are asked for."""
+        with self._guard:
+            if self._dead and not self._closing:
+                self._dead = False
+                self._thread = self._new_thread()
+                self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Let a request wait for its turn. Raises InferenceError ``queue-full`` or ``closed``."""
@@ -87,13 +129,21 @@ class Engine:
                 raise _CLOSED
             if self._queued >= self.limits.waiting:
                 raise _full(self._queued)
+            self.revive()
             self._queued += 1
-        self._metrics.waiting.inc()
-        self._inbox.put(lambda: self._waiting.append(job))
+            self._jobs[job] = None
+            self._metrics.waiting.inc()
+            self._inbox.put(job)
 
     def voice(self, source: ModelSource) -> Future[Voice]:
         """How ``source`` is spoken to; its base is loaded when it is not. The future raises TunesmithError."""
-        return self._ask(lambda: self._host(source).voice(source))
+        host = self._hosts.at_hand(source)
+        found = host.voice_at_hand(source) if host is not None else None
+        if found is None:
+            return self._ask(lambda: self._host(source).voice(source))
+        future: Future[Voice] = Future()
+        future.set_result(found)
+        return future
 
     def compute(self, variant: Variant, work: Callable[[PreTrainedModel], Result]) -> Future[Result]:
         """What ``work`` makes of the model, between two steps."""
@@ -101,220 +151,236 @@ class Engine:
 
     def _ask(self, work: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()
-
-        def answer() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                if self._closing:
-                    raise _CLOSED
-                with torch.inference_mode():
-                    future.set_result(work())
-            except Exception as error:  # noqa: BLE001 - it is the asker's
-                future.set_exception(error)
-
-        if self._closing:
-            future.set_exception(_CLOSED)
-        elif self._inbox.qsize() >= self.limits.waiting:
-            future.set_exception(_full(self._inbox.qsize()))
-        else:
-            self._inbox.put(answer)
+        with self._guard:
+            waiting = len(self._tasks) + self._inbox.qsize()
+            if self._closing:
+                future.set_exception(_CLOSED)
+            elif waiting >= self.limits.waiting:
+                future.set_exception(_full(waiting))
+            else:
+                self.revive()
+                self._inbox.put(_Task(work, future))
         return future
 
     # --- the thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        torch.set_num_threads(plan_compute("float32").lanes)
-        while not self._closing:
-            self._read_inbox()
-            try:
-                self._let_in()
-                self._step()
-            except Exception:  # noqa: BLE001 - the thread's door: whoever waits is told, and the next may come
-                _log.exception("a step failed")
-                self._fail_all(None)
-            self._metrics.rows.set(len(self._rows))
-        self._read_inbox()
-        self._fail_all(_CLOSED)
+        try:
+            torch.set_num_threads(plan_compute("float32").lanes)
+            while not self._closing:
+                self._read_inbox()
+                self._turn()
+        except BaseException:  # noqa: BLE001 - the end of the thread, which ``revive`` replaces
+            _log.critical("the engine died", exc_info=True)
+        finally:
+            self._end()
+
+    def _turn(self) -> None:
+        with caught(self._begin_anew):
+            self._forget_the_gone()
+            self._let_in()
+            self._step()
+            if self._tasks:
+                self._tasks.popleft().run()
+        self._metrics.rows.set(len(self._rows))
+
+    def _begin_anew(self, error: BaseException) -> None:
+        """Tell all of a fault that could not be charged to anybody; the next may come."""
+        self._rows.clear()
         for host in self._hosts.values():
-            host.close()
-        self._hosts.clear()
+            host.groups.clear()
+        self._fail(list(self._jobs), error)
+
+    def _end(self) -> None:
+        """Tell everybody who waits, and leave nothing behind."""
+        with self._guard:  # who asks from now on finds nothing but a new thread
+            self._dead = not self._closing
+            inbox, tasks, jobs, hosts = self._inbox, self._tasks, self._jobs, self._hosts
+            self._metrics.waiting.dec(self._queued)
+            self._reset()
+        error = _CLOSED if self._closing else _DIED
+        while not inbox.empty():
+            if isinstance(left := inbox.get(), _Task):
+                tasks.append(left)
+        for task in tasks:
+            task.refuse(error)
+        for job in jobs:
+            _tell(job, error)
+        hosts.close()
 
     def _read_inbox(self) -> None:
-        """Do what was asked; sleep while there is nothing else to do."""
-        idle = not (self._rows or self._waiting or self._reading or self._closing)
+        """Take what was asked for; sleep while there is nothing else to do."""
+        idle = not (self._rows or self._waiting or self._reading or self._tasks or self._closing)
         while idle or not self._inbox.empty():
             asked = self._inbox.get()
-            if asked is not None:
-                asked()
+            if isinstance(asked, _Task):
+                self._tasks.append(asked)
+            elif asked in self._jobs:
+                self._waiting.append(asked)
             idle = False
 
     def _let_in(self) -> None:
         """Read the prompts of those who wait, as far as there is room and time."""
-        self._forget_the_gone()
         budget = READ_AT_ONCE
         while budget > 0:
             reading = self._reading or self._begin_next()
             if reading is None:
                 return
             job, prefill = self._reading = reading
-            try:
-                self._hosts[job.variant[0].base].use(*job.variant)
+            with self._charged_to(job):
+                host = self._hosts[job.variant[0].base]
+                host.use(*job.variant)
                 before = prefill.left
                 prefill.advance(budget)
                 budget -= before - prefill.left + 1
                 if prefill.left == 0:
+                    self._join(host, job, prefill)
                     self._reading = None
-                    self._join(job, prefill)
-            except TunesmithError as error:
-                self._reading = None
-                job.listener.deliver([Failure(error)])
 
     def _begin_next(self) -> tuple[Job, Prefill] | None:
         """Take the next request out of the queue, unless there is none or no room for it."""
         while self._waiting and self._fits(self._waiting[0]):
             job = self._waiting.popleft()
-            self._left_the_queue()
-            try:
-                host = self._host(job.variant[0])
-                prefill = Prefill(host.use(*job.variant), job.prompt)
-            except TunesmithError as error:
-                job.listener.deliver([Failure(error)])
-                continue
-            self._metrics.prompt_tokens.inc(len(job.prompt))
-            return job, prefill
+            self._left_the_queue(job)
+            with self._charged_to(job):
+                prefill = Prefill(self._host(job.variant[0]).use(*job.variant), job.prompt)
+                self._metrics.prompt_tokens.inc(len(job.prompt))
+                return job, prefill
         return None
 
     def _fits(self, job: Job) -> bool:
         if self._rows and len(self._rows) + len(job.samplings) > self.limits.rows:
             return False
-        host = self._hosts.get(job.variant[0].base)
-        if host is None:
-            return len(self._hosts) < self.limits.bases or any(
-                not each.groups for each in self._hosts.values()
-            )
-        return job.variant in host.groups or len(host.groups) < KEEP
+        return self._hosts.have_room(job.variant)
 
-    def _host(self, source: ModelSource) -> _Host:
-        """The base of ``source``, loaded now if need be; an idle one makes room. Raises InferenceError ``busy``."""
-        folder = source.base
-        if folder not in self._hosts:
-            idle = [
-                name
-                for name, host in self._hosts.items()
-                if not host.groups and not (self._reading and self._reading[0].variant[0].base == name)
-            ]
-            if len(self._hosts) >= self.limits.bases:
-                if not idle:
-                    raise InferenceError(
-                        "All loaded models are at work.", remedy="Try again soon.", code="busy"
-                    )
-                self._hosts.pop(idle[0]).close()
-            started = time.monotonic()
-            self._hosts[folder] = _Host(source)
-            self._metrics.loads.inc()
-            _log.info("loaded a base model in %.1f s", time.monotonic() - started)
-        self._hosts[folder] = self._hosts.pop(folder)  # the newest is last
-        return self._hosts[folder]
+    def _host(self, source: ModelSource) -> Host:
+        """The base of ``source``, loaded now if need be. Raises InferenceError ``busy``."""
+        return self._hosts.of(source, reading=self._reading[0].variant[0].base if self._reading else None)
 
-    def _join(self, job: Job, prefill: Prefill) -> None:
-        host = self._hosts[job.variant[0].base]
+    def _join(self, host: Host, job: Job, prefill: Prefill) -> None:
         voice = host.voice(job.variant[0])
-        group = host.groups.setdefault(job.variant, [])
-        decoding = next((each for each in group if each.takes_rows), None)
-        if decoding is None:
-            decoding = Decoding(host.shared.model, [], Sampling(), voice.stop_ids)
-            group.append(decoding)
         choosers = [
             Chooser(sampling, job.prompt, matcher, voice.known)
             for sampling, matcher in zip(job.samplings, job.matchers, strict=True)
         ]
+        texts = [AnswerText(voice.tokenizer, job.stop) for _ in choosers]
+        group = host.groups.get(job.variant, [])
+        decoding = next((each for each in group if each.takes_rows), None)
+        if decoding is None:
+            decoding = Decoding(host.shared.model, [], Sampling(), voice.stop_ids)
+            host.groups[job.variant] = [*group, decoding]
         for choice, row in enumerate(decoding.join(prefill, choosers), job.first):
-            job.texts[choice] = AnswerText(voice.tokenizer, job.stop)
-            self._rows[id(decoding), row] = job, choice
+            job.texts[choice] = texts[choice - job.first]
+            self._rows[decoding, row] = job, choice
 
     def _step(self) -> None:
         """One token for every row."""
-        news: dict[Job, list[Piece | Failure]] = {}
+        news: dict[Job, list[Piece]] = {}
         for host in self._hosts.values():
-            for variant, group in list(host.groups.items()):
-                try:
-                    host.use(*variant)
-                except TunesmithError as error:  # its adapter is gone; the others go on
-                    self._fail(group, error)
+            for variant, group in host.groups.items():
                 for decoding in group:
-                    for token in decoding.step():
-                        job, choice = self._rows[id(decoding), token.row]
-                        news.setdefault(job, []).append(self._piece(decoding, token, job, choice))
-                self._tidy(host, variant)
+                    with self._charged_to(*self._jobs_in(decoding), broken=decoding):
+                        host.use(*variant)
+                        for token in decoding.step():
+                            self._note(decoding, token, news)
+            host.tidy()
         for job, pieces in news.items():
-            self._metrics.tokens.inc(len(pieces))  # first, so that who has the answer finds it counted
+            if job in self._jobs:
+                self._deliver(job, pieces)
+
+    def _note(self, decoding: Decoding, token: NewToken, news: dict[Job, list[Piece]]) -> None:
+        """What ``token`` adds to its answer, among the ``news``."""
+        job, choice = self._rows.get((decoding, token.row), (None, 0))
+        if job is None:
+            return
+        with self._charged_to(job):
+            if token.error is not None:
+                raise token.error
+            text = job.texts[choice]
+            shown = text.push(token)
+            if text.finish:
+                self._drop(decoding, token.row)
+            news.setdefault(job, []).append(Piece(choice, shown, token, text.finish))
+
+    def _deliver(self, job: Job, pieces: list[Piece]) -> None:
+        self._metrics.tokens.inc(len(pieces))  # first, so that who has the answer finds it counted
+        with self._charged_to(job):
             job.listener.deliver(pieces)
+            if not any(each is job for each, _ in self._rows.values()):
+                del self._jobs[job]
 
-    def _fail(self, group: list[Decoding], error: TunesmithError) -> None:
-        """End every row of ``group``."""
-        for decoding in group:
-            for row in list(decoding.rows):
-                job, _ = self._rows.pop((id(decoding), row))
-                decoding.drop(row)
-                if not job.cancelled:
-                    job.cancelled = True
-                    job.listener.deliver([Failure(error)])
+    # --- faults and ends ----------------------------------------------------------------------------------
 
-    def _piece(self, decoding: Decoding, token: NewToken, job: Job, choice: int) -> Piece | Failure:
-        if token.error is not None:
-            del self._rows[id(decoding), token.row]
-            job.cancelled = True
-            return Failure(token.error if isinstance(token.error, TunesmithError) else None)
-        text = job.texts[choice]
-        shown = text.push(token)
-        if text.finish:
-            del self._rows[id(decoding), token.row]
-            if not token.finish:
-                decoding.drop(token.row)
-        return Piece(choice, shown, token, text.finish)
+    @contextmanager
+    def _charged_to(self, *jobs: Job, broken: Decoding | None = None) -> Iterator[None]:
+        """Tell ``jobs`` of whatever fails in here, and harm nobody else. A batch that failed is ``broken``."""
 
-    def _tidy(self, host: _Host, variant: Variant) -> None:
-        group = [each for each in host.groups[variant] if each.rows]
-        host.groups[variant] = group
-        if not group:
-            del host.groups[variant]
+        def charge(error: BaseException) -> None:
+            if broken is not None:
+                self._rows = {key: held for key, held in self._rows.items() if key[0] is not broken}
+                broken.abandon()
+            self._fail(jobs, error)
+
+        with caught(charge):
+            yield
+
+    def _fail(self, jobs: Collection[Job], error: BaseException) -> None:
+        """Tell ``jobs`` that they failed; those that are over already are not told again."""
+        told = error if isinstance(error, TunesmithError) else None
+        if told is None:
+            _log.error("a request failed", exc_info=error)
+        for job in jobs:
+            if job in self._jobs:
+                self._forget(job)
+                _tell(job, told)
+
+    def _forget(self, job: Job) -> None:
+        """Let go of all that ``job`` holds."""
+        del self._jobs[job]
+        self._left_the_queue(job)
+        if job in self._waiting:
+            self._waiting.remove(job)
+        if self._reading and self._reading[0] is job:
+            self._reading = None
+        for decoding, row in [key for key, held in self._rows.items() if held[0] is job]:
+            self._drop(decoding, row)
+
+    def _drop(self, decoding: Decoding, row: int) -> None:
+        """Go on without ``row``; where that fails, the rows beside it cannot go on either."""
+        self._rows.pop((decoding, row), None)
+        with self._charged_to(*self._jobs_in(decoding), broken=decoding):
+            decoding.drop(row)
+
+    def _jobs_in(self, decoding: Decoding) -> list[Job]:
+        return list(dict.fromkeys(job for (each, _), (job, _) in self._rows.items() if each is decoding))
 
     def _forget_the_gone(self) -> None:
         """End what was cancelled or took too long."""
         now = time.monotonic()
-        for job in [job for job in self._waiting if job.is_over(now)]:
-            self._waiting.remove(job)
-            self._left_the_queue()
-        if self._reading and self._reading[0].is_over(now):
-            self._reading = None
-        gone = {key: held for key, held in self._rows.items() if held[0].is_over(now)}
+        for job in list(self._jobs):
+            if job.cancelled:
+                self._forget(job)
+            elif now > job.deadline:
+                self._fail([job], _LATE)
         for host in self._hosts.values():
-            for variant, group in list(host.groups.items()):
-                for decoding in group:
-                    for row in [row for row in decoding.rows if (id(decoding), row) in gone]:
-                        decoding.drop(row)
-                self._tidy(host, variant)
-        for key in gone:
-            del self._rows[key]
+            host.tidy()
 
-    def _left_the_queue(self) -> None:
+    def _left_the_queue(self, job: Job) -> None:
+        if job.begun:
+            return
+        job.begun = True
         with self._guard:
             self._queued -= 1
         self._metrics.waiting.dec()
 
-    def _fail_all(self, error: TunesmithError | None) -> None:
-        jobs = {job for job, _ in self._rows.values()} | set(self._waiting)
-        jobs |= {self._reading[0]} if self._reading else set()
-        for _ in self._waiting:
-            self._left_the_queue()
-        self._waiting.clear()
-        self._rows.clear()
-        self._reading = None
-        for host in self._hosts.values():
-            host.groups.clear()
-        for job in jobs:
+
+def _tell(job: Job, error: TunesmithError | None) -> None:
+    """Tell ``job`` that it failed, unless nobody waits for it."""
+    for _ in range(0 if job.cancelled else TELL_TRIES):
+        with caught(lambda fault: _log.error("a request could not be told that it failed", exc_info=fault)):
             job.listener.deliver([Failure(error)])
+            break
+    job.cancelled = True
 
 
 def _full(waiting: int) -> InferenceError:
@@ -323,4 +389,6 @@ def _full(waiting: int) -> InferenceError:
     )
 
 
+_LATE = InferenceError("This answer took too long.", remedy="Ask for less.", code="time-limit")
 _CLOSED = InferenceError("The server is ending.", remedy="Start it again.", code="closed")
+_DIED = InferenceError("The server had to begin anew.", remedy="Ask again.", code="closed")

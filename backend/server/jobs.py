@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 from backend.core.answer_text import AnswerText
 from backend.core.generation import NewToken, Sampling
 from backend.core.sampling import Matcher
-from backend.errors import InferenceError, TunesmithError
+from backend.errors import TunesmithError
 from backend.model_source import ModelSource
 
 Variant: TypeAlias = tuple[ModelSource, float]
@@ -44,7 +44,8 @@ class Listener(Protocol):
 class Job:
     """A prompt and as many answers as there are ``samplings``, numbered from ``first`` on.
 
-    Set ``cancelled`` to end it within one token.
+    Set ``cancelled`` to end it within one token. ``deadline`` is in seconds of the monotonic clock; ``begun`` once it
+    has left the queue.
     """
 
     variant: Variant
@@ -56,12 +57,5 @@ class Job:
     first: int = 0
     deadline: float = float("inf")
     cancelled: bool = False
+    begun: bool = False
     texts: dict[int, AnswerText] = field(default_factory=dict)
-
-    def is_over(self, now: float) -> bool:
-        """Whether nobody waits for it at ``now``, in seconds of the monotonic clock; one that is late is told so."""
-        if not self.cancelled and now > self.deadline:
-            self.cancelled = True
-            late = InferenceError("This answer took too long.", remedy="Ask for less.", code="time-limit")
-            self.listener.deliver([Failure(late)])
-        return self.cancelled

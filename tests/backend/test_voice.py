@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backend.core import decode_proof
 from backend.core.constraint import Constraint
 from backend.core.shared_base import KEEP
-from backend.errors import InferenceError, RunError, TunesmithError
-from backend.model_source import find_model
+from backend.errors import InferenceError, ModelError, RunError, TunesmithError
+from backend.model_source import ModelSource, find_model
 from backend.run_dir import RunDir
 from backend.voice import LoadedBase, Voice
 from tests.runs import SHORT, make_run
@@ -116,3 +119,61 @@ class TestHolding:
         for _ in range(2):
             with pytest.raises(RunError, match="gone"):
                 loaded.use(source)
+
+
+def _copies(trained: RunDir, folder: Path, count: int) -> list[ModelSource]:
+    """The same run so many times, each with a tokenizer of its own."""
+    ids = [f"{trained.id[:-4]}{number:04d}" for number in range(count)]
+    return [find_model(RunDir(Path(shutil.copytree(trained.path, folder / each)))) for each in ids]
+
+
+def test_tokenizers_go_with_their_adapters(trained: RunDir, tmp_path: Path) -> None:
+    sources = _copies(trained, tmp_path, KEEP + 3)
+    loaded = LoadedBase(sources[0])
+    seen = []
+    for source in sources:
+        seen.append(weakref.ref(loaded.voice(source).tokenizer))
+        loaded.use(source)
+    gc.collect()
+
+    left = [at is not None for at in (ref() for ref in seen)]
+    assert left == [False] * 3 + [True] * KEEP
+    loaded.close()
+
+
+def test_asking_for_many_without_using_them_keeps_few(trained: RunDir, tmp_path: Path) -> None:
+    sources = _copies(trained, tmp_path, KEEP + 3)
+    loaded = LoadedBase(sources[0])
+
+    for source in sources:
+        loaded.voice(source)
+
+    assert [loaded.voice_at_hand(source) is not None for source in sources] == [False] * 2 + [True] * (
+        KEEP + 1
+    )
+    loaded.close()
+
+
+def test_a_tokenizer_that_changed_on_the_disk_is_seen(trained: RunDir, tmp_path: Path) -> None:
+    (source,) = _copies(trained, tmp_path, 1)
+    loaded = LoadedBase(source)
+    before = loaded.voice(source)
+    (source.tokenizer / "chat_template.jinja").write_text("{{ messages[0].content }}")
+
+    assert loaded.voice_at_hand(source) is None
+    after = loaded.voice(source)
+
+    assert after.tokenizer.decode(after.render("hello")) == "hello"
+    assert before.tokenizer.decode(before.render("hello")) != "hello"
+    loaded.close()
+
+
+def test_a_model_that_cannot_be_decoded_is_refused_when_it_is_loaded(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_proof, "_is_right", lambda *_: False)
+
+    with pytest.raises(ModelError) as caught:
+        LoadedBase(find_model(tiny_folder))
+
+    assert caught.value.code == "cannot-generate"

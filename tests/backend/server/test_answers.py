@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from starlette.requests import Request
 
 from backend.errors import InferenceError, ModelError, TunesmithError
-from backend.model_source import find_model
+from backend.model_source import ModelSource, find_model
 from backend.run_dir import RunDir
-from backend.server.answers import Service, Ticket, variant_of
+from backend.server.answers import Asked, Service, Ticket, answering, variant_of
+from backend.server.app import _health
 from backend.server.catalogue import Catalogue
 from backend.server.engine import Engine, Limits
 from backend.server.errors import ApiError
-from backend.server.jobs import Failure
+from backend.server.jobs import Failure, Job
 from backend.server.metrics import Metrics
 from backend.server.schemas import Generation
+from tests.eventually import eventually
 
 
 @pytest.fixture
@@ -65,7 +70,7 @@ def test_work_aside_raises_what_a_client_may_know(service: Service) -> None:
 
 def test_a_fault_is_told_without_its_cause() -> None:
     async def hear() -> None:
-        ticket = Ticket()
+        ticket = Ticket(5.0)
         ticket.deliver([Failure(None)])
         await ticket.next()
 
@@ -74,9 +79,69 @@ def test_a_fault_is_told_without_its_cause() -> None:
     assert caught.value.status == 500
 
 
+def test_who_hears_nothing_at_all_is_told_in_the_end() -> None:
+    async def hear() -> None:
+        await Ticket(0.0).next()
+
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(hear())
+    assert (caught.value.status, caught.value.code) == (504, "time_limit")
+
+
+class _PanicError(BaseException):
+    """What a panic in Rust code is to Python."""
+
+
+def test_a_panic_in_another_thread_is_an_answer_and_no_end(service: Service) -> None:
+    def work() -> None:
+        raise _PanicError
+
+    with pytest.raises(ApiError) as caught:
+        asyncio.run(service.aside(work))
+
+    assert caught.value.status == 500
+    assert asyncio.run(service.aside(lambda: 5)) == 5
+
+
+def test_a_dead_engine_shows_in_health_and_is_replaced(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(_: Engine) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_turn", end)
+        service.engine._ask(lambda: None)
+        eventually(lambda: not service.engine.is_alive)
+
+    told = [asyncio.run(_health(service, Request({"type": "http"}))) for _ in range(2)]
+
+    assert [response.status_code for response in told] == [503, 200]
+    assert service.engine._ask(lambda: 5).result(60) == 5
+
+
+@pytest.mark.parametrize(("seed", "different"), [(None, 4), (-1, 4), (7, 1)])
+def test_equal_prompts_of_one_request_differ_unless_a_seed_was_given(
+    service: Service, seed: int | None, different: int
+) -> None:
+    submitted: list[Job] = []
+    service.engine = cast("Engine", SimpleNamespace(submit=submitted.append, close=service.engine.close))
+    request = Generation(model="m", temperature=1.5, seed=seed)
+    prompts = [Asked([5, 6], 9, (None, None)) for _ in range(2)]
+
+    async def ask() -> None:
+        async with answering(service, request, (cast("ModelSource", None), 1.0), prompts):
+            pass
+
+    asyncio.run(ask())
+
+    seeds = [sampling.seed for job in submitted for sampling in job.samplings]
+    assert len(set(seeds)) == max(different, 2)  # the two answers to one prompt are never the same
+
+
 def test_news_for_nobody_is_dropped() -> None:
     async def make() -> Ticket:
-        return Ticket()
+        return Ticket(5.0)
 
     ticket = asyncio.run(make())
     ticket.deliver([Failure(None)])

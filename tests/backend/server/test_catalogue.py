@@ -101,6 +101,43 @@ def test_a_folder_beside_is_not_a_run_under_the_root(
         Catalogue(root).find("elsewhere")
 
 
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "tokenizer.json", "adapter_config.json"])
+def test_files_that_changed_are_verified_again(root: Path, trained: RunDir, name: str) -> None:
+    catalogue = Catalogue(root)
+    catalogue.find(trained.id)
+    with (root / trained.id / "adapter" / name).open("ab") as file:
+        file.write(b"x")
+
+    with pytest.raises(RunError) as caught:
+        catalogue.find(trained.id)
+    assert caught.value.code == "damaged-checkpoint"
+
+
+def test_a_newer_checkpoint_is_the_latest(root: Path, trained: RunDir) -> None:
+    catalogue, checkpoints = Catalogue(root), root / trained.id / "checkpoints"
+    before = catalogue.find(f"{trained.id}@latest").adapter.folder
+    shutil.copytree(checkpoints / before.name, checkpoints / "step-000999")
+
+    assert catalogue.find(f"{trained.id}@latest").adapter.folder.name == "step-000999"
+
+
+@pytest.mark.parametrize(
+    "name", ["base", "{run}", "{run}@10", "{run}@20", "{run}@latest", "{run}@best", "{run}@base"]
+)
+def test_what_can_be_asked_can_be_looked_up(root: Path, trained: RunDir, name: str) -> None:
+    catalogue, asked = Catalogue(root), name.format(run=trained.id)
+
+    assert catalogue.find(asked)
+    assert catalogue.describe(asked).id == asked
+
+
+@pytest.mark.parametrize("name", ["", "nope", "{run}@7", "{run}@", "{run}@20@20", "base@20", "@20"])
+def test_what_cannot_be_asked_cannot_be_looked_up(root: Path, trained: RunDir, name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        Catalogue(root).describe(name.format(run=trained.id))
+    assert caught.value.status == 404
+
+
 def test_f39_a_run_that_is_served_is_not_deleted(server: Server, trained: RunDir) -> None:
     server.say()
     with pytest.raises(RunError, match="it is being served") as caught:

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import queue
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
 from backend.core import shared_base
-from backend.core.generation import Sampling
+from backend.core.answer_text import AnswerText
+from backend.core.generation import Decoding, Prefill, Sampling
+from backend.core.sampling import Chooser
+from backend.core.shared_base import SharedBase
 from backend.errors import InferenceError, ModelError
 from backend.inferencer import Inferencer
 from backend.model_source import ModelSource, find_model
 from backend.run_dir import RunDir
+from backend.server import hosts
 from backend.server.engine import Engine, Limits
 from backend.server.jobs import Failure, Job, Piece
 from backend.server.metrics import Metrics
 from tests.eventually import eventually
+from tests.tiny import tiny_model_folder
 
 LONG = 300
 
@@ -190,20 +199,229 @@ def test_what_takes_too_long_ends(make: Callable[..., Engine], trained: RunDir) 
     eventually(lambda: not engine._rows)
 
 
-def test_a_fault_of_a_step_fails_who_waits_and_the_next_is_answered(
+def test_a_fault_that_is_nobodys_fails_who_waits_and_the_next_is_answered(
     make: Callable[..., Engine], trained: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make()
     source = find_model(trained)
     job, heard = _job(engine, source)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_piece", lambda *_: 1 / 0)
+        patch.setattr(Engine, "_step", lambda *_: 1 / 0)
         engine.submit(job)
         assert heard.failure() is None
 
     again, said = _job(engine, source)
     engine.submit(again)
     assert said.to_the_end() == ["expected output"]
+
+
+class _PanicError(BaseException):
+    """What a panic in Rust code is to Python."""
+
+
+FAULTS = [MemoryError("no memory"), RuntimeError("can't allocate memory"), _PanicError("None")]
+
+
+@contextmanager
+def _held_up(engine: Engine, source: ModelSource) -> Iterator[None]:
+    """Whatever is asked for in here is found by the engine at once, when this ends."""
+    gate = threading.Event()
+    engine.compute((source, 1.0), lambda _: gate.wait(60))
+    yield
+    gate.set()
+
+
+def _fails(fault: BaseException, where: Callable[..., bool]) -> Callable[[Any], Any]:
+    """Make a function raise ``fault`` where its arguments say so."""
+
+    def made(work: Any) -> Any:
+        def sometimes(*args: Any, **options: Any) -> Any:
+            for _ in filter(None, [where(*args, **options)]):
+                raise fault
+            return work(*args, **options)
+
+        return sometimes
+
+    return made
+
+
+VICTIM = "food pork"
+STAGES: dict[str, tuple[Any, str, Callable[[Engine, Job], Callable[..., bool]]]] = {
+    "merge": (
+        SharedBase,
+        "_set",
+        lambda _, job: lambda _self, _adapter, strength: strength == job.variant[1],
+    ),
+    "begin": (Prefill, "__init__", lambda _, job: lambda _self, _model, prompt: prompt == job.prompt),
+    "prefill": (Prefill, "advance", lambda _, job: lambda prefill, _: prefill.prompt == job.prompt),
+    "join": (Decoding, "join", lambda _, job: lambda _self, prefill, _: prefill.prompt == job.prompt),
+    "step": (Decoding, "step", lambda engine, job: lambda self: job in engine._jobs_in(self)),
+    "chooser": (Chooser, "choose", lambda _, job: lambda chooser, _: chooser.sampling == job.samplings[0]),
+    "text": (AnswerText, "push", lambda _, job: lambda text, _: text in job.texts.values()),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_request_that_fails_at_any_stage_is_told_and_harms_no_other(
+    make: Callable[..., Engine],
+    trained: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    fault: BaseException,
+) -> None:
+    engine, source = make(), find_model(trained)
+    victim, failed = _job(engine, source, VICTIM, strength=0.5, seed=77)
+    owner, name, where = STAGES[stage]
+    monkeypatch.setattr(owner, name, _fails(fault, where(engine, victim))(getattr(owner, name)))
+    beside = [_job(engine, source) for _ in range(2)]
+
+    with _held_up(engine, source):
+        for job, _ in (beside[0], (victim, failed), beside[1]):
+            engine.submit(job)
+
+    assert failed.failure() is None
+    assert [heard.to_the_end() for _, heard in beside] == [["expected output"]] * 2
+    eventually(lambda: not engine._jobs)
+    assert (engine._queued, engine._rows, engine.is_alive) == (0, {}, True)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize("stage", ["begin", "prefill", "join", "chooser", "text"])
+def test_nor_those_that_are_decoded_in_the_same_batch(
+    make: Callable[..., Engine],
+    trained: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    fault: BaseException,
+) -> None:
+    engine, source = make(), find_model(trained)
+    victim, failed = _job(engine, source, VICTIM, seed=77)
+    owner, name, where = STAGES[stage]
+    monkeypatch.setattr(owner, name, _fails(fault, where(engine, victim))(getattr(owner, name)))
+    beside = [_job(engine, source) for _ in range(2)]
+
+    with _held_up(engine, source):
+        for job, _ in (beside[0], (victim, failed), beside[1]):
+            engine.submit(job)
+
+    assert failed.failure() is None
+    assert [heard.to_the_end() for _, heard in beside] == [["expected output"]] * 2
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_base_that_cannot_be_loaded_is_told_and_harms_no_other(
+    make: Callable[..., Engine],
+    trained: RunDir,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
+) -> None:
+    engine, source = make(), find_model(trained)
+    good, heard = _job(engine, source)
+    victim, failed = Job((find_model(tiny_folder), 1.0), [5, 6], [Sampling()], [None], (), Heard()), Heard()
+    victim.listener = failed
+    monkeypatch.setattr(hosts.Host, "__init__", _fails(fault, lambda *_: True)(hosts.Host.__init__))
+
+    engine.submit(victim)
+    engine.submit(good)
+
+    assert failed.failure() is None
+    assert heard.to_the_end() == ["expected output"]
+
+
+@dataclass
+class _HardOfHearing(Heard):
+    """Fails the first times that it is told something."""
+
+    faults: list[BaseException] = field(default_factory=list)
+
+    def deliver(self, news: Sequence[Piece | Failure]) -> None:
+        for fault in [self.faults.pop() for _ in self.faults[:1]]:
+            raise fault
+        super().deliver(news)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_news_that_could_not_be_delivered_fail_their_own_request_alone(
+    make: Callable[..., Engine], trained: RunDir, fault: BaseException
+) -> None:
+    engine, source = make(), find_model(trained)
+    (deaf, _), (good, heard) = (_job(engine, source) for _ in range(2))
+    failed = _HardOfHearing(faults=[fault, fault])
+    deaf.listener = failed
+
+    engine.submit(deaf)
+    engine.submit(good)
+
+    assert failed.failure() is None
+    assert heard.to_the_end() == ["expected output"]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_other_work_that_fails_is_its_askers(
+    make: Callable[..., Engine], trained: RunDir, fault: BaseException
+) -> None:
+    engine, source = make(), find_model(trained)
+    good, heard = _job(engine, source)
+    engine.submit(good)
+
+    failed = engine.compute((source, 1.0), _fails(fault, lambda _: True)(None))
+
+    assert failed.exception(60) is fault
+    assert heard.to_the_end() == ["expected output"]
+
+
+def test_a_dead_engine_tells_who_waits_and_is_replaced(
+    make: Callable[..., Engine], trained: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, source = make(), find_model(trained)
+    job, heard = _job(engine, source)
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "_step", _fails(SystemExit(), lambda *_: True)(None))
+        patch.setattr(Engine, "_begin_anew", _fails(SystemExit(), lambda *_: True)(None))
+        engine.submit(job)
+        assert heard.failure().code == "closed"
+        eventually(lambda: not engine.is_alive)
+
+    again, said = _job(engine, source)
+    engine.submit(again)
+
+    assert said.to_the_end() == ["expected output"]
+    assert engine.is_alive
+
+
+def test_other_work_takes_turns_with_the_answers(make: Callable[..., Engine], trained: RunDir) -> None:
+    """However much of it waits: one piece between two steps, and who comes later is let in at once."""
+    engine, source = make(), find_model(trained)
+    job, heard = _job(engine, source)
+    done: list[int] = []
+    before: list[int] = []
+    deliver = heard.deliver
+
+    def note(news: Sequence[Piece | Failure]) -> None:
+        before.append(len(done))
+        deliver(news)
+
+    job.listener = SimpleNamespace(deliver=note)
+    with _held_up(engine, source):
+        pieces = [engine.compute((source, 1.0), lambda _: done.append(1)) for _ in range(40)]
+        engine.submit(job)
+
+    assert heard.to_the_end() == ["expected output"]
+    assert before[0] <= 2
+    assert {later - earlier for earlier, later in pairwise(before)} <= {0, 1}
+    assert [piece.result(60) for piece in pieces] == [None] * 40
+
+
+def test_how_a_model_is_spoken_to_is_told_at_once_where_it_is_known(
+    make: Callable[..., Engine], trained: RunDir
+) -> None:
+    engine, source = make(), find_model(trained)
+    voice = engine.voice(source).result(60)
+
+    with _held_up(engine, source):
+        assert engine.voice(source).result(0) is voice
 
 
 class _Broken:
@@ -269,6 +487,20 @@ def test_another_base_takes_the_place_of_an_idle_one(
     assert list(engine._hosts) == [tiny_folder]
 
 
+def test_other_weights_in_the_folder_of_a_loaded_base_are_another_base(
+    make: Callable[..., Engine], tiny_folder: Path, tmp_path: Path
+) -> None:
+    engine = make()
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    first = engine.compute((find_model(folder), 1.0), id).result(60)
+    tiny_model_folder(folder, seed=5)
+
+    second = engine.compute((find_model(folder), 1.0), id).result(60)
+
+    assert second != first
+    assert list(engine._hosts) == [folder]
+
+
 def test_a_base_at_work_is_not_put_out(
     make: Callable[..., Engine], trained: RunDir, tiny_folder: Path
 ) -> None:
@@ -302,7 +534,7 @@ def test_a_model_that_cannot_be_loaded_is_the_askers_error(
     engine = make()
 
     with pytest.raises(ModelError):
-        engine.voice(ModelSource(tmp_path, None, tmp_path)).result(60)
+        engine.voice(ModelSource(tmp_path, None, tmp_path, ())).result(60)
 
 
 def test_the_end_is_told_to_whoever_waits(trained: RunDir) -> None:

@@ -55,7 +55,11 @@ def test_a_field_that_is_null_or_empty_is_as_if_left_out(
     model: type[Strict], smallest: dict[str, Any], data: st.DataObject
 ) -> None:
     optional = sorted((model.model_fields.keys() | {"logit_bias", "anything"}) - smallest.keys())
-    nulls = data.draw(st.dictionaries(st.sampled_from(optional), st.sampled_from([None, [], {}])))
+    lists = {"stop", "tools", "logit_bias", "anything"}
+    nulls = {
+        name: data.draw(st.sampled_from([None, []] if name in lists else [None]))
+        for name in data.draw(st.lists(st.sampled_from(optional)))
+    }
 
     read = model.model_validate({**nulls, **smallest})
 
@@ -95,7 +99,9 @@ def test_an_empty_schema_is_any_json_and_not_nothing(form: dict[str, Any]) -> No
         ({"left": "a"}, True),
         ({"left": "a", "right": None, "inner": {"size": None}}, True),
         ({"right": [1], "left": None, "foo": None}, True),
-        ({"left": "a", "right": [], "foo": {}, "inner": [], "bar": []}, True),
+        ({"left": "a", "right": [], "foo": {}, "inner": {}, "bar": []}, True),
+        ({"left": "a", "inner": []}, False),
+        ({"left": [], "right": [1]}, False),
         ({"left": "a", "foo": [None]}, False),
         ({"left": "a", "foo": {"a": None}}, False),
         ({}, False),
