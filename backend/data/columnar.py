@@ -11,14 +11,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from pyarrow import types
 
+from backend.data.archives import Allowance
 from backend.data.records import Record, Rejected
 from backend.errors import DataError
 
 BATCH_ROWS = 1_000
+FEWEST_ROWS = 32
+BATCH_BYTES = 256 * 2**20
+CHUNK_BYTES = 8 * 2**20
+"""About how many bytes of rows are Python objects at a time."""
+ROW_BYTES = 2**20
+DICTIONARY_BYTES = 5 * 2**19
+"""A column of at most this many bytes may be a dictionary alone: writers end one at about a megabyte."""
+LONG_TEXT_BYTES = 10_000
+MAX_BYTES_A_CHARACTER = 4
 
 
 def columnar_kind(head: bytes) -> str | None:
@@ -30,15 +42,21 @@ def columnar_kind(head: bytes) -> str | None:
     return "arrow-stream" if head.startswith(b"\xff\xff\xff\xff") and len(head) > 8 else None
 
 
-def read_columnar(source: Any, kind: str, name: str) -> Iterator[Record | Rejected]:
-    """The rows of an open Parquet or Arrow file; places are row numbers.
+def read_columnar(
+    source: Any, kind: str, name: str, limit: int = 16_000_000, allowance: Allowance | None = None
+) -> Iterator[Record | Rejected]:
+    """Yield the rows of an open Parquet or Arrow file; places are row numbers.
 
-    Raises ``DataError`` when the file is damaged.
+    ``limit`` is the most characters one row may have; what comes out of the file is taken off ``allowance``. Raises
+    ``DataError`` when the file is damaged or swells beyond all proportion.
     """
     number = 0
     with damaged_columnar(name):
         for batch in _batches(source, kind):
-            for cells in _rows(batch):
+            sizes = _row_bytes(batch)
+            if allowance:
+                allowance.spend(int(sizes.sum()), name)
+            for cells in _rows(batch, sizes, limit):
                 number += 1
                 if isinstance(cells, str):
                     yield Rejected(f"{name}:{number}", cells)
@@ -51,7 +69,7 @@ def damaged_columnar(name: str) -> Iterator[None]:
     """Turn what pyarrow raises into a ``DataError`` that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+    except (pa.ArrowException, OSError, OverflowError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{name} is damaged or no such file: {str(error).splitlines()[0] if str(error) else 'unreadable'}.",
             remedy="Write or download it again.",
@@ -61,8 +79,11 @@ def damaged_columnar(name: str) -> Iterator[None]:
 
 def _batches(source: Any, kind: str) -> Iterator[Any]:
     if kind == "parquet":
-        with pq.ParquetFile(source) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS)
+        metadata = pq.read_metadata(source)
+        repeated, rows = _parquet_plan(metadata)
+        source.seek(0)
+        with pq.ParquetFile(source, metadata=metadata, read_dictionary=repeated) as file:
+            yield from file.iter_batches(batch_size=rows)
     elif kind == "arrow":
         with pa.ipc.open_file(source) as reader:
             for index in range(reader.num_record_batches):
@@ -73,23 +94,116 @@ def _batches(source: Any, kind: str) -> Iterator[Any]:
                 yield from _slices(batch)
 
 
+def _parquet_plan(metadata: Any) -> tuple[list[str], int]:
+    """Which columns to read with each text once, since it may stand in very many rows, and how many rows at a time.
+
+    A column with a dictionary may hold one long text a thousand times over in a few bytes.
+    """
+    repeated, rows = set(), BATCH_ROWS
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if not column.has_dictionary_page or column.physical_type != "BYTE_ARRAY":
+                continue
+            size, mean = (
+                column.total_uncompressed_size,
+                column.total_uncompressed_size / max(1, column.num_values),
+            )
+            if size <= DICTIONARY_BYTES and "." not in column.path_in_schema:
+                repeated.add(column.path_in_schema)
+            elif size > DICTIONARY_BYTES:
+                fewest = 1 if mean > LONG_TEXT_BYTES else FEWEST_ROWS
+                rows = min(rows, max(fewest, BATCH_BYTES // size))
+    return sorted(repeated), rows
+
+
 def _slices(batch: Any) -> Iterator[Any]:
     for start in range(0, batch.num_rows, BATCH_ROWS):
         yield batch.slice(start, BATCH_ROWS)
 
 
-def _rows(batch: Any) -> Iterator[Mapping[str, Any] | str]:
-    """The cells of each row, or the reason why the row cannot be read."""
+def _row_bytes(batch: Any) -> Any:
+    """About how many bytes the texts of each row take, ``[rows]``."""
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        kind = column.type
+        if types.is_dictionary(kind) and _is_bytes(kind.value_type):
+            sizes += _lengths(_lengths_of(column.dictionary).take(column.indices))
+        elif _is_bytes(kind):
+            sizes += _lengths(_lengths_of(column))
+        elif types.is_nested(kind) and column.nbytes > ROW_BYTES:
+            sizes += np.array([column.slice(row, 1).nbytes for row in range(len(column))], np.int64)
+    return sizes
+
+
+def _is_bytes(kind: Any) -> bool:
+    return bool(
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    )
+
+
+def _lengths_of(column: Any) -> Any:
+    return pc.cast(pc.binary_length(column), pa.int64())
+
+
+def _lengths(lengths: Any) -> Any:
+    return pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+
+
+def _rows(batch: Any, sizes: Any, limit: int) -> Iterator[Mapping[str, Any] | str]:
+    """The cells of each row, or the reason why the row cannot be read; a few megabytes of rows at a time."""
     batch.validate(full=True)
     names = batch.schema.names
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the column {twice!r} stands twice")
-    typed = [name for name, column in zip(names, batch.columns, strict=True) if not _is_simple(column.type)]
-    for cells in batch.to_pylist():
-        for name in typed:
-            cells[name] = _spelled(cells[name])
-        yield cells
+    too_long = f"the row has more than {limit:,} characters"
+    start = 0
+    while start < batch.num_rows:
+        if sizes[start] > MAX_BYTES_A_CHARACTER * limit:
+            yield too_long
+            start += 1
+            continue
+        reach = int(np.searchsorted(np.cumsum(sizes[start:]), CHUNK_BYTES, side="right"))
+        end = start + max(1, reach)
+        for size, cells in zip(sizes[start:end], _cells(batch.slice(start, end - start)), strict=True):
+            yield too_long if size > limit and _characters(cells) > limit else cells
+        start = end
+
+
+def _cells(batch: Any) -> Iterator[dict[str, Any]]:
+    columns = [_values(column) for column in batch.columns]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(batch.schema.names, values, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """The cells of a column; what Python has no value for comes as Arrow writes it."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError, pa.ArrowException):
+        return [_shown(cell) for cell in column]
+    return values if _is_simple(column.type) else [_spelled(value) for value in values]
+
+
+def _shown(cell: Any) -> Any:
+    try:
+        return _spelled(cell.as_py())
+    except (OverflowError, ValueError, pa.ArrowException):
+        pass
+    try:
+        return str(cell.cast(pa.string()).as_py())
+    except (OverflowError, ValueError, pa.ArrowException):
+        return f"{getattr(cell, 'value', '?')} ({cell.type})"
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return sum(map(_characters, inner))
 
 
 def _is_simple(kind: Any) -> bool:

@@ -7,41 +7,33 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.data.chat import ROLES, is_conversation
 from backend.data.exact_json import Spelled
 from backend.data.families import (
-    ANSWERS,
-    CLASSES,
-    DIGESTS,
-    DOCUMENTS,
     FAMILIES,
-    FOREIGN,
     PART_NAMES,
     PARTS,
-    QUESTIONS,
-    ROUND_NAMES,
-    SPEAKERS,
-    UTTERANCES,
     Family,
 )
 from backend.data.records import Record, Row
+from backend.data.refusals import (
+    column_flags,
+    foreign_format,
+    listed,
+    one_object,
+    unknown_parts,
+    unknown_shape,
+)
 from backend.data.shapes import build
 from backend.data.unused import UnusedColumn, texts_beside
 from backend.errors import DataError
-from backend.utils.text_utils import shorten
 
 GOOD_SHARE = 0.5
-COLUMNS_NAMED = 20
-PLACEHOLDERS: Mapping[str, str] = {"prompt": "Question", "completion": "Answer"}
-"""A column map as an example, where the columns themselves tell nothing."""
 
 _THOUGHTS = re.compile(r"reason|rationale|explan|think|thought|cot(?![a-z])|chain")
-_TABLES = (".csv", ".tsv", ".tab", ".psv", ".xlsx", ".xlsm")
 
 
 @dataclass(frozen=True)
@@ -79,20 +71,16 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
     best = _best(_shapes(names, sample, alone=False)) or _best(
         shape for shape in _shapes(names, sample, alone=True) if not _other_meant(shape, names, sample)
     )
-    if foreign := _foreign(names, sample, best):
+    if foreign := foreign_format(names, sample, best.name if best else None):
         raise foreign
     if best is not None:
         return best
-    if _sideways(sample):
-        raise DataError(
-            f"{_file(sample)} is one object, and its rows stand inside it, by column or by name.",
-            remedy="Write a list with an object for each row (pandas: orient='records').",
-            code="one-object",
-        )
+    if error := one_object(sample):
+        raise error
     every = _shapes(names, sample, alone=None)
     unreadable = next((shape for shape in every if _is_unreadable(shape, sample)), None)
     if unreadable is None:
-        raise _unknown_shape(names, sample)
+        raise unknown_shape(names, sample)
     raise DataError(
         f"The rows look like {unreadable.name}, but none can be read so: {_first_reason(unreadable, sample)}",
         remedy="Mend the rows, or say with data.columns which column holds what.",
@@ -112,18 +100,12 @@ def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> 
         if set(each.required) <= parts <= {*each.required, *each.optional}
     ]
     if not names:
-        raise _unknown_parts(parts)
+        raise unknown_parts(parts)
     _check_columns(columns, sample)
     shown = ", ".join(f"{part} from {column!r}" for part, column in columns.items())
     reason = f"read as {names[0]} as asked: {shown}" + _not_used(_column_names(sample), columns)
     shape = Shape(names[0], dict(columns), reason, 0.0)
     return Shape(shape.name, shape.columns, shape.reason, _share(shape, sample))
-
-
-def listed(columns: Sequence[str]) -> str:
-    """The first columns in a line for a person, without what a terminal would obey, and how many more there are."""
-    more = f" and {len(columns) - COLUMNS_NAMED:,} more" if len(columns) > COLUMNS_NAMED else ""
-    return ", ".join(shorten(column, 60) for column in columns[:COLUMNS_NAMED]) + more
 
 
 def to_row(record: Record, shape: Shape) -> Row:
@@ -271,102 +253,6 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
             )
 
 
-def _sideways(sample: Sequence[Record]) -> bool:
-    """Whether one record holds all others: nothing but objects with the same keys, or lists of as many texts."""
-    cells = list(sample[0].cells.values()) if len(sample) == 1 else []
-    objects = [cell.keys() for cell in cells if isinstance(cell, dict) and cell]
-    lists = [len(cell) for cell in cells if isinstance(cell, list) and cell and isinstance(cell[0], str)]
-    return len(cells) > 1 and (
-        (len(objects) == len(cells) and all(each == objects[0] for each in objects))
-        or (len(lists) == len(cells) and len(set(lists)) == 1)
-    )
-
-
-def _foreign(names: Mapping[str, str], sample: Sequence[Record], best: Shape | None) -> DataError | None:
-    """The error for a known format that is none of ours; one of single messages would pass for plain texts."""
-    if best is not None and best.name != "text":
-        return None
-    for columns, kind, remedy in FOREIGN:
-        if columns <= names.keys() and (best is None or "role" in columns):
-            return DataError(f"{_file(sample)} looks like {kind}.", remedy=remedy, code="foreign-format")
-    speaker = next((names[name] for name in SPEAKERS if name in names), None)
-    words = next((names[name] for name in UTTERANCES if name in names), None)
-    if speaker is None or words is None or not _take_turns(speaker, sample):
-        return None
-    return DataError(
-        f"{_file(sample)} holds one message a row ({speaker!r} says {words!r}): a row here is only one side of a "
-        "conversation.",
-        remedy="Write a row for each conversation, with its messages in order: "
-        '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}.',
-        code="foreign-format",
-    )
-
-
-def _take_turns(column: str, sample: Sequence[Record]) -> bool:
-    """Whether a column names who speaks: the roles of a chat, or several speakers that come again."""
-    spoken = [str(value).strip().lower() for record in sample if (value := record.cells.get(column))]
-    roles = sum(name in ROLES for name in spoken)
-    return 2 * roles > len(spoken) or (len(spoken) > 3 and 1 < len(set(spoken)) <= len(spoken) // 2)
-
-
-def _file(sample: Sequence[Record]) -> str:
-    return sample[0].place.rpartition(":")[0]
-
-
-def _unknown_parts(parts: set[str]) -> DataError:
-    known = "; ".join(
-        f"{name}: {', '.join(each.required)}"
-        + (f" (and {', '.join(each.optional)})" if each.optional else "")
-        for name, each in PARTS.items()
-    )
-    return DataError(
-        f"data.columns names the parts {', '.join(sorted(parts)) or '(none)'}, which make up no shape.",
-        remedy=f"Name the parts of one of these. {known}.",
-        code="unknown-columns",
-    )
-
-
-def _unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataError:
-    columns, file = list(names.values()), _file(sample)
-    cells = (cell for record in sample for cell in record.cells.items())
-    deep = listed(sorted({name for name, value in cells if value and isinstance(value, dict | list)}))
-    nested = f"What stands in lists or objects ({deep}) must become texts or messages. " if deep else ""
-    if len(columns) == 1 and not nested:
-        return DataError(
-            f"{file} has one column only, {columns[0]!r}. No known shape has that.",
-            remedy="Name the columns in the first line, for example prompt,completion (or text, for plain texts), "
-            f"or set data.delimiter if they are parted by something unusual{_likely_delimiter(columns[0], sample)}.",
-            code="unknown-shape",
-        )
-    headless = "If these are no names but a row, write a line of names above it. " * file.endswith(_TABLES)
-    ways = _ways_out(names, sample)
-    first = ", ".join(f"{part}: {column}" for part, column in ways[0].items())
-    return DataError(
-        f"{file}: No known shape has the columns {listed(columns)}.",
-        remedy=f"{headless}{nested if PLACEHOLDERS in ways else ''}Say which of them holds what: "
-        f"{', or '.join(map(column_flags, ways))}, or data.columns: {{{first}}} in a run's settings.",
-        code="unknown-shape",
-    )
-
-
-def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
-    """The flag for a sign that stands as often in each row as in the line of names; "" without one."""
-    signs = [
-        sign
-        for sign in dict.fromkeys(header)
-        if not sign.isalnum() and not sign.isspace() and sign not in '"_-'
-    ]
-    cells = [str(record.cells.get(header, "")) for record in sample]
-    even = (sign for sign in signs if all(cell.count(sign) == header.count(sign) for cell in cells))
-    sign = next(even, "")
-    return f": --data.delimiter {shlex.quote(sign)}" if sign else ""
-
-
-def column_flags(columns: Mapping[str, str]) -> str:
-    """Return the flags that say which column holds which part, as a shell takes them."""
-    return " ".join(f"--columns.{part} {shlex.quote(column)}" for part, column in columns.items())
-
-
 def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
     """Return what to do about a column that is not used, as a sentence with the flags that would use it."""
     renamed = {"instruction": "prompt", "output": "completion", "text": "prompt"}
@@ -390,29 +276,3 @@ def _free_part(name: str, shape: Shape) -> str:
     likeliest = ("reasoning",) if _THOUGHTS.search(name.lower()) else ("context", "input")
     free = (part for part in PARTS[shape.name].optional if part not in shape.columns)
     return min(free, key=lambda part: (part not in likeliest, part != "context"), default="system")
-
-
-def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mapping[str, str]]:
-    """Column maps that would read these rows, likeliest first; an example where nothing can be said."""
-    chats = [name for name in names.values() if any(is_conversation(each.cells.get(name)) for each in sample)]
-    if len(chats) == 1:
-        return [{"messages": chats[0]}]
-    told = [column.name for column in texts_beside(sample, ())]
-    by_name = [column for name, column in names.items() if name in PART_NAMES and name not in ROUND_NAMES]
-    asked = [names[name] for name in (*QUESTIONS, "instruction", *DOCUMENTS) if name in names] + told
-    answers = (
-        [names[name] for name in (*ANSWERS, *DIGESTS, *CLASSES) if name in names] + told[::-1] + by_name[::-1]
-    )
-    pairs = [
-        {"prompt": ask, "completion": answer} for ask in asked[:1] for answer in answers if answer != ask
-    ]
-    if not pairs:
-        return [PLACEHOLDERS]
-    around = {
-        part: names[name] for part in ("context", "choices", "system") for name in (part,) if name in names
-    }
-    plain = [{"text": names[name]} for name in ("text", "content") if name in names]
-    return [
-        {**pairs[0], **{part: name for part, name in around.items() if name not in pairs[0].values()}},
-        *plain[:1],
-    ]

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from backend.data.files import regular_file, require_new, unreadable, unwritable
-from backend.data.formats import Shape, detect, how_to_use, listed, other_shape, to_row
+from backend.data.formats import Shape, detect, how_to_use, other_shape, to_row
 from backend.data.lineage import copied_columns
 from backend.data.locate import Located, locate, take_part
+from backend.data.padding import Padding, without_padding
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
+from backend.data.refusals import listed
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import kept
 from backend.data.text_files import disguised
@@ -79,6 +81,8 @@ class _Aside:
     skipped: list[Skipped] = field(default_factory=list)
     late: dict[str, str] = field(default_factory=dict)
     unread: dict[str, UnreadKey] = field(default_factory=dict)
+    unused: UnusedColumns = field(default_factory=lambda: UnusedColumns(()))
+    padding: Padding = field(default_factory=Padding)
     rows: int = 0
 
     @property
@@ -88,6 +92,19 @@ class _Aside:
     @property
     def too_many(self) -> bool:
         return len(self.rejected) > self.limit * self.total
+
+    def said(self, *, late: bool) -> str:
+        """What is added to the reason why the rows are read so; ``late``: new columns were not asked for."""
+        parts = []
+        if self.late and late:
+            columns = listed([f"{column} (first at {place})" for column, place in self.late.items()])
+            parts.append(f"not used, and in no sampled row: {columns}")
+        if self.unread:
+            keys = listed([f"{each.key} ({counted(each.rows, 'row')})" for each in self.unread.values()])
+            parts.append(f"not read in messages: {keys}")
+        if self.padding.rows:
+            parts.append(self.padding.said)
+        return "".join(f"; {part}" for part in parts)
 
 
 def load_rows(
@@ -124,11 +141,7 @@ def load_rows(
             shape = replace(
                 shape, reason=shape.reason.replace(" as asked:", " as the copy's lineage.json says:")
             )
-        known = {*shape.later.values(), *(column for record in looked_at for column in record.cells)}
-        every = _watched(itertools.chain(sample, records), known, aside)
-        unused = UnusedColumns([*shape.columns.values(), *shape.later.values()])
-        every = unused.watch(every)
-        every = note_unread(every, {**shape.later, **shape.columns}, aside.unread)
+        every = _watched(itertools.chain(sample, records), looked_at, shape, aside)
         rows = kept(_rows(every, shape, aside))
         if aside.too_many or not rows:
             raise _too_many_rejected(str(path), aside)
@@ -138,21 +151,15 @@ def load_rows(
     _check_unchanged(located, sha256, str(path))
     if located.part is not None:
         rows = _part(rows, located.part, str(path))
-    if aside.late and not columns:
-        late = listed([f"{column} (first at {place})" for column, place in aside.late.items()])
-        shape = replace(shape, reason=f"{shape.reason}; not used, and in no sampled row: {late}")
-    if aside.unread:
-        said = listed([f"{each.key} ({counted(each.rows, 'row')})" for each in aside.unread.values()])
-        shape = replace(shape, reason=f"{shape.reason}; not read in messages: {said}")
     return Loaded(
         rows,
         tuple(aside.rejected),
-        shape,
+        replace(shape, reason=shape.reason + aside.said(late=not columns)),
         sha256,
         tuple(aside.skipped),
         tuple(aside.unread.values()),
         _disguised(shape, sample),
-        unused.found(shape.name),
+        aside.unused.found(shape.name),
     )
 
 
@@ -246,7 +253,18 @@ def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[
                 aside.skipped.append(item)
 
 
-def _watched(records: Iterable[Record], known: set[str], aside: _Aside) -> Iterator[Record]:
+def _watched(
+    records: Iterable[Record], sample: Iterable[Record], shape: Shape, aside: _Aside
+) -> Iterator[Record]:
+    """The records without padding; what nobody reads of them, and the first new columns, are noted."""
+    columns = {**shape.later, **shape.columns}
+    known = {*shape.later.values(), *(column for record in sample for column in record.cells)}
+    aside.unused = UnusedColumns(columns.values())
+    every = aside.unused.watch(_late(records, known, aside))
+    return without_padding(note_unread(every, columns, aside.unread), columns, aside.padding)
+
+
+def _late(records: Iterable[Record], known: set[str], aside: _Aside) -> Iterator[Record]:
     """The records as they are; the first columns that are not ``known`` are noted."""
     for record in records:
         if len(aside.late) < MAX_LATE_COLUMNS and not record.cells.keys() <= known:

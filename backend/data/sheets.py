@@ -9,15 +9,18 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from backend.data.archives import Allowance
 from backend.data.families import COLUMN_NAMES
-from backend.data.records import Record, Rejected, Skipped
+from backend.data.records import Record, Rejected, Skipped, excerpt
 from backend.errors import DataError
 from backend.utils.text_utils import shorten
+
+WIDEST_GAP = 50
+"""Columns without a name between two that have one."""
 
 # What openpyxl, zipfile and the XML parser raise on a damaged workbook.
 _DAMAGE = (
@@ -42,11 +45,12 @@ def is_workbook(archive: zipfile.ZipFile) -> bool:
 
 
 def read_workbook(
-    stream: Any, name: str, sheet: str | None, allowance: Allowance
+    stream: Any, name: str, sheet: str | None, allowance: Allowance, limit: int = 16_000_000
 ) -> Iterator[Record | Rejected | Skipped]:
-    """The rows under the first row of a sheet (default: the first); places are the sheet's own row numbers.
+    """Yield the rows under the first row of a sheet (default: the first that is not hidden).
 
-    A title above the names, and sheets that are there besides, come out as ``Skipped``.
+    Places are the sheet's own row numbers; ``limit`` is the most characters one row may have. A title above the
+    names, what stands far to the right of them, and the other sheets come out as ``Skipped``.
 
     Text cells are the text given; numbers and dates are spelled out (a formula is its last result). Raises
     ``DataError`` when openpyxl is missing, the sheet does not exist or the workbook is damaged.
@@ -63,9 +67,12 @@ def read_workbook(
         _check_size(stream, name, allowance)
         book = openpyxl.load_workbook(stream, read_only=True, data_only=True, keep_links=False)
         try:
-            for other in [] if sheet else book.worksheets[1:]:
-                yield Skipped(f"{name}/{other.title}", "another sheet; data.sheet names the one to read")
-            yield from _rows(_sheet(book, sheet, name), name)
+            chosen = _sheet(book, sheet, name)
+            for other in [] if sheet else book.worksheets:
+                hidden = "a hidden sheet" if other.sheet_state != "visible" else "another sheet"
+                if other is not chosen:
+                    yield Skipped(f"{name}/{other.title}", f"{hidden}; data.sheet names the one to read")
+            yield from _rows(chosen, name, limit)
         finally:
             book.close()
     except _DAMAGE as error:
@@ -85,7 +92,8 @@ def _check_size(stream: Any, name: str, allowance: Allowance) -> None:
 def _sheet(book: Any, wanted: str | None, name: str) -> Any:
     titles = [sheet.title for sheet in book.worksheets]
     if wanted is None and titles:
-        return book.worksheets[0]
+        visible = (each for each in book.worksheets if each.sheet_state == "visible")
+        return next(visible, book.worksheets[0])
     if wanted not in titles:
         raise DataError(
             f"{name} has no sheet {wanted!r}.",
@@ -95,7 +103,8 @@ def _sheet(book: Any, wanted: str | None, name: str) -> Any:
     return book[wanted]
 
 
-def _rows(sheet: Any, name: str) -> Iterator[Record | Rejected | Skipped]:
+def _rows(sheet: Any, name: str, limit: int) -> Iterator[Record | Rejected | Skipped]:
+    sheet.reset_dimensions()  # what a sheet says of its size may be a million empty rows and more
     texts = ([_text(value) for value in values] for values in sheet.iter_rows(values_only=True))
     rows = (
         (number, cells) for number, cells in enumerate(texts, 1) if any(cell is not None for cell in cells)
@@ -104,21 +113,37 @@ def _rows(sheet: Any, name: str) -> Iterator[Record | Rejected | Skipped]:
     if len(first) == 2 and _is_title(first[0][1], first[1][1]):
         number, cells = first.pop(0)
         yield Skipped(f"{name}:{number}", f"a title, {shorten(str(cells[0]), 60)!r}")
-    header = _header(first.pop(0)[1], name) if first else []
+    header: list[str] = []
+    if first:
+        number, cells = first.pop(0)
+        width = _width(cells)
+        if stray := [cell for cell in cells[width:] if cell is not None]:
+            yield Skipped(f"{name}:{number}", f"far beside the names: {shorten(stray[0], 60)!r}")
+        header = _header(cells[:width], name)
     for number, cells in chain(first, rows):
-        extra = [cell for cell in cells[len(header) :] if cell is not None]
-        if extra:
-            yield Rejected(
-                f"{name}:{number}", f"the row has more cells than the header's {len(header)}", extra[0]
-            )
-        else:
-            padded = cells[: len(header)] + [None] * (len(header) - len(cells))
-            yield Record(f"{name}:{number}", dict(zip(header, padded, strict=True)))
+        yield _row(f"{name}:{number}", cells, header, limit)
+
+
+def _row(place: str, cells: list[str | None], header: list[str], limit: int) -> Record | Rejected:
+    extra = [cell for cell in cells[len(header) :] if cell is not None]
+    if extra:
+        return Rejected(place, f"the row has more cells than the header's {len(header)}", excerpt(extra[0]))
+    if sum(len(cell) for cell in cells if cell) > limit:
+        return Rejected(place, f"the row has more than {limit:,} characters")
+    padded = cells[: len(header)] + [None] * (len(header) - len(cells))
+    return Record(place, dict(zip(header, padded, strict=True)))
+
+
+def _width(cells: list[str | None]) -> int:
+    """How many columns the line of names has: up to a gap of more than ``WIDEST_GAP`` empty cells."""
+    named = [column for column, cell in enumerate(cells) if cell is not None]
+    gaps = (left + 1 for left, right in pairwise(named) if right - left > WIDEST_GAP)
+    return next(gaps, named[-1] + 1 if named else 0)
 
 
 def _is_title(cells: list[str | None], below: list[str | None]) -> bool:
     """Whether a row above the names is a title: a text in its first cell alone, no name of ours, and names below."""
-    alone = cells[0] is not None and cells.count(None) == len(cells) - 1
+    alone = bool(cells) and cells[0] is not None and cells.count(None) == len(cells) - 1
     return alone and str(cells[0]).strip().lower() not in COLUMN_NAMES and len(below) - below.count(None) > 1
 
 

@@ -138,7 +138,8 @@ class _Reader:
             file.seek(0)
             if workbook:
                 self._check_split(name)
-                yield from read_workbook(file, name, self.options.sheet, self.allowance)
+                limit = self.options.max_row_characters
+                yield from read_workbook(file, name, self.options.sheet, self.allowance, limit)
             else:
                 members = archives.zip_members(file, name, self.allowance, self.split)
                 yield from self._members(members, name, depth)
@@ -164,7 +165,7 @@ class _Reader:
 
     def _columnar(self, stream: io.BufferedReader[Any], kind: str, name: str) -> Iterator[Item]:
         with archives.seekable(stream) as file, damaged_columnar(name):
-            yield from read_columnar(file, kind, name)
+            yield from read_columnar(file, kind, name, self.options.max_row_characters, self.allowance)
 
     def _text(
         self, stream: io.BufferedReader[Any], head_bytes: bytes, name: str, called: str

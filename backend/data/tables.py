@@ -46,13 +46,12 @@ def read_table(
     if named:
         next(lines)
         yield Skipped(f"{name}:1", f"it says that {named[1]!r} parts the cells")
-    sample = _sample_lines(head[named.end() if named else 0 :])
+    bare, sample = _bare_title(_sample_lines(head[named.end() if named else 0 :]))
     chosen = delimiter or (named[1] if named else _find_delimiter(sample))
     dialect = _dialect(chosen, quotes=_quotes_quote(sample, chosen))
     rarely_quoted = chosen == "\t" and not (sample and sample[0].startswith('"'))
-    suspicious = _SUSPICIOUS_LINES_WITH_TABS if rarely_quoted else _SUSPICIOUS_LINES
-    reader = _TableReader(lines, name, limit, dialect, suspicious)
-    for title in _titles(_parse(sample, dialect)):
+    reader = _TableReader(lines, name, limit, dialect, rarely_quoted=rarely_quoted)
+    for title in [*bare, *_titles(_parse(sample, dialect))]:
         place = reader.skip()
         if title:
             yield Skipped(place, f"a title, {shorten(title, 60)!r}")
@@ -63,17 +62,18 @@ def read_table(
 class _TableReader:
     """Reads records and keeps the physical lines of the one being read, so that a bad one can be undone.
 
-    A record over ``suspicious`` lines or more, each of which could be a row, is taken for rows joined by mistake.
+    Quotation marks that close are believed (RFC 4180). A record over many lines, each of which could be a row, is
+    pointed out; where marks are ``rarely_quoted`` (tables with tabs) it is taken for rows joined by mistake.
     """
 
     def __init__(
-        self, lines: Iterator[Line], name: str, limit: int, dialect: type[csv.Dialect], suspicious: int
+        self, lines: Iterator[Line], name: str, limit: int, dialect: type[csv.Dialect], *, rarely_quoted: bool
     ) -> None:
         self._lines = lines
         self._name = name
         self._limit = limit
         self._dialect = dialect
-        self._suspicious = suspicious
+        self._rarely_quoted = rarely_quoted
         self._taken: list[Line] = []
         self._length = 0
         self._rows = csv.reader(iter(self._next_line, None), dialect)
@@ -118,7 +118,7 @@ class _TableReader:
             raise _header_error(self._name, f"has a header line that cannot be read: {reason}")
         return names
 
-    def records(self, header: Sequence[str]) -> Iterator[Record | Rejected]:
+    def records(self, header: Sequence[str]) -> Iterator[Record | Rejected | Skipped]:
         """Every row under the header."""
         width = len(header)
         while True:
@@ -131,14 +131,19 @@ class _TableReader:
                 continue
             if not fields:
                 continue
-            if len(fields) == width and not self._taken[-1].too_long and not self._swallowed(width):
-                yield self._record(header, fields, self._taken)
-            else:
+            joined = self._joins_rows(width)
+            if len(fields) != width or self._taken[-1].too_long or (joined and self._rarely_quoted):
                 yield from self._one_by_one(header)
+                continue
+            if joined:
+                what = f"read as one row: {len(self._taken):,} lines in quotation marks that look like rows"
+                yield Skipped(f"{self._name}:{self._taken[0].number}", what)
+            yield self._record(header, fields, self._taken)
 
-    def _swallowed(self, width: int) -> bool:
-        """Whether a stray quotation mark seems to have joined many whole rows into one."""
-        if len(self._taken) < self._suspicious or width < 2:
+    def _joins_rows(self, width: int) -> bool:
+        """Whether the lines of a record could be rows, which a stray quotation mark would have joined."""
+        fewest = _SUSPICIOUS_LINES_WITH_TABS if self._rarely_quoted else _SUSPICIOUS_LINES
+        if len(self._taken) < fewest or width < 2:
             return False
         unquoted = _dialect(self._dialect.delimiter, quotes=False)
         return all(len(row) == width for row in csv.reader([line.text for line in self._taken], unquoted))
@@ -184,6 +189,21 @@ def _sample_lines(head: str) -> list[str]:
     lines = list(io.StringIO(head, newline=""))
     cut = len(lines) > 2 and not lines[-1].endswith(("\n", "\r"))
     return lines[:-1] if cut else lines
+
+
+def _bare_title(sample: list[str]) -> tuple[list[str], list[str]]:
+    """A title without a delimiter above the names, if any, and the lines that follow it.
+
+    There is one where the line below parts into names of which one is known, and the title is none.
+    """
+    for delimiter in DELIMITERS:
+        rows = _parse(sample, _dialect(delimiter, quotes=True))
+        names = {name.strip().lower() for name in rows[1]} if len(rows) > 2 else set()
+        alone = bool(rows) and len(rows[0]) == 1 and rows[0][0].strip().lower() not in COLUMN_NAMES
+        if alone and len(names) > 1 and "" not in names and COLUMN_NAMES & names:
+            first = next(number for number, line in enumerate(sample) if line.strip())
+            return rows[0], sample[first + 1 :]
+    return [], sample
 
 
 def _find_delimiter(sample: list[str]) -> str:

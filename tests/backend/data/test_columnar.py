@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from backend.data import archives, columnar
+from backend.data.archives import Allowance
 from backend.data.columnar import columnar_kind, damaged_columnar, read_columnar
-from backend.data.records import Record
+from backend.data.records import Record, Rejected
 from backend.errors import DataError
 from tests.backend.data.containers import arrow_file, arrow_stream, parquet
 
@@ -96,3 +98,63 @@ def test_texts_that_end_before_they_begin_are_damage():
         writer.write_batch(pa.record_batch([texts], names=["text"]))
     with pytest.raises(DataError, match="damaged"):
         list(read_columnar(io.BytesIO(sink.getvalue()), "arrow-stream", "t"))
+
+
+FAR = {
+    "seconds": pa.array([10**12, 0], pa.timestamp("s")),
+    "days": pa.array([10**8, 0], pa.int32()).cast(pa.date32()),
+    "spans": pa.array([10**17, 0], pa.duration("s")),
+    "nanoseconds": pa.array([1_700_000_000_000_000_001, 0], pa.timestamp("ns")),
+    "zone": pa.array([1, 0], pa.timestamp("us", tz="Mars/Base")),
+    "inside": pa.array([[10**12], [0]], pa.list_(pa.timestamp("s"))),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_values_that_python_has_no_date_for_are_shown_and_harm_no_row(name, kind):
+    table, sink = pa.table({"prompt": ["a", "b"], "far": FAR[name]}), io.BytesIO()
+    {"parquet": pq.write_table, "arrow": _write_arrow}[kind](table, sink)
+    first, second = read_columnar(io.BytesIO(sink.getvalue()), kind, "t")
+    assert (first.cells["prompt"], second.cells["prompt"]) == ("a", "b")
+    assert first.cells["far"] != second.cells["far"]
+
+
+def _write_arrow(table, sink):
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("write", "kind"), [(parquet, "parquet"), (arrow_file, "arrow"), (arrow_stream, "arrow-stream")]
+)
+@pytest.mark.parametrize("cell", ["x" * 101, "ü" * 101, ["x" * 60, "y" * 60], {"a": "x" * 101}])
+def test_a_row_over_the_limit_is_rejected_and_the_others_stay(tmp_path, write, kind, cell, monkeypatch):
+    monkeypatch.setattr(columnar, "ROW_BYTES", 10)
+    short = {str: "ü" * 40, list: ["z"], dict: {"a": "z"}}[type(cell)]
+    data = write([{"a": short}, {"a": cell}, {"a": short}], tmp_path / "t").read_bytes()
+    first, long, last = read_columnar(io.BytesIO(data), kind, "t", 100)
+    assert long == Rejected("t:2", "the row has more than 100 characters")
+    assert (first, last) == (Record("t:1", {"a": short}), Record("t:3", {"a": short}))
+
+
+def test_a_small_file_that_swells_beyond_all_proportion_is_stopped(monkeypatch):
+    monkeypatch.setattr(archives, "FREE_BYTES", 1_000_000)
+    one = pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int32()), pa.array(["x" * 10_000]))
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": one}), sink, compression="zstd")
+    with pytest.raises(DataError, match="unpacks to more than 1,000,000 bytes") as caught:
+        list(
+            read_columnar(
+                io.BytesIO(sink.getvalue()), "parquet", "t", allowance=Allowance(len(sink.getvalue()))
+            )
+        )
+    assert caught.value.code == "archive-too-large"
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_columns_with_long_texts_that_repeat_are_read_whole(size):
+    rows = [{"a": f"{number % 2}" * size, "b": str(number), "c": None} for number in range(6)]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in "abc"])), sink)
+    assert [dict(each.cells) for each in read_columnar(io.BytesIO(sink.getvalue()), "parquet", "t")] == rows

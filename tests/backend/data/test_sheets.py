@@ -1,5 +1,6 @@
 import datetime
 import io
+import re
 import sys
 import zipfile
 
@@ -108,3 +109,57 @@ def test_is_workbook_tells_workbooks_from_other_archives():
     with zipfile.ZipFile(raw, "w") as archive:
         archive.writestr("a.csv", "x")
         assert not is_workbook(archive)
+
+
+def test_the_first_sheet_that_is_not_hidden_is_read():
+    book = openpyxl.Workbook()
+    book.active.title = "old"
+    book.active.sheet_state = "hidden"
+    book.active.append(["a"])
+    for title, state in (("secret", "veryHidden"), ("data", "visible"), ("more", "visible")):
+        sheet = book.create_sheet(title)
+        sheet.sheet_state = state
+        sheet.append(["a"])
+        sheet.append([title])
+    book.active = 2
+    raw = io.BytesIO()
+    book.save(raw)
+    *aside, row = read_all(raw.getvalue())
+    assert row == Record("b.xlsx:2", {"a": "data"})
+    assert {each.place: each.reason.partition(";")[0] for each in aside} == {
+        "b.xlsx/old": "a hidden sheet",
+        "b.xlsx/secret": "a hidden sheet",
+        "b.xlsx/more": "another sheet",
+    }
+    assert read_all(raw.getvalue(), "secret") == [Record("b.xlsx:2", {"a": "secret"})]
+
+
+def test_cells_far_away_cost_their_own_row_only():
+    book = openpyxl.Workbook()
+    for line in (["prompt", "completion"], ["q", "a"]):
+        book.active.append(line)
+    book.active.cell(1, 5_000).value = "x"
+    book.active.cell(3_000, 2_000).value = "y"
+    raw = io.BytesIO()
+    book.save(raw)
+    told, row, far = read_all(raw.getvalue())
+    assert told == Skipped("b.xlsx:1", "far beside the names: 'x'")
+    assert row == Record("b.xlsx:2", {"prompt": "q", "completion": "a"})
+    assert far == Rejected("b.xlsx:3000", "the row has more cells than the header's 2", "y")
+
+
+def test_a_size_that_a_sheet_only_claims_is_not_believed():
+    data = workbook(["prompt"], ["q"])
+    claimed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(claimed, "w") as new:
+        for name in old.namelist():
+            content = re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:XFD1048576"', old.read(name))
+            new.writestr(name, content)
+    assert read_all(claimed.getvalue()) == [Record("b.xlsx:2", {"prompt": "q"})]
+
+
+def test_a_row_over_the_limit_is_rejected():
+    data = workbook(["a", "b"], ["x" * 60, "y" * 60], ["x", "y"])
+    long, row = read_workbook(io.BytesIO(data), "b.xlsx", None, Allowance(len(data)), 100)
+    assert long == Rejected("b.xlsx:2", "the row has more than 100 characters")
+    assert row.cells == {"a": "x", "b": "y"}

@@ -66,7 +66,7 @@ def test_a_header_with_one_name_is_no_title(text, columns):
 
 
 def test_a_title_without_its_delimiters_is_hinted_at():
-    assert "if a title stands above the names" in read_all("FAQ\nquestion,answer\nHow?,So.\n")[0].reason
+    assert "if a title stands above the names" in read_all("FAQ\nFrage,Antwort\nHow?,So.\n")[0].reason
 
 
 def test_places_are_lines_of_the_file():
@@ -90,11 +90,39 @@ def test_a_stray_quotation_mark_costs_only_its_own_row():
     assert "a quotation mark" in items[3].reason
 
 
-def test_two_stray_quotation_marks_far_apart_join_no_rows():
+ANSWER = "Here is the list:\n" + "\n".join(f"item {number},{number}.00" for number in range(30))
+
+
+@pytest.mark.parametrize("header", ["prompt,completion\r\n", '"prompt","completion"\n'])
+@pytest.mark.parametrize("cell", [ANSWER, ANSWER.partition("\n")[2], ANSWER.replace(",", ";")])
+def test_a_cell_in_quotation_marks_that_close_is_one_cell_whatever_it_looks_like(header, cell):
+    text = header + "q1,a1\n" * 60 + f'list,"{cell}"\n' + "q2,a2\n" * 60
+    rows = values([item for item in read_all(text) if isinstance(item, Record)])
+    assert rows == [("q1", "a1")] * 60 + [("list", cell)] + [("q2", "a2")] * 60
+
+
+def test_a_cell_that_may_be_rows_joined_by_two_stray_marks_is_pointed_out():
     text = "a,b\n" + '"x","y"\n' + '1,"open\n' + "x,y\n" * 30 + '1,open"\n' + '"x","y"\n'
-    items = read_all(text)
-    assert len([item for item in items if isinstance(item, Record)]) >= 32
-    assert all(len(item.cells["b"]) < 10 for item in items if isinstance(item, Record))
+    first, told, joined, last = read_all(text)
+    assert told == Skipped("t.csv:3", "read as one row: 32 lines in quotation marks that look like rows")
+    assert joined.cells["b"].count("\n") == 31
+    assert first.cells == last.cells == {"a": "x", "b": "y"}
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_title_without_its_delimiters_is_passed_over_above_known_names(between, delimiter):
+    lines = ["prompt,completion", "q1,a1", "q2,a2"]
+    text = "Table of foods 2024\n" + between + "\n".join(lines).replace(",", delimiter)
+    told, *rows = read_all(text)
+    assert told == Skipped("t.csv:1", "a title, 'Table of foods 2024'")
+    assert values(rows) == [("q1", "a1"), ("q2", "a2")]
+
+
+@pytest.mark.parametrize("name", ["question", "Frage", "text"])
+def test_one_column_with_commas_in_it_has_no_title(name):
+    items = read_all(f"{name}\nHow, when?\nWhat, now?\n")
+    assert not [item for item in items if isinstance(item, Skipped)]
 
 
 def test_quotation_marks_in_a_table_without_quoting_are_text():

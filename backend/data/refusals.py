@@ -1,0 +1,175 @@
+"""What to say of rows that fit no shape: of which format they are, or which columns would read them.
+
+Nothing is read here; ``formats`` asks for the error once it knows that no shape fits.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from backend.data.chat import ROLES, is_conversation
+from backend.data.families import (
+    ANSWERS,
+    CLASSES,
+    DIGESTS,
+    DOCUMENTS,
+    FOREIGN,
+    PART_NAMES,
+    PARTS,
+    QUESTIONS,
+    ROUND_NAMES,
+    SPEAKERS,
+    UTTERANCES,
+)
+from backend.data.records import Record
+from backend.data.unused import texts_beside
+from backend.errors import DataError
+from backend.utils.text_utils import shorten
+
+COLUMNS_NAMED = 20
+PLACEHOLDERS: Mapping[str, str] = {"prompt": "Question", "completion": "Answer"}
+"""A column map as an example, where the columns themselves tell nothing."""
+
+_TABLES = (".csv", ".tsv", ".tab", ".psv", ".xlsx", ".xlsm")
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Return the first columns in a line, without what a terminal would obey, and how many more there are."""
+    more = f" and {len(columns) - COLUMNS_NAMED:,} more" if len(columns) > COLUMNS_NAMED else ""
+    return ", ".join(shorten(column, 60) for column in columns[:COLUMNS_NAMED]) + more
+
+
+def column_flags(columns: Mapping[str, str]) -> str:
+    """Return the flags that say which column holds which part, as a shell takes them."""
+    return " ".join(f"--columns.{part} {shlex.quote(column)}" for part, column in columns.items())
+
+
+def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str | None) -> DataError | None:
+    """Return the error for a known format that is none of ours, if the rows are of one.
+
+    ``best`` is the shape that fits them best; single messages would pass for plain texts.
+    """
+    if best not in (None, "text"):
+        return None
+    for columns, kind, remedy in FOREIGN:
+        if columns <= names.keys() and (best is None or "role" in columns):
+            return DataError(f"{_file(sample)} looks like {kind}.", remedy=remedy, code="foreign-format")
+    speaker = next((names[name] for name in SPEAKERS if name in names), None)
+    words = next((names[name] for name in UTTERANCES if name in names), None)
+    if speaker is None or words is None or not _take_turns(speaker, sample):
+        return None
+    return DataError(
+        f"{_file(sample)} holds one message a row ({speaker!r} says {words!r}): a row here is only one side of a "
+        "conversation.",
+        remedy="Write a row for each conversation, with its messages in order: "
+        '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}.',
+        code="foreign-format",
+    )
+
+
+def _take_turns(column: str, sample: Sequence[Record]) -> bool:
+    """Whether a column names who speaks: the roles of a chat, or several speakers that come again."""
+    spoken = [str(value).strip().lower() for record in sample if (value := record.cells.get(column))]
+    roles = sum(name in ROLES for name in spoken)
+    return 2 * roles > len(spoken) or (len(spoken) > 3 and 1 < len(set(spoken)) <= len(spoken) // 2)
+
+
+def one_object(sample: Sequence[Record]) -> DataError | None:
+    """Return the error for one record that holds all others, if it does.
+
+    It holds nothing but objects with the same keys, or lists of as many texts.
+    """
+    cells = list(sample[0].cells.values()) if len(sample) == 1 else []
+    objects = [cell.keys() for cell in cells if isinstance(cell, dict) and cell]
+    lists = [len(cell) for cell in cells if isinstance(cell, list) and cell and isinstance(cell[0], str)]
+    by_name = len(objects) == len(cells) > 1 and all(each == objects[0] for each in objects)
+    by_column = len(lists) == len(cells) > 1 and len(set(lists)) == 1
+    if not (by_name or by_column):
+        return None
+    return DataError(
+        f"{_file(sample)} is one object, and its rows stand inside it, by column or by name.",
+        remedy="Write a list with an object for each row (pandas: orient='records').",
+        code="one-object",
+    )
+
+
+def unknown_parts(parts: set[str]) -> DataError:
+    """Return the error for a column map whose parts make up no shape."""
+    known = "; ".join(
+        f"{name}: {', '.join(each.required)}"
+        + (f" (and {', '.join(each.optional)})" if each.optional else "")
+        for name, each in PARTS.items()
+    )
+    return DataError(
+        f"data.columns names the parts {', '.join(sorted(parts)) or '(none)'}, which make up no shape.",
+        remedy=f"Name the parts of one of these. {known}.",
+        code="unknown-columns",
+    )
+
+
+def unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataError:
+    """Return the error for columns that make up no shape, with the flags that would read them."""
+    columns, file = list(names.values()), _file(sample)
+    cells = (cell for record in sample for cell in record.cells.items())
+    deep = listed(sorted({name for name, value in cells if value and isinstance(value, dict | list)}))
+    nested = f"What stands in lists or objects ({deep}) must become texts or messages. " if deep else ""
+    if len(columns) == 1 and not nested:
+        return DataError(
+            f"{file} has one column only, {columns[0]!r}. No known shape has that.",
+            remedy="Name the columns in the first line, for example prompt,completion (or text, for plain texts), "
+            f"or set data.delimiter if they are parted by something unusual{_likely_delimiter(columns[0], sample)}.",
+            code="unknown-shape",
+        )
+    headless = "If these are no names but a row, write a line of names above it. " * file.endswith(_TABLES)
+    ways = _ways_out(names, sample)
+    first = ", ".join(f"{part}: {column}" for part, column in ways[0].items())
+    return DataError(
+        f"{file}: No known shape has the columns {listed(columns)}.",
+        remedy=f"{headless}{nested if PLACEHOLDERS in ways else ''}Say which of them holds what: "
+        f"{', or '.join(map(column_flags, ways))}, or data.columns: {{{first}}} in a run's settings.",
+        code="unknown-shape",
+    )
+
+
+def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
+    """The flag for a sign that stands as often in each row as in the line of names; "" without one."""
+    signs = [
+        sign
+        for sign in dict.fromkeys(header)
+        if not sign.isalnum() and not sign.isspace() and sign not in '"_-'
+    ]
+    cells = [str(record.cells.get(header, "")) for record in sample]
+    even = (sign for sign in signs if all(cell.count(sign) == header.count(sign) for cell in cells))
+    sign = next(even, "")
+    return f": --data.delimiter {shlex.quote(sign)}" if sign else ""
+
+
+def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mapping[str, str]]:
+    """Column maps that would read these rows, likeliest first; an example where nothing can be said."""
+    chats = [name for name in names.values() if any(is_conversation(each.cells.get(name)) for each in sample)]
+    if len(chats) == 1:
+        return [{"messages": chats[0]}]
+    told = [column.name for column in texts_beside(sample, ())]
+    by_name = [column for name, column in names.items() if name in PART_NAMES and name not in ROUND_NAMES]
+    asked = [names[name] for name in (*QUESTIONS, "instruction", *DOCUMENTS) if name in names] + told
+    answers = (
+        [names[name] for name in (*ANSWERS, *DIGESTS, *CLASSES) if name in names] + told[::-1] + by_name[::-1]
+    )
+    pairs = [
+        {"prompt": ask, "completion": answer} for ask in asked[:1] for answer in answers if answer != ask
+    ]
+    if not pairs:
+        return [PLACEHOLDERS]
+    around = {
+        part: names[name] for part in ("context", "choices", "system") for name in (part,) if name in names
+    }
+    plain = [{"text": names[name]} for name in ("text", "content") if name in names]
+    return [
+        {**pairs[0], **{part: name for part, name in around.items() if name not in pairs[0].values()}},
+        *plain[:1],
+    ]
+
+
+def _file(sample: Sequence[Record]) -> str:
+    return sample[0].place.rpartition(":")[0]
