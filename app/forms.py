@@ -1,7 +1,7 @@
 """The settings of a run as widgets, made from the schema of RunConfig: type, bounds, choices, help and default.
 
-No setting is named here but to say which ones come first. What the person typed is kept in one dictionary in the
-session, so that it outlives a change of page; nothing else is.
+No setting is named here but to say which ones come first. What the person typed is kept as a draft, so that it
+outlives a change of page and a reload of the browser; nothing else is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from app.drafts import draft, keep_draft
 from app.views.text import plain
 from backend.config import config_schema
 from backend.errors import Problem
@@ -48,7 +49,7 @@ _SPELLED = {
 }
 FIXED = frozenset({"version"})
 """Settings with one possible value."""
-_TYPED, _TURN = "settings_typed", "settings_turn"
+_TYPED, _TURN = "new-run", "settings_turn"
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ _KINDS: Mapping[frozenset[str], Kind] = {
 
 def typed() -> dict[str, Any]:
     """The settings the person changed, dotted name → value; everything else has its default."""
-    kept: dict[str, Any] = st.session_state.setdefault(_TYPED, {})
-    return kept
+    return draft(_TYPED)
 
 
 def change(values: Mapping[str, Any], *, forget: bool = False) -> None:
@@ -126,9 +126,10 @@ def change(values: Mapping[str, Any], *, forget: bool = False) -> None:
     kept = {} if forget else dict(typed())
     known = settings()
     kept |= values
-    st.session_state[_TYPED] = {
-        name: value for name, value in kept.items() if name in known and value != known[name].default
-    }
+    keep_draft(
+        _TYPED,
+        {name: value for name, value in kept.items() if name in known and value != known[name].default},
+    )
     st.session_state[_TURN] = st.session_state.get(_TURN, 0) + 1  # new keys: the widgets start from these
 
 
@@ -139,6 +140,7 @@ def draw(names: Sequence[str]) -> dict[str, DeltaGenerator]:
         setting = settings()[name]
         _remember(setting, _WIDGETS[setting.kind](setting, typed().get(name, setting.default), key_of(name)))
         places[name] = st.empty()
+    keep_draft(_TYPED)
     return places
 
 

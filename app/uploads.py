@@ -13,14 +13,19 @@ _FOLDER = "data"
 
 
 def keep(root: Path, name: str, content: bytes) -> Path:
-    """The kept file with this content, written if it is not there yet; its folder is named by the content's SHA-256.
+    """The kept file with this content and name, written if it is not there; the content's SHA-256 names its folder.
 
-    ``name`` is the file's name as the browser gave it; only what is harmless of it is kept. Raises OSError.
+    The same content under another name is another file: the ending of a name says how it is read. ``name`` is the
+    file's name as the browser gave it; only what is harmless of it is kept. Raises OSError.
     """
     folder = root / _FOLDER / hashlib.sha256(content).hexdigest()[:16]
-    kept = [path for path in sorted(folder.glob("*")) if path.is_file()]
-    if kept:
-        return kept[0]
+    kept = folder / harmless(name)
+    if kept.is_file():
+        return kept
+    if folder.is_dir():
+        aside = folder / f".{kept.name}.{secrets.token_hex(8)}.tmp"
+        aside.write_bytes(content)
+        return aside.replace(kept)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
     staging.mkdir(mode=0o700, parents=True)
     (staging / harmless(name)).write_bytes(content)
@@ -29,13 +34,14 @@ def keep(root: Path, name: str, content: bytes) -> Path:
     except FileExistsError:  # the same file came from another tab
         (staging / harmless(name)).unlink()
         staging.rmdir()
-    return folder / harmless(name)
+        return keep(root, name, content)
+    return kept
 
 
 def kept_files(root: Path) -> list[Path]:
     """Every uploaded file and every mended copy, the newest first."""
     folder = root / _FOLDER
-    files = [path for path in folder.glob("*/*") if path.is_file() and not path.parent.name.startswith(".")]
+    files = [path for path in folder.glob("[!.]*/[!.]*") if path.is_file()]
     files += [path for path in folder.glob("*/mended/v*/rows.jsonl") if path.is_file()]
     return sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 

@@ -12,6 +12,7 @@ import streamlit as st
 
 from app.actions import told
 from app.chat_client import ChatClient, ServedModel
+from app.drafts import draft, keep_draft
 from app.rows_to_ask import read_prompts
 from app.serving import client, manager
 from app.studio import studio
@@ -25,6 +26,7 @@ from backend.run_root import BASE
 from backend.utils.file_utils import UnsafeNameError, safe_join
 from backend.utils.jsonl_utils import last_records
 
+_TALK = "playground"
 _AT_ONCE = 4
 _SUGGESTED = 3
 _GENERAL = (
@@ -99,7 +101,7 @@ def _with_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
-    turns: list[dict[str, str]] = st.session_state.setdefault("turns", [])
+    turns: list[dict[str, str]] = draft(_TALK).setdefault("turns", [])
     _keep_what_was_said(turns)
     talk = st.container()
     asked = st.chat_input("Say something") or st.session_state.pop("suggested", "")
@@ -111,8 +113,9 @@ def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
             turns.append({"role": "user", "content": asked})
             draw_messages(turns[-1:])
             _say(ask, model, options, turns)
+    keep_draft(_TALK, {"turns": list(turns)})
     if turns and st.button("Begin anew", icon=":material/refresh:", type="tertiary"):
-        st.session_state["turns"] = []
+        keep_draft(_TALK, {})
         st.rerun()
 
 

@@ -45,7 +45,7 @@ def _reached(run: RunSummary) -> list[str]:
 def _made_of(run: RunSummary) -> list[str]:
     tags = plain(" ".join(f"#{tag}" for tag in run.labels.tags), 60)
     name = plain(run.model.rpartition("/")[2], 40)
-    return [part for part in (name, run.method, ago(run.created), tags) if part]
+    return [part for part in (name, plain(run.method, 40), ago(run.created), tags) if part]
 
 
 _FORK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 120" width="220" height="120" fill="none"

@@ -45,17 +45,18 @@ def _no_page_exception(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _studio_of_its_own() -> Iterator[None]:
-    """No test sees what another one's studio has cached."""
+def _studio_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees what another one's studio has cached or kept."""
+    monkeypatch.setenv("TUNESMITH_ROOT", str(tmp_path))
     yield
+    st.session_state.clear()
     st.cache_resource.clear()
     st.cache_data.clear()
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
     """The folder that the studio works in."""
-    monkeypatch.setenv("TUNESMITH_ROOT", str(tmp_path))
     return tmp_path
 
 

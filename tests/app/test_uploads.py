@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 from app.uploads import harmless, keep, kept_files, mended_folder
 
 
+def test_content_that_is_uploaded_again_under_its_right_name_has_that_name(tmp_path: Path) -> None:
+    wrong = keep(tmp_path, "rows.txt", b"content")
+    right = keep(tmp_path, "rows.jsonl", b"content")
+    assert (wrong.name, right.name) == ("rows.txt", "rows.jsonl")
+    assert wrong.read_bytes() == right.read_bytes() == b"content"
+    assert set(kept_files(tmp_path)) == {wrong, right}
+    assert mended_folder(tmp_path, wrong) == mended_folder(tmp_path, right)
+
+
 def test_the_same_content_is_kept_once(tmp_path: Path) -> None:
     first = keep(tmp_path, "rows.jsonl", b"content")
-    assert keep(tmp_path, "other name.jsonl", b"content") == first
+    assert keep(tmp_path, "rows.jsonl", b"content") == first
     assert first.read_bytes() == b"content"
     assert keep(tmp_path, "rows.jsonl", b"other") != first
     assert len(kept_files(tmp_path)) == 2

@@ -147,11 +147,21 @@ def test_what_the_server_refuses_is_a_sentence_and_the_talk_goes_on(
 
 def test_an_answer_that_was_stopped_stays_as_far_as_it_came(open_page: OpenPage, manager: MagicMock) -> None:
     app = open_page("playground")
-    app.session_state["turns"] = [{"role": "user", "content": "tell me"}]
+    app.session_state["draft playground"] = {"turns": [{"role": "user", "content": "tell me"}]}
     app.session_state["saying"] = "Once upon"
     app.run()
     assert [each.value for each in app.text] == ["tell me", "Once upon"]
     assert "Stopped." in texts(app)
+
+
+def test_a_talk_outlives_a_reload_of_the_browser(open_page: OpenPage, manager: MagicMock) -> None:
+    app = open_page("playground")
+    app.chat_input[0].set_value("food pork").run()
+    said = [each.value for each in app.text]
+    again = open_page("playground")
+    assert [each.value for each in again.text] == said
+    press(again, "Begin anew")
+    assert not open_page("playground").text
 
 
 def test_side_by_side(open_page: OpenPage, manager: MagicMock) -> None:
