@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.model_files import write_config, write_generation_config, write_tokenizer
+from backend.core.model_loader import adapter_weights
 from backend.core.optimizer import load_optimizer_tensors, optimizer_tensors
 from backend.core.training import TrainState
 from backend.errors import RunError, TrainingError
@@ -160,7 +161,7 @@ def _disk_full(path: Path, needed: int) -> TrainingError:
 def write_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Write what was trained as other readers expect it: PEFT layout for an adapter, Hugging Face layout else."""
     if isinstance(model, PeftModel):
-        tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+        tensors = adapter_weights(model)
         model.peft_config["default"].save_pretrained(str(folder))
         save_file(_contiguous(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
         return
@@ -185,7 +186,7 @@ def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
     return tensors
 
 
-def _write_manifest(folder: Path, step: int | None) -> None:
+def _write_manifest(folder: Path, step: int | None = None) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(folder.iterdir())
@@ -278,7 +279,7 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> None:
     try:
         if isinstance(model, PeftModel):
             tensors = load_file(checkpoint.path / "adapter_model.safetensors")
-            _same_names(get_peft_model_state_dict(model, save_embedding_layers=False), tensors)
+            _same_names(adapter_weights(model), tensors)
             set_peft_model_state_dict(model, tensors)
         else:
             tensors = load_file(checkpoint.path / "model.safetensors")

@@ -75,10 +75,16 @@ def read_object(path: Path, *, missing: str, damaged: str) -> dict[str, Any]:
 
 
 def refuse_code(path: Path) -> None:
-    """Raise ModelError (``remote-code``) if the JSON file ``path`` asks a library to fetch or run code."""
+    """Raise ModelError (``remote-code``) if the JSON file ``path`` asks a library to fetch or run code.
+
+    An ``auto_map`` beside a type that transformers has a class of its own for passes: it takes that class, since
+    nothing here allows it another.
+    """
     if not path.is_file():
         return
-    for key, value in _items(read_object(path, missing="no-config", damaged="damaged-config")):
+    for holder, key, value in _items(read_object(path, missing="no-config", damaged="damaged-config")):
+        if key == "auto_map" and value and _has_own_class(path.name, holder):
+            continue
         kernel = key in _IMPLEMENTATION_KEYS and any(mark in str(value) for mark in "/:@")
         if value not in (None, False) and (key in _CODE_KEYS or "kernels" in key or kernel):
             raise ModelError(
@@ -88,11 +94,28 @@ def refuse_code(path: Path) -> None:
             )
 
 
-def _items(value: object) -> Iterator[tuple[str, object]]:
-    """Every key with its value, at any depth."""
+def _has_own_class(file: str, holder: dict[str, object]) -> bool:
+    """Whether transformers knows the type of a model, or the class of a tokenizer, that ``holder`` describes."""
+    from transformers.models.auto.configuration_auto import (  # noqa: PLC0415 - torch loads here
+        CONFIG_MAPPING_NAMES,
+    )
+    from transformers.models.auto.tokenization_auto import (  # noqa: PLC0415
+        tokenizer_class_from_name,
+    )
+
+    named = holder.get(
+        {"config.json": "model_type", "tokenizer_config.json": "tokenizer_class"}.get(file, "")
+    )
+    if not isinstance(named, str):
+        return False
+    return named in CONFIG_MAPPING_NAMES if file == "config.json" else bool(tokenizer_class_from_name(named))
+
+
+def _items(value: object) -> Iterator[tuple[dict[str, object], str, object]]:
+    """Every key with its value, and the object that holds it, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield str(key), inner
+            yield value, str(key), inner
             yield from _items(inner)
     elif isinstance(value, list):
         for inner in value:

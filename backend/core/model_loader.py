@@ -6,15 +6,18 @@ folder's rules.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -52,9 +55,11 @@ def load_base(
             output_loading_info=True,
         )
     odd = {kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
+    odd["unexpected"] = _without_buffers(folder, model, odd["unexpected"])
     for kind, names in odd.items():
         if names:
             raise _misfit(folder, f"{len(names)} {kind} weights, {names[0]} first")
+    vars(model.config).pop("auto_map", None)  # nothing that is saved later shall name the author's code
     loaded: PreTrainedModel = model.eval()
     return loaded
 
@@ -71,10 +76,40 @@ def load_skeleton(path: str | Path) -> PreTrainedModel:
     return skeleton
 
 
+def _without_buffers(folder: Path, model: PreTrainedModel, names: Sequence[str]) -> list[str]:
+    """Return the names that are no buffers: older versions of some families saved their causal masks as well.
+
+    A buffer is a mask [1, 1, n, n], or [n, n] of truth values, or what stood for minus infinity, at a module that has
+    no weights of its own; a weight that is left over is none.
+    """
+    weightless = {name for name in names if _is_weightless(model, name.rpartition(".")[0])}
+    buffers = set[str]()
+    for path in sorted(folder.glob("*.safetensors")) if weightless else []:
+        with safe_open(path, "pt") as file:
+            for name in weightless.intersection(file.keys()):
+                part = file.get_slice(name)
+                if _is_mask(part.get_shape(), part.get_dtype()) or name.endswith(".masked_bias"):
+                    buffers.add(name)
+    return sorted(set(names) - buffers)
+
+
+def _is_mask(shape: Sequence[int], dtype: str) -> bool:
+    square = len(shape) >= 2 and shape[-1] == shape[-2] and math.prod(shape[:-2]) == 1
+    return square and (len(shape) == 4 or dtype in {"BOOL", "U8"})
+
+
+def _is_weightless(model: PreTrainedModel, name: str) -> bool:
+    """Whether ``name``, with or without the body's name before it, is a module without weights of its own."""
+    modules = dict(model.named_modules())
+    module = modules.get(name) or modules.get(f"{model.base_model_prefix}.{name}")
+    return module is not None and not any(True for _ in module.parameters(recurse=False))
+
+
 def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainable: bool = False) -> PeftModel:
     """``model`` with the adapter in ``adapter_folder`` laid over it; ``model`` itself is changed in place.
 
-    Raises ModelError: ``no-adapter``, ``remote-code``, ``damaged-weights``, ``adapter-does-not-fit``.
+    Raises ModelError: ``no-adapter``, ``remote-code``, ``damaged-weights``, ``adapter-does-not-fit``,
+    ``tied-target``.
     """
     folder = Path(adapter_folder)
     config, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
@@ -90,7 +125,7 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
     try:
         with _alone_and_quiet(), unwarned():
             tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-            wanted = set(get_peft_model_state_dict(tuned))
+            wanted = adapter_weights(tuned).keys()
         with safe_open(weights, "pt") as file:
             stored = set(file.keys())
     except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
@@ -98,8 +133,35 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
     odd = sorted(stored ^ wanted)
     if odd:
         raise _foreign_adapter(folder, f"{len(odd)} weights are in only one of the two, {odd[0]} first")
+    _refuse_tied_ends(tuned, folder)
     run_experts_in_turn(tuned)
     return tuned.train(trainable)
+
+
+def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
+    """Return the trained tensors of an adapter by name, as its file holds them, and nothing of the base.
+
+    Whoever saves, restores or compares an adapter asks here: peft itself adds the base's embeddings where an adapter
+    reaches them, or does not, as it is asked.
+    """
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return tensors
+
+
+def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
+    """Raise ModelError ``tied-target`` where the adapter changes one end of a model whose ends share their weights.
+
+    It was trained to change that end alone; added into the weights it would change the other one as well.
+    """
+    base = model.get_base_model()
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    shared = {part.weight.data_ptr() for part in ends if part is not None}
+    if len(shared) == 1 and None not in ends and any(isinstance(part, BaseTunerLayer) for part in ends):
+        raise ModelError(
+            f"The adapter in {folder} changes the head or the embeddings alone, which share their weights here.",
+            code="tied-target",
+            remedy="Train again without lm_head and embed_tokens in tuning.lora_target_modules.",
+        )
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:

@@ -174,7 +174,8 @@ class TestAuthorsCode:
         self, model: Path, file: str, asked: dict[str, Any]
     ) -> None:
         path = model / file
-        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | asked))
+        unknown = {"model_type": "evil", "tokenizer_class": "Evil"}
+        path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | unknown | asked))
         with pytest.raises(ModelError, match="run code") as caught:
             load_base(model)
         assert caught.value.code == "remote-code"
@@ -188,8 +189,14 @@ class TestAuthorsCode:
             load_adapter(load_base(model), adapter)
 
     def test_s03_python_beside_the_weights_is_never_imported(self, model: Path, mark: Path) -> None:
+        """Nor where config.json names it, for a type that transformers knows."""
         for name in ("modeling_llama.py", "tokenization.py", "__init__.py"):
             (model / name).write_text(f"open({str(mark)!r}, 'w').close()\n")
+        for name, what in (("config.json", "modeling_llama.C"), ("tokenizer_config.json", "tokenization.T")):
+            path = model / name
+            kinds = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+            asked = {"auto_map": dict.fromkeys(kinds, what)}
+            path.write_text(json.dumps(json.loads(path.read_text()) | asked))
         load_base(model)
         load_tokenizer(model)
         assert not mark.exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -93,8 +94,34 @@ def test_what_is_no_causal_language_model_is_refused(folder: Path, changes: dict
     ],
 )
 def test_a_folder_that_asks_to_run_code_is_refused(folder: Path, name: str, key: dict[str, object]) -> None:
-    (folder / name).write_text(json.dumps(CONFIG | key))
+    (folder / name).write_text(json.dumps(CONFIG | {"model_type": "evil"} | key))
     assert code_of(folder) == "remote-code"
+
+
+AUTO_MAP = {"auto_map": {"AutoConfig": "evil.C", "AutoTokenizer": ["owner/evil--t.T", None]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "passes"),
+    [
+        ("config.json", CONFIG, True),
+        ("config.json", CONFIG | {"model_type": "evil"}, False),
+        ("config.json", CONFIG | {"model_type": "evil", "tokenizer_class": "LlamaTokenizer"}, False),
+        ("config.json", CONFIG | {"model_type": ["llama"]}, False),
+        ("tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"}, True),
+        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"}, True),
+        ("tokenizer_config.json", {"tokenizer_class": "EvilTokenizer"}, False),
+        ("tokenizer_config.json", {"model_type": "llama"}, False),
+        ("generation_config.json", {"model_type": "llama"}, False),
+    ],
+)
+def test_an_auto_map_passes_beside_a_type_that_transformers_knows(
+    folder: Path, name: str, content: dict[str, object], passes: bool
+) -> None:
+    (folder / name).write_text(json.dumps(content | AUTO_MAP))
+    refused = {True: contextlib.nullcontext(), False: pytest.raises(ModelError, match="auto_map")}
+    with refused[passes]:
+        refuse_code(folder / name)
 
 
 @pytest.mark.parametrize(

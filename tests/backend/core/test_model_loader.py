@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from backend.core import model_loader
-from backend.core.model_loader import load_adapter, load_base, merge_adapter
+from backend.core.checkpoint import write_weights
+from backend.core.model_loader import adapter_weights, load_adapter, load_base, merge_adapter
 from backend.errors import ModelError
 from tests.tiny import ARCHITECTURES, tiny_model, tiny_model_folder
 
@@ -128,6 +130,59 @@ def test_weights_that_do_not_fit_are_never_made_up(folder: Path, change: str) ->
     assert caught.value.code == "weights-do-not-fit"
 
 
+MASK = torch.ones(8, 8).tril().reshape(1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "buffer"),
+    [
+        ("transformer.h.0.attn.bias", MASK),
+        ("h.0.attn.bias", MASK.bool()),
+        ("transformer.h.1.attn.causal_mask", MASK[0, 0].bool()),
+        ("transformer.h.0.attn.masked_bias", torch.tensor(-1e4)),
+    ],
+)
+def test_buffers_of_older_versions_are_passed_over(tmp_path: Path, name: str, buffer: torch.Tensor) -> None:
+    """Published files of GPT-2, GPT-J, GPT-Neo, CodeGen and others hold the causal masks of their time."""
+    folder = tiny_model_folder(tmp_path, architecture="gpt2")
+    expected = logits(load_base(folder))
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: buffer.clone()}, folder / "model.safetensors", {"format": "pt"})
+    assert torch.equal(logits(load_base(folder)), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("transformer.h.0.attn.offset", (32,)),
+        ("transformer.h.0.attn.weight", (32, 32)),
+        ("transformer.h.0.attn.c_attn.extra", (1, 1, 8, 8)),
+        ("transformer.h.7.attn.mask", (1, 1, 8, 8)),
+        ("transformer.h.0.attn.extra", (1, 2, 8, 8)),
+        ("transformer.h.1.attn.scale", (1,)),
+        ("logit_scale", ()),
+    ],
+)
+def test_a_weight_that_is_left_over_is_no_buffer(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    folder = tiny_model_folder(tmp_path, architecture="gpt2")
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {name: torch.ones(shape)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=name) as caught:
+        load_base(folder)
+    assert caught.value.code == "weights-do-not-fit"
+
+
+def test_code_that_is_not_needed_is_neither_run_nor_handed_on(folder: Path, tmp_path: Path) -> None:
+    """transformers has a class of its own for the type: the author's is passed over, here and in what is saved."""
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.C"})
+    model = load_base(folder)
+    model.config.save_pretrained(tmp_path / "saved")
+    assert type(model).__module__.startswith("transformers.")
+    assert "auto_map" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("change", [{"hidden_size": 64}, {"num_hidden_layers": 3}, {"vocab_size": 999}])
 def test_a_config_of_another_model_is_an_error(folder: Path, change: dict[str, int]) -> None:
     edit(folder / "config.json", **change)
@@ -162,7 +217,7 @@ def test_a_config_that_makes_no_sense_is_an_error(folder: Path, change: dict[str
 
 
 def test_an_unsafe_folder_is_not_loaded(folder: Path) -> None:
-    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    edit(folder / "config.json", custom_generate="evil/generate")
     with pytest.raises(ModelError) as caught:
         load_base(folder)
     assert caught.value.code == "remote-code"
@@ -238,6 +293,38 @@ def test_an_adapter_of_another_model_does_not_fit(
     with pytest.raises(ModelError, match=f"(?s){adapter}.*{why}") as caught:
         load_adapter(base, adapter)
     assert caught.value.code == "adapter-does-not-fit"
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens"], ["lm_head", "embed_tokens", "q_proj"]])
+def test_an_adapter_of_the_ends_is_saved_and_read_alike(tmp_path: Path, targets: list[str]) -> None:
+    """Where head and embeddings are apart, each may be trained: saved, read and merged it is what it was."""
+    folder = tiny_model_folder(tmp_path / "base", tie_word_embeddings=False)
+    trained = get_peft_model(load_base(folder), LoraConfig(r=2, target_modules=targets)).eval()
+    with torch.no_grad():
+        for weight in adapter_weights(trained).values():
+            weight.add_(0.1)
+    write_weights(trained, _new(tmp_path / "adapter"))
+    again = load_adapter(load_base(folder), tmp_path / "adapter")
+    assert torch.equal(logits(again), logits(trained))
+    assert not torch.equal(logits(again), logits(load_base(folder)))
+    assert torch.allclose(logits(merge_adapter(again)), logits(trained), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_one_of_two_tied_ends_is_refused(tmp_path: Path, target: str) -> None:
+    folder = tiny_model_folder(tmp_path / "base", tie_word_embeddings=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own, about just this
+        trained = get_peft_model(load_base(folder), LoraConfig(r=2, target_modules=[target]))
+    write_weights(trained, _new(tmp_path / "adapter"))
+    with pytest.raises(ModelError, match="share their weights") as caught:
+        load_adapter(load_base(folder), tmp_path / "adapter")
+    assert caught.value.code == "tied-target"
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "another shape"])

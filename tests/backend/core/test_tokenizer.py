@@ -141,12 +141,20 @@ def test_a_damaged_tokenizer_says_so(folder: Path, content: str) -> None:
     assert caught.value.code == "damaged-tokenizer"
 
 
-@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
-def test_a_tokenizer_that_brings_code_is_refused(folder: Path, name: str) -> None:
-    edit(folder / name, auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+@pytest.mark.parametrize(
+    ("name", "kind"), [("tokenizer_config.json", "tokenizer_class"), ("config.json", "model_type")]
+)
+def test_a_tokenizer_that_brings_code_is_refused(folder: Path, name: str, kind: str) -> None:
+    edit(folder / name, **{kind: "Evil"}, auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
     with pytest.raises(ModelError) as caught:
         load_tokenizer(folder)
     assert caught.value.code == "remote-code"
+
+
+def test_code_that_a_known_tokenizer_does_not_need_is_left_behind(folder: Path, tmp_path: Path) -> None:
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+    load_tokenizer(folder).save_pretrained(tmp_path / "saved")
+    assert "auto_map" not in json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
 
 
 @pytest.mark.parametrize("collecting", [True, False])
