@@ -23,7 +23,6 @@ from backend.template_faults import template_faults
 
 SET = "the set"
 PLANTED = 40
-KEY = "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8"
 OPENING = "Sure, here is the answer that you were looking for:"
 THINKS = (  # as Qwen 3's: every answer has a thinking block, be it empty
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
@@ -35,70 +34,6 @@ OPENS = (  # as DeepSeek's distilled models: it opens a block that only rows wit
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
 )
-MARKUP = [
-    "<|im_start|>user",
-    "<|im_end|>",
-    "[INST]",
-    "[/INST]",
-    "</s>",
-    "<<SYS>>",
-    "<|eot_id|>",
-    "<start_of_turn>",
-    "\n### Response:\n",
-    "\n### Instruction:\n",
-    "\nHuman: ",
-    "<|user|>",
-]
-SECRETS = [
-    "AKIAIOSFODNN7EXAMPLE",
-    f"ghp_{KEY}",
-    f"github_pat_{KEY * 2}",
-    f"glpat-{KEY[:20]}",
-    f"sk-ant-{KEY}",
-    f"sk-proj-{KEY}",
-    f"xoxb-{KEY[:24]}",
-    f"AIza{KEY[:35]}",
-    f"hf_{KEY[:34]}",
-    f"sk_live_{KEY[:24]}",
-    f"SG.{KEY[:22]}.{KEY[:30]}",
-    f"eyJ{KEY[:20]}.eyJ{KEY[:20]}.{KEY[:20]}",
-    "-----BEGIN RSA PRIVATE KEY-----",
-    "postgres://admin:hunter22@db.internal/x",
-]
-PERSONAL = [
-    "jane.doe@mail.de",
-    "first_last+tag@sub.firm.co.uk",
-    "+49 170 1234567",
-    "(555) 123-4567",
-    "555-123-4567",
-    "4111 1111 1111 1111",
-    "5500005555555559",
-    "DE89 3704 0044 0532 0130 00",
-    "GB82WEST12345698765432",
-    "8.8.8.8",
-    "+44 20 7946 0958",
-]
-REFUSALS = [
-    "As an AI language model, I cannot do that.",
-    "I'm sorry, but I can't help with this request.",
-    "I cannot assist with that.",
-    "I am an AI and have no opinion.",
-    "I can't comply with this.",
-    "Sorry, I am unable to help with that request.",
-    "My knowledge cutoff is 2021.",
-]
-PLACEHOLDERS = [
-    "{{name}}",
-    "{{ user.city }}",
-    "[YOUR NAME]",
-    "[INSERT DATE]",
-    "<YOUR API KEY>",
-    "TODO",
-    "XXXXX",
-    "lorem ipsum",
-    "[COMPANY NAME]",
-]
-JUNK = ['<div class="x"><p>a</p></div>', "a &amp; b", "it&#39;s", "x&nbsp;y", "QUJD" * 60, "<br><br><br/>"]
 SCRIPTS = [
     "покажи все файлы",
     "显示所有文件和目录",
@@ -108,9 +43,7 @@ SCRIPTS = [
     "모든 파일을 보여줘",
 ]
 BROKEN = ['{"command": "ls"', '[{"a": 1}, {"b":', '["a", "b"', "Use this:\n```sh\nls -l", "{\"a\": 'b'}"]
-BLANK = ["", " ", "\n\n", "\t", "\u00a0"]
-NOTHING = ["NA", "N/A", "nan", "None", "null", "-", "?"]
-
+_PLAIN_LINE = re.compile(r"[A-Za-z ,.'-]{30,}")
 Planted = tuple[Scan, set[str]]
 Planter = Callable[[list[Row], random.Random], Planted]
 
@@ -146,21 +79,41 @@ def changing(
 
 def answering(texts: Sequence[str]) -> Planter:
     """Answers replaced by each of ``texts`` in turn."""
-    return changing(lambda row, kind, _: with_text(row, "assistant", lambda _: texts[kind % len(texts)]))
+    return changing(
+        lambda row, kind, _: with_text(row, "assistant", lambda _: texts[kind % len(texts)]),
+        count=max(PLANTED, len(texts)),
+    )
 
 
-def inserting(texts: Sequence[str], role: str = "assistant") -> Planter:
-    """Each of ``texts`` in turn put between two words of a message."""
+def asking(texts: Sequence[str]) -> Planter:
+    """Questions replaced by each of ``texts`` in turn."""
+    return changing(lambda row, kind, _: with_text(row, "user", lambda _: texts[kind % len(texts)]))
+
+
+def inserting(texts: Sequence[str], role: str = "assistant", *, into_words: bool = False) -> Planter:
+    """Each of ``texts`` in turn put between two words of a message; ``into_words``: of a line of plain words."""
 
     def change(row: Row, kind: int, dice: random.Random) -> Row:
         def put(text: str) -> str:
-            words = text.split(" ")
+            lines = text.split("\n")
+            able = (
+                [number for number, line in enumerate(lines) if _PLAIN_LINE.fullmatch(line)]
+                if into_words
+                else []
+            )
+            number = dice.choice(able) if able else dice.randrange(len(lines))
+            words = lines[number].split(" ")
             at = dice.randrange(len(words) + 1)
-            return " ".join([*words[:at], texts[kind % len(texts)], *words[at:]])
+            lines[number] = " ".join([*words[:at], texts[kind % len(texts)], *words[at:]])
+            return "\n".join(lines)
 
         return with_text(row, role, put)
 
-    return changing(change)
+    return changing(change, has_words if into_words else bool, max(PLANTED, len(texts)))
+
+
+def has_words(row: Row) -> bool:
+    return any(_PLAIN_LINE.fullmatch(line) for line in said(row, "assistant").split("\n"))
 
 
 def added(make: Callable[[Row, int, random.Random], Row], fits: Callable[[Row], bool] = bool) -> Planter:
@@ -215,6 +168,36 @@ def whole(spoil: Callable[[list[Row], random.Random], list[Row]]) -> Planter:
 def another_case(row: Row, kind: int, _: random.Random) -> Row:
     ways = (str, str.upper, str.lower, lambda text: f"  {text} ", lambda text: text.rstrip(".?!") + "!")
     return with_text(row, "user", ways[kind % len(ways)])
+
+
+def asked_otherwise(row: Row, _: int, __: random.Random) -> Row:
+    """The same question in other words."""
+    return with_text(
+        row, "user", lambda text: f"Tell me about {text.split()[2]}: what is its use, and how is it called?"
+    )
+
+
+def said_alike(row: Row, kind: int, dice: random.Random) -> Row:
+    """The row in another case or spacing, or one word shorter."""
+    return another_case(row, kind // 2 % 4 + 1, dice) if kind % 2 else one_word_less(row, kind, dice)
+
+
+def same_answers(rows: list[Row], _: random.Random) -> list[Row]:
+    return [with_text(row, "assistant", lambda _: said(rows[0], "assistant")) for row in rows]
+
+
+def swapped(rows: list[Row], _: random.Random) -> list[Row]:
+    sides = ((row, said(row, "user"), said(row, "assistant")) for row in rows)
+    return [
+        with_text(with_text(row, "user", lambda _, to=answer: to), "assistant", lambda _, to=asked: to)  # type: ignore[misc]
+        for row, asked, answer in sides
+    ]
+
+
+def untrainable(row: Row, kind: int, _: random.Random) -> Row:
+    if kind % 2:
+        return replace(row, label=True)
+    return replace(row, messages=row.messages[:1], chosen=row.messages[-1:], rejected=row.messages[:1])
 
 
 def one_word_less(row: Row, _: int, dice: random.Random) -> Row:

@@ -2,10 +2,14 @@
 
     make bench-doctor
 
-For each check 40 rows are spoiled in several ways (or the set as a whole, over 20 draws), in the clean set that suits
-it. Recall: the share of the spoiled rows that it names. Precision: the share of the rows it names that were spoiled;
-rows that were read and found to be so from the start (``READ``) do not count. ``clean`` is what it says about the
-three sets as they are: rows named of rows looked at. The table is Markdown.
+For each check 40 rows are spoiled in several ways, or one row for each entry of a public list (``doctor_public``), or
+the set as a whole over 20 draws, in the clean set that suits it. Recall: the share of the spoiled rows that it names.
+Precision: the share of the rows it names that were spoiled; rows that were read and found to be so from the start
+(``READ``) do not count. ``clean`` is what it says about the three sets as they are: rows named of rows looked at. The
+table is Markdown. Below it stand the clean shapes that people publish, with every finding above a note.
+
+The exit code is 1 when a check above the level of a note has a recall under 90 % or a precision under 95 %, or when
+one names anything in a clean shape.
 """
 
 from __future__ import annotations
@@ -21,19 +25,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import doctor_faults as faults
+import doctor_public as public
 from doctor_faults import PLANTED, SET, Planter, changing, said, whole, with_text
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import Encoded, load_tokenizer, stop_token_ids
 from backend.data.checks import ALL, Check, Example, Scan
+from backend.data.doctor import run_checks
 from backend.data.load import load_rows
 from backend.data.records import Row
+from backend.data.splits import split_rows
 from backend.row_encoding import encode_row
 from backend.template_faults import template_faults
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DRAWS = 20
+RECALL, PRECISION = 0.9, 0.95
+EXPECTED = ("untrainable-rows", "too-few-rows")
+"""What is true of the clean shapes: no method trains preferences, and they are small."""
 MODULES = (  # noqa: SIM905 - easier to read
     "argparse asyncio base64 bisect calendar collections configparser contextlib copy csv datetime decimal difflib "
     "email.message email.utils fileinput fractions functools getpass glob gzip hashlib heapq http.client imaplib "
@@ -43,17 +53,27 @@ MODULES = (  # noqa: SIM905 - easier to read
     "unittest.mock urllib.parse urllib.request uuid wave weakref xml.etree.ElementTree zipfile"
 ).split()
 
+_ALIKE = {  # two docstrings that differ in a few words
+    *("docs:difflib.HtmlDiff.make_file", "docs:difflib.HtmlDiff.make_table"),
+    *("docs:json.dump", "docs:json.dumps"),
+    *("docs:mimetypes.MimeTypes.guess_extension", "docs:mimetypes.guess_extension"),
+    *("docs:os.posix_spawn", "docs:os.posix_spawnp"),
+    *("docs:pickle.Unpickler", "docs:pickle.load"),
+    *("docs:socket.gethostbyaddr", "docs:socket.gethostbyname_ex"),
+    *("docs:urllib.parse.parse_qs", "docs:urllib.parse.parse_qsl"),
+}
+_EQUAL = {  # two docstrings that are equal but for case and end marks
+    *("docs:mimetypes.MimeTypes.guess_extension", "docs:mimetypes.guess_extension"),
+    *("docs:os.posix_spawn", "docs:os.posix_spawnp"),
+    *("docs:asyncio.Event.is_set", "docs:threading.Event.is_set"),
+}
+
 # Rows of the untouched sets that are what the check says they are, each read beside its twin or its own prompt.
 READ = {
-    "near-duplicates": {  # two docstrings that differ in a few words
-        *("docs:difflib.HtmlDiff.make_file", "docs:difflib.HtmlDiff.make_table"),
-        *("docs:json.dump", "docs:json.dumps"),
-        *("docs:mimetypes.MimeTypes.guess_extension", "docs:mimetypes.guess_extension"),
-        *("docs:os.posix_spawn", "docs:os.posix_spawnp"),
-        *("docs:pickle.Unpickler", "docs:pickle.load"),
-        *("docs:socket.gethostbyaddr", "docs:socket.gethostbyname_ex"),
-        *("docs:urllib.parse.parse_qs", "docs:urllib.parse.parse_qsl"),
-    },
+    "near-duplicates": _ALIKE,
+    "near-contamination": _ALIKE,
+    "shared-answers": _EQUAL,
+    "paraphrases": _EQUAL,
     "answer-in-prompt": {  # "conda package", "kubectl config", "yarn bin", "gh extensions", "yarn global bin"
         *("train.jsonl:97", "train.jsonl:157", "train.jsonl:257", "train.jsonl:329", "train.jsonl:399"),
     },
@@ -104,19 +124,24 @@ def planters(
         "lost-parts": ("terminal", faults.looked_at(changing(faults.with_more), plain)),
         "contamination": ("docs", faults.leaking(faults.another_case)),
         "near-contamination": ("docs", faults.leaking(faults.nearly_the_same, faults.very_long_row)),
-        "duplicates": ("docs", faults.added(faults.another_case)),
-        "near-duplicates": ("docs", faults.added(faults.one_word_less, faults.long_row)),
+        "shared-answers": ("docs", faults.leaking(faults.asked_otherwise, faults.prose)),
+        "paraphrases": ("docs", faults.added(faults.asked_otherwise, faults.prose)),
+        "duplicates": ("docs", faults.added(lambda row, _, __: row)),
+        "near-duplicates": ("docs", faults.added(faults.said_alike, faults.long_row)),
         "conflicting-answers": (
             "terminal",
             faults.added(lambda row, _, __: with_text(row, "assistant", lambda text: f"sudo {text}")),
         ),
-        "empty-answers": ("terminal", faults.answering(faults.BLANK)),
-        "missing-answers": ("food", faults.answering(faults.NOTHING)),
+        "one-answer": ("terminal", whole(faults.same_answers)),
+        "swapped-sides": ("docs", whole(faults.swapped)),
+        "empty-answers": ("terminal", faults.answering(public.BLANK)),
+        "empty-prompts": ("terminal", faults.asking(public.BLANK)),
+        "missing-answers": ("food", faults.answering(public.NOTHING)),
         "end-not-trained": ("terminal", faults.encoded(faults.spoil_end, encode)),
         "mask-wrong": ("terminal", faults.encoded(faults.spoil_mask, encode)),
         "template-markup": (
             "docs",
-            faults.inserting(faults.MARKUP),
+            faults.inserting(public.MARKUP),
         ),
         "template-refused": ("terminal", faults.refusing(faults.guarded(encode))),
         "role-order": ("terminal", changing(faults.out_of_turn)),
@@ -142,24 +167,24 @@ def planters(
         ),
         "secrets": (
             "terminal",
-            faults.inserting(faults.SECRETS),
+            faults.inserting(public.secrets()),
         ),
         "personal-data": (
             "terminal",
-            faults.inserting(faults.PERSONAL),
+            faults.inserting(public.PERSONAL),
         ),
         "refusals": (
             "terminal",
-            faults.answering(faults.REFUSALS),
+            faults.answering(public.REFUSALS),
         ),
         "same-opening": ("terminal", changing(faults.opened)),
         "placeholders": (
             "docs",
-            faults.inserting(faults.PLACEHOLDERS),
+            faults.inserting(public.PLACEHOLDERS, into_words=True),
         ),
         "web-junk": (
             "docs",
-            faults.inserting(faults.JUNK),
+            faults.inserting(public.JUNK, into_words=True),
         ),
         "extreme-lengths": (
             "terminal",
@@ -174,6 +199,7 @@ def planters(
             "food",
             whole(lambda rows, _: sorted(rows, key=lambda row: said(row, "assistant"))),
         ),
+        "untrainable-rows": ("docs", changing(faults.untrainable)),
         "equal-pairs": ("docs", faults.equal_pairs),
         "no-shared-prompt": ("docs", faults.no_prompts),
         "length-bias": ("docs", whole(faults.always_longer)),
@@ -251,21 +277,38 @@ def main() -> int:
     if missing := {check.slug for check in ALL} - plants.keys():
         raise SystemExit(f"no fault is planted for {missing}")
     sizes = ", ".join(f"{name} {len(scan.rows):,}" for name, scan in clean.items())
-    print(f"{PLANTED} spoiled rows a check, or {DRAWS} spoiled sets; clean rows: {sizes}\n")
+    print(
+        f"{PLANTED} spoiled rows a check, one an entry of a list, or {DRAWS} spoiled sets; clean rows: {sizes}\n"
+    )
     print("| # | check | planted | recall | precision | named in clean sets |\n|---|---|---|---|---|---|")
-    weak = 0
+    weak = []
     for check in ALL:
         base, plant = plants[check.slug]
         found = score(check, clean, list(clean[base].rows), plant)
         recall, precision = found.hits / found.planted, found.hits / max(1, found.named)
-        weak += recall < 0.9 or precision < 0.9
+        if check.level != "info" and (recall < RECALL or precision < PRECISION):
+            weak.append(check.slug)
         print(
             f"| {check.number} | `{check.slug}` | {found.planted} | {recall:.0%} | {precision:.0%} | "
             f"{found.clean} of {found.looked:,} |",
             flush=True,
         )
-    print(f"\n{len(ALL) - weak} of {len(ALL)} findings have recall and precision of 90 % and more")
-    return 0
+    wrong = in_clean_shapes()
+    print(f"\nUnder {RECALL:.0%} recall or {PRECISION:.0%} precision: {', '.join(weak) or 'none'}")
+    return int(bool(weak or wrong))
+
+
+def in_clean_shapes() -> int:
+    """The number of clean shapes in which a check above a note names something; prints one line a shape."""
+    print("\n| clean shape | rows | findings above a note |\n|---|---|---|")
+    wrong = 0
+    for name, rows in public.clean_shapes().items():
+        findings, _ = run_checks(Scan(*split_rows(rows, 0.2, seed=1)))
+        above = [f"{each.check} {each.count}" for each in findings if each.level != "info"]
+        above = [each for each in above if not each.startswith(EXPECTED)]
+        wrong += bool(above)
+        print(f"| {name} | {len(rows)} | {', '.join(above) or 'none'} |")
+    return wrong
 
 
 def examples(check: Check, scan: Scan) -> list[Example]:

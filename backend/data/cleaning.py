@@ -58,7 +58,7 @@ LONG_LABEL = 60
 """Characters from which on an answer is no label."""
 PREFIX_TEXTS = 10
 ADDED_SHARE = 0.2
-SENTENCE_LIKENESS = 0.5
+SENTENCE_LIKENESS, QUESTION_LIKENESS = 0.5, 0.8
 """The least Jaccard similarity of the sentences in which two rows differ, in pieces of ``GRAM`` characters."""
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
@@ -203,7 +203,7 @@ def _full_answer(row: Row) -> int:
     sentence = answer.endswith("。") or (
         answer.endswith((".", "!", "?")) and answer.count(" ") >= SENTENCE_WORDS - 1
     )
-    return text_hash(normalise(answer)) if sentence or len(answer) > LONG_LABEL else 0
+    return text_hash(f"{normalise(answer)}\x1f{signs(answer)}") if sentence or len(answer) > LONG_LABEL else 0
 
 
 def _prompt(row: Row) -> str:
@@ -267,9 +267,9 @@ def _frame(row: Row) -> tuple[object, ...]:
 def _same_marks(one: str, other: str) -> bool:
     """Whether indents are the same, and in short texts the numbers and signs: C is not C++, and 2 + 2 not 2 * 3.
 
-    In a long text a number is one word of many.
+    In a long text a number is one word of many, and a text that was broken into other lines has other indents.
     """
-    if indents(one) != indents(other):
+    if one.count("\n") == other.count("\n") and indents(one) != indents(other):
         return False
     return max(len(one), len(other)) > LONG_ROW or (
         signs(one) == signs(other) and _NUMBER.findall(one) == _NUMBER.findall(other)
@@ -281,12 +281,14 @@ def _differ_little(one: str, other: str) -> bool:
 
     Two questions about one long passage share nearly all of their words, and ask different things.
     """
-    left, right = (Counter(filter(None, map(normalise, _SENTENCE_END.split(text)))) for text in (one, other))
-    first, second = (" ".join((mine - theirs).elements()) for mine, theirs in ((left, right), (right, left)))
+    left, right = (Counter(filter(None, _SENTENCE_END.split(text))) for text in (one, other))
+    only = [" ".join((mine - theirs).elements()) for mine, theirs in ((left, right), (right, left))]
+    first, second = map(normalise, only)
     if not first or not second:
         return len(first or second) <= ADDED_SHARE * min(len(one), len(other))
     grams = [{text[at : at + GRAM] for at in range(max(1, len(text) - GRAM + 1))} for text in (first, second)]
-    return len(grams[0] & grams[1]) >= SENTENCE_LIKENESS * len(grams[0] | grams[1])
+    wanted = QUESTION_LIKENESS if "?" in "".join(only) else SENTENCE_LIKENESS
+    return len(grams[0] & grams[1]) >= wanted * len(grams[0] | grams[1])
 
 
 def shared_prefix(given: Iterable[str]) -> int:

@@ -88,10 +88,11 @@ class Scan:
         """
         labels: list[str] = []
         distinct: dict[str, str] = {}
-        for answer in map(given_answer, self.rows):
+        for row in self.rows:
+            answer = given_answer(row)
             labels.append(distinct.setdefault(answer, answer))
             short = len(answer) <= LABEL_CHARACTERS and "\n" not in answer
-            if not short or len(distinct) > min(MAX_LABELS, len(self.rows) // 3):
+            if row.chosen or not short or len(distinct) > min(MAX_LABELS, len(self.rows) // 3):
                 return []
         numbers = sum(each.strip().isdecimal() for each in distinct)
         counts = numbers > MAX_NUMBERS and 2 * numbers > len(distinct)  # sums and amounts are no classes

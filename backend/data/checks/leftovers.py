@@ -26,9 +26,7 @@ _DIALOGUE = re.compile(
     r"(?i)\b(?:dialogue|dialog|conversation|chat|script|interview|screenplay|transcript|scene)\b"
 )
 _DOUBLE_START = re.compile(r"^(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<｜begin▁of▁sentence｜>)")
-_ABOUT_MARKUP = re.compile(
-    r"(?i)\b(?:x?html5?|xml|css|svg|jsx|web ?pages?|tags?|entit(?:y|ies)|escap(?:e|ed|ing)|encode[ds]?|markup)\b"
-)
+_ABOUT_MARKUP = re.compile(r"(?i)\b(?:x?html5?|xml|css|svg|jsx|web ?pages?|tags?|entit(?:y|ies)|markup)\b")
 
 _GAP = (
     r"(?:name|date|email|e-mail|address|phone|city|state|country|company|title|position|recipient|customer|client|"

@@ -130,7 +130,7 @@ def _is_phone(text: str) -> bool:
     parts = re.split(r"[ ./()-]+", text.strip("() "))
     if text.startswith("00") and "000" in digits[:5]:
         return False
-    grouped = text[0] in "+(0" or len(parts) == 3 or len(parts[0]) == 5
+    grouped = text[0] in "+(0" or len(parts) >= 3 or len(parts[0]) == 5
     return 9 <= len(digits) <= 15 and len(set(digits)) > 2 and grouped
 
 

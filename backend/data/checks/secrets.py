@@ -185,7 +185,9 @@ SECRETS: tuple[Secret, ...] = (
     _secret("Sentry token", "sntry", r"sntry[su]_[A-Za-z0-9+/=_]{40,}+"),
     _secret("PlanetScale token", "pscale_", r"pscale_(?:tkn|pw|oauth)_[\w.-]{32,}+"),
     _secret("Supabase token", "sbp_", r"sbp_[0-9a-f]{40}"),
-    _secret("Doppler token", "dp.", r"dp\.(?:pt|st|ct|sa)\.[A-Za-z0-9]{40,}+"),
+    _secret(
+        "Doppler token", "dp.", r"dp\.(?:pt|st|ct|sa|scim|audit)\.(?:[a-z0-9_-]{2,35}\.)?[A-Za-z0-9]{40,}+"
+    ),
     _secret(
         "Azure key",
         "AccessKey= AccountKey=",

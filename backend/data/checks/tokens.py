@@ -221,9 +221,10 @@ TOKEN_CHECKS = (
         10,
         "unfinished-answers",
         "Answers stop in the middle",
-        "warn",
+        "info",
         "The model learns to stop in the middle of a sentence.",
         over_all=unfinished,
+        escalate=(0.05, "warn"),
     ),
     Check(
         10,
