@@ -77,11 +77,12 @@ def health(run: RunFiles, attempt: Attempt | None) -> Health:
     """The signs of life of a run, from the times of the files that its trainer writes. Raises nothing."""
     signs = (run.metrics_file, run.train_log, run.environment, run.checkpoints, run.attempts)
     silent = max(0.0, time.time() - max(map(_written, signs)))
-    known = attempt is not None and any(map(_written, signs))
+    if not any(map(_written, signs)):
+        silent = 0.0
     if attempt and attempt.process and is_suspended(attempt.process):
-        return Health(silent if known else 0.0, True)
-    if not known or silent < SILENCE_SECONDS:
-        return Health(silent if known else 0.0, False)
+        return Health(silent, True)
+    if silent < SILENCE_SECONDS:
+        return Health(silent, False)
     return Health(silent, False, max(SILENCE_SECONDS, patience(run, attempt).seconds))
 
 

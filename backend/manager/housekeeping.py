@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 from backend.manager.alerts import Alert, AlertSettings, send
+from backend.manager.health import health
 from backend.manager.system_manager import SystemSampler, forecast_disk
-from backend.reports import Attempt
 from backend.run_dir import RunDir
-from backend.run_pace import health
 from backend.utils.jsonl_utils import JsonlWriter
 
 SAMPLE_SECONDS = 5.0
@@ -28,12 +27,11 @@ class Housekeeping:
     def __init__(
         self,
         run: RunDir,
-        attempt: Attempt | None = None,
         *,
         log_limit_bytes: int,
         interval_seconds: float = SAMPLE_SECONDS,
     ) -> None:
-        self._run, self._attempt = run, attempt
+        self._run = run
         self._log_limit_bytes = log_limit_bytes
         self._interval_seconds = interval_seconds
         self._sampler = SystemSampler(run.path)
@@ -66,7 +64,7 @@ class Housekeeping:
 
     def _watch_silence(self) -> None:
         """One alert when the trainer falls silent, and another only after it has spoken again."""
-        silent = not health(self._run, self._attempt).is_responding
+        silent = not health(self._run).is_responding
         if silent and not self._was_silent:
             message = "The trainer has not written anything for a while; it may hang."
             send(

@@ -176,7 +176,7 @@ class Supervisor:
     def _watch(self, attempt: Attempt, trainer: Ranks) -> bool:
         """Wait for the trainer, look after the run, and see a stop request through; True when it had to be killed."""
         escalation = Escalation(self._run, attempt, self._policy)
-        housekeeping = Housekeeping(self._run, attempt, log_limit_bytes=self._policy.log_limit_bytes)
+        housekeeping = Housekeeping(self._run, log_limit_bytes=self._policy.log_limit_bytes)
         try:
             while not trainer.wait(TICK_SECONDS):
                 housekeeping.tick()

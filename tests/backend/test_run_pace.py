@@ -132,8 +132,8 @@ def test_f33_a_clock_that_went_back_is_no_silence(run: RunDir) -> None:
     assert health(run, WORKER) == Health(0.0, False)
 
 
-def test_a_run_without_an_attempt_is_not_silent(run: RunDir) -> None:
-    assert health(silent_for(run, 3600), None) == RESPONDING
+def test_a_run_without_signs_is_not_silent(tmp_path: Path) -> None:
+    assert health(RunDir.create(tmp_path, "tiny", "seed: 1"), None) == RESPONDING
 
 
 def test_f06_a_suspended_trainer_is_seen(run: RunDir, frozen: Attempt) -> None:

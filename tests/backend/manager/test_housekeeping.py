@@ -95,7 +95,7 @@ def test_f06_silence_is_told_once(keeper: Housekeeping, monkeypatch: pytest.Monk
         told.append(alert)
         return ()
 
-    monkeypatch.setattr(housekeeping, "health", lambda *_: next(moods))
+    monkeypatch.setattr(housekeeping, "health", lambda _: next(moods))
     monkeypatch.setattr(housekeeping, "send", tell)
     for _ in range(5):
         keeper.tick()

@@ -1,0 +1,17 @@
+"""The signs of life of a run that its managers watch. Control wing: F0 only."""
+
+from __future__ import annotations
+
+from backend import run_pace
+from backend.errors import RunError
+from backend.run_dir import RunDir
+from backend.run_pace import Health
+
+
+def health(run: RunDir) -> Health:
+    """Return how the latest attempt of a run feels; one whose record is damaged is judged by its silence alone."""
+    try:
+        attempt = run.latest_attempt()
+    except RunError:
+        attempt = None
+    return run_pace.health(run, attempt)
