@@ -75,7 +75,7 @@ def test_a3_a_copied_folder_is_another_run(root: Path, model: Path, rows: Path) 
     copy = RunDir(shutil.copytree(run.path, root / "copy"))
     assert copy.status() is RunStatus.INTERRUPTED
     process_manager.start(copy)
-    processes(copy)
+    eventually(lambda: copy.state().reason == "training", timeout_seconds=PATIENCE_SECONDS)
     assert process_manager.kill(copy).status is RunStatus.INTERRUPTED
     assert is_alive(trainer)
     assert is_alive(supervisor)
