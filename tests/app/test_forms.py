@@ -6,7 +6,6 @@ import shlex
 from typing import Any
 
 import pytest
-import streamlit as st
 from hypothesis import given, strategies
 from streamlit.testing.v1 import AppTest
 
@@ -50,6 +49,7 @@ BY_KIND = {
 
 def form(names: tuple, start: dict, problems: list) -> None:  # type: ignore[type-arg]
     """A page with these settings and nothing else."""
+    import streamlit as st
 
     from app.forms import change, draw, mark, typed
 
