@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup demo studio shots test journeys test-fast coverage compat check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
 	bench-doctor law-data \
-	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak server-faults bench-serve mutants clean
+	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak server-faults bench-serve mutants certificate-fuzz clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -135,6 +135,12 @@ server-faults: $(STAMP) ## Faults at every stage of 10,000 requests, starvation,
 
 bench-serve: $(STAMP) ## Time to the first token and tokens a second under 1, 4 and 16 clients
 	$(BIN)/python benchmarks/serve_speed.py $(if $(RUN),--run $(RUN))
+
+CLASSIC ?= $(or $(TMPDIR),/tmp)/tunesmith-classic
+certificate-fuzz: $(STAMP) ## Exports spoilt one setting at a time; read by transformers 5, transformers 4 and llama.cpp
+	test -x $(CLASSIC)/bin/python || $(PYTHON) -m venv $(CLASSIC)
+	$(CLASSIC)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" transformers==4.57.1 peft==0.17.1 accelerate==1.10.1
+	$(BIN)/python benchmarks/certificate_fuzz.py --readers --classic $(CLASSIC)/bin/python $(FAMILY)
 
 mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py

@@ -1,7 +1,7 @@
 """Take a run away: adapter, merged model, GGUF, Modelfile, each with a card and a parity certificate. Floor F2.
 
-An export is staged beside its place, read back by somebody else while it lies there, and renamed at the end: it
-appears whole, with its certificate, or not at all.
+An export is staged beside its place, read back through another library while it lies there, and renamed at the
+end: it appears whole, with its certificate, or not at all.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _fill(
     if panel is None:
         certificate = unchecked(trained, target, precision, unasked)
     else:
-        say("Having it read by somebody else")
+        say("Having another library read it")
         certificate = certify(trained, target, precision, payload, panel, answers)
     if target == "ollama":
         said = " ".join(["Ollama itself did not read the Modelfile.", *notes])

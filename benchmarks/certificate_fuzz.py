@@ -12,6 +12,7 @@ interpreter, which also reads it with all changes without meaning at once. Print
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -27,12 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from backend.core.gguf_file import read_gguf
+from backend.core.judging import answer_logprobs
 from backend.export.certificate import Light
 from backend.export.check import check_contents
+from backend.export.comparison import compare
 from backend.export.forms import Target, write_form
+from backend.export.readers import UnreadableError, read_back
 from backend.export.settings import has_meaning
 from backend.export.trained import Trained
-from tests.backend.export.conftest import Asked, ask
+from tests.backend.export.conftest import Asked, ask, export_of
 from tests.backend.export.families import FAMILIES, IN_GGUF, family_folder
 from tests.backend.export.harm import rewrite
 from tests.backend.export.results import finished_over
@@ -125,6 +129,47 @@ def forms(family: str) -> list[tuple[Target, str]]:
     return folders + ([("gguf", "F32"), ("lora-gguf", "F32")] if family in IN_GGUF else [])
 
 
+def read(
+    asked: Asked, target: Target, precision: str, folder: Path, classic: Path | None
+) -> dict[str, Light]:
+    """Have an untouched form read, and with all changes without meaning; by ``classic`` too, if there is one."""
+    folder.mkdir()
+    payload, certificate = export_of(asked, folder, target, precision)
+    lights = {f"untouched, {certificate.reader}": certificate.light}
+    if classic and payload.is_dir():
+        lights["untouched, transformers 4"] = read_again(asked, target, precision, payload, str(classic))
+    if target == "merged":
+        change_without_meaning(payload / "config.json")
+        change_without_meaning(payload / "generation_config.json")
+        for who, python in {"5": sys.executable, **({"4": str(classic)} if classic else {})}.items():
+            light = read_again(asked, target, precision, payload, python)
+            lights[f"changed without meaning, transformers {who}"] = light
+    return lights
+
+
+def read_again(asked: Asked, target: Target, precision: str, payload: Path, python: str) -> Light:
+    """The light of what the transformers of ``python`` reads in ``payload``."""
+    base = asked.trained.base if target == "adapter" else None
+    try:
+        reading = read_back("transformers", payload, asked.panel, asked.answers, base=base, python=python)
+    except UnreadableError as error:
+        print(f"  {error}", file=sys.stderr, flush=True)
+        return Light.RED
+    weigh = partial(answer_logprobs, asked.trained.model)
+    checks, _, _ = compare(asked.panel, asked.answers, reading, asked.trained.tokenizer, precision, weigh)
+    for check in checks:
+        if check.light != Light.GREEN:
+            print(f"  {check.finding}", file=sys.stderr, flush=True)
+    return max((check.light for check in checks), key=list(Light).index)
+
+
+def change_without_meaning(file: Path) -> None:
+    """Change every value of a JSON file that is listed as one without meaning, all at once."""
+    settings = json.loads(file.read_text("utf-8"))
+    idle = {key: next(others(value)) for key, value in settings.items() if not has_meaning(key)}
+    file.write_text(json.dumps(settings | idle), "utf-8")
+
+
 def main() -> int:
     """Fuzz the families that are asked for and print what came of it."""
     parser = argparse.ArgumentParser(
@@ -136,8 +181,8 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    missed = 0
-    print("| family | form | file | changes | red | amber | without meaning | missed |")
+    bad = 0
+    print("| family | form | file or reader | changes | red | amber | without meaning | missed |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as root:
         for name in options.families:
@@ -147,8 +192,13 @@ def main() -> int:
             for target, precision in forms(name):
                 (place / target).mkdir()
                 for file, tally in fuzz(asked, target, precision, place / target).items():
-                    missed += _show(name, target, file, tally)
-    return 1 if missed else 0
+                    bad += _show(name, target, file, tally)
+                if options.readers:
+                    again = place / f"{target}-read"
+                    for who, light in read(asked, target, precision, again, options.classic).items():
+                        print(f"| {name} | {target} | {who} | {light} | | | | |", flush=True)
+                        bad += light != Light.GREEN
+    return 1 if bad else 0
 
 
 def _show(name: str, target: str, file: str, tally: Tally) -> int:

@@ -48,7 +48,9 @@ def export(
     runs: RunsFolder = Path("runs"),
     as_json: AsJson = False,
 ) -> int:
-    """Write a run's result for other programs and check it: each export is read back by somebody else.
+    """Write a run's result for other programs, into exports/, and check it: another library reads it back.
+
+    What could not be checked, as with --rows 0 or without that library, is amber and says so.
 
     Examples
     --------

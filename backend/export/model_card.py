@@ -170,6 +170,13 @@ def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
         yield f"SHA-256 of {Path(path).name}", digest
     for key in ("rejected_rows", "cut_rows", "dropped_rows"):
         yield key.replace("_", " "), len(getattr(data, key)) or None
+    check = run.read_data_check()
+    for finding in check.findings:
+        if finding.check in check.accepted:
+            yield (
+                f"trained in spite of {finding.check}",
+                f"{finding.count:,} rows: {finding.title}. {finding.harm}",
+            )
 
 
 def _scores(run: RunDir) -> HeldOutScores | None:

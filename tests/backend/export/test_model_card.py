@@ -14,6 +14,7 @@ import yaml
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.model_card import write_card
 from backend.model_names import cache_folder, converted_name
+from backend.reports import DataCheck, DataFinding
 from backend.run_dir import RunDir
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
@@ -93,6 +94,19 @@ def test_the_card_states_facts_and_not_settings_or_samples(
     assert [
         f"| {name} | {value} |" for name, value in facts.items() if f"| {name} | {value} |" not in lines
     ] == []
+
+
+def test_what_was_accepted_against_a_stop_is_told(learned: Asked, tmp_path: Path) -> None:
+    run = RunDir(shutil.copytree(learned.trained.run.path, tmp_path / learned.trained.run.id))
+    findings = (
+        DataFinding("empty-answers", "Answers are empty", "block", 3, "The model learns to say nothing."),
+        DataFinding("duplicates", "Rows repeat", "warn", 5, "They count more."),
+    )
+    run.write_data_check(DataCheck(findings, accepted=("empty-answers",)))
+    _, body = card(learned, tmp_path, run=run)
+    said = "3 rows: Answers are empty. The model learns to say nothing."
+    assert f"| trained in spite of empty-answers | {said} |" in body
+    assert "in spite of duplicates" not in body
 
 
 def test_an_adapter_over_a_local_folder_says_how_it_is_loaded(learned: Asked, tmp_path: Path) -> None:
