@@ -36,7 +36,7 @@ from backend.core import (
     word_cache,
 )
 from backend.core import tokenizer as tokenizer_room
-from backend.core.template import end_tokens, template_time
+from backend.core.template import end_tokens, printed_dates, template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import ConfigError
@@ -160,7 +160,7 @@ def _code() -> tuple[str, ...]:
 
 def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     template = str(tokenizer.chat_template)
-    today = str(template_time(tokenizer).date()) if "strftime" in template else ""
+    today = printed_dates(template, template_time(tokenizer))
     special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
     ends = str(sorted(end_tokens(tokenizer)))
     return tokenizer.backend_tokenizer.to_str(), template, str(special), ends, today

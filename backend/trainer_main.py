@@ -240,8 +240,7 @@ def _finished(run_dir: RunDir, last: Checkpoint) -> Outcome:
     result = run_dir.result_folder()
     step = saved_step(result) if result else None
     step = last.step if step is None else step
-    message = f"The run is finished; the result is the model of step {step}."
-    return Outcome(RunStatus.FINISHED, "completed", message, step=step, result=str(result))
+    return Outcome(RunStatus.FINISHED, "completed", "The run is finished.", step=step, result=str(result))
 
 
 def _read_inputs(

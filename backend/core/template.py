@@ -139,15 +139,23 @@ def _bad_template(what: str) -> ModelError:
     )
 
 
+def printed_dates(template: str, now: datetime) -> str:
+    """Return what of the time ``now`` decides the text that ``template`` prints: the day, and its dates by layout."""
+    return f"{now.date()} {_dates(template, now)}" if "strftime" in template else ""
+
+
+def _dates(template: str, now: datetime) -> dict[str, str]:
+    return {layout: now.strftime(layout) for _, layout in _LAYOUT.findall(template)}
+
+
 @cache
 def _with_date(template: str, now: datetime) -> str:
     """Return ``template`` behind a macro strftime_now that knows the layouts which the template asks for.
 
     transformers takes no function of ours into a template. The line break after the macro is one that Jinja removes.
     """
-    dates = {layout: now.strftime(layout) for _, layout in _LAYOUT.findall(template)}
     macro = (
-        f"{{% set dates = {dates!r} %}}"
+        f"{{% set dates = {_dates(template, now)!r} %}}"
         "{{ dates[layout] if layout in dates else raise_exception('unknown layout of a date: ' + layout) }}"
     )
     return f"{{% macro strftime_now(layout) %}}{macro}{{% endmacro %}}\n{template}"

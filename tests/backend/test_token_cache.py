@@ -276,5 +276,16 @@ class TestKeys:
         tomorrow = [key_of([ROW], each) for each in (free, dated)]
         assert [one == other for one, other in zip(today, tomorrow, strict=True)] == [True, False]
 
+    def test_a_template_that_prints_the_hour_has_a_key_an_hour(self) -> None:
+        keys = []
+        for layout in ("%d", "%H"):
+            dated = tiny_tokenizer("chatml")
+            dated.chat_template = f"{{{{ strftime_now('{layout}') }}}}{dated.chat_template}"
+            for hour in (8, 8, 9):
+                set_template_time(dated, datetime(2099, 1, 1, hour, tzinfo=UTC))
+                keys.append(key_of([ROW], dated))
+        assert [keys[0] == other for other in keys[:3]] == [True, True, True]
+        assert [keys[3] == other for other in keys[3:]] == [True, True, False]
+
     def test_half_a_character_has_a_key(self) -> None:
         assert key_of([replace(ROW, messages=(), text="\ud800")], CHATML)
