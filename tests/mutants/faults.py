@@ -279,9 +279,23 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "changed data is resumed on",
         "backend/provenance.py",
-        "if not isinstance(before, dict) or before == now:",
-        "if True:",
+        "    if not changed:\n",
+        "    if True:\n",
         ("tests/backend/test_provenance.py",),
+    ),
+    Fault(
+        "another base answers",
+        "backend/model_source.py",
+        "    if now != before:\n",
+        "    if False:\n",
+        ("tests/backend/test_model_source.py",),
+    ),
+    Fault(
+        "processes that differ train together",
+        "backend/core/distributed.py",
+        "if other[name] != value:",
+        "if False:",
+        ("tests/backend/core/test_distributed.py",),
     ),
     # --- the model that answers
     Fault(
