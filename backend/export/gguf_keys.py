@@ -99,7 +99,6 @@ def _token_keys(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "unknown": tokenizer.unk_token_id,
         "padding": tokenizer.pad_token_id,
         "seperator": tokenizer.sep_token_id,  # so the specification spells it
-        "cls": tokenizer.cls_token_id,
         "mask": tokenizer.mask_token_id,
     }
     return {

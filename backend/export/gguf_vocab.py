@@ -21,6 +21,8 @@ from backend.core.gguf_tokenizer import WORD_RULES, pre_tokenizer
 from backend.core.tokenizer import stop_token_ids
 from backend.errors import ExportError
 
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -60,6 +62,10 @@ def read_vocabulary(
     tokens, kinds = _tokens(tokenizer, rows)
     special = SpecialVocab(folder, load_merges=True, n_vocab=rows)
     special.add_special_token = {}  # said by what the tokenizer does, below
+    ids = {
+        role: getattr(tokenizer, f"{role}_token_id") for role in _ROLES
+    }  # the package finds added tokens only
+    special.special_token_ids = {role: index for role, index in ids.items() if index is not None}
     around = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
     ends = stop_token_ids(tokenizer, eos_token_ids) - {tokenizer.eos_token_id}
     return Vocabulary(

@@ -69,7 +69,7 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
         _front_matter(config, trained.base_name, target),
         f"# {_title(run, config)}\n",
         f"{_what(config, target, precision, base)}\n",
-        _section("Training", _table(_training_facts(trained))),
+        _section("Training", _table(_training_facts(trained, lines))),
         _section("Data", _table(_data_facts(run))),
         _section("Curves", f"![Loss by step]({CURVES})" if curves else ""),
         _section("Before and after", _before_and_after(lines, None if trained.step else _scores(run))),
@@ -126,9 +126,10 @@ def _result_step(run: RunDir) -> int | None:
     return outcome.step if outcome else None
 
 
-def _training_facts(trained: Trained) -> Iterator[tuple[str, Any]]:
+def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     run, config = trained.run, trained.config
     environment = run.read_environment()
+    logged = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
     tuning, training = config.tuning, config.training
     yield "run", run.id
     yield "method", tuning.method
@@ -141,7 +142,8 @@ def _training_facts(trained: Trained) -> Iterator[tuple[str, Any]]:
     passes = done / steps_per_epoch(rows, training.rows_per_step) if rows else 0
     yield "epochs", f"{passes:.3g}" if passes else None
     yield "rows a step", training.rows_per_step
-    yield "peak learning rate", f"{_peak_rate(trained, done, rows):g}" if done and rows else None
+    peak = _peak_rate(trained, done, rows) if done and rows else max(logged, default=None)
+    yield "peak learning rate", None if peak is None else f"{peak:g}"
     yield "schedule", training.lr_scheduler_type
     yield "longest row, tokens", config.data.max_length
     yield "seed", config.seed

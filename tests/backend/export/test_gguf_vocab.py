@@ -98,3 +98,10 @@ def test_bos_is_said_as_the_tokenizer_does_it(tmp_path: Path) -> None:
         single=f"{bos[0]} $A", pair=f"{bos[0]} $A $B", special_tokens=[bos]
     )
     assert read(tokenizer, tmp_path).add_bos
+
+
+def test_special_ids_are_named_also_where_the_token_is_an_ordinary_one(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer("qwen3")
+    tokenizer.pad_token = "a"
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ("eos", "pad")}
+    assert read(tokenizer, tmp_path).special.special_token_ids == ids
