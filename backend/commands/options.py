@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,5 +96,5 @@ def find_run(runs: Path, name: str) -> RunDir:
 
 
 def shown(run: RunDir) -> str:
-    """The shortest way to name the run on a command line: its id where it lies in ./runs."""
-    return run.id if run.path.parent == Path("runs").absolute() else str(run.path)
+    """The shortest way to name the run on a command line, quoted for it: its id where it lies in ./runs."""
+    return shlex.quote(run.id if run.path.parent == Path("runs").absolute() else str(run.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,11 @@ def test_a_run_in_the_usual_place_needs_only_its_id(tmp_path: Path, monkeypatch:
     near, far = (RunDir.create(tmp_path / folder, "a", "seed: 1") for folder in ("runs", "elsewhere"))
     assert shown(near) == near.id
     assert shown(far) == str(far.path)
+
+
+def test_c16_a_place_with_blanks_can_be_typed_as_it_is_shown(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "a folder's name", "a", "seed: 1")
+    assert shlex.split(f"tunesmith runs watch {shown(run)}")[-1] == str(run.path)
 
 
 class TestLatest:
