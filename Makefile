@@ -5,9 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studio shots test journeys test-fast coverage compat check lint format types contracts bench-train bench-busy bench-studio bench-runs bench-data \
-	bench-doctor law-data \
-	fuzz-data rel-kill rel-corrupt rel-crashstates rel-machine rel-matrix rel-batch api-fuzz soak server-faults bench-serve mutants certificate-fuzz clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*##.*/\1/p' $(MAKEFILE_LIST)) clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -141,6 +139,12 @@ certificate-fuzz: $(STAMP) ## Exports spoilt one setting at a time; read by tran
 	test -x $(CLASSIC)/bin/python || $(PYTHON) -m venv $(CLASSIC)
 	$(CLASSIC)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" transformers==4.57.1 peft==0.17.1 accelerate==1.10.1
 	$(BIN)/python benchmarks/certificate_fuzz.py --readers --classic $(CLASSIC)/bin/python $(FAMILY)
+
+matrix: $(STAMP) ## The slice of the tests that CI runs, on other people's machines: processors, shells, clocks, users, paths
+	$(BIN)/python benchmarks/matrix.py $(if $(TESTS),$(TESTS),--quick)
+
+matrix-whole: $(STAMP) ## Every test but those in a browser, on each of these machines; hours
+	$(BIN)/python benchmarks/matrix.py
 
 mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py

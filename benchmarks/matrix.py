@@ -1,0 +1,131 @@
+"""The tests under other people's machines: processors, cores, shells, time zones, users, paths.
+
+Each setting runs pytest over the same tests in a process of its own and says how many passed. ``--quick`` runs a
+slice that depends on such things; without it, all that need no browser run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = [
+    "tests/test_guards.py", "tests/backend/core/test_device.py", "tests/backend/core/test_distributed.py",
+    "tests/backend/core/test_lanes.py", "tests/backend/commands/test_output.py", "tests/backend/test_cli.py",
+    "tests/backend/manager/test_loopback.py", "tests/backend/utils", "tests/backend/export/test_readers.py",
+    "tests/golden", "tests/app/test_kept_choice.py",
+]  # fmt: skip
+"""Where tests fell on another machine: processors, cores, colours, widths, proxies, clocks, users, paths."""
+WHOLE = ["tests", "--ignore", "tests/app/browser"]
+_PROXY = "http://127.0.0.1:9"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One machine to stand in for: its environment, what the command is started with, and where the checkout lies."""
+
+    name: str
+    environ: Mapping[str, str] = field(default_factory=dict)
+    before: Sequence[str] = ()
+    elsewhere: bool = False
+
+
+SETTINGS = (
+    Setting("a person's shell", {
+        "FORCE_COLOR": "1", "http_proxy": _PROXY, "https_proxy": _PROXY, "HTTP_PROXY": _PROXY, "ALL_PROXY": _PROXY,
+        "HF_TOKEN": "hf_none", "TUNESMITH_SERVER_TOKEN": "token", "TUNESMITH_ALERT_WEBHOOK": "https://example.org/x",
+        "TUNESMITH__SEED": "7", "CI": "1", "COLUMNS": "40", "PYTHONUNBUFFERED": "1", "STREAMLIT_SERVER_PORT": "1",
+    }),
+    Setting("no colours, a dumb terminal", {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "40"}),
+    Setting("time zone +14", {"TZ": "Pacific/Kiritimati"}),
+    Setting("locale C", {"LC_ALL": "C", "LANG": "C"}),
+    Setting("RANK=0 WORLD_SIZE=2 by mistake", {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}),
+    Setting("another hash seed, umask 077", {"PYTHONHASHSEED": "12345"}, ("sh", "-c", 'umask 077; exec "$@"', "sh")),
+    Setting("processor without AVX-512", {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}),
+    Setting("processor without AVX2", {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"}),
+    Setting("one core", {"OMP_NUM_THREADS": "1"}, ("taskset", "-c", "0")),
+    Setting("another user, in a path with blanks and umlauts", before=("setpriv", "--reuid=1000", "--regid=1000",
+        "--clear-groups"), elsewhere=True),
+)  # fmt: skip
+
+
+def _where(setting: Setting, copy: Path) -> Path:
+    return copy if setting.elsewhere else ROOT
+
+
+def _copied(folder: Path) -> Path:
+    """Return a copy of what is tracked, in a path that scripts trip over, which any user may read and write."""
+    copy = folder / "häuser mit leerzeichen"
+    copy.mkdir()
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    for name in listed.decode().split("\0")[:-1]:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name)
+    if os.geteuid() == 0:
+        for path in (folder, copy, *copy.rglob("*")):
+            os.chown(path, 1000, 1000)
+    return copy
+
+
+def _run(setting: Setting, tests: Sequence[str], workers: int, copy: Path) -> tuple[int, str]:
+    """Return pytest's exit code and its last line."""
+    before = list(setting.before)
+    if "setpriv" in before and os.geteuid() != 0:
+        before = []  # whoever runs this is no root already
+    command = [
+        *before,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        str(workers),
+        "--dist",
+        "loadfile",
+        *tests,
+    ]
+    command += ["-p", "no:cacheprovider"]
+    where = _where(setting, copy)
+    # an editable installation would bring in this checkout; the copy stands before it
+    environ = {**os.environ, **setting.environ, "PYTHONPATH": str(where), "TMPDIR": str(copy.parent)}
+    done = subprocess.run(command, cwd=where, env=environ, capture_output=True, text=True, check=False)
+    failed = re.findall(r"^(?:FAILED|ERROR) .*$", done.stdout, re.MULTILINE)
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["nothing was said"]
+    return done.returncode, "\n    ".join([lines[-1], *failed[:10]])
+
+
+def main() -> int:
+    """Run every setting and print a line for each; the exit code is 1 where one is red."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the slice that CI runs")
+    parser.add_argument("--only", default="", help="settings whose name holds this")
+    parser.add_argument("-n", type=int, default=2, help="workers")
+    parser.add_argument("tests", nargs="*", help="tests to run instead")
+    asked = parser.parse_args()
+    tests = asked.tests or (QUICK if asked.quick else WHOLE)
+    red = 0
+    with tempfile.TemporaryDirectory(prefix="tunesmith-matrix-") as folder:
+        Path(folder).chmod(0o777)
+        copy = _copied(Path(folder))
+        for setting in SETTINGS:
+            if asked.only not in setting.name:
+                continue
+            code, said = _run(setting, tests, asked.n, copy)
+            red += code != 0
+            print(f"{'red  ' if code else 'green'}  {setting.name:50}  {said}", flush=True)
+    print(f"Each: {shlex.join(['pytest', *tests])}")
+    return int(red > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
