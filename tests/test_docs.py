@@ -11,7 +11,7 @@ import pytest
 import yaml
 from cyclopts import App
 
-from backend.cli import app
+from backend.cli import app, main
 from backend.config import config_schema, parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
 
@@ -164,6 +164,21 @@ def test_every_python_example_compiles_and_imports_what_exists() -> None:
     for page, body in examples:
         compile(body, page.name, "exec")
         exec("\n".join(line for line in body.splitlines() if line.startswith(("from ", "import "))), {})  # noqa: S102
+
+
+def test_the_rows_that_the_readme_shows_can_be_checked_and_trained_on_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (shown,) = [body for page, body in blocks("json") if page.name == "README.md"]
+    (tmp_path / "rows.jsonl").write_text(shown, encoding="utf-8")
+    assert main(["data", "check", "rows.jsonl"]) == 0
+    assert (
+        main(
+            ["train", "--data.train", "rows.jsonl", "--dry-run", f"--model.model_name_or_path={tiny_folder}"]
+        )
+        == 0
+    )
 
 
 def test_every_yaml_example_is_a_configuration() -> None:
