@@ -95,6 +95,9 @@ bench-data: $(STAMP) ## Tokenising beside datasets.map, ingest of a large file, 
 bench-doctor: $(STAMP) ## Faults planted into clean rows: recall and precision of every check
 	$(BIN)/python benchmarks/doctor_table.py
 
+masks: $(STAMP) ## Our masks beside TRL's, over all chat templates in the packages of TRL and axolotl
+	$(BIN)/python benchmarks/mask_oracle.py $(if $(WHEELS),--wheels $(WHEELS))
+
 TABLES ?= 10000
 law-data: $(STAMP) ## The byte-exact law over 10,000 tables in every container
 	$(BIN)/python benchmarks/law_data.py -n $(TABLES) $(CONTAINERS)
