@@ -102,6 +102,9 @@ TABLES ?= 10000
 law-data: $(STAMP) ## The byte-exact law over 10,000 tables in every container
 	$(BIN)/python benchmarks/law_data.py -n $(TABLES) $(CONTAINERS)
 
+demo-data: $(STAMP) ## Read the demo data inside the packages of LLaMA-Factory, axolotl, TRL and ms-swift
+	$(BIN)/python benchmarks/demo_data.py
+
 fuzz-data: $(STAMP) ## Read 20,000 broken files: no traceback, no hang
 	$(BIN)/python benchmarks/fuzz_data.py
 

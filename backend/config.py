@@ -82,7 +82,7 @@ class DataConfig(Section):
     """Which rows to train on and which to hold out."""
 
     train: str = Field(min_length=1, max_length=4096)
-    """The file to train on: JSONL, JSON, CSV or TSV."""
+    """The rows to train on: a file, folder, pattern, archive or hub id; docs/data.md lists the formats."""
 
     validation: str | float = Field(0.1, union_mode="left_to_right")
     """The held-out rows: a file, or the share of the training rows to hold out; 0 for none."""

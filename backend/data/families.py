@@ -76,6 +76,7 @@ ANSWERS = (
         "outputs",
         "targets",
         "answerkey",
+        "answer_key",
         "assistant",
     ),
     *("summary", "code"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from backend.data.exact_json import Spelled
 from backend.data.families import CLASSES, RATINGS, REJECTED
 from backend.data.records import Record
 from backend.utils.text_utils import counted, shorten
@@ -37,11 +38,53 @@ _JUDGED = re.compile(
     r"|positive|negative|correct|incorrect|right|wrong|chosen|rejected|accepted|high|low|poor|excellent",
     re.IGNORECASE,
 )
-_PROVENANCE = re.compile(
-    r"(?:^|[^a-z])(?:id|ids|idx|index|uuid|hash|url|source|dataset|data_?source|subset|config|split|file|filename|path"
-    r"|lang|language|locale|author|user|model|license|licence|date|time|timestamp|created|updated|version|domain"
-    r"|tags?|keywords?|categories|topics|meta|metadata|key|checksum|email)(?=[^a-z]|$)"
+_ABOUT = frozenset(
+    {
+        *(
+            "id",
+            "ids",
+            "idx",
+            "index",
+            "uuid",
+            "guid",
+            "hash",
+            "sha256",
+            "md5",
+            "checksum",
+            "url",
+            "uri",
+            "link",
+        ),
+        *(
+            "source",
+            "origin",
+            "dataset",
+            "subset",
+            "config",
+            "split",
+            "file",
+            "filename",
+            "path",
+            "domain",
+            "site",
+        ),
+        *(
+            "lang",
+            "language",
+            "locale",
+            "author",
+            "user",
+            "username",
+            "model",
+            "license",
+            "licence",
+            "version",
+        ),
+        *("date", "time", "timestamp", "created", "updated", "year", "email"),
+        *("tag", "tags", "keyword", "keywords", "categories", "topics", "meta", "metadata"),
+    }
 )
+"""Last words of names that say where a row is from or what it is about, and not what it says."""
 _CONTENT = re.compile(
     r"(?:^|[^a-z])(?:reasoning|thinking|thoughts?|rationale|explanation|cot|chain_of_thought|hint|options?|choices?"
     r"|ending\d?|instructions?)(?=[^a-z]|\d|$)"
@@ -119,7 +162,7 @@ class _Column:
         """Whether it says something that is not all among the words that are read."""
         named = self.name.strip().lower()
         said = 10 * self.sentences >= self.looked_at and (self.long or self.varies)
-        said = said or (2 * self.worded >= self.looked_at and self.varies and not _PROVENANCE.search(named))
+        said = said or (2 * self.worded >= self.looked_at and self.varies and not _is_about(named))
         said = said or bool(_CONTENT.search(named))
         return said and not (self.compared and 10 * self.repeated >= 9 * self.compared)
 
@@ -144,7 +187,7 @@ class _Column:
     def is_label(self) -> bool:
         """Whether it holds a few words that stand again and again, and does not say where the row is from."""
         few = 1 < len(self.distinct) <= MAX_DISTINCT // 10
-        return few and 2 * self.worded >= self.looked_at and not _PROVENANCE.search(self.name.strip().lower())
+        return few and 2 * self.worded >= self.looked_at and not _is_about(self.name)
 
 
 class UnusedColumns:
@@ -213,6 +256,12 @@ def is_sentence(text: str) -> bool:
     return len(spoken) >= SENTENCE_WORDS or len(_UNSPACED.findall(text)) > SENTENCE_WORDS
 
 
+def _is_about(name: str) -> bool:
+    """Whether a column is called after where rows are from: ``prompt_id``, ``data_source``, ``model_name``."""
+    words = re.split(r"[^a-z0-9]+", name.strip().lower().removesuffix("_at"))
+    return words[-1] in _ABOUT or (words[-1] == "name" and words[0] in _ABOUT)
+
+
 def is_worded(text: str) -> bool:
     """Return whether a text is made of words rather than of numbers, dates, addresses or identifiers."""
     text = text[:SENTENCE_CHARACTERS]
@@ -229,8 +278,12 @@ def _words(value: Any, limit: int | None = MAX_TEXT_CHARACTERS) -> str:
         return ""
     if isinstance(value, str):
         return value[:limit].strip()
-    if isinstance(value, Mapping):
-        return "\n".join(filter(None, (_words(item, limit) for item in value.values())))[:limit]
-    if isinstance(value, list | tuple):
-        return "\n".join(filter(None, (_words(item, limit) for item in value)))[:limit]
+    if isinstance(value, Mapping | list | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        texts = (_words(item, limit) for item in inner if not _is_number(item))
+        return "\n".join(filter(None, texts))[:limit]
     return str(value).lower()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Spelled | int | float)
