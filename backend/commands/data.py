@@ -167,7 +167,9 @@ def _show_fixed(
 
     copy = None
     if out:
-        folder = write_copy(mended, out, source=path, sha256=loaded.sha256, shape=loaded.shape)
+        folder = write_copy(
+            mended, out, source=path, sha256=loaded.sha256, shape=loaded.shape, options=loaded.options
+        )
         copy = folder / "rows.jsonl"
     remaining = _examine(replace(loaded, rows=mended.rows, rejected=()), str(copy or path), held_out, options)
     counts = change_counts(mended.changes, len(loaded.rejected))

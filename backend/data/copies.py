@@ -147,7 +147,7 @@ def _write_rows(
         columns = {**shape.later, **shape.columns}
         written = _Written(columns)
         try:
-            _write_lines(path, _source_lines(mended, _records(source, options), shape, written))
+            _write_lines(path, _source_lines(mended, source, options, shape, written))
         except _OtherShapeError:
             written = _Written({})
             records = _records(source, options)
@@ -171,18 +171,41 @@ def _records(source: str, options: ReadOptions) -> Iterator[Record]:
         yield from (item for item in read_file(file, options) if isinstance(item, Record))
 
 
+def _numbered_lines(source: str) -> Iterator[tuple[int, bytes]]:
+    """The lines of a source that is one file of JSON lines, with their numbers; none of any other source."""
+    (first, *others) = locate(source).files
+    if not others and first.path.suffix in (".jsonl", ".ndjson"):
+        with first.path.open("rb") as stream:
+            yield from enumerate(stream, 1)
+
+
+def _as_it_stood(record: Record, lines: Iterator[tuple[int, bytes]]) -> str:
+    """The line that a record was read from, '' where there is none; records are asked for in order."""
+    wanted = record.place.rpartition(":")[2]
+    raw = next((line for number, line in lines if str(number) == wanted), b"")
+    try:
+        line = raw.decode("utf-8").strip()
+        return line if decode(line) == record.cells else ""
+    except ValueError:
+        return ""
+
+
 def _source_lines(
-    mended: Mended, records: Iterator[Record], shape: Shape, written: _Written
+    mended: Mended, source: str, options: ReadOptions, shape: Shape, written: _Written
 ) -> Iterator[str]:
-    """A line a row in the columns of the source; raises ``_OtherShapeError`` at one that does not read back."""
+    """A line a row in the columns of the source; raises ``_OtherShapeError`` at one that does not read back.
+
+    A row of JSON lines that no fix changed is written as it stood, byte for byte.
+    """
     every = {**shape.later, **shape.columns}
     present: set[str] = set()
-    for row, record in _paired(mended.rows, records):
+    raw = _numbered_lines(source)
+    for row, record in _paired(mended.rows, _records(source, options)):
         if record is None:
             raise _OtherShapeError
         cells = _mended_cells(record, row, shape)
         kept = _cleaned(cells, frozenset(every.values()), mended, written)
-        line = encode(kept)
+        line = (_as_it_stood(record, raw) if kept == record.cells else "") or encode(kept)
         if to_row(Record(row.place, decode(line)), shape) != row:
             raise _OtherShapeError
         present |= kept.keys()

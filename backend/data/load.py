@@ -38,7 +38,7 @@ class Loaded:
 
     ``unread``: the keys of messages that hold something nobody reads; ``disguised``: the ending that a text file
     should have, where its lines are no plain text; ``unused``: columns that hold ratings, texts or labels and are no
-    part of a row.
+    part of a row; ``options``: what was said of how to read it.
     """
 
     rows: Sequence[Row]
@@ -49,6 +49,7 @@ class Loaded:
     unread: tuple[UnreadKey, ...] = ()
     disguised: str = ""
     unused: tuple[UnusedColumn, ...] = ()
+    options: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -160,6 +161,7 @@ def load_rows(
         tuple(aside.unread.values()),
         _disguised(shape, sample),
         aside.unused.found(shape.name),
+        options or ReadOptions(),
     )
 
 

@@ -167,6 +167,7 @@ REPEAT_CHECKS = (
         "If the questions are paraphrases, hold them out together: data.split_by: answer, or a column that is mapped "
         "to group.",
         over_all=shared_within,
+        escalate=(0.2, "warn"),
     ),
     Check(
         2,

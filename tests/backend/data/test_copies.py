@@ -8,6 +8,7 @@ import pytest
 from backend.data.copies import difference, notes
 from backend.data.fixes import mend, write_copy
 from backend.data.load import load_rows
+from backend.data.sources import ReadOptions
 from backend.data.splits import split_rows
 from backend.errors import DataError
 from tests.backend.data.containers import CONTAINERS
@@ -109,6 +110,30 @@ def test_a_copy_that_was_changed_by_hand_is_read_as_any_other_file(tmp_path):
     )
     jsonl(folder / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
     assert load_rows(folder / "rows.jsonl").rows[0].messages == (user("a"), assistant("b"))
+
+
+def test_a_row_that_no_fix_changed_is_written_byte_for_byte(tmp_path):
+    lines_given = [
+        '{"question":"caf\\u00e9?",  "answer": "yes",\t"id": 1}',
+        '{"question": "Ã©", "answer": "no"}',
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "\n".join(["", *lines_given, "", lines_given[0].replace("yes", "no")]) + "\n", encoding="utf-8"
+    )
+    written = (copied(path, ["repair-text"]) / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert written[0] == lines_given[0]
+    assert json.loads(written[1]) == {"question": "é", "answer": "no"}
+    assert written[2] == lines_given[0].replace("yes", "no")
+
+
+def test_a_copy_is_read_as_its_source_was_said_to_be(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("id|question|answer\n7|Küche?|ja\n8|Café?|\n".encode("cp1252"))
+    loaded = load_rows(path, options=ReadOptions(encoding="cp1252", delimiter="|"))
+    how = {"source": str(path), "sha256": loaded.sha256, "shape": loaded.shape, "options": loaded.options}
+    folder = write_copy(mend(loaded.rows, ["drop-empty"]), tmp_path / "out", **how)
+    assert lines(folder / "rows.jsonl") == [{"id": "7", "question": "Küche?", "answer": "ja"}]
 
 
 def test_numbers_keep_their_spelling(tmp_path):
