@@ -10,6 +10,7 @@ import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from backend.config import ModelConfig, RunConfig, parse_config
@@ -136,8 +137,14 @@ _verify = while_unchanged(verify_folder)
 
 
 def run_config(run: RunDir) -> RunConfig:
-    """The configuration a run was made with."""
-    return parse_config(parse_yaml(run.read_config_text(), where=str(run.config)))
+    """Return the configuration a run was made with."""
+    return _parsed(run.read_config_text(), str(run.config))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, where: str) -> RunConfig:
+    """Parse a configuration once: a server is asked for the same runs at every request."""
+    return parse_config(parse_yaml(text, where=where))
 
 
 def best_step(run: RunDir) -> int | None:

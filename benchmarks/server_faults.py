@@ -41,18 +41,19 @@ from backend.server import answers, embeddings
 from backend.server.hosts import Host
 from backend.serving import ServerOptions, opened
 
-STAGES: list[tuple[Any, str]] = [
-    (Host, "__init__"),
-    (SharedBase, "_set"),
-    (Prefill, "__init__"),
-    (Prefill, "advance"),
-    (Decoding, "join"),
-    (Decoding, "step"),
-    (Chooser, "choose"),
-    (AnswerText, "push"),
-    (answers.Ticket, "deliver"),
-    (embeddings, "embed_texts"),
+STAGES: list[tuple[Any, str, float]] = [
+    (Host, "__init__", 0.2),
+    (SharedBase, "_set", 0.02),
+    (Prefill, "__init__", 0.02),
+    (Prefill, "advance", 0.02),
+    (Decoding, "join", 0.02),
+    (Decoding, "step", 0.002),
+    (Chooser, "choose", 0.002),
+    (AnswerText, "push", 0.002),
+    (answers.Ticket, "deliver", 0.002),
+    (embeddings, "embed_texts", 0.02),
 ]
+"""Where faults are planted, and in which share of the calls."""
 TOLD = {200, 400, 429, 500, 503, 504}
 SECONDS = 60
 
@@ -67,13 +68,12 @@ def main() -> int:
     parser.add_argument(
         "--runs", type=int, default=200, help="different runs that are asked one after the other"
     )
-    parser.add_argument("--share", type=float, default=0.002, help="of the calls at each stage that fail")
     options = parser.parse_args()
     logging.getLogger("tunesmith.server").setLevel(logging.CRITICAL + 1)
     with tempfile.TemporaryDirectory(prefix="server-faults-") as folder:
         run = tiny_run(Path(folder), 2048)
         found = [
-            _under_faults(run, options.n, options.share),
+            _under_faults(run, options.n),
             _beside_embeddings(run),
             _many_runs(run, options.runs),
         ]
@@ -94,11 +94,11 @@ def _server(root: Path, run: str) -> Iterator[Served]:
 
 
 @contextmanager
-def _faults(share: float, planted: Counter[str]) -> Iterator[None]:
-    """Let ``share`` of the calls at every stage fail, and count them."""
+def _faults(planted: Counter[str]) -> Iterator[None]:
+    """Let some of the calls at every stage fail, and count them."""
     dice = random.Random(0)  # noqa: S311 - dice, no secret
 
-    def sometimes(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def sometimes(stage: str, share: float, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **given: Any) -> Any:
             if dice.random() < share:
                 planted[stage] += 1
@@ -108,19 +108,19 @@ def _faults(share: float, planted: Counter[str]) -> Iterator[None]:
         return call
 
     with ExitStack() as stack:
-        for owner, name in STAGES:
-            stage = f"{getattr(owner, '__name__', owner).rpartition('.')[2]}.{name}"
-            stack.enter_context(mock.patch.object(owner, name, sometimes(stage, getattr(owner, name))))
+        for owner, name, share in STAGES:
+            stage = f"{owner.__name__.rpartition('.')[2]}.{name}"
+            stack.enter_context(mock.patch.object(owner, name, sometimes(stage, share, getattr(owner, name))))
         yield
 
 
-def _under_faults(run: Path, count: int, share: float) -> bool:
+def _under_faults(run: Path, count: int) -> bool:
     planted: Counter[str] = Counter()
     with _server(run.parent, run.name) as server:
         expected = {
             text: _said(server.ask("POST", *_chat(server, text))) for text in ("food pork", "food pear")
         }
-        with _faults(share, planted), ThreadPoolExecutor(8) as pool:
+        with _faults(planted), ThreadPoolExecutor(8) as pool:
             statuses = Counter(pool.map(lambda number: _one(server, number), range(count)))
         after = {text: _said(server.ask("POST", *_chat(server, text))) for text in expected}
         health = server.ask("GET", "/health")[0]
@@ -173,7 +173,7 @@ def _beside_embeddings(run: Path) -> bool:
     ended = threading.Event()
     with _server(run.parent, run.name) as server:
         server.ask("POST", *_chat(server, "food pork"))
-        alone = statistics.median(_first_token(server) for _ in range(15))
+        alone = statistics.median(_first_token(server) for _ in range(9))
 
         def embed() -> None:
             while not ended.is_set():
@@ -183,7 +183,7 @@ def _beside_embeddings(run: Path) -> bool:
             for _ in range(6):
                 pool.submit(embed)
             time.sleep(1)
-            beside = statistics.median(_first_token(server) for _ in range(15))
+            beside = statistics.median(_first_token(server) for _ in range(9))
             ended.set()
     print(f"first token alone {alone * 1000:.0f} ms, beside six clients that embed {beside * 1000:.0f} ms")
     return beside <= 2 * alone

@@ -77,9 +77,11 @@ class Service:
             return await asyncio.wrap_future(future)
         except TunesmithError as error:
             raise _refusal(error, prompt) from error
-        except (Exception, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+        except (ApiError, asyncio.CancelledError, KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a panic in the code of a library, which nobody else would catch
+        except (
+            BaseException
+        ) as error:  # a panic in the code of a library is no Exception, and told all the same
             _log.exception("a request failed")
             raise INTERNAL from error
 

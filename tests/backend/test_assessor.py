@@ -9,12 +9,15 @@ import pytest
 from backend import data_pipeline
 from backend.assessor import Assessor, held_out
 from backend.config import RunConfig, parse_config
+from backend.core import decode_proof
 from backend.core.device import plan_compute
+from backend.core.evaluation import HeldOut
 from backend.core.forward import prove
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.core.training import TrainState
 from backend.core.tuning import make_trainable
+from backend.errors import ModelError
 from backend.reports import Progress
 from tests.runs import settings, write_rows
 
@@ -88,3 +91,20 @@ def test_a_report_and_what_a_watcher_sees(
     assert report.loss > 0
     assert len(report.samples) == 2
     assert seen == [Progress("evaluating"), Progress("training", report)]
+
+
+def test_a_model_that_could_not_be_asked_is_refused_before_it_is_trained(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(tiny_folder, tmp_path, write_rows(tmp_path / "held.jsonl", rows(*"ab")))
+    tokenizer, plan = load_tokenizer(tiny_folder), plan_compute("float32")
+    model = make_trainable(load_base(tiny_folder), config.tuning, seed=0)
+    state = TrainState.start(prove(model, longest_row=64), config.training)
+    held = held_out(data_pipeline.load(config.data, seed=0), tokenizer, config)
+    monkeypatch.setattr(decode_proof, "_is_right", lambda *_: False)
+
+    Assessor(config, plan, state, tokenizer, HeldOut(held.examples), lambda _: None)  # nothing is asked
+    with pytest.raises(ModelError) as caught:
+        Assessor(config, plan, state, tokenizer, held, lambda _: None)
+
+    assert caught.value.code == "cannot-generate"

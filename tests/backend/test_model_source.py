@@ -254,3 +254,12 @@ class TestBase:
         monkeypatch.setattr(model_source, "resolve_model", resolve)
         assert base_of(copied) == learner
         assert seen == [("owner/name", asked)]
+
+
+def test_a_configuration_is_parsed_once_and_again_when_it_changed(copied: RunDir) -> None:
+    before = run_config(copied)
+    same = run_config(copied)
+    copied.config.write_text(copied.config.read_text().replace("max_steps: 20", "max_steps: 21"))
+
+    assert same is before
+    assert run_config(copied).training.max_steps == 21
