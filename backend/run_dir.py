@@ -47,7 +47,7 @@ from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep
 from backend.utils.lock_utils import is_folder_held
 from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
-from backend.utils.reserve_utils import set_aside, with_reserve
+from backend.utils.reserve_utils import release, set_aside, with_reserve
 
 __all__ = ["CONFIG_END", "FLIGHT_STEPS", "LOCK_FD", "RunDir"]
 
@@ -210,7 +210,7 @@ class RunDir(RunFiles):
         """Record how the process of an attempt ended; see ``AttemptEnd`` for the reasons."""
         end = AttemptEnd(utc_now(), reason, exit_code, signal_number, detail)
         ended = self._record(replace(attempt, end=end))
-        self.reserve.unlink(missing_ok=True)
+        release(self.reserve)
         os.utime(self.path)
         return ended
 

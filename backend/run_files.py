@@ -47,7 +47,7 @@ class RunFiles:
     lock_file = Part("run.lock")  # locked while a process works on the run: this is liveness
     attempts = Part("attempts")  # a file for each attempt, from the supervisor (or a foreground trainer)
     ticket_file = Part("queued")  # a place in the queue
-    reserve = Part("reserve")  # bytes set aside while an attempt lives, so that a full disk can be told
+    reserve = Part("reserve")  # room set aside while an attempt lives, so that a full disk can be told
     stop_file = Part("stop")  # a request to stop; anyone may write it, an empty one counts
     train_log = Part("train.log")  # what the trainer printed
     supervisor_log = Part("supervisor.log")  # what the supervisor printed; empty unless it went wrong

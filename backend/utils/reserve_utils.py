@@ -1,16 +1,18 @@
-"""Bytes set aside on a disk, to be given back when it is full. Floor F0: standard library only, no domain word."""
+"""Room set aside on a disk, to be given back when it is full. Floor F0: standard library only, no domain word."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-RESERVE_BYTES = 64 * 2**10
+PARTS = 4
 PART_BYTES = 16 * 2**10
-"""Room for a few small files on a disk with blocks of 4 KiB, for one with blocks of 16 KiB."""
+"""Each part is a file, since a disk may be out of files as well as of bytes. It holds a small file on a disk with
+blocks of 16 KiB, or a few on one with blocks of 4 KiB."""
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -19,15 +21,17 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def set_aside(reserve: Path) -> None:
-    """Fill the file ``reserve`` with ``RESERVE_BYTES``, unless it has them; a disk that refuses has none to spare.
+    """Fill the folder ``reserve`` with ``PARTS`` files, those that are missing; a full disk has none to spare.
 
     The bytes are random, since some disks compress zeros away.
     """
     with contextlib.suppress(OSError):
-        if not reserve.exists() or reserve.stat().st_size < RESERVE_BYTES:
-            descriptor = os.open(reserve, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(os.urandom(RESERVE_BYTES))
+        reserve.mkdir(mode=0o700, exist_ok=True)
+        for part in map(str, range(PARTS)):
+            if not (reserve / part).exists():
+                descriptor = os.open(reserve / part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(os.urandom(PART_BYTES))
 
 
 def with_reserve(reserve: Path, write: Callable[[], None]) -> None:
@@ -45,11 +49,14 @@ def with_reserve(reserve: Path, write: Callable[[], None]) -> None:
 
 def _give_back(reserve: Path) -> bool:
     try:
-        size = reserve.stat().st_size
-        if size > PART_BYTES:
-            os.truncate(reserve, size - PART_BYTES)
-        else:
-            reserve.unlink()
+        parts = sorted(reserve.iterdir())
+        for part in parts[:1]:
+            part.unlink()
     except OSError:
         return False
-    return True
+    return bool(parts)
+
+
+def release(reserve: Path) -> None:
+    """Give back all that is left of ``reserve``."""
+    shutil.rmtree(reserve, ignore_errors=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.utils.reserve_utils import PART_BYTES, RESERVE_BYTES, is_disk_full, set_aside, with_reserve
+from backend.utils.reserve_utils import PART_BYTES, PARTS, is_disk_full, release, set_aside, with_reserve
+from tests.runs import tree
 
 
 def refusing(times: int, number: int = errno.ENOSPC) -> Callable[[], None]:
@@ -22,20 +23,25 @@ def refusing(times: int, number: int = errno.ENOSPC) -> Callable[[], None]:
     return write
 
 
+def sizes(reserve: Path) -> list[int]:
+    return [part.stat().st_size for part in reserve.iterdir()]
+
+
 def test_what_is_set_aside_is_there_and_set_aside_once(tmp_path: Path) -> None:
     reserve = tmp_path / "reserve"
     set_aside(reserve)
-    before = reserve.read_bytes()
-    assert len(before) == RESERVE_BYTES
+    before = tree(reserve)
+    assert sizes(reserve) == [PART_BYTES] * PARTS
     set_aside(reserve)
-    assert reserve.read_bytes() == before
+    assert tree(reserve) == before
 
 
 def test_what_was_given_back_is_set_aside_again(tmp_path: Path) -> None:
     reserve = tmp_path / "reserve"
-    reserve.write_bytes(b"x")
     set_aside(reserve)
-    assert reserve.stat().st_size == RESERVE_BYTES
+    with_reserve(reserve, refusing(1))
+    set_aside(reserve)
+    assert sizes(reserve) == [PART_BYTES] * PARTS
 
 
 def test_a_disk_that_refuses_has_none_to_spare(tmp_path: Path) -> None:
@@ -43,15 +49,16 @@ def test_a_disk_that_refuses_has_none_to_spare(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_gets_a_part_back_for_each_try(tmp_path: Path) -> None:
+def test_a_full_disk_gets_a_file_and_its_bytes_back_for_each_try(tmp_path: Path) -> None:
     reserve = tmp_path / "reserve"
     set_aside(reserve)
     with_reserve(reserve, refusing(2))
-    assert reserve.stat().st_size == RESERVE_BYTES - 2 * PART_BYTES
+    assert len(sizes(reserve)) == PARTS - 2
     with_reserve(reserve, refusing(0))
-    assert reserve.stat().st_size == RESERVE_BYTES - 2 * PART_BYTES
-    with_reserve(reserve, refusing(2))
+    assert len(sizes(reserve)) == PARTS - 2
+    release(reserve)
     assert not reserve.exists()
+    release(reserve)
 
 
 def test_when_nothing_is_left_the_error_comes_through(tmp_path: Path) -> None:
@@ -67,4 +74,4 @@ def test_another_error_costs_nothing(tmp_path: Path) -> None:
     set_aside(reserve)
     with pytest.raises(OSError, match="refused"):
         with_reserve(reserve, refusing(1, errno.EACCES))
-    assert reserve.stat().st_size == RESERVE_BYTES
+    assert len(sizes(reserve)) == PARTS
