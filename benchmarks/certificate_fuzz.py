@@ -46,13 +46,11 @@ from tests.backend.export.spoil import others, spoilt
 
 Change = tuple[str, Callable[[], object]]
 """What is changed, in words that begin with its key, and what changes it."""
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "tokenizer_config.json",
-    "tokenizer.json",
-)
+FILES: dict[str, tuple[str, ...]] = {
+    "merged": ("config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"),
+    "adapter": ("adapter_config.json",),
+}
+"""What is changed in a folder; an adapter's other files are compared as those of a merged model are."""
 GGUF_NAMES = ("general.name", "general.size_label")
 GGUF_DEFAULTS = ("attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size")
 """Left out, llama.cpp takes them from other keys, and finds what stood there."""
@@ -102,9 +100,7 @@ def fuzz(asked: Asked, target: Target, precision: str, folder: Path) -> dict[str
     tallies: dict[str, Tally] = {}
     if (light := _light(trained, target, precision, payload)) != Light.GREEN:
         tallies["untouched"] = Tally(missed=[f"untouched is {light}"])
-    files = (
-        [payload] if payload.is_file() else [payload / name for name in FILES if (payload / name).is_file()]
-    )
+    files = [payload] if payload.is_file() else [payload / name for name in FILES[target]]
     for file in files:
         tally = tallies[file.suffix.removeprefix(".") if payload.is_file() else file.name] = Tally()
         whole = file.read_bytes()

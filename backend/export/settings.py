@@ -7,6 +7,7 @@ Floor F2; imports core.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -26,7 +27,6 @@ from backend.utils.warning_utils import unwarned
 
 WITHOUT_MEANING = {
     "_name_or_path": "where somebody loaded it from",
-    "transformers_version": "the program that wrote the file",
     "_from_model_config": "how transformers came by the rules",
     "use_cache": "changes the speed of an answer and not the answer",
     "initializer_range": "where the training of a new model begins",
@@ -51,6 +51,7 @@ _DROPOUT = ("dropout", "pdrop", "_drop")
 """What names of dropout end with or hold: nothing is dropped outside training."""
 
 _STORED = ("dtype", "torch_dtype")
+_VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc|\.dev|\.post)\d+)?")
 
 
 _NEUTRAL: dict[str, Any] = {
@@ -126,8 +127,15 @@ def differences(
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             both = dict.fromkeys([*value, *other])
             yield from differences({name: value.get(name) for name in both}, other, f"{path}{key}.")
-        elif not same(value, other):
+        elif not _agree(key, value, other):
             yield f"{path}{key}", value, other
+
+
+def _agree(key: str, wanted: Any, found: Any) -> bool:
+    """Whether a key says the same. Any version may have written the file; transformers 4 fails on what is none."""
+    if key == "transformers_version":
+        return found is None or _VERSION.fullmatch(str(found)) is not None
+    return same(wanted, found)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -152,7 +160,7 @@ def check_rules(file: Path, wanted: GenerationConfig) -> Iterator[str]:
     for key, value in wanted.to_dict().items():
         said = found.get(key)
         neutral = value is None and key in _NEUTRAL and same(said, _NEUTRAL[key])
-        if key != "eos_token_id" and has_meaning(key) and not neutral and not same(value, said):
+        if key != "eos_token_id" and has_meaning(key) and not neutral and not _agree(key, value, said):
             yield f"{file.name} says {key} {_short(said)} instead of {_short(value)}"
 
 

@@ -64,6 +64,7 @@ def test_every_setting_that_is_changed_alone_is_named(name: str, tmp_path: Path)
         ({"torch_dtype": "float16"}, "torch_dtype is float16, and the weights are stored as bfloat16"),
         ({"model_type": "qwen2"}, "model_type is qwen2, and llama in the trained model"),
         ({"hidden_act": {}}, "config.json cannot be read"),
+        ({"transformers_version": "none"}, "transformers_version is none"),
     ],
 )
 def test_it_says_which_setting_and_how(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_setting_that_is_left_out_is_its_default(tmp_path: Path) -> None:
 def test_a_key_that_nobody_knows_is_named_and_not_wrong(tmp_path: Path) -> None:
     config = AutoConfig.for_model("llama")
     file = written(config, tmp_path)
-    edit_json(file, foo=1, use_cache=False, some_dropout=0.5)
+    edit_json(file, foo=1, use_cache=False, some_dropout=0.5, transformers_version="4.40.0.dev0")
     assert list(check_config(file, config, "bfloat16")) == []
     assert unknown_settings(file, config) == ["config.json says foo"]
 
