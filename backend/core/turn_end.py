@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backend.core.template import Message
-from backend.core.template_probe import CONTENT, Chat, Marks, common, mark, opening, whole_tokens
+from backend.core.template_probe import CONTENT, Chat, Marks, common, mark, opening, printed, whole_tokens
 from backend.errors import ModelError
 
 
@@ -61,8 +61,16 @@ class Turn:
             return
         messages = self.chat.replaced({self.index: self.marked})[: self.rest]
         yield self._behind(self.chat.tried(messages))
-        if opens := opening(self.chat, self.chat.messages[: self.index]):
-            yield self._behind(self.chat.tried(messages, opens=True)).removesuffix(opens)
+        opened = self._behind(self.chat.tried(messages, opens=True))
+        opens = opening(self.chat, self.chat.messages[: self.index])
+        yield opened.removesuffix(opens) if opens else opened[: self._first_opening(opened)]
+
+    def _first_opening(self, text: str) -> int:
+        """Return where in ``text`` a special token stands with which the whole conversation began, or its end."""
+        places = printed(self.chat, 0)
+        begun = self.chat.text[: places[0][0]] if places else self.chat.text
+        found = self.chat.special.finditer(text)
+        return next((each.start() for each in found if each.group() in begun), len(text))
 
     def _behind(self, text: str | None) -> str:
         return Marks.of(text or "", self.chat.word).behind(self.number)

@@ -58,6 +58,17 @@ def test_a_last_answer_may_end_otherwise_than_those_before_it() -> None:
     assert of(LOOKS_BACK, CHAT) == ["<|message|>Hello.<|end|>", "<|message|>Bye.<|return|>"]
 
 
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_the_end_of_every_turn_may_hang_on_the_generation_prompt(between: str) -> None:
+    template = (
+        "{% for m in messages %}{{ '<|turn>' + m.role + '\n' + m.content }}"
+        "{{ '<|over|>' if loop.last and not add_generation_prompt else '<|end|>' }}"
+        + between
+        + "{% endfor %}{% if add_generation_prompt %}{{ '<|turn>assistant\n' }}{% endif %}"
+    )
+    assert of(template, CHAT) == ["Hello.<|end|>", "Bye.<|over|>"]
+
+
 def test_a_token_at_which_the_model_stops_ends_an_answer_whatever_it_opens() -> None:
     call = '\n<tool_call>weather{"city": "Rome"}</tool_call><|observation|>'
     said = of(NEXT_OPENS, [*asked(), *CHAT[2:]], stops=("<|user|>", "<|observation|>"))
