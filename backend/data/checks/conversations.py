@@ -155,6 +155,7 @@ CONVERSATION_CHECKS = (
         "Such a pair has no preference to learn and only adds noise.",
         by_row=equal_pair,
         fix="drop-equal-pairs",
+        chosen_up_to=0.2,
     ),
     Check(
         22,

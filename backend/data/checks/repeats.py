@@ -137,6 +137,7 @@ REPEAT_CHECKS = (
         over_all=contamination,
         needs="validation",
         fix="drop-leaks",
+        chosen_up_to=0.5,
     ),
     Check(
         1,

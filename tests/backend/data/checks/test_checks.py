@@ -389,6 +389,23 @@ def test_duplicates_block_once_a_fifth_of_the_rows_is_concerned():
     assert findings("duplicates", [*SOUND, *SOUND])[0].level == "block"
 
 
+@pytest.mark.parametrize(
+    ("slug", "rows", "more", "chosen"),
+    [
+        ("contamination", SOUND, {"validation": SOUND[:10]}, True),
+        ("contamination", SOUND, {"validation": SOUND}, False),
+        ("empty-answers", [*SOUND, pair("q", "")], {}, True),
+        ("empty-answers", [pair(f"q {n}", "") for n in range(9)], {}, False),
+        ("equal-pairs", [preference("a", "a")] * 9, {}, False),
+        ("duplicates", [*SOUND, *SOUND], {}, True),
+        ("near-duplicates", [*SOUND, pair(LONG, "a"), pair(LONG[:-1], "a")], {}, False),
+        ("web-junk", [*SOUND, pair("a &amp; b", "a")], {}, False),
+    ],
+)
+def test_a_fix_that_would_take_much_or_what_is_meant_is_not_chosen_by_itself(slug, rows, more, chosen):
+    assert findings(slug, rows, **more)[0].fix_is_chosen is chosen
+
+
 def test_few_held_out_rows_come_with_the_interval_of_their_score():
     (finding,) = findings("too-few-rows", SOUND, validation=SOUND[:10])
     assert finding.examples[0].detail == "10 held-out rows: a score of 80 % could as well be 49% or 94%"
