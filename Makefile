@@ -152,6 +152,9 @@ matrix: $(STAMP) ## The slice of the tests that CI runs, on other people's machi
 matrix-whole: $(STAMP) ## Every test but those in a browser, on each of these machines; hours
 	$(BIN)/python benchmarks/matrix.py
 
+families: $(STAMP) ## Try every family of models that transformers knows, and write docs/families.md
+	PYTHONPATH=. $(BIN)/python benchmarks/families.py
+
 mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py
 

@@ -143,7 +143,8 @@ class _LogitTransform:
     @classmethod
     def of(cls, model: PreTrainedModel) -> _LogitTransform | None:
         config = model.config.get_text_config()
-        softcap = getattr(config, "final_logit_softcapping", None)
+        caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        softcap = next((cap for name in caps if (cap := getattr(config, name, None)) is not None), None)
         scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
         return None if softcap is None and scale == 1.0 else cls(softcap, scale)
 

@@ -84,7 +84,7 @@ def _leaves(embeddings: nn.Module) -> Iterator[list[Tensor]]:
 
     def watch(_module: nn.Module, _given: object, output: Tensor) -> Tensor:
         seen.append(output.detach().requires_grad_())
-        return seen[-1]
+        return seen[-1].clone()  # some models multiply it in place, which autograd forbids for a leaf
 
     hook = embeddings.register_forward_hook(watch)
     try:

@@ -98,7 +98,9 @@ def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -
         with unwarned(*_OF_PEFT):
             adapted = get_peft_model(model, settings)
     except (ValueError, re.error) as error:
-        raise _no_target(f"{targets!r} fits no layer of this model", usable) from error
+        told = str(error).partition(". ")[0]
+        why = f"cannot be adapted: {told}" if "incompatible" in told else "fits no layer of this model"
+        raise _no_target(f"{targets!r} {why}", usable) from error
     # by now peft has put the names that the layers have today in place of older ones
     wanted = adapted.peft_config["default"].target_modules
     for target in sorted(wanted) if isinstance(targets, list) else ():

@@ -75,6 +75,7 @@ def _states(mix: Callable[[Tensor], Tensor], dtype: torch.dtype) -> bool:
         (lambda x: x * 2 + 1, False),
         (lambda x: F.layer_norm(x, (8,)), False),
         (lambda x: x * 0 + 1, False),
+        (lambda x: x.mul_(2), False),
         (lambda x: x + 0.01 * x.roll(1, dims=1), True),
         (lambda x: x + 0.01 * x.roll(4, dims=1), True),
         (lambda x: x.cumsum(1), True),
