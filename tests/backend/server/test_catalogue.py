@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import ModelError, RunError
 from backend.manager.run_manager import RunManager
 from backend.model_source import find_model
 from backend.run_dir import RunDir
@@ -47,6 +47,24 @@ def test_a_run_that_was_deleted_is_gone(root: Path, trained: RunDir) -> None:
     with pytest.raises(ApiError) as caught:
         catalogue.find(trained.id)
     assert caught.value.status == 404
+
+
+def test_a_base_that_was_moved_is_taken_for_the_runs_over_it(
+    root: Path, trained: RunDir, learner: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(learner, tmp_path / "moved"))
+    config = root / trained.id / "config.yaml"
+    config.write_text(config.read_text().replace(str(learner), str(tmp_path / "gone")))
+    with pytest.raises(ModelError, match="is not where it was"):
+        Catalogue(root).find(trained.id)
+    catalogue = Catalogue(root, base_model=str(moved))
+    assert {catalogue.find(name).base for name in (trained.id, f"{trained.id}@10", "base")} == {moved}
+
+
+def test_a_run_over_another_base_keeps_its_own(
+    root: Path, trained: RunDir, learner: Path, tiny_folder: Path
+) -> None:
+    assert Catalogue(root, base_model=str(tiny_folder)).find(trained.id).base == learner
 
 
 def test_a_run_by_the_name_it_was_given(root: Path, trained: RunDir) -> None:
