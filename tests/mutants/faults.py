@@ -393,7 +393,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a running run can be deleted",
         "backend/manager/run_manager.py",
-        "        require(run, found.status(), Event.DELETE)\n        with found.hold_for_deleting():\n",
+        "        self.require_unneeded(found)\n        with found.hold_for_deleting():\n",
         "        if found:\n",
         (RUNS,),
     ),
@@ -450,10 +450,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "Start starts nothing",
-        "app/start.py",
+        "backend/manager/launch.py",
         "            process_manager.start(run)\n",
         "            pass\n",
-        ("tests/app/test_start.py",),
+        ("tests/backend/manager/test_launch.py", "tests/app/test_start.py"),
     ),
     Fault(
         "Stop stops nothing",
