@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from backend.core.model_files import write_config
 from tests.tiny import Family, quiet_transformers, tiny_tokenizer
 
 _SIZES = {
@@ -76,5 +77,6 @@ def family_folder(folder: Path, name: str) -> Path:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     with quiet_transformers():
         model.save_pretrained(folder)
+    write_config(model.config, folder, dtype="float32")  # as published models are: older readers know them
     tokenizer.save_pretrained(folder)
     return folder
