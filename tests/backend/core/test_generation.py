@@ -27,6 +27,7 @@ from backend.core.tuning import make_trainable
 from backend.errors import InferenceError
 from tests.backend.core.decoding import (
     ALIKE,
+    BORDER,
     FREE,
     LONG,
     PROMPTS,
@@ -221,6 +222,18 @@ def test_rows_of_states_or_two_ropes_leave_and_the_others_do_not_notice(kind: st
     model = decoder(kind)
     counts = [2, 9, 2, 2, 9]
     prompts = [(5,), (9, 8, 7, 6, 5, 4, 3, 2), LONG, (11, 12, 13), (3, 40, 20, 8, 111)]
+
+    said = say(prompts, [Sampling(max_new_tokens=count) for count in counts], model=model)
+
+    assert ids_of(said) == [
+        reference(prompt, count, model=model) for prompt, count in zip(prompts, counts, strict=True)
+    ]
+
+
+def test_an_empty_seat_does_not_count_as_a_long_row() -> None:
+    """A row that ended keeps its seat for a while, and would have crossed the border of the rope there."""
+    model = decoder("two ropes")
+    prompts, counts = [LONG[: BORDER - 2], (5,), (6, 7), (8, 9, 10)], [1, 6, 6, 6]
 
     said = say(prompts, [Sampling(max_new_tokens=count) for count in counts], model=model)
 
