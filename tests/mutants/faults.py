@@ -444,8 +444,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "an upload is thrown away",
         "app/uploads.py",
-        ".write_bytes(content)",
-        '.write_bytes(b"")',
+        "(staging / harmless(name)).write_bytes(content)",
+        '(staging / harmless(name)).write_bytes(b"")',
         ("tests/app/test_uploads.py",),
     ),
     Fault(
