@@ -31,6 +31,16 @@ _FLAGS_HARM = (
 )
 _KEYS_HARM = "What stands under them changes nothing: the model neither reads nor learns it."
 _RATINGS_HARM = "Every answer is trained as a good one, the bad ones too."
+_OF_READING = (
+    "rejected-rows",
+    "unread-flags",
+    "unread-keys",
+    "unused-ratings",
+    "unused-columns",
+    "read-as-text",
+)
+NAMES = frozenset((*(check.slug for check in ALL), *_OF_READING))
+"""Everything that a finding may be called."""
 _ORDER: dict[Level, int] = {"block": 0, "warn": 1, "info": 2}
 _COLOURS: dict[Level, str] = {"block": "red", "warn": "yellow", "info": "cyan"}
 _WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}

@@ -18,7 +18,7 @@ from backend.core.model_folder import check_files, check_model_folder
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.data.checks import ALL, Check
-from backend.data.doctor import Finding, Report, examine
+from backend.data.doctor import NAMES, Finding, Report, examine
 from backend.data.fixes import mend
 from backend.data_pipeline import Dataset
 from backend.errors import ConfigError, Problem, UnsoundDataError
@@ -153,17 +153,16 @@ def stopping(report: Report, dataset: Dataset, accepted: Sequence[str]) -> tuple
 
     Raises ConfigError where ``accepted`` names a check that does not exist.
     """
-    known = {check.slug for check in ALL} | {finding.check for finding in report.findings}
-    if unknown := [name for name in accepted if name not in known]:
-        raise ConfigError([_unknown_check(name, known) for name in unknown])
+    if unknown := [name for name in accepted if name not in NAMES]:
+        raise ConfigError([_unknown_check(name) for name in unknown])
     passed = set(accepted) - REFUSED
     found = [each for each in report.findings if each.level == "block" and each.check not in passed]
     return tuple(_problem(each, dataset) for each in found)
 
 
-def _unknown_check(name: str, known: set[str]) -> Problem:
-    near = get_close_matches(name, known, 1)
-    meant = f"Did you mean {near[0]}?" if near else f"Use the name of a check: {', '.join(sorted(known))}."
+def _unknown_check(name: str) -> Problem:
+    near = get_close_matches(name, NAMES, 1)
+    meant = f"Did you mean {near[0]}?" if near else f"Use the name of a check: {', '.join(sorted(NAMES))}."
     return Problem("data.accept", f"There is no check called {name!r}.", meant)
 
 

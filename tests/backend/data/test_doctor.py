@@ -1,9 +1,11 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from backend.data import store
+from backend.data import doctor, store
 from backend.data.checks import ALL, Check, Scan
 from backend.data.doctor import Report, examine, run_checks, table
 from backend.data.load import load_rows
@@ -202,3 +204,12 @@ def test_secrets_in_a_column_that_is_not_used_are_not_shown(tmp_path):
     rows = [row | {"note": f"the key of every one of these many sums is hf_{'x' * 34}"} for row in SOUND]
     (finding,) = report_on(tmp_path / "t.jsonl", rows).findings
     assert "hf_x" not in finding.examples[0].detail
+
+
+def test_every_finding_of_the_reading_has_a_name_that_can_be_accepted() -> None:
+    source = Path(doctor.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r'check="([a-z-]+)"', source)) | set(
+        re.findall(r'"(un(?:read|used)-[a-z]+)"', source)
+    )
+    assert named <= doctor.NAMES
+    assert len(named) == 6

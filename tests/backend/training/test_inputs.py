@@ -103,6 +103,10 @@ class TestStop:
         ):
             check_inputs(configured(SOUND).accepting(["duplicate"]))
 
+    def test_what_is_found_while_reading_can_be_accepted_where_it_is_not_there(self, configured: Any) -> None:
+        names = ["unused-ratings", "unread-flags", "read-as-text", "rejected-rows"]
+        assert check_inputs(configured(SOUND).accepting(names)).stops == ()
+
     def test_held_out_rows_that_are_trained_on_stop_the_run(self, configured: Any, tmp_path: Path) -> None:
         held = write_rows(tmp_path / "held.jsonl", SOUND[:5])
         with pytest.raises(UnsoundDataError) as caught:
