@@ -33,6 +33,7 @@ from backend.errors import DataError
 
 GOOD_SHARE = 0.5
 
+_CHOICES = re.compile(r"(?:options?|choices?|ending)(?:[_ ]?[a-z0-9])?$|[a-e]$")
 _THOUGHTS = re.compile(r"reason|rationale|explan|think|thought|cot(?![a-z])|chain")
 
 
@@ -267,6 +268,8 @@ def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
     if unused.holds == "rating":
         flags = column_flags({**columns, "label": unused.name})
         return f"If it says which answers are good (1) or bad (0): {flags}; else leave the column out of the file."
+    if _CHOICES.match(unused.name.strip().lower()) and "choices" not in shape.columns:
+        return "To show the choices of a question, write them as a list in one column, named choices."
     part = "completion" if shape.name == "text" else _free_part(unused.name, shape)
     return f"To train on it: {column_flags({**columns, part: unused.name})}."
 

@@ -390,6 +390,7 @@ def test_a_role_beside_question_and_answer_is_no_message_a_row():
         ({"instruction": "q", "output": "a", "rating": 4}, "--columns.label rating"),
         ({"question": "q", "answer": "a", "notes": "some words here"}, "--columns.context notes"),
         ({"question": "q", "answer": "a", "rationale": "it is so"}, "--columns.reasoning rationale"),
+        ({"question": "q", "answer": "a", "option_a": "a cat"}, "a list in one column, named choices"),
         (
             {"question": "q", "context": "c", "answer": "a", "notes": "some words here"},
             "--columns.input notes",
