@@ -128,7 +128,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, life: Life, model: Pat
 def at_work(run: RunDir) -> list[ProcessIdentity]:
     """The living processes of a run's latest attempt, the one that writes first."""
     attempt = run.latest_attempt()
-    return members(attempt) if attempt else []
+    return members(run, attempt) if attempt else []
 
 
 def trained(run: RunDir) -> int:
