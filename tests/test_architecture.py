@@ -311,7 +311,7 @@ class TestWheel:
     def test_nothing_else_is(self, wheel: Path) -> None:
         tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
         assert {top for top in tops if not top.endswith(".dist-info")} == {"app", "backend", "tunesmith"}
-        assert len(tops) == 3
+        assert len(tops) == 4
         assert tops > {"backend"}
 
     def test_it_carries_the_command_and_the_licence(self, wheel: Path) -> None:
@@ -319,7 +319,7 @@ class TestWheel:
             texts = {
                 Path(name).name: archive.read(name).decode() for name in archive.namelist() if "info/" in name
             }
-        assert "tunesmith = backend.cli:main" in texts["entry_points.txt"]
+        assert "tunesmith = tunesmith.__main__:main" in texts["entry_points.txt"]
         assert "Apache" in texts["LICENSE"]
 
     def test_it_comes_up_from_the_wheel_alone(self, wheel: Path, tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_one_name_that_fits_no_layer_is_refused_with_the_one_that_was_meant(
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"], r".*\.v_proj", ["mlp.up_proj"]])
 def test_targets_that_fit_are_passed_without_weights(tiny_folder: Path, targets: str | list[str]) -> None:
-    check_tuning(tiny_folder, TuningConfig(lora_target_modules=targets))
-    check_tuning(tiny_folder, FULL)
+    assert check_tuning(tiny_folder, TuningConfig(lora_target_modules=targets)) is None
+    assert check_tuning(tiny_folder, FULL) is None
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"], r".*(lm_head|q_proj)"])
