@@ -13,7 +13,10 @@ from cyclopts import App
 
 from backend.cli import app, main
 from backend.config import config_schema, parse_config
+from backend.data.checks import ALL
+from backend.run_files import Part, RunFiles
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
+from tests.house import ROOMS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -203,3 +206,24 @@ def test_every_command_stands_in_the_reference() -> None:
     names = [name for name in app if not name.startswith("-")]
     assert [name for name in names if f"tunesmith {name}" not in told] == []
     assert len(names) > 5
+
+
+def test_every_room_stands_in_the_architecture() -> None:
+    told = set(re.findall(r"`([\w/]+)", text_of(ROOT / "docs" / "architecture.md")))
+    folders = {"commands", "checks"}  # each is told of as a whole
+    rooms = {path.relative_to(ROOT / "backend").with_suffix("") for path in ROOMS}
+    single = {room for room in rooms if room.parent.name not in folders and "gguf" not in room.name}
+    assert sorted(str(room) for room in single if not {room.name, str(room)} & told) == []
+    assert folders <= {name.rstrip("/") for name in told}
+
+
+def test_every_part_of_a_run_folder_stands_in_the_life_of_a_run() -> None:
+    told = text_of(ROOT / "docs" / "lifecycle.md")
+    parts = [part.name for part in vars(RunFiles).values() if isinstance(part, Part)]
+    assert [name for name in parts if f"`{name}" not in told] == []
+    assert len(parts) > 15
+
+
+def test_the_readme_counts_the_kinds_of_faults_that_the_data_check_knows() -> None:
+    (told,) = re.findall(r"(\d+) kinds of fault", text_of(ROOT / "README.md"))
+    assert int(told) == len({check.number for check in ALL})
