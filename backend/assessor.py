@@ -11,6 +11,7 @@ from backend.core.device import ComputePlan
 from backend.core.evaluation import HeldOut, evaluate
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.training import TrainState
+from backend.core.vocabulary import known_ids
 from backend.data_pipeline import Dataset
 from backend.reports import EvalReport, Progress, Watcher
 
@@ -62,6 +63,8 @@ class Assessor:
         self._held_out, self._watch = held_out, watch
         if held_out.panel or held_out.scored:
             prove_decoding(state.forward.model)
+        rows = state.forward.causal.get_input_embeddings().weight.shape[0]
+        self._known = known_ids(tokenizer, rows)
         self._stop_ids = stop_token_ids(tokenizer, state.forward.causal.generation_config.eos_token_id)
 
     def __call__(self, step: int, epoch: float, *, score: bool = False) -> EvalReport:
@@ -77,6 +80,7 @@ class Assessor:
             decode=lambda ids: decode(self._tokenizer, ids),
             step=step,
             epoch=epoch,
+            known=self._known,
         )
         self._watch(Progress("training", report))
         return report

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from backend.core.batching import micro_batches, pack
 from backend.core.device import ComputePlan
@@ -59,12 +60,17 @@ def answers(
     *,
     stop_ids: Collection[int],
     max_new_tokens: int,
+    known: Tensor | None = None,
 ) -> Iterator[tuple[Question, list[int]]]:
-    """Greedy answers as token ids, end token left out; in order. The lanes of ``plan`` share the questions."""
+    """Greedy answers as token ids, end token left out; in order. The lanes of ``plan`` share the questions.
+
+    ``known`` bool [V] says which token ids may be said at all, see ``known_ids``.
+    """
     sampling = Sampling(max_new_tokens=max_new_tokens)
 
     def answer(chunk: Sequence[Question]) -> list[list[int]]:
-        decoding = Decoding(forward.model, [q.prompt_ids for q in chunk], sampling, stop_ids)
+        prompts = [question.prompt_ids for question in chunk]
+        decoding = Decoding(forward.model, prompts, sampling, stop_ids, known=known)
         said: list[list[int]] = [[] for _ in chunk]
         while decoding.rows:
             for token in decoding.step():
@@ -99,13 +105,19 @@ def evaluate(
     decode: Callable[[Sequence[int]], str],
     step: int,
     epoch: float,
+    known: Tensor | None = None,
 ) -> EvalReport:
-    """The whole evaluation at one step as a report; ``decode`` turns token ids into text."""
+    """The whole evaluation at one step as a report.
+
+    ``decode`` turns token ids into text; ``known`` is that of ``answers``.
+    """
     started = time.perf_counter()
     loss, tokens = held_out_loss(forward, held_out.examples, plan, budget=budget)
 
     def answered(questions: Sequence[Question]) -> tuple[Sample, ...]:
-        said = answers(forward, questions, plan, stop_ids=stop_ids, max_new_tokens=max_new_tokens)
+        said = answers(
+            forward, questions, plan, stop_ids=stop_ids, max_new_tokens=max_new_tokens, known=known
+        )
         return tuple(Sample(q.row, q.prompt, q.expected, decode(ids)) for q, ids in said)
 
     matches = [sample.exact_match for sample in answered(held_out.scored)]

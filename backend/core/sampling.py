@@ -151,7 +151,11 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """One token id from ``logits`` [V]: the likeliest, or drawn by inverting the cumulative distribution."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probabilities, order = _cut(torch.softmax(logits.cpu().double() / sampling.temperature, -1), sampling)
+    scores = logits.cpu().double()
+    scores = (
+        scores - scores.max()
+    ) / sampling.temperature  # the likeliest at 0, or a tiny temperature is no number
+    probabilities, order = _cut(torch.softmax(scores, -1), sampling)
     cumulative = torch.cumsum(probabilities, -1)
     point = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
     place = min(int(torch.searchsorted(cumulative, point, right=True)), len(cumulative) - 1)

@@ -251,7 +251,9 @@ class Answering:
             if said is not None:
                 yield {**head, "choices": [said]}
             if piece.finish:
-                yield {**head, "choices": [self.words.ended(piece)]}
+                yield {**head, "choices": [self.words.ended(piece.choice, piece.finish)]}
+        for unwritten in range(0 if written else self.count):  # max_tokens is 0
+            yield {**head, "choices": [self.words.ended(unwritten, "length")]}
         if self.request.with_usage:
             yield {**head, "choices": [], "usage": usage(self.prompt_tokens, written)}
 
@@ -307,7 +309,7 @@ async def complete(service: Service, request: CompletionRequest) -> AsyncIterato
         service,
         request,
         variant_of(request, source),
-        asked,
+        asked if request.max_tokens else (),
         stop=request.stops,
         top_logprobs=request.logprobs or 0,
     ) as coming:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from backend.server.errors import ApiError
 
 MAX_DEPTH = 32
+_SHOWN = 40
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
@@ -42,7 +43,7 @@ def _depth(value: object) -> int:
 
 def _refused(model: type[BaseModel], value: object, error: ValidationError) -> ApiError:
     """What the first fault says; of a field of several kinds, that of the kind which came closest."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = error.errors(include_url=False)
     found = max(faults, key=lambda fault: (len(_place(value, fault)), not fault["type"].endswith("_type")))
     param = ".".join(name[:100] for name in _place(value, found))
     if found["type"] == "extra_forbidden":
@@ -50,11 +51,48 @@ def _refused(model: type[BaseModel], value: object, error: ValidationError) -> A
     elif found["type"] == "missing":
         message, code = f"Missing field: {param}.", "missing_field"
     else:
-        said = _sentence(found["msg"].removeprefix("Value error, "))
-        message, code = (f"{param}: {said}" if param else said), "bad_value"
+        said = _sentence(_plain(found))
+        where = param or ("The body" if found["type"] in _WANTED else "")
+        message, code = (f"{where}: {said}" if where else said), "bad_value"
     field = model.model_fields.get(param.partition(".")[0])
     why = f" {field.description}" if field and field.description else ""
     return ApiError(400, message + why, code=code, param=param or None)
+
+
+_WANTED = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "literal_error": "{expected}",
+    "union_tag_invalid": "{expected_tags}",
+}
+"""What must stand in a field, by pydantic's name of the fault."""
+_EMPTY = {"string_too_short", "too_short"}
+_MUCH = {"string_too_long": "characters", "too_long": "entries"}
+
+
+def _plain(fault: ErrorDetails) -> str:
+    """What is at fault in the field, in words for whoever wrote the request and knows nothing of pydantic."""
+    kind, bounds = fault["type"], fault.get("ctx", {})
+    if kind in _EMPTY and not fault["input"]:
+        return "It must not be empty"
+    if kind in _MUCH:
+        return f"It has {len(fault['input'])} {_MUCH[kind]}, and may have at most {bounds['max_length']}"
+    if kind not in _WANTED:
+        return fault["msg"].removeprefix("Value error, ")
+    found = to_json(bounds.get("tag", fault["input"])).decode()
+    shown = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}…"
+    wanted = _WANTED[kind].format_map(bounds).replace("False", "false")
+    return f"It is {shown}, and must be {wanted}"
 
 
 def _place(value: object, fault: ErrorDetails) -> list[str]:

@@ -211,7 +211,7 @@ class CompletionRequest(Streamed, Inserted):
         PromptText | Annotated[list[PromptText], Field(min_length=1, max_length=MAX_TEXTS)],
         BeforeValidator(_no_ids),
     ]
-    max_tokens: Count = 16
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool = False
 

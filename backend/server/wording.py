@@ -32,7 +32,7 @@ class Words(Protocol):
     def said(self, piece: Piece) -> dict[str, Any] | None:
         """The choice of a chunk with what a step added; None where that is nothing."""
 
-    def ended(self, piece: Piece) -> dict[str, Any]:
+    def ended(self, choice: int, finish: str) -> dict[str, Any]:
         """The choice of the chunk that says how an answer ended."""
 
 
@@ -80,7 +80,7 @@ class ChatWords(_Endpoint):
         return {
             "index": index,
             "message": message,
-            "finish_reason": self._finish(parts[-1]),
+            "finish_reason": self._finish(index, parts[-1].finish),
             "logprobs": self._likely(parts),
         }
 
@@ -97,17 +97,17 @@ class ChatWords(_Endpoint):
         said: dict[str, Any] = {"tool_calls": calls} if calls else {}
         return {**_delta(piece.choice, {"content": text, **said}), "logprobs": logprobs}
 
-    def ended(self, piece: Piece) -> dict[str, Any]:
+    def ended(self, choice: int, finish: str) -> dict[str, Any]:
         """How it ended."""
-        return {**_delta(piece.choice, {}), "finish_reason": self._finish(piece)}
+        return {**_delta(choice, {}), "finish_reason": self._finish(choice, finish)}
 
     def _read(self, choice: int, text: str, *, last: bool) -> tuple[str, list[dict[str, Any]]]:
         """Text and calls, where calls may be."""
         return (text, []) if self._readers is None else self._readers[choice].push(text, last=last)
 
-    def _finish(self, piece: Piece) -> str:
-        called = self._readers is not None and self._readers[piece.choice].calls
-        return "tool_calls" if called and piece.finish == "stop" else piece.finish
+    def _finish(self, choice: int, finish: str) -> str:
+        called = self._readers is not None and self._readers[choice].calls
+        return "tool_calls" if called and finish == "stop" else finish
 
     def _likely(self, parts: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:
@@ -141,9 +141,10 @@ class TextWords(_Endpoint):
         )
 
     def choice(self, index: int, parts: Sequence[Piece]) -> dict[str, Any]:
-        """One whole answer."""
+        """One whole answer, which may have been asked to have no token."""
+        finish = parts[-1].finish if parts else "length"
         text = "".join([*self._echoes[index : index + 1], *(part.text for part in parts)])
-        return _text(index, text, self._likely(parts), parts[-1].finish)
+        return _text(index, text, self._likely(parts), finish)
 
     def opening(self, index: int) -> dict[str, Any] | None:
         """The prompt, where it was asked for."""
@@ -156,9 +157,9 @@ class TextWords(_Endpoint):
             return None
         return _text(piece.choice, piece.text, logprobs, None)
 
-    def ended(self, piece: Piece) -> dict[str, Any]:
+    def ended(self, choice: int, finish: str) -> dict[str, Any]:
         """How it ended."""
-        return _text(piece.choice, "", None, piece.finish)
+        return _text(choice, "", None, finish)
 
     def _likely(self, parts: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._logprobs:

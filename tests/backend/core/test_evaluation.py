@@ -191,9 +191,9 @@ def test_answers_are_written_side_by_side_in_all_lanes(
     meeting = threading.Barrier(2)
 
     class Meeting(Decoding):
-        def __init__(self, *given: Any) -> None:
+        def __init__(self, *given: Any, **named: Any) -> None:
             meeting.wait(10.0)
-            super().__init__(*given)
+            super().__init__(*given, **named)
 
     questions = _questions(4)
     alone = list(answers(state.forward, questions, replace(PLAN, lanes=1), stop_ids=STOP, max_new_tokens=6))
@@ -218,6 +218,19 @@ def test_an_answer_ends_at_its_limit(state: TrainState) -> None:
     ((_, said),) = answers(state.forward, [question], PLAN, stop_ids=set(), max_new_tokens=3)
 
     assert said == _plain_answer(question.prompt_ids, 6)[:3]
+
+
+def test_what_stands_for_no_token_is_never_said_in_an_evaluation(state: TrainState) -> None:
+    (question, *_) = _questions()
+    whole = _plain_answer(question.prompt_ids, 6)
+    rows = state.forward.causal.get_input_embeddings().weight.shape[0]
+    known = torch.ones(rows, dtype=torch.bool)
+    known[whole] = False
+
+    ((_, said),) = answers(state.forward, [question], PLAN, stop_ids=set(), max_new_tokens=6, known=known)
+
+    assert len(said) == 6
+    assert not set(whole) & set(said)
 
 
 def test_no_question_has_no_answer(state: TrainState) -> None:

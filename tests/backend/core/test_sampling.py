@@ -51,6 +51,14 @@ def test_penalties_turn_the_choice_away_from_what_was_said(
     assert [chooser.choose(LOGITS).token_id for _ in range(5)] == expected
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-9])
+@pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_p": 5e-324}], ids=str)
+def test_a_tiny_temperature_draws_the_likeliest(temperature: float, cut: dict[str, Any]) -> None:
+    chooser = Chooser(Sampling(temperature=temperature, **cut), [])
+
+    assert {chooser.choose(LOGITS.flip(0)).token_id for _ in range(9)} == {4}
+
+
 def test_only_the_repetition_penalty_looks_at_the_prompt() -> None:
     assert Chooser(Sampling(repetition_penalty=4.0), [0]).choose(LOGITS).token_id == 1
     assert Chooser(Sampling(presence_penalty=2.0, frequency_penalty=2.0), [0]).choose(LOGITS).token_id == 0

@@ -185,6 +185,18 @@ class TestChat:
         assert many["usage"]["total_tokens"] == sum(each["usage"]["total_tokens"] for each in alone)
         assert len(set(said)) > 3
 
+    @pytest.mark.parametrize("echo", [True, False])
+    def test_no_token_may_be_asked_for(self, server: Server, echo: bool) -> None:
+        asked = {"model": server.run, "prompt": ["hello world", "x"], "max_tokens": 0, "echo": echo, "n": 2}
+        whole = server.ask("POST", "/v1/completions", asked).json
+        streamed = server.ask("POST", "/v1/completions", {**asked, "stream": True}).text
+        ends = [chunk["choices"][0] for chunk in _events(streamed)][-4:]
+        said = ["hello world", "hello world", "x", "x"]
+        assert [each["text"] for each in whole["choices"]] == [text * echo for text in said]
+        assert {each["finish_reason"] for each in [*whole["choices"], *ends]} == {"length"}
+        assert [each["index"] for each in ends] == [0, 1, 2, 3]
+        assert (whole["usage"]["completion_tokens"], whole["usage"]["prompt_tokens"] > 0) == (0, True)
+
     @pytest.mark.parametrize("prompt", ["hello world", ["hello world", "x"]])
     def test_a_stream_of_texts_adds_up_with_echo_and_usage(self, server: Server, prompt: Any) -> None:
         asked = {"model": server.run, "prompt": prompt, "temperature": 0, "max_tokens": 3, "echo": True}

@@ -53,7 +53,7 @@ def test_it_changes_nothing_but_itself(model: type[Any], name: str, value: Any) 
 @pytest.mark.parametrize(
     ("model", "name", "value", "why"),
     [
-        (ChatRequest, "store", True, "store: Input should be False. No answer is stored here."),
+        (ChatRequest, "store", True, "store: It is true, and must be false. No answer is stored here."),
         (ChatRequest, "service_tier", "flex", "There is one queue for all."),
         (ChatRequest, "modalities", ["audio"], "Answers are text."),
         (ChatRequest, "user", 5, "Nobody is watched"),

@@ -56,6 +56,45 @@ def test_the_field_at_fault_is_named_as_the_client_wrote_it(
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"max_tokens": 0}, "max_tokens: It is 0, and must be at least 1."),
+        ({"temperature": 3}, "temperature: It is 3, and must be at most 2.0."),
+        ({"top_p": 0}, "top_p: It is 0, and must be above 0.0."),
+        ({"seed": 2**63}, "seed: It is 9223372036854775808, and must be below 9223372036854775808."),
+        ({"max_tokens": "8"}, 'max_tokens: It is "8", and must be a whole number.'),
+        ({"stream": "yes"}, 'stream: It is "yes", and must be true or false.'),
+        ({"messages": "hi"}, 'messages: It is "hi", and must be a list.'),
+        ({"stop": ""}, "stop: It must not be empty."),
+        ({"stop": ["a"] * 17}, "stop: It has 17 entries, and may have at most 16."),
+        ({"stop": "a" * 257}, "stop: It has 257 characters, and may have at most 256."),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content.0.type: It is \"image_url\", and must be 'text'.",
+        ),
+        (
+            {"response_format": {"type": "xml"}},
+            "response_format: It is \"xml\", and must be 'text', 'json_object', 'json_schema'.",
+        ),
+        ({"temperature": "x" * 1000}, f'temperature: It is "{"x" * 39}…, and must be a number.'),
+    ],
+    ids=str,
+)
+def test_a_value_that_is_refused_is_told_in_plain_words(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        _chat(**fields)
+
+    assert caught.value.message == said
+
+
+def test_a_body_that_is_no_object_is_told_without_names_of_ours() -> None:
+    with pytest.raises(ApiError) as caught:
+        parse(ChatRequest, b"[]")
+
+    assert caught.value.message == "The body: It is [], and must be an object."
+
+
 @given(
     st.binary(max_size=60)
     | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)

@@ -126,12 +126,12 @@ def test_the_lesser_of_two_limits_holds(fields: dict[str, Any], limit: int | Non
     [
         ({"prompt": [1, 2]}, "prompt: token ids mean other texts to other tokenizers"),
         ({"prompt": [[1, 2]]}, "prompt: token ids"),
-        ({"prompt": []}, "prompt: List should have at least 1 item"),
-        ({"prompt": ["a", ""]}, "prompt.1: String should have at least 1 character"),
+        ({"prompt": []}, "prompt: It must not be empty."),
+        ({"prompt": ["a", ""]}, "prompt.1: It must not be empty."),
         ({"prompt": None}, "Missing field: prompt."),
         ({"prompt": ["a"] * 65, "n": 2}, "more than 128 answers"),
         ({"echo": True, "logprobs": 0}, "echo and logprobs exclude each other"),
-        ({"logprobs": True}, "logprobs: Input should be a valid integer"),
+        ({"logprobs": True}, "logprobs: It is true, and must be a whole number"),
     ],
 )
 def test_texts_that_cannot_be_continued(fields: dict[str, Any], said: str) -> None:

@@ -35,7 +35,9 @@ def test_a_stream_adds_up_to_the_whole(voice: Voice, words: Any) -> None:
 
     texts = [choice.get("text", choice.get("delta", {}).get("content")) for choice in said]
     assert "".join(texts) == whole.get("text", whole.get("message", {}).get("content")) == "hello"
-    assert spoken.ended(parts[-1])["finish_reason"] == whole["finish_reason"] == "stop"
+    assert (
+        spoken.ended(parts[-1].choice, parts[-1].finish)["finish_reason"] == whole["finish_reason"] == "stop"
+    )
     assert {choice["finish_reason"] for choice in said} == {None}
 
 
