@@ -27,6 +27,7 @@ ROLES = {
     "bing": "assistant",
     "bard": "assistant",
     "bot": "assistant",
+    "chatbot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
     "tool": "tool",

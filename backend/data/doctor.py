@@ -20,6 +20,7 @@ from backend.data.checks.secrets import redact
 from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
+from backend.data.unused import Holds
 from backend.utils.text_utils import counted, shorten, without_controls
 
 EXAMPLES = 3
@@ -30,12 +31,14 @@ _FLAGS_HARM = (
     "leaves an answer out of training, or take it away."
 )
 _KEYS_HARM = "What stands under them changes nothing: the model neither reads nor learns it."
+_SCORES_HARM = "They change nothing: every row counts the same."
 _RATINGS_HARM = "Every answer is trained as a good one, the bad ones too."
 _OF_READING = (
     "rejected-rows",
     "unread-flags",
     "unread-keys",
     "unused-ratings",
+    "unused-scores",
     "unused-columns",
     "read-as-text",
 )
@@ -318,21 +321,22 @@ def _unread_keys(loaded: Loaded) -> list[Finding]:
 
 
 def _unused_columns(loaded: Loaded) -> list[Finding]:
-    """One finding for ratings that nobody reads, and one for words that nobody reads."""
+    """One finding each for ratings, for scores and for words that nobody reads."""
     total = len(loaded.rows) + len(loaded.rejected)
-    kinds: tuple[tuple[str, str, Level, str, bool], ...] = (
-        ("unused-ratings", "Ratings of the answers are not used", "block", _RATINGS_HARM, True),
+    kinds: tuple[tuple[str, str, Level, str, tuple[Holds, ...]], ...] = (
+        ("unused-ratings", "Ratings of the answers are not used", "block", _RATINGS_HARM, ("rating",)),
+        ("unused-scores", "Scores are not used", "warn", _SCORES_HARM, ("scores",)),
         (
             "unused-columns",
             "Columns with words are not used",
             "warn",
             "They are left out of training.",
-            False,
+            ("text", "labels"),
         ),
     )
     findings = []
-    for slug, title, level, harm, rated in kinds:
-        columns = [each for each in loaded.unused if (each.holds == "rating") == rated]
+    for slug, title, level, harm, held in kinds:
+        columns = [each for each in loaded.unused if each.holds in held]
         if columns:
             most = max(each.rows for each in columns)
             ways = " ".join(how_to_use(each, loaded.shape) for each in columns[:EXAMPLES])

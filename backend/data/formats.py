@@ -28,7 +28,7 @@ from backend.data.refusals import (
     unknown_shape,
 )
 from backend.data.shapes import build
-from backend.data.unused import UnusedColumn, texts_beside
+from backend.data.unused import WORSE, UnusedColumn, texts_beside
 from backend.errors import DataError
 
 GOOD_SHARE = 0.5
@@ -161,6 +161,7 @@ def _best(shapes: Iterable[Shape]) -> Shape | None:
 def _shape(
     family: Family, columns: Mapping[str, str], names: Mapping[str, str], sample: Sequence[Record]
 ) -> Shape:
+    columns = _without_whole_rows(columns, sample)
     share = _share(Shape(family.shape, columns, "", 0.0), sample)
     shown = " and ".join(repr(columns[part]) for part in family.required)
     reason = (
@@ -180,6 +181,23 @@ def _shape(
         if part not in columns and choices[0] not in columns.values()
     }
     return Shape(family.shape, columns, reason, share, later)
+
+
+def _without_whole_rows(columns: Mapping[str, str], sample: Sequence[Record]) -> Mapping[str, str]:
+    """Return the columns but for a context that is the whole row once more, its question and its answer."""
+    ask = columns.get("prompt", columns.get("instruction"))
+    answer = columns.get("completion", columns.get("output"))
+    if "context" not in columns or ask is None or answer is None:
+        return columns
+    rows = ([record.cells.get(name) for name in (columns["context"], ask, answer)] for record in sample)
+    filled = [
+        [str(cell).strip() for cell in cells] for cells in rows if all(isinstance(c, str) for c in cells)
+    ]
+    filled = [cells for cells in filled if all(cells)]
+    whole = sum(asked in text and said in text for text, asked, said in filled)
+    if 2 * whole <= len(filled):
+        return columns
+    return {part: name for part, name in columns.items() if part != "context"}
 
 
 def _not_used(names: Mapping[str, str], columns: Mapping[str, str]) -> str:
@@ -258,8 +276,12 @@ def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
     """Return what to do about a column that is not used, as a sentence with the flags that would use it."""
     renamed = {"instruction": "prompt", "output": "completion", "text": "prompt"}
     columns = {renamed.get(part, part): column for part, column in shape.columns.items()}
-    if unused.holds == "rating" and any(
-        word in unused.name.lower() for word in ("reject", "prefer", "chosen")
+    if unused.holds == "scores":
+        flags = column_flags({**columns, "label": unused.name})
+        return f"If low ones are of bad answers, leave those rows out; to name good (1) and bad (0) ones: {flags}."
+    if unused.holds == "rating" and (
+        WORSE.search(unused.name.lower())
+        or any(word in unused.name.lower() for word in ("reject", "prefer", "chosen"))
     ):
         return (
             "If it belongs to pairs of answers, name them with --columns.prompt, --columns.chosen and "

@@ -5,6 +5,7 @@ Nothing is read here; ``formats`` asks for the error once it knows that no shape
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,7 @@ from backend.data.families import (
     UTTERANCES,
 )
 from backend.data.records import Record
-from backend.data.unused import texts_beside
+from backend.data.unused import WORSE, texts_beside
 from backend.errors import DataError
 from backend.utils.text_utils import shorten
 
@@ -31,6 +32,7 @@ COLUMNS_NAMED = 20
 PLACEHOLDERS: Mapping[str, str] = {"prompt": "Question", "completion": "Answer"}
 """A column map as an example, where the columns themselves tell nothing."""
 
+_TWIN = re.compile(r"[ _-]?(?:(?<=[ _-])[ab]|(?<![0-9])[0-9])$")
 _TABLES = (".csv", ".tsv", ".tab", ".psv", ".xlsx", ".xlsm")
 
 
@@ -150,7 +152,10 @@ def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mappin
     chats = [name for name in names.values() if any(is_conversation(each.cells.get(name)) for each in sample)]
     if len(chats) == 1:
         return [{"messages": chats[0]}]
-    told = [column.name for column in texts_beside(sample, ())]
+    told = [column.name for column in texts_beside(sample, ()) if not WORSE.search(column.name.lower())]
+    if twins := _twins(told):
+        asks = [name for name in told if name not in twins][:1]
+        return [{**dict(zip(("prompt",), asks, strict=False)), "chosen": twins[0], "rejected": twins[1]}]
     by_name = [column for name, column in names.items() if name in PART_NAMES and name not in ROUND_NAMES]
     asked = [names[name] for name in (*QUESTIONS, "instruction", *DOCUMENTS) if name in names] + told
     answers = (
@@ -169,6 +174,18 @@ def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mappin
         {**pairs[0], **{part: name for part, name in around.items() if name not in pairs[0].values()}},
         *plain[:1],
     ]
+
+
+def _twins(columns: Sequence[str]) -> list[str]:
+    """The first two columns that are called alike but for a letter or a number at the end: two answers of one model.
+
+    Which of them is the better one is not known; that they are compared is.
+    """
+    stems: dict[str, list[str]] = {}
+    for column in columns:
+        if (stem := _TWIN.sub("", column.lower())) != column.lower():
+            stems.setdefault(stem, []).append(column)
+    return next((names[:2] for names in stems.values() if len(names) == 2), [])
 
 
 def _file(sample: Sequence[Record]) -> str:

@@ -62,6 +62,17 @@ FLAGS: Mapping[str, bool] = {
     "not_preferred": False,
     "acceptable": True,
     "unacceptable": False,
+    **dict.fromkeys(
+        ("accept", "approve", "approved", "right", "helpful", "pass", "passed", "ok", "okay"), True
+    ),
+    **dict.fromkeys(
+        ("reject", "disapproved", "denied", "unhelpful", "fail", "failed", "not ok", "poor"), False
+    ),
+    **dict.fromkeys(
+        ("gut", "richtig", "buena", "bueno", "correcto", "correcta", "bon", "bonne", "好", "对"), True
+    ),
+    **dict.fromkeys(("schlecht", "falsch", "mala", "malo", "incorrecto", "incorrecta", "mauvais"), False),
+    **dict.fromkeys(("mauvaise", "差", "坏", "不好", "错"), False),
 }
 """How people write that an answer is good (True) or bad."""
 

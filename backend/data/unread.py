@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.data.chat import MESSAGE_KEYS, as_given, is_flag, is_message, read_json_cell
 from backend.data.records import Record
+from backend.data.unused import names_rating
 from backend.errors import DataError
 from backend.utils.text_utils import counted, shorten
 
@@ -19,6 +20,7 @@ HARMLESS = frozenset(
         *("index", "turn", "turn_id", "order", "position", "status", "metadata", "meta", "recipient"),
         *("time", "date", "timestamp", "created", "created_at", "create_time", "updated_at", "update_time"),
         *("lang", "language", "tokens", "num_tokens", "token_count", "end_turn", "refusal", "annotations"),
+        *("redacted", "toxic", "streaming", "is_streaming", "synthetic", "edited", "pinned", "finished"),
     }
 )
 _PARTS = ("messages", "prompt", "completion", "chosen", "rejected")
@@ -29,7 +31,8 @@ _MAX_KEYS = 50
 class UnreadKey:
     """A key with something under it that no message part takes: in how many rows, and where first.
 
-    ``is_flag``: nothing but true, false, 0 and 1 stands under it, so that it may say what is trained.
+    ``is_flag``: nothing but true, false, 0 and 1 stands under it, or it is called like a rating, so that it may say
+    what is trained.
     """
 
     key: str
@@ -66,7 +69,7 @@ def note_unread(
                 value = _messages(value, column)
             if isinstance(value, list | dict) or part == "messages":
                 for key, given in _unread(_turns(value)):
-                    keys[key] = keys.get(key, True) and is_flag(given)
+                    keys[key] = keys.get(key, True) and (is_flag(given) or names_rating(key))
         for key, flag in sorted(keys.items()):
             known = found.get(key)
             if known is not None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from backend.data.exact_json import Spelled
 from backend.data.families import CLASSES, RATINGS, REJECTED
 from backend.data.records import Record
+from backend.data.shapes import FLAGS
 from backend.utils.text_utils import counted, shorten
 
-Holds = Literal["rating", "text", "labels"]
+Holds = Literal["rating", "scores", "text", "labels"]
 
 MAX_COLUMNS = 100
 MAX_DISTINCT = 1_000
@@ -32,12 +34,45 @@ _RATING_WORDS = re.compile(
     r"|dispreferred|rejected|chosen|winner|loser|helpfulness|harmfulness|is_?good|is_?bad|is_?correct|liked|desirable)"
     r"(?=[^a-z]|$)"
 )
+_MAYBE_RATING = re.compile(
+    r"(?:^|[^a-z])(?:verdict|helpful|(?:is_?)?valid|passed|approved|upvoted|downvoted|judge?ments?|hallucinat\w+|wrong"
+    r"|bewertung|beurteilung|sterne|calificaci[oó]n|valoraci[oó]n|puntuaci[oó]n|[eé]valuation|acceptable)(?=[^a-z]|$)"
+    r"|评分|评价|评级|得分|打分|是否正确"
+)
+"""Names of ratings that have other meanings too, so that the values must be those of ratings."""
+WORSE = re.compile(
+    r"(?:^|[^a-z])(?:incorrect|wrong|bad|worse|worst|negative|rejected|dispreferred|distractor)(?=[^a-z]|$)"
+)
+"""Names of answers that are not to be learned."""
+_SCORED = re.compile(r"(?:^|[^a-z])(?:scores?|rewards?|upvotes?|downvotes?)(?=[^a-z]|$)")
+"""Names of what may be measured of answers that are all good."""
+_SCALES = (1.0, 5.0, 10.0, 100.0)
+LOW_SHARE = 0.6
+"""The share of its scale up to which a score says that an answer is not good."""
 _NO_RATING = re.compile(r"(?:^|[^a-z])(?:language|lang|similarity|perplexity|distance)(?=[^a-z]|$)")
 _JUDGED = re.compile(
     r"[-+]?\d+(?:\.\d+)?%?|true|false|yes|no|good|bad|up|down|(?:un)?desirable|(?:un)?acceptable|(?:dis)?like[ds]?"
     r"|positive|negative|correct|incorrect|right|wrong|chosen|rejected|accepted|high|low|poor|excellent",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_VERDICTS = frozenset(word for word in FLAGS if len(word) > 1 or not word.isascii()) - {
+    "true",
+    "false",
+    "yes",
+    "no",
+    "1.0",
+    "0.0",
+    "+1",
+    "-1",
+    "up",
+    "down",
+    "positive",
+    "negative",
+    "right",
+}
+"""Words that judge an answer, whatever the column is called."""
+_PRAISE = frozenset({"high", "excellent", *(word for word, good in FLAGS.items() if good)})
 _ABOUT = frozenset(
     {
         *(
@@ -103,8 +138,9 @@ _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u
 class UnusedColumn:
     """A column whose words are not trained: what it holds, in how many rows, and where it stands first.
 
-    ``rating``: a judgement of the answer, or an answer that is worse; ``text``: sentences; ``labels``: a few words
-    that stand again and again. ``sample``: the first of them.
+    ``rating``: a judgement by which some answer may be bad, or an answer that is worse; ``scores``: a judgement by
+    which all are good, or one inside an object about the row; ``text``: sentences; ``labels``: a few words that stand
+    again and again. ``sample``: the first of them.
     """
 
     name: str
@@ -124,26 +160,36 @@ class _Column:
     name: str
     place: str
     sample: str
+    inside: bool = False
     rows: int = 0
     sentences: int = 0
     judged: int = 0
+    lowest: float = math.inf
+    highest: float = -math.inf
+    verdicts: int = 0
+    same: bool = True
     worded: int = 0
     long: bool = False
     compared: int = 0
     repeated: int = 0
     distinct: set[int] = field(default_factory=set)
 
-    def note(self, text: str, read: str | None) -> None:
+    def note(self, text: str, read: list[str] | None) -> None:
         self.rows += 1
+        self.same = self.same and shorten(text, 60) == self.sample
+        if _NUMBER.fullmatch(text[:SENTENCE_CHARACTERS]):
+            self.lowest, self.highest = min(self.lowest, float(text)), max(self.highest, float(text))
         if self.rows > JUDGED_ROWS:
             return
         if len(self.distinct) < MAX_DISTINCT:
             self.distinct.add(hash(text))
-        self.judged += bool(_JUDGED.fullmatch(text))
+        verdict = text.lower() in _VERDICTS
+        self.verdicts += verdict
+        self.judged += verdict or bool(_JUDGED.fullmatch(text))
         self.worded += is_worded(text)
         if read is not None:
             self.compared += 1
-            self.repeated += text in read
+            self.repeated += text in "\n".join(read) or all(part in text for part in read)
         if not is_sentence(text):
             return
         self.sentences += 1
@@ -166,10 +212,17 @@ class _Column:
         said = said or bool(_CONTENT.search(named))
         return said and not (self.compared and 10 * self.repeated >= 9 * self.compared)
 
-    def holds(self, shape: str) -> Holds | None:
-        """Return what it holds that matters beside rows of this shape: ratings only where an answer could be bad."""
+    def holds(self, shape: str, *, classified: bool = False) -> Holds | None:
+        """Return what it holds that matters beside rows of this shape: ratings only where an answer could be bad.
+
+        ``classified``: the answers are classes, beside which stand other spellings of them and how sure somebody was.
+        """
+        if classified and self.name.strip().lower() in CLASSES:
+            return None
         if self.is_rating and shape in _UNRATED:
-            return "rating"
+            return "scores" if classified or self.inside or not self.parts_answers else "rating"
+        if self.inside:
+            return None
         if self.is_text:
             return "text"
         return "labels" if shape == "text" and (self.is_label or self.is_rating) else None
@@ -178,10 +231,32 @@ class _Column:
     def is_rating(self) -> bool:
         """Whether it judges the answers beside it, by its name and by its values."""
         name = self.name.strip().lower()
+        judged = 2 * self.judged >= self.looked_at
+        if 10 * self.verdicts >= 9 * self.looked_at and not self.same:
+            return True
         if name in CLASSES:
-            return 2 * self.judged >= self.looked_at
-        named = name in RATINGS or name in REJECTED or bool(_RATING_WORDS.search(name))
-        return named and not _NO_RATING.search(name)
+            return judged
+        if _is_about(name):
+            return False
+        return names_rating(name) or self.is_worse or (judged and bool(_MAYBE_RATING.search(name)))
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it holds answers that are not to be learned."""
+        name = self.name.strip().lower()
+        return name in REJECTED or (bool(WORSE.search(name)) and 2 * self.judged < self.looked_at)
+
+    @property
+    def parts_answers(self) -> bool:
+        """Whether a rating may say of some answer that it is not good; high scores and one word of praise do not."""
+        if self.is_worse:
+            return True
+        if self.same and self.sample.lower() in _PRAISE:
+            return False
+        if not _SCORED.search(self.name.strip().lower()) or self.highest < self.lowest:
+            return True
+        top = next((each for each in _SCALES if self.highest <= each), self.highest)
+        return self.lowest <= LOW_SHARE * top
 
     @property
     def is_label(self) -> bool:
@@ -212,25 +287,29 @@ class UnusedColumns:
         others = record.cells.keys() - self._taken
         if not others:
             return
-        read: str | None = None
+        read: list[str] | None = None
         self._seen += 1
-        for name in record.cells:
-            value = record.cells[name]
-            about = isinstance(value, Mapping) and name.strip().lower() in _ABOUT_THE_ROW
-            if name not in others or about or not (text := _words(value)):
+        for name, value in _cells(record, others):
+            if not (text := _words(value)):
                 continue
             column = self._columns.get(name)
             if column is None:
                 if len(self._columns) == MAX_COLUMNS:
                     continue
-                column = self._columns[name] = _Column(name, record.place, shorten(text, 60))
+                column = self._columns[name] = _Column(
+                    name, record.place, shorten(text, 60), inside=name not in others
+                )
             if read is None and self._seen <= COMPARED_ROWS and self._taken:
-                read = "\n".join(_words(record.cells.get(each), None) for each in self._taken)
+                words = (_words(record.cells.get(each), None) for each in self._taken)
+                read = [each for each in words if each] or [""]
             column.note(text, read if self._seen <= COMPARED_ROWS else None)
 
     def found(self, shape: str) -> tuple[UnusedColumn, ...]:
         """Return the columns that matter beside rows of this shape, in the file's order."""
-        found = ((each, each.holds(shape)) for each in self._columns.values())
+        classified = shape == "prompt/completion" and any(
+            name.strip().lower() in CLASSES for name in self._taken
+        )
+        found = ((each, each.holds(shape, classified=classified)) for each in self._columns.values())
         return tuple(
             UnusedColumn(each.name, holds, each.rows, each.place, each.sample)
             for each, holds in found
@@ -256,6 +335,13 @@ def is_sentence(text: str) -> bool:
     return len(spoken) >= SENTENCE_WORDS or len(_UNSPACED.findall(text)) > SENTENCE_WORDS
 
 
+def names_rating(name: str) -> bool:
+    """Return whether a name says that what stands under it judges an answer."""
+    name = name.strip().lower()
+    named = name in RATINGS or bool(_RATING_WORDS.search(name))
+    return named and not _NO_RATING.search(name)
+
+
 def _is_about(name: str) -> bool:
     """Whether a column is called after where rows are from: ``prompt_id``, ``data_source``, ``model_name``."""
     words = re.split(r"[^a-z0-9]+", name.strip().lower().removesuffix("_at"))
@@ -270,6 +356,17 @@ def is_worded(text: str) -> bool:
         and not _CODE.fullmatch(text)
         and any(map(str.isalpha, text))
     )
+
+
+def _cells(record: Record, names: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The cells of a record under these names; of an object about the row only what is called like a rating."""
+    for name, value in record.cells.items():
+        if name not in names:
+            continue
+        if isinstance(value, Mapping) and name.strip().lower() in _ABOUT_THE_ROW:
+            yield from ((f"{name}.{key}", each) for key, each in value.items() if names_rating(key))
+        else:
+            yield name, value
 
 
 def _words(value: Any, limit: int | None = MAX_TEXT_CHARACTERS) -> str:

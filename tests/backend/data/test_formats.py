@@ -406,3 +406,47 @@ def test_what_is_not_used_comes_with_the_flags_that_would_use_it(cells, said):
     assert list(columns.watch(sample)) == sample
     (unused,) = columns.found(shape.name)
     assert said in how_to_use(unused, shape)
+
+
+@pytest.mark.parametrize(
+    ("ask", "say"), [("instruction", "output"), ("prompt", "completion"), ("question", "answer")]
+)
+def test_a_text_that_is_the_whole_row_once_more_is_no_context(ask, say):
+    cells = {
+        ask: "Name a colour.",
+        say: "Red.",
+        "text": "### Instruction:\nName a colour.\n\n### Response:\nRed.",
+    }
+    row = to_row(Record("f:1", cells), detect(records(cells)))
+    assert [each["content"] for each in row.messages] == ["Name a colour.", "Red."]
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (
+            {
+                "question": "q",
+                "good_answer": "It is on the Hull",
+                "bad_answer": "There is no port",
+            },
+            "--columns.completion good_answer",
+        ),
+        (
+            {
+                "prompt": "Where is the harbour of Hull?",
+                "reply_a": "It is on the Hull",
+                "reply_b": "There is no port",
+            },
+            "--columns.prompt prompt --columns.chosen reply_a --columns.rejected reply_b",
+        ),
+        (
+            {"text_1": "It is on the Hull", "text_2": "There is no port"},
+            "--columns.chosen text_1 --columns.rejected text_2",
+        ),
+    ],
+)
+def test_no_way_out_trains_a_worse_answer(cells, said):
+    with pytest.raises(DataError) as refused:
+        detect(records(cells))
+    assert said in refused.value.remedy

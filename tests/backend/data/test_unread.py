@@ -82,3 +82,15 @@ def test_pictures_in_a_message_are_refused(tmp_path):
 def test_a_broken_cell_is_refused_as_before(tmp_path):
     with pytest.raises(DataError, match="not JSON"):
         load(tmp_path, {"messages": "[{"})
+
+
+@pytest.mark.parametrize("values", [("good", "bad"), (5, 1), ({"thumbs": "up"}, {"thumbs": "down"})])
+def test_a_rating_of_a_message_may_say_what_is_trained(tmp_path, values):
+    rows = [{"messages": [TURNS[0], {"role": "assistant", "content": "A", "rating": v}]} for v in values]
+    (key,) = load(tmp_path, *rows).unread
+    assert (key.key, key.rows, key.is_flag) == ("rating", 2, True)
+
+
+def test_how_a_log_marks_its_messages_says_nothing_of_training(tmp_path):
+    said = {"role": "assistant", "content": "A", "toxic": False, "redacted": False}
+    assert all(key.harmless for key in load(tmp_path, {"messages": [TURNS[0], said]}).unread)

@@ -99,6 +99,61 @@ def test_ratings_by_name_and_value_are_found_where_all_answers_are_taken_for_goo
     assert beside(values, name, shape) == [(name, "rating", 8)]
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("verdict", ["approved", "rejected"] * 4),
+        ("human_review", ["OK", "not ok"] * 4),
+        ("helpful", [True, False] * 4),
+        ("passed", ["yes", "no"] * 4),
+        ("anything", ["accept", "reject"] * 4),
+        ("Bewertung", ["gut", "schlecht"] * 4),
+        ("calificación", [1, 5] * 4),
+        ("评分", [1, 0] * 4),
+        ("incorrect_answer", FOODS),
+        ("wrong answer", FOODS),
+    ],
+)
+def test_ratings_are_found_under_other_names_and_in_other_languages(name, values):
+    assert beside(values, name) == [(name, "rating", 8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("score", [0.91, 0.95] * 4),
+        ("quality", ["high"] * 8),
+        ("metadata", [{"rating": each} for each in (1, 0)] * 4),
+    ],
+)
+def test_judgements_by_which_no_answer_is_bad_stop_nothing(name, values):
+    assert [holds for _, holds, _ in beside(values, name)] == ["scores"]
+
+
+def test_ratings_that_turn_bad_after_the_rows_that_are_judged_are_found():
+    assert beside(["good"] * JUDGED_ROWS + ["bad"], "quality") == [("quality", "rating", JUDGED_ROWS + 1)]
+
+
+@pytest.mark.parametrize(("name", "values"), [("label_text", ["World", "Sports"] * 4), ("label", [0, 1] * 4)])
+def test_other_spellings_of_the_classes_rate_nothing(name, values):
+    columns = UnusedColumns(["text", "labels"])
+    for number, value in enumerate(values, 1):
+        columns.note(Record(f"f:{number}", {"text": FOODS[number - 1], "labels": 1, name: value}))
+    assert columns.found("prompt/completion") == ()
+
+
+def test_a_column_that_is_the_whole_row_once_more_says_nothing_new():
+    columns = UnusedColumns(["prompt", "completion"])
+    for number, food in enumerate(FOODS):
+        cells = {"prompt": f"Which is food {number}?", "completion": f"It is {food}."}
+        columns.note(
+            Record(
+                f"f:{number}", {**cells, "note": "### Ask: {prompt} ### Say: {completion}".format(**cells)}
+            )
+        )
+    assert columns.found("prompt/completion") == ()
+
+
 @pytest.mark.parametrize("shape", ["preference", "unpaired preference", "rated messages"])
 def test_scores_beside_rows_that_are_rated_already_say_nothing_new(shape):
     assert beside([0.5] * 8, "score_chosen", shape) == []
