@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,14 @@ class ModelShape:
 
     def lora_parameters(self, rank: int, targets: str | list[str]) -> int:
         """Parameters of LoRA matrices of ``rank`` beside ``targets``, matched as peft does (Hu et al., 2021)."""
-        return sum(rank * (one.inputs + one.outputs) for one in self.linears if _is_target(one.name, targets))
+        every = targets == "all-linear"
+        return sum(
+            rank * (one.inputs + one.outputs) for one in self.linears if every or is_target(one.name, targets)
+        )
 
 
-def _is_target(name: str, targets: str | list[str]) -> bool:
-    if targets == "all-linear":
-        return True
+def is_target(name: str, targets: str | Sequence[str]) -> bool:
+    """Whether the module ``name`` is meant, by the rule of peft's ``target_modules``; ``all-linear`` is no name."""
     if isinstance(targets, str):
         try:
             return re.fullmatch(targets, name) is not None

@@ -52,9 +52,8 @@ def _past_run(run: RunDir) -> PastRun | None:
     data, plan = environment.data, environment.plan
     start, seconds = _seconds(run, environment)
     shape = read_shape(folder)
-    if (
-        data.train_rows <= 0 or not data.tokens or data.tokens <= 0
-    ):  # it ended before its rows were all tokenised
+    # it may have ended before its rows were all tokenised
+    if data.train_rows <= 0 or not data.tokens or data.tokens <= 0:
         return None
     figures = DataFigures(
         data.train_rows,

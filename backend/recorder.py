@@ -37,9 +37,8 @@ class Recorder:
         notes: Mapping[str, Any],
     ) -> None:
         self._run, self._config, self._state, self._facts = run_dir, config, state, facts
-        self._tokenizer = (
-            tokenizer if config.model.chat_template else None
-        )  # else it is that of the base model
+        # without a template of its own the run's tokenizer is that of the base model
+        self._tokenizer = tokenizer if config.model.chat_template else None
         self._best_loss: float | None = notes.get("best_loss")
         self._best_step: int | None = notes.get("best_step")
         self._waited = int(notes.get("waited", 0))

@@ -20,7 +20,7 @@ from backend.core.decode_proof import prove_decoding
 from backend.core.device import plan_compute, torch_dtype
 from backend.core.generation import check_prompt, context_length
 from backend.core.model_loader import load_base
-from backend.core.runner import rope_border
+from backend.core.rope import rope_border
 from backend.core.shared_base import KEEP, Adapter, SharedBase
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion, load_tokenizer, stop_token_ids
 from backend.core.vocabulary import known_ids

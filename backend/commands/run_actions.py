@@ -15,6 +15,12 @@ from backend.commands.runs import app, summary_record
 from backend.errors import RunError
 from backend.run_dir import RunDir
 
+if TYPE_CHECKING:
+    from backend.manager.explain import Explanation
+    from backend.manager.run_manager import Comparison, RunManager
+    from backend.manager.run_summary import Labels
+    from backend.reports import RunState
+
 Wait = Annotated[
     float | None,
     Parameter(
@@ -22,12 +28,6 @@ Wait = Annotated[
         help="Seconds to wait for its checkpoint; left out: as long as its own steps suggest.",
     ),
 ]
-
-if TYPE_CHECKING:
-    from backend.manager.explain import Explanation
-    from backend.manager.run_manager import Comparison, RunManager
-    from backend.manager.run_summary import Labels
-    from backend.reports import RunState
 
 
 def _manager_of(run: RunDir) -> RunManager:

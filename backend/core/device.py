@@ -24,6 +24,7 @@ from backend.utils.machine_utils import available_cores
 __all__ = [
     "ComputePlan",
     "apply_plan",
+    "is_out_of_memory",
     "left_as_found",
     "memory_bytes",
     "plan_compute",
@@ -164,6 +165,11 @@ def seed_everything(seed: int) -> None:
 def step_seed(seed: int, step: int, part: int) -> int:
     """A seed that is a pure function of where we are: run seed, step and micro-batch."""
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1)[0])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out; on a processor torch says so in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def memory_bytes() -> int:

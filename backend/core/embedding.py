@@ -17,7 +17,7 @@ PIECE_TOKENS = 256
 def pieces(lengths: Sequence[int], border: int | None) -> Iterator[list[int]]:
     """Yield the numbers of texts to be read together: alike in length, and few enough not to hold others up.
 
-    ``lengths`` are in tokens; texts on two sides of ``border``, see ``runner.rope_border``, never share a piece.
+    ``lengths`` are in tokens; texts on two sides of ``border``, see ``rope.rope_border``, never share a piece.
     """
     piece: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.core.batching import MicroBatch
-from backend.core.device import ComputePlan, seed_everything, step_seed
+from backend.core.device import ComputePlan, is_out_of_memory, seed_everything, step_seed
 from backend.core.distributed import ALONE, World
 from backend.core.forward import ForwardPass
 from backend.core.lanes import Lanes
@@ -53,7 +53,7 @@ def step_gradients(
                 [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
             )
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise TrainingError(
             f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
@@ -64,7 +64,3 @@ def step_gradients(
         ) from error
     summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
     return world.add_up(total, summed), summed
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

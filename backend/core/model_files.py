@@ -140,9 +140,8 @@ def without_classic_names(
 
 def write_generation_config(rules: GenerationConfig, folder: Path) -> None:
     """Write ``generation_config.json`` into ``folder`` without rules that have no effect."""
-    written = json.loads(
-        rules.to_json_string()
-    )  # save_pretrained refuses rules that a published model may have
+    # not by save_pretrained, which refuses rules that a published model may have
+    written = json.loads(rules.to_json_string())
     idle = () if written.get("do_sample") else _SAMPLING
     _write(
         folder / "generation_config.json",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.core.batching import MicroBatch
+from backend.core.device import is_out_of_memory
 from backend.core.examples import Example
 from backend.errors import ModelError
 
@@ -146,7 +147,7 @@ def translated(causal: PreTrainedModel) -> Iterator[None]:
 
 def reraise_out_of_memory(error: BaseException) -> None:
     """Raise ``error`` again where it says nothing about the model but that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         raise error
 
 

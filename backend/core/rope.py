@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 
 def steady_length(model: nn.Module) -> int | None:
@@ -30,6 +31,24 @@ def _borders(module: nn.Module) -> Iterator[int]:
             yield int(settings["original_max_position_embeddings"])
         elif isinstance(kind, str) and "dynamic" in kind:
             yield int(module.original_max_seq_len)  # type: ignore[arg-type]
+
+
+def rope_border(config: PreTrainedConfig) -> int | None:
+    """Return the most tokens of a row that longrope's short factors are for; None without longrope.
+
+    Of interest where answers are written: the other scaling that looks at the length, ``dynamic``, changes nothing
+    inside ``max_position_embeddings``, which no such row exceeds.
+    """
+    text = config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    each = [given] if "rope_type" in given else [part for part in given.values() if isinstance(part, dict)]
+    own = getattr(text, "original_max_position_embeddings", None)
+    found = [
+        part.get("original_max_position_embeddings") or own
+        for part in each
+        if part.get("rope_type") == "longrope"
+    ]
+    return min((int(border) for border in found if border), default=None)
 
 
 def forget_lengths(model: nn.Module) -> None:

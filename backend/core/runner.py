@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from backend.core.batching import common_prefix
 from backend.core.kv_cache import choose_rows, extend, new_cache, takes_rows
+from backend.core.rope import rope_border
 from backend.errors import ModelError
 
 MIN_SHARED = 8
@@ -95,24 +96,6 @@ def cannot_generate(causal: PreTrainedModel, why: str) -> ModelError:
         remedy="Choose a model of another architecture.",
         code="cannot-generate",
     )
-
-
-def rope_border(config: PreTrainedConfig) -> int | None:
-    """The most tokens of a row that longrope's short factors are for; None without longrope.
-
-    Source: LongRoPE (Ding et al. 2024), as transformers' ``rope_type: longrope`` has it. The other scaling that
-    looks at the length, ``dynamic``, changes nothing inside ``max_position_embeddings``, which no row exceeds.
-    """
-    text = config.get_text_config()
-    given = getattr(text, "rope_parameters", None) or {}
-    each = [given] if "rope_type" in given else [part for part in given.values() if isinstance(part, dict)]
-    own = getattr(text, "original_max_position_embeddings", None)
-    found = [
-        part.get("original_max_position_embeddings") or own
-        for part in each
-        if part.get("rope_type") == "longrope"
-    ]
-    return min((int(border) for border in found if border), default=None)
 
 
 class Runner:

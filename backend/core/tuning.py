@@ -22,6 +22,7 @@ from backend.core.fused_lora import fuse_lora, run_experts_in_turn
 from backend.core.model_loader import load_skeleton
 from backend.core.reach import Reach, fixed_parameters, reach_of_text
 from backend.errors import ModelError
+from backend.model_shape import is_target
 from backend.utils.warning_utils import unwarned
 
 _OF_PEFT = ((FutureWarning, ""), (RuntimeWarning, "The following (rank|alpha)_pattern keys"))
@@ -85,7 +86,7 @@ def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -
     ends = _tied_ends(model)
     linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)]
     usable = sorted({name.rpartition(".")[2] for name in linear if name not in ends})
-    _refuse_tied_ends([name for name in ends if _is_target(name, targets)], usable)
+    _refuse_tied_ends([name for name in ends if is_target(name, targets)], usable)
     settings = LoraConfig(
         r=tuning.lora_r,
         lora_alpha=tuning.lora_alpha,
@@ -104,21 +105,11 @@ def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -
     # by now peft has put the names that the layers have today in place of older ones
     wanted = adapted.peft_config["default"].target_modules
     for target in sorted(wanted) if isinstance(targets, list) else ():
-        if not any(_is_target(name, [target]) for name in names):
+        if not any(is_target(name, [target]) for name in names):
             near = difflib.get_close_matches(target, usable, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise _no_target(f"names {target!r}, which fits no layer of this model{meant}", usable)
     return adapted
-
-
-def _is_target(name: str, targets: str | Sequence[str]) -> bool:
-    """Whether the module ``name`` is meant, by the rule of peft's ``target_modules``."""
-    if isinstance(targets, str):
-        try:
-            return re.fullmatch(targets, name) is not None
-        except re.error:
-            return False
-    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def _tied_ends(model: PreTrainedModel) -> list[str]:

@@ -119,9 +119,8 @@ def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: st
     """The merged model in Hugging Face layout: added up in float32, then rounded once, in shards."""
     model, stored = trained.merge(), getattr(torch, dtype)
     rounded = {name: tensor.detach().to(stored) for name, tensor in model_weights(model).items()}
-    model.generation_config = (
-        trained.generation_config()
-    )  # rules that transformers calls invalid are not saved
+    # rules that transformers calls invalid are not saved
+    model.generation_config = trained.generation_config()
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

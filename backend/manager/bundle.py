@@ -141,9 +141,8 @@ def _unpack(bundle: Path, folder: Path) -> None:
 def _inside(folder: Path, name: str) -> Path:
     """Where a member goes. Raises ValueError for a name that is no plain path below ``folder``."""
     path = PurePosixPath(name)
-    inner = "".join(
-        path.parts[1:]
-    )  # how the run folder itself is called does not matter: it may get a new id
+    # the name of the run folder itself does not matter: it may get a new id
+    inner = "".join(path.parts[1:])
     if path.is_absolute() or not path.parts or ".." in path.parts or not inner.isprintable():
         raise ValueError(f"{name!r} is no path inside a run folder")
     return folder.joinpath(*path.parts)

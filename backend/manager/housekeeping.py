@@ -45,9 +45,8 @@ class Housekeeping:
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._interval_seconds
-        with contextlib.suppress(
-            OSError
-        ):  # no room even for this line; the forecast below stops the run in time
+        # without room even for these lines the forecast below stops the run in time
+        with contextlib.suppress(OSError):
             cap_log(self._run.train_log, self._log_limit_bytes)
             with JsonlWriter(self._run.system_file, keep_last=KEPT_SAMPLES) as writer:
                 writer.append(self._sampler.sample().to_json())

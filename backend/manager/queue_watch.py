@@ -57,9 +57,8 @@ def main(argv: Sequence[str]) -> int:
     """The door of the process: 0 when nothing is left to move, or another process sees to it."""
     queue = QueueManager(Path(argv[0]))
     with contextlib.suppress(LockedError, FileNotFoundError):  # another one, or the whole folder is gone
-        while (
-            queue.moves()
-        ):  # asked once more after the lock is free again: who saw it held did not start another
+        # asked once more after the lock is free again: who saw it held did not start another watch
+        while queue.moves():
             with hold_lock(queue.root / _LOCK, wait_seconds=0):
                 watch(queue)
     return 0

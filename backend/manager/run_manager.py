@@ -84,9 +84,8 @@ class RunManager:
     def _read(self, name: str, stamp: tuple[int, ...]) -> tuple[tuple[int, ...], RunSummary]:
         read_at = time.time_ns()
         summary = summarise(RunDir(self.root / name))
-        settled = (
-            abs(read_at - max(stamp[:2])) > _CLOCK_TICK_NS
-        )  # else the next change may bear the same time
+        # else the next change may bear the same time
+        settled = abs(read_at - max(stamp[:2])) > _CLOCK_TICK_NS
         return (stamp if settled and summary.status not in LIVE else ()), summary
 
     def find(self, run: str) -> RunDir:
@@ -240,9 +239,8 @@ def _stands_on(item: RunSummary, place: Path) -> bool:
         settings = _settings(RunDir(item.path))
     except TunesmithError:
         settings = {}
-    base = Path(
-        str(settings.get("model.model_name_or_path", item.model))
-    )  # as written: a listing only peeks at it
+    # as the configuration has it: a listing only peeks at it
+    base = Path(str(settings.get("model.model_name_or_path", item.model)))
     return base.resolve().is_relative_to(place)
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config, PreTrainedModel
 
-from backend.core.rope import forget_lengths, steady_length
+from backend.core.rope import forget_lengths, rope_border, steady_length
 from tests.backend.core.odd_models import dynamic_rope, long_rope
 from tests.tiny import tiny_model
+
+SHORT, LONG = [1.0] * 4, [2.0] * 4
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": SHORT,
+    "long_factor": LONG,
+    "factor": 2.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -40,3 +50,27 @@ def test_other_models_stay_as_they_are() -> None:
     model = tiny_model()
     forget_lengths(model)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("config", "border"),
+    [
+        (LlamaConfig(), None),
+        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}), None),
+        (
+            Phi3Config(
+                hidden_size=32,
+                num_attention_heads=4,
+                max_position_embeddings=128,
+                original_max_position_embeddings=64,
+                rope_parameters=LONGROPE | {"original_max_position_embeddings": 64},
+                pad_token_id=0,
+            ),
+            64,
+        ),
+        (Gemma3TextConfig(), None),
+    ],
+    ids=["plain", "dynamic", "longrope", "a rope a kind of layer"],
+)
+def test_the_border_is_read_off_the_configuration(config: Any, border: int | None) -> None:
+    assert rope_border(config) == border

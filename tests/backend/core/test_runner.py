@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from transformers import Gemma3TextConfig, LlamaConfig, Phi3Config
 
-from backend.core.runner import Way, rope_border, way_of
+from backend.core.runner import Way, way_of
 from backend.core.tuning import make_trainable
 from tests.backend.core.decoding import BORDER, decoder
 from tests.backend.core.rows import LORA, lively_model
-
-SHORT, LONG = [1.0] * 4, [2.0] * 4
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 1e4,
-    "short_factor": SHORT,
-    "long_factor": LONG,
-    "factor": 2.0,
-}
 
 
 @pytest.mark.parametrize(
@@ -45,30 +33,6 @@ def test_an_adapter_is_decoded_as_its_base() -> None:
     tuned = make_trainable(lively_model("llama"), LORA, seed=0)
 
     assert way_of(tuned) == way_of(model)
-
-
-@pytest.mark.parametrize(
-    ("config", "border"),
-    [
-        (LlamaConfig(), None),
-        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}), None),
-        (
-            Phi3Config(
-                hidden_size=32,
-                num_attention_heads=4,
-                max_position_embeddings=128,
-                original_max_position_embeddings=64,
-                rope_parameters=LONGROPE | {"original_max_position_embeddings": 64},
-                pad_token_id=0,
-            ),
-            64,
-        ),
-        (Gemma3TextConfig(), None),
-    ],
-    ids=["plain", "dynamic", "longrope", "a rope a kind of layer"],
-)
-def test_the_border_of_the_rotary_frequencies(config: Any, border: int | None) -> None:
-    assert rope_border(config) == border
 
 
 @pytest.mark.parametrize(
