@@ -43,13 +43,21 @@ def move_on(queue: QueueManager) -> list[RunDir]:
 
 def watch(queue: QueueManager, look_seconds: float = LOOK_SECONDS) -> None:
     """Move the queue until nothing in it will have a turn any more."""
-    while queue.schedule() or queue.moves():
-        _until_one_ends(queue.at_work(), look_seconds)
+    while True:
+        before = (
+            queue.at_work()
+        )  # asked first: one that ends while the queue is looked at is missed otherwise
+        started = queue.schedule()
+        if not started and not queue.moves():
+            return
+        _until_one_ends([*before, *started], look_seconds)
 
 
 def _until_one_ends(runs: Sequence[RunDir], look_seconds: float) -> None:
+    """Wait for one look at least, and then while all of ``runs``, where there are any, are at work."""
     deadline = time.monotonic() + LONGEST_SECONDS
-    while time.monotonic() < deadline and (not runs or all(run.is_held() for run in runs)):
+    time.sleep(look_seconds)
+    while runs and time.monotonic() < deadline and all(run.is_held() for run in runs):
         time.sleep(look_seconds)
 
 

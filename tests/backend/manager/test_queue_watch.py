@@ -89,6 +89,24 @@ def test_it_starts_the_next_when_one_ends_and_leaves(root: Path, runs: list[RunD
     assert started == [runs[1]]
 
 
+def test_a_run_that_ends_while_the_queue_is_looked_at_does_not_cost_the_longest_wait(
+    root: Path, held: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = iter(range(5))
+    monkeypatch.setattr(queue_watch.time, "sleep", lambda _: next(waits))
+    queue = QueueManager(root, RunDir.drop_ticket)
+    look = queue.schedule
+
+    def and_then_it_ends() -> list[RunDir]:
+        started = look()
+        held.close()
+        return started
+
+    monkeypatch.setattr(queue, "schedule", and_then_it_ends)
+    watch(queue)
+    assert queue.waiting() == []
+
+
 def test_b2_killed_supervisor_and_trainer_do_not_stop_the_queue(
     root: Path, runs: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
