@@ -171,7 +171,8 @@ def _problem(finding: Finding, dataset: Dataset) -> Problem:
     places = ", ".join(example.place for example in finding.examples[:_SHOWN_PLACES])
     about = "about " if finding.is_estimate else ""
     more = " and more" if finding.count > len(finding.examples) else ""
-    message = f"{finding.title}: {about}{finding.count:,} of {rows:,} rows ({places}{more}). {finding.harm}"
+    of = f" of {rows:,}" if finding.count <= rows else ""  # columns are judged before rows are held out
+    message = f"{finding.title}: {about}{finding.count:,}{of} rows ({places}{more}). {finding.harm}"
     return Problem(finding.check, message, _way_out(finding, dataset))
 
 

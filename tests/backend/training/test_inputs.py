@@ -107,6 +107,14 @@ class TestStop:
         names = ["unused-ratings", "unread-flags", "read-as-text", "rejected-rows"]
         assert check_inputs(configured(SOUND).accepting(names)).stops == ()
 
+    def test_what_is_judged_by_column_counts_no_more_rows_than_there_are(self, configured: Any) -> None:
+        rows = [{**row, "verdict": ["approved", "rejected"][n % 2]} for n, row in enumerate(SOUND)]
+        with pytest.raises(UnsoundDataError) as caught:
+            check_inputs(configured(rows))
+        (problem,) = caught.value.problems
+        assert problem.field == "unused-ratings"
+        assert "not used: 60 rows (rows.jsonl:1 and more)" in problem.message
+
     def test_held_out_rows_that_are_trained_on_stop_the_run(self, configured: Any, tmp_path: Path) -> None:
         held = write_rows(tmp_path / "held.jsonl", SOUND[:5])
         with pytest.raises(UnsoundDataError) as caught:
