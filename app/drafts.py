@@ -27,7 +27,7 @@ def draft(name: str) -> dict[str, Any]:
 
 
 def keep_draft(name: str, values: Mapping[str, Any] | None = None) -> None:
-    """Put ``values`` in place of the draft, and what it holds now into the studio's folder, if its disk allows."""
+    """Replace the draft by ``values``, where given, and save it in the studio's folder, if its disk allows."""
     if values is not None:
         st.session_state[_key(name)] = dict(values)
     now = draft(name)

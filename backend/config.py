@@ -318,7 +318,7 @@ class RunConfig(Section):
         return value
 
     def accepting(self, checks: Sequence[str]) -> RunConfig:
-        """The same with these checks of the data accepted, beside those that are already."""
+        """Return the same configuration with these checks of the data accepted, beside those that are already."""
         both = dict.fromkeys([*self.data.accept, *checks])
         return self.model_copy(update={"data": self.data.model_copy(update={"accept": list(both)})})
 

@@ -52,7 +52,7 @@ RESPONDING = Health(0.0, False)
 
 
 def patience(run: RunFiles, attempt: Attempt | None) -> Patience:
-    """How long a stop of this run may take until it has surely hung. Raises nothing.
+    """Return how long this run may take to stop before it counts as hung, and why. Raises nothing.
 
     It waits for the step that is under way, for an evaluation that may follow it, and for a checkpoint.
     """
@@ -74,7 +74,7 @@ def patience(run: RunFiles, attempt: Attempt | None) -> Patience:
 
 
 def health(run: RunFiles, attempt: Attempt | None) -> Health:
-    """The signs of life of a run, from the times of the files that its trainer writes. Raises nothing."""
+    """Return the signs of life of a run, from the times of the files that its trainer writes. Raises nothing."""
     signs = (run.metrics_file, run.train_log, run.environment, run.checkpoints, run.attempts)
     silent = max(0.0, time.time() - max(map(_written, signs)))
     if not any(map(_written, signs)):

@@ -39,7 +39,7 @@ OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning,
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Reading:
-    """How to read a file that does not say it itself; the settings of the same names under ``data``."""
+    """Settings that say how a file is read, where it does not say so itself; named as those under ``data``."""
 
     encoding: Annotated[
         str | None,

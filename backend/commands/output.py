@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 
 
 def visible(text: str) -> str:
-    """The text for a screen: line breaks and tabs stay, other control characters become ``·``.
+    """Return the text for a screen: line breaks and tabs stay, other control characters become ``·``.
 
     Runs, rows and models of strangers hold text, and in a terminal some text is a command. Everything that commands
     print goes through here.
@@ -90,13 +90,13 @@ def say(text: str = "") -> None:
 
 
 def say_on(text: str) -> None:
-    """A piece of an answer as it comes: as it is for a file or a pipe, as ``visible`` on a screen."""
+    """Print a piece of an answer: as it is to a file or a pipe, as ``visible`` on a screen."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def after_run(run: RunDir) -> None:
-    """What follows a run that trained in this process: its slot is free, and whoever wants to know is told.
+    """Do what follows a run that trained in this process: let the queue use its slot, and send the alerts.
 
     What goes wrong with that goes to standard error.
     """

@@ -78,7 +78,7 @@ def pause(run: OneRun, *, wait: Wait = None, runs: RunsFolder = Path("runs"), as
 
 
 def _say_what_it_waits_for(run: RunDir, does: str, wait: float | None, as_json: bool) -> None:
-    """What the command is about to do and how long that may take; nothing for a run that is over."""
+    """Say what the command is about to do and how long that may take; nothing for a run that is over."""
     if as_json or not run.is_held():
         return
     from backend.manager.scalars import duration  # noqa: PLC0415

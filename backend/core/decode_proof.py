@@ -62,7 +62,7 @@ def prove_decoding(model: PreTrainedModel | PeftModel) -> Way:
 def _tried(
     model: PreTrainedModel | PeftModel, long: list[int], short: list[int]
 ) -> Iterator[tuple[list[int], list[NewToken]]]:
-    """Rows and what they said: beside one that left, and joined, read in pieces, as two answers to one prompt."""
+    """Yield rows and what they said: one whose neighbour left, and one that joined, read in pieces."""
     decoding = Decoding(model, [long, short], _SAMPLING, ())
     said = decoding.step()[1:]
     decoding.drop(0)

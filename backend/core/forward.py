@@ -199,7 +199,7 @@ class _Proof:
             raise unsupported(own.causal, "sees the tokens that come after the one it is to say")
 
     def packed(self, longest_row: int | None) -> ForwardPass | None:
-        """Packed rows, where they are proved; the model is on packed attention then, and perhaps otherwise."""
+        """Return packed rows where they are proved, else None; either may leave the model on packed attention."""
         if not is_all_attention(self._own.causal, self._own.body):
             return None
         fast = replace(self._own, packed=True)

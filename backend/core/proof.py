@@ -33,7 +33,7 @@ _PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "at
 
 
 def two_rows(vocabulary: int, length: int) -> list[Example]:
-    """Two rows of random tokens with a common beginning, the second one shorter by two and later in the order."""
+    """Return two rows of random tokens with a common beginning, the second shorter by two and later in order."""
     ids = np.random.default_rng(0).integers(0, vocabulary, size=2 * length)
     shared = min(SHARED, length // 2)
     left = max(1, length - shared - 2)
@@ -45,7 +45,7 @@ def two_rows(vocabulary: int, length: int) -> list[Example]:
 
 
 def tokens_of_rows(batch: MicroBatch, rows: Sequence[Example]) -> list[Tensor]:
-    """For each row the indices of its tokens in the states of ``batch``; no two rows may be equal."""
+    """Return for each row the indices of its tokens in the states of ``batch``; no two rows may be equal."""
     found = {}
     for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
         for line, length in zip(grid, lengths.tolist(), strict=True):
@@ -54,7 +54,7 @@ def tokens_of_rows(batch: MicroBatch, rows: Sequence[Example]) -> list[Tensor]:
 
 
 def distance(states: Tensor, expected: Tensor) -> Tensor:
-    """Relative distance of each token's states, [tokens] from two times [tokens, h]."""
+    """Return the relative distance of each token's states, [tokens] from two times [tokens, h]."""
     difference = (states.float() - expected.float()).norm(dim=-1)
     relative: Tensor = difference / expected.float().norm(dim=-1).clamp_min(1e-12)
     return relative
@@ -152,7 +152,7 @@ def reraise_out_of_memory(error: BaseException) -> None:
 
 
 def unsupported(causal: PreTrainedModel, why: str) -> ModelError:
-    """Return the error for a model that cannot be trained because it does ``why``."""
+    """Return the error for a model that cannot be trained, where ``why`` completes the sentence "it …"."""
     return ModelError(
         f"This model of the family {causal.config.model_type} cannot be trained: it {why}.",
         remedy="Choose a model of another architecture.",

@@ -34,7 +34,7 @@ class Reach:
 
     @classmethod
     def everything(cls) -> Reach:
-        """Of a model that is not run: all it has."""
+        """Return the reach of a model that is not run: all it has."""
         return cls(None)
 
     def has_parameter(self, name: str) -> bool:

@@ -60,12 +60,12 @@ _proved: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
 
 
 def causal_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The language model itself, without peft's wrapper."""
+    """Return the language model itself, without peft's wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def way_of(model: PreTrainedModel | PeftModel) -> Way:
-    """How ``model`` is decoded: as it was proved, else as its class and configuration promise.
+    """Return how ``model`` is decoded: as it was proved, else as its class and configuration promise.
 
     Raises ModelError ``cannot-generate`` for a model that takes no cache.
     """
@@ -90,7 +90,7 @@ def set_way(model: PreTrainedModel | PeftModel, way: Way) -> None:
 
 
 def cannot_generate(causal: PreTrainedModel, why: str) -> ModelError:
-    """The error for a model that cannot be decoded here."""
+    """Return the error for a model that cannot be decoded here, where ``why`` says the reason."""
     return ModelError(
         f"Models of type {causal.config.model_type} cannot write answers here: {why}.",
         remedy="Choose a model of another architecture.",

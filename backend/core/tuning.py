@@ -26,8 +26,8 @@ from backend.model_shape import is_target
 from backend.utils.warning_utils import unwarned
 
 _OF_PEFT = ((FutureWarning, ""), (RuntimeWarning, "The following (rank|alpha)_pattern keys"))
-"""It asks transformers about a property that is to be renamed, and looks for experts, whose rank differs, among
-modules only."""
+"""Warnings of peft: it asks transformers about a property that is to be renamed, and looks for experts, whose rank
+differs, among modules only."""
 _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """What peft puts adapters beside."""
 

@@ -98,12 +98,12 @@ def write_copy(
 
 
 def notes(folder: Path) -> list[str]:
-    """What a copy leaves out of its source or writes otherwise, a sentence each."""
+    """Return what a copy leaves out of its source or writes otherwise, a sentence each."""
     return list(json.loads((folder / LINEAGE).read_text(encoding="utf-8"))["notes"])
 
 
 def difference(change: Change) -> dict[str, object]:
-    """A change as it stands in ``changes.jsonl``: the fix, the place, the record before and after, without secrets.
+    """Return a change as ``changes.jsonl`` has it: the fix, the place, the record before and after, without secrets.
 
     What a redacted row was before is not said.
     """
@@ -113,7 +113,7 @@ def difference(change: Change) -> dict[str, object]:
 
 
 def shown_record(row: Row) -> dict[str, Any]:
-    """The record of a row with its secrets redacted, fit for screens and logs."""
+    """Return the record of a row with its secrets redacted, fit for screens and logs."""
     return dict(map_leaves(row_record(row), redact))
 
 

@@ -50,7 +50,7 @@ def _share(text: str, frequent: frozenset[str]) -> float:
 
 
 def _alphabet(text: str, frequent: frozenset[str]) -> float:
-    """As ``_share``, but a letter within a word of Latin letters counts for nothing."""
+    """Return what ``_share`` does, but a letter within a word of Latin letters counts for nothing."""
     foreign = good = 0
     for before, letter, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
         if letter.isascii():

@@ -11,7 +11,7 @@ LINEAGE = "lineage.json"
 
 
 def copied_columns(located: Located, sha256: str) -> dict[str, str] | None:
-    """The column map that a mended copy brings with it, None for any other source and for a copy that was changed.
+    """Return the column map that a mended copy brings with it, None for any other source and a copy that was changed.
 
     ``sha256`` is that of the source's bytes. So the group column of the source splits the copy too.
     """

@@ -20,14 +20,14 @@ _CALLS = ("tool_calls", "function_call")
 
 @dataclass
 class Padding:
-    """In how many rows nulls were taken out, and where first."""
+    """Count of the rows from which nulls were taken out, and the place of the first."""
 
     rows: int = 0
     place: str = ""
 
     @property
     def said(self) -> str:
-        """It as a part of a sentence; "" where there were none."""
+        """The count as part of a sentence; "" where no nulls were taken out."""
         rows = counted(self.rows, "row")
         return f"nulls left out of tools and calls in {rows}, first at {self.place}" if self.rows else ""
 

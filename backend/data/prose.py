@@ -22,7 +22,7 @@ _WORD_LIKE = re.compile(r"&#?\w{1,8};|\{\{?[\w. ]{1,40}\}\}?|<[A-Za-z_ ]{1,40}>"
 
 
 def parts(text: str) -> Iterator[tuple[str, bool]]:
-    """The pieces of a text in order, each with whether it is prose; joined they are the text."""
+    """Yield the pieces of a text in order, each with whether it is prose; joined they are the text."""
     end = 0
     for found in _SPANS.finditer(text):
         yield from _lines(text[end : found.start()])
@@ -37,10 +37,10 @@ def _lines(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def map_prose(text: str, change: Callable[[str], str]) -> str:
-    """The text with ``change`` applied to each piece of prose."""
+    """Return the text with ``change`` applied to each piece of prose."""
     return "".join(change(part) if is_prose else part for part, is_prose in parts(text))
 
 
 def prose(text: str) -> str:
-    """The text without its code and addresses."""
+    """Return the text without its code and addresses."""
     return "".join(part for part, is_prose in parts(text) if is_prose)

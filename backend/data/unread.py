@@ -47,7 +47,7 @@ class UnreadKey:
 
     @property
     def said(self) -> str:
-        """It as a sentence's part, with the key that is meant where one is like it."""
+        """The key as part of a sentence, with the one that is probably meant."""
         near = difflib.get_close_matches(self.key.lower(), MESSAGE_KEYS, n=1, cutoff=0.75)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         return f"{shorten(repr(self.key), 60)} in {counted(self.rows, 'row')}, first at {self.place}{meant}"

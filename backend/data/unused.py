@@ -151,7 +151,7 @@ class UnusedColumn:
 
     @property
     def said(self) -> str:
-        """It as a part of a sentence."""
+        """The column as part of a sentence: its name, how many rows, and where first."""
         return f"{shorten(repr(self.name), 60)} ({counted(self.rows, 'row')}, first at {self.place})"
 
 

@@ -41,7 +41,7 @@ def readable_model(file: GgufFile) -> GgufFile:
 
 
 def unknown_gguf_keys(file: GgufFile, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Keys that llama.cpp may read and that nobody here knows, in words."""
+    """Return the keys that llama.cpp may read and that nobody here knows, in words."""
     known = {*_LISTS, *END_KEYS, *_token_keys(tokenizer)}
     odd = [key for key in file.metadata if key.startswith("tokenizer.") and key not in known]
     return [f"{file.path.name} says {key}" for key in sorted([*odd, *unknown_keys(file)])]

@@ -110,7 +110,7 @@ def _told_once(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]])
 
 
 def unknown_settings(file: Path, config: PretrainedConfig) -> list[str]:
-    """Keys of the config.json ``file`` that the trained model's settings do not have, in words."""
+    """Return the keys of the config.json ``file`` that the trained model's settings do not have, in words."""
     known = effective(config).keys() | (classic_settings(config) or {}).keys() | set(_STORED)
     raw = json.loads(file.read_text("utf-8"))
     return [f"{file.name} says {key}" for key in sorted(raw.keys() - known) if has_meaning(key)]
@@ -165,7 +165,7 @@ def check_rules(file: Path, wanted: GenerationConfig) -> Iterator[str]:
 
 
 def unknown_rules(file: Path, wanted: GenerationConfig) -> list[str]:
-    """Keys of the generation_config.json ``file`` that transformers does not know, in words."""
+    """Return the keys of the generation_config.json ``file`` that transformers does not know, in words."""
     known = wanted.to_dict().keys()
     found = json.loads(file.read_text("utf-8"))
     return [f"{file.name} says {key}" for key in sorted(found.keys() - known) if has_meaning(key)]

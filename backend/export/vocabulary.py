@@ -24,7 +24,7 @@ _NEVER_WRITTEN = frozenset({"add_bos_token", "add_eos_token", "added_tokens_deco
 
 
 def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Yield everything in which the tokenizer in ``folder`` is another than the trained one, in words.
+    """Yield everything in which the tokenizer in ``folder`` differs from the trained one, in words.
 
     Raises ModelError where it cannot be loaded.
     """
@@ -43,7 +43,7 @@ def check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterato
 
 
 def unknown_tokenizer_settings(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Keys of tokenizer_config.json that the trained tokenizer does not have, in words."""
+    """Return the keys of tokenizer_config.json that the trained tokenizer does not have, in words."""
     return [f"tokenizer_config.json says {key}" for key in sorted(_config(folder).keys() - _known(tokenizer))]
 
 

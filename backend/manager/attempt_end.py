@@ -38,7 +38,7 @@ def reason_of(evidence: AttemptEvidence) -> str:
 
 
 def detail_of(evidence: AttemptEvidence, folder: Path) -> str:
-    """A sentence with place and bytes where the disk of ``folder`` is full; empty where it is not or all is told."""
+    """Return a sentence with place and bytes where the disk of ``folder`` is full; else an empty one."""
     if evidence.has_outcome or evidence.free_bytes >= NEARLY_FULL_BYTES:
         return ""
     return f"The disk was full: {folder} had {evidence.free_bytes:,} bytes left."

@@ -27,7 +27,7 @@ _LOG = ".queue-watch.log"
 
 
 def move_on(queue: QueueManager) -> list[RunDir]:
-    """Start what has its turn; where more waits, see that it will start without anybody looking. The started runs.
+    """Start what has its turn and return these runs; where more waits, see that it starts without anybody looking.
 
     Raises OSError when the folder of the runs cannot be written.
     """
@@ -62,7 +62,7 @@ def _until_one_ends(runs: Sequence[RunDir], look_seconds: float) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The door of the process: 0 when nothing is left to move, or another process sees to it."""
+    """Run the process; return 0 once nothing is left to move, or another process sees to it."""
     queue = QueueManager(Path(argv[0]))
     with contextlib.suppress(LockedError, FileNotFoundError):  # another one, or the whole folder is gone
         # asked once more after the lock is free again: who saw it held did not start another watch

@@ -50,7 +50,7 @@ class Hosts(dict[Path, Host]):
         return host if host is not None and host.marks == source.base_marks else None
 
     def have_room(self, variant: Variant) -> bool:
-        """Whether ``variant`` could be answered now, its base loaded if need be."""
+        """Whether ``variant`` could be answered now, if need be by loading its base."""
         source = variant[0]
         host = self.at_hand(source)
         if host is not None:

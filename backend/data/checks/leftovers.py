@@ -57,7 +57,7 @@ _ADDRESS = re.compile(r"\w{1,16}://\S++|\bdata:\S++")
 
 
 def template_markup(row: Row) -> str | None:
-    """Markup of a chat template inside the words of a row, or a start token before a plain text."""
+    """Return markup of a chat template inside the words of a row, or a start token before a plain text."""
     if row.text is not None:
         found = _DOUBLE_START.search(row.text)
         return f"the text begins with {found.group()}, which the tokenizer adds again" if found else None
@@ -82,7 +82,7 @@ def about_markup(row: Row) -> bool:
 
 
 def unresolved_placeholder(row: Row) -> str | None:
-    """A gap that was never filled in, such as {{name}} or [Your Name], outside of code."""
+    """Return a gap that was never filled in, such as {{name}} or [Your Name], outside of code."""
     for text in texts(row):
         if not any(mark in text for mark in _PLACEHOLDER_MARKS) or "{%" in text:
             continue
@@ -94,7 +94,7 @@ def unresolved_placeholder(row: Row) -> str | None:
 
 
 def web_junk(row: Row) -> str | None:
-    """HTML tags, entities or very long strings without a space, where a row does not speak of markup."""
+    """Return HTML tags, entities or very long strings without a space, where a row does not speak of markup."""
     for text in texts(row):
         tags = _TAG.findall(text) if "<" in text else []
         if len(tags) >= 3 and "```" not in text and not about_markup(row):
@@ -126,7 +126,7 @@ def _blob(text: str) -> str:
 
 
 def unescape_entities(text: str) -> str:
-    """The text with its HTML entities as characters, those with a semicolon, in prose alone."""
+    """Return the text with its HTML entities as characters, those with a semicolon, in prose alone."""
     return map_prose(text, lambda part: _ENTITY.sub(_character, part))
 
 
@@ -135,7 +135,7 @@ def _character(found: re.Match[str]) -> str:
 
 
 def unescape_row(row: Row) -> Row:
-    """The row with its entities as characters, as long as it does not speak of markup."""
+    """Return the row with its entities as characters, as long as it does not speak of markup."""
     return row if about_markup(row) else map_texts(row, unescape_entities)
 
 

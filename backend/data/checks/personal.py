@@ -60,12 +60,12 @@ _TOLD_NUMBER = re.compile(
 
 
 def personal_data(row: Row) -> str | None:
-    """The first e-mail address, phone number, card, account, national number or public network address of a row."""
+    """Return what the first personal data of a row is: an e-mail address, a number, a public network address."""
     return next(filter(None, map(find_personal, texts(row))), None)
 
 
 def find_personal(text: str) -> str | None:
-    """The kind of the first personal data in a text, None when there is none."""
+    """Return the kind of the first personal data in a text, None when there is none."""
     if "@" in text and any(not _EXAMPLE_MAIL.search(found.group()) for found in _MAIL.finditer(text)):
         return "an e-mail address"
     return next(_numbers(text), None) if _DIGITS.search(text) else None
