@@ -6,7 +6,7 @@ of them sees otherwise would be trained without a word. Floor F3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from backend.config import RunConfig
 from backend.core.checkpoint import Checkpoint, read_checkpoint
@@ -19,6 +19,20 @@ from backend.run_environment import Facts
 
 COMPARE_STEPS = 50
 """Steps between two comparisons of the weights: rare enough to cost nothing, and they read the weights once."""
+
+
+def require_alone(environ: Mapping[str, str]) -> None:
+    """Pass an environment in which a run can be made: each of several processes would make one.
+
+    Raises RunError ``bad-rank`` where RANK, WORLD_SIZE and their like name others, or make no sense.
+    """
+    world = World.of(environ)
+    if world.size > 1:
+        raise RunError(
+            f"RANK and WORLD_SIZE say that this is process {world.rank} of {world.size}, and a run is made by one.",
+            remedy="Unset these variables; tunesmith and torchrun set them for the processes they start.",
+            code="bad-rank",
+        )
 
 
 def require_asked(world: World, config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from backend.run_files import RunFiles
 from backend.utils.file_utils import free_bytes
 from backend.utils.reserve_utils import is_disk_full
 
-STOP_EXIT_CODES = {"sigint": 130, "sigterm": 143}
+STOP_EXIT_CODES = {"sighup": 129, "sigint": 130, "sigterm": 143}
 TRAINING_FAILURES = {
     "internal-error", "lost-peer", "non-finite-loss", "non-finite-gradient", "out-of-memory", "disk-full",
     "cannot-save"
@@ -41,7 +41,7 @@ def _left(run: RunFiles) -> str:
 def exit_code(outcome: Outcome) -> int:
     """The process exit code that says how a run ended.
 
-    0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request · 130 and 143 by a
+    0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request · 129, 130, 143 by a
     signal.
     """
     if outcome.status is RunStatus.FINISHED:

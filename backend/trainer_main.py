@@ -2,7 +2,7 @@
 
 ``python -m backend.trainer_main RUN_FOLDER`` carries out the run in that folder; ``run`` does the same in
 process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request ·
-130 stopped by SIGINT · 143 stopped by SIGTERM. Every way out but a kill ends in ``outcome.json``.
+129 stopped by SIGHUP · 130 by SIGINT · 143 by SIGTERM. Every way out but a kill ends in ``outcome.json``.
 """
 
 from __future__ import annotations

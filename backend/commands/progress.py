@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from types import TracebackType
+from typing import IO, TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -20,11 +23,42 @@ from rich.progress import (
 from backend.reports import EvalReport, Progress, StepReport
 
 
+class Screen:
+    """A stream to look at while something else is at work: what it does not take is lost, and nothing else.
+
+    Its reader may leave, its terminal be closed and its disk be full.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.encoding = stream.encoding
+
+    def write(self, text: str) -> int:
+        """Write what the stream takes; return the length of ``text``."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Send on what was written, if the stream takes it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return whether a person looks at it."""
+        return self._stream.isatty()
+
+
 class ProgressView:
-    """Shows what the trainer reports. In a pipe it prints a line an evaluation instead of drawing."""
+    """Shows what the trainer reports. In a pipe it prints a line an evaluation instead of drawing.
+
+    A run never ends because nobody can be shown how it goes: see ``Screen``.
+    """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = console or Console(
+            file=cast("IO[str]", Screen(sys.stderr)), quiet=quiet, highlight=False
+        )
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}"),

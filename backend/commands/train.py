@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, RunsFolder, shown
-from backend.commands.output import NOTHING, after_run, print_json, say
+from backend.commands.output import NOTHING, after_run, print_json, say, say_to_nobody
 from backend.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def train(
 
     check_environ(os.environ)
     config = resolve_config(settings, accept)
+    from backend.agreement import require_alone  # noqa: PLC0415 - torch loads here
+
+    require_alone(os.environ)
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
     from backend.manager.launch import launch  # noqa: PLC0415
@@ -190,11 +194,15 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
 
     with ProgressView(quiet=as_json) as view:
         outcome = train_run(run, view)
-    if as_json:
-        print_json({"run": run.id, "path": run.path, **vars(outcome), **also})
-    else:
-        _print_outcome(run, outcome)
     after_run(run)
+    try:
+        if as_json:
+            print_json({"run": run.id, "path": run.path, **vars(outcome), **also})
+        else:
+            _print_outcome(run, outcome)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the exit code still says how the run ended
+        say_to_nobody()
     return exit_code(outcome)
 
 

@@ -22,6 +22,8 @@ from backend.manager.run_summary import peek
 from backend.reports import MEETING_FILE
 from backend.run_dir import RunDir
 
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+"""What tells a process its place among those that train together."""
 PEER_SECONDS = 5.0
 """How long the others live on after one rank has failed: time to write down why."""
 
@@ -105,8 +107,10 @@ def launch(
 ) -> Ranks:
     """Start ``command`` ``count`` times, each in a session of its own, printing to the run's log.
 
-    ``lock`` is a descriptor that each inherits. Raises OSError when one cannot be started; none is left then.
+    ``lock`` is a descriptor that each inherits. The place of whoever starts them is not handed on. Raises OSError
+    when one cannot be started; none is left then.
     """
+    own = {name: value for name, value in environ.items() if name not in RANK_VARIABLES}
     meeting = run.path / f".meeting.{secrets.token_hex(8)}.tmp" if count > 1 else None
     log = os.open(run.train_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     started: list[subprocess.Popen[bytes]] = []
@@ -118,7 +122,7 @@ def launch(
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**environ, **(_rank_environ(rank, count, meeting) if meeting else {})},
+                    env={**own, **(_rank_environ(rank, count, meeting) if meeting else {})},
                     pass_fds=(lock,),
                     start_new_session=True,
                 )

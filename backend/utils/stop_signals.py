@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop. Floor F0: standard library only, no domain word."""
+"""SIGTERM, SIGINT and SIGHUP as a request to stop. Floor F0: standard library only, no domain word."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 
 class StopSignals:
-    """Inside its ``with`` block the first SIGTERM or SIGINT is noted in ``reason``; the second one leaves at once.
+    """Inside its ``with`` block the first signal is noted in ``reason``; a second SIGTERM or SIGINT leaves at once.
 
-    ``reason`` is ``sigterm`` or ``sigint``, empty before. Only the main thread can be asked this way.
+    ``reason`` is ``sigterm``, ``sigint`` or ``sighup``, empty before. SIGHUP says that the terminal was closed, often
+    twice; under nohup it stays ignored. Only the main thread can be asked this way.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT, *(() if unheard else (signal.SIGHUP,))):
             with contextlib.suppress(ValueError):  # only the main thread may set handlers
                 self._before[number] = signal.signal(number, self._asked)
         return self
@@ -32,6 +34,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _asked(self, number: int, _: FrameType | None) -> None:
-        if self.reason:
+        name = signal.Signals(number).name.lower()
+        if self.reason and "sighup" not in {self.reason, name}:
             os._exit(128 + number)
-        self.reason = signal.Signals(number).name.lower()
+        if self.reason in {"", "sighup"}:
+            self.reason = name

@@ -13,7 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from backend.agreement import COMPARE_STEPS, agreed_checkpoint, compared, require_agreement, require_asked
+from backend.agreement import (
+    COMPARE_STEPS,
+    agreed_checkpoint,
+    compared,
+    require_agreement,
+    require_alone,
+    require_asked,
+)
 from backend.config import parse_config
 from backend.core.checkpoint import newest_good
 from backend.core.distributed import World
@@ -125,3 +132,15 @@ def test_the_weights_of_several_are_compared_now_and_then(size: int, times: int,
         [f"weights_after_step_{COMPARE_STEPS}"],
         [f"weights_after_step_{2 * COMPARE_STEPS}"],
     ][:times]
+
+
+@pytest.mark.parametrize("environ", [{"RANK": "1", "WORLD_SIZE": "2"}, {"RANK": ""}, {"LOCAL_RANK": "3"}])
+def test_one_of_several_processes_makes_no_run(environ: dict[str, str]) -> None:
+    with pytest.raises(RunError) as caught:
+        require_alone(environ)
+    assert caught.value.code == "bad-rank"
+
+
+@pytest.mark.parametrize("environ", [{}, {"RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}])
+def test_a_process_that_is_told_it_is_alone_makes_a_run(environ: dict[str, str]) -> None:
+    require_alone(environ)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import pytest
 from rich.console import Console
@@ -33,6 +35,29 @@ def shown(*progress: Progress, terminal: bool, quiet: bool = False) -> str:
     with ProgressView(quiet=quiet, console=console) as view:
         _ = [view(each) for each in progress]
     return screen.getvalue()
+
+
+class Full(io.StringIO):
+    """A stream whose disk is full, or whose reader has left."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+    flush = create_autospec(io.StringIO.flush, side_effect=OSError(errno.EIO, "gone"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO])
+def test_what_a_screen_does_not_take_is_lost_and_nothing_else(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", Full(OSError(number, "no")))
+    with ProgressView() as view:
+        view(Progress("training", EVALUATION))
+        view(Progress("training", STEP, note="a note"))
 
 
 def test_a_pipe_gets_a_line_an_evaluation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import yaml
 from backend import trainer_main
 from backend.cli import main
 from backend.commands.options import find_run
+from backend.commands.output import after_run
 from backend.commands.train import carry_out, resolve_config
 from backend.config import commented_yaml
 from backend.core.tokenizer import encode_prompt, load_tokenizer
@@ -46,6 +48,35 @@ def flags(changes: dict[str, Any]) -> list[str]:
 def short(model: Path, rows: Path, **changes: Any) -> list[str]:
     fixed = {"model.model_name_or_path": str(model), "model.dtype": "float32", "data.train": str(rows)}
     return flags(fixed | SHORT | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def test_a_place_among_processes_of_somebody_else_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--data.train", "rows.jsonl", "--detach"]) == 2
+    assert "RANK and WORLD_SIZE" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_reader_who_leaves_hides_no_exit_code_and_holds_up_no_queue(
+    learner: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.max_steps": 1})
+    told = create_autospec(after_run)
+    monkeypatch.setitem(carry_out.__globals__, "after_run", told)
+    monkeypatch.setattr("sys.stdout", Gone())
+    assert carry_out(run, as_json=True) == 0
+    told.assert_called_once_with(run)
+
+
+class Gone(io.StringIO):
+    """A stream that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
 
 
 class TestTraining:

@@ -61,6 +61,17 @@ def test_one_alone_is_told_of_nobody(run: RunDir) -> None:
     assert {"RANK", "WORLD_SIZE", MEETING_FILE} & told.keys() == set()
 
 
+def test_the_place_of_whoever_starts_a_run_is_not_handed_on(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with started(run, TELL, count=1) as found:
+        eventually(lambda: ended(found))
+    told = json.loads(run.train_log.read_text())
+    assert {"RANK", "WORLD_SIZE"} & told.keys() == set()
+
+
 def test_each_keeps_the_run_alive(run: RunDir) -> None:
     with started(run, WAIT) as found:
         pids = [one.pid for one in found._processes]
