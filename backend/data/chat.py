@@ -37,11 +37,11 @@ ROLES = {
     "tool_response": "tool",
 }
 _KEPT = ("name", "tool_call_id", "reasoning_content", "thinking")
-_TRAINED_KEYS = (
+TRAINED_KEYS = (
     *("trained", "train", "training", "trainable"),  # axolotl, verl
     *("weight", "loss_weight", "loss", "loss_mask"),  # OpenAI, LLaMA-Factory, ms-swift, verl
 )
-_MASKED_KEYS = ("masked",)  # torchtune, the other way round
+MASKED_KEYS = ("masked",)  # torchtune, the other way round
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 MESSAGE_KEYS = frozenset(
     {
@@ -52,8 +52,8 @@ MESSAGE_KEYS = frozenset(
         "tool_calls",
         "function_call",
         *_KEPT,
-        *_TRAINED_KEYS,
-        *_MASKED_KEYS,
+        *TRAINED_KEYS,
+        *MASKED_KEYS,
         *MEDIA,
     }
 )
@@ -272,12 +272,12 @@ def _tool_call(call: Any, field: str) -> dict[str, Any]:
 def _trained(turn: Mapping[str, Any], field: str) -> bool:
     """Return what the flags of a message say; raises ``DataError`` for no flags, and for two that differ."""
     flags: dict[str, bool] = {}
-    for key in (*_TRAINED_KEYS, *_MASKED_KEYS):
+    for key in (*TRAINED_KEYS, *MASKED_KEYS):
         if turn.get(key) is not None:
             spelling = cell_text(turn[key], f"{field}.{key}")
             if spelling.lower() not in _TRAINED:
                 raise bad_row(f"{field}.{key} is {spelling}; only 0 and 1 (or false and true) are possible")
-            flags[key] = _TRAINED[spelling.lower()] != (key in _MASKED_KEYS)
+            flags[key] = _TRAINED[spelling.lower()] != (key in MASKED_KEYS)
     if len(set(flags.values())) > 1:
         raise bad_row(f"{field} says with {' and '.join(flags)} both that it is trained and that it is not")
     return all(flags.values())

@@ -31,6 +31,7 @@ _FLAGS_HARM = (
     "leaves an answer out of training, or take it away."
 )
 _KEYS_HARM = "What stands under them changes nothing: the model neither reads nor learns it."
+_MARKS_HARM = "Rows that are marked as held out or left out are trained like the others."
 _SCORES_HARM = "They change nothing: every row counts the same."
 _RATINGS_HARM = "Every answer is trained as a good one, the bad ones too."
 _OF_READING = (
@@ -38,6 +39,7 @@ _OF_READING = (
     "unread-flags",
     "unread-keys",
     "unused-ratings",
+    "unused-marks",
     "unused-scores",
     "unused-columns",
     "read-as-text",
@@ -321,10 +323,11 @@ def _unread_keys(loaded: Loaded) -> list[Finding]:
 
 
 def _unused_columns(loaded: Loaded) -> list[Finding]:
-    """One finding each for ratings, for scores and for words that nobody reads."""
+    """One finding each for ratings, for marks of rows, for scores and for words that nobody reads."""
     total = len(loaded.rows) + len(loaded.rejected)
     kinds: tuple[tuple[str, str, Level, str, tuple[Holds, ...]], ...] = (
         ("unused-ratings", "Ratings of the answers are not used", "block", _RATINGS_HARM, ("rating",)),
+        ("unused-marks", "Marks of rows are not used", "block", _MARKS_HARM, ("marks",)),
         ("unused-scores", "Scores are not used", "warn", _SCORES_HARM, ("scores",)),
         (
             "unused-columns",

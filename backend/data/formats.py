@@ -276,6 +276,8 @@ def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
     """Return what to do about a column that is not used, as a sentence with the flags that would use it."""
     renamed = {"instruction": "prompt", "output": "completion", "text": "prompt"}
     columns = {renamed.get(part, part): column for part, column in shape.columns.items()}
+    if unused.holds == "marks":
+        return "Write rows that are not for training into a file of their own, or leave them out."
     if unused.holds == "scores":
         flags = column_flags({**columns, "label": unused.name})
         return f"If low ones are of bad answers, leave those rows out; to name good (1) and bad (0) ones: {flags}."

@@ -8,13 +8,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from backend.data.chat import MASKED_KEYS, TRAINED_KEYS, is_flag
 from backend.data.exact_json import Spelled
 from backend.data.families import CLASSES, RATINGS, REJECTED
+from backend.data.locate import HELD_OUT, split_of
 from backend.data.records import Record
 from backend.data.shapes import FLAGS
 from backend.utils.text_utils import counted, shorten
 
-Holds = Literal["rating", "scores", "text", "labels"]
+Holds = Literal["rating", "scores", "marks", "text", "labels"]
 
 MAX_COLUMNS = 100
 MAX_DISTINCT = 1_000
@@ -72,6 +74,36 @@ _VERDICTS = frozenset(word for word in FLAGS if len(word) > 1 or not word.isasci
     "right",
 }
 """Words that judge an answer, whatever the column is called."""
+_SPLITS = frozenset({"split", "subset", "partition", "set", "fold", "usage"})
+_MARKS = frozenset(
+    {
+        *TRAINED_KEYS,
+        *MASKED_KEYS,
+        *(
+            "exclude",
+            "excluded",
+            "include",
+            "included",
+            "deleted",
+            "is_deleted",
+            "discard",
+            "discarded",
+            "keep",
+        ),
+        *(
+            "skip",
+            "skipped",
+            "ignore",
+            "ignored",
+            "remove",
+            "removed",
+            "use_for_training",
+            "is_train",
+            "is_test",
+        ),
+    }
+)
+"""Names of flags that say whether a row is trained."""
 _PRAISE = frozenset({"high", "excellent", *(word for word, good in FLAGS.items() if good)})
 _ABOUT = frozenset(
     {
@@ -139,8 +171,8 @@ class UnusedColumn:
     """A column whose words are not trained: what it holds, in how many rows, and where it stands first.
 
     ``rating``: a judgement by which some answer may be bad, or an answer that is worse; ``scores``: a judgement by
-    which all are good, or one inside an object about the row; ``text``: sentences; ``labels``: a few words that stand
-    again and again. ``sample``: the first of them.
+    which all are good, or one inside an object about the row; ``marks``: which rows are not for training; ``text``:
+    sentences; ``labels``: a few words that stand again and again. ``sample``: the first of them.
     """
 
     name: str
@@ -168,6 +200,8 @@ class _Column:
     highest: float = -math.inf
     verdicts: int = 0
     same: bool = True
+    held_out: bool = False
+    flags: int = 0
     worded: int = 0
     long: bool = False
     compared: int = 0
@@ -177,7 +211,10 @@ class _Column:
     def note(self, text: str, read: list[str] | None) -> None:
         self.rows += 1
         self.same = self.same and shorten(text, 60) == self.sample
-        if _NUMBER.fullmatch(text[:SENTENCE_CHARACTERS]):
+        self.held_out = self.held_out or (
+            self.name.strip().lower() in _SPLITS and split_of(text[:60], whole=True) in HELD_OUT
+        )
+        if len(text) <= SENTENCE_CHARACTERS and _NUMBER.fullmatch(text):
             self.lowest, self.highest = min(self.lowest, float(text)), max(self.highest, float(text))
         if self.rows > JUDGED_ROWS:
             return
@@ -185,6 +222,7 @@ class _Column:
             self.distinct.add(hash(text))
         verdict = text.lower() in _VERDICTS
         self.verdicts += verdict
+        self.flags += is_flag(text)
         self.judged += verdict or bool(_JUDGED.fullmatch(text))
         self.worded += is_worded(text)
         if read is not None:
@@ -223,9 +261,17 @@ class _Column:
             return "scores" if classified or self.inside or not self.parts_answers else "rating"
         if self.inside:
             return None
+        if self.is_mark:
+            return "marks"
         if self.is_text:
             return "text"
         return "labels" if shape == "text" and (self.is_label or self.is_rating) else None
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether it says of some rows, and not of others, that they are not for training."""
+        flags = self.name.strip().lower() in _MARKS and 10 * self.flags >= 9 * self.looked_at
+        return not self.same and (self.held_out or flags)
 
     @property
     def is_rating(self) -> bool:

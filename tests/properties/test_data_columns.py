@@ -95,7 +95,7 @@ def unsaid(rows: list[dict[str, Any]], columns: list[str], container: str) -> li
         columns if loaded.shape.name in {"tokens", "segments"} else ()
     )
     slugs = {finding.check for finding in report.findings}
-    told = bool(found) == bool(slugs & {"unused-columns", "unused-ratings", "unused-scores"})
+    told = bool(found) == bool(slugs & {"unused-columns", "unused-ratings", "unused-scores", "unused-marks"})
     return [name for name in silent if name not in named or name not in found | may_be_short] + [
         "finding"
     ] * (not told)

@@ -212,4 +212,4 @@ def test_every_finding_of_the_reading_has_a_name_that_can_be_accepted() -> None:
         re.findall(r'"(un(?:read|used)-[a-z]+)"', source)
     )
     assert named <= doctor.NAMES
-    assert len(named) == 7
+    assert len(named) == 8

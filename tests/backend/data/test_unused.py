@@ -130,6 +130,37 @@ def test_judgements_by_which_no_answer_is_bad_stop_nothing(name, values):
     assert [holds for _, holds, _ in beside(values, name)] == ["scores"]
 
 
+@pytest.mark.parametrize("shape", ["messages", "prompt/completion", "text", "tokens"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("split", ["train"] * JUDGED_ROWS + ["test"]),
+        ("Subset", ["train", "dev"] * 4),
+        ("train", [1, 0] * 4),
+        ("exclude", [True, False] * 4),
+    ],
+)
+def test_marks_of_rows_that_are_not_for_training_are_found(name, values, shape):
+    assert beside(values, name, shape) == [(name, "marks", len(values))]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("split", ["train"] * 8),
+        ("split", ["math", "code"] * 4),
+        ("weight", [0.5, 1.5] * 4),
+        ("deleted", [False] * 8),
+    ],
+)
+def test_what_is_the_same_for_all_rows_or_says_no_split_marks_none(name, values):
+    assert beside(values, name) == []
+
+
+def test_a_long_number_with_words_behind_it_is_text():
+    assert beside(["1" * 400 + " and more words than that"] * 8) == []
+
+
 def test_ratings_that_turn_bad_after_the_rows_that_are_judged_are_found():
     assert beside(["good"] * JUDGED_ROWS + ["bad"], "quality") == [("quality", "rating", JUDGED_ROWS + 1)]
 
