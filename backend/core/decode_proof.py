@@ -15,13 +15,16 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from backend.core.generation import Decoding, NewToken, Prefill, for_inference
+from backend.core.generation import Decoding, NewToken, Prefill, context_length, for_inference
 from backend.core.judging import answer_logprobs
 from backend.core.runner import Way, cannot_generate, causal_of, set_way, way_of
 from backend.core.sampling import Chooser, Sampling
 
 LENGTHS = (11, 5)
-"""Tokens of the two prompts that are tried: of different lengths, so that one of them is padded."""
+"""Tokens of the two prompts that are tried: of different lengths, so that one of them is padded.
+
+They are shorter where the model cannot take so many and ``STEPS`` more.
+"""
 STEPS = 3
 """The first reads the prompt, the second goes on from what was read, the third from what the second left."""
 PIECE = 4
@@ -43,7 +46,9 @@ def prove_decoding(model: PreTrainedModel | PeftModel) -> Way:
     causal, promised = causal_of(model), way_of(model)
     vocabulary = causal.get_input_embeddings().weight.shape[0]
     dice = np.random.default_rng(0)
-    prompts = [dice.integers(0, vocabulary, size=length).tolist() for length in LENGTHS]
+    longest = min(LENGTHS[0], context_length(model) - STEPS - 1)
+    lengths = longest, min(LENGTHS[1], longest - 1)
+    prompts = [dice.integers(0, vocabulary, size=length).tolist() for length in lengths]
     rounding = ROUNDING.get(causal.dtype, SHORT_ROUNDING)
     for together, in_pieces in ((True, True), (True, False), (False, False)):
         way = replace(promised, together=together, in_pieces=in_pieces)

@@ -24,6 +24,7 @@ from backend.core import packed_attention
 from backend.core.batching import MicroBatch, apart, pack
 from backend.core.device import ComputePlan, left_as_found
 from backend.core.examples import Example
+from backend.core.generation import context_length
 from backend.core.loss import linear_cross_entropy
 from backend.core.neftune import noisy
 from backend.core.proof import (
@@ -44,6 +45,8 @@ from backend.core.rope import forget_lengths, steady_length
 from backend.core.tuning import uses_dropout
 from backend.errors import ModelError
 
+TOKENS = 17
+"""Length of the longer row of the proof, where the model can take so many."""
 LOSS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Largest relative difference of two ways to the same loss, by the precision of the products."""
 STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
@@ -94,7 +97,11 @@ class ForwardPass:
         if self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1:
             alone = apart(batch, self.steady_length)
             return torch.stack([self.loss_sum(part) for part in alone]).sum()
-        hidden = self.hidden_states(batch).index_select(0, batch.select)
+        return self.loss_of_states(self.hidden_states(batch), batch)
+
+    def loss_of_states(self, states: Tensor, batch: MicroBatch) -> Tensor:
+        """The same from the last hidden states [T, h] of ``batch``."""
+        hidden = states.index_select(0, batch.select)
         head = self.causal.get_output_embeddings()
         transform = _LogitTransform.of(self.causal)
         if type(head) is nn.Linear and transform is None:
@@ -174,9 +181,8 @@ def prove(
         if chosen is None:
             own.causal.set_attn_implementation(own_attention)
             chosen = proof.padded()
-        # a part that no token of the proof came to, an expert say, may drop out numbers all the same
-        random = uses_dropout(model) or draws(lambda: proof.train_once(chosen))
-    return replace(chosen, draws=random)
+    # a part that no token of the proof came to, an expert say, may drop out numbers all the same
+    return replace(chosen, draws=chosen.draws or uses_dropout(model))
 
 
 class _Proof:
@@ -184,15 +190,13 @@ class _Proof:
 
     def __init__(self, own: ForwardPass) -> None:
         self._own = own
-        length = min(17, own.steady_length or 17)
+        length = min(TOKENS, own.steady_length or TOKENS, context_length(own.causal))
         self._rows = two_rows(own.causal.get_input_embeddings().weight.shape[0], length)
         exact = own.causal.dtype == torch.float32 and not torch.is_autocast_enabled(own.causal.device.type)
         self._precision = torch.float32 if exact else torch.bfloat16
         self._loss = 0.0
         with at_rest(own.model):
-            for row in self._rows:
-                self._check_loss(row)
-            self._states = [own.hidden_states(self._batch(own, [row])) for row in self._rows]
+            self._states = [self._checked_states(row) for row in self._rows]
         batch = self._batch(own, self._rows[:1])
         tokens = torch.arange(length)
         if self._is_linked(own, batch, of=tokens[: length // 2], to=tokens[length // 2 :]):
@@ -206,7 +210,7 @@ class _Proof:
         self._own.causal.set_attn_implementation(packed_attention.register())
         try:
             with packed_attention.noted_windows() as windows:
-                self.train_once(fast)  # a model may refuse there what it takes at rest
+                fast = self._trained_once(fast)  # a model may refuse there what it takes at rest
                 stays = self._is_close(fast) and self._are_apart(fast)
         except FOREIGN as error:
             reraise_out_of_memory(error)
@@ -218,10 +222,16 @@ class _Proof:
         """Padded rows. Raises ModelError where a row has other states beside a longer one than alone."""
         if not self._is_close(self._own):
             raise unsupported(self._own.causal, "computes a row otherwise when a longer one stands beside it")
-        return self._own
+        return self._trained_once(self._own)
 
-    def train_once(self, forward: ForwardPass) -> None:
-        """Compute a loss and its gradient as training will. Raises ModelError where nothing learns from a text."""
+    def _trained_once(self, forward: ForwardPass) -> ForwardPass:
+        """Compute a loss and its gradient as training will, and note whether that draws random numbers.
+
+        Raises ModelError where nothing learns from a text.
+        """
+        return replace(forward, draws=draws(lambda: self._train(forward)))
+
+    def _train(self, forward: ForwardPass) -> None:
         learned = [part for part in forward.model.parameters() if part.requires_grad]
         loss = forward.loss_sum(self._batch(forward, self._rows))
         found = (
@@ -230,7 +240,8 @@ class _Proof:
         if learned and all(gradient is None for gradient in found):
             raise unsupported(forward.causal, "does not use what is to be trained when it reads a text")
 
-    def _check_loss(self, row: Example) -> None:
+    def _checked_states(self, row: Example) -> Tensor:
+        """Return the last hidden states of ``row`` alone, once the model's own loss is found in them."""
         expected = _own_loss(self._own.model, row)
         if not math.isfinite(expected):
             raise ModelError(
@@ -239,10 +250,13 @@ class _Proof:
                 code="damaged-weights",
             )
         self._loss += expected
-        if not self._is_near(float(self._own.loss_sum(self._batch(self._own, [row]))), expected):
+        batch = self._batch(self._own, [row])
+        states = self._own.hidden_states(batch)
+        if not self._is_near(float(self._own.loss_of_states(states, batch)), expected):
             raise unsupported(
                 self._own.causal, "has a loss that cannot be computed from its last hidden states"
             )
+        return states
 
     def _is_near(self, loss: float, expected: float) -> bool:
         return abs(loss - expected) <= LOSS_TOLERANCE[self._precision] * abs(expected)
@@ -252,7 +266,7 @@ class _Proof:
         batch = self._batch(forward, self._rows)
         with at_rest(forward.model):
             together = forward.hidden_states(batch)
-            loss = float(forward.loss_sum(batch))
+            loss = float(forward.loss_of_states(together, batch))
         tolerance, agreeing = STATES_TOLERANCE[self._precision], AGREEING[self._precision]
         rows = zip(tokens_of_rows(batch, self._rows), self._states, strict=True)
         return self._is_near(loss, self._loss) and all(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from backend.core.generation import context_length
 from backend.core.proof import at_rest, translated, two_rows
 
 TOKENS = 9
@@ -58,7 +59,8 @@ def reach_of_text(model: PreTrainedModel) -> Reach:
 
     Raises ModelError ``unsupported-architecture`` where it cannot be run on a text.
     """
-    first, _ = two_rows(model.get_input_embeddings().weight.shape[0], TOKENS)
+    length = min(TOKENS, context_length(model))
+    first, _ = two_rows(model.get_input_embeddings().weight.shape[0], length)
     ids = torch.from_numpy(first.input_ids)[None].to(model.device)
     with (
         translated(model),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from backend.core.decode_proof import prove_decoding
+from backend.core.forward import prove
 from backend.core.model_loader import load_base
 from backend.core.reach import Reach, fixed_parameters, reach_of_text, text_body
 from backend.errors import ModelError
@@ -75,3 +77,11 @@ def test_a_model_that_cannot_read_a_text_is_refused() -> None:
     with pytest.raises(ModelError, match="llama") as caught:
         reach_of_text(model)
     assert caught.value.code == "unsupported-architecture"
+
+
+@pytest.mark.parametrize("positions", [8, 16])
+def test_a_model_with_a_short_context_is_proved_within_it(positions: int) -> None:
+    model = tiny_model("gpt2", n_positions=positions)
+    reach_of_text(model)
+    prove(model, longest_row=positions)
+    prove_decoding(model)
