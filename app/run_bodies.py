@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -124,7 +125,7 @@ def draw_details(chosen: Chosen) -> None:
     """The configuration, the command that would do the same, and where everything lies."""
     run = chosen.run
     st.caption("The same run again, from a command line")
-    st.code(f"tunesmith train {run.config}", language=None, wrap_lines=True)
+    st.code(f"tunesmith train {shlex.quote(str(run.config))}", language=None, wrap_lines=True)
     st.caption("Its folder")
     st.code(str(run.path), language=None, wrap_lines=True)
     if run.rejected_file.is_file():

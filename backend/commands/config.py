@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -51,5 +52,5 @@ def init(
     except OSError as error:
         problem = Problem(str(path), f"cannot be written: {error.strerror}.", "Choose another place.")
         raise ConfigError([problem], code="cannot-write") from error
-    say(f"Wrote {path}. Set data.train in it, then: tunesmith train {path}")
+    say(f"Wrote {path}. Set data.train in it, then: tunesmith train {shlex.quote(str(path))}")
     return 0

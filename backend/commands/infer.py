@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -263,7 +264,7 @@ def evaluate(
     table(["exact match", "base", "tuned"], [(f"{len(asked)} rows", *(f"{s:.1%}" for s in scores.values()))])
     if unasked:
         say(f"{unasked} rows are too long for the model or refused by its template: they count as wrong.")
-    say(f"Next: tunesmith chat {run}")
+    say(f"Next: tunesmith chat {shlex.quote(run)}")
     return 0
 
 

@@ -314,5 +314,5 @@ def _way_back(run: RunDir, held_out: HeldOutLoss) -> str:
     lower = f" {DIVERGED_RATE * held_out.peak_rate:.3g}" if held_out.peak_rate else " …"
     return (
         "None of its checkpoints is better than the untrained model: start again with a lower learning rate, "
-        f"tunesmith train {run.config} --training.learning_rate{lower}"
+        f"tunesmith train {shlex.quote(str(run.config))} --training.learning_rate{lower}"
     )

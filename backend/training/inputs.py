@@ -5,6 +5,7 @@ Every way to train asks here, so that what the data check calls STOP stops them 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -198,8 +199,9 @@ def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
 
 def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:
     """What to say where held-out rows ask what training rows ask."""
+    command = ["tunesmith", "data", "check", data.train, "--validation", str(data.validation)]
     words = (
         f"{count:,} of the {held_out:,} held-out rows ask what training rows ask: scores on them prove nothing. "
-        f"See them with: tunesmith data check {data.train} --validation {data.validation}"
+        f"See them with: {shlex.join(command)}"
     )
     return [words] if count else []

@@ -33,6 +33,14 @@ def test_a_file_to_start_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert f"tunesmith train {path}" in capsys.readouterr().out
 
 
+def test_a_place_with_blanks_is_quoted_where_it_is_to_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "my settings.yaml"
+    assert main(["config", "init", str(path)]) == 0
+    assert f"tunesmith train '{path}'" in capsys.readouterr().out
+
+
 def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("mine")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -205,3 +207,11 @@ def test_odd_lines_of_the_flight_record_do_no_harm(run: RunDir) -> None:
 def test_only_the_last_steps_are_shown(run: RunDir) -> None:
     fly(run, *[2.0] * 30)
     assert [step.step for step in explain(run).last_steps] == list(range(21, 31))
+
+
+def test_the_way_back_of_a_run_in_a_folder_with_blanks_can_be_typed(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "my runs", "x", "data: {train: x}\n")
+    evaluate(run, {0: 5.96, 20: 1580.0}, saved=[20])
+    fail(run, "non-finite-gradient")
+    (*_, command) = explain(run).advice[-1].partition("tunesmith ")
+    assert shlex.split(command)[:2] == ["train", str(run.config)]
