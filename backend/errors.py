@@ -70,7 +70,10 @@ class UnsoundDataError(DataError):
     def __init__(self, message: str, problems: Sequence[Problem], *, remedy: str) -> None:
         self.problems = tuple(problems)
         told = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"{message}\n{told}\n", remedy=remedy, code="unsound-data")
+        super().__init__(f"{message}\n{told}", remedy=remedy, code="unsound-data")
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}"
 
 
 class ModelError(TunesmithError):

@@ -188,7 +188,10 @@ def _own_gradient(forward: ForwardPass, rows: list[Example], learned: list[nn.Pa
     for row in rows:
         ids = torch.from_numpy(row.input_ids)[None]
         labels = ids[0, 1:].masked_fill(~torch.from_numpy(row.trained[1:]), -100)
-        logits = forward.model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        everything = torch.ones_like(ids)  # else XLM takes a padding token for the end of the row
+        logits = (
+            forward.model(input_ids=ids, attention_mask=everything, use_cache=False).logits[0, :-1].float()
+        )
         loss = F.cross_entropy(logits, labels, reduction="sum") / count
         found = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
         total = [mine + part for mine, part in zip(total, found, strict=True)]

@@ -65,9 +65,9 @@ def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     from backend.core.tuning import check_tuning  # noqa: PLC0415 - torch and peft load here
 
     found = read_inputs(config, all_now=all_now)
+    check_model_folder(Path(found.model))
     if found.stops:
         raise unsound(config, found.stops)
-    check_model_folder(Path(found.model))
     check_tuning(Path(found.model), config.tuning)
     return found
 

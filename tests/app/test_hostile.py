@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from backend.manager.queue_manager import QueueManager
 from backend.run_dir import RunDir
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
@@ -83,6 +84,7 @@ def test_pages_that_list_it(open_page: OpenPage, evil: RunDir, name: str) -> Non
 
 def test_the_queue(open_page: OpenPage, runs: Runs) -> None:
     run = runs.queued()
+    QueueManager(run.path.parent).set_slots("default", 0)  # else the page starts it
     run.labels_file.write_text(json.dumps({"name": EVIL[:100]}), "utf-8")
     page = open_page("queue")
     assert_only_shown(page)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from backend import inferencer
 from backend.core.constraint import Constraint, GrammarMatcher
-from backend.errors import InferenceError, ModelError, TunesmithError
+from backend.errors import InferenceError, ModelError, RunError, TunesmithError
 from backend.inferencer import Inferencer
 from backend.model_source import best_step, run_config
 from backend.run_dir import RunDir
@@ -456,9 +456,9 @@ class TestWhatCannotBeLoaded:
         other = tiny_model_folder(tmp_path / "wider", hidden_size=64)
         config = copied.read_config_text().replace(run_config(copied).model.model_name_or_path, str(other))
         copied.config.write_text(config)
-        with pytest.raises(ModelError) as caught:
+        with pytest.raises(RunError, match="is not the base model that") as caught:
             Inferencer(copied)
-        assert caught.value.code == "adapter-does-not-fit"
+        assert caught.value.code == "base-changed"
 
 
 class TestClosing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ class TestCheckpoints:
         ]
         assert read_checkpoint(run.checkpoint(4)).notes["done"] is False
         assert dict(read_checkpoint(run.checkpoint(5)).notes) == {
-            "facts": {"data": {}, "model": "abc"},
+            "facts": asdict(Facts({}, "abc")),
             "best_loss": 2.0,
             "best_step": 2,
             "waited": 3,

@@ -75,7 +75,7 @@ def test_f07_a_run_outlives_its_terminal_and_is_seen_and_ended_from_another(
     attempt = run.latest_attempt()
     assert attempt is not None
     assert attempt.supervisor is not None
-    family = [attempt.supervisor, *members(attempt)]
+    family = [attempt.supervisor, *members(run, attempt)]
     stopped = subprocess.run(
         [*TUNESMITH, "runs", "stop", str(run.path), "--json"],
         env=child_environment(),
@@ -90,4 +90,4 @@ def test_f07_a_run_outlives_its_terminal_and_is_seen_and_ended_from_another(
     assert run.status() is RunStatus.STOPPED
     assert run.newest_checkpoint_step() == outcome.step == losses(run)[-1][0]
     assert len(family) >= 2
-    eventually(lambda: members(attempt) == [] and not any(psutil.pid_exists(one.pid) for one in family))
+    eventually(lambda: members(run, attempt) == [] and not any(psutil.pid_exists(one.pid) for one in family))

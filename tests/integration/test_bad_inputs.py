@@ -12,7 +12,7 @@ import pytest
 
 from backend.cli import main
 from backend.run_dir import RunDir
-from tests.runs import ROWS, child_environment, learner_folder, make_run, tree, write_rows
+from tests.runs import DISTINCT, ROWS, child_environment, learner_folder, make_run, tree, write_rows
 from tests.tiny import tiny_tokenizer
 
 TRAIN = ["train", "--model.model_name_or_path"]
@@ -40,7 +40,7 @@ def _configurations(place: Path) -> None:
         "alias.yaml": "data: &x {train: rows.jsonl}\nmodel: *x\n",
         "code.yaml": "data: !!python/object/apply:os.system [touch harm]\n",
         "unknown.yaml": "data: {train: rows.jsonl}\ntraining: {lerning_rate: 1}\n",
-        "wrong.yaml": "data: {train: rows.jsonl, max_length: long}\ntuning: {lora_r: 0}\nseed: yes\n",
+        "wrong.yaml": "data: {train: rows.jsonl, max_length: long}\ntuning: {lora_r: 0}\nseed: true\n",
         "scalar.yaml": "data: {train: rows.jsonl}\ntraining: fast\n",
         "nan.yaml": "data: {train: rows.jsonl}\ntraining: {learning_rate: .nan}\n",
         "future.yaml": "version: 2\ndata: {train: rows.jsonl}\n",
@@ -51,7 +51,7 @@ def _configurations(place: Path) -> None:
 
 
 def _data(place: Path) -> None:
-    write_rows(place / "rows.jsonl")
+    write_rows(place / "rows.jsonl", DISTINCT)
     write_rows(place / "same.jsonl", ROWS[:1] * 4)
     write_rows(place / "long.jsonl", [*ROWS, {"prompt": "word " * 2000, "completion": "x"}])
     write_rows(place / "null.jsonl", [*ROWS, {"prompt": "x", "completion": None}])
@@ -79,7 +79,7 @@ def _models(place: Path) -> None:
     (like("pickled", "model.safetensors") / "pytorch_model.bin").write_bytes(PICKLE)
     (like("damaged-config") / "config.json").write_text('{"model_type": ')
     config = json.loads((place / "model" / "config.json").read_text())
-    code = config | {"auto_map": {"AutoModelForCausalLM": "evil.Model"}}
+    code = config | {"model_type": "somebodys", "auto_map": {"AutoModelForCausalLM": "evil.Model"}}
     (like("with-code") / "config.json").write_text(json.dumps(code))
     other = config | {"model_type": "bert", "architectures": ["BertModel"]}
     (like("no-language-model") / "config.json").write_text(json.dumps(other))
@@ -170,7 +170,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "a template that hides answers": (
         [*TRAIN, "unmaskable", "--data.train", "rows.jsonl"],
-        ["template", "Set trained: false"],
+        ["template", "give that message the weight 0"],
     ),
     # the run folder
     "no such run": (["runs", "show", "2020-done"], ["2020-done", "Did you mean"]),
