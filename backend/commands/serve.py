@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,6 +76,7 @@ def serve(
             print_json({"url": url, "port": on, "instance": options.instance})
         else:
             say(f"Serving at {url} until Ctrl-C")
+        sys.stdout.flush()  # whoever reads it through a pipe waits for it
 
     serving.serve(options, ready=ready)
     return 0

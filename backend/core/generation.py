@@ -226,9 +226,8 @@ class Decoding:
 def context_length(model: PreTrainedModel | PeftModel) -> int:
     """Most tokens the model can look at: prompt and answer together."""
     config = model.config.get_text_config()
-    return int(
-        getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 20
-    )
+    said = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(said) if said and said > 0 else 1 << 20  # XLNet says -1: no limit
 
 
 def check_prompt(prompt: Sequence[int], limit: int) -> None:

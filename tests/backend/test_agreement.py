@@ -143,4 +143,4 @@ def test_one_of_several_processes_makes_no_run(environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("environ", [{}, {"RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}])
 def test_a_process_that_is_told_it_is_alone_makes_a_run(environ: dict[str, str]) -> None:
-    require_alone(environ)
+    assert require_alone(environ) is None

@@ -54,10 +54,12 @@ class Full(io.StringIO):
 def test_what_a_screen_does_not_take_is_lost_and_nothing_else(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stderr", Full(OSError(number, "no")))
+    screen = Full(OSError(number, "no"))
+    monkeypatch.setattr("sys.stderr", screen)
     with ProgressView() as view:
         view(Progress("training", EVALUATION))
         view(Progress("training", STEP, note="a note"))
+    assert screen.getvalue() == ""
 
 
 def test_a_pipe_gets_a_line_an_evaluation() -> None:

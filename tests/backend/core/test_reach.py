@@ -82,6 +82,6 @@ def test_a_model_that_cannot_read_a_text_is_refused() -> None:
 @pytest.mark.parametrize("positions", [8, 16])
 def test_a_model_with_a_short_context_is_proved_within_it(positions: int) -> None:
     model = tiny_model("gpt2", n_positions=positions)
-    reach_of_text(model)
+    assert reach_of_text(model).has_parameter("transformer.h.0.attn.c_attn.weight")
     prove(model, longest_row=positions)
     prove_decoding(model)
