@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 MAX_FILES = 20_000
@@ -24,9 +25,7 @@ def fingerprint(*sources: str) -> str:
     """
     marks = hashlib.sha256()
     for source in sources:
-        for number, path in enumerate(_files(source)):
-            if number == MAX_FILES:
-                break
+        for path in islice(_files(source), MAX_FILES):
             marks.update(_mark(path))
         marks.update(b"\0")
     return marks.hexdigest()
@@ -42,7 +41,7 @@ def _files(source: str) -> Iterator[str]:
         elif os.path.exists(path):  # noqa: PTH110
             yield path
         elif glob.has_magic(place):
-            yield from sorted(glob.iglob(path, recursive=True))  # noqa: PTH207 - may lead anywhere
+            yield from sorted(islice(glob.iglob(path, recursive=True), MAX_FILES))  # noqa: PTH207
 
 
 def _under(folder: str) -> Iterator[str]:

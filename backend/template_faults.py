@@ -5,7 +5,7 @@ Found by rendering with the model's own template, once for each distinct kind of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ from backend.core.template import (
 from backend.core.tokenizer import encode_messages, encode_prompt, stop_token_ids
 from backend.data.checks import Scan
 from backend.data.checks.template import TEMPLATE_CHECKS
-from backend.data.doctor import run_checks
+from backend.data.doctor import Finding, run_checks
 from backend.data.records import Row
 from backend.errors import TunesmithError
 from backend.row_encoding import encode_row, read_tools
@@ -75,10 +75,17 @@ def seen_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def template_warnings(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """What the template does to ``rows``, a paragraph a fault; what the doctor's report says, in short."""
     findings, _ = run_checks(Scan(rows, look=template_faults(tokenizer)), TEMPLATE_CHECKS)
+    return template_sentences(findings, len(rows))
+
+
+def template_sentences(findings: Iterable[Finding], rows: int) -> tuple[str, ...]:
+    """Return what ``findings`` say of a chat template, a paragraph each; ``rows`` is how many were looked at."""
+    slugs = {check.slug for check in TEMPLATE_CHECKS}
     return tuple(
-        f"{each.title}, in {each.count:,} of {len(rows):,} rows ({each.examples[0].place}: "
+        f"{each.title}, in {each.count:,} of {rows:,} rows ({each.examples[0].place}: "
         f"{each.examples[0].detail}). {each.harm}"
         for each in findings
+        if each.check in slugs
     )
 
 

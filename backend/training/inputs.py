@@ -19,15 +19,16 @@ from backend.core.model_folder import check_files, check_model_folder
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.data.checks import ALL, Check
+from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import NAMES, Finding, Report, examine
 from backend.data.fixes import mend
 from backend.data_pipeline import Dataset
 from backend.errors import ConfigError, Problem, UnsoundDataError
 from backend.reports import DataFinding
-from backend.template_faults import seen_by, template_warnings
+from backend.template_faults import seen_by, template_sentences
 
 THOROUGH_ROWS = 20_000
-"""Up to so many rows every check runs before training, in seconds; of more, those that can stop a run."""
+"""Up to so many rows every check runs before training, in seconds; of more, those that matter to a run."""
 _SHOWN_PLACES = 3
 REFUSED = frozenset({"untrainable-rows"})
 """STOP findings that nobody can accept: no training method learns from such rows. Rows that are too long are
@@ -95,7 +96,7 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
         trained_questions=asked_twice,
         warnings=(
             *dataset.warnings,
-            *template_warnings(dataset.train, tokenizer),
+            *template_sentences(report.findings, report.rows),
             *_trained_questions(asked_twice, len(dataset.validation), config.data),
         ),
         tokens_per_epoch=train_rows.tokens,
@@ -133,12 +134,14 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
         validation=dataset.validation,
         **seen_by(tokenizer),
         epochs=config.training.num_train_epochs,
-        checks=ALL if thorough else [check for check in ALL if _can_stop(check)],
+        checks=ALL if thorough else [check for check in ALL if _matters(check)],
     )
 
 
-def _can_stop(check: Check) -> bool:
-    return check.level == "block" or (check.escalate is not None and check.escalate[1] == "block")
+def _matters(check: Check) -> bool:
+    """Whether a check can stop a run, or says what the chat template does to the rows."""
+    stops = check.level == "block" or (check.escalate is not None and check.escalate[1] == "block")
+    return stops or check in TEMPLATE_CHECKS
 
 
 def require_sound(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Report:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from app import fingerprints
 from app.fingerprints import fingerprint
 
 
@@ -49,3 +50,16 @@ def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("source", ["", "\0", "nowhere.jsonl", "owner/name", "~nobody-here/x", "x" * 300])
 def test_what_is_not_there_is_no_error(source: str) -> None:
     assert fingerprint(source) == fingerprint(source)
+
+
+@pytest.mark.parametrize("ending", ["", "/*.jsonl"])
+def test_of_very_many_files_only_the_first_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(fingerprints, "MAX_FILES", 2)
+    seen: list[str] = []
+    monkeypatch.setattr(fingerprints, "_mark", lambda path: seen.append(path) or b"")
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_text("one")
+    fingerprint(f"{tmp_path}{ending}")
+    assert len(seen) == 2
