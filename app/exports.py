@@ -8,7 +8,14 @@ from pathlib import Path
 
 from backend.manager.run_manager import RunManager
 from backend.run_root import EXPORTS
-from backend.utils.file_utils import DamagedFileError, read_json_object, remove_folder, safe_join
+from backend.utils.file_utils import (
+    DamagedFileError,
+    files_under,
+    modified_ns,
+    read_json_object,
+    remove_folder,
+    safe_join,
+)
 
 CARD = "README.md"
 CERTIFICATE = "certificate.json"
@@ -29,8 +36,7 @@ class Export:
     @property
     def files(self) -> dict[str, int]:
         """Bytes of every file, by relative name."""
-        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
+        return {name: file.st_size for name, file in files_under(self.folder).items()}
 
     @property
     def card(self) -> str:
@@ -60,9 +66,7 @@ def find_exports(root: Path) -> list[Export]:
     folders = [
         each for each in exports_folder(root).glob("*") if each.is_dir() and not each.name.startswith(".")
     ]
-    return [
-        read_export(each) for each in sorted(folders, key=lambda one: one.stat().st_mtime_ns, reverse=True)
-    ]
+    return [read_export(each) for each in sorted(folders, key=modified_ns, reverse=True)]
 
 
 def read_export(folder: Path) -> Export:

@@ -7,7 +7,7 @@ import re
 import secrets
 from pathlib import Path
 
-from backend.utils.file_utils import publish_folder
+from backend.utils.file_utils import modified_ns, publish_folder
 
 _FOLDER = "data"
 
@@ -43,7 +43,7 @@ def kept_files(root: Path) -> list[Path]:
     folder = root / _FOLDER
     files = [path for path in folder.glob("[!.]*/[!.]*") if path.is_file()]
     files += [path for path in folder.glob("*/mended/v*/rows.jsonl") if path.is_file()]
-    return sorted(files, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    return sorted(files, key=modified_ns, reverse=True)
 
 
 def mended_folder(root: Path, source: Path) -> Path:

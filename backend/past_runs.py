@@ -14,6 +14,7 @@ from backend.reports import RunStatus
 from backend.run_dir import RunDir
 from backend.run_environment import Environment
 from backend.utils.config_utils import parse_yaml
+from backend.utils.file_utils import files_under
 from backend.utils.jsonl_utils import last_records
 
 NEWEST = 40
@@ -71,7 +72,7 @@ def _past_run(run: RunDir) -> PastRun | None:
         work=work_of(config, shape, figures, dtype=dtype, lanes=lanes),
         seconds=seconds,
         memory_bytes=_highest_memory(run),
-        disk_bytes=float(sum(path.lstat().st_size for path in run.path.rglob("*") if path.is_file())),
+        disk_bytes=float(sum(file.st_size for file in files_under(run.path).values())),
         rows=figures.rows + figures.validation_rows,
         start_seconds=start,
     )

@@ -43,9 +43,14 @@ def stamps(root: Path) -> dict[str, tuple[int, ...]]:
         return found
     outcome_name = RunFiles.outcome_file.name
     for entry in entries:
-        if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+        if entry.name.startswith("."):
             continue
-        folder = entry.stat(follow_symlinks=False).st_mtime_ns
+        try:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            folder = entry.stat(follow_symlinks=False).st_mtime_ns
+        except OSError:  # deleted since the folder was listed
+            continue
         try:
             outcome = os.stat(f"{entry.path}/{outcome_name}")  # noqa: PTH116
         except OSError:

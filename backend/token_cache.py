@@ -42,6 +42,8 @@ from backend.data.records import Row
 from backend.errors import ConfigError
 from backend.model_names import cache_folder
 from backend.utils.file_utils import (
+    files_under,
+    modified_ns,
     publish_folder,
     read_json_object,
     remove_folder,
@@ -258,7 +260,7 @@ def _make_room(newest: Path) -> None:
     """Remove the least recently used entries until all fit; the newest stays, however large."""
     entries = sorted(
         (path for path in newest.parent.iterdir() if path != newest and not path.name.startswith(".")),
-        key=lambda path: path.stat().st_mtime,
+        key=modified_ns,
         reverse=True,
     )
     used = _bytes(newest)
@@ -269,4 +271,4 @@ def _make_room(newest: Path) -> None:
 
 
 def _bytes(entry: Path) -> int:
-    return sum(path.stat().st_size for path in entry.iterdir())
+    return sum(file.st_size for file in files_under(entry).values())

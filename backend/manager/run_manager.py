@@ -75,7 +75,9 @@ class RunManager:
         now: Entries = {}
         for name, stamp in reversed(stamps(self.root).items()):
             known = before.get(name)
-            now[name] = known if known and known[0] == stamp else self._read(name, stamp)
+            entry = known if known and known[0] == stamp else self._read(name, stamp)
+            if entry is known or (self.root / name).exists():  # else it was deleted while it was read
+                now[name] = entry
         self._remembered = now
         if sum(now[name] is not before.get(name) for name in now) >= _WORTH_SAVING:
             save_listing(self.root, now)

@@ -7,6 +7,7 @@ durable operation of the protocol ``save``. Floor F0: standard library and orjso
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -259,6 +260,28 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's content as 64 hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def files_under(folder: StrPath) -> dict[str, os.stat_result]:
+    """The files in ``folder`` and below it, by relative name with ``/``, in order; links stand for themselves.
+
+    What goes away while it is looked at is left out, and so is a folder that cannot be read or is not there.
+    """
+    found: dict[str, os.stat_result] = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (os.path.join(place, name) for name in sorted(names)):  # noqa: PTH118 - many files, so text
+            with contextlib.suppress(OSError):
+                found[os.path.relpath(path, folder).replace(os.sep, "/")] = os.lstat(path)
+    return found
+
+
+def modified_ns(path: StrPath) -> int:
+    """When ``path`` last changed, in nanoseconds; 0 where it is not there any more, so that a list can be sorted."""
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def free_bytes(path: Path) -> int:

@@ -37,6 +37,16 @@ class TestStamps:
         (tmp_path / "file").touch()
         assert stamps(tmp_path / name) == {}
 
+    def test_a_run_deleted_meanwhile_is_not_there(
+        self, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stays = RunDir.create(tmp_path, "tiny", "seed: 1")
+        with os.scandir(tmp_path) as entries:
+            listed = list(entries)
+        shutil.rmtree(run.path)
+        monkeypatch.setattr(os, "scandir", lambda _folder: listed)
+        assert list(stamps(tmp_path)) == [stays.id]
+
     def test_whatever_happens_to_a_run_moves_its_stamp(self, run: RunDir, tmp_path: Path) -> None:
         seen = [stamps(tmp_path)[run.id]]
         attempt = run.begin_attempt(("a",), pid=os.getpid())

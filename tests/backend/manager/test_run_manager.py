@@ -13,6 +13,7 @@ from backend.config import config_yaml, parse_config
 from backend.errors import RunError
 from backend.manager import run_manager
 from backend.manager.run_manager import RunManager
+from backend.manager.run_summary import RunSummary
 from backend.reports import Outcome, RunStatus
 from backend.run_dir import RunDir
 from backend.run_environment import Environment
@@ -43,6 +44,19 @@ class TestListing:
             make(root).path.rename(path)
         assert [item.id for item in manager.list()] == [newer.name, older.name]
         assert manager.list()[1].created == "2026-01-01T00:00:00+00:00"
+
+    def test_a_run_deleted_while_it_is_read_is_not_listed(
+        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        goes, stays = make(root), make(root)
+        summarise = run_manager.summarise
+
+        def read_late(run: RunDir) -> RunSummary:
+            shutil.rmtree(goes.path, ignore_errors=True)
+            return summarise(run)
+
+        monkeypatch.setattr(run_manager, "summarise", read_late)
+        assert [item.id for item in manager.list()] == [stays.id]
 
     def test_filters(self, manager: RunManager, root: Path) -> None:
         lora, full = make(root, "smol", "lora"), make(root, "qwen", "full")

@@ -19,8 +19,10 @@ from backend.utils.file_utils import (
     DiskFileSystem,
     UnsafeNameError,
     file_system,
+    files_under,
     free_bytes,
     last_bytes,
+    modified_ns,
     parse_json,
     publish_folder,
     read_bytes,
@@ -233,6 +235,35 @@ class TestFolders:
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+class TestLookingAtAFolder:
+    def test_every_file_below_by_relative_name(self, tmp_path: Path) -> None:
+        (tmp_path / "b" / "c").mkdir(parents=True)
+        (tmp_path / "b" / "c" / "two").write_bytes(b"22")
+        (tmp_path / "a").write_bytes(b"1")
+        (tmp_path / "link").symlink_to("nowhere")
+        found = files_under(tmp_path)
+        assert list(found) == ["a", "link", "b/c/two"]
+        assert (found["a"].st_size, found["b/c/two"].st_size) == (1, 2)
+
+    def test_a_file_that_goes_meanwhile_is_left_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "goes").touch()
+        (tmp_path / "stays").touch()
+        listed = list(os.walk(tmp_path))
+        (tmp_path / "goes").unlink()
+        monkeypatch.setattr(os, "walk", lambda _folder: iter(listed))
+        assert list(files_under(tmp_path)) == ["stays"]
+
+    def test_no_folder_holds_no_files(self, tmp_path: Path) -> None:
+        assert files_under(tmp_path / "missing") == {}
+
+    def test_what_is_gone_sorts_first(self, tmp_path: Path) -> None:
+        (tmp_path / "there").touch()
+        assert modified_ns(tmp_path / "gone") == 0
+        assert modified_ns(tmp_path / "there") == (tmp_path / "there").stat().st_mtime_ns
 
 
 def test_free_bytes_are_those_of_the_disk(tmp_path: Path) -> None:
