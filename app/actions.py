@@ -12,7 +12,7 @@ import streamlit as st
 from app.views.text import plain
 from backend.errors import RunError, TunesmithError
 from backend.manager import process_manager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 _log = logging.getLogger(__name__)
 

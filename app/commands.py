@@ -59,7 +59,7 @@ class Command:
         self._cancelled = False
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed when read
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backend.cli", *self.words, "--json"],
+            [sys.executable, "-P", "-m", "backend.commands.cli", *self.words, "--json"],
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.manager.run_manager import RunManager
-from backend.run_root import EXPORTS
+from backend.run.root import EXPORTS
 from backend.utils.file_utils import (
     DamagedFileError,
     files_under,

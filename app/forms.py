@@ -18,8 +18,8 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app.drafts import draft, keep_draft
 from app.views.text import plain
-from backend.config import config_schema
 from backend.errors import Problem
+from backend.run.config import config_schema
 from backend.utils.config_utils import dotted_names, field_schema, parse_value
 
 Kind = Literal["choice", "switch", "whole", "number", "text", "lines", "pairs", "mixed"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.exports import find_exports
 from app.studio import Studio
 from app.views.text import title_of
-from backend.model_names import MODEL_ALIASES, cached_models, local_folder
+from backend.run.model_names import MODEL_ALIASES, cached_models, local_folder
 
 
 def local_models(studio: Studio) -> dict[str, str]:

@@ -18,7 +18,7 @@ from app.views.samples import draw_samples, panels
 from backend.errors import RunError
 from backend.manager.curves import Line
 from backend.manager.log_view import LogTail
-from backend.reports import RunStatus
+from backend.run.reports import RunStatus
 from backend.utils.jsonl_utils import last_records
 
 NEWLINE = b"\n"

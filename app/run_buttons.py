@@ -15,14 +15,14 @@ from app.fingerprints import fingerprint
 from app.studio import Reading, Studio, reading
 from app.views.text import plain, size, title_of
 from backend.errors import RunError
-from backend.lifecycle import TRANSITIONS, Event
 from backend.manager import process_manager
 from backend.manager.explain import Explanation, explain
 from backend.manager.queue_watch import move_on
 from backend.manager.run_summary import RunSummary, summarise, what_goes
 from backend.manager.system_manager import folder_bytes
-from backend.reports import RunState, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.lifecycle import TRANSITIONS, Event
+from backend.run.reports import RunState, RunStatus
 from backend.utils.file_utils import UnsafeNameError, safe_join
 
 RUN_PAGE = "pages/run.py"

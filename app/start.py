@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from app.studio import Studio
-from backend.config import RunConfig
 from backend.manager.launch import launch
 from backend.manager.queue_watch import move_on
-from backend.reports import DataCheck
-from backend.run_dir import RunDir
+from backend.run.config import RunConfig
+from backend.run.folder import RunDir
+from backend.run.reports import DataCheck
 
 
 def begin(

@@ -17,7 +17,7 @@ from backend.manager.run_manager import RunManager
 from backend.manager.scalars import RunScalars
 from backend.manager.system_manager import SystemSampler
 from backend.manager.tensorboard_manager import TensorBoardManager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 ROOT_VARIABLE = "TUNESMITH_ROOT"
 """Names the folder that the studio works in; ``tunesmith studio --root`` sets it."""

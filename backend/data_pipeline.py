@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.config import AugmentationConfig, DataConfig, RunConfig
-from backend.core.examples import Question
+from backend.core.encoding.dataset import EncodedRows, encode
+from backend.core.encoding.examples import Question
+from backend.core.encoding.row import prompt_and_answer, read_tools
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion
 from backend.data.augmentation import oversample
+from backend.data.dataset import Dataset
 from backend.data.load import Loaded, file_sha256, load_rows
 from backend.data.paraphrase import read_review, synthetic_rows
-from backend.data.records import Rejected, Row
+from backend.data.records import Row
 from backend.data.sources import ReadOptions
 from backend.data.splits import group_text, split_rows, split_warnings
 from backend.data.store import chosen, kept
-from backend.encoded_rows import EncodedRows, encode
 from backend.errors import DataError
-from backend.row_encoding import prompt_and_answer, read_tools
+from backend.run.config import AugmentationConfig, DataConfig, RunConfig
 
 __all__ = [
     "Dataset",
@@ -34,29 +35,6 @@ __all__ = [
     "load_prompts",
     "questions",
 ]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes.
-
-    ``warnings``: what stands in the rows and is not read, and what is other than asked in the split, a sentence each.
-    ``source``: the training rows as they were read, before repeats and paraphrases are added.
-    """
-
-    train: Sequence[Row]
-    validation: Sequence[Row]
-    rejected: Sequence[Rejected]
-    reading: str
-    fingerprints: dict[str, str]
-    source: Loaded
-    warnings: tuple[str, ...] = ()
-
-    def trained_questions(self) -> list[str]:
-        """The places of held-out rows whose prompt a training row has too: a score on them proves nothing."""
-        asked = [(row.place, group_text(row)) for row in self.validation]
-        trained = {text for _, text in asked}.intersection(map(group_text, self.train))
-        return [place for place, text in asked if text in trained]
 
 
 def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None = None) -> Dataset:

@@ -8,37 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.core.answer_text import AnswerText
-from backend.core.constraint import Constraint
-from backend.core.generation import Decoding, NewToken, Sampling
 from backend.core.lanes import Lanes
 from backend.errors import InferenceError, TunesmithError
-from backend.model_source import ModelSource, find_model
-from backend.run_dir import RunDir
-from backend.voice import LoadedBase, Prompt
+from backend.inference.answer import MAX_ANSWERS, Answer, answer_seed
+from backend.inference.answer_text import AnswerText
+from backend.inference.constraint import Constraint
+from backend.inference.decoding import Decoding, NewToken, Sampling
+from backend.inference.model_source import ModelSource, find_model
+from backend.inference.prompting import LoadedBase, Prompt
+from backend.run.folder import RunDir
 
 __all__ = ["Answer", "Inferencer", "Prompt", "answer_seed"]
 
 ROWS_AT_ONCE = 32
 TOKENS_AT_ONCE = 8192
 """Most prompt tokens decoded side by side."""
-MAX_ANSWERS = 64
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer: its text, how it ended (``stop`` or ``length``), and its tokens, the end token included."""
-
-    text: str
-    finish: str
-    tokens: tuple[NewToken, ...]
 
 
 class Inferencer:
@@ -319,11 +310,6 @@ class Inferencer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def answer_seed(seed: int, index: int) -> int:
-    """The seed of answer ``index`` of several to one prompt; the first has the seed itself."""
-    return (seed + index * 0x9E3779B97F4A7C15) % 2**63
 
 
 def _numbered(options: Sampling, index: int) -> Sampling:

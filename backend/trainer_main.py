@@ -29,30 +29,36 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
-from backend.agreement import agreed_checkpoint, compared, require_agreement, require_asked
-from backend.assessor import Assessor, held_out
-from backend.config import RunConfig, resolve_steps
-from backend.core.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result, saved_step
 from backend.core.device import apply_plan, left_as_found, seed_everything, torch_dtype
-from backend.core.distributed import LostPeerError, StoppedWaitingError, World, joined
-from backend.core.evaluation import HeldOut
-from backend.core.examples import require_fit
-from backend.core.forward import prove
-from backend.core.generation import context_length
+from backend.core.encoding.dataset import EncodedRows
+from backend.core.encoding.examples import require_fit
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
-from backend.core.training import TrainState, Variation, depends_on_cores, total_steps, train_steps
-from backend.core.tuning import make_trainable
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data.records import Row
 from backend.data_pipeline import Dataset
-from backend.encoded_rows import EncodedRows
 from backend.errors import RunError, TrainingError, TunesmithError
-from backend.model_source import base_revision, run_config
-from backend.outcomes import exit_code, failure
-from backend.provenance import (
+from backend.inference.decoding import context_length
+from backend.inference.model_source import base_revision, run_config
+from backend.run.checkpoints import saved_step
+from backend.run.config import RunConfig
+from backend.run.environment import Change, ComputePlan, Environment, Facts
+from backend.run.folder import LOCK_FD, RunDir
+from backend.run.methods import TUNINGS
+from backend.run.outcomes import exit_code, failure
+from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
+from backend.run.schedule import resolve_steps, total_steps
+from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_asked
+from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
+from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
+from backend.training.evaluation import HeldOut
+from backend.training.evaluator import Assessor, held_out
+from backend.training.forward import prove
+from backend.training.inputs import noted, require_sound
+from backend.training.loop import TrainState, Variation, depends_on_cores, train_steps
+from backend.training.provenance import (
     facts_of,
     machine,
     machine_changes,
@@ -61,13 +67,10 @@ from backend.provenance import (
     require_same_inputs,
     with_tokens,
 )
-from backend.recorder import Recorder
-from backend.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
-from backend.run_dir import LOCK_FD, RunDir
-from backend.run_environment import Change, ComputePlan, Environment, Facts
-from backend.training.inputs import noted, require_sound
+from backend.training.recorder import Recorder
+from backend.training.tuning import make_trainable
+from backend.training.varied_rows import VariedRows
 from backend.utils.stop_signals import StopSignals
-from backend.varied_rows import VariedRows
 
 OVER = "over"
 """What the first process tells the others when no step is left to train."""
@@ -212,7 +215,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
                 return _stopped(run_dir, reason, report)
     watch(Progress("saving the result"))
     message = _choose(run_dir, state, steps, recorder.result_step)
-    folder = run_dir.model if config.tuning.method == "full" else run_dir.adapter
+    folder = run_dir.path / TUNINGS[config.tuning.method].result
     result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
 
@@ -311,8 +314,9 @@ def _before_the_first_step(
     model_path: Path, plan: ComputePlan, rows: EncodedRows, held: HeldOut, config: RunConfig
 ) -> TrainState:
     """The model, made trainable, and its optimizer; raises DataError where rows do not fit the model."""
-    full = config.tuning.method == "full"
-    base = load_base(model_path, dtype=torch.float32 if full else torch_dtype(plan)).to(plan.device)
+    base = load_base(model_path, dtype=torch.float32 if config.tuning.trains_all else torch_dtype(plan)).to(
+        plan.device
+    )
     fit = context_length(base), base.get_input_embeddings().weight.shape[0]
     rows.require_fit(*fit)
     require_fit(held.examples, *fit)

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from our_loop import SEED, read_rows, tunesmith
 
-from backend.core.batching import epoch_order
 from backend.core.model_resolver import resolve_model
+from backend.training.batching import epoch_order
 
 
 def _spin(core: int) -> None:

@@ -27,8 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from backend.core.gguf_file import read_gguf
-from backend.core.judging import answer_logprobs
+from backend.core.gguf.file import read_gguf
 from backend.errors import ModelError
 from backend.export.certificate import Light
 from backend.export.check import check_contents
@@ -38,6 +37,7 @@ from backend.export.readers import UnreadableError, read_back
 from backend.export.settings import check_config, check_rules, has_meaning, unknown_rules, unknown_settings
 from backend.export.trained import Trained
 from backend.export.vocabulary import check_ends, check_tokenizer, unknown_tokenizer_settings
+from backend.inference.logprobs import answer_logprobs
 from tests.backend.export.conftest import Asked, ask, export_of
 from tests.backend.export.families import FAMILIES, IN_GGUF, family_folder
 from tests.backend.export.harm import rewrite

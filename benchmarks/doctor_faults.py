@@ -15,11 +15,11 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from backend.core.encoding.template_faults import template_faults
 from backend.core.tokenizer import Encoded
 from backend.data.checks import Scan
 from backend.data.records import Message, Row
 from backend.errors import DataError
-from backend.template_faults import template_faults
 
 SET = "the set"
 PLANTED = 40

@@ -29,6 +29,8 @@ import doctor_public as public
 from doctor_faults import PLANTED, SET, Planter, changing, said, whole, with_text
 from transformers import PreTrainedTokenizerBase
 
+from backend.core.encoding.row import encode_row
+from backend.core.encoding.template_faults import template_faults
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import Encoded, load_tokenizer, stop_token_ids
 from backend.data.checks import ALL, Check, Example, Scan
@@ -36,8 +38,6 @@ from backend.data.doctor import run_checks
 from backend.data.load import load_rows
 from backend.data.records import Row
 from backend.data.splits import split_rows
-from backend.row_encoding import encode_row
-from backend.template_faults import template_faults
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DRAWS = 20

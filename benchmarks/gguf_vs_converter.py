@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from backend.core.gguf_file import read_gguf
+from backend.core.gguf.file import read_gguf
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.export.gguf_vocab import read_vocabulary

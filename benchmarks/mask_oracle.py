@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from backend.core.answer_spans import render_answers
-from backend.core.template import render, set_end_tokens
+from backend.core.templates.answer_spans import render_answers
+from backend.core.templates.template import render, set_end_tokens
 from backend.errors import TunesmithError
 
 PACKAGES = ("trl==1.16.0", "axolotl==0.19.0")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = [
-    "tests/test_guards.py", "tests/backend/core/test_device.py", "tests/backend/core/test_distributed.py",
-    "tests/backend/core/test_lanes.py", "tests/backend/commands/test_output.py", "tests/backend/test_cli.py",
+    "tests/test_guards.py", "tests/backend/core/test_device.py", "tests/backend/training/test_distributed.py",
+    "tests/backend/core/test_lanes.py", "tests/backend/commands/test_output.py", "tests/backend/commands/test_cli.py",
     "tests/backend/manager/test_loopback.py", "tests/backend/utils", "tests/backend/export/test_readers.py",
     "tests/golden", "tests/app/test_kept_choice.py",
 ]  # fmt: skip

@@ -11,13 +11,13 @@ from unittest import mock
 import torch
 
 from backend import data_pipeline
-from backend.config import DataConfig, TrainingConfig, TuningConfig
-from backend.core import training as loop
 from backend.core.device import plan_compute, torch_dtype
-from backend.core.forward import prove
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
-from backend.core.tuning import make_trainable
+from backend.run.config import DataConfig, TrainingConfig, TuningConfig
+from backend.training import loop
+from backend.training.forward import prove
+from backend.training.tuning import make_trainable
 
 SEED = 0
 

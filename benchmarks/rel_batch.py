@@ -20,7 +20,7 @@ from pathlib import Path
 
 from serve_process import ROOT, tiny_run
 
-from backend.batch_inference import WINDOW_ROWS
+from backend.inference.batch import WINDOW_ROWS
 
 WORDS = ["test input", "food pork", "food pear", "Bratwurst, pork", "Milk, whole", "Spices, pepper, black"]
 
@@ -42,7 +42,7 @@ def main() -> int:
             folder / "whole.jsonl",
             folder / "out.jsonl",
         )
-        command = [sys.executable, "-m", "backend.cli", "infer", str(run), "--file", str(source)]
+        command = [sys.executable, "-m", "backend.commands.cli", "infer", str(run), "--file", str(source)]
         command += ["--max-new-tokens", str(options.tokens), "--temperature", "0.7", "--out"]
         began = time.perf_counter()
         subprocess.run([*command, str(whole)], cwd=ROOT, check=True)

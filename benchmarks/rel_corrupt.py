@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rel_trainer import RECIPES, Workshop, bits, finish, kill_after
 
-from backend.core.checkpoint import newest_good
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.training.checkpoint import newest_good
 
 DAMAGES = ("flip", "cut", "empty", "zeros", "missing")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from rel_trainer import RECIPES, Workshop, bits, finish, kill_after
 
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 
 
 def main() -> int:

@@ -24,8 +24,8 @@ from backend.errors import RunError
 from backend.manager.attempt_processes import members
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import kill, start, stop, wait
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from backend.utils.process_utils import is_alive, send_signal
 from tests.backend.manager.conftest import processes_of, stand_in
 from tests.eventually import eventually

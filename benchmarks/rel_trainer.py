@@ -22,10 +22,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from backend import trainer_main
-from backend.config import config_yaml, parse_config
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.config import config_yaml, parse_config
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"tuning": {"method": "lora", "lora_r": 4}},

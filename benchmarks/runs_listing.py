@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from backend.manager.listing_cache import FILE  # noqa: E402
-from backend.run_dir import RunDir  # noqa: E402
-from backend.run_environment import ComputePlan, Environment, Facts, RowsRead  # noqa: E402
+from backend.run.environment import ComputePlan, Environment, Facts, RowsRead  # noqa: E402
+from backend.run.folder import RunDir  # noqa: E402
 from backend.utils.file_utils import write_json_durably  # noqa: E402
 from backend.utils.process_utils import identify  # noqa: E402
 from backend.utils.record_utils import record_to_json  # noqa: E402

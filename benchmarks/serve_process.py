@@ -62,7 +62,15 @@ def served(run: str, *options: str, context: int = 512) -> Iterator[Served]:
     """A server process over ``run`` (a folder), or over a tiny run of that ``context`` where it is empty."""
     with tempfile.TemporaryDirectory(prefix="serve-") as folder:
         path = Path(run).absolute() if run else tiny_run(Path(folder), context)
-        command = [sys.executable, "-m", "backend.cli", "serve", str(path), "--root", str(path.parent)]
+        command = [
+            sys.executable,
+            "-m",
+            "backend.commands.cli",
+            "serve",
+            str(path),
+            "--root",
+            str(path.parent),
+        ]
         command += ["--port", "0", "--json", *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
             try:

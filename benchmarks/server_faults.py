@@ -33,13 +33,13 @@ from unittest import mock
 import psutil
 from serve_process import Served, tiny_run
 
-from backend.core.answer_text import AnswerText
-from backend.core.generation import Decoding, Prefill
-from backend.core.sampling import Chooser
-from backend.core.shared_base import SharedBase
+from backend.inference.answer_text import AnswerText
+from backend.inference.decoding import Decoding, Prefill
+from backend.inference.sampling import Chooser
+from backend.inference.shared_base import SharedBase
 from backend.server import answers, embeddings
 from backend.server.hosts import Host
-from backend.serving import ServerOptions, opened
+from backend.server.process import ServerOptions, opened
 
 STAGES: list[tuple[Any, str, float]] = [
     (Host, "__init__", 0.2),

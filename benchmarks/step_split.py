@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from backend import data_pipeline
-from backend.config import DataConfig
-from backend.core.batching import MicroBatch, micro_batches, pack, step_rows
 from backend.core.model_resolver import resolve_model
+from backend.core.packed_attention import MicroBatch
 from backend.core.tokenizer import load_tokenizer
+from backend.run.config import DataConfig
+from backend.training.batching import micro_batches, pack, step_rows
 
 ROWS = Path(__file__).parents[1] / "examples" / "food-category" / "train.jsonl"
 STEPS = 6

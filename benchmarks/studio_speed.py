@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from playwright.sync_api import Browser, Page
 
-from backend.reports import metrics_record
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import metrics_record
 from tests.app.browser.served import ServedStudio, chromium, settled
 from tests.app.states import Runs, step_report
 

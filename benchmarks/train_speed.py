@@ -31,8 +31,8 @@ from our_loop import SEED, read_rows, tunesmith  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from backend.core.batching import epoch_order  # noqa: E402
 from backend.core.model_resolver import resolve_model  # noqa: E402
+from backend.training.batching import epoch_order  # noqa: E402
 from backend.utils.process_utils import available_cores  # noqa: E402
 
 MIB = 2**20

@@ -118,7 +118,7 @@ def smollm2_gguf() -> Path:
 @pytest.fixture(scope="session")
 def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct, converted once for all workers; for tests marked ``model``; read only."""
-    from backend.core.gguf_import import convert_gguf
+    from backend.core.gguf.convert import convert_gguf
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "smollm2"

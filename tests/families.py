@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from backend.config import TuningConfig
-from backend.core.batching import pack
-from backend.core.decode_proof import prove_decoding
 from backend.core.device import ComputePlan
-from backend.core.examples import Example
-from backend.core.forward import ForwardPass, prove
-from backend.core.gradients import step_gradients
+from backend.core.encoding.examples import Example
 from backend.core.lanes import Lanes
-from backend.core.tuning import make_trainable
 from backend.errors import ModelError
+from backend.inference.decode_proof import prove_decoding
+from backend.run.config import TuningConfig
+from backend.training.batching import pack
+from backend.training.forward import ForwardPass, prove
+from backend.training.gradients import step_gradients
+from backend.training.tuning import make_trainable
 from tests.backend.core.rows import random_rows
 
 FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))

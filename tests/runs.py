@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.config import config_yaml, parse_config
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
+from backend.run.config import config_yaml, parse_config
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 from backend.utils.config_utils import apply_overrides
 from tests.tiny import tiny_model_folder
 

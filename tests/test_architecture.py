@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from cyclopts import App
 
-from backend.cli import app, main
-from backend.config import config_schema
+from backend.commands.cli import app, main
+from backend.run.config import config_schema
 from backend.utils.config_utils import dotted_names
 from tests.house import APP, BACKEND, ROOMS, ROOT, TESTS, dotted, parsed
 from tests.runs import child_environment, write_rows
@@ -29,7 +29,8 @@ MODULES = [dotted(path) for path in BACKEND]
 LIGHT = [
     name
     for name in MODULES
-    if name == "backend.cli" or name.startswith(("backend.manager", "backend.data.", "backend.commands"))
+    if name == "backend.commands.cli"
+    or name.startswith(("backend.manager", "backend.data.", "backend.commands"))
 ]
 
 
@@ -183,7 +184,7 @@ class TestCycles:
     def test_one_would_be_seen(self) -> None:
         graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set[str]()}
         assert [names[0] for names in cycles(graph)] == ["a", "b", "c"]
-        assert "backend.run_state" in imports_of(ROOT / "backend/run_dir.py")
+        assert "backend.run.evidence" in imports_of(ROOT / "backend/run/folder.py")
         assert "backend.manager.process_manager" in imports_of(ROOT / "backend/commands/train.py")
 
 
@@ -223,7 +224,7 @@ class TestCommands:
 
     def test_help_loads_nothing_heavy(self) -> None:
         script = (
-            "import sys; from backend.cli import main; code = main(['--help']);"
+            "import sys; from backend.commands.cli import main; code = main(['--help']);"
             f"print([n for n in {HEAVY!r} if n in sys.modules], code, file=sys.stderr)"
         )
         child = python("-c", script)
@@ -238,7 +239,7 @@ class TestCommands:
             ["estimate", "--accept=duplicates", "--data.train", rows, *model],
         ]
         script = (
-            "import sys; from backend.cli import main; import backend.commands.estimate as e;"
+            "import sys; from backend.commands.cli import main; import backend.commands.estimate as e;"
             f"e.GPU_DRIVERS = (); codes = [main(words) for words in {looks!r}];"
             "print('torch' in sys.modules, codes[1:], file=sys.stderr)"
         )
@@ -324,8 +325,8 @@ class TestWheel:
 
     def test_it_comes_up_from_the_wheel_alone(self, wheel: Path, tmp_path: Path) -> None:
         script = (
-            "import sys; sys.path.insert(0, sys.argv.pop()); from backend import cli;"
+            "import sys; sys.path.insert(0, sys.argv.pop()); from backend.commands import cli;"
             "print(cli.__file__); cli.main(['--version'])"
         )
         child = python("-c", script, str(wheel), cwd=tmp_path)
-        assert child.stdout.splitlines()[0] == f"{wheel}/backend/cli.py"
+        assert child.stdout.splitlines()[0] == f"{wheel}/backend/commands/cli.py"

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.process_utils import collect_rarely
 from tests.eventually import eventually
 from tests.runs import child_environment, lines

@@ -29,7 +29,7 @@ def main() -> int:
             "run it from a folder without packages of these names.\n"
         )
         return 2
-    from backend.cli import main as command_line  # noqa: PLC0415 - only once it is sure to be ours
+    from backend.commands.cli import main as command_line  # noqa: PLC0415 - only once it is sure to be ours
 
     return command_line()
 

@@ -16,7 +16,7 @@ from app.views.curve_controls import draw_curve_controls
 from app.views.stacked_table import draw_stacked_table
 from app.views.text import title_of
 from backend.manager.run_summary import RunSummary
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 CURVES = {
     "eval/loss": "Held-out loss",

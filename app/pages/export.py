@@ -17,7 +17,7 @@ from app.studio import studio
 from app.views.cards import draw_nothing_yet
 from app.views.certificate import draw_certificate, draw_checks
 from app.views.text import plain, size, title_of
-from backend.reports import RunStatus
+from backend.run.reports import RunStatus
 
 _LARGEST_DOWNLOAD = 2 * 2**30
 

@@ -12,8 +12,8 @@ from app.start import begin
 from app.studio import studio
 from app.views.cards import RUN_PAGE, draw_nothing_yet, draw_runs
 from app.views.system import draw_machine
-from backend.lifecycle import LIVE
-from backend.reports import RunStatus
+from backend.run.lifecycle import LIVE
+from backend.run.reports import RunStatus
 
 RECENT = 6
 LOOK_SECONDS = 2.0

@@ -21,8 +21,8 @@ from app.views.chat import draw_alternatives, draw_messages, draw_prompt, draw_s
 from app.views.table import draw_table
 from app.views.text import plain
 from backend.errors import InferenceError
-from backend.run_dir import RunDir
-from backend.run_root import BASE
+from backend.run.folder import RunDir
+from backend.run.root import BASE
 from backend.utils.file_utils import UnsafeNameError, safe_join
 from backend.utils.jsonl_utils import last_records
 

@@ -13,8 +13,8 @@ from app.views.status_face import FACES, HELD, draw_badge
 from app.views.text import ago, plain, title_of
 from backend.manager.queue_watch import move_on
 from backend.manager.run_summary import read_labels
-from backend.reports import QueueTicket, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import QueueTicket, RunStatus
 
 LOOK_SECONDS = 5.0
 

@@ -15,7 +15,7 @@ from app.views.status_face import draw_state
 from app.views.text import plain
 from backend.errors import RunError
 from backend.manager.curves import time_left
-from backend.reports import RunStatus
+from backend.run.reports import RunStatus
 
 LIVE_SECONDS, REST_SECONDS = 2.0, 10.0
 

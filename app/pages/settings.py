@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.studio import ROOT_VARIABLE, studio
 from app.views.text import plain, size
-from backend.model_names import CACHE_VARIABLE, cache_folder
+from backend.run.model_names import CACHE_VARIABLE, cache_folder
 from backend.utils.file_utils import free_bytes
 
 _TOKENS = {

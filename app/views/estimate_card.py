@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.views.text import plain, rough, size
-from backend.estimator import Estimate, Interval
+from backend.manager.planning.estimator import Estimate, Interval
 
 
 def draw_estimate(cost: Estimate) -> None:

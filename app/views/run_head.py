@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.views.text import figure, rough
 from backend.manager.curves import TimeLeft
-from backend.reports import RunState, RunStatus
+from backend.run.reports import RunState, RunStatus
 
 
 def draw_progress(state: RunState, step: int, total: int, left: TimeLeft | None) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.views.table import draw_table
 from app.views.text import plain
-from backend.reports import same_answer
+from backend.run.reports import same_answer
 
 
 def panels(records: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:

@@ -9,8 +9,8 @@ from typing import Literal
 import streamlit as st
 
 from app.views.text import plain
-from backend.lifecycle import NOT_RESPONDING
-from backend.reports import RunState, RunStatus
+from backend.run.lifecycle import NOT_RESPONDING
+from backend.run.reports import RunState, RunStatus
 
 Colour = Literal["gray", "blue", "green", "orange", "red", "violet"]
 

@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from backend.commands.output import after_run, print_json, say, table
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
 
 if TYPE_CHECKING:
-    from backend.ablation import Difference
-    from backend.config import RunConfig
+    from backend.manager.ablation import Difference
+    from backend.run.config import RunConfig
     from backend.training.inputs import Inputs
 
 
@@ -24,10 +24,10 @@ def ablate(config: RunConfig, found: Inputs, seeds: int, runs: Path, *, as_json:
 
     ``found`` is what ``check_inputs`` says. Every run stays in ``runs`` under its own name.
     """
-    from backend.ablation import compare, pairs  # noqa: PLC0415
-    from backend.core.training import total_steps  # noqa: PLC0415 - torch loads here
+    from backend.manager.ablation import compare, pairs  # noqa: PLC0415
     from backend.manager.launch import launch  # noqa: PLC0415
-    from backend.reports import DataCheck  # noqa: PLC0415
+    from backend.run.reports import DataCheck  # noqa: PLC0415
+    from backend.run.schedule import total_steps  # noqa: PLC0415 - torch loads here
 
     checked = DataCheck(found.findings, tuple(config.data.accept))
     steps = total_steps(found.train_rows, config.training)
@@ -54,7 +54,7 @@ def ablate(config: RunConfig, found: Inputs, seeds: int, runs: Path, *, as_json:
 def _carried_out(run: RunDir, *, as_json: bool) -> int:
     """Train one run; the exit code. A run that does not finish says so, since nothing follows it."""
     from backend.commands.progress import ProgressView  # noqa: PLC0415
-    from backend.outcomes import exit_code  # noqa: PLC0415
+    from backend.run.outcomes import exit_code  # noqa: PLC0415
     from backend.trainer_main import run as train_run  # noqa: PLC0415
 
     with ProgressView(quiet=as_json) as view:

@@ -22,7 +22,7 @@ def schema() -> int:
     -------
     tunesmith config schema > schema.json
     """
-    from backend.config import config_schema  # noqa: PLC0415 - pydantic is not needed for --help
+    from backend.run.config import config_schema  # noqa: PLC0415 - pydantic is not needed for --help
 
     print_json(config_schema())
     return 0
@@ -38,7 +38,7 @@ def init(
     -------
     tunesmith config init run.yaml
     """
-    from backend.config import commented_yaml  # noqa: PLC0415
+    from backend.run.config import commented_yaml  # noqa: PLC0415
     from backend.utils.file_utils import write_text_durably  # noqa: PLC0415
 
     if path is None:

@@ -99,8 +99,8 @@ def _token_options(model: str | None, chat_template: str | None, max_length: int
     """What the checks of tokens need; nothing without a model, so that torch is not loaded."""
     if model is None:
         return {}
-    from backend.config import DataConfig, TrainingConfig  # noqa: PLC0415
-    from backend.template_faults import seen_by  # noqa: PLC0415
+    from backend.core.encoding.template_faults import seen_by  # noqa: PLC0415
+    from backend.run.config import DataConfig, TrainingConfig  # noqa: PLC0415
 
     return {
         **seen_by(_tokenizer(model, chat_template)),
@@ -282,8 +282,9 @@ def preview(
     tunesmith data preview rows.jsonl --augmentation.typos 0.02
     """
     from backend.commands.token_view import print_preview  # noqa: PLC0415
-    from backend.config import parse_config  # noqa: PLC0415
-    from backend.preview import preview as look  # noqa: PLC0415 - torch loads here
+    from backend.core.encoding.preview import preview as look  # noqa: PLC0415 - torch loads here
+    from backend.data_pipeline import load  # noqa: PLC0415
+    from backend.run.config import parse_config  # noqa: PLC0415
     from backend.utils.config_utils import parse_value  # noqa: PLC0415
 
     data: dict[str, Any] = {
@@ -298,7 +299,9 @@ def preview(
     varied = {name: parse_value(text) for name, text in (augmentation or {}).items()}
     training = {"per_device_train_batch_size": batch_size}
     config = parse_config({"data": data, "augmentation": varied, "training": training})
+    dataset = load(config.data, seed=config.seed, augmentation=config.augmentation)
     found = look(
+        dataset,
         config.data,
         _tokenizer(model, chat_template),
         seed=config.seed,

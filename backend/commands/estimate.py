@@ -12,7 +12,7 @@ from backend.commands.output import print_json, say
 from backend.commands.train import Accept, Settings, resolve_config
 
 if TYPE_CHECKING:
-    from backend.estimator import Estimate, Interval, Machine
+    from backend.manager.planning.estimator import Estimate, Interval, Machine
 
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """What the drivers of NVIDIA, AMD and Windows (WSL) put there on Linux, containers included."""
@@ -35,10 +35,10 @@ def estimate(
 
     tunesmith estimate --data.train rows.jsonl --training.num_train_epochs 3
     """
-    from backend.estimator import DataFigures  # noqa: PLC0415
-    from backend.estimator import estimate as work_out  # noqa: PLC0415
-    from backend.model_shape import read_shape  # noqa: PLC0415
-    from backend.past_runs import read_past  # noqa: PLC0415
+    from backend.manager.planning.estimator import DataFigures  # noqa: PLC0415
+    from backend.manager.planning.estimator import estimate as work_out  # noqa: PLC0415
+    from backend.manager.planning.model_shape import read_shape  # noqa: PLC0415
+    from backend.manager.planning.past_runs import read_past  # noqa: PLC0415
     from backend.training.inputs import read_inputs, unsound  # noqa: PLC0415 - transformers loads here
 
     config = resolve_config(settings, accept)
@@ -72,7 +72,7 @@ def estimate(
 
 def this_machine(folder: Path) -> Machine:
     """What there is to run on; ``folder``, which need not exist yet, says which disk is meant."""
-    from backend.estimator import Machine  # noqa: PLC0415
+    from backend.manager.planning.estimator import Machine  # noqa: PLC0415
     from backend.utils.file_utils import free_bytes  # noqa: PLC0415
     from backend.utils.machine_utils import available_cores, available_memory  # noqa: PLC0415
 

@@ -12,8 +12,8 @@ from backend.commands.output import EXIT_FAILED, print_json, say, table
 from backend.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from backend.exporter import ExportResult
-    from backend.run_dir import RunDir
+    from backend.export.job import ExportResult
+    from backend.run.folder import RunDir
 
 Form = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 
@@ -75,7 +75,7 @@ def export(
 
 
 def _export(run: RunDir, target: str, options: dict[str, Any], *, as_json: bool) -> ExportResult:
-    from backend.exporter import export as write  # noqa: PLC0415 - torch loads here
+    from backend.export.job import export as write  # noqa: PLC0415 - torch loads here
 
     silent: dict[str, Any] = {} if as_json else {"say": say}
     return write(run, target, **options, **silent)  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ from backend.commands.options import (
 )
 from backend.commands.output import print_json, say, say_on, table
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
-from backend.model_names import MODEL_ALIASES
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.model_names import MODEL_ALIASES
 from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def infer(
 
 
 def _constraint(choice: tuple[str, ...], regex: str | None) -> Any:
-    from backend.core.constraint import Constraint  # noqa: PLC0415 - torch loads here
+    from backend.inference.constraint import Constraint  # noqa: PLC0415 - torch loads here
 
     if choice and regex is not None:
         raise _choose("--choice or --regex", "An answer has one form.")
@@ -119,7 +119,7 @@ def _constraint(choice: tuple[str, ...], regex: str | None) -> Any:
 
 def _check_files(file: Path, out: Path | None, how: dict[str, Any]) -> None:
     """Say what is wrong with the files before a model is loaded for them."""
-    from backend.batch_inference import read_asked  # noqa: PLC0415
+    from backend.inference.batch import read_asked  # noqa: PLC0415
 
     read_asked(file, **how)
     if out is not None and not out.absolute().parent.is_dir():
@@ -158,7 +158,7 @@ def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_j
 
 def _show_tokens(model: Inferencer, prompt: str, options: dict[str, Any], *, as_json: bool) -> int:
     from backend.commands.look import print_look  # noqa: PLC0415
-    from backend.token_look import look_inside  # noqa: PLC0415 - torch loads here
+    from backend.inference.token_view import look_inside  # noqa: PLC0415 - torch loads here
 
     found = look_inside(model, prompt, **options)
     if as_json:
@@ -172,7 +172,7 @@ def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, An
     from rich.console import Console  # noqa: PLC0415
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
-    from backend.batch_inference import answer_file  # noqa: PLC0415
+    from backend.inference.batch import answer_file  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -227,9 +227,9 @@ def evaluate(
     tunesmith evaluate RUN
     """
     from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
+    from backend.inference.model_source import run_config  # noqa: PLC0415
     from backend.inferencer import Inferencer  # noqa: PLC0415
-    from backend.model_source import run_config  # noqa: PLC0415
-    from backend.reports import same_answer  # noqa: PLC0415
+    from backend.run.reports import same_answer  # noqa: PLC0415
 
     folder = find_run(runs, run)
     asked = load_prompts(data) if data else held_out_prompts(run_config(folder))
@@ -270,7 +270,7 @@ def evaluate(
 
 def _keep_scores(run: RunDir, rows: int, unanswered: int, scores: dict[str, float]) -> None:
     """Keep what held-out rows said about a result beside it; where the disk refuses, say so and go on."""
-    from backend.reports import HeldOutScores  # noqa: PLC0415
+    from backend.run.reports import HeldOutScores  # noqa: PLC0415
     from backend.utils.file_utils import write_json_durably  # noqa: PLC0415
     from backend.utils.record_utils import record_to_json  # noqa: PLC0415
 

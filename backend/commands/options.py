@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from backend.run_dir import RunDir
-from backend.run_root import LATEST, created
+from backend.run.folder import RunDir
+from backend.run.root import LATEST, created
 
 if TYPE_CHECKING:
     from backend.data.sources import ReadOptions

@@ -16,7 +16,7 @@ from backend.errors import ConfigError, TrainingError, TunesmithError, UnsoundDa
 from backend.utils.text_utils import without_controls
 
 if TYPE_CHECKING:
-    from backend.run_dir import RunDir
+    from backend.run.folder import RunDir
 
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1

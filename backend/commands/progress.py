@@ -20,7 +20,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from backend.reports import EvalReport, Progress, StepReport
+from backend.run.reports import EvalReport, Progress, StepReport
 
 
 class Screen:

@@ -13,13 +13,13 @@ from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
 from backend.commands.runs import app, summary_record
 from backend.errors import RunError
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
     from backend.manager.explain import Explanation
     from backend.manager.run_manager import Comparison, RunManager
     from backend.manager.run_summary import Labels
-    from backend.reports import RunState
+    from backend.run.reports import RunState
 
 Wait = Annotated[
     float | None,
@@ -82,7 +82,7 @@ def _say_what_it_waits_for(run: RunDir, does: str, wait: float | None, as_json: 
     if as_json or not run.is_held():
         return
     from backend.manager.scalars import duration  # noqa: PLC0415
-    from backend.run_pace import patience  # noqa: PLC0415
+    from backend.run.pace import patience  # noqa: PLC0415
 
     attempt = run.look()[1].attempt
     own = attempt is not None and attempt.is_own_process

@@ -10,11 +10,11 @@ from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import NOTHING, print_json, say, table
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
     from backend.manager.queue_manager import QueueManager
-    from backend.reports import QueueTicket
+    from backend.run.reports import QueueTicket
 
 app = App(name="queue", help="Which run trains next, one after the other.")
 

@@ -13,9 +13,9 @@ from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
 from backend.commands.train import Detach, carry_out, start_detached
 from backend.errors import RunError
-from backend.lifecycle import NOT_RESPONDING
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.lifecycle import NOT_RESPONDING
+from backend.run.reports import RunStatus
 
 if TYPE_CHECKING:
     from backend.manager.run_summary import RunSummary
@@ -198,8 +198,8 @@ def resume(
 
 def _branch(run: RunDir, changes: Mapping[str, Any], from_step: int | None, *, as_json: bool) -> RunDir:
     """A new run off ``run``; its note says where it comes from. ``changes`` are those of ``changed_config``."""
-    from backend.branching import branch, changed_config  # noqa: PLC0415 - torch loads here
     from backend.manager.run_manager import RunManager  # noqa: PLC0415
+    from backend.training.branching import branch, changed_config  # noqa: PLC0415 - torch loads here
     from backend.training.inputs import read_inputs  # noqa: PLC0415
 
     config = changed_config(run, **changes)

@@ -14,8 +14,8 @@ from backend.commands.infer import find_source
 from backend.commands.options import AsJson, BaseModel, RunsFolder, shown
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem, RunError
-from backend.run_dir import RunDir
-from backend.run_root import EXPORTS
+from backend.run.folder import RunDir
+from backend.run.root import EXPORTS
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank of vLLM may be."""
@@ -55,13 +55,13 @@ def serve(
     if with_ is not None:
         return _print_command(with_, found, base_model, host, port, as_json=as_json)
     _check_range(rows=rows, queue=queue, port=port + 1)
-    from backend import serving  # noqa: PLC0415
-    from backend.model_source import find_model  # noqa: PLC0415
+    from backend.inference.model_source import find_model  # noqa: PLC0415
+    from backend.server import process  # noqa: PLC0415
     from backend.server.engine import Limits  # noqa: PLC0415 - torch loads here
 
     for model in found:  # before anybody is told that it is served
         find_model(model, base=True, base_model=base_model if isinstance(model, RunDir) else None)
-    options = serving.ServerOptions(
+    options = process.ServerOptions(
         root=runs,
         models=found,
         base_model=base_model,
@@ -78,7 +78,7 @@ def serve(
             say(f"Serving at {url} until Ctrl-C")
         sys.stdout.flush()  # whoever reads it through a pipe waits for it
 
-    serving.serve(options, ready=ready)
+    process.serve(options, ready=ready)
     return 0
 
 
@@ -110,7 +110,7 @@ def _print_command(
 
 
 def _vllm(model: RunDir | str, base_model: str | None, host: str, port: int) -> list[str]:
-    from backend.model_source import find_model  # noqa: PLC0415 - torch loads here
+    from backend.inference.model_source import find_model  # noqa: PLC0415 - torch loads here
 
     found = find_model(model, base_model=base_model)
     words = ["vllm", "serve", str(found.base), "--host", host, "--port", str(port)]

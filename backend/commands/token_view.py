@@ -12,8 +12,8 @@ from backend.commands.plot import bar
 from backend.utils.text_utils import without_controls
 
 if TYPE_CHECKING:
+    from backend.core.encoding.preview import Preview, PreviewRow, PreviewToken
     from backend.data.records import Row
-    from backend.preview import Preview, PreviewRow, PreviewToken
 
 BAR_WIDTH = 40
 MAX_TOKENS = 600

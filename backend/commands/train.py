@@ -13,11 +13,11 @@ from cyclopts import Parameter
 
 from backend.commands.options import AsJson, RunsFolder, shown
 from backend.commands.output import NOTHING, after_run, print_json, say, say_to_nobody
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
-    from backend.config import RunConfig
-    from backend.reports import Outcome
+    from backend.run.config import RunConfig
+    from backend.run.reports import Outcome
 
 Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]
 Accept = Annotated[
@@ -63,13 +63,13 @@ def train(
 
     check_environ(os.environ)
     config = resolve_config(settings, accept)
-    from backend.agreement import require_alone  # noqa: PLC0415 - torch loads here
+    from backend.training.agreement import require_alone  # noqa: PLC0415 - torch loads here
 
     require_alone(os.environ)
     if dry_run:
         return _print_dry_run(config, as_json=as_json)
     from backend.manager.launch import launch  # noqa: PLC0415
-    from backend.reports import DataCheck  # noqa: PLC0415
+    from backend.run.reports import DataCheck  # noqa: PLC0415
     from backend.training.inputs import check_inputs  # noqa: PLC0415 - transformers loads here
 
     found = check_inputs(config, all_now=False)
@@ -105,8 +105,8 @@ def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunCo
     Paths are made absolute, and the content of a chat template's file stands in place of its path, so that the run
     folder holds all it needs. Raises ConfigError with every problem at once, and those of ``template_text``.
     """
-    from backend.config import parse_config  # noqa: PLC0415
-    from backend.config_paths import with_absolute_paths  # noqa: PLC0415
+    from backend.run.config import parse_config  # noqa: PLC0415
+    from backend.run.settings import with_absolute_paths  # noqa: PLC0415
     from backend.utils.config_utils import (  # noqa: PLC0415
         apply_overrides,
         environment_overrides,
@@ -189,7 +189,7 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
     if not as_json:
         say(f"Run {run.id}\n  in {run.path}")
     from backend.commands.progress import ProgressView  # noqa: PLC0415
-    from backend.outcomes import exit_code  # noqa: PLC0415
+    from backend.run.outcomes import exit_code  # noqa: PLC0415
     from backend.trainer_main import run as train_run  # noqa: PLC0415 - torch loads here, after the first line
 
     with ProgressView(quiet=as_json) as view:
@@ -208,7 +208,7 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
 
 def _print_outcome(run: RunDir, outcome: Outcome) -> None:
     from backend.manager.explain import next_action  # noqa: PLC0415
-    from backend.reports import RunStatus  # noqa: PLC0415
+    from backend.run.reports import RunStatus  # noqa: PLC0415
     from backend.utils.jsonl_utils import last_records  # noqa: PLC0415
 
     say(f"{str(outcome.status).capitalize()}: {outcome.message}")

@@ -15,9 +15,9 @@ from cyclopts import Parameter
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import EXIT_FAILED, print_json, say, visible
 from backend.commands.plot import bar, curve_lines, sparkline
-from backend.lifecycle import NOT_RESPONDING
-from backend.reports import RunState, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.lifecycle import NOT_RESPONDING
+from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from backend.errors import ModelError
-from backend.run_environment import ComputePlan
+from backend.run.environment import ComputePlan
 from backend.utils.machine_utils import available_cores
 
 __all__ = [

@@ -6,6 +6,7 @@ Nothing heavy is loaded unless a GGUF file is converted. Floor F1.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from backend.errors import ModelError
-from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
+from backend.run.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
 from backend.utils.path_utils import user_path
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -94,17 +95,15 @@ def _resolve_file(path: Path, cache: Path) -> Path:
         raise ModelError(
             f"{path} is a file, but not a .gguf file.", code="model-not-found", remedy=_choices()
         )
-    digest = xxhash.xxh3_128()
     with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, xxhash.xxh3_128)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:40]
     folder = cache / converted_name(f"{stem}-{digest.hexdigest()[:16]}")
     return folder if folder.is_dir() else _converted(path, folder)
 
 
 def _converted(gguf: Path, folder: Path) -> Path:
-    from backend.core.gguf_import import convert_gguf  # noqa: PLC0415 - torch loads here, once for a file
+    from backend.core.gguf.convert import convert_gguf  # noqa: PLC0415 - torch loads here, once for a file
 
     convert_gguf(gguf, folder)
     return folder

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,13 +23,71 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from backend.core.batching import MicroBatch
+from backend.core.encoding.examples import Example
 
 NAME = "tunesmith_packed"
 BACKWARD_BYTES = 64 * 2**20
 """Largest fp32 score matrix held at once in the CPU backward pass."""
 
 _flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows laid out as one sequence of T distinct tokens.
+
+    ``input_ids``, ``position_ids``: int64 [T]. ``cells``: per rectangle an int64 [rows, length], the token
+    index of each position of each row; positions past a row's end repeat its first token. ``lengths``: per
+    rectangle an int64 [rows]. ``cell_of_token``: int64 [T], where each token's output is read from the
+    concatenated rectangles.
+    ``select``: int64 [N], token indices whose hidden state predicts the trained token in ``labels`` [N].
+    ``examples`` are the rows themselves.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    cells: tuple[Tensor, ...]
+    lengths: tuple[Tensor, ...]
+    cell_of_token: Tensor
+    select: Tensor
+    labels: Tensor
+    examples: tuple[Example, ...]
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows by name."""
+        return tuple(example.row for example in self.examples)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of the rows as a person counts them, shared ones every time."""
+        return sum(len(example.input_ids) for example in self.examples)
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row in tokens."""
+        return max(len(example.input_ids) for example in self.examples)
+
+    def row_lengths(self) -> Tensor:
+        """int64 [T]: for each token the length in tokens of a row it stands in."""
+        cells = [
+            lengths[:, None].expand(grid.shape).flatten()
+            for grid, lengths in zip(self.cells, self.lengths, strict=True)
+        ]
+        return torch.cat(cells).index_select(0, self.cell_of_token)
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same batch with every tensor on ``device``."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            cells=tuple(tensor.to(device) for tensor in self.cells),
+            lengths=tuple(tensor.to(device) for tensor in self.lengths),
+            cell_of_token=self.cell_of_token.to(device),
+            select=self.select.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 class _CausalRectangle(torch.autograd.Function):

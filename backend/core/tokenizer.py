@@ -19,11 +19,12 @@ from types import TracebackType
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from backend.core.answer_spans import RenderedChat, render_answers
-from backend.core.batch_encoding import BatchEncoder
+from backend.core.encoding.batch_encoding import BatchEncoder
 from backend.core.model_folder import read_object, refuse_code
-from backend.core.named_templates import set_chat_template
-from backend.core.template import (
+from backend.core.templates.answer_spans import RenderedChat, render_answers
+from backend.core.templates.guard import try_template
+from backend.core.templates.named import set_chat_template
+from backend.core.templates.template import (
     Message,
     Span,
     Tools,
@@ -33,7 +34,6 @@ from backend.core.template import (
     set_template_time,
     template_time,
 )
-from backend.core.template_guard import try_template
 from backend.errors import DataError, ModelError
 
 _GENERAL = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})

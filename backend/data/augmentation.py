@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xxhash
 
-from backend.config import AugmentationConfig
 from backend.data.records import Message, Row
 from backend.data.store import chosen
 from backend.data.texts import answer_text
+from backend.run.config import AugmentationConfig
 
 # Keys beside each other on a QWERTY keyboard.
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")

@@ -12,7 +12,7 @@ from typing import Any
 from backend.data.exact_json import surrogate_reason
 from backend.data.files import unwritable
 from backend.errors import DataError
-from backend.model_names import cache_folder
+from backend.run.model_names import cache_folder
 
 PREFIX = "tfds://"
 

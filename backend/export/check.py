@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from backend.core.judging import answer_logprobs
 from backend.core.model_loader import load_base
 from backend.errors import ModelError
 from backend.export import contents
@@ -22,6 +21,7 @@ from backend.export.forms import Target, write_model_gguf
 from backend.export.panel import Answer, Panel
 from backend.export.readers import NoReaderError, Reader, UnreadableError, read_back
 from backend.export.trained import Trained, model_weights
+from backend.inference.logprobs import answer_logprobs
 
 _READERS: dict[Target, Reader] = {"adapter": "transformers", "merged": "transformers", "onnx": "onnxruntime"}
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.judging import first_difference
 from backend.export.certificate import Check, Light
 from backend.export.panel import ODD_TEXTS, Answer, LongRow, Panel, exact_match
 from backend.export.readers import Reading
+from backend.inference.logprobs import first_difference
 
 Weigh = Callable[[Sequence[int], Sequence[int]], Tensor]
 """(prompt, answer) → log-probabilities ``[answer, vocabulary]`` of the trained model, see ``answer_logprobs``."""

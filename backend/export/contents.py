@@ -24,8 +24,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.core.gguf_file import GgufFile, read_gguf
-from backend.core.gguf_import import unpack_gguf, unpermuted
+from backend.core.gguf.convert import unpack_gguf, unpermuted
+from backend.core.gguf.file import GgufFile, read_gguf
 from backend.core.model_loader import load_base
 from backend.errors import ModelError
 from backend.export.gguf_keys import (

@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from backend.core.generation import context_length
-from backend.core.gguf_file import read_gguf
+from backend.core.gguf.file import read_gguf
 from backend.core.model_files import write_config, write_generation_config, write_tokenizer
 from backend.errors import ExportError
 from backend.export import quantizer
@@ -23,6 +22,7 @@ from backend.export.gguf_writer import FILE_TYPES, check_model, write_gguf, writ
 from backend.export.modelfile import write_modelfile
 from backend.export.onnx_writer import ONNX_FILE, check_graph, check_onnx, write_onnx
 from backend.export.trained import Trained, model_weights
+from backend.inference.decoding import context_length
 
 Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 TARGETS: tuple[Target, ...] = get_args(Target)

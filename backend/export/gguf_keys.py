@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from backend.core.gguf_file import GgufFile
-from backend.core.gguf_import import ROPE_FREQS, llama3_factors, unknown_keys
+from backend.core.gguf.convert import ROPE_FREQS, llama3_factors, unknown_keys
+from backend.core.gguf.file import GgufFile
 from backend.core.model_files import effective
 from backend.export.gguf_vocab import find_word_rule
 from backend.export.gguf_writer import FILE_TYPES, YARN

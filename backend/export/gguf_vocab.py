@@ -17,7 +17,7 @@ from typing import Any
 from gguf import GGUFWriter, SpecialVocab, TokenType
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.gguf_tokenizer import WORD_RULES, pre_tokenizer
+from backend.core.gguf.tokenizer import WORD_RULES, pre_tokenizer
 from backend.core.tokenizer import stop_token_ids
 from backend.errors import ExportError
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import yaml
 
-from backend.config import RunConfig, resolve_steps, steps_per_epoch
-from backend.core.optimizer import default_learning_rate, learning_rate_factor
-from backend.core.training import total_steps
 from backend.errors import RunError
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
 from backend.export.trained import Trained
-from backend.model_names import MODEL_ALIASES
-from backend.reports import HeldOutScores
-from backend.run_dir import RunDir
-from backend.run_records import read_rare_record
+from backend.run.config import RunConfig
+from backend.run.folder import RunDir
+from backend.run.methods import default_learning_rate
+from backend.run.model_names import MODEL_ALIASES
+from backend.run.records import read_rare_record
+from backend.run.reports import HeldOutScores
+from backend.run.schedule import learning_rate_factor, resolve_steps, steps_per_epoch, total_steps
 from backend.utils.record_utils import record_from_json
 
 CARD = "README.md"
@@ -133,7 +133,7 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     tuning, training = config.tuning, config.training
     yield "run", run.id
     yield "method", tuning.method
-    if tuning.method != "full":
+    if not tuning.trains_all:
         yield "rank, alpha, dropout", f"{tuning.lora_r}, {tuning.lora_alpha}, {tuning.lora_dropout:g}"
         yield "modules", tuning.lora_target_modules
     ended = _result_step(run)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.template import render, render_prompt
+from backend.core.templates.template import render, render_prompt
 from backend.errors import DataError, ModelError
 
 MODELFILE = "Modelfile"

@@ -19,15 +19,15 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend import data_pipeline
-from backend.config import RunConfig
-from backend.core.generation import Decoding, Sampling, context_length
-from backend.core.judging import answer_logprobs
+from backend.core.encoding.row import read_tools
 from backend.core.tokenizer import decode, encode_prompt
 from backend.data.records import Row
 from backend.errors import DataError, ExportError, ModelError
-from backend.reports import same_answer
-from backend.row_encoding import read_tools
-from backend.voice import text_ids
+from backend.inference.decoding import Decoding, Sampling, context_length
+from backend.inference.logprobs import answer_logprobs
+from backend.inference.prompting import text_ids
+from backend.run.config import RunConfig
+from backend.run.reports import same_answer
 
 ROWS = 32
 """Rows of a panel unless told otherwise."""

@@ -12,13 +12,13 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.config import RunConfig
-from backend.core.checkpoint import step_name
 from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
-from backend.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
-from backend.model_source import find_model, run_config
-from backend.run_dir import RunDir
+from backend.inference.model_source import find_model, run_config
+from backend.run.checkpoints import step_name, step_of
+from backend.run.config import RunConfig
+from backend.run.folder import RunDir
+from backend.run.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
 from backend.utils.path_utils import user_path
 
 
@@ -43,7 +43,7 @@ class Trained:
     @property
     def full(self) -> bool:
         """Whether every weight was trained, so that there is no adapter."""
-        return self.config.tuning.method == "full"
+        return self.config.tuning.trains_all
 
     @property
     def slug(self) -> str:
@@ -134,7 +134,7 @@ def load_trained(
     model = load_base(found.base, dtype=torch.float32)
     ends = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
     tuned = load_adapter(model, result) if found.adapter else model
-    step = int(result.name.removeprefix("step-")) if checkpoint is not None else None
+    step = step_of(result.name)
     return Trained(run, run_config(run), result, found.base, tokenizer, tuned.eval(), ends, step)
 
 

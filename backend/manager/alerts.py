@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from backend.errors import ConfigError, Problem
-from backend.reports import RunState
+from backend.run.reports import RunState
 
 DESKTOP, WEBHOOK, HOSTS = (f"TUNESMITH_ALERT_{name}" for name in ("DESKTOP", "WEBHOOK", "HOSTS"))
 _TIMEOUT_SECONDS = 5.0

@@ -12,8 +12,8 @@ import signal
 
 import psutil
 
-from backend.reports import Attempt
-from backend.run_files import RunFiles
+from backend.run.files import RunFiles
+from backend.run.reports import Attempt
 from backend.utils.process_utils import ProcessIdentity, catches, identify, is_alive, send_signal
 
 TOKEN = "TUNESMITH_RUN_TOKEN"  # noqa: S105  a mark, no secret

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from backend.errors import RunError
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.file_utils import free_bytes
 from backend.utils.lock_utils import hold_folder
 

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 
 from backend.manager.attempt_processes import ask_to_end, kill_all
-from backend.reports import Attempt
-from backend.run_dir import RunDir
-from backend.run_pace import patience
+from backend.run.folder import RunDir
+from backend.run.pace import patience
+from backend.run.reports import Attempt
 
 
 @dataclass(frozen=True)

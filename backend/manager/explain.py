@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.errors import RunError
-from backend.reports import RunState, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
 
 SHOWN_STEPS = 10

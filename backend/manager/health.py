@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from backend import run_pace
 from backend.errors import RunError
-from backend.run_dir import RunDir
-from backend.run_pace import Health
+from backend.run import pace as run_pace
+from backend.run.folder import RunDir
+from backend.run.pace import Health
 
 
 def health(run: RunDir) -> Health:

@@ -14,7 +14,7 @@ from pathlib import Path
 from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.health import health
 from backend.manager.system_manager import SystemSampler, forecast_disk
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.jsonl_utils import JsonlWriter
 
 SAMPLE_SECONDS = 5.0

@@ -6,16 +6,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from backend.config import RunConfig, config_yaml
-from backend.config_paths import with_absolute_paths
 from backend.errors import RunError
-from backend.lifecycle import LIVE
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
-from backend.reports import DataCheck, RunStatus
-from backend.run_dir import CONFIG_END, RunDir
-from backend.run_root import require_name
+from backend.run.config import RunConfig, config_yaml
+from backend.run.folder import CONFIG_END, RunDir
+from backend.run.lifecycle import LIVE
+from backend.run.reports import DataCheck, RunStatus
+from backend.run.root import require_name
+from backend.run.settings import with_absolute_paths
 from backend.utils.lock_utils import hold_lock
 
 How = Literal["create", "start", "queue"]

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from backend.manager.run_summary import Labels, RunSummary
-from backend.reports import RunStatus
+from backend.run.reports import RunStatus
 from backend.utils.file_utils import write_text_durably
 from backend.utils.record_utils import record_from_json
 

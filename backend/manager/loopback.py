@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from backend.errors import RunError
-from backend.run_records import read_record
+from backend.run.records import read_record
 from backend.utils.detach import spawn_detached
 from backend.utils.lock_utils import hold_lock
 from backend.utils.process_utils import ProcessIdentity, identify_started, is_alive, send_signal

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import RunError
-from backend.lifecycle import Event
 from backend.manager.attempt_processes import is_supervised, kill_all, members
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.ranks import torchrun_command
 from backend.manager.system_manager import forecast_disk
-from backend.reports import KILLED, Attempt, RunState
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.lifecycle import Event
+from backend.run.reports import KILLED, Attempt, RunState
 from backend.utils.detach import spawn_detached
 
 START_SECONDS = 30.0

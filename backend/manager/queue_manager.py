@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import RunError, TunesmithError
-from backend.lifecycle import Event
 from backend.manager import process_manager
-from backend.reports import DEFAULT_DEVICE, QueueTicket, RunStatus
-from backend.run_dir import RunDir
-from backend.run_locks import gone
-from backend.run_records import utc_now
-from backend.run_root import QUEUE_SLOTS
+from backend.run.folder import RunDir
+from backend.run.lifecycle import Event
+from backend.run.locks import gone
+from backend.run.records import utc_now
+from backend.run.reports import DEFAULT_DEVICE, QueueTicket, RunStatus
+from backend.run.root import QUEUE_SLOTS
 from backend.utils.file_utils import read_json_object, write_json_durably
 from backend.utils.lock_utils import hold_lock
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backend.manager.process_manager import child_environ
 from backend.manager.queue_manager import QueueManager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.detach import spawn_detached
 from backend.utils.lock_utils import LockedError, hold_lock, is_locked
 

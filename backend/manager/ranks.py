@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backend.manager.run_summary import peek
-from backend.reports import MEETING_FILE
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import MEETING_FILE
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """What tells a process its place among those that train together."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from backend.errors import RunError
 from backend.manager.run_summary import Labels, read_labels
-from backend.run_dir import RunDir
-from backend.run_root import is_run_id, new_id
+from backend.run.folder import RunDir
+from backend.run.root import is_run_id, new_id
 from backend.utils.file_utils import publish_folder, sweep_temporaries, write_json_durably
 from backend.utils.lock_utils import hold_folder
 from backend.utils.record_utils import record_to_json

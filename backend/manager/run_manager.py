@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.errors import RunError, TunesmithError
-from backend.lifecycle import LIVE, Event
 from backend.manager.listing_cache import Entries, load_listing, save_listing
 from backend.manager.run_import import import_folder, without_name
 from backend.manager.run_summary import Labels, RunSummary, read_labels, summarise
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
-from backend.run_root import require_name, stamps
+from backend.run.folder import RunDir
+from backend.run.lifecycle import LIVE, Event
+from backend.run.reports import RunStatus
+from backend.run.root import require_name, stamps
 from backend.utils.file_utils import (
     UnsafeNameError,
     remove_folder,

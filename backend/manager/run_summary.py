@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from backend.errors import RunError
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
-from backend.run_records import read_rare_record
-from backend.run_root import created
+from backend.run.folder import RunDir
+from backend.run.records import read_rare_record
+from backend.run.reports import RunStatus
+from backend.run.root import created
 from backend.utils.jsonl_utils import newest_with
 from backend.utils.record_utils import record_from_json
 
@@ -116,7 +116,7 @@ def _whole(value: object) -> int:
 
 def what_goes(run: RunDir) -> list[str]:
     """The parts of a run that deleting it takes away, in words."""
-    checkpoints = len(list(run.checkpoints.glob("step-*")))
+    checkpoints = len(run.checkpoint_steps())
     parts = {
         "configuration": run.config.exists(),
         "curves": run.metrics_file.exists(),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import compress, groupby
 from typing import Any
 
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.jsonl_utils import TailPosition
 
 Curve = tuple[list[int], list[float]]

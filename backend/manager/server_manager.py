@@ -16,7 +16,7 @@ from backend.utils.lock_utils import is_locked
 from backend.utils.process_utils import ProcessIdentity
 
 _ANSWER_SECONDS = 5.0
-_MODULE = "backend.serving"
+_MODULE = "backend.server.process"
 
 
 @dataclass(frozen=True)

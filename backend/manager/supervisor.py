@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import RunError, TunesmithError
-from backend.lifecycle import Event, require
 from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.attempt_end import AttemptEvidence, detail_of, kernel_oom_kills, reason_of
 from backend.manager.attempt_processes import TOKEN, kill_all
@@ -29,9 +28,10 @@ from backend.manager.housekeeping import Housekeeping
 from backend.manager.queue_manager import QueueManager
 from backend.manager.queue_watch import move_on
 from backend.manager.ranks import Ranks, launch, nproc_per_node
-from backend.reports import KILLED, Attempt
-from backend.run_dir import LOCK_FD, RunDir
-from backend.run_state import read_records
+from backend.run.evidence import read_records
+from backend.run.folder import LOCK_FD, RunDir
+from backend.run.lifecycle import Event, require
+from backend.run.reports import KILLED, Attempt
 from backend.utils.file_utils import free_bytes
 from backend.utils.process_utils import identify, identify_started
 

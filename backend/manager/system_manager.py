@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from backend.run_dir import RunDir
-from backend.run_records import utc_now
+from backend.run.folder import RunDir
+from backend.run.records import utc_now
 from backend.utils.file_utils import free_bytes
 from backend.utils.machine_utils import available_memory
 

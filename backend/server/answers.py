@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from backend.core.constraint import Constraint
-from backend.core.sampling import Matcher
 from backend.errors import TunesmithError
+from backend.inference.constraint import Constraint
+from backend.inference.model_source import ModelSource
+from backend.inference.prompting import Voice
+from backend.inference.sampling import Matcher
 from backend.inferencer import answer_seed
-from backend.model_source import ModelSource
 from backend.server.catalogue import Catalogue
 from backend.server.engine import Engine
 from backend.server.errors import INTERNAL, ApiError, translated
@@ -25,7 +26,6 @@ from backend.server.metrics import Metrics
 from backend.server.schemas import ChatRequest, CompletionRequest, Generation, Streamed
 from backend.server.tool_calls import CLOSE, OPEN
 from backend.server.wording import ChatWords, TextWords, Words, usage
-from backend.voice import Voice
 
 Result = TypeVar("Result")
 RETRY_SECONDS = 2

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import RunError, TunesmithError
+from backend.inference.model_source import ModelSource, best_step, find_model, is_base_of
 from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import RunSummary, summarise
-from backend.model_source import ModelSource, best_step, checkpoint_names, find_model, is_base_of
-from backend.run_dir import RunDir
-from backend.run_root import BASE
+from backend.run.folder import RunDir
+from backend.run.root import BASE
 from backend.server.errors import no_such_model
 
 
@@ -114,7 +114,7 @@ class Catalogue:
 
 def _served(summary: RunSummary) -> Served:
     run = RunDir(summary.path)
-    steps = tuple(int(name.removeprefix("step-")) for name in checkpoint_names(run))
+    steps = tuple(run.checkpoint_steps())
     created = int(datetime.fromisoformat(summary.created).timestamp()) if summary.created else 0
     try:
         best = best_step(run)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from backend.core.embedding import embed_texts, pieces
+from backend.inference.embedding import embed_texts, pieces
 from backend.server.answers import Service
 from backend.server.errors import ApiError
 from backend.server.schemas import EmbeddingRequest

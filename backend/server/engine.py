@@ -24,17 +24,17 @@ from typing import Any, TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from backend.core.answer_text import AnswerText
 from backend.core.device import plan_compute
-from backend.core.generation import Decoding, NewToken, Prefill, Sampling
-from backend.core.sampling import Chooser
 from backend.errors import InferenceError, TunesmithError
-from backend.model_source import ModelSource
+from backend.inference.answer_text import AnswerText
+from backend.inference.decoding import Decoding, NewToken, Prefill, Sampling
+from backend.inference.model_source import ModelSource
+from backend.inference.prompting import Voice
+from backend.inference.sampling import Chooser
 from backend.server.faults import caught
 from backend.server.hosts import Host, Hosts
 from backend.server.jobs import Failure, Job, Piece, Variant
 from backend.server.metrics import Metrics
-from backend.voice import Voice
 
 READ_AT_ONCE = 256
 """Prompt tokens read between two steps, so that no row waits long for another's prompt."""

@@ -6,13 +6,13 @@ import logging
 import time
 from pathlib import Path
 
-from backend.core.generation import Decoding
-from backend.core.shared_base import KEEP
 from backend.errors import InferenceError
-from backend.model_source import ModelSource
+from backend.inference.decoding import Decoding
+from backend.inference.model_source import ModelSource
+from backend.inference.prompting import LoadedBase
+from backend.inference.shared_base import KEEP
 from backend.server.jobs import Variant
 from backend.server.metrics import Metrics
-from backend.voice import LoadedBase
 
 _log = logging.getLogger("tunesmith.server")
 

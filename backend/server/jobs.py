@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from backend.core.answer_text import AnswerText
-from backend.core.generation import NewToken, Sampling
-from backend.core.sampling import Matcher
 from backend.errors import TunesmithError
-from backend.model_source import ModelSource
+from backend.inference.answer_text import AnswerText
+from backend.inference.decoding import NewToken, Sampling
+from backend.inference.model_source import ModelSource
+from backend.inference.sampling import Matcher
 
 Variant: TypeAlias = tuple[ModelSource, float]
 """Which weights answer: a model, and the strength of its adapter."""

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from backend.core.judging import answer_logprobs, first_difference, judged
 from backend.core.tokenizer import encode_messages, encode_prompt_completion
-from backend.run_root import BASE
+from backend.inference.logprobs import answer_logprobs, first_difference, judged
+from backend.inference.prompting import Voice
+from backend.inference.token_view import MAX_ANSWER_TOKENS, shown_divergence, shown_prompt, shown_tokens
+from backend.run.root import BASE
 from backend.server.answers import Asked, Service, answering, variant_of
 from backend.server.errors import ApiError
 from backend.server.jobs import Variant
 from backend.server.schemas import CompareRequest, Looked, TokenViewRequest
-from backend.token_look import MAX_ANSWER_TOKENS, shown_divergence, shown_prompt, shown_tokens
-from backend.voice import Voice
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from backend.core.constraint import Constraint
-from backend.core.sampling import Sampling
-from backend.core.shared_base import MAX_STRENGTH
+from backend.inference.constraint import Constraint
+from backend.inference.sampling import Sampling
+from backend.inference.shared_base import MAX_STRENGTH
 from backend.server.conversation import ChatMessage, WithToolChoice, WithTools
 from backend.server.no_effect import Hosted, Inserted, StreamPadding, WhoAsks
 from backend.server.strict import Strict, exactly_one

@@ -10,8 +10,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from backend.core.answer_text import possible_start
-from backend.core.constraint import Constraint
+from backend.inference.answer_text import possible_start
+from backend.inference.constraint import Constraint
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 Function: TypeAlias = Mapping[str, Any]

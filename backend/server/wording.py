@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from backend.core.generation import NewToken
 from backend.core.vocabulary import UNFINISHED, token_bytes, token_text
+from backend.inference.decoding import NewToken
+from backend.inference.prompting import Voice
+from backend.inference.token_view import finite
 from backend.server.jobs import Piece
 from backend.server.tool_calls import CallReader
-from backend.token_look import finite
-from backend.voice import Voice
 
 
 class Words(Protocol):

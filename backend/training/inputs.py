@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
-from backend.config import DataConfig, RunConfig
+from backend.core.encoding.template_faults import seen_by, template_sentences
 from backend.core.model_folder import check_files, check_model_folder
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
@@ -24,8 +24,8 @@ from backend.data.doctor import NAMES, Finding, Report, examine
 from backend.data.fixes import mend
 from backend.data_pipeline import Dataset
 from backend.errors import ConfigError, Problem, UnsoundDataError
-from backend.reports import DataFinding
-from backend.template_faults import seen_by, template_sentences
+from backend.run.config import DataConfig, RunConfig
+from backend.run.reports import DataFinding
 
 THOROUGH_ROWS = 20_000
 """Up to so many rows every check runs before training, in seconds; of more, those that matter to a run."""
@@ -63,7 +63,7 @@ def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
 
     Raises UnsoundDataError where the data check says STOP, else the TunesmithError that the trainer would end with.
     """
-    from backend.core.tuning import check_tuning  # noqa: PLC0415 - torch and peft load here
+    from backend.training.tuning import check_tuning  # noqa: PLC0415 - torch and peft load here
 
     found = read_inputs(config, all_now=all_now)
     check_model_folder(Path(found.model))

@@ -7,12 +7,12 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-from backend.config import config_yaml, parse_config
 from backend.manager.queue_manager import QueueManager
 from backend.manager.system_manager import SystemSample
-from backend.reports import EvalReport, Outcome, RunStatus, Sample, StepReport, metrics_record
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.config import config_yaml, parse_config
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import EvalReport, Outcome, RunStatus, Sample, StepReport, metrics_record
 from backend.utils.jsonl_utils import JsonlWriter
 from backend.utils.record_utils import record_to_json
 from tests.runs import do_harm

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app.actions import stop_soon
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.reports import RunStatus
+from backend.run.reports import RunStatus
 from tests.app.reading import unescaped
 from tests.app.states import Runs
 from tests.eventually import eventually

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from backend.manager.queue_manager import QueueManager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
 from tests.app.states import Runs

@@ -11,7 +11,7 @@ from app import local_models as module
 from app.local_models import local_models
 from app.studio import studio
 from app.views.text import title_of
-from backend.model_names import MODEL_ALIASES
+from backend.run.model_names import MODEL_ALIASES
 from tests.app.states import Runs
 from tests.app.test_exports import make_export
 

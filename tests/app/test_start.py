@@ -10,10 +10,10 @@ import pytest
 
 from app.start import begin
 from app.studio import Studio, studio
-from backend.config import parse_config
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.run_dir import RunDir
+from backend.run.config import parse_config
+from backend.run.folder import RunDir
 
 CONFIG = parse_config({"name": "foods", "data": {"train": "/data/foods.jsonl"}})
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.runs import LEARN, learner_folder, make_run, tree, write_rows
 from tests.trainers import Trainers
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from backend import data_pipeline
-from backend.config import AugmentationConfig, DataConfig, parse_config
 from backend.data.records import Row
 from backend.data.store import RowFile
 from backend.data_pipeline import (
@@ -24,6 +22,7 @@ from backend.data_pipeline import (
     questions,
 )
 from backend.errors import DataError
+from backend.run.config import AugmentationConfig, DataConfig, parse_config
 from tests.backend.chats import assistant, chat, user
 from tests.runs import ROWS, settings, tree, write_rows
 from tests.tiny import tiny_tokenizer
@@ -183,21 +182,6 @@ class TestManyRows:
         monkeypatch.setattr("backend.data.store.IN_MEMORY_BYTES", 0)
         assert read() == few
         assert isinstance(load(data, seed=1).train, RowFile)
-
-
-class TestTrainedQuestions:
-    def test_a_split_of_ours_has_none(self, tmp_path: Path) -> None:
-        data = DataConfig(train=str(write_rows(tmp_path / "rows.jsonl")), validation=0.3)
-        dataset = data_pipeline.load(data, seed=1)
-        assert dataset.validation
-        assert dataset.trained_questions() == []
-
-    def test_a_file_may_have_some(self, tmp_path: Path) -> None:
-        train = write_rows(tmp_path / "a.jsonl", [{"prompt": "food pork", "completion": "meat"}])
-        asked = [{"prompt": "food leek", "completion": "x"}, {"prompt": "Food  pork?", "completion": "x"}]
-        held_out = write_rows(tmp_path / "b.jsonl", asked)
-        dataset = data_pipeline.load(DataConfig(train=str(train), validation=str(held_out)), seed=1)
-        assert dataset.trained_questions() == ["b.jsonl:2"]
 
 
 class TestHowItIsRead:

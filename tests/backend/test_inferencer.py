@@ -16,11 +16,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from backend import inferencer
-from backend.core.constraint import Constraint, GrammarMatcher
 from backend.errors import InferenceError, ModelError, RunError, TunesmithError
+from backend.inference.constraint import Constraint, GrammarMatcher
+from backend.inference.model_source import best_step, run_config
 from backend.inferencer import Inferencer
-from backend.model_source import best_step, run_config
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.runs import SHORT, make_run
 from tests.tiny import quiet_transformers, tiny_model_folder
 

@@ -16,17 +16,18 @@ from unittest.mock import create_autospec
 import pytest
 import torch
 
-from backend import encoded_rows, trainer_main
-from backend.core.distributed import StoppedWaitingError, World, joined
+from backend import trainer_main
+from backend.core.encoding import dataset as encoded_rows
+from backend.core.encoding.dataset import EncodedRows
 from backend.core.model_folder import model_fingerprint
-from backend.encoded_rows import EncodedRows
 from backend.errors import RunError
 from backend.inferencer import Inferencer
-from backend.outcomes import exit_code
-from backend.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
-from backend.run_dir import RunDir
-from backend.run_environment import RowsRead
+from backend.run.environment import RowsRead
+from backend.run.folder import RunDir
+from backend.run.outcomes import exit_code
+from backend.run.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.trainer_main import main, run
+from backend.training.distributed import StoppedWaitingError, World, joined
 from tests.fakes import FailingFileSystem
 from tests.runs import (
     ROWS,
@@ -471,7 +472,7 @@ class TestFailing:
     def test_a_loss_that_is_no_number_ends_it_before_the_update(
         self, made: RunDir, monkeypatch: pytest.MonkeyPatch, value: str
     ) -> None:
-        from backend.core import training
+        from backend.training import loop as training
 
         real = training.step_gradients
         losses = iter([None, None, float(value)])
@@ -490,7 +491,7 @@ class TestFailing:
         assert run(made).code == "completed"
 
     def test_a_full_disk(self, made: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
-        from backend.core import checkpoint
+        from backend.training import checkpoint
 
         monkeypatch.setattr(checkpoint, "free_bytes", lambda _: 10)
         outcome = run(made)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from backend import trainer_main
-from backend.config import config_yaml, parse_config
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.config import config_yaml, parse_config
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 
 MakeRun = Callable[..., RunDir]
 _ROWS = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"

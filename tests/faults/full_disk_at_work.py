@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.file_utils import free_bytes
 from tests.eventually import eventually
 from tests.runs import lines

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backend.errors import RunError
-from backend.lifecycle import LIVE, TRANSITIONS, Event
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
-from backend.reports import Attempt, Outcome, RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.lifecycle import LIVE, TRANSITIONS, Event
+from backend.run.reports import Attempt, Outcome, RunStatus
 from tests.faults.crash_states import MEMORY
 
 ENDINGS = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import RunError
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 from backend.utils.file_utils import (
     DamagedFileError,
     FileSystem,

@@ -12,9 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from backend import trainer_main
-from backend.core.checkpoint import newest_good
-from backend.reports import Progress, StepReport
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Progress, StepReport
+from backend.training.checkpoint import newest_good
 from backend.utils.file_utils import free_bytes
 from backend.utils.process_utils import collect_rarely
 from backend.utils.record_utils import record_to_json

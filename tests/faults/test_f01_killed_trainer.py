@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from backend.core.checkpoint import newest_good
 from backend.manager.process_manager import start, wait
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
+from backend.training.checkpoint import newest_good
 from backend.utils.process_utils import send_signal
 from tests.eventually import eventually
 from tests.faults.conftest import MakeRun, losses, result_bits

@@ -18,17 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.errors import RunError
 from backend.manager import process_manager
 from backend.manager.attempt_processes import members
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.eventually import eventually
 from tests.faults.conftest import MakeRun, losses
 from tests.runs import child_environment
 
-TUNESMITH = (sys.executable, "-m", "backend.cli")
+TUNESMITH = (sys.executable, "-m", "backend.commands.cli")
 GRACE_SECONDS = 30.0
 
 

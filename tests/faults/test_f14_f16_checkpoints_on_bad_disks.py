@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.core import checkpoint as checkpoint_module
-from backend.core.checkpoint import MANIFEST, OPTIMIZER, STATE, newest_good, save_checkpoint
-from backend.core.training import TrainState
 from backend.errors import TrainingError
+from backend.run.checkpoints import MANIFEST
+from backend.training import checkpoint as checkpoint_module
+from backend.training.checkpoint import OPTIMIZER, STATE, newest_good, save_checkpoint
+from backend.training.loop import TrainState
 from tests.backend.core.rows import LORA, lively_model, start
 from tests.fakes import FailingFileSystem, RecordingFileSystem
 

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from backend import trainer_main
 from backend.manager.run_manager import RunManager
-from backend.reports import Progress, RunStatus, StepReport
+from backend.run.reports import Progress, RunStatus, StepReport
 from backend.utils import jsonl_utils
 from tests.faults.conftest import MakeRun, losses
 from tests.runs import LEARN, learner_folder, write_rows

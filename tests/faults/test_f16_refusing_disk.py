@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import RunError
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.utils.file_utils import publish_folder, read_json, write_json_durably
 from tests.fakes import FailingFileSystem
 
@@ -60,7 +60,7 @@ def test_f17_no_descriptors_left(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib\n"
         "from backend.errors import RunError\n"
-        "from backend.run_dir import RunDir\n"
+        "from backend.run.folder import RunDir\n"
         "import os\n"
         "held = []\n"
         "try:\n"

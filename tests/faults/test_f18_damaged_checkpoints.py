@@ -1,6 +1,6 @@
 """F18, F23: damaged checkpoints, and numbers that are none, with the real trainer.
 
-Every damage to every file, and later formats: tests/backend/core/test_checkpoint.py.
+Every damage to every file, and later formats: tests/backend/training/test_checkpoint.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from backend import trainer_main
-from backend.core import training
-from backend.core.checkpoint import newest_good
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
+from backend.training import loop as training
+from backend.training.checkpoint import newest_good
 from tests.faults.conftest import MakeRun, losses, result_bits
 
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend import data_pipeline, trainer_main
-from backend.config import DataConfig
 from backend.errors import DataError, TunesmithError
-from backend.reports import Progress, RunStatus, StepReport
-from backend.run_dir import RunDir
+from backend.run.config import DataConfig
+from backend.run.folder import RunDir
+from backend.run.reports import Progress, RunStatus, StepReport
 from tests.faults.conftest import MakeRun
 
 GOOD = '{"prompt": "a", "completion": "b"}\n'

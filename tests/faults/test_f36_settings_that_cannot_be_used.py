@@ -11,9 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.cli import main
-from backend.config import config_schema, config_yaml, parse_config
+from backend.commands.cli import main
 from backend.errors import ConfigError
+from backend.run.config import config_schema, config_yaml, parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_yaml
 
 FIELDS = dotted_names(config_schema())

@@ -13,8 +13,8 @@ from unittest.mock import create_autospec
 import pytest
 
 from backend import inferencer
-from backend.core.generation import Decoding
 from backend.errors import InferenceError, TunesmithError
+from backend.inference.decoding import Decoding
 from backend.inferencer import Inferencer
 from tests.runs import learner_folder
 

@@ -11,15 +11,16 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend.core.checkpoint import save_result, verify_folder
 from backend.core.model_loader import load_adapter, load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import RunError, TrainingError
 from backend.manager import bundle
 from backend.manager.bundle import write_bundle
 from backend.manager.run_manager import RunManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.checkpoints import verify_folder
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
+from backend.training.checkpoint import save_result
 from backend.utils.file_utils import CRASHPOINT
 from tests.fakes import FailingFileSystem, RecordingFileSystem
 

@@ -18,8 +18,8 @@ from backend.manager import process_manager
 from backend.manager.escalation import Policy
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
 

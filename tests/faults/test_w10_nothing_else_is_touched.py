@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend import trainer_main
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from backend.utils.file_utils import sha256_file
 from tests.faults.conftest import MakeRun
 

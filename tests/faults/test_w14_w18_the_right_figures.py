@@ -11,7 +11,7 @@ import pytest
 from backend import trainer_main
 from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.data.load import load_rows
-from backend.reports import RunStatus
+from backend.run.reports import RunStatus
 from tests.faults.conftest import MakeRun
 from tests.tiny import Family, tiny_model_folder, tiny_tokenizer
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from backend import trainer_main
-from backend.cli import main
-from backend.core.checkpoint import newest_good
+from backend.commands.cli import main
 from backend.errors import ConfigError, RunError
 from backend.inferencer import Inferencer
 from backend.manager.explain import explain
 from backend.manager.run_manager import RunManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
+from backend.training.checkpoint import newest_good
 from tests.runs import lines, tree
 
 FORMATS = sorted(path.name for path in Path(__file__).parent.iterdir() if path.name.isdecimal())

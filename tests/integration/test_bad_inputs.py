@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import main
-from backend.run_dir import RunDir
+from backend.commands.cli import main
+from backend.run.folder import RunDir
 from tests.runs import DISTINCT, ROWS, child_environment, learner_folder, make_run, tree, write_rows
 from tests.tiny import tiny_tokenizer
 
@@ -242,7 +242,7 @@ def test_the_same_from_a_process_of_its_own(case: str, place: Path) -> None:
     words, named = CASES[case]
     before = tree(place)
     child = subprocess.run(
-        [sys.executable, "-m", "backend.cli", *words],
+        [sys.executable, "-m", "backend.commands.cli", *words],
         capture_output=True,
         text=True,
         env=child_environment(PYTHONPATH=str(Path(__file__).parents[2])),

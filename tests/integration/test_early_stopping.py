@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from backend import trainer_main
-from backend.reports import Progress, RunStatus, StepReport
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Progress, RunStatus, StepReport
 from tests.runs import ROWS, SHORT, learner_folder, lines, make_run, series, write_rows
 
 STEPS = 30

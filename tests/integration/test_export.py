@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from backend.cli import main
-from backend.config import TuningConfig
-from backend.core.checkpoint import save_result
+from backend.commands.cli import main
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
-from backend.core.tuning import make_trainable
-from backend.run_dir import RunDir
+from backend.run.config import TuningConfig
+from backend.run.folder import RunDir
+from backend.training.checkpoint import save_result
+from backend.training.tuning import make_trainable
 from tests.runs import SHORT, make_run
 
 FOOD = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from backend.reports import MEETING_FILE, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import MEETING_FILE, RunStatus
 from tests.eventually import eventually
 from tests.runs import LONG, SHORT, lines, make_run, result_bytes, series, write_rows
 from tests.trainers import End, Trainer, Trainers

@@ -12,8 +12,8 @@ import pytest
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.manager.queue_watch import move_on
-from backend.reports import Attempt, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Attempt, RunStatus
 from backend.utils.process_utils import ProcessIdentity, is_alive, send_signal
 from tests.eventually import eventually
 from tests.runs import LONG, SHORT, learner_folder, lines, make_run, write_rows

@@ -12,17 +12,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from backend import data_pipeline
-from backend.config import DataConfig, TrainingConfig, TuningConfig
-from backend.core.batching import pack
 from backend.core.device import ComputePlan
-from backend.core.examples import Example
-from backend.core.forward import prove
-from backend.core.gradients import step_gradients
+from backend.core.encoding.examples import Example
 from backend.core.lanes import Lanes
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
-from backend.core.training import TrainState
-from backend.core.tuning import make_trainable
+from backend.run.config import DataConfig, TrainingConfig, TuningConfig
+from backend.training.batching import pack
+from backend.training.forward import prove
+from backend.training.gradients import step_gradients
+from backend.training.loop import TrainState
+from backend.training.tuning import make_trainable
 
 FOOD = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"
 PLAN = ComputePlan("cpu", "float32", lanes=2, threads=1, matmul_precision="highest")

@@ -12,11 +12,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from backend.config import TuningConfig
-from backend.core.checkpoint import save_checkpoint, save_result, verify_folder, write_weights
-from backend.core.generation import for_inference
-from backend.core.training import TrainState
 from backend.errors import TrainingError
+from backend.inference.decoding import for_inference
+from backend.run.checkpoints import verify_folder
+from backend.run.config import TuningConfig
+from backend.training.checkpoint import save_checkpoint, save_result, write_weights
+from backend.training.loop import TrainState
 from tests.backend.core.rows import FULL, LORA, lively_model, shake, start
 from tests.fakes import FailingFileSystem, RecordingFileSystem
 from tests.tiny import quiet_transformers, tiny_model_folder, tiny_tokenizer

@@ -17,7 +17,7 @@ import pytest
 from openai import OpenAI
 
 from backend.inferencer import Inferencer
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.eventually import eventually
 from tests.runs import SHORT, child_environment, make_run
 
@@ -49,7 +49,7 @@ def calling(learner: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def server(trained: RunDir, calling: RunDir) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A served root behind a token; yields its address and its process."""
-    command = [sys.executable, "-m", "backend.cli", "serve", str(trained.path), str(calling.path)]
+    command = [sys.executable, "-m", "backend.commands.cli", "serve", str(trained.path), str(calling.path)]
     command += ["--port", "0", "--json"]
     environment = child_environment(TUNESMITH_SERVER_TOKEN=TOKEN, SOME_SECRET=CANARY)
     with subprocess.Popen(

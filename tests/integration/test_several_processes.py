@@ -16,13 +16,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from backend import trainer_main
-from backend.cli import main
+from backend.commands.cli import main
 from backend.manager import process_manager
 from backend.manager.attempt_processes import members
 from backend.manager.ranks import torchrun_command
-from backend.reports import RunState, RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import RunState, RunStatus
 from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.eventually import eventually
 from tests.runs import (

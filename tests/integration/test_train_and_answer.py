@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.inferencer import Inferencer
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 from tests.backend.test_inferencer import greedy, reference
 from tests.eventually import eventually
 from tests.runs import LEARN, child_environment, learner_folder, lines, series, tree, write_rows
@@ -29,7 +29,7 @@ def flags(changes: dict[str, Any]) -> list[str]:
 
 def tunesmith(*words: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "backend.cli", *words],
+        [sys.executable, "-m", "backend.commands.cli", *words],
         env=child_environment(PYTHONPATH=str(Path(__file__).parents[2])),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -16,41 +16,42 @@ class Fault:
     tests: tuple[str, ...]
 
 
-BATCHING = "tests/backend/core/test_batching.py"
-GRADIENTS = "tests/backend/core/test_gradients.py"
-TRAINING = "tests/backend/core/test_training.py"
-ENCODED = "tests/backend/test_encoded_rows.py"
-ENCODING = "tests/backend/test_row_encoding.py"
+BATCHING = "tests/backend/training/test_batching.py"
+GRADIENTS = "tests/backend/training/test_gradients.py"
+TRAINING = "tests/backend/training/test_loop.py"
+ENCODED = "tests/backend/core/encoding/test_dataset.py"
+ENCODING = "tests/backend/core/encoding/test_row.py"
 TRAINER = "tests/backend/test_trainer_main.py"
 INFERENCER = "tests/backend/test_inferencer.py"
-CHECKPOINT = "tests/backend/core/test_checkpoint.py"
-TUNING = "tests/backend/core/test_tuning.py"
-OPTIMIZER = "tests/backend/core/test_optimizer.py"
+CHECKPOINT = "tests/backend/training/test_checkpoint.py"
+TUNING = "tests/backend/training/test_tuning.py"
+OPTIMIZER = "tests/backend/training/test_optimizer.py"
+SCHEDULE = "tests/backend/run/test_schedule.py"
 PROCESSES = "tests/backend/manager/test_process_manager.py"
 SUPERVISOR = "tests/backend/manager/test_supervisor.py"
 ATTEMPT = "tests/backend/manager/test_attempt_processes.py"
-CONFIG = "tests/backend/test_config.py"
+CONFIG = "tests/backend/run/test_config.py"
 RUNS = "tests/backend/manager/test_run_manager.py"
 
 FAULTS: tuple[Fault, ...] = (
     # --- what is learned
     Fault(
         "loss mask dropped",
-        "backend/core/batching.py",
+        "backend/training/batching.py",
         "targets = [np.flatnonzero(example.trained[1:]) + 1 for example in rows]",
         "targets = [np.arange(1, len(example.input_ids)) for example in rows]",
         (BATCHING,),
     ),
     Fault(
         "labels are the inputs",
-        "backend/core/batching.py",
+        "backend/training/batching.py",
         "labels = [example.input_ids[target] for",
         "labels = [example.input_ids[target - 1] for",
         (BATCHING,),
     ),
     Fault(
         "the end token is not learned",
-        "backend/row_encoding.py",
+        "backend/core/encoding/row.py",
         "    return encoded\n",
         "    return Encoded(encoded.input_ids, [*encoded.trained[:-2], False, False])\n",
         (ENCODING,),
@@ -71,28 +72,28 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "max_length ignored",
-        "backend/encoded_rows.py",
+        "backend/core/encoding/dataset.py",
         "for index in np.flatnonzero(lengths > limit).tolist():",
         "for index in np.flatnonzero(lengths > 10**9).tolist():",
         (ENCODED,),
     ),
     Fault(
         "truncation cuts nothing",
-        "backend/encoded_rows.py",
+        "backend/core/encoding/dataset.py",
         "Example(ids[:limit], trained[:limit], row.place)",
         "Example(ids, trained, row.place)",
         (ENCODED,),
     ),
     Fault(
         "the template is left out in training",
-        "backend/row_encoding.py",
+        "backend/core/encoding/row.py",
         "encoded = encode_batch(tokenizer, [row.messages for row in chunk])",
         'encoded = [encode_text(tokenizer, str(row.messages[-1]["content"])) for row in chunk]',
         (ENCODING,),
     ),
     Fault(
         "a row asked for early is not looked at",
-        "backend/encoded_rows.py",
+        "backend/core/encoding/dataset.py",
         "if self._table is None and self._limits:",
         "if False:",
         (ENCODED,),
@@ -106,21 +107,21 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the first row is dropped",
-        "backend/core/batching.py",
+        "backend/training/batching.py",
         "return np.random.default_rng([seed, epoch]).permutation(rows)",
         "return np.maximum(np.random.default_rng([seed, epoch]).permutation(rows), 1)",
         (BATCHING,),
     ),
     Fault(
         "the seed of the order is ignored",
-        "backend/core/batching.py",
+        "backend/training/batching.py",
         "np.random.default_rng([seed, epoch])",
         "np.random.default_rng([0, epoch])",
         (BATCHING,),
     ),
     Fault(
         "every epoch has the same order",
-        "backend/core/batching.py",
+        "backend/training/batching.py",
         "np.random.default_rng([seed, epoch])",
         "np.random.default_rng([seed, 0])",
         (BATCHING,),
@@ -134,7 +135,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the seed of the adapter is ignored",
-        "backend/core/tuning.py",
+        "backend/training/tuning.py",
         "torch.manual_seed(seed)",
         "torch.manual_seed(0)",
         (TUNING,),
@@ -142,125 +143,125 @@ FAULTS: tuple[Fault, ...] = (
     # --- how it is learned
     Fault(
         "the optimizer does nothing",
-        "backend/core/training.py",
+        "backend/training/loop.py",
         "    state.optimizer.step()\n",
         "",
         (TRAINING,),
     ),
     Fault(
         "LoRA became full",
-        "backend/core/tuning.py",
+        "backend/training/tuning.py",
         '"lora": _lora,',
         '"lora": _full,',
         (TUNING,),
     ),
-    Fault("the rank is ignored", "backend/core/tuning.py", "r=tuning.lora_r,", "r=4,", (TUNING,)),
+    Fault("the rank is ignored", "backend/training/tuning.py", "r=tuning.lora_r,", "r=4,", (TUNING,)),
     Fault(
         "lora_alpha is ignored",
-        "backend/core/tuning.py",
+        "backend/training/tuning.py",
         "lora_alpha=tuning.lora_alpha,",
         "lora_alpha=tuning.lora_r,",
         (TUNING,),
     ),
     Fault(
         "the learning rate is ignored",
-        "backend/core/training.py",
+        "backend/training/loop.py",
         "rate = peak * factor(step)",
         "rate = 1e-3",
         (TRAINING,),
     ),
     Fault(
         "the schedule is constant",
-        "backend/core/optimizer.py",
+        "backend/run/schedule.py",
         'if kind == "constant":',
         'if kind != "constant":',
-        (OPTIMIZER,),
+        (SCHEDULE,),
     ),
-    Fault("no warm-up", "backend/core/optimizer.py", "return step / warmup", "return 1.0", (OPTIMIZER,)),
+    Fault("no warm-up", "backend/run/schedule.py", "return step / warmup", "return 1.0", (SCHEDULE,)),
     Fault(
         "the batch size is ignored",
-        "backend/config.py",
+        "backend/run/config.py",
         "return self.per_device_train_batch_size * self.gradient_accumulation_steps",
         "return 8 * self.gradient_accumulation_steps",
         (TRAINING, CONFIG),
     ),
     Fault(
         "accumulation is ignored",
-        "backend/config.py",
+        "backend/run/config.py",
         "return self.per_device_train_batch_size * self.gradient_accumulation_steps",
         "return self.per_device_train_batch_size",
         (TRAINING, CONFIG),
     ),
     Fault(
         "the mean is taken over each micro-batch",
-        "backend/core/gradients.py",
+        "backend/training/gradients.py",
         "denominator = sum(len(batch.labels) for batch in batches)",
         "denominator = len(batches[0].labels)",
         (GRADIENTS,),
     ),
     Fault(
         "gradients are not clipped",
-        "backend/core/training.py",
+        "backend/training/loop.py",
         "if training.max_grad_norm else 1.0",
         "if not training.max_grad_norm else 1.0",
         (TRAINING,),
     ),
     Fault(
         "a loss that is no number is put up with",
-        "backend/core/training.py",
+        "backend/training/loop.py",
         "if not math.isfinite(loss):",
         "if loss is None:",
         (TRAINING,),
     ),
     Fault(
         "weight decay on everything",
-        "backend/core/optimizer.py",
+        "backend/training/optimizer.py",
         '{"params": others, "weight_decay": 0.0},',
         '{"params": others, "weight_decay": training.weight_decay},',
         (OPTIMIZER,),
     ),
     Fault(
         "max_steps is ignored",
-        "backend/core/training.py",
+        "backend/run/schedule.py",
         "if training.max_steps > 0:",
         "if training.max_steps > 10**6:",
-        (TRAINING,),
+        (SCHEDULE,),
     ),
     # --- what is kept
     Fault(
         "a resume forgets the moments",
-        "backend/core/optimizer.py",
+        "backend/training/optimizer.py",
         "        value.copy_(tensors[name])\n",
         "        value.copy_(value)\n",
         (OPTIMIZER, CHECKPOINT),
     ),
     Fault(
         "the oldest checkpoint is resumed",
-        "backend/core/checkpoint.py",
+        "backend/training/checkpoint.py",
         "for path in reversed(checkpoint_folders(folder)):",
         "for path in checkpoint_folders(folder):",
         (CHECKPOINT,),
     ),
     Fault(
         "a save that failed leaves its folder behind",
-        "backend/core/checkpoint.py",
+        "backend/training/checkpoint.py",
         "as error:\n        shutil.rmtree(staging, ignore_errors=True)\n        if",
         "as error:\n        if",
         ("tests/faults/test_f14_f16_checkpoints_on_bad_disks.py",),
     ),
     Fault(
         "a save that failed loses the result before it",
-        "backend/core/checkpoint.py",
+        "backend/training/checkpoint.py",
         "        if aside.exists() and not folder.exists():\n            aside.rename(folder)\n        raise",
         "        raise",
         ("tests/integration/test_results_elsewhere.py",),
     ),
     Fault(
         "hashes are not compared",
-        "backend/core/checkpoint.py",
+        "backend/run/checkpoints.py",
         'if sha256_file(file) != facts.get("sha256"):',
         'if not facts.get("sha256"):',
-        (CHECKPOINT,),
+        ("tests/backend/run/test_checkpoints.py",),
     ),
     Fault(
         "state is not written atomically",
@@ -278,39 +279,39 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "changed data is resumed on",
-        "backend/provenance.py",
+        "backend/training/provenance.py",
         "    if not changed:\n",
         "    if True:\n",
-        ("tests/backend/test_provenance.py",),
+        ("tests/backend/training/test_provenance.py",),
     ),
     Fault(
         "another base answers",
-        "backend/model_source.py",
+        "backend/inference/model_source.py",
         "    if now != before:\n",
         "    if False:\n",
-        ("tests/backend/test_model_source.py",),
+        ("tests/backend/inference/test_model_source.py",),
     ),
     Fault(
         "processes that differ train together",
-        "backend/core/distributed.py",
+        "backend/training/distributed.py",
         "if other[name] != value:",
         "if False:",
-        ("tests/backend/core/test_distributed.py",),
+        ("tests/backend/training/test_distributed.py",),
     ),
     # --- the model that answers
     Fault(
         "another checkpoint is loaded",
-        "backend/model_source.py",
-        "        return names[-1]\n",
-        "        return names[0]\n",
-        ("tests/backend/test_model_source.py", INFERENCER),
+        "backend/inference/model_source.py",
+        "return steps[-1] if steps else -1",
+        "return steps[0] if steps else -1",
+        ("tests/backend/inference/test_model_source.py", INFERENCER),
     ),
     Fault(
         "the prompt is ignored",
-        "backend/voice.py",
+        "backend/inference/prompting.py",
         'messages: Sequence[Message] = [{"role": "user", "content": prompt}]',
         'messages: Sequence[Message] = [{"role": "user", "content": "Hello"}]',
-        ("tests/backend/test_voice.py", INFERENCER),
+        ("tests/backend/inference/test_prompting.py", INFERENCER),
     ),
     Fault(
         "missing weights are drawn at random",
@@ -421,17 +422,17 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "an error of the configuration is not told",
-        "backend/cli.py",
+        "backend/commands/cli.py",
         "        return report_error(error, as_json=as_json)\n    except CycloptsError",
         "        return EXIT_BAD_INPUT\n    except CycloptsError",
-        ("tests/backend/test_cli.py", "tests/integration/test_bad_inputs.py"),
+        ("tests/backend/commands/test_cli.py", "tests/integration/test_bad_inputs.py"),
     ),
     Fault(
         "a preview shows every token as trained",
-        "backend/preview.py",
+        "backend/core/encoding/preview.py",
         'else "trained" if trained and index else "context"',
         'else "trained"',
-        ("tests/backend/test_preview.py",),
+        ("tests/backend/core/encoding/test_preview.py",),
     ),
     # --- the studio
     Fault(
@@ -468,6 +469,6 @@ FAULTS: tuple[Fault, ...] = (
         "backend/export/gguf_writer.py",
         'turned = _permuted(config, f"{module}.weight", values) if side == "B.weight" else values',
         "turned = values",
-        ("tests/backend/export/test_gguf_writer.py", "tests/backend/test_exporter.py"),
+        ("tests/backend/export/test_gguf_writer.py", "tests/backend/export/test_job.py"),
     ),
 )

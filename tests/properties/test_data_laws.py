@@ -7,7 +7,6 @@ from unittest import mock
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from backend.config import AugmentationConfig
 from backend.data import store
 from backend.data.augmentation import augment
 from backend.data.cleaning import exact_duplicates, repair_row
@@ -18,6 +17,7 @@ from backend.data.minhash import near_duplicates
 from backend.data.records import Row
 from backend.data.texts import answers
 from backend.data.write import row_record
+from backend.run.config import AugmentationConfig
 from backend.utils.text_utils import normalise
 from tests.backend.data.containers import scratch
 

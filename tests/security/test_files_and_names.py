@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from backend import data_pipeline, trainer_main
-from backend.cli import main
-from backend.config import DataConfig
+from backend.commands.cli import main
 from backend.errors import ConfigError, DataError, RunError, TunesmithError
 from backend.manager.bundle import opened_bundle
 from backend.manager.run_manager import RunManager
-from backend.run_dir import RunDir
+from backend.run.config import DataConfig
+from backend.run.folder import RunDir
 from backend.utils.config_utils import parse_yaml
 from backend.utils.file_utils import UnsafeNameError, parse_json, safe_join
 from tests.runs import SHORT, learner_folder, make_run, write_rows

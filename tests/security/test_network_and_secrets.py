@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from backend import data_pipeline, trainer_main
-from backend.cli import main
-from backend.config import DataConfig
+from backend.commands.cli import main
 from backend.errors import DataError
 from backend.manager import process_manager
 from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.log_view import clean_lines
 from backend.manager.ranks import _rank_environ
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.config import DataConfig
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.runs import SHORT, learner_folder, make_run, write_rows
 
 ROOT = Path(__file__).parents[2]

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from backend import data_pipeline
-from backend.config import DataConfig, config_schema
-from backend.core.gguf_file import read_gguf
+from backend.core.gguf.file import read_gguf
 from backend.core.model_loader import load_adapter, load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError, TunesmithError
 from backend.manager.process_manager import trainer_command
-from backend.run_dir import RunDir
+from backend.run.config import DataConfig, config_schema
+from backend.run.folder import RunDir
 from backend.utils.config_utils import dotted_names
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from backend.manager import process_manager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.app.browser.furnished import Furnished, furnish
 from tests.app.browser.served import CHROMIUM, PATIENCE_MS, ServedStudio, chromium
 from tests.runs import ACCEPTED, learner_folder, write_rows

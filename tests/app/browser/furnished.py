@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.app.answering import Answering
 from tests.app.browser.served import ServedStudio
 from tests.app.states import Runs

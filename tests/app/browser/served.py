@@ -39,7 +39,15 @@ class ServedStudio:
     def _start(self, port: str) -> None:
         chosen = [f"--port={port}"] if port else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "backend.cli", "studio", f"--root={self.root}", "--no-browser", *chosen],
+            [
+                sys.executable,
+                "-m",
+                "backend.commands.cli",
+                "studio",
+                f"--root={self.root}",
+                "--no-browser",
+                *chosen,
+            ],
             env=child_environment(**self._environment),
             cwd=self._within,
             stdout=subprocess.PIPE,

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Page, expect
 
 from backend.manager.run_summary import summarise
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.app.browser.served import PATIENCE_MS, ServedStudio
 from tests.eventually import eventually
 

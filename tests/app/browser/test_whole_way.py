@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, Page, expect
 from app.exports import find_exports
 from backend.manager.server_manager import ServerManager
 from backend.manager.tensorboard_manager import TensorBoardManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.app.browser.axe import findings
 from tests.app.browser.served import PATIENCE_MS, ServedStudio, settled
 from tests.eventually import eventually

@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 from app import commands
-from backend import cli
+from backend.commands import cli
 
 
 class CommandHere(commands.Command):

@@ -8,7 +8,7 @@ import pytest
 
 from app.views.curve_controls import SMOOTHING
 from backend.manager.curves import smoothed
-from backend.run_dir import CONFIG_END
+from backend.run.folder import CONFIG_END
 from tests.app.conftest import OpenPage
 from tests.app.reading import stacked, texts
 from tests.app.states import Runs, eval_report, step_report

@@ -8,8 +8,8 @@ import pytest
 
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.app.conftest import OpenPage
 from tests.app.reading import badges, texts
 from tests.app.states import Runs

@@ -17,7 +17,7 @@ from app.uploads import keep
 from app.views.text import title_of
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.app.conftest import OpenPage
 from tests.app.reading import unescaped
 from tests.app.states import Runs

@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from backend.manager import process_manager, queue_watch
 from backend.manager.queue_manager import QueueManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.app.conftest import OpenPage
 from tests.app.reading import badges, texts
 from tests.app.states import Runs

@@ -12,8 +12,8 @@ import app.actions
 from backend.errors import RunError
 from backend.manager import process_manager
 from backend.manager.run_summary import read_labels
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.app.conftest import OpenPage
 from tests.app.reading import badges, frames, texts, unescaped
 from tests.app.states import STEPS, Runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from streamlit.testing.v1 import AppTest
 
 from app.views.estimate_card import span
-from backend.estimator import Interval
+from backend.manager.planning.estimator import Interval
 from tests.app.reading import unescaped
 from tests.app.waiting import texts
 
@@ -14,7 +14,7 @@ def page() -> None:
     """A card."""
     from app.views.estimate_card import draw_estimate
     from backend.errors import Problem
-    from backend.estimator import Estimate, Interval
+    from backend.manager.planning.estimator import Estimate, Interval
 
     bounds = Interval(60.0, 120.0, 7200.0)
     big = Interval(2.0**30, 2.0**31, 2.0**32)

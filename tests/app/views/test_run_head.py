@@ -6,7 +6,7 @@ import pytest
 
 from app.views.run_head import left_words
 from backend.manager.curves import TimeLeft
-from backend.reports import RunState, RunStatus
+from backend.run.reports import RunState, RunStatus
 from tests.app.views.drawing import drawn
 
 RUNNING = RunState(RunStatus.RUNNING, "training", "", "")

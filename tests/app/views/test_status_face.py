@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app.views.status_face import DAMAGED, FACES, HELD, PAUSED, face_of, in_the_studio
-from backend.lifecycle import Evidence, derive
-from backend.reports import RunState, RunStatus
+from backend.run.lifecycle import Evidence, derive
+from backend.run.reports import RunState, RunStatus
 from tests.app.reading import badges, texts, unescaped
 from tests.app.views.drawing import drawn
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.manager import process_manager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.backend.manager.conftest import stand_in
 
 

@@ -10,11 +10,11 @@ from unittest.mock import create_autospec
 import pytest
 
 from backend import trainer_main
-from backend.cli import main
+from backend.commands.cli import main
+from backend.inference.model_source import run_config
 from backend.manager import alerts
-from backend.model_source import run_config
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 from tests.backend.commands.test_train import short
 from tests.runs import write_rows
 

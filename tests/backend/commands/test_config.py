@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import main
-from backend.config import commented_yaml, config_schema, parse_config
+from backend.commands.cli import main
+from backend.run.config import commented_yaml, config_schema, parse_config
 from backend.utils.config_utils import parse_yaml
 from tests.runs import tree
 

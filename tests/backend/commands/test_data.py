@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.data import change_counts, changed_part
 from backend.data import hub, tfds
 from backend.data.doctor import examine

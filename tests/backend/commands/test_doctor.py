@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
-from backend.cli import main
 from backend.commands import doctor
+from backend.commands.cli import main
 from backend.commands.doctor import Finding, examine
 
 NAMES = [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.duplicates import SHOWN_ROWS, grouped
 from tests.runs import write_rows
 

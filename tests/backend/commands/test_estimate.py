@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.estimate import this_machine
 from tests.runs import write_rows
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.export import comparison
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.backend.export.results import finished
 
 

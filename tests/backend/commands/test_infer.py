@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.infer import find_source, shown_prompt
 from backend.errors import RunError
 from backend.inferencer import Inferencer
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.runs import ROWS, lines, make_run, tree, write_rows
 from tests.tiny import tiny_model_folder
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.look import print_look
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 
 def _token(token_id: int, text: str, probability: float) -> dict[str, Any]:

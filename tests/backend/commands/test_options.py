@@ -12,7 +12,7 @@ import pytest
 from backend.commands.options import Reading, column_words, find_run, shown
 from backend.data.sources import ReadOptions
 from backend.errors import RunError
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 
 class TestFindingARun:

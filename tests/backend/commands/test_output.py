@@ -13,8 +13,8 @@ from backend.commands.output import after_run, error_record, print_json, report_
 from backend.errors import ConfigError, DataError, Problem, TrainingError, TunesmithError
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 
 ONE = ConfigError([Problem("seed", "is odd.", "Choose 42.")])
 TWO = ConfigError([Problem("seed", "is odd.", "Choose 42."), Problem("name", "is long.", "Cut it.")])

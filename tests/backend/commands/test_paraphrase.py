@@ -10,11 +10,11 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend.cli import main
-from backend.config import AugmentationConfig, DataConfig
+from backend.commands.cli import main
 from backend.data_pipeline import load
 from backend.errors import InferenceError, TunesmithError
 from backend.inferencer import Inferencer
+from backend.run.config import AugmentationConfig, DataConfig
 from tests.runs import write_rows
 
 PAIRS = [{"prompt": f"Add {n} and 3.", "completion": str(n + 3)} for n in range(6)]

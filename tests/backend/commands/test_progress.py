@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from backend.commands.progress import ProgressView, evaluation_line
-from backend.reports import EvalReport, Progress, StepReport
+from backend.run.reports import EvalReport, Progress, StepReport
 
 STEP = StepReport(
     step=3,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.data.load import load_rows
 from tests.runs import write_rows
 

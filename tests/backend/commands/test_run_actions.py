@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.manager import process_manager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from tests.eventually import eventually
 from tests.runs import LONG, make_run, tree
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.runs import summary_record
+from backend.inference.model_source import run_config
 from backend.manager import process_manager
 from backend.manager.run_summary import summarise
-from backend.model_source import run_config
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Change
+from backend.run.environment import Change
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from backend.trainer_main import run as carry_out
 from tests.runs import do_harm, make_run, series, tree
 

@@ -11,19 +11,19 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend import serving
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.serve import vllm_rank
 from backend.errors import RunError
-from backend.exporter import default_folder
-from backend.run_dir import RunDir
+from backend.export.job import default_folder
+from backend.run.folder import RunDir
+from backend.server import process
 
 
 def test_options_reach_the_server(
     trained: RunDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served = create_autospec(serving.serve, side_effect=lambda options, ready: ready(options.host, 1234))
-    monkeypatch.setattr(serving, "serve", served)
+    served = create_autospec(process.serve, side_effect=lambda options, ready: ready(options.host, 1234))
+    monkeypatch.setattr(process, "serve", served)
 
     words = ["serve", trained.id, "--root", str(trained.path.parent), "--port", "0", "--rows", "3"]
     assert main(words) == 0
@@ -60,8 +60,8 @@ def test_what_cannot_be_served(
 def test_nothing_is_served_of_a_model_that_is_not_there(
     as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    served = create_autospec(serving.serve)
-    monkeypatch.setattr(serving, "serve", served)
+    served = create_autospec(process.serve)
+    monkeypatch.setattr(process, "serve", served)
     assert main(["serve", "foo/bar", *["--json"] * as_json]) == 2
     served.assert_not_called()
     printed, screen = capsys.readouterr()

@@ -11,7 +11,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.studio import HOST, studio_command, studio_environment
 
 

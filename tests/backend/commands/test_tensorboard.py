@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backend.cli import main
+from backend.commands.cli import main
 from backend.manager.tensorboard_manager import TensorBoardManager
 from tests.backend.manager.test_event_files import point, points
 

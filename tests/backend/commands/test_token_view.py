@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.text import Text
 
 from backend.commands.token_view import MAX_TOKENS, figures, legend, print_preview, row_text
+from backend.core.encoding.preview import Epoch, LengthBin, Lengths, Preview, PreviewRow, PreviewToken
 from backend.data.augmentation import Pair
 from backend.data.records import Row
-from backend.preview import Epoch, LengthBin, Lengths, Preview, PreviewRow, PreviewToken
 
 TOKENS = (
     PreviewToken(1, "<user>", "context", from_template=True, ends_turn=False),

@@ -15,21 +15,21 @@ import pytest
 import yaml
 
 from backend import trainer_main
-from backend.cli import main
+from backend.commands.cli import main
 from backend.commands.options import find_run
 from backend.commands.output import after_run
 from backend.commands.train import carry_out, resolve_config
-from backend.config import commented_yaml
 from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError
+from backend.inference.model_source import run_config
 from backend.inferencer import Inferencer
 from backend.manager import alerts, process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.manager.ranks import torchrun_command
 from backend.manager.run_manager import RunManager
-from backend.model_source import run_config
-from backend.reports import RunState, RunStatus
-from backend.run_dir import RunDir
+from backend.run.config import commented_yaml
+from backend.run.folder import RunDir
+from backend.run.reports import RunState, RunStatus
 from tests.runs import ROWS, SHORT, do_harm, make_run, series, settings, tree, write_rows
 from tests.tiny import tiny_model_folder
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from backend.cli import main
 from backend.commands import watch as watch_module
+from backend.commands.cli import main
 from backend.commands.watch import (
     LOG_LINES,
     Snapshot,
@@ -31,9 +31,9 @@ from backend.commands.watch import (
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.manager.scalars import RunScalars
-from backend.reports import Outcome, RunState, RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunState, RunStatus
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
 from tests.runs import LONG, make_run

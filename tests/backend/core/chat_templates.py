@@ -7,7 +7,7 @@ import re
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from backend.core.template import set_end_tokens
+from backend.core.templates.template import set_end_tokens
 from tests.tiny import tiny_tokenizer
 
 _SPECIAL = re.compile(r"<\|?/?[a-z_]+\|>|<\|[a-z_]+>")

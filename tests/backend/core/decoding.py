@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from backend.core.generation import Decoding, NewToken, Prefill, Sampling
-from backend.core.sampling import Chooser
+from backend.inference.decoding import Decoding, NewToken, Prefill, Sampling
+from backend.inference.sampling import Chooser
 from tests.backend.core.rows import lively_model
 
 LONG = tuple(range(40, 70))

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from backend.config import TrainingConfig, TuningConfig
-from backend.core.batching import MicroBatch
 from backend.core.device import ComputePlan
-from backend.core.examples import Example
-from backend.core.forward import ForwardPass, prove
-from backend.core.training import TrainState
-from backend.core.tuning import make_trainable
+from backend.core.encoding.examples import Example
+from backend.core.packed_attention import MicroBatch
+from backend.run.config import TrainingConfig, TuningConfig
+from backend.training.forward import ForwardPass, prove
+from backend.training.loop import TrainState
+from backend.training.tuning import make_trainable
 from tests.tiny import Architecture, tiny_model
 
 PLAN = ComputePlan("cpu", "float32", lanes=2, threads=1, matmul_precision="highest")

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from backend.core import model_loader
-from backend.core.checkpoint import write_weights
 from backend.core.model_loader import adapter_weights, load_adapter, load_base, merge_adapter
 from backend.errors import ModelError
+from backend.training.checkpoint import write_weights
 from tests.tiny import ARCHITECTURES, tiny_model, tiny_model_folder
 
 # peft 0.21 asks transformers 5.23 for a name that it has deprecated

@@ -15,7 +15,7 @@ from backend.core import model_resolver
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.errors import ModelError
-from backend.model_names import MODEL_ALIASES
+from backend.run.model_names import MODEL_ALIASES
 from tests.backend.core.tiny_gguf import tiny_gguf
 
 

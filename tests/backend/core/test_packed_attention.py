@@ -12,9 +12,9 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from backend.core import packed_attention
-from backend.core.batching import MicroBatch, pack
-from backend.core.examples import Example
-from backend.core.packed_attention import attend, register
+from backend.core.encoding.examples import Example
+from backend.core.packed_attention import MicroBatch, attend, register
+from backend.training.batching import pack
 from tests.backend.core.rows import example, lively_model, random_rows
 
 WIDTH = 8

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
-from backend.core.template import end_tokens
+from backend.core.templates.template import end_tokens
 from backend.core.tokenizer import (
     Encoded,
     IncrementalDecoder,

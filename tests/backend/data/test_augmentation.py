@@ -2,11 +2,11 @@ import random
 
 import pytest
 
-from backend.config import AugmentationConfig
 from backend.data import store
 from backend.data.augmentation import Pair, add_noise, add_typos, augment, oversample, varied_pairs, varies
 from backend.data.records import Row
 from backend.data.texts import answers
+from backend.run.config import AugmentationConfig
 from tests.backend.data.rows import assistant, chat, pair, pairs, system, user
 
 ALL_ON = AugmentationConfig(

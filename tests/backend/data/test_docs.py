@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from backend.config import AugmentationConfig
 from backend.data.checks import ALL
 from backend.data.families import PARTS
 from backend.data.fixes import FIXES
 from backend.data.locate import PACKED, SUFFIXES
+from backend.run.config import AugmentationConfig
 
 TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
 CODE = set(re.findall(r"`([^`\n]+)`", TEXT))

@@ -24,7 +24,7 @@ from backend.export.check import certify
 from backend.export.forms import Target, write_form
 from backend.export.panel import Answer, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.backend.export.results import finished
 from tests.tiny import quiet_transformers
 

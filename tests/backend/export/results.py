@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.config import TuningConfig
-from backend.core.checkpoint import save_result
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
-from backend.core.tuning import make_trainable
-from backend.run_dir import RunDir
+from backend.run.config import TuningConfig
+from backend.run.folder import RunDir
+from backend.training.checkpoint import save_result
+from backend.training.tuning import make_trainable
 from tests.runs import ROWS, SHORT, make_run, write_rows
 from tests.tiny import Architecture, Family, tiny_model_folder
 

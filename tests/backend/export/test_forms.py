@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend.core.gguf_file import read_gguf
+from backend.core.gguf.file import read_gguf
 from backend.core.model_loader import load_base
 from backend.errors import ExportError
 from backend.export.forms import Target, check_form, choose_precision, write_form

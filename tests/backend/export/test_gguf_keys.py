@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.core.gguf_file import GgufFile, read_gguf
-from backend.core.gguf_import import ROPE_FREQS, gguf_config
+from backend.core.gguf.convert import ROPE_FREQS, gguf_config
+from backend.core.gguf.file import GgufFile, read_gguf
 from backend.errors import ModelError
 from backend.export.forms import write_form
 from backend.export.gguf_keys import (

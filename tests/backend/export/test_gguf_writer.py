@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from backend.core.gguf_file import read_gguf
-from backend.core.gguf_import import convert_gguf
+from backend.core.gguf.convert import convert_gguf
+from backend.core.gguf.file import read_gguf
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import ExportError

@@ -13,9 +13,9 @@ import yaml
 
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.model_card import write_card
-from backend.model_names import cache_folder, converted_name
-from backend.reports import DataCheck, DataFinding
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.model_names import cache_folder, converted_name
+from backend.run.reports import DataCheck, DataFinding
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.core.template import render_prompt
+from backend.core.templates.template import render_prompt
 from backend.export.modelfile import MODELFILE, find_turns, write_modelfile
 from tests.tiny import FAMILIES, Family, tiny_tokenizer
 

@@ -11,7 +11,7 @@ import pytest
 from backend.export.forms import write_form
 from backend.export.panel import Panel, PanelRow
 from backend.export.readers import read_back
-from backend.voice import text_ids
+from backend.inference.prompting import text_ids
 from tests.backend.export.conftest import Asked, ask
 from tests.backend.export.results import finished
 

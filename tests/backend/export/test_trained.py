@@ -12,8 +12,8 @@ from peft import PeftModel
 
 from backend.errors import RunError
 from backend.export.trained import Trained, load_trained, model_weights
-from backend.model_names import cache_folder, converted_name
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.model_names import cache_folder, converted_name
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
 from tests.runs import make_run, write_rows

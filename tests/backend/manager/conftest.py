@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.eventually import eventually
 
 STAND_IN = Path(__file__).parent / "stand_in.py"

@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 
 asked: list[int] = []
 

@@ -13,7 +13,7 @@ import pytest
 
 from backend.errors import ConfigError
 from backend.manager.alerts import Alert, AlertSettings, check_environ, send
-from backend.reports import RunState, RunStatus
+from backend.run.reports import RunState, RunStatus
 
 ALERT = Alert("run-1", "failed", "non-finite-loss", "The loss became nan.")
 

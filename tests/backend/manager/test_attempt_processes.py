@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 
 from backend.manager.attempt_processes import TOKEN, ask_to_end, is_supervised, kill_all, members
-from backend.reports import Attempt
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import Attempt
 from backend.utils.process_utils import identify
 from tests.eventually import eventually
 

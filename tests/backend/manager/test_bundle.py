@@ -14,9 +14,9 @@ from backend.errors import RunError
 from backend.manager import bundle
 from backend.manager.bundle import bundle_parts, opened_bundle, write_bundle
 from backend.manager.run_manager import RunManager
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 
 
 @pytest.fixture

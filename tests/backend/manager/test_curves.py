@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from backend.manager.curves import AXES, Line, View, line, smoothed, time_left
 from backend.manager.scalars import ELAPSED, RunScalars
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 numbers = st.floats(-1e6, 1e6)
 

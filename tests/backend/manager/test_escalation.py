@@ -9,9 +9,9 @@ import pytest
 
 from backend.manager import escalation
 from backend.manager.escalation import Escalation, Policy
-from backend.reports import Attempt
-from backend.run_dir import RunDir
-from backend.run_pace import Patience
+from backend.run.folder import RunDir
+from backend.run.pace import Patience
+from backend.run.reports import Attempt
 
 ATTEMPT = Attempt(1, "now", ("a",))
 Calls = Callable[..., list[str]]

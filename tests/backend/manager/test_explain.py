@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from backend.manager.explain import explain, next_action, read_flight
-from backend.reports import DataCheck, DataFinding, Outcome, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import DataCheck, DataFinding, Outcome, RunStatus
 from backend.utils.jsonl_utils import JsonlWriter
 from tests.runs import do_harm
 

@@ -6,8 +6,8 @@ import os
 import time
 
 from backend.manager.health import health
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
 
 
 def test_the_latest_attempt_is_the_one_that_counts(run: RunDir) -> None:

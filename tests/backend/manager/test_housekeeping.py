@@ -13,8 +13,8 @@ import pytest
 from backend.manager import housekeeping
 from backend.manager.alerts import Alert, AlertSettings
 from backend.manager.housekeeping import Housekeeping, cap_log
-from backend.run_dir import RunDir
-from backend.run_pace import Health
+from backend.run.folder import RunDir
+from backend.run.pace import Health
 from backend.utils.jsonl_utils import read_jsonl_tail
 from tests.eventually import eventually
 
@@ -79,7 +79,7 @@ def test_f14_a_request_that_cannot_be_written_is_a_wish(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("backend.manager.system_manager.free_bytes", lambda _: 0)
-    monkeypatch.setattr("backend.run_dir.write_json_durably", refuse)
+    monkeypatch.setattr("backend.run.folder.write_json_durably", refuse)
     assert not keeper.wants_stop
     keeper.tick()
     keeper.close()

@@ -9,15 +9,15 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend.config import parse_config
 from backend.errors import RunError
 from backend.manager import launch as module
 from backend.manager import process_manager
 from backend.manager.launch import launch
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
-from backend.reports import DataCheck, DataFinding, RunStatus
-from backend.run_dir import RunDir
+from backend.run.config import parse_config
+from backend.run.folder import RunDir
+from backend.run.reports import DataCheck, DataFinding, RunStatus
 
 CONFIG = parse_config({"name": "foods", "data": {"train": "/data/foods.jsonl"}})
 

@@ -13,8 +13,8 @@ from backend.manager import listing_cache, run_manager
 from backend.manager.listing_cache import FILE, load_listing, save_listing
 from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import Labels, summarise
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 
 
 def test_there_and_back(root: Path, run: RunDir) -> None:

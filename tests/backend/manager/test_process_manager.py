@@ -23,8 +23,8 @@ from backend.manager.attempt_processes import members
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import kill, pause, start, stop, trainer_command, wait
 from backend.manager.ranks import torchrun_command
-from backend.reports import Attempt, RunState, RunStatus
-from backend.run_dir import CONFIG_END, RunDir
+from backend.run.folder import CONFIG_END, RunDir
+from backend.run.reports import Attempt, RunState, RunStatus
 from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.backend.manager.conftest import processes_of, stand_in
 from tests.eventually import eventually
@@ -176,7 +176,7 @@ class TestOnlyOnce:
             "import sys, pathlib\n"
             "from backend.errors import RunError\n"
             "from backend.manager.process_manager import start\n"
-            "from backend.run_dir import RunDir\n"
+            "from backend.run.folder import RunDir\n"
             "try:\n"
             "    start(RunDir(pathlib.Path(sys.argv[1])), command=sys.argv[2:])\n"
             "except RunError as error:\n"
@@ -348,7 +348,7 @@ class TestAPersonsOwnProcess:
         def begin(until: str) -> subprocess.Popen[str]:
             program = (
                 "import os, pathlib, sys, time\n"
-                "from backend.run_dir import RunDir\n"
+                "from backend.run.folder import RunDir\n"
                 "run = RunDir(pathlib.Path(sys.argv[1]))\n"
                 "with run.lock():\n"
                 "    attempt = run.begin_attempt(('script',), pid=os.getpid())\n"
@@ -466,7 +466,7 @@ class TestWithoutSupervisor:
         program = (
             "import sys, pathlib, os\n"
             "from backend.manager.process_manager import start\n"
-            "from backend.run_dir import RunDir\n"
+            "from backend.run.folder import RunDir\n"
             "start(RunDir(pathlib.Path(sys.argv[1])), command=sys.argv[2:])\n"
             "os.kill(os.getpid(), 9)\n"
         )
@@ -481,7 +481,7 @@ def test_w03_a_finished_run_outlives_whoever_started_it(run: RunDir) -> None:
     program = (
         "import sys, pathlib\n"
         "from backend.manager.process_manager import start, wait\n"
-        "from backend.run_dir import RunDir\n"
+        "from backend.run.folder import RunDir\n"
         "run = RunDir(pathlib.Path(sys.argv[1]))\n"
         "start(run, command=sys.argv[2:])\n"
         "wait(run, timeout_seconds=20)\n"

@@ -14,8 +14,8 @@ import pytest
 from backend.errors import ModelError, RunError
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from backend.utils.lock_utils import is_locked
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
@@ -334,8 +334,11 @@ class TestUnderOneLock:
     @pytest.mark.parametrize(
         ("deed", "writes"),
         [
-            (lambda queue, runs: queue.enqueue(runs[2]), "backend.run_dir.write_json_durably"),
-            (lambda queue, runs: queue.change(runs[1], before=runs[0]), "backend.run_dir.write_json_durably"),
+            (lambda queue, runs: queue.enqueue(runs[2]), "backend.run.folder.write_json_durably"),
+            (
+                lambda queue, runs: queue.change(runs[1], before=runs[0]),
+                "backend.run.folder.write_json_durably",
+            ),
             (
                 lambda queue, _: queue.set_slots("gpu", 2),
                 "backend.manager.queue_manager.write_json_durably",

@@ -14,8 +14,8 @@ import pytest
 from backend.manager import process_manager, queue_watch
 from backend.manager.queue_manager import QueueManager
 from backend.manager.queue_watch import main, move_on, watch
-from backend.reports import RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
 from backend.utils.lock_utils import hold_lock
 from backend.utils.process_utils import send_signal
 from tests.backend.manager.conftest import stand_in

@@ -17,8 +17,8 @@ from torch.distributed.run import get_args_parser
 
 from backend.manager import ranks
 from backend.manager.ranks import Ranks, launch, nproc_per_node, torchrun_command
-from backend.reports import MEETING_FILE
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import MEETING_FILE
 from backend.utils.lock_utils import is_locked
 from tests.eventually import eventually
 

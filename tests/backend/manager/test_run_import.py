@@ -14,7 +14,7 @@ import pytest
 
 from backend.errors import RunError
 from backend.manager.run_manager import RunManager
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.runs import tree
 
 NEW_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")

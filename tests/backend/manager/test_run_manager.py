@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from backend.config import config_yaml, parse_config
 from backend.errors import RunError
 from backend.manager import run_manager
 from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import RunSummary
-from backend.reports import Outcome, RunStatus
-from backend.run_dir import RunDir
-from backend.run_environment import Environment
+from backend.run.config import config_yaml, parse_config
+from backend.run.environment import Environment
+from backend.run.folder import RunDir
+from backend.run.reports import Outcome, RunStatus
 from backend.utils.lock_utils import hold_folder, is_locked
 
 CONFIG = (

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backend.config import parse_config
 from backend.manager.run_summary import Labels, peek, read_labels, summarise, what_goes
-from backend.reports import EvalReport, RunStatus, StepReport, metrics_record
-from backend.run_dir import RunDir
+from backend.run.config import parse_config
+from backend.run.folder import RunDir
+from backend.run.reports import EvalReport, RunStatus, StepReport, metrics_record
 
 
 def test_a_run_in_a_line(run: RunDir) -> None:

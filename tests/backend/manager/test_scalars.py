@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.manager.scalars import RunScalars, decimate, duration, eta_seconds
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 
 TAGS = st.sampled_from(["train/loss", "eval/loss", "eval/exact_match"])
 FIGURES = st.one_of(st.floats(-9, 9), st.integers(-9, 9), st.just("nan"))

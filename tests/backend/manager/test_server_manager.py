@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from backend import serving
 from backend.errors import RunError
 from backend.manager import server_manager
 from backend.manager.server_manager import InferenceServer, ServerManager
+from backend.server import process
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import hold_lock
 from backend.utils.process_utils import identify, is_alive, send_signal
@@ -118,6 +118,6 @@ def test_two_servers_never_share_a_folder(root: Path, capsys: pytest.CaptureFixt
     folder = root / ".server"
     folder.mkdir()
     with hold_lock(folder / "alive.lock"):
-        assert serving.main([str(root), str(folder), "second"]) == 2
+        assert process.main([str(root), str(folder), "second"]) == 2
     assert "Another server" in capsys.readouterr().err
     assert not (folder / "server.json").exists()

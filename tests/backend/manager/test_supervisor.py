@@ -17,8 +17,8 @@ from backend.manager import supervisor
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import start, stop, wait
 from backend.manager.supervisor import ATTEMPT, Breaker, Ready, own
-from backend.reports import AttemptEnd, RunStatus
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
+from backend.run.reports import AttemptEnd, RunStatus
 from backend.utils.process_utils import identify, send_signal
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually

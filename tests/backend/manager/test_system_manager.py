@@ -20,7 +20,7 @@ from backend.manager.system_manager import (
     gpu_sensor,
     is_network_path,
 )
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from tests.fakes import FakeGpuSensor
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from backend.run_dir import RunDir
-from backend.serving import ServerOptions, opened
+from backend.run.folder import RunDir
+from backend.server.process import ServerOptions, opened
 
 QUESTION = [{"role": "user", "content": "test input"}]
 

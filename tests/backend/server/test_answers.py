@@ -12,8 +12,8 @@ import pytest
 from starlette.requests import Request
 
 from backend.errors import InferenceError, ModelError, TunesmithError
-from backend.model_source import ModelSource, find_model
-from backend.run_dir import RunDir
+from backend.inference.model_source import ModelSource, find_model
+from backend.run.folder import RunDir
 from backend.server.answers import Asked, Service, Ticket, answering, variant_of
 from backend.server.app import _health
 from backend.server.catalogue import Catalogue

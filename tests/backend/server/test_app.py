@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backend.inferencer import Inferencer
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.server.app import BODY_BYTES
 from tests.backend.server.conftest import QUESTION, Server
 from tests.eventually import eventually

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ModelError, RunError
+from backend.inference.model_source import find_model
 from backend.manager.run_manager import RunManager
-from backend.model_source import find_model
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.server.catalogue import Catalogue
 from backend.server.errors import ApiError
 from tests.backend.server.conftest import Server

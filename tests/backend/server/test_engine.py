@@ -17,15 +17,15 @@ from unittest.mock import ANY
 
 import pytest
 
-from backend.core import shared_base
-from backend.core.answer_text import AnswerText
-from backend.core.generation import Decoding, Prefill, Sampling
-from backend.core.sampling import Chooser
-from backend.core.shared_base import SharedBase
 from backend.errors import InferenceError, ModelError
+from backend.inference import shared_base
+from backend.inference.answer_text import AnswerText
+from backend.inference.decoding import Decoding, Prefill, Sampling
+from backend.inference.model_source import ModelSource, find_model
+from backend.inference.sampling import Chooser
+from backend.inference.shared_base import SharedBase
 from backend.inferencer import Inferencer
-from backend.model_source import ModelSource, find_model
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.server import hosts
 from backend.server.engine import Engine, Limits
 from backend.server.jobs import Failure, Job, Piece

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from backend.core.shared_base import KEEP
 from backend.errors import InferenceError
-from backend.model_source import ModelSource, find_model
+from backend.inference.model_source import ModelSource, find_model
+from backend.inference.shared_base import KEEP
 from backend.server.hosts import Hosts
 from backend.server.metrics import Metrics
 from tests.tiny import tiny_model_folder

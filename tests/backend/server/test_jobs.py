@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.model_source import ModelSource
+from backend.inference.model_source import ModelSource
 from backend.server.jobs import Failure, Job, Piece
 
 

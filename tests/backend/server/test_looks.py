@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backend.run_dir import RunDir
+from backend.run.folder import RunDir
 from backend.server.looks import MAX_ANSWER_TOKENS
 from tests.backend.server.conftest import Server
 

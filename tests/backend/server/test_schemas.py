@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend.core.constraint import Constraint
+from backend.inference.constraint import Constraint
 from backend.server.errors import ApiError
 from backend.server.parsing import parse
 from backend.server.schemas import (

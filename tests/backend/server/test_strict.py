@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ConfigDict, Field, ValidationError
 
-from backend.core.constraint import Constraint
+from backend.inference.constraint import Constraint
 from backend.server.schemas import (
     ChatRequest,
     CompareRequest,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from backend.core.generation import NewToken
-from backend.model_source import find_model
+from backend.inference.decoding import NewToken
+from backend.inference.model_source import find_model
+from backend.inference.prompting import Voice
 from backend.server.jobs import Piece
 from backend.server.wording import ChatWords, TextWords, usage
-from backend.voice import Voice
 from tests.tiny import tiny_model
 
 

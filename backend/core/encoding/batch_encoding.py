@@ -1,0 +1,164 @@
+"""Whole data sets of conversations to ids and masks, without running the template or the tokenizer on each row.
+
+Two caches do the work: the template's shape joins a row by hand, and the word cache looks its words up. Both
+apply only where they are proved to give the ids of the slow way; a row for which they are not comes back as None.
+Floor F1; imports template_shape and word_cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.encoding.word_cache import WordCache, word_cache
+from backend.core.templates.shape import TemplateShape, TemplateShapes
+from backend.core.templates.template import SURROGATE, Message, is_trained, special_tokens
+
+Row = tuple[list[int], list[bool]]
+
+_PLAIN_KEYS = frozenset({"role", "content", "trained", "weight"})
+_BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Fixed text of a shape: plain ``head``, then ``ids`` from its first to its last special token, ``tail``.
+
+    ``ids`` is empty, and everything is ``tail``, where the piece holds no special token.
+    """
+
+    head: str
+    ids: tuple[int, ...]
+    tail: str
+
+
+@dataclass
+class _Plan:
+    """One row, cut at special tokens: texts to look up, what follows each, and where the answers begin.
+
+    ``ends``: for each text, how many of the tokens that follow it end a trained answer; 0 where none begins in it.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    boundaries: list[int] = field(default_factory=list)  # of trained texts: characters before the answer
+    ends: list[int] = field(default_factory=list)
+    fixed: list[tuple[int, ...]] = field(default_factory=list)
+
+    def pass_piece(self, text: str, boundary: int, piece: _Piece, *, ends: int) -> tuple[str, int, int]:
+        """Close the text before the piece's first special token; the text, boundary and ends after its last."""
+        if not piece.ids:
+            return text + piece.tail, boundary, ends
+        self.texts.append(text + piece.head)
+        self.boundaries.append(boundary)
+        self.ends.append(ends)
+        self.fixed.append(piece.ids)
+        return piece.tail, 0, 0
+
+
+class BatchEncoder:
+    """Encodes rows of one tokenizer; ``encode`` gives None for each row that has to go the slow way."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._shapes = TemplateShapes(tokenizer)
+        self._words: WordCache | None = word_cache(tokenizer)
+        self._special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
+        self._pieces: dict[tuple[str, ...], tuple[TemplateShape, list[_Piece]] | None] = {}
+
+    def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Row | None]:
+        """Ids and mask of each conversation, cut after its last trained token."""
+        if self._words is None:
+            return [None] * len(conversations)
+        rows: list[Row | None] = []
+        for start in range(0, len(conversations), _BLOCK_ROWS):
+            plans = [self._plan(row) for row in conversations[start : start + _BLOCK_ROWS]]
+            texts = [text for plan in plans if plan for text in plan.texts]
+            boundaries = [boundary for plan in plans if plan for boundary in plan.boundaries]
+            found = iter(self._words.encode(texts, boundaries))
+            rows += [
+                _assemble(plan, list(islice(found, len(plan.texts)))) if plan else None for plan in plans
+            ]
+        return rows
+
+    def _plan(self, messages: Sequence[Message]) -> _Plan | None:
+        if not all(map(_is_plain, messages)):
+            return None
+        known = self._known(tuple([message["role"] for message in messages]))
+        if known is None:
+            return None
+        shape, pieces = known
+        if not all(shape.conditions.met_by(message["content"]) for message in messages):
+            return None
+        plan = _Plan()
+        text, boundary, ends = plan.pass_piece("", 0, pieces[0], ends=0)
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant" and is_trained(message):
+                boundary, ends = len(text) - shape.leads[index], shape.ends[index]
+            text += message["content"]
+            text, boundary, ends = plan.pass_piece(text, boundary, pieces[index + 1], ends=ends)
+        return plan
+
+    def _known(self, roles: tuple[str, ...]) -> tuple[TemplateShape, list[_Piece]] | None:
+        if roles not in self._pieces:
+            self._pieces[roles] = self._find(roles)
+        return self._pieces[roles]
+
+    def _find(self, roles: tuple[str, ...]) -> tuple[TemplateShape, list[_Piece]] | None:
+        shape = self._shapes.get(roles)
+        if shape is None:
+            return None
+        pieces = [self._piece(text) for text in shape.pieces]
+        begins = all(lead <= len(pieces[index].tail) for index, lead in shape.leads.items())
+        return (shape, pieces) if begins and not self._overlapping(shape) else None
+
+    def _piece(self, text: str) -> _Piece:
+        found = list(self._special.finditer(text))
+        if not found:
+            return _Piece("", (), text)
+        start, stop = found[0].start(), found[-1].end()
+        ids = self._tokenizer.backend_tokenizer.encode(text[start:stop], add_special_tokens=False).ids
+        return _Piece(text[:start], tuple(ids), text[stop:])
+
+    def _overlapping(self, shape: TemplateShape) -> bool:
+        """Whether an added token could reach from a content into a special token of the shape, or extend one."""
+        used = {match for piece in shape.pieces for match in self._special.findall(piece)}
+        added = [token.content for token in self._tokenizer.added_tokens_decoder.values()]
+        return any(_collide(special, other) for special in used for other in added if other != special)
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether it has only a role and a content, both text, and the content is not half a character."""
+    content = message.get("content")
+    return (
+        _PLAIN_KEYS.issuperset(message)
+        and type(content) is str
+        and type(message.get("role")) is str
+        and (content.isascii() or not SURROGATE.search(content))
+    )
+
+
+def _collide(special: str, other: str) -> bool:
+    suffixes = (other[start:] for start in range(1, len(other)))
+    return other.startswith(special) or any(s.startswith(special) or special.startswith(s) for s in suffixes)
+
+
+def _assemble(plan: _Plan, encoded: list[tuple[list[int], int]]) -> Row | None:
+    """The row, or None if nothing in it is trained."""
+    ids: list[int] = []
+    trained: list[bool] = []
+    length = 0
+    for (words, before), ends, fixed in zip(encoded, plan.ends, plan.fixed, strict=True):
+        ids += words
+        ids += fixed
+        if ends:
+            trained += (
+                [False] * before + [True] * (len(words) - before + ends) + [False] * (len(fixed) - ends)
+            )
+            length = len(trained) - len(fixed) + ends
+        else:
+            trained += [False] * (len(words) + len(fixed))
+    return (ids[:length], trained[:length]) if length else None

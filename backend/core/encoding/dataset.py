@@ -1,0 +1,197 @@
+"""Rows as examples: tokenised once, made where they are asked for, and many of them while training runs. Floor F2."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.encoding.examples import Example, require_fit
+from backend.core.encoding.row import encode_each
+from backend.core.encoding.token_cache import Tokens, TokenTable, keeping, kept, key_of
+from backend.data.records import Row
+from backend.data.store import chosen
+from backend.errors import DataError
+from backend.run.config import DataConfig
+
+BLOCK_ROWS = 2_000
+"""Rows that are tokenised together. Smaller sets are not kept: it takes as long to look for their tokens."""
+_AROUND = 64
+"""More tokens than a chat template is likely to put around a message."""
+_NAMED = 3
+LARGE_ROWS = 10_000
+"""From so many rows on, training can begin before all are tokenised."""
+
+
+def encode(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig, *, all_now: bool = True
+) -> EncodedRows:
+    """Rows as token ids with a mask on what is learned, in order.
+
+    Not ``all_now``: of a large set only the first rows are tokenised here, and the rest by ``EncodedRows.go_on``;
+    but where ``data.truncation`` may leave rows out, their number has to be known, and where rows may be too long,
+    that has to be told before training: then all are.
+    Raises DataError (too-long, nothing-trained, template-refused, no-rows) naming the row.
+    """
+    encoded = EncodedRows(rows, tokenizer, data)
+    can_wait = len(rows) >= LARGE_ROWS and data.truncation == "error"
+    if all_now or not can_wait or any(_may_be_long(row, data.max_length) for row in rows):
+        encoded.go_on(to_the_end=True)
+    else:
+        encoded.go_on()
+    if not len(encoded):
+        raise DataError(
+            f"None of the {len(rows)} rows is left to train on.",
+            remedy="Raise data.max_length or give more rows.",
+            code="no-rows",
+        )
+    return encoded
+
+
+class EncodedRows(Sequence[Example]):
+    """Examples ready to train on, each made where it is asked for; a row not yet tokenised is tokenised for it alone.
+
+    ``numbers``: for each example the index of its row among those given. ``cut`` and ``dropped`` name the rows that
+    were too long. ``whole`` says whether every row is tokenised; ``tokens``, and ``trained_tokens`` that the model
+    learns to say, are those of the rows that are.
+    """
+
+    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
+        self.numbers = np.arange(len(rows))
+        self._long: list[tuple[str, int, bool]] = []
+        self.cut: list[str] = []
+        self.dropped: list[str] = []
+        self.tokens = self.trained_tokens = 0
+        self.whole = False
+        self._rows, self._tokenizer, self._data = rows, tokenizer, data
+        self._key = key_of(rows, tokenizer) if len(rows) >= BLOCK_ROWS else None
+        self._table = kept(self._key) if self._key else None
+        self._tables = self._blocks()
+        self._staying: list[np.ndarray] = []
+        self._looked_at = self._longest = self._highest = 0
+        self._limits: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        number = int(self.numbers[index])
+        return self._example(number, self._rows[number])
+
+    def __iter__(self) -> Iterator[Example]:
+        return map(self._example, self.numbers.tolist(), chosen(self._rows, self.numbers))
+
+    def go_on(self, *, to_the_end: bool = False) -> bool:
+        """Tokenise the next rows, or all that are left, in their order; whether there are more.
+
+        Raises as ``encode`` does: rows that are too long are told together.
+        """
+        while (more := self._next()) and to_the_end:
+            pass
+        if self._long:
+            raise _too_long(self._long, self._looked_at, self._data.max_length)
+        return more
+
+    def _next(self) -> bool:
+        if self.whole:
+            return False
+        table = next(self._tables, None)
+        if table is not None:
+            self._look_at(table)
+            return True
+        self.whole = True
+        self.numbers = np.concatenate([self.numbers[:0], *self._staying])
+        if self._key and self._table is None:
+            self._table = kept(self._key)
+        return False
+
+    def require_fit(self, longest: int, vocabulary: int) -> None:
+        """As ``core.examples.require_fit``, for the rows tokenised so far now and for every other in its turn."""
+        self._limits = (longest, vocabulary)
+        if self._longest > longest or self._highest >= vocabulary:
+            require_fit(self, longest, vocabulary)
+
+    def _blocks(self) -> Iterator[TokenTable]:
+        """All rows as tables of at most ``BLOCK_ROWS``: of the kept one, or tokenised now and kept where many."""
+        if self._table is not None:
+            starts = range(0, len(self._rows), BLOCK_ROWS)
+            return iter([self._table[start : start + BLOCK_ROWS] for start in starts])
+        encoded = encode_each(self._rows, self._tokenizer)
+        blocks = map(TokenTable.of, iter(lambda: list(itertools.islice(encoded, BLOCK_ROWS)), []))
+        return keeping(self._key, blocks) if self._key else blocks
+
+    def _look_at(self, table: TokenTable) -> None:
+        """Count the next rows and decide which of them stay; raises DataError for one that may not be so long."""
+        limit, starts = self._data.max_length, table.ends[:-1] - table.ends[0]
+        lengths = np.diff(table.ends)
+        stays = np.ones(len(table), bool)
+        for index in np.flatnonzero(lengths > limit).tolist():
+            stays[index] = self._stays(self._rows[self._looked_at + index], *table[index])
+        said = np.cumsum(np.append(False, table.all_trained), dtype=np.int64)
+        lengths = np.minimum(lengths, limit)
+        self.tokens += int(lengths[stays].sum())
+        self.trained_tokens += int((said[starts + lengths] - said[starts + 1])[stays].sum())
+        self._staying.append(self._looked_at + np.flatnonzero(stays))
+        longest, highest = int(lengths.max()), int(table.all_ids.max())
+        self._longest, self._highest = max(self._longest, longest), max(self._highest, highest)
+        if not self._key:
+            self._table = table
+        first, self._looked_at = self._looked_at, self._looked_at + len(table)
+        if self._limits and (longest > self._limits[0] or highest >= self._limits[1]):
+            require_fit(self[first : self._looked_at], *self._limits)
+
+    def _stays(self, row: Row, ids: np.ndarray, trained: np.ndarray) -> bool:
+        """Whether anything of a row that is too long is trained on; it is noted as cut or dropped."""
+        limit = self._data.max_length
+        if self._data.truncation == "error":
+            self._long.append((row.place, len(ids), bool(trained[1:limit].any())))
+            return True
+        stays = self._data.truncation == "cut" and bool(trained[1:limit].any())
+        (self.cut if stays else self.dropped).append(row.place)
+        return stays
+
+    def _example(self, number: int, row: Row) -> Example:
+        limit = self._data.max_length
+        ids, trained = self._alone(row) if self._table is None else self._table[number]
+        example = Example(ids[:limit], trained[:limit], row.place)
+        if self._table is None and self._limits:
+            require_fit([example], *self._limits)
+        return example
+
+    def _alone(self, row: Row) -> Tokens:
+        ((ids, trained),) = TokenTable.of(list(encode_each([row], self._tokenizer)))
+        if len(ids) > self._data.max_length and self._data.truncation == "error":
+            raise _too_long([(row.place, len(ids), True)], 1, self._data.max_length)
+        return ids, trained
+
+
+def _may_be_long(row: Row, limit: int) -> bool:
+    """Whether a row may have more than ``limit`` tokens: none is shorter than a byte of its texts."""
+    texts = [row.text or "", row.tools or "", *(str(message) for message in row.messages)]
+    texts += [text for text, _ in row.segments]
+    size = sum(len(text.encode("utf-8", "surrogatepass")) + _AROUND for text in texts)
+    return max(size, len(row.input_ids)) > limit
+
+
+def _too_long(long: Sequence[tuple[str, int, bool]], rows: int, limit: int) -> DataError:
+    """The error that names the rows that are too long, the longest first, and what each way out keeps."""
+    places = ", ".join(place for place, _, _ in sorted(long, key=lambda each: -each[1])[:_NAMED])
+    longest, taught = max(length for _, length, _ in long), sum(teaches for _, _, teaches in long)
+    are = "row is" if rows == 1 else "rows are"
+    return DataError(
+        f"{len(long):,} of {rows:,} {are} longer than {limit:,} tokens ({places}); the longest has {longest:,}.",
+        remedy=(
+            f"Set data.max_length to {longest} or more to keep all, or data.truncation to drop, which keeps the "
+            f"other {rows - len(long):,}, or to cut, which also keeps the beginnings of {taught:,} answers."
+        ),
+        code="too-long",
+    )

@@ -1,0 +1,258 @@
+"""Token ids of large data sets on disk, mapped: the second start on the same rows tokenises nothing. Floor F2.
+
+An entry is a folder named after a hash of all that its ids depend on: the rows' content, the tokenizer, its chat
+template, the date where a template prints one, and the code that renders. So it is never stale. Its bytes are
+checked before use; what is damaged is made again, and a disk that refuses only costs time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Self, overload
+
+import numpy as np
+import xxhash
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.templates.template import end_tokens, printed_dates, template_time
+from backend.core.tokenizer import Encoded
+from backend.data.records import Row
+from backend.errors import ConfigError
+from backend.run.model_names import cache_folder
+from backend.utils.file_utils import (
+    files_under,
+    modified_ns,
+    publish_folder,
+    read_json_object,
+    remove_folder,
+    sweep_temporaries,
+    write_json_durably,
+)
+
+MAX_BYTES = 4 * 2**30
+"""All entries together; the least recently used go first."""
+
+ENCODING = "1"
+"""Part of every entry's key. Raise it when the same rows become other ids or masks; a test holds it to them."""
+_PARTS = {"ids": np.dtype(np.int32), "trained": np.dtype(np.bool_), "ends": np.dtype(np.int64)}
+
+Tokens = tuple[np.ndarray, np.ndarray]
+"""(ids int32, trained bool) of one row."""
+
+log = logging.getLogger("tunesmith")
+
+
+@dataclass(frozen=True)
+class TokenTable(Sequence[Tokens]):
+    """The tokens of rows, one after the other: ``ids`` int32 [T], ``trained`` bool [T], ``ends`` int64 [rows + 1].
+
+    Row ``i`` has the tokens from ``ends[i]`` to ``ends[i + 1]``.
+    """
+
+    ids: np.ndarray
+    trained: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded]) -> Self:
+        """The rows in memory."""
+        ends = np.cumsum([0, *(len(row.input_ids) for row in encoded)])
+        ids = itertools.chain.from_iterable(row.input_ids for row in encoded)
+        trained = itertools.chain.from_iterable(row.trained for row in encoded)
+        return cls(
+            np.fromiter(ids, _PARTS["ids"], ends[-1]),
+            np.fromiter(trained, _PARTS["trained"], ends[-1]),
+            ends.astype(_PARTS["ends"]),
+        )
+
+    @property
+    def all_ids(self) -> np.ndarray:
+        """The ids of these rows, one after the other."""
+        return self.ids[self.ends[0] : self.ends[-1]]
+
+    @property
+    def all_trained(self) -> np.ndarray:
+        """The mask of these rows, one after the other."""
+        return self.trained[self.ends[0] : self.ends[-1]]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Tokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Tokens | Self:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            return type(self)(self.ids, self.trained, self.ends[start : max(start, stop) + 1])
+        start = range(len(self))[index]
+        here = slice(self.ends[start], self.ends[start + 1])
+        return self.ids[here], self.trained[here]
+
+
+def kept(key: str, folder: Path | None = None) -> TokenTable | None:
+    """The entry ``key``, mapped; None where there is no good one, or none that the disk gives out."""
+    entry = (folder or _folder()) / key
+    try:
+        if not _is_good(entry):
+            return None
+        table = TokenTable(
+            *(np.asarray(np.memmap(entry / name, dtype=kind, mode="r")) for name, kind in _PARTS.items())
+        )
+    except OSError as error:  # another process makes room just now, or the disk refuses
+        log.warning("The kept tokens in %s cannot be used and are made again: %s", entry, error)
+        return None
+    with contextlib.suppress(OSError):  # on a disk that may not be written no entry is removed for its age
+        os.utime(entry)
+    return table
+
+
+def keeping(key: str, tables: Iterable[TokenTable], folder: Path | None = None) -> Iterator[TokenTable]:
+    """Hand ``tables`` through; once the last has been taken, their rows are the entry ``key``.
+
+    Nothing is kept where taking them ends earlier or raises. A disk that refuses is told and costs no row.
+    """
+    with contextlib.closing(_Writing((folder or _folder()) / key)) as writing:
+        for table in tables:
+            yield table
+            writing.add(table)
+        writing.publish()
+
+
+def key_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of everything that decides the ids and masks of ``rows``; where they stand does not matter."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (*_code(), *_settings(tokenizer)):
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    for row in rows:
+        fields = (row.messages, row.text, row.tools, row.segments, row.input_ids, row.labels)
+        digest.update(repr(fields).encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+@cache
+def _code() -> tuple[str, ...]:
+    return (ENCODING, *(f"{name} {version(name)}" for name in ("transformers", "tokenizers", "jinja2")))
+
+
+def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    template = str(tokenizer.chat_template)
+    today = printed_dates(template, template_time(tokenizer))
+    special = sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())
+    ends = str(sorted(end_tokens(tokenizer)))
+    return tokenizer.backend_tokenizer.to_str(), template, str(special), ends, today
+
+
+def _folder() -> Path:
+    try:
+        return cache_folder().with_name("tokens")
+    except ConfigError:  # no home, as in some containers
+        return Path(os.devnull)  # where nothing can be kept
+
+
+class _Writing:
+    """An entry while it is written, aside. The first refusal of the disk is told and ends it. ``close`` it."""
+
+    def __init__(self, entry: Path) -> None:
+        self._entry = entry
+        self._staging = entry.parent / f".{entry.name}.{secrets.token_hex(8)}.tmp"
+        self._ends = [np.zeros(1, _PARTS["ends"])]
+        self._files: list[IO[bytes]] = []
+        self._refused = False
+        with self._told():
+            entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sweep_temporaries(entry.parent)
+            self._staging.mkdir(mode=0o700)
+            self._files = [(self._staging / name).open("wb") for name in ("ids", "trained")]
+
+    def add(self, table: TokenTable) -> None:
+        """Write the rows of a table, unless the disk has refused some before."""
+        if self._refused:
+            return
+        with self._told():
+            for file, values in zip(self._files, (table.all_ids, table.all_trained), strict=True):
+                file.write(values.tobytes())
+            self._ends.append(table.ends[1:] - table.ends[0] + self._ends[-1][-1])
+            os.utime(self._staging)  # it is still being written: nobody shall sweep it
+
+    def publish(self) -> None:
+        """Make the entry appear, whole, unless the disk has refused some of it; one made meanwhile stays."""
+        if self._refused:
+            return
+        with self._told():
+            for file in self._files:
+                file.close()
+            (self._staging / "ends").write_bytes(np.concatenate(self._ends).tobytes())
+            digests = {name: _digest(self._staging / name) for name in _PARTS}
+            write_json_durably(self._staging / "manifest.json", digests)
+            with contextlib.suppress(FileExistsError):
+                publish_folder(self._staging, self._entry)
+            _make_room(self._entry)
+
+    def close(self) -> None:
+        """Leave nothing but what was published."""
+        for file in self._files:
+            with contextlib.suppress(OSError):
+                file.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Take the disk's refusal as the end of this entry."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("The tokens are not kept for the next start: %s", error)
+            self._refused = True
+            self.close()
+
+
+def _is_good(entry: Path) -> bool:
+    """Whether the entry is there and whole; a damaged one is removed."""
+    if not entry.is_dir():
+        return False
+    try:
+        manifest = read_json_object(entry / "manifest.json")
+        if all(manifest.get(name) == _digest(entry / name) for name in _PARTS):
+            return True
+    except (OSError, ValueError):
+        pass
+    log.warning("The kept tokens in %s are damaged and are made again.", entry)
+    with contextlib.suppress(OSError):
+        remove_folder(entry)
+    return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
+
+
+def _make_room(newest: Path) -> None:
+    """Remove the least recently used entries until all fit; the newest stays, however large."""
+    entries = sorted(
+        (path for path in newest.parent.iterdir() if path != newest and not path.name.startswith(".")),
+        key=modified_ns,
+        reverse=True,
+    )
+    used = _bytes(newest)
+    for entry in entries:
+        used += _bytes(entry)
+        if used > MAX_BYTES:
+            remove_folder(entry)
+
+
+def _bytes(entry: Path) -> int:
+    return sum(file.st_size for file in files_under(entry).values())

@@ -1,0 +1,1 @@
+"""GGUF files as base models: their keys, weights and tokenizer, converted to Hugging Face folders."""

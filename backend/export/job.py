@@ -1,0 +1,165 @@
+"""Take a run away: adapter, merged model, GGUF, Modelfile, each with a card and a parity certificate. Floor F2.
+
+An export is staged beside its place, read back through another library while it lies there, and renamed at the
+end: it appears whole, with its certificate, or not at all.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import ExportError, TunesmithError
+from backend.export.certificate import Certificate, Check, Light
+from backend.export.check import certify, unchecked
+from backend.export.forms import Target, check_form, choose_precision, list_files, write_form
+from backend.export.model_card import write_card
+from backend.export.panel import ROWS, Panel, answer, read_panel
+from backend.export.trained import Trained, load_trained
+from backend.inference.model_source import tuned_folder
+from backend.run.folder import RunDir
+from backend.run.root import EXPORTS
+from backend.utils.file_utils import free_bytes, publish_folder, sweep_temporaries
+
+MAX_SHARD_SIZE = "5GB"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An export that lies in ``folder``: its files with their bytes, and its certificate."""
+
+    folder: Path
+    target: Target
+    precision: str
+    files: dict[str, int]
+    certificate: Certificate
+
+
+def export(
+    run: RunDir,
+    target: Target,
+    *,
+    checkpoint: int | str | None = None,
+    base_model: str | Path | None = None,
+    out: Path | None = None,
+    dtype: str = "bfloat16",
+    quantization: str = "Q8_0",
+    max_shard_size: str = MAX_SHARD_SIZE,
+    rows: int = ROWS,
+    say: Say = lambda _: None,
+) -> ExportResult:
+    """Write the result of ``run`` as ``target`` into ``out`` (``exports/<run>-<target>…`` if left out), checked.
+
+    ``checkpoint`` picks a step of the run ("latest", "best" or a number) instead of its result; ``base_model`` is
+    where the run's base lies now, if it was moved. ``dtype`` is the precision of a merged model, ``quantization``
+    that of a GGUF file. ``rows`` held-out rows go into the certificate; 0 checks nothing. An export that is red is
+    written, and says so.
+
+    Raises RunError as ``find_model``, ModelError and ExportError: ``bad-target``, ``bad-precision``, ``exists``,
+    ``disk-full``, ``cannot-write``, ``no-adapter``, ``no-quantizer``, and those of the writers.
+    """
+    precision = choose_precision(target, dtype, quantization)
+    folder = tuned_folder(run, checkpoint)
+    part = "" if checkpoint is None else folder.name
+    out = (out or default_folder(run, target, precision, part)).absolute()
+    if out.exists():
+        raise _exists(out)
+    with run.hold_for_reading():
+        say("Loading the trained model")
+        trained = load_trained(run, part or None, base_model)
+        check_form(trained, target)
+        _check_room(out, trained)
+        with _staged(out) as staging:
+            certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
+            write_card(staging, trained, target, precision, certificate)
+            certificate.write(staging)  # last: it names every other file with its hash
+    return ExportResult(out, target, precision, list_files(out), certificate)
+
+
+def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "") -> Path:
+    """Where an export goes unless told otherwise."""
+    parts = [run.id, checkpoint, target, precision if target != "adapter" else ""]
+    return Path(EXPORTS) / "-".join(filter(None, parts))
+
+
+def _fill(
+    staging: Path, trained: Trained, target: Target, precision: str, max_shard_size: str, rows: int, say: Say
+) -> Certificate:
+    """Ask the trained model, write the form, have it read; the order matters: merging uses the adapter up."""
+    panel, unasked = None, "no rows were asked for, so nothing was compared."
+    if rows > 0:
+        try:
+            panel = _panel(trained, rows)
+        except TunesmithError as error:
+            unasked = f"the rows of the run cannot be asked: {error}"
+    answers = []
+    if panel:
+        say(f"Asking the trained model {len(panel.rows)} rows")
+        answers = answer(trained.model, trained.tokenizer, panel, trained.end_ids)
+    say(f"Writing {target} ({precision})")
+    payload, notes = write_form(trained, target, precision, staging, max_shard_size=max_shard_size)
+    if panel is None:
+        certificate = unchecked(trained, target, precision, unasked)
+    else:
+        say("Having another library read it")
+        certificate = certify(trained, target, precision, payload, panel, answers)
+    if target == "ollama":
+        said = " ".join(["Ollama itself did not read the Modelfile.", *notes])
+        certificate.checks.append(Check("Modelfile", Light.AMBER, said))
+    return certificate
+
+
+def _panel(trained: Trained, rows: int) -> Panel:
+    """The panel of the run, which says so where the data is no longer what it was trained on."""
+    facts = trained.run.read_environment().facts
+    known = facts.data if facts else {}
+    return read_panel(trained.config, trained.tokenizer, trained.model, rows=rows, fingerprints=known)
+
+
+def _check_room(out: Path, trained: Trained) -> None:
+    """Raise ExportError (``disk-full``) unless the export, and what its check needs, fit on the disk."""
+    needed = 8 * sum(part.numel() for part in trained.model.parameters())  # twice the weights in float32
+    place = next(folder for folder in (out, *out.parents) if folder.exists())
+    free = free_bytes(place)
+    if free < needed:
+        raise ExportError(
+            f"{place} has {free / 1e9:.1f} GB free, and this export may need {needed / 1e9:.1f} GB.",
+            remedy="Make room there, or choose another disk with --out.",
+            code="disk-full",
+        )
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name at the end, and is removed when anything fails."""
+    staging = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(out.parent)
+        staging.mkdir(mode=0o700)
+        yield staging
+        publish_folder(staging, out)
+    except OSError as error:
+        if out.exists():  # somebody else was there first
+            raise _exists(out) from error
+        raise ExportError(
+            f"{out} cannot be written: {error.strerror or error}.",
+            remedy="Make room there or mend its permissions, or choose another folder with --out.",
+            code="cannot-write",
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exists(out: Path) -> ExportError:
+    return ExportError(
+        f"{out} exists already.",
+        remedy="Choose another folder with --out; nothing is overwritten.",
+        code="exists",
+    )

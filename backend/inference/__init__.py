@@ -1,0 +1,1 @@
+"""From weights to words: what is loaded, prompted, decoded and looked into."""

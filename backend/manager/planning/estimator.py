@@ -1,0 +1,332 @@
+"""What a run will cost before it starts: time, memory and disk, from the model's shape and this machine's past runs.
+
+Pure functions of values. An estimate is an interval, as wide as its own past errors. Floor F0: imports config,
+errors and the shape of a model; whoever asks reads the folders (``past_runs``) and looks at the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from backend.errors import Problem
+from backend.manager.planning.model_shape import ModelShape
+from backend.run.config import RunConfig
+from backend.run.schedule import resolve_steps, steps_per_epoch, total_steps
+
+IMPORT_SECONDS, START_SECONDS = 3.0, 4.0
+"""Importing the libraries, which no run measures; that, reading the weights and proving the short cuts."""
+ROW_SECONDS = 0.00015
+"""Reading a row and finding its tokens, where nothing was ever measured."""
+TELLING_ROWS = 1000
+"""How many more rows a run has to read than another for their starts to tell what a row takes."""
+PROCESS_BYTES = 600_000_000
+"""A process with torch, transformers and peft in it, before any weight."""
+TOKENIZER_BYTES = 4_000_000
+LOG_BYTES_PER_STEP = 700
+LOGIT_ROWS = 128
+CORE_FLOPS = 40e9
+GPU_FLOPS = 50e12
+"""Speeds to assume, in operations per second, where nothing was ever measured."""
+UNMEASURED, ONCE = 4.0, 1.6
+"""How far off an estimate may be, as a factor, with no past run and with one."""
+LIKE = 4.0
+"""Models count as of like size when their parameters differ by less than this factor."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the bounds that its past errors suggest."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True)
+class DataFigures:
+    """What of the data decides the cost: ``tokens`` and ``trained_tokens`` are those of one epoch's ``rows``."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    validation_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to run on, in bytes; ``device`` is cpu or cuda, memory is that of the device."""
+
+    cores: int
+    memory_bytes: int
+    disk_free_bytes: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do, and what it would hold, by the formulas alone. ``operations`` are floating point."""
+
+    steps: int
+    tokens: int
+    trainable_parameters: int
+    operations: float
+    memory_bytes: float
+    disk_bytes: float
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A finished run of this machine: what it had to do, and what it took.
+
+    ``rows`` were read in ``start_seconds``, from the trainer's imports to its first step, and ``seconds`` is what
+    came after; both are the same spans however the trainer was started. ``rows``, ``start_seconds`` and
+    ``memory_bytes`` are 0 where unknown. Raises ValueError for figures that no run can have, such as no time at all:
+    such a run teaches nothing.
+    """
+
+    id: str
+    parameters: int
+    method: str
+    device: str
+    dtype: str
+    work: Work
+    seconds: float
+    memory_bytes: float
+    disk_bytes: float
+    rows: int = 0
+    start_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        work = self.work
+        taken = (self.seconds, self.disk_bytes, work.operations, work.memory_bytes, work.disk_bytes)
+        maybe_unknown = (self.rows, self.start_seconds, self.memory_bytes)
+        if not all(0 < value < math.inf for value in (*taken, self.parameters)):
+            raise ValueError(f"the run {self.id} did or took nothing: {taken}")
+        if not all(0 <= value < math.inf for value in maybe_unknown):
+            raise ValueError(f"the run {self.id} has figures below 0: {maybe_unknown}")
+
+    @property
+    def speed(self) -> float:
+        """Operations per second, the start left out."""
+        return self.work.operations / self.seconds
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost. ``based_on`` counts the past runs behind it; ``problems`` says what will not fit."""
+
+    steps: int
+    tokens: int
+    trainable_parameters: int
+    seconds: Interval
+    memory_bytes: Interval
+    disk_bytes: Interval
+    based_on: int
+    basis: str
+    problems: tuple[Problem, ...] = ()
+
+
+def estimate(
+    config: RunConfig, shape: ModelShape, data: DataFigures, machine: Machine, past: Sequence[PastRun] = ()
+) -> Estimate:
+    """Time, memory and disk of a run of ``config``. Raises nothing: unknown figures count as 0."""
+    alike = like_runs(past, shape.parameters, config.tuning.method, machine.device)
+    dtype = config.model.dtype if config.model.dtype != "auto" else alike[0].dtype if alike else "float32"
+    work = work_of(config, shape, data, dtype=dtype, lanes=_lanes(machine))
+    assumed = GPU_FLOPS if machine.device == "cuda" else CORE_FLOPS * machine.cores
+    speed = typical([one.speed for one in alike]) if alike else assumed
+    rows = data.rows + data.validation_rows
+    start = START_SECONDS + rows * _row_seconds(alike)
+    found = Estimate(
+        steps=work.steps,
+        tokens=work.tokens,
+        trainable_parameters=work.trainable_parameters,
+        seconds=_start_and_work(start, work.operations / speed, own_error(alike, _work_ratio)),
+        memory_bytes=_corrected(work.memory_bytes, [one for one in alike if one.memory_bytes], _memory_ratio),
+        disk_bytes=_corrected(work.disk_bytes, alike, _disk_ratio),
+        based_on=len(alike),
+        basis=_basis(alike),
+    )
+    return replace(found, problems=tuple(_misfits(found, machine)))
+
+
+# --- the formulas -----------------------------------------------------------------------------------------
+
+
+def work_of(
+    config: RunConfig, shape: ModelShape, data: DataFigures, *, dtype: str = "float32", lanes: int = 1
+) -> Work:
+    """What the formulas say, before this machine's experience.
+
+    A token takes 2 operations a parameter forward, 2 backward through frozen weights, and 2 more for the gradient
+    of trained ones (Kaplan et al., arXiv:2001.08361, §2.1); attention adds 6 a layer, width and token looked at.
+    """
+    training, full = config.training, config.tuning.trains_all
+    per_step = training.rows_per_step
+    per_epoch = steps_per_epoch(data.rows, per_step)
+    steps = total_steps(data.rows, training)
+    epochs = steps / max(1, per_epoch)
+    adapter = shape.lora_parameters(config.tuning.lora_r, config.tuning.lora_target_modules)
+    trainable = shape.parameters if full else adapter
+    length = data.tokens / max(1, data.rows)
+    head = shape.vocabulary * shape.width
+    matrices = (6 if full else 4) * shape.linear_parameters + (0 if full else 6 * adapter)
+    per_token = matrices + 6 * shape.layers * shape.width * length
+    operations = epochs * (data.tokens * per_token + data.trained_tokens * head * (6 if full else 4))
+    operations += _evaluations(config, steps, data) * data.validation_rows * length * 2 * shape.parameters
+    return Work(
+        steps=steps,
+        tokens=round(epochs * data.tokens),
+        trainable_parameters=trainable,
+        operations=operations,
+        memory_bytes=_memory(config, shape, trainable, per_step * length, dtype, lanes),
+        disk_bytes=_disk(config, trainable, steps, evaluates=data.validation_rows > 0),
+    )
+
+
+def _evaluations(config: RunConfig, steps: int, data: DataFigures) -> int:
+    every = resolve_steps(config.evaluation.eval_steps, steps)
+    return 0 if not data.validation_rows else 2 + ((steps - 1) // every if every else 0)
+
+
+def _memory(
+    config: RunConfig, shape: ModelShape, trainable: int, step_tokens: float, dtype: str, lanes: int
+) -> float:
+    """Bytes at the highest: weights, trained weights with moments, a gradient a lane, and what a pass keeps."""
+    full, number = config.tuning.trains_all, 2 if dtype == "bfloat16" else 4
+    weights = 0 if full else shape.parameters * number
+    trained = trainable * (4 + 8 + 4 * (lanes + 1))  # fp32, two moments, gradients and their sum
+    at_once = min(lanes * config.training.micro_batch_tokens, max(step_tokens, 1))
+    kept = at_once * shape.layers * (7 * shape.width + 3 * shape.intermediate) * number
+    logits = 2 * lanes * LOGIT_ROWS * shape.vocabulary * 4
+    return float(PROCESS_BYTES + weights + trained + kept + logits)
+
+
+def _disk(config: RunConfig, trainable: int, steps: int, *, evaluates: bool) -> float:
+    """Bytes at the highest: the checkpoints kept, one being written, the result and the logs."""
+    every = resolve_steps(config.training.save_steps, steps)
+    made = steps // every if every else 1
+    kept = min(made, config.training.save_total_limit) + int(evaluates)
+    per_checkpoint = 12 * trainable  # weights and two moments in fp32
+    return float(kept * per_checkpoint + 4 * trainable + TOKENIZER_BYTES + steps * LOG_BYTES_PER_STEP)
+
+
+def _lanes(machine: Machine) -> int:
+    return 1 if machine.device == "cuda" else max(1, min(8, machine.cores))
+
+
+# --- this machine's experience ----------------------------------------------------------------------------
+
+Ratio = Callable[[PastRun, Sequence[PastRun]], float]
+
+
+def like_runs(past: Sequence[PastRun], parameters: int, method: str, device: str) -> list[PastRun]:
+    """The past runs of this method and device whose model is of like size, the nearest first."""
+
+    def distance(one: PastRun) -> float:
+        return abs(math.log(max(1, one.parameters) / max(1, parameters)))
+
+    same = [one for one in past if (one.method, one.device) == (method, device)]
+    return sorted((one for one in same if distance(one) < math.log(LIKE)), key=distance)
+
+
+def typical(values: Sequence[float]) -> float:
+    """The middle of positive values on a logarithmic scale."""
+    return math.exp(statistics.median(math.log(value) for value in values))
+
+
+def own_error(runs: Sequence[PastRun], ratio: Ratio) -> float:
+    """How far off, as a factor of at least 1.1, this estimate was for each past run when the others were known."""
+    if len(runs) < 2:
+        return ONCE if runs else UNMEASURED
+    others = [[*runs[:index], *runs[index + 1 :]] for index in range(len(runs))]
+    logs = [abs(math.log(ratio(one, rest))) for one, rest in zip(runs, others, strict=True)]
+    return max(1.1, math.exp(max(logs) * (1 + 1 / len(runs))))
+
+
+def around(value: float, factor: float) -> Interval:
+    """``value`` with ``factor`` to both sides."""
+    return Interval(value / factor, value, value * factor)
+
+
+def _start_and_work(start: float, work: float, factor: float) -> Interval:
+    """Seconds of a start, which every run takes at least, and of the work after it, which is off by ``factor``."""
+    return Interval(start + work / factor, start + work, start * ONCE + work * factor)
+
+
+def _row_seconds(runs: Sequence[PastRun]) -> float:
+    """What reading a row takes, from the starts of the runs that read the most and the fewest: all else is alike."""
+    known = sorted((one for one in runs if one.start_seconds), key=lambda one: one.rows)
+    if not known or known[-1].rows - known[0].rows < TELLING_ROWS:
+        return ROW_SECONDS
+    few, many = known[0], known[-1]
+    return max(0.0, many.start_seconds - few.start_seconds) / (many.rows - few.rows)
+
+
+def _work_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    return typical([two.speed for two in rest]) / one.speed
+
+
+def _time_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    reading = one.rows * _row_seconds(rest)
+    expected = START_SECONDS + reading + one.work.operations / typical([two.speed for two in rest])
+    start = IMPORT_SECONDS + one.start_seconds if one.start_seconds else START_SECONDS + reading
+    return (start + one.seconds) / expected
+
+
+def _memory_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    return one.memory_bytes / one.work.memory_bytes / _factor(rest, "memory_bytes")
+
+
+def _disk_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+    return one.disk_bytes / one.work.disk_bytes / _factor(rest, "disk_bytes")
+
+
+def _factor(runs: Sequence[PastRun], name: str) -> float:
+    """What the formula has to be multiplied by to give what the runs took."""
+    known = [getattr(one, name) / getattr(one.work, name) for one in runs if getattr(one, name)]
+    return typical(known) if known else 1.0
+
+
+def _corrected(value: float, runs: Sequence[PastRun], ratio: Ratio) -> Interval:
+    """The formula's value, corrected by what past runs really took; formulas of bytes need less room for error."""
+    name = "memory_bytes" if ratio is _memory_ratio else "disk_bytes"
+    return around(value * _factor(runs, name), min(ONCE, own_error(runs, ratio)))
+
+
+def _basis(runs: Sequence[PastRun]) -> str:
+    if not runs:
+        return "No run of like size has finished here yet, so the time is a guess from the model's shape."
+    if len(runs) == 1:
+        return "Based on the model's shape and one finished run of like size on this machine."
+    off = (own_error(runs, _time_ratio) - 1) * 100
+    return (
+        f"Based on {len(runs)} finished runs of like size on this machine; "
+        f"for those this estimate was at most {off:.0f} % off."
+    )
+
+
+def _misfits(found: Estimate, machine: Machine) -> list[Problem]:
+    problems = []
+    if found.memory_bytes.likely > machine.memory_bytes:
+        needed, there = found.memory_bytes.likely / 1e9, machine.memory_bytes / 1e9
+        problems.append(
+            Problem(
+                "training.micro_batch_tokens",
+                f"the run needs about {needed:.1f} GB of memory and there are {there:.1f} GB.",
+                "Lower it, train with lora, or choose a smaller model.",
+            )
+        )
+    if found.disk_bytes.likely > machine.disk_free_bytes:
+        needed, there = found.disk_bytes.likely / 1e9, machine.disk_free_bytes / 1e9
+        problems.append(
+            Problem(
+                "training.save_total_limit",
+                f"the run writes about {needed:.1f} GB and {there:.1f} GB are free.",
+                "Keep fewer checkpoints, or make room.",
+            )
+        )
+    return problems

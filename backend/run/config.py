@@ -1,0 +1,395 @@
+"""RunConfig: every knob of a run, once, with its type, bound, default and help.
+
+Command-line flags, YAML, the JSON schema, the forms of the studio and the reference in the docs are all
+derived from this module. Names follow TRL and Hugging Face where those have one. Floor F0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from backend.errors import ConfigError, Problem
+from backend.run.config_problems import problems_of
+from backend.run.methods import TUNINGS
+from backend.utils.config_utils import dotted_names, field_schema, to_yaml
+
+LONGEST_TEMPLATE = 100_000
+"""Characters of a chat template that a run keeps."""
+
+StepsOrShare = Annotated[float, Field(ge=0)]
+
+
+def _one_place(template: str) -> str:
+    if template.count("{prompt}") != 1:
+        raise ValueError("it must hold {prompt} exactly once")
+    return template
+
+
+PromptTemplate = Annotated[str, AfterValidator(_one_place)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about unknown keys, with text for every field."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: Any) -> Any:
+        """YAML's yes/no must not pass for 1/0."""
+        annotation = str(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and "bool" not in annotation:
+            raise ValueError(f"{str(value).lower()} is not a number or text")
+        return value
+
+
+class ModelConfig(Section):
+    """Which model to start from."""
+
+    model_name_or_path: str = Field("smollm2-135m", min_length=1, max_length=4096)
+    """A local folder, a .gguf file, a Hugging Face id, or the alias smollm2-135m."""
+
+    revision: str | None = Field(None, min_length=1, max_length=256)
+    """Branch, tag or commit of a Hugging Face id; empty for the default branch."""
+
+    chat_template: str | None = Field(None, min_length=1, max_length=LONGEST_TEMPLATE)
+    """A chat template instead of its own: chatml, alpaca, vicuna, plain, a Jinja file, or its form no-thinking."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the frozen weights during training; auto takes bfloat16 where the processor has it."""
+
+
+class DataConfig(Section):
+    """Which rows to train on and which to hold out."""
+
+    train: str = Field(min_length=1, max_length=4096)
+    """The rows to train on: a file, folder, pattern, archive or hub id; docs/data.md lists the formats."""
+
+    validation: str | float = Field(0.1, union_mode="left_to_right")
+    """The held-out rows: a file, or the share of the training rows to hold out; 0 for none."""
+
+    split_by: Literal["prompt", "answer", "document"] = "prompt"
+    """What rows share to stay on one side of the split, unless a column is mapped to group; a document is a file."""
+
+    columns: dict[str, str] = {}
+    """Names of your columns, as role: column, for example prompt: question; empty to detect them."""
+
+    max_length: int = Field(1024, ge=8, le=1_048_576)
+    """Longest example in tokens; longer ones are refused or cut, as data.truncation says."""
+
+    truncation: Literal["error", "cut", "drop"] = "error"
+    """What to do with an example longer than max_length: stop, cut its end, or leave it out (and say so)."""
+
+    max_rejected_share: float = Field(0.0, ge=0, le=1)
+    """Share of unreadable rows to put up with before the run refuses to start."""
+
+    encoding: str | None = Field(None, min_length=1, max_length=64)
+    """Encoding of text files, such as cp1252; empty to go by their first bytes, else UTF-8."""
+
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """What parts the cells of a table, such as ; in quotes; empty to find it from the first rows."""
+
+    sheet: str | None = Field(None, min_length=1, max_length=256)
+    """The sheet of a workbook to read; empty where it has one."""
+
+    whole_file: bool = False
+    """Make one row of each text file instead of one a line."""
+
+    sha256: dict[str, str] = {}
+    """SHA-256 of each source as it was checked, filled in when a run is made; a run refuses other data."""
+
+    accept: list[str] = []
+    """Checks of the data whose STOP does not prevent the run, such as duplicates; the run and its card name them."""
+
+    skip_rows: list[str] = []
+    """Training rows to leave out, by their place, such as train.jsonl:12; an unknown place is an error."""
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _path_or_share(cls, value: Any) -> Any:
+        try:
+            share = float(value)
+        except (TypeError, ValueError, OverflowError):
+            if value != "" and not isinstance(value, int):
+                return value
+            share = -1.0
+        if not 0 <= share < 1:
+            raise ValueError("neither a file nor a share from 0 to below 1")
+        return share
+
+
+class AugmentationConfig(Section):
+    """How training rows vary from epoch to epoch. All off by default; held-out rows and answers never change."""
+
+    share: float = Field(1.0, ge=0, le=1)
+    """Probability that a row may vary at all in an epoch; the others stay as they are."""
+
+    prompt_templates: list[PromptTemplate] = []
+    """Phrasings with {prompt} in them; each time one of them, or none, is put around the first prompt."""
+
+    noise: float = Field(0.0, ge=0, le=0.1)
+    """Probability for a user turn of losing its capitals, losing its end mark, and a doubled space, each."""
+
+    typos: float = Field(0.0, ge=0, le=0.03)
+    """Probability for a letter of a plain word in a user turn of a typing mistake."""
+
+    drop_system: float = Field(0.0, ge=0, le=1)
+    """Probability of leaving out the system message."""
+
+    sub_turns: float = Field(0.0, ge=0, le=1)
+    """Probability of ending a chat of several answers at an earlier one."""
+
+    oversample: float = Field(1.0, ge=1, le=3)
+    """Rows of rare answers are repeated towards the most common one, each at most this many times; 1 for off."""
+
+    paraphrases: str = Field("", max_length=4096)
+    """A file of reworded prompts that a person has reviewed; the accepted ones become further rows."""
+
+
+class TuningConfig(Section):
+    """How the model is made trainable."""
+
+    method: Literal["lora", "full"] = "lora"
+    """lora trains small adapter matrices beside frozen weights; full trains every weight."""
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every weight is trained, so that the result is a model and no adapter."""
+        return TUNINGS[self.method].trains_all
+
+    lora_r: int = Field(16, ge=1, le=1024)
+    """Rank of the LoRA matrices: more rank, more capacity, more memory."""
+
+    lora_alpha: int = Field(32, ge=1, le=8192)
+    """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
+
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of adapter inputs set to zero in training."""
+
+    lora_target_modules: str | list[str] = "all-linear"
+    """Modules that get an adapter: all-linear, or a list of module names such as q_proj, v_proj."""
+
+    @field_validator("lora_target_modules", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Take one name, or several with commas between them, as a list; all else is a regular expression."""
+        names = re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()) if isinstance(value, str) else None
+        return re.split(r"\s*,\s*", names[0]) if names else value
+
+
+class TrainingConfig(Section):
+    """How long and how fast to learn, and when to save."""
+
+    num_train_epochs: float = Field(2.0, gt=0, le=10_000)
+    """Passes over the training rows."""
+
+    max_steps: int = Field(-1, ge=-1, le=100_000_000)
+    """Stop after this many optimizer steps, whatever the epochs say; -1 or 0 to go by epochs."""
+
+    per_device_train_batch_size: int = Field(16, ge=1, le=65_536)
+    """Examples in one step before accumulation."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1, le=65_536)
+    """Batches summed into one optimizer step; the loss stays the exact mean over all their trained tokens."""
+
+    nproc_per_node: int = Field(1, ge=1, le=64)
+    """Processes that train together on a machine, each with a GPU or its share of the cores; each adds a batch."""
+
+    nnodes: int = Field(1, ge=1, le=1024)
+    """Machines that train together over a folder they share; torchrun starts the processes on each."""
+
+    micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
+    """Tokens computed at once; lower it when memory is short. It changes the result by rounding only."""
+
+    learning_rate: float | None = Field(None, gt=0, le=10)
+    """Peak learning rate of AdamW; empty to choose it by method and model width."""
+
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after warm-up."""
+
+    warmup_steps: StepsOrShare = 0.05
+    """Steps of linear warm-up; below 1 it is a share of all steps."""
+
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """AdamW weight decay, on matrices only."""
+
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW decay of the first moment."""
+
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW decay of the second moment."""
+
+    adam_epsilon: float = Field(1e-8, gt=0, le=1)
+    """AdamW epsilon."""
+
+    max_grad_norm: float = Field(1.0, ge=0, le=1e6)
+    """Gradients are scaled down to this global L2 norm; 0 for no clipping."""
+
+    neftune_noise_alpha: float | None = Field(None, gt=0, le=100)
+    """Strength of NEFTune noise on the embeddings while training, 5 to 15 where it helps; empty for none."""
+
+    save_steps: StepsOrShare = 0.1
+    """Steps between checkpoints; below 1 a share of all steps; 0 to save at the end only."""
+
+    save_total_limit: int = Field(2, ge=1, le=10_000)
+    """Newest checkpoints to keep; the best one is kept besides."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Examples that go into one optimizer step."""
+        processes = self.nproc_per_node * self.nnodes
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+
+
+class EvaluationConfig(Section):
+    """How the held-out rows are used while training."""
+
+    eval_steps: StepsOrShare = 0.25
+    """Steps between evaluations; below 1 a share of all steps; 0 to evaluate at the end only."""
+
+    sample_rows: int = Field(4, ge=0, le=1024)
+    """Held-out rows whose answers are written out at each evaluation: always the same ones."""
+
+    score_rows: int = Field(160, ge=0, le=100_000)
+    """Held-out rows scored by exact match at the end, when answers are short; 0 for none."""
+
+    max_new_tokens: int = Field(32, ge=1, le=4096)
+    """Longest answer to generate, in tokens."""
+
+    early_stopping_patience: int | None = Field(None, ge=1, le=10_000)
+    """Evaluations in a row without a lower held-out loss that end the training; empty to train every step."""
+
+    load_best_model_at_end: bool = False
+    """Keep the model of the lowest held-out loss as the result, not the last one; early stopping always does."""
+
+
+class LoggingConfig(Section):
+    """What is written down while training."""
+
+    logging_steps: int = Field(1, ge=1, le=1_000_000)
+    """Steps between lines in metrics.jsonl and points in TensorBoard."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files beside metrics.jsonl."""
+
+
+class RunConfig(Section):
+    """Everything that decides a run. Stored whole as config.yaml in the run folder and never changed."""
+
+    version: Literal[1] = 1
+    """Version of this file format."""
+
+    name: str = Field("", max_length=64, pattern=r"^[^\x00-\x1f/\\]*$")
+    """A name of your own for the run; empty to name it after the data."""
+
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    """Seed of everything random: split, order, adapter start, dropout, sampling."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    augmentation: AugmentationConfig = AugmentationConfig()
+    tuning: TuningConfig = TuningConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, value: Any) -> Any:
+        """A section that is absent or empty in YAML means all its defaults."""
+        if isinstance(value, Mapping):
+            return {"data": {}} | {
+                key: part for key, part in value.items() if part is not None or key not in cls.model_fields
+            }
+        return value
+
+    def accepting(self, checks: Sequence[str]) -> RunConfig:
+        """Return the same configuration with these checks of the data accepted, beside those that are already."""
+        both = dict.fromkeys([*self.data.accept, *checks])
+        return self.model_copy(update={"data": self.data.model_copy(update={"accept": list(both)})})
+
+    def pinned(self, sha256: Mapping[str, str]) -> RunConfig:
+        """The same for data of these SHA-256 by source, as they were checked; a run of it refuses other data."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"sha256": dict(sha256)})})
+
+
+def parse_config(raw: Mapping[str, Any]) -> RunConfig:
+    """Turn nested plain values into a RunConfig.
+
+    Raises ConfigError with every problem at once, each with its dotted field and a remedy.
+    """
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, config_schema())) from error
+    conflicts = _conflicts(config)
+    if conflicts:
+        raise ConfigError(conflicts)
+    return config
+
+
+def _conflicts(config: RunConfig) -> list[Problem]:
+    """Settings that fit by themselves but not beside others: they would do nothing, and nobody would be told."""
+    evaluation = config.evaluation
+    asked = {
+        "evaluation.early_stopping_patience": evaluation.early_stopping_patience is not None,
+        "evaluation.load_best_model_at_end": evaluation.load_best_model_at_end,
+    }
+    needed = {
+        "data.validation": (config.data.validation, "Hold rows out, such as 0.1, or leave this setting out."),
+        "evaluation.eval_steps": (evaluation.eval_steps, "Evaluate now and then, such as 0.1."),
+    }
+    return [
+        Problem(name, f"has nothing to go by while {other} is 0.", remedy)
+        for name in asked
+        for other, (value, remedy) in needed.items()
+        if asked[name] and value == 0
+    ]
+
+
+@cache
+def config_schema() -> Mapping[str, Any]:
+    """The JSON schema of a configuration file, as forms, docs and editors read it: made once, to be read only."""
+    return RunConfig.model_json_schema()
+
+
+def config_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML: every setting, resolved, in schema order."""
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def commented_yaml() -> str:
+    """A starting file: every setting with its default and its help as a comment above it."""
+    schema = config_schema()
+    lines = ["# A Tunesmith run. Only data.train is required; every other line shows its default."]
+    section = ""
+    for name in dotted_names(schema):
+        field = field_schema(name, schema)
+        head, _, key = name.rpartition(".")
+        if head != section:
+            section = head
+            lines += ["", f"{head}:"]
+        indent = "  " if head else ""
+        default = json.dumps(field.get("default", "rows.jsonl"))
+        lines += [f"{indent}# {field.get('description', '')}", f"{indent}{key}: {default}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,51 @@
+"""How a run that went wrong ended, in words, and the exit code of every ending.
+
+Floor F0: imports errors, reports and run_files.
+"""
+
+from __future__ import annotations
+
+from backend.errors import TunesmithError
+from backend.run.files import RunFiles
+from backend.run.reports import Outcome, RunStatus
+from backend.utils.file_utils import free_bytes
+from backend.utils.reserve_utils import is_disk_full
+
+STOP_EXIT_CODES = {"sighup": 129, "sigint": 130, "sigterm": 143}
+TRAINING_FAILURES = {
+    "internal-error", "lost-peer", "non-finite-loss", "non-finite-gradient", "out-of-memory", "disk-full",
+    "cannot-save"
+}  # fmt: skip
+
+
+def failure(error: Exception, run: RunFiles) -> Outcome:
+    """The outcome of a run that ``error`` ended: what it says of itself, a full disk, or something unforeseen."""
+    if isinstance(error, TunesmithError):
+        return Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
+    if isinstance(error, OSError) and is_disk_full(error):
+        message = f"The disk is full: {error.filename or run.path} could not be written{_left(run)}."
+        remedy = "Make room and resume the run; its checkpoints are intact."
+        return Outcome(RunStatus.FAILED, "disk-full", message, remedy)
+    message = f"Something unforeseen happened: {type(error).__name__}: {error}"
+    remedy = f"The traceback is in {run.train_log}; report it, then resume the run."
+    return Outcome(RunStatus.FAILED, "internal-error", message, remedy)
+
+
+def _left(run: RunFiles) -> str:
+    try:
+        return f", {free_bytes(run.path):,} bytes are left"
+    except OSError:
+        return ""
+
+
+def exit_code(outcome: Outcome) -> int:
+    """The process exit code that says how a run ended.
+
+    0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request · 129, 130, 143 by a
+    signal.
+    """
+    if outcome.status is RunStatus.FINISHED:
+        return 0
+    if outcome.status is RunStatus.STOPPED:
+        return STOP_EXIT_CODES.get(outcome.code, 3)
+    return 1 if outcome.code in TRAINING_FAILURES else 2

@@ -1,0 +1,104 @@
+"""The small records of a run folder, read strictly: what is wrong with a damaged one is named.
+
+Floor F0: imports errors, reports and utils.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from backend.errors import RunError
+from backend.run.environment import Environment
+from backend.run.reports import Attempt, DataCheck, Outcome, QueueTicket, RunStatus
+from backend.utils.file_utils import DamagedFileError, StrPath, read_bytes, read_json_object
+from backend.utils.record_utils import record_from_json
+
+CONFIG_END = "# end of config"
+"""The last line of a configuration, so that a cut one is noticed."""
+_ENDED = (RunStatus.FINISHED, RunStatus.STOPPED, RunStatus.FAILED)
+
+T = TypeVar("T")
+
+
+def utc_now() -> str:
+    """The time now, UTC, ISO 8601 to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def damaged(path: StrPath, problem: str) -> RunError:
+    """The error that says which file of a run is damaged and how."""
+    name = os.path.basename(path)  # noqa: PTH119  plain text will do
+    return RunError(f"{name}: {problem}", remedy="Restore it from a copy.", code="damaged-run")
+
+
+def read_record(path: StrPath, parse: Callable[[dict[str, object]], T]) -> T | None:
+    """What ``parse`` makes of the JSON object in ``path``; None without the file. Raises RunError when damaged."""
+    try:
+        return parse(read_json_object(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedFileError as error:
+        raise damaged(path, error.problem) from error
+    except (ValueError, OSError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def read_rare_record(path: StrPath, parse: Callable[[dict[str, object]], T]) -> T | None:
+    """Like ``read_record``, quicker for a file that few runs have: to ask costs a listing less than an exception."""
+    return read_record(path, parse) if os.access(path, os.F_OK) else None
+
+
+def read_config_text(path: StrPath) -> str:
+    """The configuration as YAML. Raises RunError when it is missing, cut short or not text."""
+    try:
+        text = read_bytes(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise damaged(path, f"it cannot be read ({error})") from error
+    if not text.rstrip().endswith(CONFIG_END):
+        raise damaged(path, f"it is cut short: its last line is not {CONFIG_END!r}")
+    return text
+
+
+def read_environment(path: StrPath) -> Environment:
+    """What an attempt ran on; empty without the file. Raises RunError when damaged."""
+    return read_record(path, lambda value: record_from_json(Environment, value)) or Environment()
+
+
+def read_attempt(path: StrPath) -> Attempt:
+    """An attempt. Raises RunError when its file is missing or damaged."""
+    attempt = read_record(path, lambda value: record_from_json(Attempt, value))
+    if attempt is None:
+        raise damaged(path, "it is missing")
+    return attempt
+
+
+def read_outcome(path: StrPath) -> Outcome | None:
+    """How an attempt ended; None without the file. Raises RunError when damaged."""
+    return read_record(path, _outcome)
+
+
+def _outcome(value: dict[str, object]) -> Outcome:
+    outcome = record_from_json(Outcome, value)
+    if outcome.status not in _ENDED:
+        raise ValueError(f"{outcome.status} is no way to end")
+    return outcome
+
+
+def read_ticket(path: StrPath) -> QueueTicket | None:
+    """A place in the queue; None without the file. Raises RunError when damaged."""
+    return read_rare_record(path, lambda value: record_from_json(QueueTicket, value))
+
+
+def read_data_check(path: StrPath) -> DataCheck:
+    """What the data check found; empty without the file. Raises RunError when damaged."""
+    return read_rare_record(path, lambda value: record_from_json(DataCheck, value)) or DataCheck(())
+
+
+def step_of(record: Mapping[str, object]) -> float:
+    """The step that a line belongs to; infinity when it does not say."""
+    step = record.get("step")
+    return step if isinstance(step, int) else math.inf

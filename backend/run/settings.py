@@ -1,0 +1,72 @@
+"""What lies outside a configuration brought into it, so that a run means the same from anywhere. Floor F0."""
+
+from __future__ import annotations
+
+from backend.errors import ModelError
+from backend.run.config import LONGEST_TEMPLATE, RunConfig
+from backend.run.model_names import MODEL_ALIASES
+from backend.utils.path_utils import absolute_source, user_path
+
+TEMPLATE_NAMES = ("chatml", "alpaca", "vicuna", "plain", "thinking", "no-thinking")
+"""Chat templates that have a name; ``core.named_templates`` knows what each of them is."""
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return ``config`` as a run keeps it: absolute paths, and the text of a chat template in place of its file.
+
+    Paths are those of data, reviewed paraphrases and, where it is no name, of the model. A file that is edited later,
+    or looked for from another folder, then changes nothing. Raises ModelError as ``template_text``.
+    """
+    data: dict[str, object] = {"train": absolute_source(config.data.train)}
+    if isinstance(config.data.validation, str):
+        data["validation"] = absolute_source(config.data.validation)
+    review = config.augmentation.paraphrases
+    model: dict[str, object] = {}
+    name, template = config.model.model_name_or_path, config.model.chat_template
+    if name not in MODEL_ALIASES and user_path(name).exists():
+        model["model_name_or_path"] = str(user_path(name).absolute())
+    if template is not None:
+        model["chat_template"] = template_text(template)
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "augmentation": config.augmentation.model_copy(
+                update={"paraphrases": absolute_source(review) if review else ""}
+            ),
+            "model": config.model.model_copy(update=model),
+        }
+    )
+
+
+def template_text(setting: str) -> str:
+    """Return what ``model.chat_template`` means: a name or Jinja as it is, of a file its content.
+
+    Raises ModelError: ``unknown-template`` where it is none of these, ``bad-template`` for a file that holds no
+    Jinja or is too long to be kept in a configuration.
+    """
+    if setting in TEMPLATE_NAMES or _is_jinja(setting):
+        return setting
+    try:
+        text = user_path(setting).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelError(
+            f"model.chat_template {setting!r} is neither a known name nor a readable file ({reason}).",
+            remedy=f"Use one of {', '.join(TEMPLATE_NAMES)}, or the path of a Jinja file.",
+            code="unknown-template",
+        ) from error
+    if not _is_jinja(text):
+        raise ModelError(
+            f"{setting} holds no Jinja template.", remedy="It must print the messages.", code="bad-template"
+        )
+    if len(text) > LONGEST_TEMPLATE:
+        raise ModelError(
+            f"{setting} has {len(text):,} characters; a chat template may have {LONGEST_TEMPLATE:,}.",
+            remedy="Shorten it.",
+            code="bad-template",
+        )
+    return text
+
+
+def _is_jinja(text: str) -> bool:
+    return "{{" in text or "{%" in text

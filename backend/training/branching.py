@@ -1,0 +1,147 @@
+"""A branch: a new run that goes on from a checkpoint of another one with other settings. Floor F3.
+
+The other run stays as it is. The branch holds copies of its checkpoints up to the branching point, its curves so
+far and what it ran on, so that its trainer resumes as if the run were its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import AutoConfig
+
+from backend.errors import RunError
+from backend.inference.model_source import base_of, run_config
+from backend.run.config import RunConfig, config_yaml, parse_config
+from backend.run.folder import RunDir
+from backend.run.methods import default_learning_rate
+from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint
+from backend.utils.file_utils import publish_folder
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A new run, not started, and the step it goes on from; 0 when it begins anew."""
+
+    run: RunDir
+    step: int
+
+
+def changed_config(
+    run: RunDir,
+    *,
+    skip_rows: Sequence[str] = (),
+    rate_factor: float | None = None,
+    micro_batch_tokens: int | None = None,
+    base_model: str | None = None,
+) -> RunConfig:
+    """The configuration of ``run`` without the rows in these places and with the peak learning rate scaled.
+
+    ``micro_batch_tokens`` is how much is computed at once from now on, ``base_model`` where the base lies now. Raises
+    RunError for a factor that is not between 0 and 1 and as ``base_of``, ConfigError for a size out of range.
+    """
+    config = run_config(run)
+    if rate_factor is not None and not 0 < rate_factor < 1:
+        raise RunError(
+            f"{rate_factor:g} does not lower the learning rate.",
+            remedy="Give a factor between 0 and 1, such as 0.5.",
+            code="bad-factor",
+        )
+    model, training = dict[str, object](), dict[str, object]()
+    if base_model is not None:
+        model = {"model_name_or_path": str(base_of(run, base_model).absolute()), "revision": None}
+    if rate_factor is not None:
+        peak = config.training.learning_rate or _default_peak(run, config, base_model)
+        training["learning_rate"] = float(f"{rate_factor * peak:.6g}")
+    if micro_batch_tokens is not None:
+        training["micro_batch_tokens"] = micro_batch_tokens
+    skipped = [*config.data.skip_rows, *(row for row in skip_rows if row not in config.data.skip_rows)]
+    changed = config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "data": config.data.model_copy(update={"skip_rows": skipped}),
+            "training": config.training.model_copy(update=training),
+        }
+    )
+    return parse_config(changed.model_dump())
+
+
+def _default_peak(run: RunDir, config: RunConfig, base_model: str | None) -> float:
+    """The peak that the trainer chooses where none is set, by method and model width."""
+    folder = base_of(run, base_model)
+    model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    return default_learning_rate(config.tuning.method, int(model.get_text_config().hidden_size))
+
+
+def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> Branch:
+    """A new run beside ``run`` that goes on with ``config`` from its newest good checkpoint, or from that of a step.
+
+    It appears whole or not at all. Raises RunError: ``already-running``, ``no-such-checkpoint``, ``nothing-left``
+    when that checkpoint is the last one, ``cannot-branch`` when the disk refuses.
+    """
+    root = run.path.parent
+    staging = root / f".branch.{secrets.token_hex(8)}.tmp"
+    with run.lock():
+        start = _starting_point(run, from_step)
+        try:
+            made = RunDir.create(staging, config.name or "branch", config_yaml(config))
+            _fill(made, run, start)
+            publish_folder(made.path, root / made.id)
+        except OSError as error:
+            raise RunError(
+                f"The branch of {run.id} could not be written in {root} ({error.strerror}).",
+                remedy="Make room there; the run itself is untouched.",
+                code="cannot-branch",
+            ) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return Branch(RunDir(root / made.id), start.step if start else 0)
+
+
+def _starting_point(run: RunDir, step: int | None) -> Checkpoint | None:
+    if step is None:
+        start, _ = newest_good(run.checkpoints)
+    else:
+        start = _checkpoint_of(run, step)
+    if start and start.notes.get("done"):
+        raise RunError(
+            f"The checkpoint of step {start.step} is the last of {run.id}; nothing is left to train from there.",
+            remedy=f"Choose an earlier one with --from-step: {_steps(run, start.step)}.",
+            code="nothing-left",
+        )
+    return start
+
+
+def _checkpoint_of(run: RunDir, step: int) -> Checkpoint:
+    if not run.checkpoint(step).is_dir():
+        raise RunError(
+            f"{run.id} has no checkpoint of step {step}.",
+            remedy=f"It has: {_steps(run)}.",
+            code="no-such-checkpoint",
+        )
+    return read_checkpoint(run.checkpoint(step))
+
+
+def _steps(run: RunDir, below: int | None = None) -> str:
+    steps = run.checkpoint_steps()
+    return ", ".join(str(step) for step in steps if below is None or step < below) or "none"
+
+
+def _fill(made: RunDir, run: RunDir, start: Checkpoint | None) -> None:
+    """What the new run takes over; a run without a good checkpoint gives nothing but what it ran on."""
+    if run.environment.exists():
+        made.write_environment(run.read_environment())
+    if start is None:
+        return
+    for step in run.checkpoint_steps():
+        if step <= start.step:
+            shutil.copytree(run.checkpoint(step), made.checkpoint(step))
+    for source, target in ((run.metrics_file, made.metrics_file), (run.samples_file, made.samples_file)):
+        if source.exists():
+            shutil.copyfile(source, target)
+    made.rewind_metrics(start.step)
+    if run.tensorboard.is_dir():
+        shutil.copytree(run.tensorboard, made.tensorboard)

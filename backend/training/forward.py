@@ -1,0 +1,299 @@
+"""One micro-batch through a model to its summed loss.
+
+Two short cuts are taken where a model allows them: rows run packed instead of padded, and the head is computed
+chunk by chunk on trained tokens only. Before training, ``prove`` runs two short rows through the real model, in the
+precision of the run: each by itself as transformers computes it, then as training will. A short cut stays only where
+the last hidden states come out the same and those of one row do not hang on the row before it. What cannot be trained
+is refused here, before the first step. Floor F1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from backend.core import packed_attention
+from backend.core.device import ComputePlan, left_as_found
+from backend.core.encoding.examples import Example
+from backend.core.packed_attention import MicroBatch
+from backend.core.rope import forget_lengths, steady_length
+from backend.errors import ModelError
+from backend.inference.decoding import context_length
+from backend.training.batching import apart, pack
+from backend.training.loss import linear_cross_entropy
+from backend.training.neftune import noisy
+from backend.training.proof import (
+    FOREIGN,
+    at_rest,
+    distance,
+    draws,
+    is_all_attention,
+    is_linked,
+    reraise_out_of_memory,
+    tokens_of_rows,
+    translated,
+    two_rows,
+    unsupported,
+)
+from backend.training.reach import text_body
+from backend.training.tuning import uses_dropout
+
+TOKENS = 17
+"""Length of the longer row of the proof, where the model can take so many."""
+LOSS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
+"""Largest relative difference of two ways to the same loss, by the precision of the products."""
+STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+"""The same for the last hidden states of a token."""
+AGREEING = {torch.float32: 1.0, torch.bfloat16: 0.5}
+"""Share of a row's tokens whose states must agree: where numbers are rounded coarsely, a router may choose another
+expert for some of them, while rows that are mixed up leave few tokens right."""
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """How this model's loss is computed: ``packed`` rows or padded ones, and NEFTune noise while training.
+
+    ``draws``: a pass draws random numbers of the model's own while training, for dropout or in a router.
+    ``steady_length``: rows of more tokens have positions that depend on their length, and run alone.
+    A random pass needs batches that share no beginnings, so that every row draws for itself.
+    """
+
+    model: PreTrainedModel | PeftModel
+    packed: bool
+    neftune_noise_alpha: float = 0.0
+    draws: bool = False
+    steady_length: int | None = None
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The transformers model under an adapter, or the model itself."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def body(self) -> nn.Module:
+        """The part of the transformers model that turns token ids into last hidden states."""
+        return text_body(self.causal)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a pass draws random numbers while training: dropout, a router's, or noise."""
+        return self.neftune_noise_alpha > 0 or self.draws
+
+    def autocast(self, plan: ComputePlan) -> AbstractContextManager[object]:
+        """bfloat16 products over fp32 weights, where the plan says bfloat16 and those weights are trained."""
+        if plan.dtype == "bfloat16" and self.causal.dtype == torch.float32:
+            return torch.autocast(plan.device_type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def loss_sum(self, batch: MicroBatch) -> Tensor:
+        """Summed cross-entropy in nats over the trained tokens of ``batch``; differentiable."""
+        if self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1:
+            alone = apart(batch, self.steady_length)
+            return torch.stack([self.loss_sum(part) for part in alone]).sum()
+        return self.loss_of_states(self.hidden_states(batch), batch)
+
+    def loss_of_states(self, states: Tensor, batch: MicroBatch) -> Tensor:
+        """The same from the last hidden states [T, h] of ``batch``."""
+        hidden = states.index_select(0, batch.select)
+        head = self.causal.get_output_embeddings()
+        transform = _LogitTransform.of(self.causal)
+        if type(head) is nn.Linear and transform is None:
+            return linear_cross_entropy(hidden, head.weight.to(hidden.dtype), batch.labels, head.bias)
+        logits = head(hidden).float()
+        logits = transform(logits) if transform else logits
+        return F.cross_entropy(logits, batch.labels, reduction="sum")
+
+    def hidden_states(self, batch: MicroBatch) -> Tensor:
+        """Last hidden states of every distinct token of ``batch``: [T, h]."""
+        body = self.body
+        if not self.packed:
+            return self._padded_states(body, batch)
+        with self._noise(batch.row_lengths()[None]):
+            output = body(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.position_ids[None],
+                attention_mask=None,
+                use_cache=False,
+                packed=batch,
+            )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+    def _padded_states(self, body: nn.Module, batch: MicroBatch) -> Tensor:
+        cells: list[Tensor] = []
+        for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+            mask = torch.arange(grid.shape[1], device=grid.device)[None] < lengths[:, None]
+            with self._noise(lengths[:, None].expand(grid.shape)):
+                output = body(input_ids=batch.input_ids[grid], attention_mask=mask.long(), use_cache=False)
+            cells.append(output.last_hidden_state.flatten(0, 1))
+        return torch.cat(cells).index_select(0, batch.cell_of_token)
+
+    def _noise(self, lengths: Tensor) -> AbstractContextManager[None]:
+        alpha = self.neftune_noise_alpha if self.model.training else 0.0
+        return noisy(self.causal.get_input_embeddings(), alpha, lengths)
+
+
+@dataclass(frozen=True)
+class _LogitTransform:
+    """What some families do to their logits: cap * tanh(x / cap) (Gemma 2), times or divided by a constant."""
+
+    softcap: float | None
+    scale: float
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> _LogitTransform | None:
+        config = model.config.get_text_config()
+        caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+        softcap = next((cap for name in caps if (cap := getattr(config, name, None)) is not None), None)
+        scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+        return None if softcap is None and scale == 1.0 else cls(softcap, scale)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        scaled = logits * self.scale
+        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
+
+
+def prove(
+    model: PreTrainedModel | PeftModel, *, longest_row: int | None = None, plan: ComputePlan | None = None
+) -> ForwardPass:
+    """Return the fastest way to the loss that is proved to be the model's own, in the precision of ``plan``.
+
+    ``longest_row`` is the length in tokens of the longest row to come: a model that sees only a shorter part of a
+    row at once, or any part where it is not given, runs padded. Leaves the model in the mode it was in, on the
+    attention implementation it chose, and the generators of random numbers as they were.
+    Raises ModelError: ``damaged-weights`` where the model's own loss is no number, ``unsupported-architecture``
+    where not even padded rows reproduce it, where a token sees those after it, or where no gradient comes out.
+    """
+    forget_lengths(model)
+    own = ForwardPass(model, packed=False, steady_length=steady_length(model))
+    own_attention = own.causal.config._attn_implementation
+    precision = own.autocast(plan) if plan else nullcontext()
+    with left_as_found(), torch.enable_grad(), precision, translated(own.causal):
+        proof = _Proof(own)
+        chosen = proof.packed(longest_row)
+        if chosen is None:
+            own.causal.set_attn_implementation(own_attention)
+            chosen = proof.padded()
+    # a part that no token of the proof came to, an expert say, may drop out numbers all the same
+    return replace(chosen, draws=chosen.draws or uses_dropout(model))
+
+
+class _Proof:
+    """Two rows, what the model itself makes of each, and what is asked of another way to compute them."""
+
+    def __init__(self, own: ForwardPass) -> None:
+        self._own = own
+        length = min(TOKENS, own.steady_length or TOKENS, context_length(own.causal))
+        self._rows = two_rows(own.causal.get_input_embeddings().weight.shape[0], length)
+        exact = own.causal.dtype == torch.float32 and not torch.is_autocast_enabled(own.causal.device.type)
+        self._precision = torch.float32 if exact else torch.bfloat16
+        self._loss = 0.0
+        with at_rest(own.model):
+            self._states = [self._checked_states(row) for row in self._rows]
+        batch = self._batch(own, self._rows[:1])
+        tokens = torch.arange(length)
+        if self._is_linked(own, batch, of=tokens[: length // 2], to=tokens[length // 2 :]):
+            raise unsupported(own.causal, "sees the tokens that come after the one it is to say")
+
+    def packed(self, longest_row: int | None) -> ForwardPass | None:
+        """Return packed rows where they are proved, else None; either may leave the model on packed attention."""
+        if not is_all_attention(self._own.causal, self._own.body):
+            return None
+        fast = replace(self._own, packed=True)
+        self._own.causal.set_attn_implementation(packed_attention.register())
+        try:
+            with packed_attention.noted_windows() as windows:
+                fast = self._trained_once(fast)  # a model may refuse there what it takes at rest
+                stays = self._is_close(fast) and self._are_apart(fast)
+        except FOREIGN as error:
+            reraise_out_of_memory(error)
+            return None
+        sees_whole_rows = not windows or (longest_row is not None and longest_row <= min(windows))
+        return fast if stays and sees_whole_rows else None
+
+    def padded(self) -> ForwardPass:
+        """Padded rows. Raises ModelError where a row has other states beside a longer one than alone."""
+        if not self._is_close(self._own):
+            raise unsupported(self._own.causal, "computes a row otherwise when a longer one stands beside it")
+        return self._trained_once(self._own)
+
+    def _trained_once(self, forward: ForwardPass) -> ForwardPass:
+        """Compute a loss and its gradient as training will, and note whether that draws random numbers.
+
+        Raises ModelError where nothing learns from a text.
+        """
+        return replace(forward, draws=draws(lambda: self._train(forward)))
+
+    def _train(self, forward: ForwardPass) -> None:
+        learned = [part for part in forward.model.parameters() if part.requires_grad]
+        loss = forward.loss_sum(self._batch(forward, self._rows))
+        found = (
+            torch.autograd.grad(loss, learned, allow_unused=True) if learned and loss.requires_grad else []
+        )
+        if learned and all(gradient is None for gradient in found):
+            raise unsupported(forward.causal, "does not use what is to be trained when it reads a text")
+
+    def _checked_states(self, row: Example) -> Tensor:
+        """Return the last hidden states of ``row`` alone, once the model's own loss is found in them."""
+        expected = _own_loss(self._own.model, row)
+        if not math.isfinite(expected):
+            raise ModelError(
+                f"The base model's own loss is {expected}: its weights are damaged.",
+                remedy="Download or convert the model again.",
+                code="damaged-weights",
+            )
+        self._loss += expected
+        batch = self._batch(self._own, [row])
+        states = self._own.hidden_states(batch)
+        if not self._is_near(float(self._own.loss_of_states(states, batch)), expected):
+            raise unsupported(
+                self._own.causal, "has a loss that cannot be computed from its last hidden states"
+            )
+        return states
+
+    def _is_near(self, loss: float, expected: float) -> bool:
+        return abs(loss - expected) <= LOSS_TOLERANCE[self._precision] * abs(expected)
+
+    def _is_close(self, forward: ForwardPass) -> bool:
+        """Whether the rows side by side have the loss and the states that each has alone."""
+        batch = self._batch(forward, self._rows)
+        with at_rest(forward.model):
+            together = forward.hidden_states(batch)
+            loss = float(forward.loss_of_states(together, batch))
+        tolerance, agreeing = STATES_TOLERANCE[self._precision], AGREEING[self._precision]
+        rows = zip(tokens_of_rows(batch, self._rows), self._states, strict=True)
+        return self._is_near(loss, self._loss) and all(
+            bool(distance(together[tokens], alone).quantile(agreeing) <= tolerance) for tokens, alone in rows
+        )
+
+    def _are_apart(self, forward: ForwardPass) -> bool:
+        """Whether the later row does not hang on the row before it, nor what they share on what follows."""
+        batch = self._batch(forward, self._rows)
+        first, later = tokens_of_rows(batch, self._rows)
+        fresh = later[~torch.isin(later, first)]
+        ended = first[~torch.isin(first, later)]
+        linked = self._is_linked(forward, batch, of=fresh, to=ended)
+        return not linked and not self._is_linked(forward, batch, of=first, to=fresh)
+
+    def _is_linked(self, forward: ForwardPass, batch: MicroBatch, *, of: Tensor, to: Tensor) -> bool:
+        return is_linked(
+            lambda: forward.hidden_states(batch), forward.causal.get_input_embeddings(), of=of, to=to
+        )
+
+    def _batch(self, forward: ForwardPass, rows: Sequence[Example]) -> MicroBatch:
+        (batch,) = pack(rows, budget=1 << 20, share_prefixes=forward.packed)
+        return batch.to(next(forward.model.parameters()).device)
+
+
+def _own_loss(model: PreTrainedModel | PeftModel, row: Example) -> float:
+    ids = torch.from_numpy(row.input_ids).to(next(model.parameters()).device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+    return float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))

@@ -1,0 +1,176 @@
+"""The training loop: a generator of step reports. It knows nothing about files, screens or signals. Floor F1.
+
+Each optimizer step takes the exact mean over all its trained tokens, however the step is split into batches and
+micro-batches. A loss or gradient that is not finite ends training before it can touch a weight.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+
+from backend.core.device import ComputePlan
+from backend.core.encoding.examples import Example
+from backend.core.lanes import Lanes
+from backend.core.packed_attention import MicroBatch
+from backend.errors import TrainingError
+from backend.run.config import TrainingConfig
+from backend.run.methods import default_learning_rate
+from backend.run.reports import StepReport
+from backend.run.schedule import learning_rate_factor, steps_per_epoch, total_steps
+from backend.training.batching import micro_batches, pack, step_rows
+from backend.training.distributed import ALONE, World
+from backend.training.forward import ForwardPass
+from backend.training.gradients import step_gradients
+from backend.training.optimizer import build_optimizer, gradient_norm
+from backend.training.tuning import trainable_parameters
+
+
+@dataclass
+class TrainState:
+    """What training changes: weights, optimizer moments and the counters. All of it goes into a checkpoint."""
+
+    forward: ForwardPass
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    tokens_seen: int = 0
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, forward: ForwardPass, training: TrainingConfig) -> TrainState:
+        """The state before the first step of a model that ``tuning`` made trainable."""
+        parameters = trainable_parameters(forward.model)
+        return cls(forward, build_optimizer(parameters, training), parameters=parameters)
+
+
+Variation = Callable[[int, Sequence[int]], list[Example]]
+"""(epoch, indices) → what the examples at those indices are in that epoch; a pure function of both."""
+
+
+def train_steps(
+    state: TrainState,
+    examples: Sequence[Example],
+    training: TrainingConfig,
+    plan: ComputePlan,
+    *,
+    seed: int,
+    vary: Variation | None = None,
+    world: World = ALONE,
+) -> Iterator[StepReport]:
+    """Train from ``state.step`` to the end, one report per optimizer step; ``state`` is changed in place.
+
+    ``vary`` says what the examples are in an epoch (from 0), where they differ from epoch to epoch.
+    ``world`` shares each step's work among processes, which all yield the same reports.
+    Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not, and on any
+    number of cores but where ``depends_on_cores``.
+    Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before the weights of that step
+    are touched.
+    """
+    steps = total_steps(len(examples), training)
+    factor = learning_rate_factor(training, steps)
+    peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
+    per_epoch = steps_per_epoch(len(examples), training.rows_per_step)
+    order = step_rows(len(examples), training.rows_per_step, seed, state.step)
+    lanes, threads = _side_by_side(state.forward, plan)
+    with Lanes(lanes, threads) as pool:
+        while state.step < steps:
+            started = time.perf_counter()
+            indices = next(order).tolist()
+            chosen = (
+                vary(state.step // per_epoch, indices) if vary else [examples[index] for index in indices]
+            )
+            step = state.step + 1
+            rate = peak * factor(step)
+            batches = pack(
+                chosen,
+                budget=training.micro_batch_tokens,
+                parts=(1 if plan.device_type == "cuda" else micro_batches(chosen)) * world.size,
+                share_prefixes=state.forward.packed and not state.forward.is_random,
+            )
+            loss, norm = _update(state, batches, training, plan, pool, world, rate=rate, seed=seed, step=step)
+            tokens = sum(batch.tokens for batch in batches)
+            state.step, state.tokens_seen = step, state.tokens_seen + tokens
+            yield StepReport(
+                step=step,
+                total_steps=steps,
+                epoch=step / per_epoch,
+                loss=loss,
+                grad_norm=norm,
+                learning_rate=rate,
+                tokens=tokens,
+                trained_tokens=sum(len(batch.labels) for batch in batches),
+                seconds=time.perf_counter() - started,
+                tokens_seen=state.tokens_seen,
+                rows=tuple(example.row for example in chosen),
+            )
+
+
+def depends_on_cores(forward: ForwardPass, plan: ComputePlan) -> bool:
+    """Whether another number of cores would give other bits: products run on several threads, which round apart.
+
+    So they do on more cores than there may be lanes, and where passes draw random numbers one after the other.
+    """
+    return plan.device_type == "cpu" and _side_by_side(forward, plan)[1] > 1
+
+
+def _side_by_side(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int]:
+    """(lanes, threads of each): one lane where passes draw random numbers, each from where the last one ended."""
+    return (1, plan.threads * plan.lanes) if forward.is_random else (plan.lanes, plan.threads)
+
+
+def _method_and_width(state: TrainState) -> tuple[str, int]:
+    method = "lora" if isinstance(state.forward.model, PeftModel) else "full"
+    return method, int(state.forward.causal.config.get_text_config().hidden_size)
+
+
+def _update(
+    state: TrainState,
+    batches: Sequence[MicroBatch],
+    training: TrainingConfig,
+    plan: ComputePlan,
+    pool: Lanes,
+    world: World,
+    *,
+    rate: float,
+    seed: int,
+    step: int,
+) -> tuple[float, float]:
+    """Gradients of all micro-batches, checked, clipped and applied; returns (mean loss, norm before clipping)."""
+    rows = [row for batch in batches for row in batch.rows]
+    parameters = list(state.parameters.values())
+    loss, gradients = step_gradients(
+        state.forward, parameters, batches, plan, pool, world, seed=seed, step=step
+    )
+    if not math.isfinite(loss):
+        raise _not_finite("loss", {"step": step, "loss": loss, "learning_rate": rate, "rows": rows})
+    norm = gradient_norm(gradients)
+    if not math.isfinite(norm):
+        record = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "rows": rows}
+        raise _not_finite("gradient", record)
+    shrink = training.max_grad_norm / (norm + 1e-6) if training.max_grad_norm else 1.0
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.mul_(shrink) if shrink < 1.0 else gradient
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss, norm
+
+
+def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:
+    value = record["loss" if what == "loss" else "grad_norm"]
+    shown = ", ".join(record["rows"][:4])
+    return TrainingError(
+        f"The {what} became {value} at step {record['step']}, in a step with the rows {shown} …",
+        remedy="Lower training.learning_rate and look at these rows. "
+        "What to go on from is told by: tunesmith runs explain RUN",
+        code=f"non-finite-{what}",
+        step_record=record,
+    )

@@ -1,0 +1,160 @@
+"""Questions about a model that are answered by running it, in whatever precision it has. Floor F1.
+
+Whether one token hangs on another, whether a pass draws random numbers, how far two ways to the same states are
+apart. ``forward.prove`` puts them before training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from backend.core.device import is_out_of_memory
+from backend.core.encoding.examples import Example
+from backend.core.packed_attention import MicroBatch
+from backend.errors import ModelError
+
+LINKED = 1e-4
+"""Share of the largest gradient from which one token's states are said to hang on another token."""
+SHARED = 6
+"""Tokens that the two rows of a proof have in common, where they are long enough."""
+
+FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What a model raises that cannot be called in this way."""
+
+_PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+
+
+def two_rows(vocabulary: int, length: int) -> list[Example]:
+    """Return two rows of random tokens with a common beginning, the second shorter by two and later in order."""
+    ids = np.random.default_rng(0).integers(0, vocabulary, size=2 * length)
+    shared = min(SHARED, length // 2)
+    left = max(1, length - shared - 2)
+    first, later = ids[:length].copy(), np.concatenate([ids[:shared], ids[length : length + left]])
+    first[shared], later[shared] = int(first[shared]) // 2, vocabulary - 1
+    return [
+        Example(row, np.ones(len(row), dtype=bool), str(place)) for place, row in enumerate((first, later))
+    ]
+
+
+def tokens_of_rows(batch: MicroBatch, rows: Sequence[Example]) -> list[Tensor]:
+    """Return for each row the indices of its tokens in the states of ``batch``; no two rows may be equal."""
+    found = {}
+    for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+        for line, length in zip(grid, lengths.tolist(), strict=True):
+            found[tuple(batch.input_ids[line[:length]].tolist())] = line[:length]
+    return [found[tuple(row.input_ids.tolist())] for row in rows]
+
+
+def distance(states: Tensor, expected: Tensor) -> Tensor:
+    """Return the relative distance of each token's states, [tokens] from two times [tokens, h]."""
+    difference = (states.float() - expected.float()).norm(dim=-1)
+    relative: Tensor = difference / expected.float().norm(dim=-1).clamp_min(1e-12)
+    return relative
+
+
+def is_linked(compute: Callable[[], Tensor], embeddings: nn.Module, of: Tensor, to: Tensor) -> bool:
+    """Whether the states of the tokens ``of`` have a gradient in the embeddings of the tokens ``to``.
+
+    ``compute`` returns the last hidden states [T, h] of T tokens that ``embeddings`` was called for once.
+    Asked of the gradient and not by changing tokens: it is nothing at all where there is no link, whatever the
+    precision, and whichever experts a router chooses. Raises ValueError where ``embeddings`` was not called.
+    """
+    with torch.enable_grad(), _leaves(embeddings) as embedded:
+        states = compute()[of].float()
+        if not embedded:
+            raise ValueError("this model does not call its embeddings")
+        weights = torch.linspace(-1.0, 2.0, states.numel(), device=states.device).view_as(states)
+        total = (states * weights).sum()
+        (slope,) = torch.autograd.grad(total, embedded[:1], allow_unused=True, materialize_grads=True)
+    each = slope.reshape(-1, slope.shape[-1]).float().norm(dim=-1)
+    return bool(each[to].max() > LINKED * each.max())
+
+
+@contextmanager
+def _leaves(embeddings: nn.Module) -> Iterator[list[Tensor]]:
+    """The outputs of ``embeddings`` meanwhile, as leaves of the graph, in the order they come."""
+    seen: list[Tensor] = []
+
+    def watch(_module: nn.Module, _given: object, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[-1].clone()  # some models multiply it in place, which autograd forbids for a leaf
+
+    hook = embeddings.register_forward_hook(watch)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def is_all_attention(causal: PreTrainedModel, body: nn.Module) -> bool:
+    """Whether attention, which can be replaced, is all that links tokens, as far as the model's parts tell.
+
+    Not so where a layer is of another type (a convolution, linear attention, a state space) or keeps a state.
+    """
+    layers = set(getattr(causal.config.get_text_config(), "layer_types", None) or ())
+    convolves = any(isinstance(part, nn.Conv1d) for part in body.modules())
+    links_otherwise = causal._is_stateful or convolves or not layers <= _PLAIN_LAYERS
+    return not links_otherwise and bool(causal._supports_attention_backend)
+
+
+def draws(compute: Callable[[], object]) -> bool:
+    """Whether ``compute`` draws from a global generator of random numbers.
+
+    Any draw counts, whether it changed the result or not: dropout of one in a thousand often changes none.
+    """
+    before = _generators()
+    compute()
+    return _generators() != before
+
+
+def _generators() -> tuple[object, ...]:
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    gpu = torch.cuda.get_rng_state() if in_use else torch.empty(0)
+    numpy: Any = np.random.get_state()
+    return torch.get_rng_state().tolist(), gpu.tolist(), random.getstate(), numpy[1].tobytes(), numpy[2:]
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode and without gradients meanwhile."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def translated(causal: PreTrainedModel) -> Iterator[None]:
+    """Raise ModelError ``unsupported-architecture`` for what a model raises that cannot read a text."""
+    try:
+        yield
+    except FOREIGN as error:
+        reraise_out_of_memory(error)
+        first = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise unsupported(causal, f"fails on rows of text ({type(error).__name__}: {first})") from error
+
+
+def reraise_out_of_memory(error: BaseException) -> None:
+    """Raise ``error`` again where it says nothing about the model but that memory ran out."""
+    if is_out_of_memory(error):
+        raise error
+
+
+def unsupported(causal: PreTrainedModel, why: str) -> ModelError:
+    """Return the error for a model that cannot be trained, where ``why`` completes the sentence "it …"."""
+    return ModelError(
+        f"This model of the family {causal.config.model_type} cannot be trained: it {why}.",
+        remedy="Choose a model of another architecture.",
+        code="unsupported-architecture",
+    )

@@ -1,0 +1,141 @@
+"""What a run was trained on: written down by each attempt, and the same in all of them. Floor F3."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from backend.core.device import plan_compute, processor
+from backend.core.model_folder import model_fingerprint
+from backend.core.model_resolver import hub_commit
+from backend.core.templates.template import template_time
+from backend.data_pipeline import Dataset, EncodedRows
+from backend.errors import RunError
+from backend.run.environment import ComputePlan, Environment, Facts, RejectedRow, RowsRead
+from backend.run.records import utc_now
+
+NAMED_ROWS = 1000
+
+
+def facts_of(dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Facts:
+    """Return the facts of a run over ``dataset`` and the base in ``folder``, whose rows ``tokenizer`` renders."""
+    template = str(tokenizer.chat_template or "")
+    return Facts(
+        data=dataset.fingerprints,
+        model=model_fingerprint(folder),
+        revision=hub_commit(folder),
+        chat_template=hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest(),
+        rendered_at=template_time(tokenizer).isoformat() if "strftime_now" in template else "",
+    )
+
+
+def plan_here(known: Environment, dtype: str, *, cores: int) -> ComputePlan:
+    """Return the run's compute plan: that of its attempts so far, on another kind of processor one for this machine.
+
+    Its precision stays in any case; ``dtype`` is for the first attempt. What is exact and fast is a property of the
+    machine (``matmul_precision``), so it is never taken from the record.
+    """
+    fresh = plan_compute(known.plan.dtype if known.plan else dtype, cores=max(1, cores))
+    if known.plan is None or _other_processor(known, fresh):
+        return fresh
+    return known.plan
+
+
+def _other_processor(known: Environment, fresh: ComputePlan) -> bool:
+    if known.plan is None:
+        return False
+    then = known.plan.device_type, known.plan.matmul_precision
+    here = processor(fresh.device)
+    return then != (fresh.device_type, fresh.matmul_precision) or known.processor not in {"", here}
+
+
+def machine(plan: ComputePlan) -> Environment:
+    """Return what an attempt runs on, as far as it is known before training: versions, processor and plan."""
+    packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=processor(plan.device),
+        versions={name: version(name) for name in packages},
+        plan=plan,
+    )
+
+
+def machine_changes(known: Environment, here: Environment) -> str:
+    """Return what decides the bits and differs between the last attempt and this one, in words; empty for nothing."""
+    found = []
+    if here.plan is not None and _other_processor(known, here.plan):
+        found.append(f"the processor ({known.processor or 'another one'} → {here.processor})")
+    found += [
+        f"{name} ({before} → {here.versions[name]})"
+        for name, before in known.versions.items()
+        if here.versions.get(name, before) != before
+    ]
+    return ", ".join(found)
+
+
+def provenance(
+    here: Environment, facts: Facts, dataset: Dataset, rows: EncodedRows, start_seconds: float
+) -> Environment:
+    """What an attempt runs on, for ``environment.json``: its ``machine``, the facts, and what became of the rows.
+
+    ``start_seconds`` is how long the trainer took from its imports to its first step, the same span however it was
+    started. At most ``NAMED_ROWS`` rows of a kind are named.
+    """
+    return replace(
+        here,
+        facts=facts,
+        start_seconds=round(start_seconds, 3),
+        ready=utc_now(),
+        data=_counted(
+            RowsRead(
+                read_as=dataset.reading,
+                train_rows=len(rows),
+                validation_rows=len(dataset.validation),
+                trained_questions=tuple(dataset.trained_questions()[:NAMED_ROWS]),
+                rejected_rows=tuple(
+                    RejectedRow(item.place, item.reason) for item in dataset.rejected[:NAMED_ROWS]
+                ),
+                cut_rows=tuple(rows.cut[:NAMED_ROWS]),
+                dropped_rows=tuple(rows.dropped[:NAMED_ROWS]),
+            ),
+            rows,
+        ),
+    )
+
+
+def with_tokens(known: Environment, rows: EncodedRows) -> Environment:
+    """What ``provenance`` said, with the tokens of ``rows``, which are counted when all are tokenised."""
+    return replace(known, data=_counted(known.data, rows))
+
+
+def _counted(read: RowsRead, rows: EncodedRows) -> RowsRead:
+    return replace(read, tokens=rows.tokens, trained_tokens=rows.trained_tokens) if rows.whole else read
+
+
+def require_same_inputs(before: Facts | None, now: Facts) -> None:
+    """Raise RunError ``inputs-changed`` when the facts are not those of the run's first attempt, with both hashes."""
+    if before is None:
+        return
+    changed = [
+        f"{path} ({digest[:12]} → {str(now.data.get(path))[:12]})"
+        for path, digest in before.data.items()
+        if now.data.get(path) != digest
+    ]
+    if before.model != now.model:
+        changed.append(f"the model ({before.model[:12]} → {now.model[:12]})")
+    # an older version wrote down no template
+    if before.chat_template and before.chat_template != now.chat_template:
+        changed.append(f"the chat template ({before.chat_template[:12]} → {now.chat_template[:12]})")
+    if not changed:
+        return
+    raise RunError(
+        f"Since this run began, {' and '.join(changed)} changed.",
+        remedy="Put the original back to resume, or start a new run.",
+        code="inputs-changed",
+    )

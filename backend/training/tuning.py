@@ -1,0 +1,156 @@
+"""A loaded model in, a trainable model out: METHODS maps a method's name to what it does. Floor F1.
+
+Only what a text reaches is trained: the weights of a vision or audio tower stay as they came, and so does what the
+architecture keeps fixed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from backend.core.fused_lora import fuse_lora, run_experts_in_turn
+from backend.core.model_loader import load_skeleton
+from backend.errors import ModelError
+from backend.manager.planning.model_shape import is_target
+from backend.run.config import TuningConfig
+from backend.training.reach import Reach, fixed_parameters, reach_of_text
+from backend.utils.warning_utils import unwarned
+
+_OF_PEFT = ((FutureWarning, ""), (RuntimeWarning, "The following (rank|alpha)_pattern keys"))
+"""Warnings of peft: it asks transformers about a property that is to be renamed, and looks for experts, whose rank
+differs, among modules only."""
+_LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""What peft puts adapters beside."""
+
+
+def make_trainable(model: PreTrainedModel, tuning: TuningConfig, *, seed: int) -> PreTrainedModel | PeftModel:
+    """Apply the method of ``tuning``; trained weights are fp32, all others frozen.
+
+    The start of new weights depends on ``seed`` alone. Raises ModelError when the method does not fit the model:
+    those of ``check_tuning``, and ``unsupported-architecture`` where the model cannot read a text.
+    """
+    reach = reach_of_text(model)
+    torch.manual_seed(seed)
+    trainable = METHODS[tuning.method](model, tuning, reach)
+    for parameter in trainable.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainable.train()
+    return trainable
+
+
+def check_tuning(folder: Path, tuning: TuningConfig) -> None:
+    """Pass a ``tuning`` that fits the model in ``folder``, of which only config.json is read.
+
+    Raises ModelError ``no-target-modules`` for a name that fits no layer, ``tied-target`` for an end of the model
+    that shares its weights with the other end, ``model-not-loadable``.
+    """
+    if tuning.method == "lora":
+        _with_adapters(load_skeleton(folder), tuning, Reach.everything())
+
+
+def _full(model: PreTrainedModel, _: TuningConfig, reach: Reach) -> PreTrainedModel | PeftModel:
+    fixed = fixed_parameters(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in fixed and reach.has_parameter(name))
+    return model
+
+
+def _lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> PreTrainedModel | PeftModel:
+    adapted = _with_adapters(model, tuning, reach)
+    fuse_lora(adapted)
+    run_experts_in_turn(adapted)
+    return adapted
+
+
+METHODS: dict[str, Callable[[PreTrainedModel, TuningConfig, Reach], PreTrainedModel | PeftModel]] = {
+    "full": _full,
+    "lora": _lora,
+}
+
+
+def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> PeftModel:
+    targets = tuning.lora_target_modules
+    names, outside = list[str](), list[str]()
+    for name, part in model.named_modules():
+        (outside if isinstance(part, _LAYERS) and not reach.has_layer(name) else names).append(name)
+    ends = _tied_ends(model)
+    linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)]
+    usable = sorted({name.rpartition(".")[2] for name in linear if name not in ends})
+    _refuse_tied_ends([name for name in ends if is_target(name, targets)], usable)
+    settings = LoraConfig(
+        r=tuning.lora_r,
+        lora_alpha=tuning.lora_alpha,
+        lora_dropout=tuning.lora_dropout,
+        target_modules=targets,
+        exclude_modules=_pattern(outside),
+        task_type=TaskType.CAUSAL_LM,
+    )
+    try:
+        with unwarned(*_OF_PEFT):
+            adapted = get_peft_model(model, settings)
+    except (ValueError, re.error) as error:
+        told = str(error).partition(". ")[0]
+        why = f"cannot be adapted: {told}" if "incompatible" in told else "fits no layer of this model"
+        raise _no_target(f"{targets!r} {why}", usable) from error
+    # by now peft has put the names that the layers have today in place of older ones
+    wanted = adapted.peft_config["default"].target_modules
+    for target in sorted(wanted) if isinstance(targets, list) else ():
+        if not any(is_target(name, [target]) for name in names):
+            near = difflib.get_close_matches(target, usable, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise _no_target(f"names {target!r}, which fits no layer of this model{meant}", usable)
+    return adapted
+
+
+def _tied_ends(model: PreTrainedModel) -> list[str]:
+    """The names of embeddings and head where they share one weight matrix."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if last is None or getattr(first, "weight", None) is not getattr(last, "weight", None):
+        return []
+    return [name for name, part in model.named_modules() if part is first or part is last]
+
+
+def _pattern(names: Sequence[str]) -> str | None:
+    """A regular expression that fits exactly ``names``, those of all numbered layers together."""
+    kinds = {re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in names}
+    return "|".join(sorted(kinds)) or None
+
+
+def _refuse_tied_ends(names: Sequence[str], usable: Sequence[str]) -> None:
+    if names:
+        raise ModelError(
+            f"tuning.lora_target_modules names {', '.join(names)}, which shares its weights with the other end of "
+            "this model: an adapter on one end alone cannot be merged or exported.",
+            remedy=f"Leave it out: use all-linear or some of {', '.join(usable)}.",
+            code="tied-target",
+        )
+
+
+def _no_target(what: str, usable: Sequence[str]) -> ModelError:
+    return ModelError(
+        f"tuning.lora_target_modules {what}.",
+        remedy=f"Use all-linear or some of {', '.join(usable) or 'its linear layers'}.",
+        code="no-target-modules",
+    )
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name, in the model's own order; shared ones once."""
+    return {name: part for name, part in model.named_parameters() if part.requires_grad}
+
+
+def uses_dropout(model: nn.Module) -> bool:
+    """Whether a dropout module of ``model``, or its configuration for attention, has a probability above 0."""
+    own = any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules())
+    config = getattr(model, "config", None)
+    return own or bool(getattr(config, "attention_dropout", 0.0))

@@ -1,0 +1,38 @@
+"""One record for each way to tune: backend/run/methods.py."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from backend.run.config import TuningConfig
+from backend.run.files import RunFiles
+from backend.run.methods import TUNINGS, default_learning_rate
+
+
+def test_every_choice_has_its_record() -> None:
+    assert set(TUNINGS) == set(get_args(TuningConfig.model_fields["method"].annotation))
+
+
+@pytest.mark.parametrize("method", TUNINGS)
+def test_a_result_lies_in_a_part_of_the_run(method: str) -> None:
+    assert TUNINGS[method].result in {RunFiles.adapter.name, RunFiles.model.name}
+
+
+def test_what_is_trained() -> None:
+    assert [TuningConfig(method=method).trains_all for method in ("lora", "full")] == [False, True]
+
+
+def test_an_unknown_method_has_no_rate() -> None:
+    with pytest.raises(KeyError):
+        default_learning_rate("telepathy", 576)
+
+
+def test_the_usual_rate_is_the_measured_one_and_falls_with_width() -> None:
+    assert default_learning_rate("lora", 576) == 2e-3
+    assert default_learning_rate("full", 576) == 2e-4
+    for method in ("lora", "full"):
+        rates = [default_learning_rate(method, width) for width in (64, 576, 1024, 4096, 16384)]
+        assert rates == sorted(rates, reverse=True)
+        assert len(set(rates)) == len(rates)

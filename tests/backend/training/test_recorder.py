@@ -1,0 +1,224 @@
+"""What happens in a run goes into its folder: backend/training/recorder.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from backend.core.model_loader import load_base
+from backend.run.config import RunConfig, parse_config
+from backend.run.environment import Facts
+from backend.run.folder import RunDir
+from backend.run.reports import EvalReport, Sample, StepReport
+from backend.training.checkpoint import read_checkpoint
+from backend.training.forward import prove
+from backend.training.loop import TrainState
+from backend.training.recorder import Recorder
+from backend.training.tuning import make_trainable
+from tests.runs import SHORT, lines, settings
+from tests.tiny import tiny_tokenizer
+
+STEP = StepReport(
+    step=1,
+    total_steps=10,
+    epoch=0.1,
+    loss=2.0,
+    grad_norm=3.0,
+    learning_rate=0.1,
+    tokens=40,
+    trained_tokens=20,
+    seconds=0.5,
+    tokens_seen=40,
+    rows=("rows.jsonl:1", "rows.jsonl:2"),
+)
+SAMPLES = (Sample("rows.jsonl:3", "food pork", "meat", " meat\n"), Sample("rows.jsonl:4", "x", "y", "z"))
+EVALUATION = EvalReport(step=0, epoch=0.0, loss=5.0, trained_tokens=8, rows=2, seconds=0.1, samples=SAMPLES)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "runs", "tiny", "seed: 1")
+
+
+@pytest.fixture(scope="module")
+def state(learner: Path) -> TrainState:
+    config = _config({})
+    forward = prove(make_trainable(load_base(learner), config.tuning, seed=0), longest_row=64)
+    return TrainState.start(forward, config.training)
+
+
+@pytest.fixture(autouse=True)
+def _from_the_start(state: TrainState) -> Iterator[None]:
+    yield
+    state.step = 0
+
+
+def _config(changes: dict[str, Any]) -> RunConfig:
+    return parse_config(settings(Path("model"), Path("rows.jsonl"), SHORT | changes))
+
+
+def recorder(run: RunDir, state: TrainState, notes: dict[str, Any] | None = None, **changes: Any) -> Recorder:
+    dotted = {name.replace("__", "."): value for name, value in changes.items()}
+    return Recorder(run, _config(dotted), state, tiny_tokenizer(), Facts({}, "abc"), notes or {})
+
+
+class TestSteps:
+    def test_a_line_a_step(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state) as record:
+            record.step(STEP)
+            assert lines(run.metrics_file)[0]["train/loss"] == 2.0
+            record.step(replace(STEP, step=2))
+        assert [line["step"] for line in lines(run.metrics_file)] == [1, 2]
+
+    @pytest.mark.parametrize(("every", "kept"), [(1, [*range(1, 11)]), (4, [1, 4, 8, 10]), (100, [1, 10])])
+    def test_a_line_every_so_many_steps_and_the_first_and_last(
+        self, run: RunDir, state: TrainState, every: int, kept: list[int]
+    ) -> None:
+        with recorder(run, state, logging__logging_steps=every) as record:
+            _ = [record.step(replace(STEP, step=step)) for step in range(1, 11)]
+        assert [line["step"] for line in lines(run.metrics_file)] == kept
+        assert [line["step"] for line in lines(run.flight_file)] == [*range(1, 11)]
+
+    def test_the_flight_record_names_rows_and_memory(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state) as record:
+            record.step(STEP)
+        (line,) = lines(run.flight_file)
+        assert line.pop("memory_bytes") > 2**20
+        assert line == {
+            "step": 1,
+            "loss": 2.0,
+            "grad_norm": 3.0,
+            "learning_rate": 0.1,
+            "rows": ["rows.jsonl:1", "rows.jsonl:2"],
+        }
+
+
+class TestEvaluations:
+    def test_metrics_and_samples(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state) as record:
+            record.evaluation(EVALUATION)
+        assert [line["eval/loss"] for line in lines(run.metrics_file)] == [5.0]
+        first, second = lines(run.samples_file)
+        assert first == {
+            "step": 0,
+            "row": "rows.jsonl:3",
+            "prompt": "food pork",
+            "expected": "meat",
+            "generated": " meat\n",
+            "exact_match": True,
+        }
+        assert second["exact_match"] is False
+
+    def test_the_best_is_the_lowest_loss_of_a_trained_model(self, run: RunDir, state: TrainState) -> None:
+        series = [(0, 1.0), (1, 4.0), (2, 5.0), (3, 4.0), (4, 3.0)]
+        with recorder(run, state) as record:
+            best = [record.evaluation(replace(EVALUATION, step=step, loss=loss)) for step, loss in series]
+        assert best == [False, True, False, False, True]
+
+    def test_a_loss_that_is_no_number_is_never_the_best(self, run: RunDir, state: TrainState) -> None:
+        series = [(1, float("nan")), (2, 5.0), (3, float("nan"))]
+        with recorder(run, state) as record:
+            best = [record.evaluation(replace(EVALUATION, step=step, loss=loss)) for step, loss in series]
+        assert best == [False, True, False]
+
+    def test_the_best_so_far_is_known_after_a_resume(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state, {"best_loss": 3.0, "best_step": 2}) as record:
+            assert not record.evaluation(replace(EVALUATION, step=5, loss=3.5))
+            assert record.evaluation(replace(EVALUATION, step=6, loss=2.5))
+
+    @pytest.mark.parametrize(
+        ("patience", "enough", "result"),
+        [(None, [False] * 6, None), (2, [False, False, False, True, False, False], 4)],
+    )
+    def test_it_has_waited_enough_after_so_many_that_are_no_better(
+        self, run: RunDir, state: TrainState, patience: int | None, enough: list[bool], result: int | None
+    ) -> None:
+        series = [(0, 1.0), (1, 4.0), (2, 4.0), (3, float("nan")), (4, 3.0), (5, 3.5)]
+        with recorder(run, state, evaluation__early_stopping_patience=patience) as record:
+            waited = []
+            for step, loss in series:
+                record.evaluation(replace(EVALUATION, step=step, loss=loss))
+                waited.append(record.has_waited_enough)
+        assert (waited, record.result_step) == (enough, result)
+
+    def test_how_long_it_has_waited_is_known_after_a_resume(self, run: RunDir, state: TrainState) -> None:
+        notes = {"best_loss": 3.0, "best_step": 2, "waited": 1}
+        with recorder(run, state, notes, evaluation__early_stopping_patience=2) as record:
+            assert not record.has_waited_enough
+            record.evaluation(replace(EVALUATION, step=5, loss=3.5))
+            assert record.has_waited_enough
+
+
+class TestCheckpoints:
+    def test_the_newest_and_the_best_are_kept(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state, training__save_total_limit=2) as record:
+            for step, loss in enumerate([5.0, 2.0, 4.0, 3.0, 3.5], start=1):
+                state.step = step
+                record.evaluation(replace(EVALUATION, step=step, loss=loss))
+                record.checkpoint(done=step == 5)
+        assert sorted(path.name for path in run.checkpoints.iterdir()) == [
+            "step-000002",
+            "step-000004",
+            "step-000005",
+        ]
+        assert read_checkpoint(run.checkpoint(4)).notes["done"] is False
+        assert dict(read_checkpoint(run.checkpoint(5)).notes) == {
+            "facts": asdict(Facts({}, "abc")),
+            "best_loss": 2.0,
+            "best_step": 2,
+            "waited": 3,
+            "done": True,
+        }
+
+
+class TestTensorBoard:
+    def test_the_same_numbers_as_events(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state, logging__tensorboard=True) as record:
+            record.step(STEP)
+            record.step(replace(STEP, step=2, loss=1.5))
+            record.evaluation(EVALUATION)
+        events = EventAccumulator(str(run.tensorboard)).Reload()
+        assert [(point.step, point.value) for point in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.5)]
+        assert [(point.step, point.value) for point in events.Scalars("eval/loss")] == [(0, 5.0)]
+
+    def test_what_an_earlier_attempt_wrote_past_the_checkpoint_is_gone(
+        self, run: RunDir, state: TrainState
+    ) -> None:
+        with recorder(run, state, logging__tensorboard=True) as record:
+            _ = [record.step(replace(STEP, step=step)) for step in (1, 2, 3)]
+        state.step = 1
+        with recorder(run, state, logging__tensorboard=True) as record:
+            record.step(replace(STEP, step=2, loss=7.0))
+        events = EventAccumulator(str(run.tensorboard)).Reload()
+        assert [(point.step, point.value) for point in events.Scalars("train/loss")] == [(1, 2.0), (2, 7.0)]
+
+    def test_none_where_none_is_wanted(self, run: RunDir, state: TrainState) -> None:
+        with recorder(run, state, logging__tensorboard=False) as record:
+            record.step(STEP)
+        assert not run.tensorboard.exists()
+
+
+def test_closing_closes_every_file(run: RunDir, state: TrainState) -> None:
+    record = recorder(run, state)
+    record.close()
+    record.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        record.step(STEP)
+    assert lines(run.metrics_file) == []
+
+
+@pytest.mark.parametrize(("template", "kept"), [("plain", True), (None, False)])
+def test_a_template_of_its_own_goes_into_the_checkpoint(
+    run: RunDir, state: TrainState, template: str | None, kept: bool
+) -> None:
+    state.step = 1
+    with recorder(run, state, model__chat_template=template) as record:
+        record.checkpoint()
+    assert (run.checkpoint(1) / "tokenizer.json").exists() is kept
+    assert (run.checkpoint(1) / "chat_template.jinja").exists() is kept
+    assert read_checkpoint(run.checkpoint(1)).step == 1
