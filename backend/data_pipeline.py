@@ -1,4 +1,4 @@
-"""The one door to data: files become rows, rows become examples and questions. Floor F2."""
+"""The one door to data: files become rows, rows become examples and questions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Row
 from backend.data.sources import ReadOptions
 from backend.data.splits import group_text, split_rows, split_warnings
-from backend.data.store import chosen, kept
+from backend.data.store import chosen, spill_to_disk
 from backend.errors import DataError
 from backend.run.config import AugmentationConfig, DataConfig, RunConfig
 
@@ -59,7 +59,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
     source = replace(train, rows=rows, rejected=())
     if augmentation and augmentation.paraphrases:
         made = _paraphrased(rows, validation, Path(augmentation.paraphrases))
-        rows = kept(itertools.chain(rows, made))
+        rows = spill_to_disk(itertools.chain(rows, made))
         fingerprints[augmentation.paraphrases] = file_sha256(augmentation.paraphrases)
         _check_pinned(augmentation.paraphrases, fingerprints[augmentation.paraphrases], data)
     if augmentation:

@@ -11,7 +11,7 @@ TunesmithError
 └── TrainingError        training itself had to stop (non-finite values, memory, disk)
 
 Each carries three things a person needs: a stable ``code`` for machines, a message that says what is wrong
-and where, and a remedy that says what to do. Floor F0: imports nothing of ours.
+and where, and a remedy that says what to do.
 """
 
 from __future__ import annotations

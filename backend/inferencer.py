@@ -1,4 +1,4 @@
-"""Talk to a model: a finished run, one of its checkpoints, or any model the loader knows. Floor F2.
+"""Talk to a model: a finished run, one of its checkpoints, or any model the loader knows.
 
 ``Inferencer(run).infer("text")`` answers; the prompt is rendered by the same room that rendered the training
 rows, so the model sees the ids it learned from.
@@ -84,9 +84,9 @@ class Inferencer:
         self._answer_as(found, strength)
 
     def _answer_as(self, found: ModelSource, strength: float) -> None:
-        voice = self._loaded.voice(found)
+        renderer = self._loaded.renderer(found)
         self._loaded.use(found, strength)
-        self.voice = voice
+        self.renderer = renderer
 
     @property
     def _loaded(self) -> LoadedBase:
@@ -102,7 +102,7 @@ class Inferencer:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model in use."""
-        return self.voice.tokenizer
+        return self.renderer.tokenizer
 
     @property
     def has_adapter(self) -> bool:
@@ -129,11 +129,11 @@ class Inferencer:
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
-        return self.voice.context_length
+        return self.renderer.context_length
 
     def render(self, prompt: Prompt, *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
-        """The exact token ids the model continues from; see ``Voice.render``."""
-        return self.voice.render(prompt, tools=tools)
+        """The exact token ids the model continues from; see ``PromptRenderer.render``."""
+        return self.renderer.render(prompt, tools=tools)
 
     def infer(
         self,
@@ -227,7 +227,7 @@ class Inferencer:
             )
         options = _sampling(sampling)
         numbered = "seed" not in sampling
-        self.voice.matcher(constraint)  # one that nothing can have is the caller's error, not a row's
+        self.renderer.matcher(constraint)  # one that nothing can have is the caller's error, not a row's
         results: list[str | TunesmithError] = []
         rendered: dict[int, list[int]] = {}
         for index, (prompt, own) in enumerate(zip(prompts, tools or [None] * len(prompts), strict=True)):
@@ -272,9 +272,9 @@ class Inferencer:
     def _decoding(
         self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], constraint: Constraint | None
     ) -> Decoding:
-        voice = self.voice
-        matchers = [voice.matcher(constraint) for _ in prompts]
-        return Decoding(self.model, prompts, samplings, voice.stop_ids, matchers, voice.known)
+        renderer = self.renderer
+        matchers = [renderer.matcher(constraint) for _ in prompts]
+        return Decoding(self.model, prompts, samplings, renderer.stop_ids, matchers, renderer.known)
 
     def _read_out(
         self, decoding: Decoding, count: int, stop: str | Sequence[str]

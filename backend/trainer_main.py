@@ -1,4 +1,4 @@
-"""The trainer: one run folder in, a trained adapter or model and an outcome out. Floor F3.
+"""The trainer: one run folder in, a trained adapter or model and an outcome out.
 
 ``python -m backend.trainer_main RUN_FOLDER`` carries out the run in that folder; ``run`` does the same in
 process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request ·
@@ -54,8 +54,8 @@ from backend.training.agreement import agreed_checkpoint, compared, require_agre
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
 from backend.training.evaluation import HeldOut
-from backend.training.evaluator import Assessor, held_out
-from backend.training.forward import prove
+from backend.training.evaluator import Evaluator, held_out
+from backend.training.forward import choose_forward
 from backend.training.inputs import noted, require_sound
 from backend.training.loop import TrainState, Variation, depends_on_cores, train_steps
 from backend.training.provenance import (
@@ -102,7 +102,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
         except Exception as error:  # a door: whatever happens is written down whole
             log.exception("The run failed")
             outcome = failure(error, run_dir)
-        if world.writes or outcome.status is RunStatus.FAILED:  # whoever fails says why
+        if world.is_main or outcome.status is RunStatus.FAILED:  # whoever fails says why
             run_dir.write_outcome(outcome)
         if attempt is not None:
             run_dir.end_attempt(attempt, "exited", exit_code=exit_code(outcome))
@@ -111,12 +111,12 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
 
 def _held(run_dir: RunDir, world: World) -> AbstractContextManager[object]:
     """The run's lock. Who only follows inherits that of a supervisor, or as torchrun's child holds none."""
-    return run_dir.lock() if world.writes or LOCK_FD in os.environ else contextlib.nullcontext()
+    return run_dir.lock() if world.is_main or LOCK_FD in os.environ else contextlib.nullcontext()
 
 
 def _begin(run_dir: RunDir, world: World) -> Attempt | None:
     """A new attempt, where no supervisor has recorded it and none else does."""
-    if not world.writes:
+    if not world.is_main:
         return None
     for aside in run_dir.set_damage_aside():
         log.warning("A damaged record was moved aside: %s", aside)
@@ -128,7 +128,7 @@ def _begin(run_dir: RunDir, world: World) -> Attempt | None:
 @contextlib.contextmanager
 def _log_file(run_dir: RunDir, world: World) -> Any:
     """Send our log to train.log, unless our output goes there already or another process writes there."""
-    if "TUNESMITH_ATTEMPT" in os.environ or not world.writes:
+    if "TUNESMITH_ATTEMPT" in os.environ or not world.is_main:
         yield
         return
     handler = logging.FileHandler(run_dir.train_log, encoding="utf-8")
@@ -162,10 +162,10 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     began = time.perf_counter()
     config = run_config(run_dir)
     require_asked(world, config)
-    newest = _newest_checkpoint(run_dir) if world.writes else None
+    newest = _newest_checkpoint(run_dir) if world.is_main else None
     checkpoint = agreed_checkpoint(run_dir, newest, world)
     done = checkpoint is not None and bool(checkpoint.notes.get("done"))
-    if checkpoint and world.same(done and run_dir.result_folder() is not None):
+    if checkpoint and world.broadcast(done and run_dir.result_folder() is not None):
         return _finished(run_dir, checkpoint)
 
     watch(Progress("reading the data"))
@@ -175,11 +175,11 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     rows = inputs.rows
 
     watch(Progress("loading the model"))
-    kept = world.same(plan_here(known, config.model.dtype, cores=available_cores() // world.local_size))
+    kept = world.broadcast(plan_here(known, config.model.dtype, cores=available_cores() // world.local_size))
     here = machine(kept)
     plan = replace(kept, device=world.own_device(kept.device))
     apply_plan(plan)
-    held = held_out(inputs.dataset, inputs.tokenizer, config) if world.writes else HeldOut([])
+    held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
     state = _before_the_first_step(inputs.model_path, plan, rows, held, config)
     if checkpoint is not None:
         restore(checkpoint, state)
@@ -187,7 +187,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     vary = _variation(inputs.dataset.train, rows, inputs.tokenizer, config)
     trained = train_steps(state, rows, config.training, plan, seed=config.seed, vary=vary, world=world)
     reports: Iterable[StepReport] = () if done else compared(trained, state, world)
-    if not world.writes:
+    if not world.is_main:
         return _follow(reports, rows, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
     here = _with_changes(run_dir, known, here, state.step, watch)
@@ -197,7 +197,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     steps = total_steps(len(rows), config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows))
-    assess = Assessor(config, plan, state, inputs.tokenizer, held, watch)
+    assess = Evaluator(config, plan, state, inputs.tokenizer, held, watch)
     notes = checkpoint.notes if checkpoint else {}
     with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
         if checkpoint is None and assess.possible:
@@ -207,7 +207,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
             watch(Progress("training", report))
             _tokenise_on(rows, run_dir)
             over = _judge(report, config, assess, recorder)
-            reason = world.same(OVER if over else run_dir.stop_requested() or signals.reason)
+            reason = world.broadcast(OVER if over else run_dir.stop_requested() or signals.reason)
             if over:
                 break
             if reason:
@@ -231,9 +231,9 @@ def _read(
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     found = require_sound(dataset, tokenizer, config) if look else None
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
-    if world.writes and found:
+    if world.is_main and found:
         run_dir.write_data_check(DataCheck(noted(found), tuple(config.data.accept)))
-    if world.writes and dataset.rejected:
+    if world.is_main and dataset.rejected:
         write_quarantine(dataset.rejected, run_dir.rejected_file)
     return dataset, rows
 
@@ -253,7 +253,7 @@ def _read_inputs(
     revision = base_revision(config.model, known.facts)
     model_path = resolve_model(config.model.model_name_or_path, revision=revision)
     now = (known.facts and known.facts.template_time) or datetime.now().astimezone()
-    tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.same(now))
+    tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.broadcast(now))
     dataset, rows = _read(run_dir, world, tokenizer, config, look=look)
     facts = facts_of(dataset, model_path, tokenizer)
     require_same_inputs(known.facts, facts)
@@ -276,11 +276,11 @@ def _with_changes(
 
 def _tokenise_on(rows: EncodedRows, run_dir: RunDir) -> None:
     """Tokenise the next of the rows that training did not wait for; their tokens are noted after the last."""
-    if not rows.whole and not rows.go_on():
+    if not rows.is_complete and not rows.tokenise_next():
         run_dir.write_environment(with_tokens(run_dir.read_environment(), rows))
 
 
-def _judge(report: StepReport, config: RunConfig, assess: Assessor, recorder: Recorder) -> bool:
+def _judge(report: StepReport, config: RunConfig, assess: Evaluator, recorder: Recorder) -> bool:
     """Evaluate and save after a step where it is time to; whether it was the last one to train."""
     eval_every, save_every = (
         resolve_steps(often, report.total_steps)
@@ -322,7 +322,7 @@ def _before_the_first_step(
     require_fit(held.examples, *fit)
     trainable = make_trainable(base, config.tuning, seed=config.seed)
     forward = replace(
-        prove(trainable, longest_row=config.data.max_length, plan=plan),
+        choose_forward(trainable, longest_row=config.data.max_length, plan=plan),
         neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
     )
     if depends_on_cores(forward, plan):
@@ -334,8 +334,8 @@ def _follow(reports: Iterable[StepReport], rows: EncodedRows, world: World) -> O
     """What every process but the first does: its share of each step, until the first one says stop."""
     nothing: str | None = None  # it is the first process that knows
     for report in reports:
-        rows.go_on()
-        reason = world.same(nothing)
+        rows.tokenise_next()
+        reason = world.broadcast(nothing)
         if reason == OVER:
             break
         if reason and report.step < report.total_steps:

@@ -16,7 +16,7 @@ from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.run.config import DataConfig, TrainingConfig, TuningConfig
 from backend.training import loop
-from backend.training.forward import prove
+from backend.training.forward import choose_forward
 from backend.training.tuning import make_trainable
 
 SEED = 0
@@ -37,7 +37,9 @@ def tunesmith(
     torch.set_float32_matmul_precision(plan.matmul_precision)
     torch.set_num_threads(plan.threads)
     settings = TrainingConfig(per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-4)
-    forward = prove(make_trainable(load_base(model, dtype=torch_dtype(plan)), TuningConfig(), seed=SEED))
+    forward = choose_forward(
+        make_trainable(load_base(model, dtype=torch_dtype(plan)), TuningConfig(), seed=SEED)
+    )
     state = loop.TrainState.start(forward, settings)
     with mock.patch.object(loop, "pack", loop.pack if share else _without_sharing(loop.pack)):
         reports = loop.train_steps(state, rows, settings, plan, seed=SEED)

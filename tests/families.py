@@ -19,7 +19,7 @@ from backend.errors import ModelError
 from backend.inference.decode_proof import prove_decoding
 from backend.run.config import TuningConfig
 from backend.training.batching import pack
-from backend.training.forward import ForwardPass, prove
+from backend.training.forward import ForwardPass, choose_forward
 from backend.training.gradients import step_gradients
 from backend.training.tuning import make_trainable
 from tests.backend.core.rows import random_rows
@@ -160,7 +160,7 @@ def judge(model: PreTrainedModel, tuning: TuningConfig) -> Verdict:
     """How ``model`` is trained by ``tuning``, and whether the gradient is its own."""
     rows = random_rows([5, 12, 20, 33, 12], shared=4, vocab=VOCABULARY - 8)
     try:
-        forward = prove(make_trainable(model, tuning, seed=0), longest_row=LONGEST)
+        forward = choose_forward(make_trainable(model, tuning, seed=0), longest_row=LONGEST)
     except ModelError as error:
         return Verdict("refused", error.message.partition(": it ")[2] or error.message)
     learned = [part for part in forward.model.parameters() if part.requires_grad]

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Floor F4; imports the heavy rooms only inside the command that needs them."""
+"""The command line: parse, call, print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine can do: device, precision, threads and memory. Nothing is probed at import. Floor F1."""
+"""What this machine can do: device, precision, threads and memory. Nothing is probed at import."""
 
 from __future__ import annotations
 

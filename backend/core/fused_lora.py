@@ -2,7 +2,7 @@
 
 PEFT's own layer casts its input to fp32 and adds a full-size fp32 update, several passes over memory. The
 mathematics is the same (LoRA, Hu et al., 2021, arXiv:2106.09685): y = x W^T + s (x A^T) B^T, with A and B kept
-in fp32 and used in the precision of x. Floor F1.
+in fp32 and used in the precision of x.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 On CPU a step is split into micro-batches that run on one thread each instead of one product over all cores. No
 thread ever waits at a barrier inside a product, so a core taken away by another program costs its share of the
-time and no more. Floor F1.
+time and no more.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 transformers 5 renamed what every earlier reader looks for: ``rope_theta`` and ``rope_scaling`` became
 ``rope_parameters``, ``torch_dtype`` became ``dtype``, the class ``PreTrainedTokenizerFast`` became
 ``TokenizersBackend``. A reader that misses a name takes its own default in silence, so both names are written.
-Floor F1; imports utils only.
 
 Source of the classic names: the configuration classes of transformers 4.57.
 """

@@ -1,7 +1,7 @@
 """What a folder must and must not hold before a model library may touch it, and a fingerprint of its content.
 
 A config.json can ask transformers to run its author's code and a pickle runs it by being read; both are refused
-here, by looking at JSON only. Floor F1; imports errors and utils.
+here, by looking at JSON only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A model folder in; a base model, with or without an adapter, out.
 
-Only safetensors are read and no code of a model's author is ever run. Floor F1; imports errors, utils and the model
-folder's rules.
+Only safetensors are read and no code of a model's author is ever run.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A name in, the local folder of its model out: a folder, a GGUF file, an alias, or a repository of the Hub.
 
-Nothing heavy is loaded unless a GGUF file is converted. Floor F1.
+Nothing heavy is loaded unless a GGUF file is converted.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The model runs on one sequence of distinct tokens (see batching); inside attention the tokens are gathered into
 rectangles of rows, attended to causally, and the outputs are read back. Padding exists only in here, where it is
 cheap. On CPU the backward pass is written out with batched fp32 matrix products, which measured faster and three
-times more accurate than torch's own CPU flash backward in bfloat16. Floor F1.
+times more accurate than torch's own CPU flash backward in bfloat16.
 
 The gradient follows FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithm 4): P = exp(S - lse),
 dS = P * (dO V^T - rowsum(dO * O)).

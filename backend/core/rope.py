@@ -2,7 +2,7 @@
 
 Two kinds of transformers do so (``dynamic``, and ``longrope``: LongRoPE, Ding et al., 2024, arXiv:2402.13753).
 transformers keeps the frequencies of the longest row it saw in the module, so that rows side by side, and rows
-before, change each other. Floor F1.
+before, change each other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The renderer: messages or text in, token ids and loss mask out, and ids back to text.
 
 Training, inference and export all use this room, so that a model sees at inference exactly the ids it was
-trained on. Ids are always those of the model's own chat template. Floor F1; imports errors and template only.
+trained on. Ids are always those of the model's own chat template.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What each token id stands for: whether anything at all, its text, and its bytes. Floor F1."""
+"""What each token id stands for: whether anything at all, its text, and its bytes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from backend.data.padding import Padding, without_padding
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.refusals import listed
 from backend.data.sources import Item, ReadOptions, read_file
-from backend.data.store import kept
+from backend.data.store import spill_to_disk
 from backend.data.text_files import disguised
 from backend.data.unread import UnreadKey, note_unread
 from backend.data.unused import UnusedColumn, UnusedColumns
@@ -143,7 +143,7 @@ def load_rows(
                 shape, reason=shape.reason.replace(" as asked:", " as the copy's lineage.json says:")
             )
         every = _watched(itertools.chain(sample, records), looked_at, shape, aside)
-        rows = kept(_rows(every, shape, aside))
+        rows = spill_to_disk(_rows(every, shape, aside))
         if aside.too_many or not rows:
             raise _too_many_rejected(str(path), aside)
     finally:

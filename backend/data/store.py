@@ -51,7 +51,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 Numbers = npt.NDArray[np.int64]
 
 
-def kept(rows: Iterable[Row]) -> Sequence[Row]:
+def spill_to_disk(rows: Iterable[Row]) -> Sequence[Row]:
     """The rows as a list while they are few, else as a ``RowFile``; taken one after the other.
 
     Raises ``DataError`` when the temporary file cannot be written.

@@ -1,4 +1,4 @@
-"""The parity certificate of an export: what was looked at, what was found, and how good that is. Floor F2.
+"""The parity certificate of an export: what was looked at, what was found, and how good that is.
 
 Each check says what it found in one sentence and is green, amber or red; the certificate is as good as its worst.
 """

@@ -1,4 +1,4 @@
-"""An export checked: read back through another library, and looked into. Floor F2."""
+"""An export checked: read back through another library, and looked into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A foreign reading of an export beside the trained model's own answers, as checks in plain words. Floor F2."""
+"""A foreign reading of an export beside the trained model's own answers, as checks in plain words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in an export beside what was trained: weights here, settings and tokens in rooms of their own. Floor F2.
+"""What lies in an export beside what was trained: weights here, settings and tokens in rooms of their own.
 
 A reader's answers say that something is wrong; this says what. ``check_*`` name what is wrong, in words;
 ``unknown_*`` name what nobody here knows, which need not be wrong.

@@ -1,4 +1,4 @@
-"""Loss curves as one small SVG picture, written by hand. Floor F2."""
+"""Loss curves as one small SVG picture, written by hand."""
 
 from __future__ import annotations
 

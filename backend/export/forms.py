@@ -1,4 +1,4 @@
-"""The forms a trained model can leave in, each written into a folder that is there already. Floor F2."""
+"""The forms a trained model can leave in, each written into a folder that is there already."""
 
 from __future__ import annotations
 

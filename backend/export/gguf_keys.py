@@ -1,4 +1,4 @@
-"""The keys of a GGUF file beside what was trained. Floor F2; imports core and the vocabulary's rules.
+"""The keys of a GGUF file beside what was trained.
 
 Settings are those that our own import reads back, which goes the other way than the writer and shares no code
 with it. llama.cpp reads the keys of ``general``, ``tokenizer`` and the architecture; others change nothing, nor do

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as the ``tokenizer.*`` keys of a GGUF file. Floor F2; imports core and errors.
+"""A Hugging Face tokenizer as the ``tokenizer.*`` keys of a GGUF file.
 
 Only byte-level BPE is written, the vocabulary that Llama 3, Qwen and SmolLM use. The rule that cuts text into
 words is recognised by what tokenizer.json says, never guessed.

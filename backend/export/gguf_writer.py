@@ -1,4 +1,4 @@
-"""A merged model, or an adapter alone, as one GGUF file. Floor F2; imports core, gguf_vocab and errors.
+"""A merged model, or an adapter alone, as one GGUF file.
 
 Names, layouts and keys are those of llama.cpp's own converter, so that its runtimes read the file as theirs.
 Tensors are converted one at a time, while they are written.

@@ -1,4 +1,4 @@
-"""Put an export on the Hugging Face Hub: private unless said otherwise, and exactly what was certified. Floor F2.
+"""Put an export on the Hugging Face Hub: private unless said otherwise, and exactly what was certified.
 
 The token comes from the environment and is shown nowhere.
 """

@@ -1,4 +1,4 @@
-"""Take a run away: adapter, merged model, GGUF, Modelfile, each with a card and a parity certificate. Floor F2.
+"""Take a run away: adapter, merged model, GGUF, Modelfile, each with a card and a parity certificate.
 
 An export is staged beside its place, read back through another library while it lies there, and renamed at the
 end: it appears whole, with its certificate, or not at all.

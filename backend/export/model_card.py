@@ -1,4 +1,4 @@
-"""The model card of an export: README.md in the Hub's format, from facts of the run folder alone. Floor F2."""
+"""The model card of an export: README.md in the Hub's format, from facts of the run folder alone."""
 
 from __future__ import annotations
 

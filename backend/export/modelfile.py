@@ -1,4 +1,4 @@
-"""An Ollama Modelfile beside a GGUF file: its template in Go's language, end tokens, greedy parameters. Floor F2.
+"""An Ollama Modelfile beside a GGUF file: its template in Go's language, end tokens, greedy parameters.
 
 Ollama does not read Jinja. What a chat template prints around each role is found by rendering, and the Go template
 is written from that; where the two do not agree on every usual conversation, no template is written and it says so.

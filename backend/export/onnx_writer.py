@@ -1,4 +1,4 @@
-"""A merged model as an ONNX graph with a cache: tokens and states in, logits and longer states out. Floor F2.
+"""A merged model as an ONNX graph with a cache: tokens and states in, logits and longer states out.
 
 PyTorch's own exporter writes it. Inputs and outputs have the names that the field's readers look for (those of
 Hugging Face's Optimum): ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.<layer>.key`` and

@@ -1,7 +1,6 @@
 """The panel a certificate stands on: held-out rows of the run, and what the trained model makes of them.
 
 The trained model speaks here as it was trained, its adapter beside the base and not merged, in float32.
-Floor F2; imports core, data_pipeline, row_encoding and errors.
 """
 
 from __future__ import annotations

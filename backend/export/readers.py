@@ -1,4 +1,4 @@
-"""Have an export read through another library, in a child process that knows nothing of Tunesmith. Floor F2.
+"""Have an export read through another library, in a child process that knows nothing of Tunesmith.
 
 A job names the export, the base under it ("" for none) and the panel; the answers come back through a file. The
 readers are programs beside this module: ``read_with_transformers.py``, ``read_with_llama_cpp.py`` and

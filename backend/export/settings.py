@@ -1,7 +1,6 @@
 """The settings of an export beside those of the trained model: config.json and generation_config.json, key by key.
 
 Every key counts, except a few that are named here with their reason: a list of what matters would miss the next one.
-Floor F2; imports core.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a finished run made, loaded to be taken away. Floor F2."""
+"""What a finished run made, loaded to be taken away."""
 
 from __future__ import annotations
 

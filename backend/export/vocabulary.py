@@ -1,4 +1,4 @@
-"""The tokenizer of an export beside the one of training: every part of tokenizer.json, every setting. Floor F2."""
+"""The tokenizer of an export beside the one of training: every part of tokenizer.json, every setting."""
 
 from __future__ import annotations
 

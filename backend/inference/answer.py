@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from backend.errors import TunesmithError
 from backend.inference.decoding import NewToken
-from backend.inference.prompting import Prompt, Voice
+from backend.inference.prompting import Prompt, PromptRenderer
 
 MAX_ANSWERS = 64
 """Most answers to one prompt in one call."""
@@ -29,7 +29,7 @@ class Answer:
 class Answerer(Protocol):
     """The part of ``Inferencer`` that this package uses: a Protocol, since ``Inferencer`` stands above it."""
 
-    voice: Voice
+    renderer: PromptRenderer
 
     @property
     def model(self) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""One answer as its tokens come: text that is safe to show, stop strings, and how it ended. Floor F1."""
+"""One answer as its tokens come: text that is safe to show, stop strings, and how it ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers held to a form: one of some texts, a regular expression, JSON, a JSON schema, a call. Floor F1.
+"""Answers held to a form: one of some texts, a regular expression, JSON, a JSON schema, a call.
 
 The automata are llguidance's; here they meet our tokenizers, our end tokens and our errors.
 """

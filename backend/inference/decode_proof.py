@@ -1,4 +1,4 @@
-"""Whether answers can be written with a model, and how: tried on a few tokens before anybody waits for one. Floor F1.
+"""Whether answers can be written with a model, and how: tried on a few tokens before anybody waits for one.
 
 The decode loop keeps what a model has read in a cache, lets rows share a batch and reads prompts in pieces. A model
 that heeds only a part of that answers wrongly without an error, so what the loop says is held against one pass over

@@ -1,4 +1,4 @@
-"""The decode loop: many prompts side by side, one token each a turn, rows leave as they end. Floor F1.
+"""The decode loop: many prompts side by side, one token each a turn, rows leave as they end.
 
 Prompts are padded on the left, with masks and positions set so that padding changes nothing. Rows may join while
 others are being continued. Every row draws from a generator of its own, so that what a row says does not depend on

@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the last hidden states over the tokens of each, of length 1. Floor F1."""
+"""Texts as vectors: the mean of the last hidden states over the tokens of each, of length 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How likely an answer is, token by token, and how far two models part along it. Floor F1."""
+"""How likely an answer is, token by token, and how far two models part along it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is meant by a model: a run's result or checkpoint, its base, or any model the loader knows. Floor F2.
+"""What is meant by a model: a run's result or checkpoint, its base, or any model the loader knows.
 
 Nothing is loaded here; the files are found and verified: read and hashed once, then only looked at until one of
 them changes.

@@ -1,4 +1,4 @@
-"""How one model is spoken to: its tokenizer, its template, its end tokens and the forms it can be held to. Floor F2.
+"""How one model is spoken to: its tokenizer, its template, its end tokens and the forms it can be held to.
 
 Rendered by the same room that rendered the training rows, so the model sees the ids it learned from.
 """
@@ -43,7 +43,7 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return whole.input_ids[: whole.trained.index(True)]
 
 
-class Voice:
+class PromptRenderer:
     """The tokenizer of ``source`` for ``model``. Any thread may use it.
 
     ``known`` says which of the model's ids stand for a token, see ``known_ids``; ``rope_border`` is the model's own.
@@ -123,29 +123,29 @@ class LoadedBase:
         model = load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval()
         prove_decoding(model)
         self.shared = SharedBase(model)
-        self._voices: OrderedDict[_Key, Voice] = OrderedDict()
+        self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()
 
     def close(self) -> None:
         """Let go of the runs; it cannot be used afterwards. Closing twice is harmless."""
         for held in self._held.values():
             held.close()
 
-    def voice(self, source: ModelSource) -> Voice:
+    def renderer(self, source: ModelSource) -> PromptRenderer:
         """Return how ``source`` is spoken to; models with the same tokenizer and template share it.
 
         As many are kept as there can be adapters in memory, and one for the base; a tokenizer that changed on the
         disk is read anew. Raises what ``load_tokenizer`` raises.
         """
         key = _key(source)
-        found = self._voices.pop(key, None) or Voice(source, self.shared.model)
-        self._voices[key] = found  # the one used last is at the end
-        while len(self._voices) > KEEP + 1:
-            self._voices.popitem(last=False)
+        found = self._renderers.pop(key, None) or PromptRenderer(source, self.shared.model)
+        self._renderers[key] = found  # the one used last is at the end
+        while len(self._renderers) > KEEP + 1:
+            self._renderers.popitem(last=False)
         return found
 
-    def voice_at_hand(self, source: ModelSource) -> Voice | None:
-        """Return the voice of ``source`` where it is loaded already; any thread may ask."""
-        return self._voices.get(_key(source))
+    def voice_at_hand(self, source: ModelSource) -> PromptRenderer | None:
+        """Return the renderer of ``source`` where it is loaded already; any thread may ask."""
+        return self._renderers.get(_key(source))
 
     def use(self, source: ModelSource, strength: float = 1.0) -> PreTrainedModel:
         """The model, which answers as ``source`` from now on. Raises as ``SharedBase.use``, or ``no-such-run``."""
@@ -161,8 +161,8 @@ class LoadedBase:
 
     def _forget_voices_of(self, adapter: Adapter | None) -> None:
         folder = adapter.folder if adapter is not None else None
-        for key in [key for key in self._voices if key[0] == folder]:
-            del self._voices[key]
+        for key in [key for key in self._renderers if key[0] == folder]:
+            del self._renderers[key]
 
 
 _Key: TypeAlias = tuple[Path, str | None, datetime | None, tuple[int, ...]]

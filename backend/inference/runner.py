@@ -1,4 +1,4 @@
-"""Rows side by side in one cache: while answers are written, the model is called here and nowhere else. Floor F1.
+"""Rows side by side in one cache: while answers are written, the model is called here and nowhere else.
 
 How a model may be decoded differs: whether rows may share a batch, whether a prompt may be read in pieces, and where
 its rotary frequencies change with the length of a row. ``way_of`` says so; ``decode_proof`` puts it to the test.

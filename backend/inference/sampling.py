@@ -1,4 +1,4 @@
-"""How the next token is chosen from a row's logits: penalties, constraint, temperature, cuts, seed. Floor F1."""
+"""How the next token is chosen from a row's logits: penalties, constraint, temperature, cuts, seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One base model, many adapters: which of them answers is a matter of pointers. Floor F1.
+"""One base model, many adapters: which of them answers is a matter of pointers.
 
 A merged adapter is a set of tensors of its own; the base's are never written to. Going over to another adapter, or
 back to the base, points the parameters at other tensors, so decoding is as fast as that of a merged model and the

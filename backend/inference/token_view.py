@@ -1,4 +1,4 @@
-"""A look inside: the exact prompt, how likely each token of an answer is, and base against tuned. Floor F2.
+"""A look inside: the exact prompt, how likely each token of an answer is, and base against tuned.
 
 The shapes are those of the server's ``token-view`` and ``compare``; see docs/serving.md.
 """
@@ -15,7 +15,7 @@ from backend.core import vocabulary
 from backend.errors import InferenceError
 from backend.inference.answer import Answer, Answerer
 from backend.inference.logprobs import Judged, answer_logprobs, divergence, first_difference, judged
-from backend.inference.prompting import Prompt, Voice
+from backend.inference.prompting import Prompt, PromptRenderer
 
 MAX_ANSWER_TOKENS = 512
 """Longest answer that is judged: all its probabilities are held at once, about 100 MB at 50,000 tokens a place."""
@@ -44,7 +44,7 @@ def look_inside(
     ids, said = model.render(prompt), speak()
     said_ids = _ids(said)
     along = answer_logprobs(model.model, ids, said_ids)
-    shown, tuned = shown_prompt(model.voice, ids), _side(model.voice, said, along)
+    shown, tuned = shown_prompt(model.renderer, ids), _side(model.renderer, said, along)
     if not model.has_adapter:
         return {"prompt": shown, "answer": tuned}
     with model.as_base():
@@ -53,9 +53,9 @@ def look_inside(
     return {
         "prompt": shown,
         "tuned": tuned,
-        "base": _side(model.voice, other, own),
+        "base": _side(model.renderer, other, own),
         "first_difference": first_difference(said_ids, _ids(other)),
-        **shown_divergence(model.voice, said_ids, along, base_along),
+        **shown_divergence(model.renderer, said_ids, along, base_along),
     }
 
 
@@ -63,26 +63,26 @@ def _ids(said: Answer) -> list[int]:
     return [token.token_id for token in said.tokens]
 
 
-def _side(voice: Voice, said: Answer, logprobs: Tensor) -> dict[str, Any]:
-    tokens = shown_tokens(voice, judged(logprobs, _ids(said), top=TOP))
+def _side(renderer: PromptRenderer, said: Answer, logprobs: Tensor) -> dict[str, Any]:
+    tokens = shown_tokens(renderer, judged(logprobs, _ids(said), top=TOP))
     return {"text": said.text, "finish_reason": said.finish, "tokens": tokens}
 
 
-def shown_prompt(voice: Voice, prompt: Sequence[int]) -> dict[str, Any]:
+def shown_prompt(renderer: PromptRenderer, prompt: Sequence[int]) -> dict[str, Any]:
     """The prompt as text with its special tokens, and token by token."""
-    text = voice.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return {"text": text, "tokens": [_token(voice, token_id) for token_id in prompt]}
+    text = renderer.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return {"text": text, "tokens": [_token(renderer, token_id) for token_id in prompt]}
 
 
-def shown_tokens(voice: Voice, tokens: Sequence[Judged]) -> list[dict[str, Any]]:
+def shown_tokens(renderer: PromptRenderer, tokens: Sequence[Judged]) -> list[dict[str, Any]]:
     """Every token of an answer: how likely it was, and what else was."""
     return [
         {
-            **_token(voice, each.token_id),
+            **_token(renderer, each.token_id),
             **_likely(each.logprob),
             "entropy": each.entropy,
             "top": [
-                {"id": token_id, "text": token_text(voice, token_id), **_likely(value)}
+                {"id": token_id, "text": token_text(renderer, token_id), **_likely(value)}
                 for token_id, value in each.top
             ],
         }
@@ -90,13 +90,15 @@ def shown_tokens(voice: Voice, tokens: Sequence[Judged]) -> list[dict[str, Any]]
     ]
 
 
-def shown_divergence(voice: Voice, ids: Sequence[int], tuned: Tensor, base: Tensor) -> dict[str, Any]:
+def shown_divergence(
+    renderer: PromptRenderer, ids: Sequence[int], tuned: Tensor, base: Tensor
+) -> dict[str, Any]:
     """How far two models part along ``ids``, from their log-probabilities [len(ids), V]."""
     gaps = divergence(tuned, base)
     places = [
         {
             "id": token_id,
-            "text": token_text(voice, token_id),
+            "text": token_text(renderer, token_id),
             "tuned_logprob": finite(float(tuned[place, token_id])),
             "base_logprob": finite(float(base[place, token_id])),
             "kl": gaps[place],
@@ -106,9 +108,9 @@ def shown_divergence(voice: Voice, ids: Sequence[int], tuned: Tensor, base: Tens
     return {"divergence": places, "mean_kl": sum(gaps) / len(gaps)}
 
 
-def token_text(voice: Voice, token_id: int) -> str:
+def token_text(renderer: PromptRenderer, token_id: int) -> str:
     """Return one token as text, special tokens by their name."""
-    return vocabulary.token_text(voice.tokenizer, token_id)
+    return vocabulary.token_text(renderer.tokenizer, token_id)
 
 
 def finite(value: float) -> float:
@@ -116,9 +118,9 @@ def finite(value: float) -> float:
     return value if math.isfinite(value) else -9999.0
 
 
-def _token(voice: Voice, token_id: int) -> dict[str, Any]:
-    special = vocabulary.is_special(voice.tokenizer, token_id)
-    return {"id": token_id, "text": token_text(voice, token_id), "special": special}
+def _token(renderer: PromptRenderer, token_id: int) -> dict[str, Any]:
+    special = vocabulary.is_special(renderer.tokenizer, token_id)
+    return {"id": token_id, "text": token_text(renderer, token_id), "special": special}
 
 
 def _likely(logprob: float) -> dict[str, float]:

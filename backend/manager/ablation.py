@@ -1,7 +1,7 @@
 """With and without: one configuration trained twice a seed, and whether the difference is more than chance.
 
 What is switched off in the second run of a pair is augmentation and NEFTune; split, steps and the start of the
-adapter are the same, and so is the order unless rows are added. Floor F0: configurations and figures only.
+adapter are the same, and so is the order unless rows are added.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RunConfig: every knob of a run, once, with its type, bound, default and help.
 
 Command-line flags, YAML, the JSON schema, the forms of the studio and the reference in the docs are all
-derived from this module. Names follow TRL and Hugging Face where those have one. Floor F0.
+derived from this module. Names follow TRL and Hugging Face where those have one.
 """
 
 from __future__ import annotations

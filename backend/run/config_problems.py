@@ -1,4 +1,4 @@
-"""What is said about settings that do not fit: the field, what is wrong with its value, and the remedy. Floor F0."""
+"""What is said about settings that do not fit: the field, what is wrong with its value, and the remedy."""
 
 from __future__ import annotations
 

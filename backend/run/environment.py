@@ -1,4 +1,4 @@
-"""What a run was trained on and with: the typed content of ``environment.json``. Floor F0: plain dataclasses.
+"""What a run was trained on and with: the typed content of ``environment.json``.
 
 The trainer writes it at each attempt; everything else reads it. A field that an older version did not write reads
 as empty.

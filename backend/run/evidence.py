@@ -1,7 +1,4 @@
-"""The evidence in a run folder about where its run stands; ``lifecycle`` judges it.
-
-Floor F0: imports errors, lifecycle, reports, run_files, run_records and utils.
-"""
+"""The evidence in a run folder about where its run stands; ``lifecycle`` judges it."""
 
 from __future__ import annotations
 

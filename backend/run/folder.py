@@ -1,7 +1,6 @@
 """One run folder: made, found, locked, read and written, each record typed.
 
-See docs/lifecycle.md for who writes what; ``run_files`` knows what lies where. Floor F0: imports errors, reports,
-lifecycle, its neighbours ``run_…`` and utils.
+See docs/lifecycle.md for who writes what; ``run_files`` knows what lies where.
 """
 
 from __future__ import annotations

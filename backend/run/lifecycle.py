@@ -1,7 +1,7 @@
 """The life of a run, written down once: what its state is, and which event may follow which state.
 
 ``derive`` reads the evidence that a run folder holds; nothing ever stores a status. ``TRANSITIONS`` is the
-table that docs/lifecycle.md draws; ``require`` refuses every event that the table lacks. Floor F0.
+table that docs/lifecycle.md draws; ``require`` refuses every event that the table lacks.
 """
 
 from __future__ import annotations

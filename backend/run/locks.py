@@ -1,6 +1,6 @@
 """The two locks of a run: one for the process that works on it, one that its readers share.
 
-Only ``run_dir`` uses this room. Floor F0: imports errors and utils.
+Only ``run_dir`` uses this room.
 """
 
 from __future__ import annotations

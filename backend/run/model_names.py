@@ -1,7 +1,4 @@
-"""What a model may be called, and where it already lies on this machine; nothing is fetched or converted.
-
-Floor F0, so that a form or an estimate may ask.
-"""
+"""What a model may be called, and where it already lies on this machine; nothing is fetched or converted."""
 
 from __future__ import annotations
 

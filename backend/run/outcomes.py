@@ -1,7 +1,4 @@
-"""How a run that went wrong ended, in words, and the exit code of every ending.
-
-Floor F0: imports errors, reports and run_files.
-"""
+"""How a run that went wrong ended, in words, and the exit code of every ending."""
 
 from __future__ import annotations
 

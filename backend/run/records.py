@@ -1,7 +1,4 @@
-"""The small records of a run folder, read strictly: what is wrong with a damaged one is named.
-
-Floor F0: imports errors, reports and utils.
-"""
+"""The small records of a run folder, read strictly: what is wrong with a damaged one is named."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The words that both wings use: what a run reports, how it ended, and what state it is in.
-
-Floor F0: plain frozen dataclasses and enums; of ours it imports only ``utils``.
-"""
+"""The words that both wings use: what a run reports, how it ended, and what state it is in."""
 
 from __future__ import annotations
 

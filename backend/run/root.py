@@ -1,7 +1,4 @@
-"""The folder that holds the runs: their names, which of them have moved, and how a new one appears.
-
-Floor F0: imports errors, run_files and utils.
-"""
+"""The folder that holds the runs: their names, which of them have moved, and how a new one appears."""
 
 from __future__ import annotations
 

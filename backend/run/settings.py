@@ -1,4 +1,4 @@
-"""What lies outside a configuration brought into it, so that a run means the same from anywhere. Floor F0."""
+"""What lies outside a configuration brought into it, so that a run means the same from anywhere."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from backend.errors import TunesmithError
 from backend.inference.constraint import Constraint
 from backend.inference.model_source import ModelSource
-from backend.inference.prompting import Voice
+from backend.inference.prompting import PromptRenderer
 from backend.inference.sampling import Matcher
 from backend.inferencer import answer_seed
 from backend.server.catalogue import Catalogue
@@ -59,7 +59,7 @@ class Service:
     version: str
     _aside: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "aside"))
 
-    async def aside(self, work: Callable[[], Result], *, prompt: str = "messages") -> Result:
+    async def in_thread(self, work: Callable[[], Result], *, prompt: str = "messages") -> Result:
         """``work`` in a thread, one at a time: it must not hold up the loop.
 
         Raises ApiError; one about a prompt names the field ``prompt``.
@@ -85,10 +85,10 @@ class Service:
             _log.exception("a request failed")
             raise INTERNAL from error
 
-    async def model(self, name: str) -> tuple[ModelSource, Voice]:
+    async def model(self, name: str) -> tuple[ModelSource, PromptRenderer]:
         """What a name stands for and how it is spoken to; it is loaded if need be. Raises ApiError."""
-        source = await self.aside(lambda: self.catalogue.find(name))
-        return source, await self.wait(self.engine.voice(source))
+        source = await self.in_thread(lambda: self.catalogue.find(name))
+        return source, await self.wait(self.engine.renderer(source))
 
 
 def variant_of(request: Generation, source: ModelSource) -> Variant:
@@ -261,15 +261,15 @@ class Answering:
 @asynccontextmanager
 async def chat(service: Service, request: ChatRequest) -> AsyncIterator[Answering]:
     """The answer to a conversation; leaving ends the work. Raises ApiError."""
-    source, voice = await service.model(request.model)
-    calls = request.plain_tools is not None and OPEN in str(voice.tokenizer.chat_template)
+    source, renderer = await service.model(request.model)
+    calls = request.plain_tools is not None and OPEN in str(renderer.tokenizer.chat_template)
     if request.must_call and not calls:
         raise _NO_CALLS
     constraint = (request.calls_constraint() if calls else None) or request.constraint()
-    ids = await service.aside(lambda: _conversation(voice, request))
-    room = voice.context_length - len(ids)
+    ids = await service.in_thread(lambda: _conversation(renderer, request))
+    room = renderer.context_length - len(ids)
     asked = Asked(
-        ids, min(request.limit or room, room), await _matchers(service, voice, constraint, request.n)
+        ids, min(request.limit or room, room), await _matchers(service, renderer, constraint, request.n)
     )
     one_call = (CLOSE,) if calls and request.parallel_tool_calls is False else ()
     async with answering(
@@ -280,15 +280,15 @@ async def chat(service: Service, request: ChatRequest) -> AsyncIterator[Answerin
         stop=(*request.stops, *one_call),
         top_logprobs=request.top_logprobs or 0,
     ) as coming:
-        words = ChatWords(request.model, voice, logprobs=request.logprobs, tools=calls)
+        words = ChatWords(request.model, renderer, logprobs=request.logprobs, tools=calls)
         yield Answering(request, words, len(ids), request.n, coming)
 
 
-def _conversation(voice: Voice, request: ChatRequest) -> list[int]:
+def _conversation(renderer: PromptRenderer, request: ChatRequest) -> list[int]:
     """The ids of a conversation. Raises ApiError where the template says nothing of tools that are to be shown."""
     messages = [message.plain() for message in request.messages]
-    ids = voice.render(messages, tools=request.plain_tools)
-    if request.plain_tools and ids == voice.render(messages):
+    ids = renderer.render(messages, tools=request.plain_tools)
+    if request.plain_tools and ids == renderer.render(messages):
         raise _NO_TOOLS
     return ids
 
@@ -296,13 +296,15 @@ def _conversation(voice: Voice, request: ChatRequest) -> list[int]:
 @asynccontextmanager
 async def complete(service: Service, request: CompletionRequest) -> AsyncIterator[Answering]:
     """The continuation of one text or several; leaving ends the work. Raises ApiError."""
-    source, voice = await service.model(request.model)
-    rendered = await service.aside(
-        lambda: [voice.render_text(text) for text in request.prompts], prompt="prompt"
+    source, renderer = await service.model(request.model)
+    rendered = await service.in_thread(
+        lambda: [renderer.render_text(text) for text in request.prompts], prompt="prompt"
     )
-    form, room = request.constraint(), voice.context_length
+    form, room = request.constraint(), renderer.context_length
     asked = [
-        Asked(ids, min(request.max_tokens, room - len(ids)), await _matchers(service, voice, form, request.n))
+        Asked(
+            ids, min(request.max_tokens, room - len(ids)), await _matchers(service, renderer, form, request.n)
+        )
         for ids in rendered
     ]
     async with answering(
@@ -314,12 +316,12 @@ async def complete(service: Service, request: CompletionRequest) -> AsyncIterato
         top_logprobs=request.logprobs or 0,
     ) as coming:
         echoes = [text for text in request.prompts for _ in range(request.n)] if request.echo else ()
-        words = TextWords(request.model, voice, logprobs=request.logprobs is not None, echoes=echoes)
+        words = TextWords(request.model, renderer, logprobs=request.logprobs is not None, echoes=echoes)
         count = request.n * len(asked)
         yield Answering(request, words, sum(map(len, rendered)), count, coming)
 
 
 async def _matchers(
-    service: Service, voice: Voice, constraint: Constraint | None, count: int
+    service: Service, renderer: PromptRenderer, constraint: Constraint | None, count: int
 ) -> list[Matcher | None]:
-    return [await service.aside(lambda: voice.matcher(constraint)) for _ in range(count)]
+    return [await service.in_thread(lambda: renderer.matcher(constraint)) for _ in range(count)]

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from backend.server import answers, embeddings, looks
+from backend.server import answers, embeddings, inspection
 from backend.server.answers import Answering, Service
 from backend.server.catalogue import Served
 from backend.server.errors import INTERNAL, ApiError
@@ -87,13 +87,13 @@ def make_app(service: Service, *, loopback: bool, token: str | None) -> Starlett
 
 
 async def _models(service: Service, _: Request) -> Response:
-    found = await service.aside(service.catalogue.served)
+    found = await service.in_thread(service.catalogue.served)
     return JSONResponse({"object": "list", "data": [_shown(each) for each in found]})
 
 
 async def _model(service: Service, request: Request) -> Response:
     name = request.path_params["name"]
-    return JSONResponse(_shown(await service.aside(lambda: service.catalogue.describe(name))))
+    return JSONResponse(_shown(await service.in_thread(lambda: service.catalogue.describe(name))))
 
 
 def _shown(served: Served) -> dict[str, Any]:
@@ -117,12 +117,12 @@ async def _embed(service: Service, request: Request) -> Response:
 
 async def _token_view(service: Service, request: Request) -> Response:
     wanted = parse(TokenViewRequest, await _body(request))
-    return JSONResponse(await _unless_gone(request, looks.token_view(service, wanted)))
+    return JSONResponse(await _unless_gone(request, inspection.token_view(service, wanted)))
 
 
 async def _compare(service: Service, request: Request) -> Response:
     wanted = parse(CompareRequest, await _body(request))
-    return JSONResponse(await _unless_gone(request, looks.compare(service, wanted)))
+    return JSONResponse(await _unless_gone(request, inspection.compare(service, wanted)))
 
 
 async def _health(service: Service, _: Request) -> Response:

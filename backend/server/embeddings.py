@@ -20,9 +20,9 @@ MAX_TEXT_TOKENS = 2048
 
 async def embed(service: Service, request: EmbeddingRequest) -> dict[str, Any]:
     """One vector for each text, in order. Raises ApiError."""
-    source, voice = await service.model(request.model)
-    rendered = await service.aside(
-        lambda: [voice.render_text(text) for text in request.texts], prompt="input"
+    source, renderer = await service.model(request.model)
+    rendered = await service.in_thread(
+        lambda: [renderer.render_text(text) for text in request.texts], prompt="input"
     )
     for place, ids in enumerate(rendered):
         if len(ids) > MAX_TEXT_TOKENS:
@@ -30,7 +30,7 @@ async def embed(service: Service, request: EmbeddingRequest) -> dict[str, Any]:
             said = f"{param}: It has {len(ids)} tokens, and at most {MAX_TEXT_TOKENS} can be embedded."
             raise ApiError(400, said, code="text_too_long", param=param)
     vectors: dict[int, list[float]] = {}
-    for piece in pieces([len(ids) for ids in rendered], voice.rope_border):
+    for piece in pieces([len(ids) for ids in rendered], renderer.rope_border):
         texts = [rendered[place] for place in piece]
         work = service.engine.compute((source, 1.0), partial(embed_texts, texts=texts))
         made = await service.wait(work)

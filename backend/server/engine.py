@@ -29,7 +29,7 @@ from backend.errors import InferenceError, TunesmithError
 from backend.inference.answer_text import AnswerText
 from backend.inference.decoding import Decoding, NewToken, Prefill, Sampling
 from backend.inference.model_source import ModelSource
-from backend.inference.prompting import Voice
+from backend.inference.prompting import PromptRenderer
 from backend.inference.sampling import Chooser
 from backend.server.faults import caught
 from backend.server.hosts import Host, Hosts
@@ -135,13 +135,13 @@ class Engine:
             self._metrics.waiting.inc()
             self._inbox.put(job)
 
-    def voice(self, source: ModelSource) -> Future[Voice]:
+    def renderer(self, source: ModelSource) -> Future[PromptRenderer]:
         """How ``source`` is spoken to; its base is loaded when it is not. The future raises TunesmithError."""
         host = self._hosts.at_hand(source)
         found = host.voice_at_hand(source) if host is not None else None
         if found is None:
-            return self._ask(lambda: self._host(source).voice(source))
-        future: Future[Voice] = Future()
+            return self._ask(lambda: self._host(source).renderer(source))
+        future: Future[PromptRenderer] = Future()
         future.set_result(found)
         return future
 
@@ -258,16 +258,16 @@ class Engine:
         return self._hosts.of(source, reading=self._reading[0].variant[0].base if self._reading else None)
 
     def _join(self, host: Host, job: Job, prefill: Prefill) -> None:
-        voice = host.voice(job.variant[0])
+        renderer = host.renderer(job.variant[0])
         choosers = [
-            Chooser(sampling, job.prompt, matcher, voice.known)
+            Chooser(sampling, job.prompt, matcher, renderer.known)
             for sampling, matcher in zip(job.samplings, job.matchers, strict=True)
         ]
-        texts = [AnswerText(voice.tokenizer, job.stop) for _ in choosers]
+        texts = [AnswerText(renderer.tokenizer, job.stop) for _ in choosers]
         group = host.groups.get(job.variant, [])
         decoding = next((each for each in group if each.takes_rows), None)
         if decoding is None:
-            decoding = Decoding(host.shared.model, [], Sampling(), voice.stop_ids)
+            decoding = Decoding(host.shared.model, [], Sampling(), renderer.stop_ids)
             host.groups[job.variant] = [*group, decoding]
         for choice, row in enumerate(decoding.join(prefill, choosers), job.first):
             job.texts[choice] = texts[choice - job.first]

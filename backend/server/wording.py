@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from backend.core.vocabulary import UNFINISHED, token_bytes, token_text
 from backend.inference.decoding import NewToken
-from backend.inference.prompting import Voice
+from backend.inference.prompting import PromptRenderer
 from backend.inference.token_view import finite
 from backend.server.jobs import Piece
 from backend.server.tool_calls import CallReader
@@ -41,8 +41,8 @@ class _Endpoint:
     whole: ClassVar[str]
     chunked: ClassVar[str]
 
-    def __init__(self, model: str, voice: Voice) -> None:
-        self._voice = voice
+    def __init__(self, model: str, renderer: PromptRenderer) -> None:
+        self._renderer = renderer
         self._begun = defaultdict[int, bool](bool)
         self._same = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
@@ -53,7 +53,7 @@ class _Endpoint:
 
     def _spelled(self, token_id: int, *, first: bool) -> tuple[str, list[int] | None]:
         """A token's text and its bytes; joined, those of an answer are its text and bytes."""
-        tokenizer = self._voice.tokenizer
+        tokenizer = self._renderer.tokenizer
         return token_text(tokenizer, token_id, first=first), token_bytes(tokenizer, token_id, first=first)
 
     def head(self, *, chunk: bool = False) -> dict[str, Any]:
@@ -65,8 +65,8 @@ class ChatWords(_Endpoint):
 
     prefix, whole, chunked = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def __init__(self, model: str, voice: Voice, *, logprobs: bool, tools: bool = False) -> None:
-        super().__init__(model, voice)
+    def __init__(self, model: str, renderer: PromptRenderer, *, logprobs: bool, tools: bool = False) -> None:
+        super().__init__(model, renderer)
         self._logprobs = logprobs
         self._readers: defaultdict[int, CallReader] | None = defaultdict(CallReader) if tools else None
 
@@ -130,9 +130,11 @@ class TextWords(_Endpoint):
 
     prefix, whole, chunked = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, model: str, voice: Voice, *, logprobs: bool, echoes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: str, renderer: PromptRenderer, *, logprobs: bool, echoes: Sequence[str] = ()
+    ) -> None:
         """``echoes`` are what the answers begin with: the prompt of each, or nothing."""
-        super().__init__(model, voice)
+        super().__init__(model, renderer)
         self._logprobs = logprobs
         self._echoes = echoes
         self._offsets = defaultdict[int, int](int, {place: len(text) for place, text in enumerate(echoes)})

@@ -1,7 +1,7 @@
 """What several processes that train one run must have in common, compared before the first step and now and then.
 
 Each reads the run's folder, its data and its model by itself, perhaps on another machine over another mount; what one
-of them sees otherwise would be trained without a word. Floor F3.
+of them sees otherwise would be trained without a word.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def agreed_checkpoint(run: RunDir, newest: Checkpoint | None, world: World) -> C
 
     The others read that very one, whatever their own listing says. Raises RunError where one of them cannot.
     """
-    step = world.same(newest.step if newest else None)
-    return newest if world.writes or step is None else read_checkpoint(run.checkpoint(step))
+    step = world.broadcast(newest.step if newest else None)
+    return newest if world.is_main or step is None else read_checkpoint(run.checkpoint(step))
 
 
 def require_agreement(world: World, config: RunConfig, facts: Facts, state: TrainState) -> None:

@@ -7,7 +7,7 @@ attention is causal, a shared token has the same hidden state in every row, so l
 those of the rows one by one. Attention itself runs on small rectangles of rows of similar length (``cells``).
 
 The order of rows is a pure function of (seed, epoch), and a step's rows a pure function of the step number:
-resuming needs no iterator state. Floor F1.
+resuming needs no iterator state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A branch: a new run that goes on from a checkpoint of another one with other settings. Floor F3.
+"""A branch: a new run that goes on from a checkpoint of another one with other settings.
 
 The other run stays as it is. The branch holds copies of its checkpoints up to the branching point, its curves so
 far and what it ran on, so that its trainer resumes as if the run were its own.

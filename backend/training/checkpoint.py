@@ -1,4 +1,4 @@
-"""Trainer state on disk: written aside, hashed, published by one rename; the newest good one found again. Floor F1.
+"""Trainer state on disk: written aside, hashed, published by one rename; the newest good one found again.
 
 A checkpoint is a folder in PEFT or Hugging Face layout that any reader can load, plus optimizer moments and
 counters. ``manifest.json`` holds the SHA-256 of every other file and is checked before anything is read: neither

@@ -3,7 +3,7 @@
 Every process holds the whole model, reads the same rows and takes the same step from the same summed gradient, so
 weights and optimizer stay equal without ever being sent. Rank 0 alone writes files. The processes are told of each
 other as torchrun tells them (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``): those our supervisor started meet through
-a file, those of torchrun, on one machine or several, at the address that it gives them. Floor F1.
+a file, those of torchrun, on one machine or several, at the address that it gives them.
 """
 
 from __future__ import annotations
@@ -79,15 +79,15 @@ class World:
         return cls(rank, size, local_size, local_rank)
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0
 
-    def share(self, parts: Sequence[T]) -> list[T]:
+    def my_share(self, parts: Sequence[T]) -> list[T]:
         """What this process computes of the parts of a step, which are of about equal work."""
         return list(parts[self.rank :: self.size])
 
-    def add_up(self, loss: float, gradients: Sequence[Tensor]) -> float:
+    def all_reduce(self, loss: float, gradients: Sequence[Tensor]) -> float:
         """The sum of every process's ``loss``; ``gradients`` become the sums of theirs, in place.
 
         All processes get the same bits. Raises LostPeerError.
@@ -131,7 +131,7 @@ class World:
         """Return ``device``, where each of several processes has a GPU of its own with its index on this machine."""
         return f"{device}:{self.local_rank}" if self.size > 1 and device == "cuda" else device
 
-    def same(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's ``value``, everywhere; what the others pass is not looked at. Raises LostPeerError."""
         if self.size == 1:
             return value
@@ -189,7 +189,7 @@ def joined(
         )
     try:
         yield
-        world.same(None)
+        world.broadcast(None)
     finally:
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""The held-out rows: loss, sample answers on a fixed panel, exact match. Floor F1."""
+"""The held-out rows: loss, sample answers on a fixed panel, exact match."""
 
 from __future__ import annotations
 

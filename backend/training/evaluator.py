@@ -1,4 +1,4 @@
-"""How a run is judged while it trains: held-out loss, answers on a fixed panel, exact match at the end. Floor F3."""
+"""How a run is judged while it trains: held-out loss, answers on a fixed panel, exact match at the end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
     return HeldOut(examples, panel, questions[: config.evaluation.score_rows] if short else [])
 
 
-class Assessor:
+class Evaluator:
     """Evaluates the model as it stands; ``possible`` only where rows are held out.
 
     Raises ModelError ``cannot-generate`` for a model that answers could not be written with, before it is trained.

@@ -1,10 +1,10 @@
 """One micro-batch through a model to its summed loss.
 
 Two short cuts are taken where a model allows them: rows run packed instead of padded, and the head is computed
-chunk by chunk on trained tokens only. Before training, ``prove`` runs two short rows through the real model, in the
-precision of the run: each by itself as transformers computes it, then as training will. A short cut stays only where
-the last hidden states come out the same and those of one row do not hang on the row before it. What cannot be trained
-is refused here, before the first step. Floor F1.
+chunk by chunk on trained tokens only. Before training, ``choose_forward`` runs two short rows through the real model,
+in the precision of the run: each by itself as transformers computes it, then as training will. A short cut stays only
+where the last hidden states come out the same and those of one row do not hang on the row before it. What cannot be
+trained is refused here, before the first step.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class _LogitTransform:
         return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
 
 
-def prove(
+def choose_forward(
     model: PreTrainedModel | PeftModel, *, longest_row: int | None = None, plan: ComputePlan | None = None
 ) -> ForwardPass:
     """Return the fastest way to the loss that is proved to be the model's own, in the precision of ``plan``.

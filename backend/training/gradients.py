@@ -47,7 +47,7 @@ def step_gradients(
 
     total, summed = 0.0, list[Tensor]()
     try:
-        for loss, gradients in pool.map(compute, world.share(list(enumerate(batches)))):
+        for loss, gradients in pool.map(compute, world.my_share(list(enumerate(batches)))):
             total += loss
             summed = (
                 [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
@@ -63,4 +63,4 @@ def step_gradients(
             code="out-of-memory",
         ) from error
     summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
-    return world.add_up(total, summed), summed
+    return world.all_reduce(total, summed), summed

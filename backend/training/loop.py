@@ -1,4 +1,4 @@
-"""The training loop: a generator of step reports. It knows nothing about files, screens or signals. Floor F1.
+"""The training loop: a generator of step reports. It knows nothing about files, screens or signals.
 
 Each optimizer step takes the exact mean over all its trained tokens, however the step is split into batches and
 micro-batches. A loss or gradient that is not finite ends training before it can touch a weight.

@@ -1,4 +1,4 @@
-"""Masked cross-entropy that never holds all logits: the head runs on trained tokens only, in chunks. Floor F1."""
+"""Masked cross-entropy that never holds all logits: the head runs on trained tokens only, in chunks."""
 
 from __future__ import annotations
 

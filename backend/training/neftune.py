@@ -1,4 +1,4 @@
-"""NEFTune: uniform noise on the embeddings of training rows (Jain et al. 2023, arXiv 2310.05914). Floor F1."""
+"""NEFTune: uniform noise on the embeddings of training rows (Jain et al. 2023, arXiv 2310.05914)."""
 
 from __future__ import annotations
 

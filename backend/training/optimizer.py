@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters, and the learning rate as a pure function of the step. Floor F1."""
+"""AdamW over the trainable parameters, and the learning rate as a pure function of the step."""
 
 from __future__ import annotations
 

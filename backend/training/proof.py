@@ -1,4 +1,4 @@
-"""Questions about a model that are answered by running it, in whatever precision it has. Floor F1.
+"""Questions about a model that are answered by running it, in whatever precision it has.
 
 Whether one token hangs on another, whether a pass draws random numbers, how far two ways to the same states are
 apart. ``forward.prove`` puts them before training.

@@ -1,4 +1,4 @@
-"""What a run was trained on: written down by each attempt, and the same in all of them. Floor F3."""
+"""What a run was trained on: written down by each attempt, and the same in all of them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def with_tokens(known: Environment, rows: EncodedRows) -> Environment:
 
 
 def _counted(read: RowsRead, rows: EncodedRows) -> RowsRead:
-    return replace(read, tokens=rows.tokens, trained_tokens=rows.trained_tokens) if rows.whole else read
+    return replace(read, tokens=rows.tokens, trained_tokens=rows.trained_tokens) if rows.is_complete else read
 
 
 def require_same_inputs(before: Facts | None, now: Facts) -> None:

@@ -1,4 +1,4 @@
-"""What of a model a text reaches: its parameters, and the layers that an adapter can stand beside. Floor F1.
+"""What of a model a text reaches: its parameters, and the layers that an adapter can stand beside.
 
 Found by reading a few tokens: a parameter is reached where the loss hangs on it. A vision tower is not, nor is a bias
 that only decides which expert is chosen.

@@ -1,4 +1,4 @@
-"""The recorder: what happens in a run goes into its folder as it happens. Floor F3."""
+"""The recorder: what happens in a run goes into its folder as it happens."""
 
 from __future__ import annotations
 

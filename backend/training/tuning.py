@@ -1,4 +1,4 @@
-"""A loaded model in, a trainable model out: METHODS maps a method's name to what it does. Floor F1.
+"""A loaded model in, a trainable model out: METHODS maps a method's name to what it does.
 
 Only what a text reaches is trained: the weights of a vision or audio tower stay as they came, and so does what the
 architecture keeps fixed.

@@ -1,4 +1,4 @@
-"""The training rows of any epoch as examples, where augmentation lets them vary. Floor F2.
+"""The training rows of any epoch as examples, where augmentation lets them vary.
 
 What a row becomes depends on (seed, epoch, index) alone: a resume, or any number of workers that share the indices
 out among themselves, sees the same rows.

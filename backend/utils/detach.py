@@ -1,7 +1,7 @@
 """Start a process that outlives its starter and never becomes anybody's zombie.
 
 ``spawn_detached`` runs this very file in a bare interpreter, which forks, says the pid and leaves; the child
-carries on in a session of its own, a child of init. Floor F0: standard library only, no domain word.
+carries on in a session of its own, a child of init.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Everything durable goes through a small ``FileSystem`` seam, so that a test can fail, crash or record each
 operation. The environment variable ``TUNESMITH_CRASHPOINT=save:3`` kills the process just before the third
-durable operation of the protocol ``save``. Floor F0: standard library and orjson only, no domain word.
+durable operation of the protocol ``save``.
 """
 
 from __future__ import annotations

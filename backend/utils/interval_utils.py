@@ -1,4 +1,4 @@
-"""How sure a measured share is. Floor F0: standard library only, no domain word."""
+"""How sure a measured share is."""
 
 from __future__ import annotations
 

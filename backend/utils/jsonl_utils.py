@@ -1,7 +1,4 @@
-"""JSON lines: an append-only writer that survives a crash, and an incremental reader of a growing file.
-
-Floor F0: standard library and file_utils only, no domain word.
-"""
+"""JSON lines: an append-only writer that survives a crash, and an incremental reader of a growing file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Locks on files and folders that live exactly as long as their holders.
 
 ``flock`` on an open description, which children inherit. No pid, no time-out, nothing to clean up: the kernel lets go
-when the last holder dies. Floor F0: standard library only, no domain word.
+when the last holder dies.
 """
 
 from __future__ import annotations

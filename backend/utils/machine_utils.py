@@ -1,8 +1,7 @@
 """What this process may use of the machine: its cores and its memory, the limits of containers included.
 
 The limits are those of the process's own control group and of every group above it, in version 1 and 2 of cgroups
-(kernel documentation, admin-guide/cgroup-v1/memory, scheduler/sched-bwc and admin-guide/cgroup-v2). Floor F0:
-standard library and psutil only, no domain word.
+(kernel documentation, admin-guide/cgroup-v1/memory, scheduler/sched-bwc and admin-guide/cgroup-v2).
 """
 
 from __future__ import annotations

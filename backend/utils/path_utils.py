@@ -1,4 +1,4 @@
-"""Paths as people write them. Floor F0: standard library only, no domain word."""
+"""Paths as people write them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which process is meant, whether it lives, and a signal that can never reach a stranger.
 
 A pid alone is no name: it is reused, and it survives a reboot on paper. An identity adds the start time in
-clock ticks and the boot. Floor F0: standard library and psutil only, no domain word.
+clock ticks and the boot.
 """
 
 from __future__ import annotations

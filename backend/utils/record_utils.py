@@ -1,7 +1,6 @@
 """Plain JSON into frozen dataclasses, strictly: a wrong type is an error, never a guess.
 
-Unknown keys are left out, so that an older reader can open what a newer writer wrote. Floor F0: standard
-library only, no domain word.
+Unknown keys are left out, so that an older reader can open what a newer writer wrote.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Room set aside on a disk, to be given back when it is full. Floor F0: standard library only, no domain word."""
+"""Room set aside on a disk, to be given back when it is full."""
 
 from __future__ import annotations
 

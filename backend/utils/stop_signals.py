@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a request to stop. Floor F0: standard library only, no domain word."""
+"""SIGTERM, SIGINT and SIGHUP as a request to stop."""
 
 from __future__ import annotations
 

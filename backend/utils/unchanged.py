@@ -1,4 +1,4 @@
-"""What was found out about the files of a folder, remembered until one of them changes. Floor F0: no domain word."""
+"""What was found out about the files of a folder, remembered until one of them changes."""
 
 from __future__ import annotations
 

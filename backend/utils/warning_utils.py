@@ -1,4 +1,4 @@
-"""Warnings of libraries that tell a person nothing, kept unsaid. Floor F0: standard library only, no domain word."""
+"""Warnings of libraries that tell a person nothing, kept unsaid."""
 
 from __future__ import annotations
 

@@ -415,7 +415,7 @@ class TestSeveralAnswers:
         (cut,) = model.answers("test input", max_new_tokens=2)
         (stopped,) = model.answers("test input", stop=["out"])
         assert (whole.text, whole.finish) == (ANSWER, "stop")
-        assert whole.tokens[-1].token_id in model.voice.stop_ids
+        assert whole.tokens[-1].token_id in model.renderer.stop_ids
         assert {len(token.top) for token in whole.tokens} == {3}
         assert all(token.logprob == pytest.approx(token.top[0][1], abs=1e-5) for token in whole.tokens)
         assert (cut.finish, len(cut.tokens)) == ("length", 2)

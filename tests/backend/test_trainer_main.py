@@ -590,9 +590,9 @@ def test_a_follower_ends_when_and_as_the_first_one_says(
     told: list[str | None], status: RunStatus, steps: int
 ) -> None:
     world = create_autospec(World, instance=True)
-    world.same.side_effect = told
+    world.broadcast.side_effect = told
     rows = create_autospec(EncodedRows, instance=True)
     reports = iter([create_autospec(StepReport, instance=True, step=n, total_steps=3) for n in (1, 2, 3)])
     assert trainer_main._follow(reports, rows, world).status is status
-    assert rows.go_on.call_count == steps
+    assert rows.tokenise_next.call_count == steps
     assert len(list(reports)) == 3 - steps

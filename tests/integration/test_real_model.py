@@ -19,7 +19,7 @@ from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.run.config import DataConfig, TrainingConfig, TuningConfig
 from backend.training.batching import pack
-from backend.training.forward import prove
+from backend.training.forward import choose_forward
 from backend.training.gradients import step_gradients
 from backend.training.loop import TrainState
 from backend.training.tuning import make_trainable
@@ -47,7 +47,7 @@ def state(smollm2: Path) -> TrainState:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.01 * torch.randn(parameter.shape, generator=noise)
-    return TrainState.start(prove(model), TrainingConfig(learning_rate=1e-3))
+    return TrainState.start(choose_forward(model), TrainingConfig(learning_rate=1e-3))
 
 
 def gradients(state: TrainState, examples: list[Example], parts: int) -> tuple[float, Tensor]:

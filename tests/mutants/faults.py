@@ -101,7 +101,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "rows that training did not wait for are never looked at",
         "backend/trainer_main.py",
-        "if not rows.whole and not rows.go_on():",
+        "if not rows.is_complete and not rows.tokenise_next():",
         "if False:",
         (TRAINER,),
     ),

@@ -44,7 +44,7 @@ rows = st.lists(row, min_size=1, max_size=8)
 @given(rows)
 def test_a_store_gives_back_what_was_put_in(given_rows):
     with mock.patch.object(store, "IN_MEMORY_BYTES", 0):
-        assert list(store.kept([*given_rows, *given_rows])) == [*given_rows, *given_rows]
+        assert list(store.spill_to_disk([*given_rows, *given_rows])) == [*given_rows, *given_rows]
 
 
 @settings(max_examples=60, deadline=None)

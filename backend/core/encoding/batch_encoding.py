@@ -2,7 +2,6 @@
 
 Two caches do the work: the template's shape joins a row by hand, and the word cache looks its words up. Both
 apply only where they are proved to give the ids of the slow way; a row for which they are not comes back as None.
-Floor F1; imports template_shape and word_cache.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows as examples: tokenised once, made where they are asked for, and many of them while training runs. Floor F2."""
+"""Rows as examples: tokenised once, made where they are asked for, and many of them while training runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.examples import Example, require_fit
 from backend.core.encoding.row import encode_each
-from backend.core.encoding.token_cache import Tokens, TokenTable, keeping, kept, key_of
+from backend.core.encoding.token_cache import Tokens, TokenTable, key_of, load_cached, write_through
 from backend.data.records import Row
 from backend.data.store import chosen
 from backend.errors import DataError
@@ -39,9 +39,9 @@ def encode(
     encoded = EncodedRows(rows, tokenizer, data)
     can_wait = len(rows) >= LARGE_ROWS and data.truncation == "error"
     if all_now or not can_wait or any(_may_be_long(row, data.max_length) for row in rows):
-        encoded.go_on(to_the_end=True)
+        encoded.tokenise_next(to_the_end=True)
     else:
-        encoded.go_on()
+        encoded.tokenise_next()
     if not len(encoded):
         raise DataError(
             f"None of the {len(rows)} rows is left to train on.",
@@ -65,10 +65,10 @@ class EncodedRows(Sequence[Example]):
         self.cut: list[str] = []
         self.dropped: list[str] = []
         self.tokens = self.trained_tokens = 0
-        self.whole = False
+        self.is_complete = False
         self._rows, self._tokenizer, self._data = rows, tokenizer, data
         self._key = key_of(rows, tokenizer) if len(rows) >= BLOCK_ROWS else None
-        self._table = kept(self._key) if self._key else None
+        self._table = load_cached(self._key) if self._key else None
         self._tables = self._blocks()
         self._staying: list[np.ndarray] = []
         self._looked_at = self._longest = self._highest = 0
@@ -90,7 +90,7 @@ class EncodedRows(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         return map(self._example, self.numbers.tolist(), chosen(self._rows, self.numbers))
 
-    def go_on(self, *, to_the_end: bool = False) -> bool:
+    def tokenise_next(self, *, to_the_end: bool = False) -> bool:
         """Tokenise the next rows, or all that are left, in their order; whether there are more.
 
         Raises as ``encode`` does: rows that are too long are told together.
@@ -102,16 +102,16 @@ class EncodedRows(Sequence[Example]):
         return more
 
     def _next(self) -> bool:
-        if self.whole:
+        if self.is_complete:
             return False
         table = next(self._tables, None)
         if table is not None:
             self._look_at(table)
             return True
-        self.whole = True
+        self.is_complete = True
         self.numbers = np.concatenate([self.numbers[:0], *self._staying])
         if self._key and self._table is None:
-            self._table = kept(self._key)
+            self._table = load_cached(self._key)
         return False
 
     def require_fit(self, longest: int, vocabulary: int) -> None:
@@ -127,7 +127,7 @@ class EncodedRows(Sequence[Example]):
             return iter([self._table[start : start + BLOCK_ROWS] for start in starts])
         encoded = encode_each(self._rows, self._tokenizer)
         blocks = map(TokenTable.of, iter(lambda: list(itertools.islice(encoded, BLOCK_ROWS)), []))
-        return keeping(self._key, blocks) if self._key else blocks
+        return write_through(self._key, blocks) if self._key else blocks
 
     def _look_at(self, table: TokenTable) -> None:
         """Count the next rows and decide which of them stay; raises DataError for one that may not be so long."""
@@ -135,7 +135,7 @@ class EncodedRows(Sequence[Example]):
         lengths = np.diff(table.ends)
         stays = np.ones(len(table), bool)
         for index in np.flatnonzero(lengths > limit).tolist():
-            stays[index] = self._stays(self._rows[self._looked_at + index], *table[index])
+            stays[index] = self._truncate(self._rows[self._looked_at + index], *table[index])
         said = np.cumsum(np.append(False, table.all_trained), dtype=np.int64)
         lengths = np.minimum(lengths, limit)
         self.tokens += int(lengths[stays].sum())
@@ -149,7 +149,7 @@ class EncodedRows(Sequence[Example]):
         if self._limits and (longest > self._limits[0] or highest >= self._limits[1]):
             require_fit(self[first : self._looked_at], *self._limits)
 
-    def _stays(self, row: Row, ids: np.ndarray, trained: np.ndarray) -> bool:
+    def _truncate(self, row: Row, ids: np.ndarray, trained: np.ndarray) -> bool:
         """Whether anything of a row that is too long is trained on; it is noted as cut or dropped."""
         limit = self._data.max_length
         if self._data.truncation == "error":
@@ -161,13 +161,13 @@ class EncodedRows(Sequence[Example]):
 
     def _example(self, number: int, row: Row) -> Example:
         limit = self._data.max_length
-        ids, trained = self._alone(row) if self._table is None else self._table[number]
+        ids, trained = self._encode_now(row) if self._table is None else self._table[number]
         example = Example(ids[:limit], trained[:limit], row.place)
         if self._table is None and self._limits:
             require_fit([example], *self._limits)
         return example
 
-    def _alone(self, row: Row) -> Tokens:
+    def _encode_now(self, row: Row) -> Tokens:
         ((ids, trained),) = TokenTable.of(list(encode_each([row], self._tokenizer)))
         if len(ids) > self._data.max_length and self._data.truncation == "error":
             raise _too_long([(row.place, len(ids), True)], 1, self._data.max_length)

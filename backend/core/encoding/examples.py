@@ -1,7 +1,4 @@
-"""Rows as token ids: one that is trained on, one that is asked. It needs no tensors.
-
-Floor F1.
-"""
+"""Rows as token ids: one that is trained on, one that is asked. It needs no tensors."""
 
 from __future__ import annotations
 

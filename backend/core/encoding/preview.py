@@ -1,7 +1,4 @@
-"""Rows as the model will see them: every token, whether it is trained, who put it there, and what an epoch costs.
-
-Floor F2; stands on ``data_pipeline`` and the renderer, so that what is shown is what is trained on.
-"""
+"""Rows as the model will see them: every token, whether it is trained, who put it there, and what an epoch costs."""
 
 from __future__ import annotations
 

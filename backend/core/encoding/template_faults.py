@@ -1,6 +1,6 @@
 """What a chat template does to rows that nobody sees: asks otherwise than it trains, adds words, leaves parts out.
 
-Found by rendering with the model's own template, once for each distinct kind of row. Floor F2.
+Found by rendering with the model's own template, once for each distinct kind of row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Token ids of large data sets on disk, mapped: the second start on the same rows tokenises nothing. Floor F2.
+"""Token ids of large data sets on disk, mapped: the second start on the same rows tokenises nothing.
 
 An entry is a folder named after a hash of all that its ids depend on: the rows' content, the tokenizer, its chat
 template, the date where a template prints one, and the code that renders. So it is never stale. Its bytes are
@@ -102,7 +102,7 @@ class TokenTable(Sequence[Tokens]):
         return self.ids[here], self.trained[here]
 
 
-def kept(key: str, folder: Path | None = None) -> TokenTable | None:
+def load_cached(key: str, folder: Path | None = None) -> TokenTable | None:
     """The entry ``key``, mapped; None where there is no good one, or none that the disk gives out."""
     entry = (folder or _folder()) / key
     try:
@@ -119,7 +119,7 @@ def kept(key: str, folder: Path | None = None) -> TokenTable | None:
     return table
 
 
-def keeping(key: str, tables: Iterable[TokenTable], folder: Path | None = None) -> Iterator[TokenTable]:
+def write_through(key: str, tables: Iterable[TokenTable], folder: Path | None = None) -> Iterator[TokenTable]:
     """Hand ``tables`` through; once the last has been taken, their rows are the entry ``key``.
 
     Nothing is kept where taking them ends earlier or raises. A disk that refuses is told and costs no row.

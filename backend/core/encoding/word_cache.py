@@ -3,7 +3,7 @@
 A byte-level BPE never makes a token that holds a visible character and then a space: every word rule of this
 family lets a space only begin a word. So a text can be cut before a single space that stands between two visible
 characters, the words looked up, and only new words given to the tokenizers library. Where a tokenizer is not of
-such a kind, there is no cache. Floor F1.
+such a kind, there is no cache.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A GGUF file, read once into a Hugging Face folder: config, fp32 safetensors, tokenizer, chat template.
 
 The weights are dequantised by the gguf package block by block and written straight to their place in the
-safetensors file, so that memory stays small and nothing is built twice. Floor F1; imports errors, utils and the
-two GGUF readers.
+safetensors file, so that memory stays small and nothing is built twice.
 """
 
 from __future__ import annotations

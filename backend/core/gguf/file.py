@@ -1,7 +1,7 @@
 """The header of a GGUF file, read fast and without trusting it.
 
 The gguf package's own reader spends seconds on a vocabulary, since it makes an array of every string; this one
-walks the header once. Every length is checked against the file before it is used. Floor F1; imports errors only.
+walks the header once. Every length is checked against the file before it is used.
 
 Source of the layout: the GGUF specification (ggml repository, docs/gguf.md), versions 2 and 3, little-endian.
 """

@@ -1,7 +1,7 @@
 """A GGUF file's vocabulary as the files of a Hugging Face tokenizer.
 
 Only byte-level BPE ("gpt2" in the GGUF specification) is read: its tokens and merges are all there is to it,
-together with the rule that cuts text into words, which the file names and this room knows. Floor F1.
+together with the rule that cuts text into words, which the file names and this room knows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parts of a rendered conversation that the model writes, proved from the model's own chat template. Floor F1.
+"""The parts of a rendered conversation that the model writes, proved from the model's own chat template.
 
 A chat template is a program; nothing says which of the characters it prints are the assistant's. Rather than knowing
 templates by name, this module renders the conversation again, with one message marked or with others left out, and

@@ -1,7 +1,6 @@
 """Chat templates come from strangers: each is tried in a child with little memory and time before it is used.
 
 The sandbox in which templates are rendered keeps them from running code, not from using all memory or never ending.
-Floor F1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chat templates by name: of the field, for base models that bring none, and forms of a model's own. Floor F1.
+"""Chat templates by name: of the field, for base models that bring none, and forms of a model's own.
 
 Each ends an answer with a special token of the tokenizer at hand, which is trained, so that the model learns to
 stop; no token is ever added. Text before plain input that a tokenizer puts there itself (BOS) is printed first.

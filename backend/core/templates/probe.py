@@ -1,4 +1,4 @@
-"""A conversation rendered again with marks in it: what the proofs of where an answer lies stand on. Floor F1."""
+"""A conversation rendered again with marks in it: what the proofs of where an answer lies stand on."""
 
 from __future__ import annotations
 

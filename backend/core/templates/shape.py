@@ -4,8 +4,7 @@ Rendering a template runs a small program for every row. Most templates only joi
 at a content for a few fixed words (a thinking block, a tool's answer) and join where they find none. Where that
 is proved, rows are joined by hand. The proof has two parts, and without either there is no shape: a render whose
 contents record every look at them records only looks whose outcome a few conditions on the content decide; and
-awkward contents that meet the conditions render to exactly what joining gives. Floor F1; imports errors, template
-and template_trace.
+awkward contents that meet the conditions render to exactly what joining gives.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Conversations as the model's own chat template prints them: the only place that calls a template. Floor F1."""
+"""Conversations as the model's own chat template prints them: the only place that calls a template."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The answer is a set of conditions under which the outcome of every look is known, or None. For it to be complete, a
 content must stay recognisable: the template's source may use no method, function or block that would hand its text
-on as a plain string, and a filter or test that does so says so. Floor F1; imports template.
+on as a plain string, and a filter or test that does so says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where an answer ends: with special tokens of its own, and never with the opening of the next turn. Floor F1."""
+"""Where an answer ends: with special tokens of its own, and never with the opening of the next turn."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """What a run will cost before it starts: time, memory and disk, from the model's shape and this machine's past runs.
 
-Pure functions of values. An estimate is an interval, as wide as its own past errors. Floor F0: imports config,
-errors and the shape of a model; whoever asks reads the folders (``past_runs``) and looks at the machine.
+Pure functions of values. An estimate is an interval, as wide as its own past errors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The shape of a model, read from config.json and the headers of its weights: no weight and no library is loaded.
-
-Floor F0: imports errors and utils.
-"""
+"""The shape of a model, read from config.json and the headers of its weights: no weight and no library is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the finished runs under a root took, for the estimate of the next one. Floor F0: reads run folders."""
+"""What the finished runs under a root took, for the estimate of the next one."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from backend.core.device import ComputePlan
 from backend.core.encoding.examples import Example
 from backend.core.packed_attention import MicroBatch
 from backend.run.config import TrainingConfig, TuningConfig
-from backend.training.forward import ForwardPass, prove
+from backend.training.forward import ForwardPass, choose_forward
 from backend.training.loop import TrainState
 from backend.training.tuning import make_trainable
 from tests.tiny import Architecture, tiny_model
@@ -52,7 +52,9 @@ def start(
     seed: int = 0,
 ) -> TrainState:
     """A training of ``model`` before its first step, as the trainer starts one."""
-    return TrainState.start(prove(make_trainable(model, tuning, seed=seed)), training or TrainingConfig())
+    return TrainState.start(
+        choose_forward(make_trainable(model, tuning, seed=seed)), training or TrainingConfig()
+    )
 
 
 def shake(state: TrainState, *, seed: int = 1) -> None:

@@ -159,7 +159,7 @@ def test_noise_leaves_code_alone():
 @pytest.mark.parametrize("limit", [store.IN_MEMORY_BYTES, 0])
 def test_rows_that_change_are_shown_before_and_after(monkeypatch, limit):
     monkeypatch.setattr(store, "IN_MEMORY_BYTES", limit)
-    rows = store.kept([pair("q", "a"), LONG, Row("f:3", text="t")])
+    rows = store.spill_to_disk([pair("q", "a"), LONG, Row("f:3", text="t")])
     how = AugmentationConfig(sub_turns=1.0)
     changed = augment(LONG, how, seed=0, epoch=4, index=1)
     assert varied_pairs(rows, how, seed=0, epoch=4) == [Pair(LONG, changed)]

@@ -5,7 +5,7 @@ import pytest
 
 from backend.data import store
 from backend.data.records import Row
-from backend.data.store import RowFile, chosen, kept
+from backend.data.store import RowFile, chosen, spill_to_disk
 from backend.errors import DataError
 from tests.backend.data.rows import assistant, chat, pair, user
 
@@ -29,13 +29,13 @@ def on_disk(monkeypatch):
 
 
 def test_few_rows_stay_in_memory():
-    assert kept(iter(ROWS)) == ROWS
-    assert kept([]) == []
+    assert spill_to_disk(iter(ROWS)) == ROWS
+    assert spill_to_disk([]) == []
 
 
 @pytest.mark.usefixtures("on_disk")
 def test_rows_come_back_as_they_were():
-    rows = kept(iter(ROWS))
+    rows = spill_to_disk(iter(ROWS))
     assert isinstance(rows, RowFile)
     assert list(rows) == ROWS
     assert [rows[number] for number in range(len(rows))] == ROWS
@@ -49,7 +49,7 @@ def test_rows_come_back_as_they_were():
     "part", [slice(2, 4), slice(None, None, -1), slice(1, None, 3), slice(9, None), slice(3)]
 )
 def test_slices_are_those_of_a_list_and_may_be_sliced_again(part):
-    rows = kept(iter(ROWS))
+    rows = spill_to_disk(iter(ROWS))
     assert list(rows[part]) == ROWS[part]
     assert len(rows[part]) == len(ROWS[part])
     assert list(rows[part][1:]) == ROWS[part][1:]
@@ -60,14 +60,14 @@ def test_rows_are_chosen_by_number_in_any_order():
     numbers = np.array([7, 0, 1, 1, 5, 0])
     wanted = [ROWS[number] for number in numbers]
     assert chosen(ROWS, numbers) == wanted
-    assert list(chosen(kept(iter(ROWS)), numbers)) == wanted
-    assert chosen(kept(iter(ROWS)), numbers)[4] == ROWS[5]
+    assert list(chosen(spill_to_disk(iter(ROWS)), numbers)) == wanted
+    assert chosen(spill_to_disk(iter(ROWS)), numbers)[4] == ROWS[5]
 
 
 def test_the_file_has_no_name_and_few_rows_make_none(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(store, "IN_MEMORY_BYTES", 10 * store.ROW_BYTES)
-    rows = kept(pair(str(number), "a", f"f:{number}") for number in range(5_000))
+    rows = spill_to_disk(pair(str(number), "a", f"f:{number}") for number in range(5_000))
     assert isinstance(rows, RowFile)
     assert [rows[number].place for number in (0, 2_500, 4_999)] == ["f:0", "f:2500", "f:4999"]
     assert list(tmp_path.iterdir()) == []
@@ -80,11 +80,11 @@ def test_what_the_rows_raise_comes_through():
         raise DataError("stop", remedy="", code="x")
 
     with pytest.raises(DataError, match="stop"):
-        kept(rows())
+        spill_to_disk(rows())
 
 
 @pytest.mark.usefixtures("on_disk")
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no"))
     with pytest.raises(DataError, match="cannot be written"):
-        kept(iter(ROWS))
+        spill_to_disk(iter(ROWS))

@@ -23,7 +23,7 @@ from backend.inference.decoding import (
 )
 from backend.inference.runner import MIN_SHARED
 from backend.inference.sampling import Chooser
-from backend.training.forward import prove
+from backend.training.forward import choose_forward
 from backend.training.tuning import make_trainable
 from tests.backend.core.decoding import (
     ALIKE,
@@ -463,7 +463,7 @@ def test_a_model_that_names_no_limit_has_a_large_one() -> None:
 @pytest.mark.parametrize("tuning", [LORA, FULL], ids=["lora", "full"])
 def test_a_training_model_speaks_and_is_as_it_was_afterwards(tuning: Any, training: bool) -> None:
     model = make_trainable(lively_model(), tuning, seed=0)
-    causal = prove(model).causal
+    causal = choose_forward(model).causal
     model.train(training)
 
     with for_inference(model):
@@ -480,7 +480,7 @@ def test_a_training_model_speaks_and_is_as_it_was_afterwards(tuning: Any, traini
 def test_a_padded_model_speaks_with_the_attention_it_came_with(kind: str) -> None:
     model = decoder(kind)
     own = model.config._attn_implementation
-    prove(model)
+    choose_forward(model)
 
     with for_inference(model):
         inside = model.config._attn_implementation
@@ -492,7 +492,7 @@ def test_a_padded_model_speaks_with_the_attention_it_came_with(kind: str) -> Non
 
 def test_a_failure_while_speaking_leaves_the_model_as_it_was() -> None:
     model = make_trainable(lively_model(), LORA, seed=0)
-    causal = prove(model).causal
+    causal = choose_forward(model).causal
 
     with pytest.raises(InferenceError), for_inference(model):
         Decoding(model, [[]], Sampling(), ())

@@ -14,7 +14,7 @@ from backend.errors import InferenceError, ModelError, RunError, TunesmithError
 from backend.inference import decode_proof
 from backend.inference.constraint import Constraint
 from backend.inference.model_source import ModelSource, find_model
-from backend.inference.prompting import LoadedBase, Voice
+from backend.inference.prompting import LoadedBase, PromptRenderer
 from backend.inference.shared_base import KEEP
 from backend.run.folder import RunDir
 from tests.runs import SHORT, make_run
@@ -22,30 +22,30 @@ from tests.tiny import tiny_model, tiny_model_folder
 
 
 @pytest.fixture(scope="module")
-def voice(tiny_folder: Path) -> Voice:
-    return Voice(find_model(tiny_folder), tiny_model(vocab_size=400))
+def renderer(tiny_folder: Path) -> PromptRenderer:
+    return PromptRenderer(find_model(tiny_folder), tiny_model(vocab_size=400))
 
 
-def test_a_text_is_a_users_message(voice: Voice) -> None:
-    own = voice.tokenizer.apply_chat_template(
+def test_a_text_is_a_users_message(renderer: PromptRenderer) -> None:
+    own = renderer.tokenizer.apply_chat_template(
         [{"role": "user", "content": "hello"}], add_generation_prompt=True
     )
-    assert voice.render("hello") == own["input_ids"]
+    assert renderer.render("hello") == own["input_ids"]
 
 
-def test_plain_text_is_continued_without_a_template(voice: Voice) -> None:
-    ids = voice.render_text("hello world")
-    assert voice.tokenizer.decode(ids).endswith("hello world")
-    assert "user" not in voice.tokenizer.decode(ids)
+def test_plain_text_is_continued_without_a_template(renderer: PromptRenderer) -> None:
+    ids = renderer.render_text("hello world")
+    assert renderer.tokenizer.decode(ids).endswith("hello world")
+    assert "user" not in renderer.tokenizer.decode(ids)
 
 
 def test_tools_are_shown_to_the_template(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "qwen", family="qwen3")
     template = "{% if tools %}{{ tools | tojson }}{% endif %}{{ messages[0].content }}"
     (folder / "chat_template.jinja").write_text(template)
-    voice = Voice(find_model(folder), tiny_model())
+    renderer = PromptRenderer(find_model(folder), tiny_model())
     tool = {"type": "function", "function": {"name": "weigh", "parameters": {}}}
-    assert "weigh" in voice.tokenizer.decode(voice.render("hello", tools=[tool]))
+    assert "weigh" in renderer.tokenizer.decode(renderer.render("hello", tools=[tool]))
 
 
 def test_a_template_of_the_run_is_used_for_its_base_as_well(
@@ -57,28 +57,28 @@ def test_a_template_of_the_run_is_used_for_its_base_as_well(
         find_model(made, base=True),
         find_model(tiny_folder),
     )
-    voice = loaded.voice(run)
-    assert "### Instruction:\nhello" in voice.tokenizer.decode(voice.render("hello"))
-    assert loaded.voice(plain).render("hello") != voice.render("hello")
-    assert loaded.voice(run) is voice
+    renderer = loaded.renderer(run)
+    assert "### Instruction:\nhello" in renderer.tokenizer.decode(renderer.render("hello"))
+    assert loaded.renderer(plain).render("hello") != renderer.render("hello")
+    assert loaded.renderer(run) is renderer
 
 
-def test_without_a_form_there_is_no_matcher(voice: Voice) -> None:
-    assert voice.matcher(None) is None
-    assert voice.matcher(Constraint.choice("a")) is not None
+def test_without_a_form_there_is_no_matcher(renderer: PromptRenderer) -> None:
+    assert renderer.matcher(None) is None
+    assert renderer.matcher(Constraint.choice("a")) is not None
 
 
 @pytest.mark.parametrize("prompt", ["", " ", [], 5, ["text"], "word " * 600, [{"role": "user"}]])
-def test_what_cannot_be_rendered(voice: Voice, prompt: object) -> None:
+def test_what_cannot_be_rendered(renderer: PromptRenderer, prompt: object) -> None:
     with pytest.raises(TunesmithError) as caught:
-        voice.render(prompt)
+        renderer.render(prompt)
     assert caught.value.remedy
 
 
 @pytest.mark.parametrize("text", ["", "word " * 600])
-def test_plain_text_that_cannot_be_continued(voice: Voice, text: str) -> None:
+def test_plain_text_that_cannot_be_continued(renderer: PromptRenderer, text: str) -> None:
     with pytest.raises(InferenceError):
-        voice.render_text(text)
+        renderer.render_text(text)
 
 
 class TestHolding:
@@ -132,7 +132,7 @@ def test_tokenizers_go_with_their_adapters(trained: RunDir, tmp_path: Path) -> N
     loaded = LoadedBase(sources[0])
     seen = []
     for source in sources:
-        seen.append(weakref.ref(loaded.voice(source).tokenizer))
+        seen.append(weakref.ref(loaded.renderer(source).tokenizer))
         loaded.use(source)
     gc.collect()
 
@@ -146,7 +146,7 @@ def test_asking_for_many_without_using_them_keeps_few(trained: RunDir, tmp_path:
     loaded = LoadedBase(sources[0])
 
     for source in sources:
-        loaded.voice(source)
+        loaded.renderer(source)
 
     assert [loaded.voice_at_hand(source) is not None for source in sources] == [False] * 2 + [True] * (
         KEEP + 1
@@ -157,11 +157,11 @@ def test_asking_for_many_without_using_them_keeps_few(trained: RunDir, tmp_path:
 def test_a_tokenizer_that_changed_on_the_disk_is_seen(trained: RunDir, tmp_path: Path) -> None:
     (source,) = _copies(trained, tmp_path, 1)
     loaded = LoadedBase(source)
-    before = loaded.voice(source)
+    before = loaded.renderer(source)
     (source.tokenizer / "chat_template.jinja").write_text("{{ messages[0].content }}")
 
     assert loaded.voice_at_hand(source) is None
-    after = loaded.voice(source)
+    after = loaded.renderer(source)
 
     assert after.tokenizer.decode(after.render("hello")) == "hello"
     assert before.tokenizer.decode(before.render("hello")) != "hello"

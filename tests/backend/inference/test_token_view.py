@@ -70,7 +70,7 @@ def test_an_answer_too_long_to_be_held_is_refused(model: Inferencer) -> None:
 
 
 def test_special_tokens_go_by_their_name(model: Inferencer) -> None:
-    assert token_text(model.voice, min(model.voice.stop_ids)) == "<|im_end|>"
+    assert token_text(model.renderer, min(model.renderer.stop_ids)) == "<|im_end|>"
 
 
 def test_numbers_that_json_can_hold() -> None:

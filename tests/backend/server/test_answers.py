@@ -62,10 +62,10 @@ def test_work_aside_raises_what_a_client_may_know(service: Service) -> None:
         raise InferenceError("No.", remedy="", code="empty-prompt")
 
     with pytest.raises(ApiError) as caught:
-        asyncio.run(service.aside(work))
+        asyncio.run(service.in_thread(work))
 
     assert caught.value.status == 400
-    assert asyncio.run(service.aside(lambda: 5)) == 5
+    assert asyncio.run(service.in_thread(lambda: 5)) == 5
 
 
 def test_a_fault_is_told_without_its_cause() -> None:
@@ -97,10 +97,10 @@ def test_a_panic_in_another_thread_is_an_answer_and_no_end(service: Service) -> 
         raise _PanicError
 
     with pytest.raises(ApiError) as caught:
-        asyncio.run(service.aside(work))
+        asyncio.run(service.in_thread(work))
 
     assert caught.value.status == 500
-    assert asyncio.run(service.aside(lambda: 5)) == 5
+    assert asyncio.run(service.in_thread(lambda: 5)) == 5
 
 
 def test_a_dead_engine_shows_in_health_and_is_replaced(

@@ -82,7 +82,7 @@ def _job(
     engine: Engine, source: ModelSource, text: str = "test input", *, strength: float = 1.0, **sampling: Any
 ) -> tuple[Job, Heard]:
     heard = Heard()
-    prompt = engine.voice(source).result(60).render(text)
+    prompt = engine.renderer(source).result(60).render(text)
     samplings = [Sampling(**sampling)]
     job = Job((source, strength), prompt, samplings, [None], (), heard)
     return job, heard
@@ -171,7 +171,7 @@ def test_a_full_queue_is_said(make: Callable[..., Engine], trained: RunDir) -> N
 def test_so_is_more_work_than_may_wait(trained: RunDir) -> None:
     engine = Engine(Limits(waiting=0), Metrics())
     with pytest.raises(InferenceError) as caught:
-        engine.voice(find_model(trained)).result(5)
+        engine.renderer(find_model(trained)).result(5)
     assert caught.value.code == "queue-full"
 
 
@@ -418,10 +418,10 @@ def test_how_a_model_is_spoken_to_is_told_at_once_where_it_is_known(
     make: Callable[..., Engine], trained: RunDir
 ) -> None:
     engine, source = make(), find_model(trained)
-    voice = engine.voice(source).result(60)
+    renderer = engine.renderer(source).result(60)
 
     with _held_up(engine, source):
-        assert engine.voice(source).result(0) is voice
+        assert engine.renderer(source).result(0) is renderer
 
 
 class _Broken:
@@ -510,7 +510,7 @@ def test_a_base_at_work_is_not_put_out(
     eventually(lambda: engine._rows)
 
     with pytest.raises(InferenceError) as caught:
-        engine.voice(find_model(tiny_folder)).result(60)
+        engine.renderer(find_model(tiny_folder)).result(60)
 
     assert caught.value.code == "busy"
     job.cancelled = True
@@ -534,7 +534,7 @@ def test_a_model_that_cannot_be_loaded_is_the_askers_error(
     engine = make()
 
     with pytest.raises(ModelError):
-        engine.voice(ModelSource(tmp_path, None, tmp_path, ())).result(60)
+        engine.renderer(ModelSource(tmp_path, None, tmp_path, ())).result(60)
 
 
 def test_the_end_is_told_to_whoever_waits(trained: RunDir) -> None:
@@ -550,7 +550,7 @@ def test_the_end_is_told_to_whoever_waits(trained: RunDir) -> None:
     with pytest.raises(InferenceError):
         engine.submit(jobs[0][0])
     with pytest.raises(InferenceError):
-        engine.voice(source).result(5)
+        engine.renderer(source).result(5)
 
 
 def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
@@ -560,7 +560,7 @@ def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
     served = find_model(run), 1.0
     engine = make(bases=1)
     seen = [engine.compute(served, lambda _: run.is_in_use()).result(60)]
-    engine.voice(find_model(tiny_folder)).result(60)
+    engine.renderer(find_model(tiny_folder)).result(60)
     seen.append(run.is_in_use())
     seen.append(engine.compute(served, lambda _: run.is_in_use()).result(60))
     engine.close()

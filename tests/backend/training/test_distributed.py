@@ -74,11 +74,11 @@ def two(tmp_path: Path, body: str, *, after: str = "") -> list[Any]:
 class TestAlone:
     def test_everything_is_ones_own(self) -> None:
         gradients = [torch.tensor([1.0, 2.0])]
-        assert ALONE.writes
-        assert ALONE.share([1, 2, 3]) == [1, 2, 3]
-        assert ALONE.add_up(1.5, gradients) == 1.5
+        assert ALONE.is_main
+        assert ALONE.my_share([1, 2, 3]) == [1, 2, 3]
+        assert ALONE.all_reduce(1.5, gradients) == 1.5
         assert gradients[0].tolist() == [1.0, 2.0]
-        assert ALONE.same("this") == "this"
+        assert ALONE.broadcast("this") == "this"
 
     def test_nothing_is_connected(self) -> None:
         with joined(ALONE, {}):
@@ -178,10 +178,10 @@ def test_a_checksum_of_weights_changes_with_any_bit(change: float) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("parts", [0, 1, 2, 7])
 def test_every_part_is_computed_once(size: int, parts: int) -> None:
-    shares = [World(rank, size).share(list(range(parts))) for rank in range(size)]
+    shares = [World(rank, size).my_share(list(range(parts))) for rank in range(size)]
     assert sorted(part for share in shares for part in share) == list(range(parts))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert [World(rank, size).writes for rank in range(size)] == [True] + [False] * (size - 1)
+    assert [World(rank, size).is_main for rank in range(size)] == [True] + [False] * (size - 1)
 
 
 SHAPES = [(2, 3), (5,), (1,), (4, 4)]
@@ -207,15 +207,16 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 import time
 distributed.BUCKET_ELEMENTS = 3
 parts = [torch.full((2, 2), 1.0 + world.rank), torch.tensor([0.1 * (world.rank + 1)]), torch.tensor(3.0)]
-loss = world.add_up(0.5 + world.rank, parts)
-told = [world.same({{'step': world.rank}}), world.same('stop' if world.writes else None), world.same(None)]
+loss = world.all_reduce(0.5 + world.rank, parts)
+wish = 'stop' if world.is_main else None
+told = [world.broadcast({{'step': world.rank}}), world.broadcast(wish), world.broadcast(None)]
 world.require_same(step=4, model='a')
 try:
     world.require_same(step=4, base_model='ab'[world.rank])
 except Exception as error:
     refused = [type(error).__name__, error.code, error.message]
-time.sleep(0.5 * world.writes)
-open({saved!r}, 'w').close() if world.writes else None
+time.sleep(0.5 * world.is_main)
+open({saved!r}, 'w').close() if world.is_main else None
 return {{'refused': refused, 'sum': [loss, [part.tolist() for part in parts]], 'told': told}}"""
     return two(folder, body, after=f"answer['saved'] = os.path.exists({saved!r})")
 
@@ -245,9 +246,9 @@ def test_they_leave_together(together: list[Any]) -> None:
 @pytest.mark.parametrize("victim", [0, 1])
 def test_f01_one_that_dies_is_noticed_at_once(tmp_path: Path, victim: int) -> None:
     body = f"""
-world.same(None)
+world.broadcast(None)
 os.kill(os.getpid(), {signal.SIGKILL:d}) if world.rank == {victim} else None
-return [world.add_up(0.0, [torch.zeros(3)]) for _ in range(2)]"""
+return [world.all_reduce(0.0, [torch.zeros(3)]) for _ in range(2)]"""
     answers = two(tmp_path, body)
     assert answers[victim] is None
     assert answers[1 - victim] == "Another process of this run is gone."

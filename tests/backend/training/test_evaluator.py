@@ -15,8 +15,8 @@ from backend.inference import decode_proof
 from backend.run.config import RunConfig, parse_config
 from backend.run.reports import Progress
 from backend.training.evaluation import HeldOut
-from backend.training.evaluator import Assessor, held_out
-from backend.training.forward import prove
+from backend.training.evaluator import Evaluator, held_out
+from backend.training.forward import choose_forward
 from backend.training.loop import TrainState
 from backend.training.tuning import make_trainable
 from tests.runs import settings, write_rows
@@ -81,10 +81,10 @@ def test_a_report_and_what_a_watcher_sees(
     config = configured(tiny_folder, tmp_path, write_rows(tmp_path / "held.jsonl", rows(*"abcde")))
     tokenizer, plan = load_tokenizer(tiny_folder), plan_compute("float32")
     model = make_trainable(load_base(tiny_folder), config.tuning, seed=0)
-    state = TrainState.start(prove(model, longest_row=64), config.training)
+    state = TrainState.start(choose_forward(model, longest_row=64), config.training)
     held = held_out(data_pipeline.load(config.data, seed=0), tokenizer, config)
     seen: list[Progress] = []
-    assess = Assessor(config, plan, state, tokenizer, held, seen.append)
+    assess = Evaluator(config, plan, state, tokenizer, held, seen.append)
     report = assess(7, 0.5, score=score)
     assert assess.possible
     assert (report.step, report.epoch, report.rows, report.scored_rows) == (7, 0.5, 5, scored)
@@ -99,12 +99,12 @@ def test_a_model_that_could_not_be_asked_is_refused_before_it_is_trained(
     config = configured(tiny_folder, tmp_path, write_rows(tmp_path / "held.jsonl", rows(*"ab")))
     tokenizer, plan = load_tokenizer(tiny_folder), plan_compute("float32")
     model = make_trainable(load_base(tiny_folder), config.tuning, seed=0)
-    state = TrainState.start(prove(model, longest_row=64), config.training)
+    state = TrainState.start(choose_forward(model, longest_row=64), config.training)
     held = held_out(data_pipeline.load(config.data, seed=0), tokenizer, config)
     monkeypatch.setattr(decode_proof, "_is_right", lambda *_: False)
 
-    Assessor(config, plan, state, tokenizer, HeldOut(held.examples), lambda _: None)  # nothing is asked
+    Evaluator(config, plan, state, tokenizer, HeldOut(held.examples), lambda _: None)  # nothing is asked
     with pytest.raises(ModelError) as caught:
-        Assessor(config, plan, state, tokenizer, held, lambda _: None)
+        Evaluator(config, plan, state, tokenizer, held, lambda _: None)
 
     assert caught.value.code == "cannot-generate"

@@ -39,7 +39,7 @@ from backend.core.encoding.examples import Example
 from backend.errors import ModelError
 from backend.run.config import TuningConfig
 from backend.training.batching import pack
-from backend.training.forward import ForwardPass, prove
+from backend.training.forward import ForwardPass, choose_forward
 from backend.training.tuning import make_trainable
 from tests.backend.core.odd_models import (
     chunked_attention,
@@ -128,7 +128,7 @@ def test_packed_rows_have_the_models_own_loss(build: Callable[[], PreTrainedMode
     model = build()
     expected = _own_loss(model, ROWS)
 
-    forward = prove(model)
+    forward = choose_forward(model)
 
     assert forward.packed
     assert model.config._attn_implementation == packed_attention.NAME
@@ -144,7 +144,7 @@ def test_where_rows_cannot_be_packed_padded_ones_have_the_models_own_loss(
     own_attention = model.config._attn_implementation
     expected = _own_loss(model, ROWS)
 
-    forward = prove(model, longest_row=33)
+    forward = choose_forward(model, longest_row=33)
 
     assert not forward.packed
     assert model.config._attn_implementation == own_attention
@@ -158,7 +158,7 @@ def test_a_sliding_window_is_no_hindrance_to_rows_within_it(longest_row: int | N
     rows = random_rows([5, 9, 14, 20])
     expected = _own_loss(model, rows)
 
-    forward = prove(model, longest_row=longest_row)
+    forward = choose_forward(model, longest_row=longest_row)
 
     assert forward.packed is packed
     assert _loss(forward, rows) == pytest.approx(expected, rel=1e-5)
@@ -178,7 +178,7 @@ def test_dropout_is_put_aside_for_the_proof_and_is_back_for_training(
 ) -> None:
     model = make_trainable(build(), tuning, seed=0)
 
-    forward = prove(model)
+    forward = choose_forward(model)
 
     assert forward.packed is packed
     assert model.training
@@ -190,7 +190,7 @@ def test_dropout_is_put_aside_for_the_proof_and_is_back_for_training(
 def test_a_model_at_rest_stays_at_rest() -> None:
     model = lively_model()
 
-    prove(model)
+    choose_forward(model)
 
     assert not any(part.training for part in model.modules())
 
@@ -200,7 +200,7 @@ def test_a_model_whose_loss_is_not_in_its_hidden_states_is_refused() -> None:
     model = _seeded(BertLMHeadModel, BertConfig(**SIZES, is_decoder=True))
 
     with pytest.raises(ModelError, match="bert") as caught:
-        prove(model)
+        choose_forward(model)
 
     assert caught.value.code == "unsupported-architecture"
     assert caught.value.remedy
@@ -225,14 +225,14 @@ def test_a_packed_loss_that_is_wrong_is_not_used() -> None:
     model = lively_model()
     model.base_model.norm = _Forgetful(model.base_model.norm)
 
-    forward = prove(model)
+    forward = choose_forward(model)
 
     assert not forward.packed
 
 
 @torch.no_grad()
 def test_the_states_come_one_a_distinct_token() -> None:
-    forward = prove(lively_model())
+    forward = choose_forward(lively_model())
     (batch,) = pack(ROWS, budget=1000)
 
     assert forward.hidden_states(batch).shape == (len(batch.input_ids), 32)
@@ -254,7 +254,7 @@ def test_an_adapter_on_the_head_is_part_of_the_loss() -> None:
         nn.init.normal_(model.get_base_model().lm_head.lora_B["default"].weight)
         expected = _own_loss(model, ROWS)
 
-        assert _loss(prove(model), ROWS) == pytest.approx(expected, rel=1e-5)
+        assert _loss(choose_forward(model), ROWS) == pytest.approx(expected, rel=1e-5)
 
 
 @torch.no_grad()
@@ -269,7 +269,7 @@ def test_attention_sinks_run_padded() -> None:
     model = _seeded(GptOssForCausalLM, config)
     expected = _own_loss(model, ROWS)
 
-    forward = prove(model, longest_row=33)
+    forward = choose_forward(model, longest_row=33)
 
     assert not forward.packed
     assert _loss(forward, ROWS) == pytest.approx(expected, rel=1e-5)
@@ -278,7 +278,7 @@ def test_attention_sinks_run_padded() -> None:
 @pytest.mark.parametrize("build", [PACKED["llama"], PADDED["own attention"]], ids=["packed", "padded"])
 @torch.no_grad()
 def test_noise_is_drawn_while_training_only(build: Callable[[], PreTrainedModel]) -> None:
-    plain = prove(build())
+    plain = choose_forward(build())
     noisy = replace(plain, neftune_noise_alpha=5.0)
     (batch,) = pack(ROWS, budget=1 << 20, share_prefixes=False)
     quiet = float(noisy.loss_sum(batch))
@@ -312,7 +312,7 @@ def test_products_are_in_half_precision_where_fp32_weights_are_trained_so(
     ("alpha", "dropout", "random"), [(0.0, 0.0, False), (5.0, 0.0, True), (0.0, 0.1, True)]
 )
 def test_noise_or_dropout_make_it_random(alpha: float, dropout: float, random: bool) -> None:
-    forward = prove(make_trainable(tiny_model(attention_dropout=dropout), LORA, seed=0))
+    forward = choose_forward(make_trainable(tiny_model(attention_dropout=dropout), LORA, seed=0))
     assert replace(forward, neftune_noise_alpha=alpha).is_random is random
 
 
@@ -323,7 +323,7 @@ def test_noise_or_dropout_make_it_random(alpha: float, dropout: float, random: b
 def test_layers_that_link_neighbours_otherwise_than_by_attention_are_not_packed(dtype: torch.dtype) -> None:
     model = make_trainable(short_convolutions().to(dtype), LORA, seed=0)
 
-    assert not prove(model, longest_row=33).packed
+    assert not choose_forward(model, longest_row=33).packed
 
 
 class _Leaking(nn.Module):
@@ -344,7 +344,7 @@ def test_rows_whose_states_hang_on_the_row_before_are_not_packed(dtype: torch.dt
     model = lively_model()
     model.base_model.norm = _Leaking(model.base_model.norm, share)
 
-    assert not prove(make_trainable(model.to(dtype), LORA, seed=0), longest_row=33).packed
+    assert not choose_forward(make_trainable(model.to(dtype), LORA, seed=0), longest_row=33).packed
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -355,7 +355,7 @@ def test_the_proof_runs_in_the_precision_of_the_run(dtype: str) -> None:
         lambda _module, _given, output: seen.add(output.dtype)
     )
 
-    forward = prove(model, plan=replace(PLAN, dtype=dtype))
+    forward = choose_forward(model, plan=replace(PLAN, dtype=dtype))
 
     assert forward.packed
     assert seen == {getattr(torch, dtype)}
@@ -365,19 +365,19 @@ def test_the_proof_runs_in_the_precision_of_the_run(dtype: str) -> None:
 def test_what_layers_do_not_see_is_minded_under_any_name(longest_row: int | None, packed: bool) -> None:
     model = make_trainable(chunked_attention(128), LORA, seed=0)
 
-    assert prove(model, longest_row=longest_row).packed is packed
+    assert choose_forward(model, longest_row=longest_row).packed is packed
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.001])
 def test_dropout_without_a_module_is_found(probability: float) -> None:
-    forward = prove(make_trainable(functional_dropout(probability), LORA, seed=0), longest_row=33)
+    forward = choose_forward(make_trainable(functional_dropout(probability), LORA, seed=0), longest_row=33)
 
     assert forward.is_random
 
 
 @pytest.mark.parametrize("tuning", [LORA, TuningConfig(method="full")], ids=["lora", "full"])
 def test_a_router_that_draws_is_found(tuning: TuningConfig) -> None:
-    assert prove(make_trainable(jittering_router(), tuning, seed=0), longest_row=33).is_random
+    assert choose_forward(make_trainable(jittering_router(), tuning, seed=0), longest_row=33).is_random
 
 
 def test_the_proof_leaves_the_generators_as_they_were() -> None:
@@ -386,7 +386,7 @@ def test_the_proof_leaves_the_generators_as_they_were() -> None:
     expected = torch.rand(3)
     torch.manual_seed(5)
 
-    prove(model, longest_row=33)
+    choose_forward(model, longest_row=33)
 
     assert torch.equal(torch.rand(3), expected)
 
@@ -399,7 +399,7 @@ def test_rows_on_both_sides_of_a_length_dependent_rope_have_the_models_own_loss(
     rows = random_rows([5, 14, 30, 33, 60], shared=4, vocab=128)
     expected = sum(_own_loss(build(), [row]) for row in rows)
 
-    forward = prove(build(), longest_row=60)
+    forward = choose_forward(build(), longest_row=60)
     (batch,) = pack(rows, budget=1000, share_prefixes=forward.packed)
 
     assert forward.packed
@@ -411,7 +411,7 @@ def test_a_weight_that_is_no_number_is_not_blamed_on_the_architecture() -> None:
     model.base_model.layers[1].mlp.up_proj.weight.data[3, 3] = torch.nan
 
     with pytest.raises(ModelError, match="weights are damaged") as caught:
-        prove(model)
+        choose_forward(model)
 
     assert caught.value.code == "damaged-weights"
 
@@ -421,13 +421,13 @@ def test_a_model_that_sees_what_comes_after_is_refused() -> None:
     model = XLMWithLMHeadModel(XLMConfig(**sizes, dropout=0.0, attention_dropout=0.0)).eval()
 
     with pytest.raises(ModelError, match="come after") as caught:
-        prove(model, longest_row=33)
+        choose_forward(model, longest_row=33)
 
     assert caught.value.code == "unsupported-architecture"
 
 
 def test_a_model_that_reads_only_text_parts_of_itself_is_trained_on_them() -> None:
-    forward = prove(make_trainable(with_vision(), LORA, seed=0), longest_row=33)
+    forward = choose_forward(make_trainable(with_vision(), LORA, seed=0), longest_row=33)
 
     assert forward.packed
     assert forward.body is forward.causal.model.language_model
@@ -438,4 +438,4 @@ def test_what_has_no_part_in_a_text_is_not_trained() -> None:
     model.model.multi_modal_projector.requires_grad_(requires_grad=True)
 
     with pytest.raises(ModelError, match="what is to be trained"):
-        prove(model)
+        choose_forward(model)

@@ -10,7 +10,7 @@ import torch
 from backend.core.model_loader import load_base
 from backend.errors import ModelError
 from backend.inference.decode_proof import prove_decoding
-from backend.training.forward import prove
+from backend.training.forward import choose_forward
 from backend.training.reach import Reach, fixed_parameters, reach_of_text, text_body
 from tests.backend.core.odd_models import jittering_router, router_bias, with_vision
 from tests.tiny import quiet_transformers, tiny_model
@@ -83,5 +83,5 @@ def test_a_model_that_cannot_read_a_text_is_refused() -> None:
 def test_a_model_with_a_short_context_is_proved_within_it(positions: int) -> None:
     model = tiny_model("gpt2", n_positions=positions)
     assert reach_of_text(model).has_parameter("transformer.h.0.attn.c_attn.weight")
-    prove(model, longest_row=positions)
+    choose_forward(model, longest_row=positions)
     prove_decoding(model)

@@ -16,7 +16,7 @@ from backend.run.environment import Facts
 from backend.run.folder import RunDir
 from backend.run.reports import EvalReport, Sample, StepReport
 from backend.training.checkpoint import read_checkpoint
-from backend.training.forward import prove
+from backend.training.forward import choose_forward
 from backend.training.loop import TrainState
 from backend.training.recorder import Recorder
 from backend.training.tuning import make_trainable
@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> RunDir:
 @pytest.fixture(scope="module")
 def state(learner: Path) -> TrainState:
     config = _config({})
-    forward = prove(make_trainable(load_base(learner), config.tuning, seed=0), longest_row=64)
+    forward = choose_forward(make_trainable(load_base(learner), config.tuning, seed=0), longest_row=64)
     return TrainState.start(forward, config.training)
 
 

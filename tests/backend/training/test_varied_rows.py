@@ -86,7 +86,7 @@ def test_what_is_learned_is_never_touched() -> None:
 @pytest.mark.parametrize("limit", [store.IN_MEMORY_BYTES, 0])
 def test_rows_that_stay_are_as_they_were(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(store, "IN_MEMORY_BYTES", limit)
-    still = varied(given_rows=store.kept(rows()), share=0.0, noise=0.1)
+    still = varied(given_rows=store.spill_to_disk(rows()), share=0.0, noise=0.1)
     assert all(map(same, still(0, range(12)), still.encoded))
 
 

@@ -56,7 +56,7 @@ class TestAllNow:
     def test_rows_in_their_order_with_their_tokens_counted(self) -> None:
         rows = many(7)
         encoded = encode(rows, CHATML, DATA)
-        assert encoded.whole
+        assert encoded.is_complete
         assert [example.row for example in encoded] == [row.place for row in rows]
         assert encoded.numbers.tolist() == list(range(7))
         assert encoded.tokens == sum(len(example.input_ids) for example in encoded)
@@ -69,7 +69,7 @@ class TestAllNow:
         self, cache: Path, monkeypatch: pytest.MonkeyPatch, truncation: str, limit: int
     ) -> None:
         monkeypatch.setattr(store, "IN_MEMORY_BYTES", limit)
-        rows = store.kept(many())
+        rows = store.spill_to_disk(many())
         first = encode(rows, CHATML, limited(truncation, 80))
         monkeypatch.setattr(encoded_rows, "encode_each", lambda *_: pytest.fail("tokenised again"))
         again = encode(rows, CHATML, limited(truncation, 80))
@@ -101,12 +101,12 @@ class TestWhileTrainingRuns:
     def test_every_row_is_there_at_once_and_the_same_in_the_end(self, cache: Path) -> None:
         rows = many()
         encoded = encode(rows, CHATML, DATA, all_now=False)
-        assert not encoded.whole
+        assert not encoded.is_complete
         assert len(encoded) == 40
         early = plain([encoded[index] for index in range(40)])
         assert not [path for path in cache.iterdir() if not path.name.startswith(".")]
-        assert [encoded.go_on() for _ in range(5)] == [True, True, True, False, False]
-        assert encoded.whole
+        assert [encoded.tokenise_next() for _ in range(5)] == [True, True, True, False, False]
+        assert encoded.is_complete
         assert len(list(cache.iterdir())) == 1
         assert early == plain(encoded) == plain(encode(rows, CHATML, DATA))
         assert encoded.tokens == encode(rows, CHATML, DATA).tokens
@@ -115,7 +115,7 @@ class TestWhileTrainingRuns:
         encode(many(), CHATML, DATA)
         assert cache.is_dir()
         again = encode(many(), CHATML, DATA, all_now=False)
-        assert sum(again.go_on() for _ in range(9)) == 3
+        assert sum(again.tokenise_next() for _ in range(9)) == 3
 
     @pytest.mark.parametrize(("count", "truncation"), [(29, "error"), (40, "cut"), (40, "drop")])
     def test_small_sets_and_those_that_may_shrink_do_not_wait(
@@ -168,7 +168,7 @@ class TestWhileTrainingRuns:
 
 
 def drain(encoded: EncodedRows) -> None:
-    while encoded.go_on():
+    while encoded.tokenise_next():
         pass
 
 
@@ -255,4 +255,4 @@ def test_a_damaged_entry_is_made_again(cache: Path) -> None:
     (entry,) = cache.iterdir()
     (entry / "ids").write_bytes(b"")
     assert plain(encode(many(), CHATML, DATA)) == first
-    assert token_cache.kept(entry.name) is not None
+    assert token_cache.load_cached(entry.name) is not None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from backend.core.encoding import token_cache
 from backend.core.encoding.row import encode_each
-from backend.core.encoding.token_cache import ENCODING, TokenTable, keeping, kept, key_of
+from backend.core.encoding.token_cache import ENCODING, TokenTable, key_of, load_cached, write_through
 from backend.core.templates.template import set_end_tokens, set_template_time
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
@@ -43,7 +43,7 @@ def plain(table: TokenTable | None) -> list[Encoded]:
 
 def keep(key: str, folder: Path | None = None, rows: Sequence[Encoded] = ROWS) -> list[Encoded]:
     """Keep ``rows``; what was handed through."""
-    return [row for table in keeping(key, tables(rows), folder) for row in plain(table)]
+    return [row for table in write_through(key, tables(rows), folder) for row in plain(table)]
 
 
 ANY_ROWS = st.lists(
@@ -82,18 +82,18 @@ class TestKeeping:
         self, tmp_path_factory: pytest.TempPathFactory, rows: list[Encoded]
     ) -> None:
         folder = tmp_path_factory.mktemp("tokens")
-        assert kept("k", folder) is None
+        assert load_cached("k", folder) is None
         assert keep("k", folder, rows) == rows
-        assert plain(kept("k", folder)) == rows
+        assert plain(load_cached("k", folder)) == rows
 
     def test_parts_of_tables_are_kept_as_they_are(self, tmp_path: Path) -> None:
         parts = [TokenTable.of(ROWS)[1:], TokenTable.of(ROWS)[:1]]
-        assert len(list(keeping("k", parts, tmp_path))) == 2
-        assert plain(kept("k", tmp_path)) == [*ROWS[1:], ROWS[0]]
+        assert len(list(write_through("k", parts, tmp_path))) == 2
+        assert plain(load_cached("k", tmp_path)) == [*ROWS[1:], ROWS[0]]
 
     def test_rows_are_mapped_and_cannot_be_changed(self, tmp_path: Path) -> None:
         keep("k", tmp_path)
-        table = kept("k", tmp_path)
+        table = load_cached("k", tmp_path)
         assert table is not None
         with pytest.raises(ValueError, match="read-only"):
             table.ids[0] = 3
@@ -104,19 +104,19 @@ class TestKeeping:
             raise DataError("r:2 has no token to learn.", remedy="Mend it.", code="nothing-trained")
 
         with pytest.raises(DataError, match="no token to learn"):
-            list(keeping("k", broken(), tmp_path))
+            list(write_through("k", broken(), tmp_path))
         assert list(tmp_path.iterdir()) == []
 
     def test_nothing_is_kept_before_the_last_is_taken(self, tmp_path: Path) -> None:
-        taken = keeping("k", tables(), tmp_path)
+        taken = write_through("k", tables(), tmp_path)
         assert plain(next(taken)) == ROWS[:2]
         assert plain(next(taken)) == ROWS[2:]
-        assert kept("k", tmp_path) is None
+        assert load_cached("k", tmp_path) is None
         del taken
         assert list(tmp_path.iterdir()) == []
 
     def test_what_is_still_being_written_is_not_swept_away(self, tmp_path: Path) -> None:
-        taken = keeping("k", tables(at_a_time=1), tmp_path)
+        taken = write_through("k", tables(at_a_time=1), tmp_path)
         next(taken)
         (staging,) = tmp_path.iterdir()
         os.utime(staging, (0, 0))
@@ -124,7 +124,7 @@ class TestKeeping:
         keep("other", tmp_path)
         assert plain(next(taken)) == ROWS[2:]
         assert next(taken, None) is None
-        assert plain(kept("k", tmp_path)) == ROWS
+        assert plain(load_cached("k", tmp_path)) == ROWS
 
     def test_it_lies_beside_the_converted_models(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -132,7 +132,7 @@ class TestKeeping:
         monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
         assert keep("k") == ROWS
         assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["k"]
-        assert plain(kept("k")) == ROWS
+        assert plain(load_cached("k")) == ROWS
 
 
 class TestDamage:
@@ -146,7 +146,7 @@ class TestDamage:
         whole = path.read_bytes()
         path.write_bytes({"flip": bytes([whole[0] ^ 1]) + whole[1:], "cut": whole[:-2], "gone": b""}[harm])
         with caplog.at_level(logging.WARNING):
-            assert kept("k", tmp_path) is None
+            assert load_cached("k", tmp_path) is None
         assert "made again" in caplog.text
         assert keep("k", tmp_path) == ROWS
         assert path.read_bytes() == whole
@@ -169,7 +169,7 @@ class TestDamage:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        taken = keeping("k", tables(at_a_time=1), tmp_path)
+        taken = write_through("k", tables(at_a_time=1), tmp_path)
         found = plain(next(taken))
         monkeypatch.setattr(token_cache.os, "utime", full)
         assert found + [row for table in taken for row in plain(table)] == ROWS
@@ -193,7 +193,7 @@ class TestDamage:
         }
         monkeypatch.setattr(*places[deed], refuse)
         (tmp_path / "k" / ("manifest.json" if deed == "remove" else "other")).write_text("{}")
-        found = kept("k", tmp_path)
+        found = load_cached("k", tmp_path)
         assert (found is not None) is (deed == "utime")
         monkeypatch.undo()
         assert keep("k", tmp_path) == ROWS
@@ -206,7 +206,7 @@ class TestDamage:
             raise OSError(errno.EIO, "the rows cannot be read")
 
         with pytest.raises(OSError, match="cannot be read"):
-            list(keeping("k", broken(), tmp_path))
+            list(write_through("k", broken(), tmp_path))
         assert list(tmp_path.iterdir()) == []
 
     def test_another_process_may_be_faster(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -214,7 +214,7 @@ class TestDamage:
             keep("k", tmp_path)
             yield from tables()
 
-        assert [row for table in keeping("k", late(), tmp_path) for row in plain(table)] == ROWS
+        assert [row for table in write_through("k", late(), tmp_path) for row in plain(table)] == ROWS
         assert [path.name for path in tmp_path.iterdir()] == ["k"]
         assert caplog.text == ""
 
@@ -226,7 +226,7 @@ class TestRoom:
         for age, key in enumerate(("new", "used", "old")):
             keep(key, tmp_path)
             os.utime(tmp_path / key, (1e9 - age, 1e9 - age))
-        assert kept("used", tmp_path)
+        assert load_cached("used", tmp_path)
         size = sum(path.stat().st_size for path in (tmp_path / "new").iterdir())
         monkeypatch.setattr(token_cache, "MAX_BYTES", 2 * size)
         keep("newest", tmp_path)

@@ -1,4 +1,4 @@
-"""Bounds of the looks inside: backend/server/looks.py. What they show is tried in test_app."""
+"""Bounds of the looks inside: backend/server/inspection.py. What they show is tried in test_app."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backend.run.folder import RunDir
-from backend.server.looks import MAX_ANSWER_TOKENS
+from backend.server.inspection import MAX_ANSWER_TOKENS
 from tests.backend.server.conftest import Server
 
 VIEW, COMPARE = "/tunesmith/v1/token-view", "/tunesmith/v1/compare"
