@@ -121,7 +121,7 @@ class TestWhileTrainingRuns:
     def test_small_sets_and_those_that_may_shrink_do_not_wait(
         self, cache: Path, count: int, truncation: str
     ) -> None:
-        assert encode(many(count), CHATML, limited(truncation, 1000), all_now=False).whole
+        assert encode(many(count), CHATML, limited(truncation, 1000), all_now=False).is_complete
         assert cache.is_dir()
 
     @pytest.mark.parametrize("number", [11, 40])
