@@ -155,6 +155,9 @@ matrix-whole: $(STAMP) ## Every test but those in a browser, on each of these ma
 families: $(STAMP) ## Try every family of models that transformers knows, and write docs/families.md
 	PYTHONPATH=. $(BIN)/python benchmarks/families.py
 
+map: $(STAMP) ## Draw the packages and their imports, docs/images/architecture.svg
+	$(BIN)/python benchmarks/architecture_map.py
+
 mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py
 

@@ -1,4 +1,4 @@
-"""The one door to data: files become rows, rows become examples and questions."""
+"""From files to rows, and from rows to examples and questions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Talk to a model: a finished run, one of its checkpoints, or any model the loader knows.
+"""Inference from Python: a run, a checkpoint or any model.
 
-``Inferencer(run).infer("text")`` answers; the prompt is rendered by the same room that rendered the training
+``Inferencer(run).infer("text")`` answers; the prompt is rendered by the same code that rendered the training
 rows, so the model sees the ids it learned from.
 """
 

@@ -1,4 +1,4 @@
-"""The trainer: one run folder in, a trained adapter or model and an outcome out.
+"""The trainer process: one run, from its folder to its result.
 
 ``python -m backend.trainer_main RUN_FOLDER`` carries out the run in that folder; ``run`` does the same in
 process. Exit codes: 0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request ·

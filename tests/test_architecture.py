@@ -21,6 +21,7 @@ from cyclopts import App
 from backend.commands.cli import app, main
 from backend.run.config import config_schema
 from backend.utils.config_utils import dotted_names
+from benchmarks.architecture_map import COLUMNS, PICTURE, drawing, imports, layers, purpose
 from tests.house import APP, BACKEND, ROOMS, ROOT, TESTS, dotted, parsed
 from tests.runs import child_environment, write_rows
 
@@ -186,6 +187,28 @@ class TestCycles:
         assert [names[0] for names in cycles(graph)] == ["a", "b", "c"]
         assert "backend.run.evidence" in imports_of(ROOT / "backend/run/folder.py")
         assert "backend.manager.process_manager" in imports_of(ROOT / "backend/commands/train.py")
+
+
+class TestMap:
+    """The picture of docs/architecture.md; ``make map`` draws it anew."""
+
+    PACKAGES = tuple(package for layer in layers() for package in layer)
+
+    def test_it_shows_what_the_code_imports(self) -> None:
+        assert PICTURE.read_text(encoding="utf-8") == drawing()
+
+    def test_every_package_has_one_place_and_a_purpose_that_fits(self) -> None:
+        assert sorted(package for column in COLUMNS for package in column) == sorted(self.PACKAGES)
+        assert {package for package in self.PACKAGES if len(purpose(package)) not in {1, 2}} == set()
+        assert {package.partition("backend.")[2] for package in self.PACKAGES} >= {
+            path.stem for path in ROOT.glob("backend/*") if path.stem not in {"__init__", "__pycache__"}
+        }
+
+    def test_an_arrow_that_others_imply_is_left_out(self) -> None:
+        arrows = imports([*self.PACKAGES])
+        assert arrows["backend.run"] == {"backend.utils"}
+        assert arrows["backend.utils"] == {"backend.errors"}
+        assert "backend.core" not in arrows["backend.training"]
 
 
 # --- commands ---------------------------------------------------------------------------------------------

@@ -1,1 +1,4 @@
-"""The commands of ``tunesmith``, one module a group: parse, call one function, print. Heavy rooms load inside."""
+"""The commands of ``tunesmith``: parse, call one function, print.
+
+One module a group; whatever is slow to import is imported inside the command that needs it.
+"""

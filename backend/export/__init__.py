@@ -1,0 +1,1 @@
+"""A run in other formats, each compared with what was trained."""

@@ -1,1 +1,1 @@
-"""From weights to words: what is loaded, prompted, decoded and looked into."""
+"""Prompts, decoding, sampling, log-probabilities and embeddings."""

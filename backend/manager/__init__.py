@@ -1,1 +1,1 @@
-"""The control wing: it starts, watches and keeps runs. It imports the ground floor only, never torch or Streamlit."""
+"""Start, watch, compare and keep runs. No torch."""

@@ -1,1 +1,1 @@
-"""A run is a folder: its configuration, files, records, locks and states. No torch."""
+"""A run is a folder: settings, records, locks, states. No torch."""

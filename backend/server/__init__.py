@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server over base models and runs."""

@@ -1,1 +1,1 @@
-"""Training: what a run trains on, and how."""
+"""Fine-tuning: rows and a base model in, trained weights out."""
