@@ -48,7 +48,7 @@ class ChatClient:
         self._timeout = timeout_seconds
 
     def is_healthy(self) -> bool:
-        """Whether a server answers there."""
+        """Return whether a server answers there."""
         try:
             with closing(self._connection(_HEALTH_SECONDS)) as connection:
                 connection.request("GET", "/health")

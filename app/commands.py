@@ -45,7 +45,7 @@ class Answer:
 
     @property
     def ok(self) -> bool:
-        """Whether there is a value."""
+        """True if there is a value."""
         return not self.message
 
 

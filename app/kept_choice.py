@@ -15,7 +15,7 @@ from app.views.text import persons_zone, size
 
 
 def is_kept(source: str) -> bool:
-    """Whether the studio keeps this file."""
+    """Return whether the studio keeps this file."""
     return source in map(str, kept_files(studio().root))
 
 

@@ -52,7 +52,7 @@ class Chosen:
 
     @property
     def did_harm(self) -> bool:
-        """Whether the run rests and its model is worse than the untrained one."""
+        """True if the run rests and its model is worse than the untrained one."""
         moving = self.state.is_live or self.state.status is RunStatus.QUEUED
         return not moving and self.explanation.did_harm
 

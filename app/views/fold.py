@@ -41,5 +41,5 @@ def folding(body: str, text: str, width: int) -> str:
 
 
 def is_long(text: str, width: int) -> bool:
-    """Whether ``text`` has more than a dozen lines of ``width`` characters."""
+    """Return whether ``text`` has more than a dozen lines of ``width`` characters."""
     return sum(1 + len(line) // width for line in text.splitlines()) > FOLDED_LINES

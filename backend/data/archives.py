@@ -46,12 +46,12 @@ def compression(head: bytes) -> str | None:
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether ``head`` (at least 512 bytes of it) is the beginning of a tar archive."""
+    """Return whether ``head`` (at least 512 bytes of it) is the beginning of a tar archive."""
     return head[257:262] == b"ustar"
 
 
 def is_zip(head: bytes) -> bool:
-    """Whether ``head`` is the beginning of a ZIP archive (XLSX files are such archives too)."""
+    """Return whether ``head`` is the beginning of a ZIP archive (XLSX files are such archives too)."""
     return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 

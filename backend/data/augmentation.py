@@ -44,7 +44,7 @@ class Pair:
 
 
 def varies(augmentation: AugmentationConfig) -> bool:
-    """Whether rows may differ from epoch to epoch; repeats and paraphrases are rows like all others."""
+    """Return whether rows may differ from epoch to epoch; repeats and paraphrases are rows like all others."""
     chances = (augmentation.noise, augmentation.typos, augmentation.drop_system, augmentation.sub_turns)
     return augmentation.share > 0 and (bool(augmentation.prompt_templates) or any(chances))
 

@@ -178,7 +178,7 @@ def is_message(value: Any) -> bool:
 
 
 def is_conversation(value: Any) -> bool:
-    """Whether a cell holds messages: a list of objects that each name a role."""
+    """Return whether a cell holds messages: a list of objects that each name a role."""
     return (
         isinstance(value, list)
         and bool(value)

@@ -78,7 +78,7 @@ class Leak:
 
 
 def is_damaged(text: str) -> bool:
-    """Whether a text holds mojibake (UTF-8 read as another encoding) or characters no text should hold."""
+    """Return whether a text holds mojibake (UTF-8 read as another encoding) or characters no text should hold."""
     if text.isascii():
         return "\0" in text
     return "\ufffd" in text or "\0" in text or "\ufeff" in text or bool(is_bad(text))
@@ -265,9 +265,10 @@ def _frame(row: Row) -> tuple[object, ...]:
 
 
 def _same_marks(one: str, other: str) -> bool:
-    """Whether indents are the same, and in short texts the numbers and signs: C is not C++, and 2 + 2 not 2 * 3.
+    """Return whether two texts have the same indentation and, where short, the same numbers and signs.
 
-    In a long text a number is one word of many, and a text that was broken into other lines has other indents.
+    C is not C++, and 2 + 2 is not 2 * 3. In a long text one number is one word of many. Texts of different line count
+    were wrapped differently, so their indentation is not compared.
     """
     if one.count("\n") == other.count("\n") and indents(one) != indents(other):
         return False
@@ -277,7 +278,7 @@ def _same_marks(one: str, other: str) -> bool:
 
 
 def _differ_little(one: str, other: str) -> bool:
-    """Whether the sentences that only one text has are nearly those that only the other has.
+    """Return whether the sentences that only one text has are nearly those that only the other has.
 
     Two questions about one long passage share nearly all of their words, and ask different things.
     """

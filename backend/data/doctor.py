@@ -88,7 +88,7 @@ class Report:
 
     @property
     def blocks(self) -> bool:
-        """Whether something was found that should stop a run."""
+        """True if something was found that should stop a run."""
         return any(finding.level == "block" for finding in self.findings)
 
     @property

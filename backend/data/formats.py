@@ -206,7 +206,7 @@ def _not_used(names: Mapping[str, str], columns: Mapping[str, str]) -> str:
 
 
 def _other_meant(shape: Shape, names: Mapping[str, str], sample: Sequence[Record]) -> bool:
-    """Whether a column beside those of a shape of one column is likely to be a part of the row too.
+    """Return whether a column beside those of a shape of one column is likely to be a part of the row too.
 
     That is one with a name that parts have, and one that holds sentences.
     """
@@ -231,7 +231,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_unreadable(shape: Shape, sample: Sequence[Record]) -> bool:
-    """Whether some record has something in each column that this shape cannot do without, and none can be read."""
+    """Return whether no record can be read in this shape although one has all of its required columns filled."""
     if shape.share > 0:
         return False
     columns = [shape.columns[part] for part in PARTS[shape.name].required]

@@ -112,13 +112,13 @@ def _row_per_line(head: str, *, by_line: bool) -> bool:
 
 
 def _list_per_line(lines: list[str]) -> bool:
-    """Whether lines that begin with a list hold one each, as conversations are written too, and not parts of one."""
+    """Return whether each line holds a whole list (one conversation), rather than a part of one big list."""
     whole = [value for line in lines if isinstance(value := _decoded(line.removesuffix(",")), list)]
     return len(whole) > 1 or (len(lines) == 1 and any(map(is_conversation, whole)))
 
 
 def _opens(line: str, *, by_line: bool) -> bool:
-    """Whether a first line opens an object that goes over several lines."""
+    """Return whether a first line opens an object that goes over several lines."""
     listed = _LISTED_FIRST.match(line)
     opened = line.startswith("{") and not line.endswith(("}", "},")) and _decoded(line) is None
     return opened and (not by_line or bool(listed and names_rows(listed[1])))

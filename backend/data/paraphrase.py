@@ -51,7 +51,7 @@ def propose(rows: Sequence[Row], paraphrase: Callable[[Sequence[str]], Sequence[
 
 
 def same_meaning_possible(before: str, after: str) -> bool:
-    """Whether nothing speaks against two texts meaning the same: numbers, negations, length; and they differ."""
+    """Return whether two different texts may mean the same: equal numbers and negations, similar lengths."""
     return (
         normalise(before) != normalise(after)
         and sorted(_NUMBER.findall(before)) == sorted(_NUMBER.findall(after))

@@ -71,7 +71,7 @@ def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str
 
 
 def _take_turns(column: str, sample: Sequence[Record]) -> bool:
-    """Whether a column names who speaks: the roles of a chat, or several speakers that come again."""
+    """Return whether a column names who speaks: the roles of a chat, or several speakers that come again."""
     spoken = [str(value).strip().lower() for record in sample if (value := record.cells.get(column))]
     roles = sum(name in ROLES for name in spoken)
     return 2 * roles > len(spoken) or (len(spoken) > 3 and 1 < len(set(spoken)) <= len(spoken) // 2)

@@ -40,7 +40,7 @@ _DAMAGE = (
 
 
 def is_workbook(archive: zipfile.ZipFile) -> bool:
-    """Whether a ZIP archive is an XLSX workbook."""
+    """Return whether a ZIP archive is an XLSX workbook."""
     return "xl/workbook.xml" in archive.namelist()
 
 
@@ -142,7 +142,7 @@ def _width(cells: list[str | None]) -> int:
 
 
 def _is_title(cells: list[str | None], below: list[str | None]) -> bool:
-    """Whether a row above the names is a title: a text in its first cell alone, no name of ours, and names below."""
+    """Return whether a row is a title: only its first cell is filled, with no known column name, and names follow."""
     alone = bool(cells) and cells[0] is not None and cells.count(None) == len(cells) - 1
     return alone and str(cells[0]).strip().lower() not in COLUMN_NAMES and len(below) - below.count(None) > 1
 

@@ -141,7 +141,7 @@ class _TableReader:
             yield self._record(header, fields, self._taken)
 
     def _joins_rows(self, width: int) -> bool:
-        """Whether the lines of a record could be rows, which a stray quotation mark would have joined."""
+        """Return whether the lines of a record could be rows, which a stray quotation mark would have joined."""
         fewest = _SUSPICIOUS_LINES_WITH_TABS if self._rarely_quoted else _SUSPICIOUS_LINES
         if len(self._taken) < fewest or width < 2:
             return False
@@ -224,7 +224,7 @@ def _evenness(rows: list[list[str]]) -> tuple[float, int]:
 
 
 def _quotes_quote(sample: list[str], delimiter: str) -> bool:
-    """Whether quotation marks enclose fields: no, when only reading them as plain text makes even rows.
+    """Return whether quotation marks enclose fields: no, when only reading them as plain text makes even rows.
 
     A table with tabs has no quoting (text/tab-separated-values of IANA) unless its first rows show some.
     """

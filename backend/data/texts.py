@@ -15,7 +15,7 @@ _BESIDE = ("reasoning_content", "thinking")
 
 
 def is_trained(message: Message) -> bool:
-    """Whether a message is an answer that the model learns."""
+    """Return whether a message is an answer that the model learns."""
     return message["role"] == "assistant" and bool(message.get("trained", True))
 
 

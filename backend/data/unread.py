@@ -42,7 +42,7 @@ class UnreadKey:
 
     @property
     def harmless(self) -> bool:
-        """Whether it is a usual name for what has nothing to do with the words."""
+        """True if it is a usual name for what has nothing to do with the words."""
         return self.key.lower() in HARMLESS
 
     @property

@@ -243,7 +243,7 @@ class _Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether it says something that is not all among the words that are read."""
+        """True if it says something that is not all among the words that are read."""
         named = self.name.strip().lower()
         said = 10 * self.sentences >= self.looked_at and (self.long or self.varies)
         said = said or (2 * self.worded >= self.looked_at and self.varies and not _is_about(named))
@@ -269,13 +269,13 @@ class _Column:
 
     @property
     def is_mark(self) -> bool:
-        """Whether it says of some rows, and not of others, that they are not for training."""
+        """True if it says of some rows, and not of others, that they are not for training."""
         flags = self.name.strip().lower() in _MARKS and 10 * self.flags >= 9 * self.looked_at
         return not self.same and (self.held_out or flags)
 
     @property
     def is_rating(self) -> bool:
-        """Whether it judges the answers beside it, by its name and by its values."""
+        """True if it judges the answers beside it, by its name and by its values."""
         name = self.name.strip().lower()
         judged = 2 * self.judged >= self.looked_at
         if 10 * self.verdicts >= 9 * self.looked_at and not self.same:
@@ -288,13 +288,13 @@ class _Column:
 
     @property
     def is_worse(self) -> bool:
-        """Whether it holds answers that are not to be learned."""
+        """True if it holds answers that are not to be learned."""
         name = self.name.strip().lower()
         return name in REJECTED or (bool(WORSE.search(name)) and 2 * self.judged < self.looked_at)
 
     @property
     def parts_answers(self) -> bool:
-        """Whether a rating may say of some answer that it is not good; high scores and one word of praise do not."""
+        """True if a rating may say of some answer that it is not good; high scores and one word of praise do not."""
         if self.is_worse:
             return True
         if self.same and self.sample.lower() in _PRAISE:
@@ -306,7 +306,7 @@ class _Column:
 
     @property
     def is_label(self) -> bool:
-        """Whether it holds a few words that stand again and again, and does not say where the row is from."""
+        """True if it holds a few words that stand again and again, and does not say where the row is from."""
         few = 1 < len(self.distinct) <= MAX_DISTINCT // 10
         return few and 2 * self.worded >= self.looked_at and not _is_about(self.name)
 
@@ -389,7 +389,7 @@ def names_rating(name: str) -> bool:
 
 
 def _is_about(name: str) -> bool:
-    """Whether a column is called after where rows are from: ``prompt_id``, ``data_source``, ``model_name``."""
+    """Return whether a column is called after where rows are from: ``prompt_id``, ``data_source``, ``model_name``."""
     words = re.split(r"[^a-z0-9]+", name.strip().lower().removesuffix("_at"))
     return words[-1] in _ABOUT or (words[-1] == "name" and words[0] in _ABOUT)
 

@@ -85,7 +85,7 @@ def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | 
 
 
 def check_contents(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> Check:
-    """Whether every weight and setting in the export is the trained one."""
+    """Return whether every weight and setting in the export is the trained one."""
     try:
         problems = _differences(trained, target, precision, payload, scratch)
         unknown = [] if problems else _unknown(trained, target, payload)

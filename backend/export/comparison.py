@@ -110,7 +110,7 @@ def compare(
 
 
 def _prompts(panel: Panel, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Whether every conversation became the same ids under the template that the export carries."""
+    """Return whether every conversation became the same ids under the template that the export carries."""
     pairs = [(row.prompt_ids, read["prompt_ids"]) for row, read in zip(panel.rows, reading.rows, strict=True)]
     pairs += [(ids, read) for (_, ids), read in zip(panel.shapes, reading.shapes, strict=True)]
     odd = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
@@ -128,7 +128,7 @@ def _prompts(panel: Panel, reading: Reading, tokenizer: PreTrainedTokenizerBase)
 
 
 def _texts(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Whether texts on which tokenizers part are cut the same way."""
+    """Return whether texts on which tokenizers part are cut the same way."""
     wanted = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in ODD_TEXTS]
     odd = [
         text for text, ours, theirs in zip(ODD_TEXTS, wanted, reading.texts, strict=True) if ours != theirs
@@ -174,7 +174,7 @@ def divergence(trained: Tensor, tops: Sequence[Sequence[float]]) -> float:
 
 
 def _logits(mean: float, worst: float, limit: Tolerance, precision: str) -> Check:
-    """Whether the probabilities of the answers' tokens are those of the trained model."""
+    """Return whether the probabilities of the answers' tokens are those of the trained model."""
     said = (
         f"The probabilities are {mean:.2g} nats from the trained model's on average, {worst:.2g} at worst; "
         f"{precision} allows {limit.divergence:g} on average, because {limit.reason}."
@@ -185,7 +185,7 @@ def _logits(mean: float, worst: float, limit: Tolerance, precision: str) -> Chec
 
 
 def _long(row: LongRow | None, reading: Reading, limit: Tolerance) -> Iterator[Check]:
-    """Whether the probabilities are the trained model's where positions or windows change with the length."""
+    """Return whether the probabilities are the trained model's where positions or windows change with the length."""
     if row is None:
         return
     if row.logprobs is None:
@@ -203,7 +203,7 @@ def _long(row: LongRow | None, reading: Reading, limit: Tolerance) -> Iterator[C
 
 
 def _ends(panel: Panel, answers: Sequence[Answer], reading: Reading) -> Check:
-    """Whether answers end where the trained model's end."""
+    """Return whether answers end where the trained model's end."""
     odd = [
         row.place
         for row, answer, read in zip(panel.rows, answers, reading.rows, strict=True)
@@ -251,7 +251,7 @@ def _difference(
 def _greedy(
     answers: Sequence[Answer], differences: Sequence[dict[str, Any] | None], limit: Tolerance
 ) -> Check:
-    """Whether the likeliest answers are the same, near ties aside."""
+    """Return whether the likeliest answers are the same, near ties aside."""
     odd = [each for each in differences if each]
     if not odd:
         return Check("greedy answers", Light.GREEN, f"All {len(answers)} answers are equal, token by token.")
@@ -274,7 +274,7 @@ def _greedy(
 
 
 def _score(trained: float | None, exported: float | None, rows: int) -> Iterator[Check]:
-    """Whether the task is still solved as well."""
+    """Return whether the task is still solved as well."""
     if trained is None or exported is None:
         return
     allowed = max(SCORE_POINTS, 1.0 / rows)

@@ -236,7 +236,7 @@ def is_rounded(
     *,
     ours: bool = True,
 ) -> bool:
-    """Whether ``values`` are the trained ones in ``kind`` or ``stored``: exactly, or as near as K-quants come.
+    """Return whether ``values`` are the trained ones in ``kind`` or ``stored``: exactly, or as near as K-quants come.
 
     What is not ``ours`` was written by llama.cpp, which may round the same kind of block in another way.
     """

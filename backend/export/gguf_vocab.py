@@ -129,5 +129,5 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], l
 
 
 def _is_control(token: Any) -> bool:
-    """Whether an added token is control: said to be special, or written as such."""
+    """Return whether an added token is control: said to be special, or written as such."""
     return bool(token.special) or (token.content.startswith("<|") and token.content.endswith("|>"))

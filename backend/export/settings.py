@@ -66,7 +66,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def has_meaning(key: str) -> bool:
-    """Whether a key of config.json or generation_config.json may change an answer."""
+    """Return whether a key of config.json or generation_config.json may change an answer."""
     return key not in WITHOUT_MEANING and not any(part in key for part in _DROPOUT)
 
 
@@ -131,14 +131,14 @@ def differences(
 
 
 def _agree(key: str, wanted: Any, found: Any) -> bool:
-    """Whether a key says the same. Any version may have written the file; transformers 4 fails on what is none."""
+    """Return whether a setting is the same; ``transformers_version`` may be any valid version, or absent."""
     if key == "transformers_version":
         return found is None or _VERSION.fullmatch(str(found)) is not None
     return same(wanted, found)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values of a setting are equal, numbers within the rounding of float32."""
+    """Return whether two values of a setting are equal, numbers within the rounding of float32."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, int | float) and isinstance(other, int | float):

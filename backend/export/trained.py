@@ -42,7 +42,7 @@ class Trained:
 
     @property
     def full(self) -> bool:
-        """Whether every weight was trained, so that there is no adapter."""
+        """True if every weight was trained, so that there is no adapter."""
         return self.config.tuning.trains_all
 
     @property

@@ -1,6 +1,6 @@
-"""YAML, dotted overrides and environment variables become one plain nested dict.
+"""Read YAML, dotted overrides and environment variables into one plain nested dict.
 
-No domain words in here, and nothing is kept between calls.
+YAML is read as version 1.2 reads it, so that no text becomes a date, an octal number or a truth value by surprise.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _NULLS = {"null", "Null", "NULL", "~"}
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SafeDumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's where it is built in, as in every wheel: ten times as fast."""
+"""The C version where PyYAML was built with libyaml, as its wheels are: ten times as fast."""
 _EXPONENT = re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
-"""A number such as 1e-3, in YAML 1.2's core schema (10.3.2); YAML 1.1 wants a point and a sign in it."""
+"""A number such as 1e-3, as in YAML 1.2's core schema (10.3.2). PyYAML follows 1.1, which reads it as text."""
 
 
 _Resolvers: TypeAlias = dict[str, list[tuple[str, re.Pattern[str]]]]
-"""By the first character of plain text: what it may be, and how that looks."""
+"""PyYAML's table: first character of a plain scalar → (tag, pattern) pairs to try."""
 
 
 def _with_exponents(known: _Resolvers) -> _Resolvers:
@@ -37,25 +37,25 @@ def _with_exponents(known: _Resolvers) -> _Resolvers:
 
 
 class _Dumper(_SafeDumper):  # type: ignore[misc]
-    """The safe dumper; text that our loader, or the library's, would read as something else gets quotes."""
+    """The safe dumper, which also quotes texts that our loader would read as a number."""
 
     yaml_implicit_resolvers = _with_exponents(yaml.SafeDumper.yaml_implicit_resolvers)
 
 
-_OURS = {
+_YAML_1_2 = {
     "tag:yaml.org,2002:bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)"),
     "tag:yaml.org,2002:float": re.compile(
         r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
 }
-"""YAML 1.2's truth and numbers. To YAML 1.1, which the library reads, 010 is eight, 1:30 ninety and no false."""
+"""Booleans and numbers of YAML 1.2. PyYAML follows 1.1, where 010 is 8, 1:30 is 90 and ``no`` is false."""
 _DATES = "tag:yaml.org,2002:timestamp"
 
 
 def _as_in_yaml_1_2(known: _Resolvers) -> _Resolvers:
     return {
-        first: [(tag, _whole(_OURS.get(tag, pattern))) for tag, pattern in resolvers if tag != _DATES]
+        first: [(tag, _whole(_YAML_1_2.get(tag, pattern))) for tag, pattern in resolvers if tag != _DATES]
         for first, resolvers in known.items()
     }
 
@@ -65,7 +65,7 @@ def _whole(pattern: re.Pattern[str]) -> re.Pattern[str]:
 
 
 class _Loader(_SafeLoader):  # type: ignore[misc]
-    """The safe loader, without dates and repeated keys, and with YAML 1.2's idea of a number."""
+    """The safe loader with YAML 1.2's numbers and booleans; it knows no dates and refuses repeated keys."""
 
     yaml_implicit_resolvers = _with_exponents(_as_in_yaml_1_2(yaml.SafeLoader.yaml_implicit_resolvers))
 
@@ -78,7 +78,7 @@ class _Loader(_SafeLoader):  # type: ignore[misc]
             if key in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key} is set twice")
             seen.add(key)
-            key_node.tag = "tag:yaml.org,2002:str"  # a setting named no is not False, and << merges nothing
+            key_node.tag = "tag:yaml.org,2002:str"  # or a key `no` would become False, and `<<` would merge
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
 
@@ -107,13 +107,16 @@ def parse_yaml(text: str, *, where: str) -> dict[str, Any]:
 
 
 def to_yaml(value: Mapping[str, Any]) -> str:
-    """Plain nested values as YAML that ``parse_yaml`` reads as the same values, in the order given."""
+    """Return plain nested values as YAML; ``parse_yaml`` reads the same values back, in the same order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
 def _check_events(text: str) -> None:
-    """Refuse aliases, tags and depth before anything is built from them."""
+    """Raise YAMLError for aliases, tags and deep nesting, before anything is built from the text.
+
+    A few lines of aliases can expand to gigabytes, and a tag can name a Python type.
+    """
     depth = 0
     for event in yaml.parse(text, Loader=_SafeLoader):
         refused = "aliases" if isinstance(event, yaml.events.AliasEvent) else "tags"
@@ -165,7 +168,7 @@ def parse_value(text: str) -> Any:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError):
         return text
-    if isinstance(value, str):  # in quotes it stays one; without them a # begins no comment
+    if isinstance(value, str):  # YAML would cut an unquoted `a #b` at the comment: return the text as typed
         return value if text[:1] in {"'", '"'} else text
     return text if value is None and text not in _NULLS else value
 
@@ -193,9 +196,9 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def apply_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``raw`` with each dotted override set; neither argument is changed.
+    """Return a copy of ``raw`` with each dotted override set.
 
-    Raises ConfigError when an override runs through something that is not a section.
+    Raises ConfigError when an override goes through a value that is not a section.
     """
     result: dict[str, Any] = _copied(raw)
     for dotted, value in overrides.items():
@@ -235,7 +238,7 @@ def environment_overrides(environ: Mapping[str, str], *, prefix: str = "TUNESMIT
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """The known name most likely meant, compared whole and by its last part; "" when none is near."""
+    """Return the known name most like ``name``, compared whole, then by last part; "" when none is close."""
     names = list(known)
     whole = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
     if whole:

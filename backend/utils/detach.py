@@ -1,7 +1,7 @@
-"""Start a process that outlives its starter and never becomes anybody's zombie.
+"""Start a process that outlives its starter and is reaped by init, so that it never stays as a zombie.
 
-``spawn_detached`` runs this very file in a bare interpreter, which forks, says the pid and leaves; the child
-carries on in a session of its own, a child of init.
+``spawn_detached`` runs this file in a bare interpreter, which forks, prints the child's pid and exits. The child runs
+on in a session of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def spawn_detached(
 ) -> int:
     """Start ``command`` and return its pid; its output is appended to ``log``, its input is empty.
 
-    ``command[0]`` is the full path of a program; ``pass_fds`` are the descriptors that it shall inherit.
+    ``command[0]`` is the full path of a program; ``pass_fds`` are file descriptors that it inherits.
     Raises OSError when nothing can be started.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -41,7 +41,7 @@ def spawn_detached(
 
 
 def main(command: Sequence[str]) -> None:
-    """Fork; the parent prints the child's pid and leaves, the child becomes ``command``."""
+    """Fork; the parent prints the child's pid and returns, the child becomes ``command``."""
     pid = os.fork()
     if pid:
         os.write(1, str(pid).encode())

@@ -1,8 +1,8 @@
-"""Files that survive: durable atomic writes, strict reads, published folders and safe names.
+"""Durable atomic writes of files and folders, strict reads, and safe file names.
 
-Everything durable goes through a small ``FileSystem`` seam, so that a test can fail, crash or record each
-operation. The environment variable ``TUNESMITH_CRASHPOINT=save:3`` kills the process just before the third
-durable operation of the protocol ``save``.
+Durable writes go through ``FileSystem``, five operations that a test can fail, record or crash at. With the
+environment variable ``TUNESMITH_CRASHPOINT=save:3`` the process kills itself just before the third operation of the
+protocol ``save``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ StrPath: TypeAlias = str | Path
 
 
 class DamagedFileError(ValueError):
-    """A file is there but is not what its writer left: ``path`` and ``problem`` say where and why."""
+    """A file is there but damaged; ``path`` and ``problem`` say where and why."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
@@ -51,11 +51,11 @@ class DamagedFileError(ValueError):
 
 
 class UnsafeNameError(ValueError):
-    """A name that could lead out of its folder, or that some file system would read differently."""
+    """A file name that could lead out of its folder, or that means something else on some file system."""
 
 
 class FileSystem(Protocol):
-    """The operations that durability is made of. Each raises OSError when the disk refuses."""
+    """The five operations of a durable write. Each raises OSError when the disk refuses."""
 
     def write(self, path: Path, data: bytes) -> None:
         """Create ``path``, which must not exist, for its owner only, and fill it."""
@@ -74,7 +74,7 @@ class FileSystem(Protocol):
 
 
 class DiskFileSystem:
-    """The real thing."""
+    """The file system of the operating system."""
 
     def write(self, path: Path, data: bytes) -> None:
         """Create and fill one file, mode 0600; a half-written one is removed before the error leaves."""
@@ -87,7 +87,7 @@ class DiskFileSystem:
             raise
 
     def fsync(self, path: Path) -> None:
-        """Force one file or folder to the disk; an error is the caller's, never retried."""
+        """Force one file or folder to the disk. Not retried: after a failed fsync the kernel may drop the data."""
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             os.fsync(descriptor)
@@ -109,7 +109,7 @@ class DiskFileSystem:
 
 @dataclass
 class CrashingFileSystem:
-    """A real file system that dies by SIGKILL just before its ``crash_at``-th operation (counted from 1)."""
+    """A real file system that kills its process just before operation ``crash_at`` (counted from 1)."""
 
     crash_at: int
     inner: FileSystem = field(default_factory=DiskFileSystem)
@@ -147,7 +147,7 @@ class CrashingFileSystem:
 
 
 def file_system(protocol: str) -> FileSystem:
-    """The disk, or the crashing disk when ``TUNESMITH_CRASHPOINT`` names this protocol (``save:3``)."""
+    """Return the disk, or one that crashes when ``TUNESMITH_CRASHPOINT`` names this protocol (``save:3``)."""
     named, _, count = os.environ.get(CRASHPOINT, "").partition(":")
     return _crashing(protocol, int(count)) if named == protocol else DiskFileSystem()
 
@@ -196,7 +196,10 @@ def read_json(path: StrPath, *, limit_bytes: int = JSON_LIMIT_BYTES) -> object:
 
 
 def read_bytes(path: StrPath, *, limit_bytes: int = JSON_LIMIT_BYTES) -> bytes:
-    """The first ``limit_bytes`` of a file. A listing reads fifty thousand small ones, so without a stream."""
+    """Return the first ``limit_bytes`` of a file.
+
+    Small files are read without a stream object: a listing of runs reads fifty thousand of them.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = os.read(descriptor, min(limit_bytes, _SMALL_BYTES))
@@ -209,7 +212,7 @@ def read_bytes(path: StrPath, *, limit_bytes: int = JSON_LIMIT_BYTES) -> bytes:
 
 
 def last_bytes(path: StrPath, count: int) -> tuple[bytes, bool]:
-    """The last ``count`` bytes of a file, and whether that is all of it; nothing where it cannot be read."""
+    """Return the last ``count`` bytes of a file and True if that is all of it; ``(b"", True)`` if unreadable."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -232,7 +235,7 @@ def read_json_object(path: StrPath) -> dict[str, object]:
 
 
 def parse_json(data: bytes) -> object:
-    """The JSON value in these bytes. Raises ValueError: NaN, bad UTF-8 and a depth of over 1,024 included."""
+    """Return the JSON value in ``data``. Raises ValueError, also for NaN, bad UTF-8 and over 1,024 levels."""
     return cast("object", orjson.loads(data))
 
 
@@ -263,9 +266,9 @@ def sha256_file(path: Path) -> str:
 
 
 def files_under(folder: StrPath) -> dict[str, os.stat_result]:
-    """The files in ``folder`` and below it, by relative name with ``/``, in order; links stand for themselves.
+    """Return the files in ``folder`` and below by relative name with ``/``, sorted; links are not followed.
 
-    What goes away while it is looked at is left out, and so is a folder that cannot be read or is not there.
+    Files that disappear meanwhile are left out, and so are folders that are missing or cannot be read.
     """
     found: dict[str, os.stat_result] = {}
     for place, folders, names in os.walk(folder):
@@ -277,7 +280,7 @@ def files_under(folder: StrPath) -> dict[str, os.stat_result]:
 
 
 def modified_ns(path: StrPath) -> int:
-    """When ``path`` last changed, in nanoseconds; 0 where it is not there any more, so that a list can be sorted."""
+    """Return the modification time of ``path`` in nanoseconds, 0 if it is gone, so that a list can be sorted."""
     try:
         return os.lstat(path).st_mtime_ns
     except OSError:
@@ -285,7 +288,7 @@ def modified_ns(path: StrPath) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes that this user may still write on the file system that holds ``path``."""
+    """Return how many bytes this user may still write on the file system of ``path``."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
 
@@ -307,7 +310,7 @@ def publish_folder(staging: Path, final: Path, *, fs: FileSystem | None = None) 
 
 
 def remove_folder(path: Path, *, fs: FileSystem | None = None) -> None:
-    """Delete a folder so that a crash leaves it whole or gone from its name: moved aside first, then purged.
+    """Delete a folder by renaming it to a temporary name first, so that a crash never leaves half of it.
 
     Raises NotADirectoryError for a file or a link.
     """
@@ -321,9 +324,9 @@ def remove_folder(path: Path, *, fs: FileSystem | None = None) -> None:
 
 
 def sweep_temporaries(folder: Path, *, older_than_seconds: float = 3600.0) -> list[Path]:
-    """Remove what crashed writers left in ``folder``, if it exists; the removed paths come back.
+    """Remove temporary files of crashed writers from ``folder``, if it exists; return the removed paths.
 
-    A folder that somebody holds (``lock_utils.hold_folder``) is still being written or deleted, and stays.
+    A folder that a process holds (``lock_utils.hold_folder``) is still being written or deleted, and stays.
     """
     horizon = time.time() - older_than_seconds
     swept = [path for path in _temporaries(folder) if _is_abandoned(path, horizon)]
@@ -340,7 +343,7 @@ def _is_abandoned(path: Path, horizon: float) -> bool:
 
 
 def _purge(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; another process may do the same just now."""
+    """Remove a file or a whole folder, also while another process removes it too."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -1,10 +1,10 @@
-"""How sure a measured share is."""
+"""Confidence intervals of measured shares."""
 
 from __future__ import annotations
 
 
 def score_interval(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share ``right / total``, as (low, high) between 0 and 1 (Wilson, 1927)."""
+    """Return the 95 % Wilson score interval (1927) of ``right / total`` as (low, high), each 0 to 1."""
     z = 1.959964
     share = right / total
     middle = share + z * z / (2 * total)

@@ -19,7 +19,7 @@ _FEW_BYTES = 2 * 1024
 
 
 def finite_json(value: object) -> object:
-    """``value`` with every NaN or infinity replaced by its name as text, since JSON has no such numbers."""
+    """Return ``value`` with every NaN and infinity as text (``"nan"``), since JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
@@ -30,10 +30,10 @@ def finite_json(value: object) -> object:
 
 
 class JsonlWriter:
-    """Appends JSON objects to a file, a line each, visible to readers at once.
+    """Appends JSON objects to a file, one per line, visible to readers at once.
 
-    Opening removes a torn last line left by a crash. With ``keep_last`` the file holds at least that many of
-    the newest lines and at most twice as many. One writer per file.
+    Opening removes an incomplete last line left by a crash. With ``keep_last`` the file keeps between that many and
+    twice that many of the newest lines. One writer per file.
     """
 
     def __init__(self, path: Path, *, keep_last: int | None = None) -> None:
@@ -66,7 +66,7 @@ class JsonlWriter:
             self._shorten(self._keep_last)
 
     def _shorten(self, keep: int) -> None:
-        lines = self._path.read_bytes().splitlines(keepends=True)  # text would break at U+2028 as well
+        lines = self._path.read_bytes().splitlines(keepends=True)  # str.splitlines also splits at U+2028
         self.close()
         write_text_durably(self._path, b"".join(lines[-keep:]).decode("utf-8"))
         self._open()
@@ -91,7 +91,7 @@ class JsonlWriter:
 
 
 def _last_bytes(descriptor: int) -> bytes:
-    """The end of the file, long enough to hold its last line break (all of it if there is none)."""
+    """Return the end of the file from before its last line break, or all of it if there is none."""
     size = os.fstat(descriptor).st_size
     length = min(size, 64 * 1024)
     data = os.pread(descriptor, length, size - length)
@@ -103,7 +103,7 @@ def _last_bytes(descriptor: int) -> bytes:
 
 @dataclass(frozen=True)
 class TailPosition:
-    """Where a reader of a growing file stopped: byte offset, the file's inode, and the bytes before it."""
+    """A reader's position in a growing file: byte offset, the file's inode, and the bytes before the offset."""
 
     offset: int = 0
     inode: int = 0
@@ -112,7 +112,7 @@ class TailPosition:
 
 @dataclass(frozen=True)
 class JsonlTail:
-    """New records since a position. ``restarted``: the file was replaced or cut, so forget earlier records.
+    """Records added since a position. ``restarted``: the file was replaced or cut, so drop earlier records.
 
     ``damaged`` counts the complete lines that were no JSON object and were left out.
     """
@@ -126,10 +126,10 @@ class JsonlTail:
 def read_jsonl_tail(
     path: Path, position: TailPosition | None = None, *, limit_bytes: int | None = None
 ) -> JsonlTail:
-    """Every complete line after ``position``, parsed; a torn last line waits for the next call.
+    """Return the complete lines after ``position``, parsed; an incomplete last line waits for the next call.
 
-    With ``limit_bytes`` the lines that begin within so many bytes, for a reader that comes again until there are
-    none. A file that is missing, shorter than before or not the one read before is read from its start.
+    ``limit_bytes``: stop after the line that crosses this many bytes; call again until no record comes. A file that
+    is shorter than before, or another file than before, is read from its start.
     """
     position = position or TailPosition()
     try:
@@ -180,9 +180,9 @@ def _parse_line(line: bytes) -> dict[str, object] | None:
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, object]], bool]) -> None:
-    """Rewrite a JSONL file with only the records that ``keep`` accepts, in one step; damaged lines go.
+    """Rewrite a JSONL file atomically with only the records that ``keep`` accepts; damaged lines are dropped.
 
-    A missing file stays missing, and a file that keeps every byte is not touched. Raises OSError.
+    Does nothing when the file is missing or nothing would change. Raises OSError.
     """
     try:
         text = path.read_bytes()
@@ -199,7 +199,7 @@ def _keeps(line: bytes, keep: Callable[[dict[str, object]], bool]) -> bool:
 
 
 def last_records(path: StrPath, *, limit_bytes: int = 64 * 1024) -> Iterator[dict[str, object]]:
-    """The newest records of a JSONL file, newest first, from its last ``limit_bytes``; none without the file."""
+    """Yield the records in the last ``limit_bytes`` of a JSONL file, newest first; none without the file."""
     data, from_its_start = last_bytes(path, limit_bytes)
     whole = data[0 if from_its_start else data.find(b"\n") + 1 : data.rfind(b"\n") + 1]
     for line in reversed(whole.splitlines()):
@@ -209,9 +209,10 @@ def last_records(path: StrPath, *, limit_bytes: int = 64 * 1024) -> Iterator[dic
 def newest_with(
     path: StrPath, keys: Sequence[str], *, limit_bytes: int = 64 * 1024
 ) -> list[dict[str, object]]:
-    """For each key the newest record that has it, from the last ``limit_bytes``; {} where there is none.
+    """Return for each key the newest record in the last ``limit_bytes`` that has it, or {}.
 
-    Only lines that hold a key are parsed, and the last few are read first: a listing looks into ten thousand files.
+    Only lines that contain the key are parsed, and the last ``_FEW_BYTES`` are tried first: a listing of runs reads
+    ten thousand such files.
     """
     for length in (_FEW_BYTES, limit_bytes):
         data, from_its_start = last_bytes(path, length)
@@ -222,7 +223,7 @@ def newest_with(
 
 
 def _newest(data: bytes, key: str) -> dict[str, object]:
-    """The last record with this key; the line that ``data`` begins with may be cut, and so is one without an end."""
+    """Return the last complete record in ``data`` with this key, or {}; the first and last line may be cut."""
     mark, end = f'"{key}"'.encode(), data.rfind(b"\n") + 1
     while (at := data.rfind(mark, 0, end)) >= 0:
         start = data.rfind(b"\n", 0, at) + 1

@@ -1,7 +1,7 @@
-"""Locks on files and folders that live exactly as long as their holders.
+"""Locks on files and folders that end with the processes that hold them.
 
-``flock`` on an open description, which children inherit. No pid, no time-out, nothing to clean up: the kernel lets go
-when the last holder dies.
+They are ``flock`` locks on an open file description, which child processes inherit. There is no pid, no time-out and
+nothing to clean up: the kernel releases the lock when the last holder exits.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE_SECONDS = 0.5
-"""How long taking a lock waits, so that somebody's short look at it (``is_locked``) does not turn it away."""
+"""Time to wait for a lock: ``is_locked`` takes it for an instant, which must not make a real holder fail."""
 
 
 class LockedError(OSError):
-    """Somebody else holds the lock."""
+    """Another process holds the lock."""
 
 
 @contextmanager
 def share_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold the folder at ``path`` together with whoever else shares it; nothing is written.
+    """Hold a shared lock on the folder ``path``.
 
-    Raises LockedError when somebody holds it alone for longer than ``wait_seconds``, FileNotFoundError when it is
-    gone, OSError when the file system cannot lock.
+    Raises LockedError when a process holds it exclusively for longer than ``wait_seconds``, FileNotFoundError when it
+    is gone, OSError when the file system cannot lock.
     """
     with _held_folder(path, wait_seconds, fcntl.LOCK_SH):
         yield
@@ -35,10 +35,7 @@ def share_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Itera
 
 @contextmanager
 def share_lock(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Keep the lock at ``path`` from being held alone by anybody; the file is opened to read and never made.
-
-    Raises as ``share_folder`` does.
-    """
+    """Hold a shared lock on the file ``path``, which must exist. Raises as ``share_folder`` does."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _take(descriptor, path, time.monotonic() + wait_seconds, fcntl.LOCK_SH)
@@ -49,7 +46,7 @@ def share_lock(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterato
 
 @contextmanager
 def hold_folder(path: Path, *, wait_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold the folder at ``path`` alone; raises as ``share_folder`` does."""
+    """Hold an exclusive lock on the folder ``path``. Raises as ``share_folder`` does."""
     with _held_folder(path, wait_seconds, fcntl.LOCK_EX):
         yield
 
@@ -70,10 +67,10 @@ def _held_folder(path: Path, wait_seconds: float, kind: int) -> Iterator[None]:
 def hold_lock(
     path: Path, *, inherited: int | None = None, wait_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[int]:
-    """Hold the lock at ``path`` alone and yield its file descriptor, which a child may be given.
+    """Hold an exclusive lock on the file ``path`` and yield its descriptor, to pass to a child process.
 
-    ``inherited`` is a descriptor from a parent that holds this lock: it is adopted when it is really that.
-    Raises LockedError when another holder does not let go within ``wait_seconds``, OSError when the file
+    ``inherited`` is a descriptor from a parent that holds this lock; it is used if it is open on the same file.
+    Raises LockedError when another process keeps the lock for longer than ``wait_seconds``, OSError when the file
     system cannot lock.
     """
     adopted = inherited is not None and _is_open_on(inherited, path)
@@ -87,12 +84,12 @@ def hold_lock(
 
 
 def is_locked(path: str | Path) -> bool:
-    """Whether some process holds the lock at ``path`` alone now; a missing file is held by nobody."""
+    """Return whether a process holds an exclusive lock on the file ``path``; False if there is no file."""
     return _is_refused(path, fcntl.LOCK_SH)
 
 
 def is_folder_held(path: Path) -> bool:
-    """Whether some process holds the folder at ``path`` now, alone or with others."""
+    """Return whether a process holds a lock on the folder ``path``, exclusive or shared."""
     return _is_refused(path, fcntl.LOCK_EX)
 
 

@@ -1,7 +1,7 @@
-"""What this process may use of the machine: its cores and its memory, the limits of containers included.
+"""The cores and memory that this process may use, limits of containers included.
 
-The limits are those of the process's own control group and of every group above it, in version 1 and 2 of cgroups
-(kernel documentation, admin-guide/cgroup-v1/memory, scheduler/sched-bwc and admin-guide/cgroup-v2).
+Limits are read from the process's control group and every group above it, in cgroup versions 1 and 2 (kernel
+documentation: admin-guide/cgroup-v1/memory, scheduler/sched-bwc, admin-guide/cgroup-v2).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ PROC = Path("/proc/self")
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of main memory: all that this process might ever have, and what it could have now."""
+    """Bytes of main memory: all that this process may use, and what is free of it now."""
 
     total_bytes: int
     available_bytes: int
 
 
 def available_cores(proc: Path = PROC) -> int:
-    """Return how many cores this process may use, at least 1: its affinity and the quotas of its groups.
+    """Return how many cores this process may use by its affinity and its control groups' quotas, at least 1.
 
     ``proc`` is the process's folder in /proc.
     """
@@ -34,7 +34,7 @@ def available_cores(proc: Path = PROC) -> int:
 
 
 def available_memory(proc: Path = PROC) -> Memory:
-    """Return the machine's memory, or that of the narrowest group where a container has less."""
+    """Return the machine's memory, or the smallest limit of a control group where that is less."""
     import psutil  # noqa: PLC0415  only needed where memory is asked for
 
     machine = psutil.virtual_memory()
@@ -47,7 +47,7 @@ def available_memory(proc: Path = PROC) -> Memory:
 
 
 def _groups(proc: Path, controller: str) -> Iterator[Path]:
-    """The folders of the process's groups that may limit ``controller``, each from its own up to the topmost seen."""
+    """Yield the folders of the control groups that may limit ``controller``, from the process's own upwards."""
     try:
         memberships = (proc / "cgroup").read_text("utf-8").splitlines()
         mounts = (proc / "mountinfo").read_text("utf-8").splitlines()
@@ -69,9 +69,9 @@ def _groups(proc: Path, controller: str) -> Iterator[Path]:
 
 
 def _upwards(place: Path, root: str, path: str) -> Iterator[Path]:
-    """The folders from the group ``path`` up to ``place``, where the hierarchy's group ``root`` is mounted.
+    """Yield the folders from the group ``path`` up to ``place``, the mount point of the group ``root``.
 
-    A group outside what is mounted, as a container may see it, is the mounted one.
+    Inside a container ``path`` may lie outside the mounted part; then only ``place`` is yielded.
     """
     inside = PurePosixPath(path)
     if inside.is_relative_to(root):
@@ -84,12 +84,12 @@ def _upwards(place: Path, root: str, path: str) -> Iterator[Path]:
 
 
 def _unescaped(text: str) -> str:
-    """A path as proc(5) mountinfo writes it: blanks and the like stand there as octal escapes."""
+    """Return a path from proc(5) mountinfo with its octal escapes (spaces and the like) decoded."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def _cores_of(group: Path) -> float | None:
-    """How many cores a group's quota amounts to; None where it has none."""
+    """Return a control group's quota in cores, None if it has none."""
     words = _read(group / "cpu.max").split()
     if len(words) != 2:
         words = [_read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip()]
@@ -104,7 +104,7 @@ def _memory_limit(group: Path) -> int | None:
 
 
 def _memory_used(group: Path) -> int:
-    """Bytes that a group holds and that the kernel cannot take back at once."""
+    """Return the bytes a control group uses, less the file cache that the kernel can drop at once."""
     used = _read(group / "memory.current").strip() or _read(group / "memory.usage_in_bytes").strip()
     stat = dict(line.split()[:2] for line in _read(group / "memory.stat").splitlines() if " " in line)
     cache = stat.get("total_inactive_file", stat.get("inactive_file", "0"))

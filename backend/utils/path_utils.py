@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Turn paths as people type them into paths."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ _OWNER_AND_NAME = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.@/-]{0,200}(:[\w.-]+)?
 
 
 def user_path(text: str | Path) -> Path:
-    """``text`` as a path, with the home that a leading ``~`` or ``~name`` means; as it stands where there is none.
+    """Return ``text`` as a path, with a leading ``~`` or ``~name`` expanded if there is such a home.
 
-    ``Path.expanduser`` raises RuntimeError there instead, which says nothing of the path.
+    ``Path.expanduser`` would raise a RuntimeError that does not name the path.
     """
     try:
         return Path(os.path.expanduser(text))  # noqa: PTH111 - see above
-    except ValueError:  # no name of a person holds a null
+    except ValueError:  # a null byte in the name of a user
         return Path(text)
 
 
 def absolute_source(source: str) -> str:
-    """A local path made absolute; as it is ``hf://owner/name``, and ``owner/name`` where no folder is ``owner``."""
+    """Return a local path as an absolute one, and an address or hub id unchanged.
+
+    ``owner/name`` is a hub id where there is no folder ``owner``.
+    """
     path = user_path(source)
     elsewhere = "://" in source or (_OWNER_AND_NAME.fullmatch(source) and not path.parent.exists())
     return source if elsewhere else str(path.absolute())

@@ -1,7 +1,7 @@
-"""Which process is meant, whether it lives, and a signal that can never reach a stranger.
+"""Identify a process for good, ask whether it lives, and signal it without ever hitting another process.
 
-A pid alone is no name: it is reused, and it survives a reboot on paper. An identity adds the start time in
-clock ticks and the boot.
+A pid alone does not do: pids are reused, and one that was written down outlives a reboot. An identity adds the start
+time in clock ticks and the boot.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class ProcessIdentity:
 
     def __post_init__(self) -> None:
         if type(self.pid) is not int or self.pid <= 1:
-            raise ValueError(f"{self.pid!r} is no process id of ours")
+            raise ValueError(f"{self.pid!r} is not a usable process id")
 
 
 def collect_rarely() -> None:
-    """Let this process look for garbage seldom, and not at its end: a trainer starts and ends a quarter faster.
+    """Make garbage collection rare and skip it at exit: a trainer starts and ends a quarter faster.
 
-    Thousands of modules are about to come and to stay, and a long run's records are a million objects. At the end the
-    interpreter would go through all of them, several times over, only to give back what goes with the process.
+    Imports create many objects that stay, and a long run's records are a million more. At exit the interpreter would
+    traverse all of them several times, to free memory that the process gives back anyway.
     """
     gc.set_threshold(100_000, 50, 100)
     atexit.unregister(gc.freeze)
@@ -44,7 +44,7 @@ def collect_rarely() -> None:
 
 
 def collect_as_usual() -> None:
-    """Look for garbage as often as Python does, but not among what is here by now: for what goes on for long."""
+    """Restore Python's usual garbage collection for a long-running process, leaving out all present objects."""
     gc.freeze()
     gc.set_threshold(700, 10, 10)
 
@@ -55,7 +55,7 @@ def identify(pid: int) -> ProcessIdentity:
 
 
 def identify_started(pid: int) -> ProcessIdentity:
-    """The identity of a process that was started a moment ago: one that is not alive when it has ended since."""
+    """Return the identity of a process just started; if it has ended already, one that is not alive."""
     try:
         return identify(pid)
     except ProcessLookupError:
@@ -63,7 +63,7 @@ def identify_started(pid: int) -> ProcessIdentity:
 
 
 def boot_id() -> str:
-    """A text that changes with every boot of this machine."""
+    """Return a text that changes with every boot of this machine."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -73,7 +73,7 @@ def boot_id() -> str:
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """Whether that very process still runs; a zombie, a reused pid and another boot all count as gone."""
+    """Return whether the process still runs; a zombie, a reused pid and another boot all count as gone."""
     if identity.boot_id != boot_id():
         return False
     try:
@@ -83,7 +83,7 @@ def is_alive(identity: ProcessIdentity) -> bool:
 
 
 def is_suspended(identity: ProcessIdentity) -> bool:
-    """Whether that very process lives and is stopped by a signal (SIGSTOP, Ctrl-Z) or a debugger."""
+    """Return whether the process lives and is stopped by a signal (SIGSTOP, Ctrl-Z) or a debugger."""
     if not is_alive(identity):
         return False
     try:
@@ -97,7 +97,7 @@ def is_suspended(identity: ProcessIdentity) -> bool:
 
 
 def catches(identity: ProcessIdentity, signal_number: signal.Signals) -> bool:
-    """Whether that very process lives and handles a signal itself; False where the system does not say."""
+    """Return whether the process lives and has a handler for a signal; False where there is no /proc."""
     try:
         status = (_PROC / str(identity.pid) / "status").read_text("latin-1")
     except OSError:
@@ -107,9 +107,9 @@ def catches(identity: ProcessIdentity, signal_number: signal.Signals) -> bool:
 
 
 def send_signal(identity: ProcessIdentity, signal_number: signal.Signals) -> bool:
-    """Signal that very process; False, and nothing sent, when it is gone or the pid is another's by now.
+    """Send a signal to the process; return False, and send nothing, if it is gone or its pid was reused.
 
-    On Linux the signal goes through a pidfd opened before the check, so the pid cannot change hands between.
+    On Linux the signal goes through a pidfd opened before the check, so that the pid cannot be reused in between.
     """
     if not hasattr(os, "pidfd_open"):
         return is_alive(identity) and _kill(identity.pid, signal_number)
@@ -137,7 +137,7 @@ def _kill(pid: int, signal_number: signal.Signals) -> bool:
 
 
 def _start_ticks(pid: int) -> int:
-    """Clock ticks from boot to the start of a living process (proc(5), field 22 of stat)."""
+    """Return the clock ticks from boot to the start of a living process (proc(5), field 22 of stat)."""
     if not (_PROC / "self/stat").exists():
         return _start_ticks_elsewhere(pid)
     state, *fields = _stat(pid)
@@ -147,7 +147,7 @@ def _start_ticks(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of proc(5) stat behind the program's name: the state first."""
+    """Return the fields of proc(5) stat after the program's name: the state first."""
     try:
         return (_PROC / str(pid) / "stat").read_text("latin-1").rpartition(")")[2].split()
     except OSError as error:

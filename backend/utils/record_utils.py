@@ -1,6 +1,6 @@
-"""Plain JSON into frozen dataclasses, strictly: a wrong type is an error, never a guess.
+"""Convert dataclasses to JSON and back, strictly: a value of the wrong type is an error.
 
-Unknown keys are left out, so that an older reader can open what a newer writer wrote.
+Unknown keys are ignored, so that an older version can open what a newer one wrote.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ Convert = Callable[[object, str], Any]
 
 
 def record_to_json(record: object) -> dict[str, Any]:
-    """A dataclass as JSON-ready dictionaries and lists. Raises TypeError for anything else."""
+    """Return a dataclass as JSON-ready dictionaries and lists. Raises TypeError for anything else."""
     if not dataclasses.is_dataclass(record) or isinstance(record, type):
-        raise TypeError(f"{type(record).__name__} is no dataclass value")
+        raise TypeError(f"{type(record).__name__} is not a dataclass instance")
     return dataclasses.asdict(record)
 
 
 def record_from_json(kind: type[T], value: object) -> T:
-    """A ``kind`` made from a JSON object. Raises ValueError naming the field that is missing or wrong."""
+    """Return a ``kind`` made from a JSON object. Raises ValueError naming the missing or wrong field."""
     record: T = _converter(cast("Hashable", kind))(value, kind.__name__)
     return record
 
 
 @cache
 def _converter(hint: Any) -> Convert:
-    """The function that turns a JSON value into a ``hint``, made once for each type."""
+    """Return the function that converts a JSON value to the type ``hint``; made once for each type."""
     if get_origin(hint) in {Union, UnionType}:
         return _optional(get_args(hint))
     if get_origin(hint) is tuple:

@@ -1,4 +1,4 @@
-"""Room set aside on a disk, to be given back when it is full."""
+"""Keep some disk space in reserve, to be freed when the disk is full and a last write must succeed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 PARTS = 4
 PART_BYTES = 16 * 2**10
-"""Each part is a file, since a disk may be out of files as well as of bytes. It holds a small file on a disk with
-blocks of 16 KiB, or a few on one with blocks of 4 KiB."""
+"""Each part is a file of its own, since a disk may run out of inodes as well as of bytes. One part makes room for a
+small file on a disk with blocks of 16 KiB, for a few with blocks of 4 KiB."""
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of room, on the disk or in the user's quota."""
+    """Return whether a write failed because the disk, or the user's quota, is full."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def set_aside(reserve: Path) -> None:
-    """Fill the folder ``reserve`` with ``PARTS`` files, those that are missing; a full disk has none to spare.
+    """Write the missing ones of ``PARTS`` files into the folder ``reserve``; errors are ignored.
 
-    The bytes are random, since some disks compress zeros away.
+    The bytes are random, since some file systems compress zeros to nothing.
     """
     with contextlib.suppress(OSError):
         reserve.mkdir(mode=0o700, exist_ok=True)
@@ -35,9 +35,9 @@ def set_aside(reserve: Path) -> None:
 
 
 def with_reserve(reserve: Path, write: Callable[[], None]) -> None:
-    """Call ``write``; while the disk is full, give back a part of ``reserve`` and call it again.
+    """Call ``write``; while it fails because the disk is full, free a part of ``reserve`` and call it again.
 
-    Raises what ``write`` raises: any other error, or a full disk when nothing is left to give back.
+    Raises what ``write`` raises: any other error, or a full disk once the reserve is used up.
     """
     while True:
         try:
@@ -58,5 +58,5 @@ def _give_back(reserve: Path) -> bool:
 
 
 def release(reserve: Path) -> None:
-    """Give back all that is left of ``reserve``."""
+    """Delete what is left of ``reserve``."""
     shutil.rmtree(reserve, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP as a request to stop."""
+"""Handle SIGTERM, SIGINT and SIGHUP as requests to stop."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class StopSignals:
-    """Inside its ``with`` block the first signal is noted in ``reason``; a second SIGTERM or SIGINT leaves at once.
+    """Context in which a first signal sets ``reason`` and a second SIGTERM or SIGINT exits at once.
 
-    ``reason`` is ``sigterm``, ``sigint`` or ``sighup``, empty before. SIGHUP says that the terminal was closed, often
-    twice; under nohup it stays ignored. Only the main thread can be asked this way.
+    ``reason`` is ``sigterm``, ``sigint`` or ``sighup``, and empty before. SIGHUP (the terminal was closed) often comes
+    twice, so it never exits; under nohup it stays ignored. Handlers are set in the main thread only.
     """
 
     def __init__(self) -> None:
@@ -21,10 +21,10 @@ class StopSignals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        unheard = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        for number in (signal.SIGTERM, signal.SIGINT, *(() if unheard else (signal.SIGHUP,))):
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT, *(() if nohup else (signal.SIGHUP,))):
             with contextlib.suppress(ValueError):  # only the main thread may set handlers
-                self._before[number] = signal.signal(number, self._asked)
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -33,7 +33,7 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _asked(self, number: int, _: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name.lower()
         if self.reason and "sighup" not in {self.reason, name}:
             os._exit(128 + number)

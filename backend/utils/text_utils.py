@@ -1,4 +1,4 @@
-"""Small tools for text that know nothing of what the text is about."""
+"""Small functions on text: compare, shorten, show safely, count."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 def normalise(text: str) -> str:
-    """The text for comparing: NFKC, lower case, runs of spaces and punctuation as one space."""
+    """Return the text for comparison: NFKC, lower case, runs of spaces and punctuation as one space."""
     folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return _BETWEEN_WORDS.sub(" ", folded.lower()).strip()
 
 
 def signs(text: str) -> str:
-    """The signs that change what a text says, which ``normalise`` leaves out: those of sums, and of C++ and C#."""
+    """Return the signs that ``normalise`` drops although they change the meaning: of sums, and of C++ and C#."""
     return " ".join(found.strip() for found in _SIGNS.findall(text))
 
 
 _OPERATOR = r"[-+*/×÷%=<>^&|]"
-# Each run of operators is tried once, from its beginning and without going back, or a long ruler would take for ever.
+# Possessive (++) and anchored by a lookbehind: a long line of dashes would take quadratic time otherwise.
 _SIGNS = re.compile(
     rf"(?<=[^\W\d])[+#]++|(?<!{_OPERATOR}){_OPERATOR}++(?=\s?\d)|(?<=\d)\s?{_OPERATOR}++|"
     r"(?<=\w\s)[+*/×÷=<>^&|]++(?=\s\w)"
@@ -33,7 +33,7 @@ _INDENT = re.compile(r"(?<=\n)[ \t]++(?=\S)")
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of a text can be seen: white space, characters of no width, fillers, lone marks."""
+    """Return whether a text has no visible character: white space, zero-width characters, fillers, lone marks."""
     return not any(
         unicodedata.category(each) not in _UNSEEN and each not in _FILLERS for each in text.strip()
     )
@@ -44,12 +44,12 @@ _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 
 
 def indents(text: str) -> str:
-    """The white space that lines but the first begin with, a line each: in code it changes what a text says."""
+    """Return the indentation of every line but the first, one per line: in code it changes the meaning."""
     return "\n".join(_INDENT.findall(text))
 
 
 def shorten(text: str, limit: int = 120) -> str:
-    """The text on one line, without control characters, cut to ``limit`` with an ellipsis in its middle."""
+    """Return the text on one line without control characters, cut to ``limit`` with an ellipsis in the middle."""
     line = without_controls(" ".join(text.split()))
     if len(line) <= limit:
         return line
@@ -58,17 +58,17 @@ def shorten(text: str, limit: int = 120) -> str:
 
 
 def without_controls(text: str) -> str:
-    """The text with each control character but the line break shown as ``·``, fit for a terminal."""
+    """Return the text with each control character except the line break as ``·``, safe for a terminal."""
     return _CONTROLS.sub("·", text)
 
 
 def writable(text: str) -> str:
-    """The text with what UTF-8 cannot hold shown as escapes: half characters, and foreign bytes in a file's name."""
+    """Return the text with lone surrogates, as in undecodable file names, shown as escapes: UTF-8 can hold it."""
     return text if text.isascii() else text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def one_edit_apart(left: str, right: str) -> bool:
-    """Whether one inserted, deleted or replaced character turns one text into the other."""
+    """Return whether one inserted, deleted or replaced character turns one text into the other."""
     if left == right or abs(len(left) - len(right)) > 1:
         return False
     codes = SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
@@ -81,11 +81,11 @@ def one_edit_apart(left: str, right: str) -> bool:
 
 
 def sentence(text: str) -> str:
-    """Return ``text`` with an end mark: the one that it has, or a full stop."""
-    said = text.strip()
-    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
+    """Return ``text`` stripped and with a full stop, unless it ends with an end mark already."""
+    stripped = text.strip()
+    return stripped if stripped.endswith((".", "!", "?", "…")) else f"{stripped}."
 
 
 def counted(count: int, word: str) -> str:
-    """``1 row``, ``2,000 rows``."""
+    """Return the count with its noun: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {word}" + "s" * (count != 1)

@@ -1,4 +1,4 @@
-"""What was found out about the files of a folder, remembered until one of them changes."""
+"""Cache a function's result for a folder until one of the folder's files changes."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import TypeVar
 T = TypeVar("T")
 
 FolderMarks = tuple[tuple[str, int, int, int, int], ...]
-"""Name, inode, size in bytes, and times of the last change of content and of anything, in ns, of each file."""
+"""For each file: name, inode, size in bytes, mtime and ctime in nanoseconds."""
 
 _SETTLED_NS = 2 * 10**9
-"""A clock that ticks slowly gives two changes the same time: what changed this recently is looked at again."""
+"""A file that changed this recently is not cached: on a coarse clock the next change may get the same time."""
 
 
 def folder_marks(folder: Path) -> FolderMarks:
-    """Return what tells a changed file directly in ``folder`` from an unchanged one, without reading any."""
+    """Return the marks by which a change of a file directly in ``folder`` shows, without reading any file."""
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            seen = path.stat()  # of the file itself where the name is a link to it, as in the Hub's cache
-            found.append((path.name, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns))
+            status = path.stat()  # follows links: in the Hub's cache every file is one
+            found.append((path.name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(found)
 
 
 def while_unchanged(find: Callable[[Path], T]) -> Callable[[Path], T]:
-    """Let ``find`` answer from memory for a folder whose files have not changed since it read them.
+    """Wrap ``find`` with a cache that is valid while the files of the folder do not change.
 
-    Errors are not remembered. A flipped bit on the disk changes no mark: only what reads the files again notices it.
+    Errors are not cached. Damage on the disk changes no mark, so only reading the files again can find it.
     """
 
     @lru_cache(maxsize=64)

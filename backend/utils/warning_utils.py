@@ -1,4 +1,4 @@
-"""Warnings of libraries that tell a person nothing, kept unsaid."""
+"""Suppress warnings of libraries that a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _FILTERS = threading.RLock()
-"""Python's filters are those of the whole process, and who puts back what was before puts it back for everybody: of
-two threads at once, the second would leave the filters of the first behind."""
+"""Warning filters belong to the whole process. Without this lock, two threads that save and restore them at once
+could leave one thread's filters in place for good."""
 
 
 @contextmanager
 def unwarned(*unwanted: tuple[type[Warning], str]) -> Iterator[None]:
-    """Ignore warnings meanwhile: all of them, or those of a category whose beginning fits the pattern beside it.
+    """Ignore warnings inside the block: all, or those of a category whose text begins with the given pattern.
 
-    One thread at a time, and the filters are then as they were.
+    One thread at a time; the filters are restored afterwards.
     """
     with _FILTERS, warnings.catch_warnings():
         for category, pattern in unwanted or ((Warning, ""),):

@@ -31,7 +31,7 @@ class EncodedRow(Protocol):
 
     @property
     def trained(self) -> Sequence[bool]:
-        """Whether each token is trained; as long as ``input_ids``."""
+        """True if each token is trained; as long as ``input_ids``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ _SCRIPT_CHARACTERS = 300
 
 
 def is_blank_answer(message: Message) -> bool:
-    """Whether an assistant message says nothing: no visible character, no call of a tool, no reasoning."""
+    """Return whether an assistant message says nothing: no visible character, no call of a tool, no reasoning."""
     beside = (message.get(key) for key in ("tool_calls", "reasoning_content", "thinking"))
     return is_blank(message["content"]) and not any(beside)
 

@@ -77,7 +77,7 @@ def _markup(text: str, row: Row) -> str:
 
 
 def about_markup(row: Row) -> bool:
-    """Whether a row speaks of markup, so that tags and entities in it may be meant."""
+    """Return whether a row speaks of markup, so that tags and entities in it may be meant."""
     return any(_ABOUT_MARKUP.search(text) for text in texts(row))
 
 

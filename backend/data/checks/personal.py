@@ -84,7 +84,7 @@ def _numbers(text: str) -> Iterator[str]:
 
 
 def passes_luhn(digits: str) -> bool:
-    """Whether 13 to 19 digits, not all equal, pass the check of ISO/IEC 7812-1 for card numbers."""
+    """Return whether 13 to 19 digits, not all equal, pass the check of ISO/IEC 7812-1 for card numbers."""
     return 13 <= len(digits) <= 19 and len(set(digits)) > 1 and _luhn(digits) == 0
 
 
@@ -94,13 +94,13 @@ def _luhn(digits: str) -> int:
 
 
 def passes_mod_97(account: str) -> bool:
-    """Whether 15 to 34 characters pass the check of ISO 13616 for account numbers."""
+    """Return whether 15 to 34 characters pass the check of ISO 13616 for account numbers."""
     turned = account[4:] + account[:4]
     return 15 <= len(account) <= 34 and int("".join(str(int(each, 36)) for each in turned)) % 97 == 1
 
 
 def passes_verhoeff(digits: str) -> bool:
-    """Whether digits pass the check of Verhoeff (1969), as India's Aadhaar numbers do."""
+    """Return whether digits pass the check of Verhoeff (1969), as India's Aadhaar numbers do."""
     check = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit)
@@ -188,7 +188,7 @@ def _is_hetu(text: str) -> bool:
 
 
 def _is_public_6(text: str) -> bool:
-    """Whether it is a global unicast address (RFC 4291); ranges kept for documentation are not."""
+    """Return whether it is a global unicast address (RFC 4291); ranges kept for documentation are not."""
     try:
         return text[0] in "23" and text[4:5] == ":" and ipaddress.IPv6Address(text).is_global
     except ValueError:
@@ -196,7 +196,7 @@ def _is_public_6(text: str) -> bool:
 
 
 def _is_public_in(text: str, found: re.Match[str]) -> bool:
-    """Whether four numbers are an address of the public internet and, by what stands before them, no version."""
+    """Return whether a match is a public IPv4 address and, by the words before it, no version number."""
     try:
         is_global = ipaddress.IPv4Address(found.group()).is_global
     except ValueError:

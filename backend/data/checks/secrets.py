@@ -52,22 +52,22 @@ _COMMON = frozenset(_USUAL.split())
 
 
 def _is_random(token: str) -> bool:
-    """Whether a token does not say that it stands for one."""
+    """Return whether a token does not say that it stands for one."""
     return not _PLACEHOLDER.search(token)
 
 
 def _is_no_name(token: str) -> bool:
-    """Whether a token with digits is random and not the name of a thing, made of words."""
+    """Return whether a token with digits is random and not the name of a thing, made of words."""
     return _is_random(token) and bool(re.search(r"\d", token)) and not _WORDS.fullmatch(token)
 
 
 def _is_mixed(token: str) -> bool:
-    """Whether a token is random and has letters and digits, as a word behind "basic" has not."""
+    """Return whether a token is random and has letters and digits, as a word behind "basic" has not."""
     return _is_random(token) and bool(re.search(r"\d", token) and re.search(r"[A-Za-z]", token))
 
 
 def _is_password(token: str) -> bool:
-    """Whether a value is a password someone chose: no variable, no code, no word that stands for one."""
+    """Return whether a value is a password someone chose: no variable, no code, no word that stands for one."""
     plain = token.strip("\"'`.,;:!?")
     named = plain.lower().strip("0123456789!@#_-")
     return (
@@ -80,7 +80,7 @@ def _is_password(token: str) -> bool:
 
 
 def _is_url_password(token: str) -> bool:
-    """Whether user and password of an address are no placeholders; there a plain word is a password too."""
+    """Return whether user and password of an address are no placeholders; there a plain word is a password too."""
     user, _, password = token.partition(":")
     named = password.lower()
     return (

@@ -106,7 +106,7 @@ def unfinished(scan: Scan) -> Iterator[Example]:
 
 
 def _breaks_off(text: str) -> bool:
-    """Whether a text ends in mid-sentence, as far as that shows without understanding it.
+    """Return whether a text ends in mid-sentence, as far as that shows without understanding it.
 
     It does where its last word wants another one after it, and where it ends in prose without an end mark
     although its sentences have them. Lists, code, headings and addresses need none.

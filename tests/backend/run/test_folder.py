@@ -255,7 +255,7 @@ class TestDamage:
         run.begin_attempt(("a",), pid=os.getpid())
         path = run.attempts / "1.json"
         path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1'))
-        assert "no process id of ours" in run.state().damage
+        assert "not a usable process id" in run.state().damage
 
     def test_a_missing_config_is_damage(self, run: RunDir) -> None:
         run.begin_attempt(("a",))

@@ -114,7 +114,7 @@ def test_f10_f09_a_stranger_with_the_same_pid_is_never_signalled(
 
 @pytest.mark.parametrize("pid", [0, 1, -1, True, "abc", 2.0, None])
 def test_f10_poisoned_pids_are_no_identities(pid: Any) -> None:
-    with pytest.raises(ValueError, match="no process id"):
+    with pytest.raises(ValueError, match="not a usable process id"):
         ProcessIdentity(pid, 1, "boot")
 
 

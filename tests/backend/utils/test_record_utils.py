@@ -81,5 +81,5 @@ def test_anything_but_an_object_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("value", [3, "x", Outer])
 def test_only_dataclass_values_become_json(value: object) -> None:
-    with pytest.raises(TypeError, match="no dataclass value"):
+    with pytest.raises(TypeError, match="not a dataclass instance"):
         record_to_json(value)
