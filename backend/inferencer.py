@@ -21,8 +21,9 @@ from backend.inference.answer import MAX_ANSWERS, Answer, answer_seed
 from backend.inference.answer_text import AnswerText
 from backend.inference.constraint import Constraint
 from backend.inference.decoding import Decoding, NewToken, Sampling
+from backend.inference.loaded import LoadedBase
 from backend.inference.model_source import ModelSource, find_model
-from backend.inference.prompting import LoadedBase, Prompt
+from backend.inference.prompting import Prompt
 from backend.run.folder import RunDir
 
 __all__ = ["Answer", "Inferencer", "Prompt", "answer_seed"]

@@ -53,8 +53,7 @@ from backend.run.schedule import resolve_steps, total_steps
 from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_asked
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
-from backend.training.evaluation import HeldOut
-from backend.training.evaluator import Evaluator, held_out
+from backend.training.evaluation import Evaluator, HeldOut, held_out
 from backend.training.forward import choose_forward
 from backend.training.inputs import noted, require_sound
 from backend.training.loop import TrainState, Variation, depends_on_cores, train_steps

@@ -138,7 +138,7 @@ class Engine:
     def renderer(self, source: ModelSource) -> Future[PromptRenderer]:
         """How ``source`` is spoken to; its base is loaded when it is not. The future raises TunesmithError."""
         host = self._hosts.at_hand(source)
-        found = host.voice_at_hand(source) if host is not None else None
+        found = host.cached_renderer(source) if host is not None else None
         if found is None:
             return self._ask(lambda: self._host(source).renderer(source))
         future: Future[PromptRenderer] = Future()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from backend.errors import InferenceError
 from backend.inference.decoding import Decoding
+from backend.inference.loaded import LoadedBase
 from backend.inference.model_source import ModelSource
-from backend.inference.prompting import LoadedBase
 from backend.inference.shared_base import KEEP
 from backend.server.jobs import Variant
 from backend.server.metrics import Metrics

@@ -1,4 +1,4 @@
-"""The held-out rows: loss, sample answers on a fixed panel, exact match."""
+"""Evaluation of a model while it trains: held-out loss, sample answers on a fixed panel, exact match."""
 
 from __future__ import annotations
 
@@ -8,27 +8,39 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from backend import data_pipeline
 from backend.core.device import ComputePlan
 from backend.core.encoding.examples import Example, Question
 from backend.core.lanes import Lanes
+from backend.core.tokenizer import decode, stop_token_ids
+from backend.core.vocabulary import known_ids
+from backend.data_pipeline import Dataset
+from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling, for_inference
-from backend.run.reports import EvalReport, Sample
+from backend.run.config import RunConfig
+from backend.run.reports import EvalReport, Progress, Sample, Watcher
 from backend.training.batching import micro_batches, pack
 from backend.training.forward import ForwardPass
+from backend.training.loop import TrainState
 
 ROWS_AT_ONCE = 64
 """Held-out rows whose loss is packed together."""
 ANSWERS_AT_ONCE = 32
-"""Questions that one lane answers side by side; a constant, so that answers do not depend on the number of cores."""
+"""Questions decoded in one batch; a constant, so that answers do not depend on the number of cores."""
+SHORT_ANSWER_TOKENS = 32
+"""Exact match is computed only when no held-out answer is longer than this, in tokens."""
+SHORT_ANSWER_CHARACTERS = 8 * SHORT_ANSWER_TOKENS
+"""The same limit in characters: a row cut at data.max_length has only the first tokens of its answer."""
 
 
 def held_out_loss(
     forward: ForwardPass, examples: Sequence[Example], plan: ComputePlan, *, budget: int
 ) -> tuple[float, int]:
-    """(mean cross-entropy in nats per trained token, number of those tokens), without gradients.
+    """Return (mean cross-entropy in nats per trained token, number of trained tokens); no gradients are kept.
 
-    The sum runs in the order of the micro-batches, so it is the same for any number of lanes.
+    Micro-batches are summed in their order, so the result is the same for any number of lanes.
     """
     device = torch.device(plan.device)
     chunks = (examples[i : i + ROWS_AT_ONCE] for i in range(0, len(examples), ROWS_AT_ONCE))
@@ -49,8 +61,8 @@ def held_out_loss(
             total = sum(pool.map(compute, range(len(batches))))
     finally:
         forward.model.train(training)
-    tokens = sum(len(batch.labels) for batch in batches)
-    return total / tokens, tokens
+    trained_tokens = sum(len(batch.labels) for batch in batches)
+    return total / trained_tokens, trained_tokens
 
 
 def answers(
@@ -62,32 +74,33 @@ def answers(
     max_new_tokens: int,
     known: Tensor | None = None,
 ) -> Iterator[tuple[Question, list[int]]]:
-    """Greedy answers as token ids, end token left out; in order. The lanes of ``plan`` share the questions.
+    """Yield each question with the token ids of its greedy answer, without the end token, in order.
 
-    ``known`` bool [V] says which token ids may be said at all, see ``known_ids``.
+    The questions are decoded in batches, spread over the lanes of ``plan``. ``known`` bool [V] masks the token ids
+    that may be generated, see ``known_ids``.
     """
     sampling = Sampling(max_new_tokens=max_new_tokens)
 
     def answer(chunk: Sequence[Question]) -> list[list[int]]:
         prompts = [question.prompt_ids for question in chunk]
         decoding = Decoding(forward.model, prompts, sampling, stop_ids, known=known)
-        said: list[list[int]] = [[] for _ in chunk]
+        generated: list[list[int]] = [[] for _ in chunk]
         while decoding.rows:
             for token in decoding.step():
                 if token.finish != "stop":
-                    said[token.row].append(token.token_id)
-        return said
+                    generated[token.row].append(token.token_id)
+        return generated
 
     starts = range(0, len(questions), ANSWERS_AT_ONCE)
     chunks = [questions[start : start + ANSWERS_AT_ONCE] for start in starts]
     with for_inference(forward.model), Lanes(plan.lanes, plan.threads) as pool:
-        for chunk, said in zip(chunks, pool.map(answer, chunks), strict=True):
-            yield from zip(chunk, said, strict=True)
+        for chunk, generated in zip(chunks, pool.map(answer, chunks), strict=True):
+            yield from zip(chunk, generated, strict=True)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is held out: ``examples`` for the loss, ``panel`` to be shown, ``scored`` for exact match."""
+    """The held-out rows: ``examples`` for the loss, ``panel`` for sample answers, ``scored`` for exact match."""
 
     examples: Sequence[Example]
     panel: Sequence[Question] = ()
@@ -102,23 +115,23 @@ def evaluate(
     budget: int,
     max_new_tokens: int,
     stop_ids: Collection[int],
-    decode: Callable[[Sequence[int]], str],
+    to_text: Callable[[Sequence[int]], str],
     step: int,
     epoch: float,
     known: Tensor | None = None,
 ) -> EvalReport:
-    """The whole evaluation at one step as a report.
+    """Return the report of one evaluation: held-out loss, exact match, sample answers.
 
-    ``decode`` turns token ids into text; ``known`` is that of ``answers``.
+    ``to_text`` decodes token ids; ``known`` is passed to ``answers``.
     """
     started = time.perf_counter()
     loss, tokens = held_out_loss(forward, held_out.examples, plan, budget=budget)
 
     def answered(questions: Sequence[Question]) -> tuple[Sample, ...]:
-        said = answers(
+        pairs = answers(
             forward, questions, plan, stop_ids=stop_ids, max_new_tokens=max_new_tokens, known=known
         )
-        return tuple(Sample(q.row, q.prompt, q.expected, decode(ids)) for q, ids in said)
+        return tuple(Sample(q.row, q.prompt, q.expected, to_text(ids)) for q, ids in pairs)
 
     matches = [sample.exact_match for sample in answered(held_out.scored)]
     return EvalReport(
@@ -132,3 +145,69 @@ def evaluate(
         scored_rows=len(matches),
         samples=answered(held_out.panel),
     )
+
+
+def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
+    """Return the held-out rows of ``dataset``: loss rows, a panel spread evenly over them, rows for exact match.
+
+    Only short answers are scored. A row that ``data.truncation`` drops from the loss gets no question either.
+    """
+    if not dataset.validation:
+        return HeldOut([])
+    examples = list(data_pipeline.encode(dataset.validation, tokenizer, config.data))
+    kept = {example.row for example in examples}
+    questions = [
+        question
+        for question in data_pipeline.questions(dataset.validation, tokenizer)
+        if question.row in kept and len(question.prompt_ids) < config.data.max_length
+    ]
+    short = all(int(example.trained.sum()) <= SHORT_ANSWER_TOKENS for example in examples) and all(
+        len(question.expected) <= SHORT_ANSWER_CHARACTERS for question in questions
+    )
+    every = max(1, len(questions) // max(1, config.evaluation.sample_rows))
+    panel = questions[::every][: config.evaluation.sample_rows]
+    return HeldOut(examples, panel, questions[: config.evaluation.score_rows] if short else [])
+
+
+class Evaluator:
+    """Evaluates the model in ``state`` as training goes on; ``possible`` is False without held-out rows.
+
+    The constructor raises ModelError ``cannot-generate`` for a model that cannot decode the sample answers: better
+    before training than after the first epoch.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: ComputePlan,
+        state: TrainState,
+        tokenizer: PreTrainedTokenizerBase,
+        held_out: HeldOut,
+        watch: Watcher,
+    ) -> None:
+        self.possible = bool(held_out.examples)
+        self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
+        self._held_out, self._watch = held_out, watch
+        if held_out.panel or held_out.scored:
+            prove_decoding(state.forward.model)
+        rows = state.forward.causal.get_input_embeddings().weight.shape[0]
+        self._known = known_ids(tokenizer, rows)
+        self._stop_ids = stop_token_ids(tokenizer, state.forward.causal.generation_config.eos_token_id)
+
+    def __call__(self, step: int, epoch: float, *, score: bool = False) -> EvalReport:
+        """Return the report at ``step``; ``score`` adds exact match over ``HeldOut.scored``."""
+        self._watch(Progress("evaluating"))
+        report = evaluate(
+            self._state.forward,
+            self._held_out if score else HeldOut(self._held_out.examples, self._held_out.panel),
+            self._plan,
+            budget=self._config.training.micro_batch_tokens,
+            max_new_tokens=self._config.evaluation.max_new_tokens,
+            stop_ids=self._stop_ids,
+            to_text=lambda ids: decode(self._tokenizer, ids),
+            step=step,
+            epoch=epoch,
+            known=self._known,
+        )
+        self._watch(Progress("training", report))
+        return report

@@ -1,12 +1,15 @@
-"""The recorder: what happens in a run goes into its folder as it happens."""
+"""Write a run's metrics, samples, flight record and checkpoints into its folder while it trains."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,16 +18,22 @@ from backend.errors import TrainingError
 from backend.run.config import RunConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
-from backend.run.reports import EvalReport, StepReport
+from backend.run.reports import EvalReport, StepReport, metrics_record, metrics_scalars
 from backend.training.checkpoint import prune, save_checkpoint
 from backend.training.loop import TrainState
-from backend.training.metrics import MetricsWriter
+from backend.utils.jsonl_utils import JsonlWriter
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger("tunesmith")
 
 
 class Recorder:
-    """Metrics, samples, the flight record and checkpoints of one attempt. Close it when the attempt ends.
+    """Writes the metrics, samples, flight record and checkpoints of one attempt; close it when the attempt ends.
 
-    ``facts`` go into every checkpoint; ``notes`` are those of the checkpoint the attempt resumed from.
+    ``facts`` are stored in every checkpoint. ``notes`` come from the checkpoint that the attempt resumed from: the
+    best loss so far and how many evaluations went by without a better one.
     """
 
     def __init__(
@@ -37,7 +46,7 @@ class Recorder:
         notes: Mapping[str, Any],
     ) -> None:
         self._run, self._config, self._state, self._facts = run_dir, config, state, facts
-        # without a template of its own the run's tokenizer is that of the base model
+        # Save the tokenizer only if its chat template was overridden; otherwise it equals the base's.
         self._tokenizer = tokenizer if config.model.chat_template else None
         self._best_loss: float | None = notes.get("best_loss")
         self._best_step: int | None = notes.get("best_step")
@@ -48,14 +57,14 @@ class Recorder:
         self._flight = run_dir.flight_writer()
 
     def step(self, report: StepReport) -> None:
-        """Note one training step; the flight record keeps every step, the metrics every ``logging_steps``."""
+        """Record one training step: always in the flight record, every ``logging_steps`` in the metrics."""
         if report.step % self._config.logging.logging_steps == 0 or report.step in {1, report.total_steps}:
             self._metrics.write(report)
         detail = {name: getattr(report, name) for name in ("step", "loss", "grad_norm", "learning_rate")}
         self._flight.append({**detail, "rows": list(report.rows), "memory_bytes": memory_bytes()})
 
     def evaluation(self, report: EvalReport) -> bool:
-        """Note one evaluation; whether it is the best of the run so far (the untrained model does not count)."""
+        """Record one evaluation; return True if it is the best so far (step 0, the untrained model, never is)."""
         self._metrics.write(report)
         for sample in report.samples:
             self._samples.append({"step": report.step, **asdict(sample), "exact_match": sample.exact_match})
@@ -68,19 +77,19 @@ class Recorder:
 
     @property
     def has_waited_enough(self) -> bool:
-        """Whether ``early_stopping_patience`` evaluations in a row were no better than the best before them."""
+        """True if the last ``early_stopping_patience`` evaluations all failed to beat the best before them."""
         patience = self._config.evaluation.early_stopping_patience
         return patience is not None and self._waited >= patience
 
     @property
     def result_step(self) -> int | None:
-        """The step whose model is the result, where that is the best one so far; None where it is the last."""
+        """The best step, if the run's result is to be the best model; None if it is the last model."""
         evaluation = self._config.evaluation
         wanted = evaluation.load_best_model_at_end or evaluation.early_stopping_patience is not None
         return self._best_step if wanted else None
 
     def checkpoint(self, *, done: bool = False) -> None:
-        """Save a checkpoint of now, then drop those that are no longer wanted; ``done`` marks the last one."""
+        """Save a checkpoint, then delete those beyond ``save_total_limit``; ``done`` marks the run's last."""
         notes = {
             "facts": asdict(self._facts),
             "best_loss": self._best_loss,
@@ -108,3 +117,62 @@ class Recorder:
         if isinstance(value, TrainingError) and value.step_record:
             self._flight.append({**value.step_record, "memory_bytes": memory_bytes()})
         self.close()
+
+
+class MetricsWriter:
+    """Writes each report as one line of metrics.jsonl and, unless ``tensorboard`` is None, the same numbers there.
+
+    Both use the usual tag names, such as ``train/loss``. Close it.
+    """
+
+    def __init__(self, lines: JsonlWriter, tensorboard: Path | None, *, after_step: int = 0) -> None:
+        self._lines = lines
+        self._events: SummaryWriter | None = None
+        if tensorboard:
+            with self._disabled_on_error():
+                self._events = _event_writer(tensorboard, after_step)
+
+    def write(self, report: StepReport | EvalReport) -> None:
+        """Write one line, and one TensorBoard point per tag. Raises OSError if the line cannot be written."""
+        self._lines.append(metrics_record(report))
+        if self._events is not None:
+            with self._disabled_on_error():
+                for tag, value in metrics_scalars(report).items():
+                    self._events.add_scalar(tag, value, report.step)
+                self._events.flush()
+
+    def sync(self) -> None:
+        """Fsync metrics.jsonl."""
+        self._lines.sync()
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._lines.close()
+        if self._events is not None:
+            with self._disabled_on_error():
+                self._events.close()
+
+    @contextmanager
+    def _disabled_on_error(self) -> Iterator[None]:
+        """Stop writing TensorBoard files after an OSError: they only repeat metrics.jsonl, so training goes on."""
+        try:
+            yield
+        except OSError as error:
+            self._events = None
+            log.warning("TensorBoard files cannot be written (%s); metrics.jsonl goes on.", error)
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _event_writer(folder: Path, after_step: int) -> SummaryWriter:
+    """Open an event file that makes TensorBoard drop the points an earlier attempt wrote after ``after_step``."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - a second of imports, only when wanted
+
+    purge = after_step + 1 if after_step else None
+    return SummaryWriter(str(folder), purge_step=purge, flush_secs=5)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import shutil
-import weakref
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from backend.errors import InferenceError, ModelError, RunError, TunesmithError
-from backend.inference import decode_proof
+from backend.errors import InferenceError, TunesmithError
 from backend.inference.constraint import Constraint
-from backend.inference.model_source import ModelSource, find_model
-from backend.inference.prompting import LoadedBase, PromptRenderer
-from backend.inference.shared_base import KEEP
-from backend.run.folder import RunDir
-from tests.runs import SHORT, make_run
+from backend.inference.model_source import find_model
+from backend.inference.prompting import PromptRenderer
 from tests.tiny import tiny_model, tiny_model_folder
 
 
@@ -48,21 +40,6 @@ def test_tools_are_shown_to_the_template(tmp_path: Path) -> None:
     assert "weigh" in renderer.tokenizer.decode(renderer.render("hello", tools=[tool]))
 
 
-def test_a_template_of_the_run_is_used_for_its_base_as_well(
-    tiny_folder: Path, rows_file: Path, tmp_path: Path
-) -> None:
-    made = make_run(tmp_path, tiny_folder, rows_file, SHORT | {"model.chat_template": "alpaca"})
-    loaded, run, plain = (
-        LoadedBase(find_model(tiny_folder)),
-        find_model(made, base=True),
-        find_model(tiny_folder),
-    )
-    renderer = loaded.renderer(run)
-    assert "### Instruction:\nhello" in renderer.tokenizer.decode(renderer.render("hello"))
-    assert loaded.renderer(plain).render("hello") != renderer.render("hello")
-    assert loaded.renderer(run) is renderer
-
-
 def test_without_a_form_there_is_no_matcher(renderer: PromptRenderer) -> None:
     assert renderer.matcher(None) is None
     assert renderer.matcher(Constraint.choice("a")) is not None
@@ -79,101 +56,3 @@ def test_what_cannot_be_rendered(renderer: PromptRenderer, prompt: object) -> No
 def test_plain_text_that_cannot_be_continued(renderer: PromptRenderer, text: str) -> None:
     with pytest.raises(InferenceError):
         renderer.render_text(text)
-
-
-class TestHolding:
-    """A run whose weights are in memory cannot be deleted."""
-
-    def test_an_adapter_is_held_until_it_makes_room(self, trained: RunDir, tmp_path: Path) -> None:
-        runs = [RunDir(Path(shutil.copytree(trained.path, tmp_path / f"run{n}"))) for n in range(KEEP + 1)]
-        loaded = LoadedBase(find_model(runs[0]))
-        assert not runs[0].is_in_use()  # its base is another's
-        for run in runs:
-            loaded.use(find_model(run))
-        assert [run.is_in_use() for run in runs] == [False, *[True] * KEEP]
-        loaded.use(find_model(runs[1], base=True))
-        assert runs[1].is_in_use()  # it may be asked for again
-        loaded.close()
-        loaded.close()
-        assert [run.is_in_use() for run in runs] == [False] * (KEEP + 1)
-
-    def test_a_whole_model_is_held_from_before_it_is_read(self, tiny_folder: Path, tmp_path: Path) -> None:
-        run = RunDir.create(tmp_path, "full", "seed: 1")
-        source = replace(find_model(tiny_folder), run=run)
-        loaded = LoadedBase(source)
-        loaded.use(source)
-        assert run.is_in_use()
-        loaded.close()
-        run.path.rename(tmp_path / "elsewhere")
-        with pytest.raises(RunError, match="gone") as caught:
-            LoadedBase(source)
-        assert caught.value.code == "no-such-run"
-
-    def test_what_cannot_be_used_is_not_held(self, trained: RunDir, tmp_path: Path) -> None:
-        run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
-        loaded, source = LoadedBase(find_model(run)), find_model(run)
-        with pytest.raises(InferenceError):
-            loaded.use(source, 99.0)
-        assert not run.is_in_use()
-        shutil.rmtree(run.path)
-        for _ in range(2):
-            with pytest.raises(RunError, match="gone"):
-                loaded.use(source)
-
-
-def _copies(trained: RunDir, folder: Path, count: int) -> list[ModelSource]:
-    """The same run so many times, each with a tokenizer of its own."""
-    ids = [f"{trained.id[:-4]}{number:04d}" for number in range(count)]
-    return [find_model(RunDir(Path(shutil.copytree(trained.path, folder / each)))) for each in ids]
-
-
-def test_tokenizers_go_with_their_adapters(trained: RunDir, tmp_path: Path) -> None:
-    sources = _copies(trained, tmp_path, KEEP + 3)
-    loaded = LoadedBase(sources[0])
-    seen = []
-    for source in sources:
-        seen.append(weakref.ref(loaded.renderer(source).tokenizer))
-        loaded.use(source)
-    gc.collect()
-
-    left = [at is not None for at in (ref() for ref in seen)]
-    assert left == [False] * 3 + [True] * KEEP
-    loaded.close()
-
-
-def test_asking_for_many_without_using_them_keeps_few(trained: RunDir, tmp_path: Path) -> None:
-    sources = _copies(trained, tmp_path, KEEP + 3)
-    loaded = LoadedBase(sources[0])
-
-    for source in sources:
-        loaded.renderer(source)
-
-    assert [loaded.voice_at_hand(source) is not None for source in sources] == [False] * 2 + [True] * (
-        KEEP + 1
-    )
-    loaded.close()
-
-
-def test_a_tokenizer_that_changed_on_the_disk_is_seen(trained: RunDir, tmp_path: Path) -> None:
-    (source,) = _copies(trained, tmp_path, 1)
-    loaded = LoadedBase(source)
-    before = loaded.renderer(source)
-    (source.tokenizer / "chat_template.jinja").write_text("{{ messages[0].content }}")
-
-    assert loaded.voice_at_hand(source) is None
-    after = loaded.renderer(source)
-
-    assert after.tokenizer.decode(after.render("hello")) == "hello"
-    assert before.tokenizer.decode(before.render("hello")) != "hello"
-    loaded.close()
-
-
-def test_a_model_that_cannot_be_decoded_is_refused_when_it_is_loaded(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decode_proof, "_is_right", lambda *_: False)
-
-    with pytest.raises(ModelError) as caught:
-        LoadedBase(find_model(tiny_folder))
-
-    assert caught.value.code == "cannot-generate"

@@ -1,0 +1,100 @@
+"""A base model in memory with the adapters and prompt renderers used over it, and the runs it keeps from deletion."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from transformers import PreTrainedModel
+
+from backend.core.device import plan_compute, torch_dtype
+from backend.core.model_loader import load_base
+from backend.inference.decode_proof import prove_decoding
+from backend.inference.model_source import ModelSource
+from backend.inference.prompting import PromptRenderer
+from backend.inference.shared_base import KEEP, Adapter, SharedBase
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+)
+
+
+class LoadedBase:
+    """The base of ``source`` in memory, the adapters merged over it, and a prompt renderer for each.
+
+    Runs whose weights are in memory are locked against deletion until ``close``. Use it from one thread at a time.
+    Raises ModelError: those of ``load_base``, and ``cannot-generate``.
+    """
+
+    def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
+        plan = plan_compute(dtype)
+        torch.set_float32_matmul_precision(plan.matmul_precision)
+        self.folder, self.marks = source.base, source.base_marks
+        self.lanes = plan.lanes
+        self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
+        model = load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval()
+        prove_decoding(model)
+        self.shared = SharedBase(model)
+        self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()
+
+    def close(self) -> None:
+        """Release the runs; nothing else may be called afterwards. Closing twice is harmless."""
+        for held in self._held.values():
+            held.close()
+
+    def renderer(self, source: ModelSource) -> PromptRenderer:
+        """Return the prompt renderer of ``source``; sources with the same tokenizer and template share one.
+
+        An LRU cache keeps one for each adapter that can be in memory and one for the base. A tokenizer whose files
+        changed on disk is read again. Raises what ``load_tokenizer`` raises.
+        """
+        key = _key(source)
+        found = self._renderers.pop(key, None) or PromptRenderer(source, self.shared.model)
+        self._renderers[key] = found  # most recently used last
+        while len(self._renderers) > KEEP + 1:
+            self._renderers.popitem(last=False)
+        return found
+
+    def cached_renderer(self, source: ModelSource) -> PromptRenderer | None:
+        """Return the renderer of ``source`` if it is loaded, else None; safe from any thread."""
+        return self._renderers.get(_key(source))
+
+    def use(self, source: ModelSource, strength: float = 1.0) -> PreTrainedModel:
+        """Switch the model to ``source`` and return it. Raises as ``SharedBase.use``, or RunError ``no-such-run``."""
+        if source.adapter not in self._held:
+            self._held[source.adapter] = _hold(source)
+        try:
+            self.shared.use(source.adapter, strength)
+        finally:
+            for evicted in self._held.keys() - self.shared.adapters - {None}:
+                self._held.pop(evicted).close()
+                self._drop_renderers_of(evicted)
+        return self.shared.model
+
+    def _drop_renderers_of(self, adapter: Adapter | None) -> None:
+        folder = adapter.folder if adapter is not None else None
+        for key in [key for key in self._renderers if key[0] == folder]:
+            del self._renderers[key]
+
+
+_Key: TypeAlias = tuple[Path, str | None, datetime | None, tuple[int, ...]]
+"""A tokenizer's folder, the chat template that overrides its own, the date it prints, the mtimes of its files."""
+
+
+def _key(source: ModelSource) -> _Key:
+    files = (source.tokenizer / name for name in TOKENIZER_FILES)
+    written = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
+    return source.tokenizer, source.chat_template, source.template_time, written
+
+
+def _hold(source: ModelSource) -> ExitStack:
+    held = ExitStack()
+    held.enter_context(source.held())
+    return held
