@@ -45,7 +45,8 @@ from backend.inference.model_source import base_revision, run_config
 from backend.run.checkpoints import saved_step
 from backend.run.config import RunConfig
 from backend.run.environment import Change, ComputePlan, Environment, Facts
-from backend.run.folder import LOCK_FD, RunDir
+from backend.run.folder import RunDir
+from backend.run.handover import Handover
 from backend.run.methods import TUNINGS
 from backend.run.outcomes import exit_code, failure
 from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
@@ -110,7 +111,8 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
 
 def _held(run_dir: RunDir, world: World) -> AbstractContextManager[object]:
     """The run's lock. Who only follows inherits that of a supervisor, or as torchrun's child holds none."""
-    return run_dir.lock() if world.is_main or LOCK_FD in os.environ else contextlib.nullcontext()
+    inherits = Handover.of(os.environ).lock is not None
+    return run_dir.lock() if world.is_main or inherits else contextlib.nullcontext()
 
 
 def _begin(run_dir: RunDir, world: World) -> Attempt | None:
@@ -119,7 +121,7 @@ def _begin(run_dir: RunDir, world: World) -> Attempt | None:
         return None
     for aside in run_dir.set_damage_aside():
         log.warning("A damaged record was moved aside: %s", aside)
-    if "TUNESMITH_ATTEMPT" in os.environ:
+    if Handover.of(os.environ).attempt is not None:
         return None
     return run_dir.begin_attempt(tuple(sys.argv), pid=os.getpid())
 
@@ -127,7 +129,7 @@ def _begin(run_dir: RunDir, world: World) -> Attempt | None:
 @contextlib.contextmanager
 def _log_file(run_dir: RunDir, world: World) -> Any:
     """Send our log to train.log, unless our output goes there already or another process writes there."""
-    if "TUNESMITH_ATTEMPT" in os.environ or not world.is_main:
+    if Handover.of(os.environ).attempt is not None or not world.is_main:
         yield
         return
     handler = logging.FileHandler(run_dir.train_log, encoding="utf-8")

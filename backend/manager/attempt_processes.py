@@ -13,10 +13,9 @@ import signal
 import psutil
 
 from backend.run.files import RunFiles
+from backend.run.handover import Handover
 from backend.run.reports import Attempt
 from backend.utils.process_utils import ProcessIdentity, catches, identify, is_alive, send_signal
-
-TOKEN = "TUNESMITH_RUN_TOKEN"  # noqa: S105  a mark, no secret
 
 
 def members(run: RunFiles, attempt: Attempt) -> list[ProcessIdentity]:
@@ -65,7 +64,7 @@ def _carriers(token: str) -> list[ProcessIdentity]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(TOKEN) == token:
+            if Handover.of(process.environ()).token == token:
                 found.append(identify(process.pid))
         except (psutil.Error, ProcessLookupError, ValueError, OSError):
             continue  # gone meanwhile, or somebody else's

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from backend.manager.run_summary import peek
 from backend.run.folder import RunDir
-from backend.run.reports import MEETING_FILE
+from backend.run.handover import Handover
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """What tells a process its place among those that train together."""
@@ -103,15 +104,16 @@ def _asked(run: RunDir, name: str) -> int:
 
 
 def launch(
-    command: Sequence[str], environ: Mapping[str, str], *, run: RunDir, lock: int, count: int
+    command: Sequence[str], environ: Mapping[str, str], handover: Handover, *, run: RunDir, count: int
 ) -> Ranks:
     """Start ``command`` ``count`` times, each in a session of its own, printing to the run's log.
 
-    ``lock`` is a descriptor that each inherits. The place of whoever starts them is not handed on. Raises OSError
-    when one cannot be started; none is left then.
+    Each gets the ``handover``, and where there are several a file to meet through. The place of whoever starts them
+    is not handed on. Raises OSError when one cannot be started; none is left then.
     """
-    own = {name: value for name, value in environ.items() if name not in RANK_VARIABLES}
     meeting = run.path / f".meeting.{secrets.token_hex(8)}.tmp" if count > 1 else None
+    own = {name: value for name, value in environ.items() if name not in RANK_VARIABLES}
+    own |= replace(handover, meeting=meeting).environ()
     log = os.open(run.train_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -122,8 +124,8 @@ def launch(
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**own, **(_rank_environ(rank, count, meeting) if meeting else {})},
-                    pass_fds=(lock,),
+                    env={**own, **(_rank_environ(rank, count) if count > 1 else {})},
+                    pass_fds=() if handover.lock is None else (handover.lock,),
                     start_new_session=True,
                 )
             )
@@ -135,14 +137,13 @@ def launch(
     return Ranks(started, meeting)
 
 
-def _rank_environ(rank: int, count: int, meeting: Path) -> dict[str, str]:
+def _rank_environ(rank: int, count: int) -> dict[str, str]:
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
-        MEETING_FILE: str(meeting),
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": loopback,
     }

@@ -22,20 +22,20 @@ from pathlib import Path
 from backend.errors import RunError, TunesmithError
 from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.attempt_end import AttemptEvidence, detail_of, kernel_oom_kills, reason_of
-from backend.manager.attempt_processes import TOKEN, kill_all
+from backend.manager.attempt_processes import kill_all
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.housekeeping import Housekeeping
 from backend.manager.queue_manager import QueueManager
 from backend.manager.queue_watch import move_on
 from backend.manager.ranks import Ranks, launch, nproc_per_node
 from backend.run.evidence import read_records
-from backend.run.folder import LOCK_FD, RunDir
+from backend.run.folder import RunDir
+from backend.run.handover import Handover
 from backend.run.lifecycle import Event, require
 from backend.run.reports import KILLED, Attempt
 from backend.utils.file_utils import free_bytes
 from backend.utils.process_utils import identify, identify_started
 
-ATTEMPT = "TUNESMITH_ATTEMPT"
 TICK_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 60.0
 _WORTH_ANOTHER_TRY = frozenset({"killed", "crashed"})
@@ -156,15 +156,13 @@ class Supervisor:
         """The trainer in a session of its own, with the lock, the attempt's number and its token."""
         environ = {
             **os.environ,
-            LOCK_FD: str(self._lock),
-            ATTEMPT: str(attempt.number),
-            TOKEN: attempt.token,
             "PYTHONUNBUFFERED": "1",
             "PYTHONFAULTHANDLER": "1",
             **_visible_devices(attempt.device),
         }
+        handover = Handover(attempt.number, self._lock, attempt.token)
         try:
-            return launch(self._command, environ, run=self._run, lock=self._lock, count=self._nproc_per_node)
+            return launch(self._command, environ, handover, run=self._run, count=self._nproc_per_node)
         except OSError as error:
             self._run.end_attempt(attempt, "error", exit_code=127)
             raise RunError(

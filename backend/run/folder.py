@@ -18,7 +18,7 @@ from backend.run.environment import Environment
 from backend.run.evidence import Records, read_records
 from backend.run.files import RunFiles
 from backend.run.lifecycle import Event, derive, require
-from backend.run.locks import LOCK_FD, RunLocks, gone
+from backend.run.locks import RunLocks, gone
 from backend.run.records import (
     CONFIG_END,
     read_attempt,
@@ -48,7 +48,7 @@ from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
 from backend.utils.reserve_utils import release, set_aside, with_reserve
 
-__all__ = ["CONFIG_END", "FLIGHT_STEPS", "LOCK_FD", "RunDir"]
+__all__ = ["CONFIG_END", "FLIGHT_STEPS", "RunDir"]
 
 FLIGHT_STEPS = 200
 
@@ -275,7 +275,7 @@ class RunDir(RunFiles):
 
     @contextmanager
     def lock(self) -> Iterator[int]:
-        """Hold the run, alone; yields the lock's descriptor, which a child is given by ``LOCK_FD``.
+        """Hold the run, alone; yields the lock's descriptor, which a child is given by its ``Handover``.
 
         A trainer that a supervisor started adopts the supervisor's lock. A new holder starts with no request
         to stop. Raises RunError ``already-running`` when another process holds the run, ``no-such-run``.

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.errors import RunError
+from backend.run.handover import Handover
 from backend.utils.lock_utils import LockedError, hold_folder, hold_lock, share_folder, share_lock
-
-LOCK_FD = "TUNESMITH_RUN_LOCK_FD"
-"""The environment variable by which a supervisor hands its lock to the trainer."""
 
 T = TypeVar("T")
 
@@ -39,8 +37,7 @@ class RunLocks:
 
         Raises RunError ``already-running`` or ``no-such-run``.
         """
-        given = os.environ.get(LOCK_FD, "")
-        inherited = int(given) if given.isdecimal() else None
+        inherited = Handover.of(os.environ).lock
         with ExitStack() as stack:
             descriptor = self._enter(
                 stack, hold_lock(self.work_file, inherited=inherited), self._is_worked_on()

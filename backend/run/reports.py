@@ -12,8 +12,6 @@ from backend.utils.process_utils import ProcessIdentity
 DEFAULT_DEVICE = "default"
 KILLED = "killed"
 """The reason of a request that does not wait for a checkpoint."""
-MEETING_FILE = "TUNESMITH_MEETING_FILE"
-"""The environment variable that names the file through which processes that train together find each other."""
 
 
 class RunStatus(StrEnum):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from backend.errors import RunError
-from backend.run.reports import MEETING_FILE
+from backend.run.handover import Handover
 
 BUCKET_ELEMENTS = 2**24
 """Numbers that are sent at once: enough to hide the latency, few enough not to need a second copy of the model."""
@@ -224,8 +224,9 @@ def _reach_store(world: World, environ: Mapping[str, str]) -> Store | None:
 
     The variables are those of torchrun, whose agent keeps the store for its processes; without it rank 0 does.
     """
-    if MEETING_FILE in environ:
-        return FileStore(environ[MEETING_FILE], world.size)
+    meeting = Handover.of(environ).meeting
+    if meeting:
+        return FileStore(str(meeting), world.size)
     try:
         host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from backend.run.folder import RunDir
-from backend.run.reports import MEETING_FILE, RunStatus
+from backend.run.handover import Handover
+from backend.run.reports import RunStatus
 from tests.eventually import eventually
 from tests.runs import LONG, SHORT, lines, make_run, result_bytes, series, write_rows
 from tests.trainers import End, Trainer, Trainers
@@ -209,7 +210,8 @@ def test_what_neither_of_two_can_use_ends_both_and_is_told(
     trainers: Trainers, tmp_path: Path, learner: Path
 ) -> None:
     run = make_run(tmp_path, learner, tmp_path / "gone.jsonl", SHORT | {"training.nproc_per_node": 2})
-    together = {"WORLD_SIZE": "2", MEETING_FILE: str(tmp_path / "meeting"), "GLOO_SOCKET_IFNAME": "lo"}
+    meeting = Handover(meeting=tmp_path / "meeting").environ()
+    together = {"WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo", **meeting}
     both = [trainers.start(run, RANK=rank, LOCAL_RANK=rank, **together) for rank in ("0", "1")]
     ends = [trainer.wait() for trainer in both]
     assert [end.code for end in ends] == [2, 2]

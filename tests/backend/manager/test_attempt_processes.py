@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import pytest
 
-from backend.manager.attempt_processes import TOKEN, ask_to_end, is_supervised, kill_all, members
+from backend.manager.attempt_processes import ask_to_end, is_supervised, kill_all, members
 from backend.run.folder import RunDir
+from backend.run.handover import Handover
 from backend.run.reports import Attempt
 from backend.utils.process_utils import identify
 from tests.eventually import eventually
@@ -39,7 +40,7 @@ def spawn() -> Iterator[Spawn]:
     children: list[subprocess.Popen[bytes]] = []
 
     def start(token: str = "", program: str = "import time; time.sleep(60)") -> subprocess.Popen[bytes]:
-        environ = {**os.environ, TOKEN: token}
+        environ = {**os.environ, **Handover(token=token).environ()}
         children.append(
             subprocess.Popen(
                 [sys.executable, "-c", program], env=environ, start_new_session=True, stdout=subprocess.PIPE

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.distributed.run import get_args_parser
 from backend.manager import ranks
 from backend.manager.ranks import Ranks, launch, nproc_per_node, torchrun_command
 from backend.run.folder import RunDir
-from backend.run.reports import MEETING_FILE
+from backend.run.handover import Handover
 from backend.utils.lock_utils import is_locked
 from tests.eventually import eventually
 
@@ -34,8 +34,12 @@ ACT = (
 @contextmanager
 def started(run: RunDir, program: str, *words: str, count: int = 2) -> Iterator[Ranks]:
     command = (sys.executable, "-c", program, *words)
-    with run.lock() as lock, closing(launch(command, os.environ, run=run, lock=lock, count=count)) as found:
+    with run.lock() as lock, closing(begin(run, lock, command, count)) as found:
         yield found
+
+
+def begin(run: RunDir, lock: int, command: Sequence[str], count: int) -> Ranks:
+    return launch(command, os.environ, Handover(1, lock, "a mark"), run=run, count=count)
 
 
 def ended(found: Ranks) -> bool:
@@ -49,7 +53,9 @@ def test_each_gets_what_torchrun_would_give_it(run: RunDir) -> None:
     assert sorted(one["RANK"] for one in told) == ["0", "1", "2"]
     assert [one["RANK"] for one in told] == [one["LOCAL_RANK"] for one in told]
     assert {one["WORLD_SIZE"] + one["LOCAL_WORLD_SIZE"] for one in told} == {"33"}
-    assert len({one[MEETING_FILE] for one in told}) == 1
+    handed = {Handover.of(one) for one in told}
+    assert [(one.attempt, one.token) for one in handed] == [(1, "a mark")]
+    assert [one.meeting is not None for one in handed] == [True]
     assert {one["GLOO_SOCKET_IFNAME"] for one in told} <= {"lo", "lo0"}
     assert found.returncode == 0
 
@@ -58,7 +64,8 @@ def test_one_alone_is_told_of_nobody(run: RunDir) -> None:
     with started(run, TELL, count=1) as found:
         eventually(lambda: ended(found))
     told = json.loads(run.train_log.read_text())
-    assert {"RANK", "WORLD_SIZE", MEETING_FILE} & told.keys() == set()
+    assert {"RANK", "WORLD_SIZE"} & told.keys() == set()
+    assert Handover.of(told).meeting is None
 
 
 def test_the_place_of_whoever_starts_a_run_is_not_handed_on(
@@ -66,10 +73,14 @@ def test_the_place_of_whoever_starts_a_run_is_not_handed_on(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in Handover(9, 99, "another", run.path / "meeting").environ().items():
+        monkeypatch.setenv(name, value)
     with started(run, TELL, count=1) as found:
         eventually(lambda: ended(found))
     told = json.loads(run.train_log.read_text())
     assert {"RANK", "WORLD_SIZE"} & told.keys() == set()
+    handed = Handover.of(told)
+    assert (handed.attempt, handed.token, handed.meeting) == (1, "a mark", None)
 
 
 def test_each_keeps_the_run_alive(run: RunDir) -> None:
@@ -127,14 +138,14 @@ def test_closing_ends_all_and_leaves_no_file(run: RunDir) -> None:
 
 def test_what_cannot_be_started_leaves_nobody(run: RunDir) -> None:
     with run.lock() as lock, pytest.raises(FileNotFoundError):
-        launch((str(run.path / "none"),), {}, run=run, lock=lock, count=2)
+        begin(run, lock, (str(run.path / "none"),), 2)
 
 
 def test_a_link_in_place_of_the_log_is_not_followed(run: RunDir, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     run.train_log.symlink_to(tmp_path / "precious")
     with run.lock() as lock, pytest.raises(OSError, match="symbolic"):
-        launch((sys.executable, "-c", TELL), {}, run=run, lock=lock, count=1)
+        begin(run, lock, (sys.executable, "-c", TELL), 1)
     assert (tmp_path / "precious").read_text() == "mine"
 
 

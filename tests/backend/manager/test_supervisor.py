@@ -16,8 +16,9 @@ from backend.errors import RunError
 from backend.manager import supervisor
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import start, stop, wait
-from backend.manager.supervisor import ATTEMPT, Breaker, Ready, own
+from backend.manager.supervisor import Breaker, Ready, own
 from backend.run.folder import RunDir
+from backend.run.handover import Handover
 from backend.run.reports import AttemptEnd, RunStatus
 from backend.utils.process_utils import identify, send_signal
 from tests.backend.manager.conftest import stand_in
@@ -127,10 +128,10 @@ class TestLaunching:
         program = "import os, json, sys; print(json.dumps(dict(os.environ)))"
         start(run, command=(sys.executable, "-c", program, str(run.path)))
         wait(run, timeout_seconds=20)
-        environ = json.loads(run.train_log.read_text())
-        assert environ[ATTEMPT] == "1"
-        assert environ["TUNESMITH_RUN_TOKEN"] == run.read_attempt(1).token
-        assert environ["TUNESMITH_RUN_LOCK_FD"].isdigit()
+        handed = Handover.of(json.loads(run.train_log.read_text()))
+        assert (handed.attempt, handed.token) == (1, run.read_attempt(1).token)
+        assert handed.lock is not None
+        assert handed.meeting is None
 
     @pytest.mark.parametrize(("device", "shown"), [("cuda:1", "1"), ("default", None), ("cuda:x", None)])
     def test_a_queue_device_shows_one_gpu(self, device: str, shown: str | None) -> None:

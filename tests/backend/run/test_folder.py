@@ -13,7 +13,8 @@ import pytest
 
 from backend.errors import RunError
 from backend.run.environment import Environment
-from backend.run.folder import CONFIG_END, LOCK_FD, RunDir
+from backend.run.folder import CONFIG_END, RunDir
+from backend.run.handover import Handover
 from backend.run.reports import Outcome, QueueTicket, RunStatus
 from tests.fakes import FailingFileSystem
 
@@ -174,7 +175,8 @@ class TestLock:
     def test_an_heir_keeps_the_stop(self, run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
         with run.lock() as descriptor:
             run.request_stop("paused")
-            monkeypatch.setenv(LOCK_FD, str(os.dup(descriptor)))
+            for name, value in Handover(lock=os.dup(descriptor)).environ().items():
+                monkeypatch.setenv(name, value)
             with run.lock():
                 assert run.stop_requested() == "paused"
             assert run.is_held()
@@ -184,7 +186,7 @@ class TestLock:
     def test_a_wrong_descriptor_is_no_key(
         self, run: RunDir, given: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv(LOCK_FD, given)
+        monkeypatch.setenv("TUNESMITH_RUN_LOCK_FD", given)
         with run.lock():
             assert run.is_held()
 

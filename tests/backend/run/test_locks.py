@@ -12,7 +12,8 @@ import pytest
 
 from backend.errors import RunError
 from backend.run.folder import RunDir
-from backend.run.locks import LOCK_FD, RunLocks
+from backend.run.handover import Handover
+from backend.run.locks import RunLocks
 from backend.utils.lock_utils import hold_lock, share_folder
 
 
@@ -35,7 +36,8 @@ class TestWorking:
     def test_a_supervisors_lock_is_adopted(self, locks: RunLocks, monkeypatch: pytest.MonkeyPatch) -> None:
         with hold_lock(locks.work_file) as given:
             heir = os.dup(given)
-            monkeypatch.setenv(LOCK_FD, str(heir))
+            for name, value in Handover(lock=heir).environ().items():
+                monkeypatch.setenv(name, value)
             with locks.work() as held:
                 assert held == (heir, True)
 

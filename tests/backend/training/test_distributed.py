@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from backend.errors import RunError
-from backend.run.reports import MEETING_FILE
+from backend.run.handover import Handover
 from backend.training import distributed
 from backend.training.distributed import ALONE, StoppedWaitingError, World, joined
 from tests.runs import child_environment
@@ -62,7 +62,7 @@ def two(tmp_path: Path, body: str, *, after: str = "") -> list[Any]:
         GLOO_SOCKET_IFNAME="lo",
         CUDA_VISIBLE_DEVICES="",
         OMP_NUM_THREADS="1",
-        **{MEETING_FILE: str(tmp_path / "meeting")},
+        **Handover(meeting=tmp_path / "meeting").environ(),
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE, cwd=ROOT
@@ -139,7 +139,7 @@ class TestMeeting:
     @pytest.mark.parametrize("where", ["file", "address", "address of another"])
     def test_a_wish_to_stop_is_heard(self, where: str, tmp_path: Path, free_port: int) -> None:
         places = {
-            "file": (0, {MEETING_FILE: str(tmp_path / "meeting")}),
+            "file": (0, Handover(meeting=tmp_path / "meeting").environ()),
             "address": (0, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}),
             "address of another": (1, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}),
         }
@@ -154,7 +154,7 @@ class TestMeeting:
 
     def test_patience_ends_in_words(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.0)
-        environ = {MEETING_FILE: str(tmp_path / "meeting")}
+        environ = Handover(meeting=tmp_path / "meeting").environ()
         with pytest.raises(RunError, match="process 0 of 2") as caught, joined(World(0, 2), environ):
             pytest.fail("nobody came")
         assert caught.value.code == "peers-missing"
