@@ -41,7 +41,7 @@ from backend.data.records import Row
 from backend.data_pipeline import Dataset
 from backend.errors import RunError, TrainingError, TunesmithError
 from backend.inference.decoding import context_length
-from backend.inference.model_source import base_revision, run_config
+from backend.inference.model_source import base_revision
 from backend.run.checkpoints import saved_step
 from backend.run.config import RunConfig
 from backend.run.environment import Change, ComputePlan, Environment, Facts
@@ -51,6 +51,7 @@ from backend.run.methods import TUNINGS
 from backend.run.outcomes import exit_code, failure
 from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run.schedule import resolve_steps, total_steps
+from backend.run.settings import run_config
 from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_asked
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined

@@ -227,9 +227,9 @@ def evaluate(
     tunesmith evaluate RUN
     """
     from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
-    from backend.inference.model_source import run_config  # noqa: PLC0415
     from backend.inferencer import Inferencer  # noqa: PLC0415
     from backend.run.reports import same_answer  # noqa: PLC0415
+    from backend.run.settings import run_config  # noqa: PLC0415
 
     folder = find_run(runs, run)
     asked = load_prompts(data) if data else held_out_prompts(run_config(folder))

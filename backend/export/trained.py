@@ -14,11 +14,12 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
-from backend.inference.model_source import find_model, run_config
+from backend.inference.model_source import find_model
 from backend.run.checkpoints import step_name, step_of
 from backend.run.config import RunConfig
 from backend.run.folder import RunDir
 from backend.run.model_names import HUB_ID, MODEL_ALIASES, cache_folder, converted_name
+from backend.run.settings import run_config
 from backend.utils.path_utils import user_path
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 
 from backend.core.model_folder import model_fingerprint
@@ -19,10 +18,10 @@ from backend.core.model_resolver import resolve_model
 from backend.errors import ModelError, RunError
 from backend.inference.shared_base import Adapter
 from backend.run.checkpoints import step_name, step_of, verify_folder
-from backend.run.config import ModelConfig, RunConfig, parse_config
+from backend.run.config import ModelConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
-from backend.utils.config_utils import parse_yaml
+from backend.run.settings import run_config
 from backend.utils.unchanged import FolderMarks, folder_marks, while_unchanged
 
 
@@ -135,17 +134,6 @@ def _as_configured(run: RunDir, facts: Facts | None) -> Path:
 
 _fingerprint = while_unchanged(model_fingerprint)
 _verify = while_unchanged(verify_folder)
-
-
-def run_config(run: RunDir) -> RunConfig:
-    """Return the configuration a run was made with."""
-    return _parsed(run.read_config_text(), str(run.config))
-
-
-@lru_cache(maxsize=256)
-def _parsed(text: str, where: str) -> RunConfig:
-    """Parse a configuration once: a server is asked for the same runs at every request."""
-    return parse_config(parse_yaml(text, where=where))
 
 
 def best_step(run: RunDir) -> int | None:

@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backend.manager.run_summary import peek
+from backend.errors import ConfigError
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
+from backend.run.settings import run_config
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """What tells a process its place among those that train together."""
@@ -82,7 +83,7 @@ class Ranks:
 
 def nproc_per_node(run: RunDir) -> int:
     """How many processes train this run together on a machine. Raises RunError when its configuration is damaged."""
-    return _asked(run, "nproc_per_node")
+    return _asked(run)[0]
 
 
 def torchrun_command(run: RunDir) -> str:
@@ -90,17 +91,24 @@ def torchrun_command(run: RunDir) -> str:
 
     Raises RunError when its configuration is damaged.
     """
-    machines = _asked(run, "nnodes")
+    processes, machines = _asked(run)
     if machines == 1:
         return ""
-    words = ["torchrun", f"--nnodes={machines}", f"--nproc-per-node={nproc_per_node(run)}"]
+    words = ["torchrun", f"--nnodes={machines}", f"--nproc-per-node={processes}"]
     words += ["--rdzv-backend=c10d", f"--rdzv-id={run.id}", "--rdzv-endpoint=FIRST_MACHINE:29500"]
     return shlex.join([*words, "-m", "backend.trainer_main", str(run.path)])
 
 
-def _asked(run: RunDir, name: str) -> int:
-    asked = peek(run.read_config_text(), "training", name)
-    return int(asked) if asked.isdecimal() else 1
+def _asked(run: RunDir) -> tuple[int, int]:
+    """Processes on a machine, and machines, as the trainer reads them.
+
+    One of each where it can use nothing of what it reads: that one says so.
+    """
+    try:
+        training = run_config(run).training
+    except ConfigError:
+        return 1, 1
+    return training.nproc_per_node, training.nnodes
 
 
 def launch(

@@ -1,14 +1,33 @@
-"""What lies outside a configuration brought into it, so that a run means the same from anywhere."""
+"""The configuration of a run: made to mean the same from anywhere, and read from its folder."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from backend.errors import ModelError
-from backend.run.config import LONGEST_TEMPLATE, RunConfig
+from backend.run.config import LONGEST_TEMPLATE, RunConfig, parse_config
+from backend.run.files import RunFiles
 from backend.run.model_names import MODEL_ALIASES
+from backend.run.records import read_config_text
+from backend.utils.config_utils import parse_yaml
 from backend.utils.path_utils import absolute_source, user_path
 
 TEMPLATE_NAMES = ("chatml", "alpaca", "vicuna", "plain", "thinking", "no-thinking")
 """Chat templates that have a name; ``core.named_templates`` knows what each of them is."""
+
+
+def run_config(run: RunFiles) -> RunConfig:
+    """Return the configuration a run was made with.
+
+    Raises RunError where its file is missing or cut short, ConfigError for what this version cannot use.
+    """
+    return _parsed(read_config_text(run.config), str(run.config))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str, where: str) -> RunConfig:
+    """Parse a configuration once: a server is asked for the same runs at every request."""
+    return parse_config(parse_yaml(text, where=where))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

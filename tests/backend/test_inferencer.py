@@ -18,9 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from backend import inferencer
 from backend.errors import InferenceError, ModelError, RunError, TunesmithError
 from backend.inference.constraint import Constraint, GrammarMatcher
-from backend.inference.model_source import best_step, run_config
+from backend.inference.model_source import best_step
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
+from backend.run.settings import run_config
 from tests.runs import SHORT, make_run
 from tests.tiny import quiet_transformers, tiny_model_folder
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from backend.errors import TunesmithError
 from backend.manager.planning.estimator import START_SECONDS, DataFigures, PastRun, work_of
 from backend.manager.planning.model_shape import read_shape
-from backend.run.config import parse_config
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.model_names import local_folder
 from backend.run.reports import RunStatus
-from backend.utils.config_utils import parse_yaml
+from backend.run.settings import run_config
 from backend.utils.file_utils import files_under
 from backend.utils.jsonl_utils import last_records
 
@@ -45,7 +44,7 @@ def past_run(run: RunDir) -> PastRun | None:
 def _past_run(run: RunDir) -> PastRun | None:
     if run.status() is not RunStatus.FINISHED:
         return None
-    config = parse_config(parse_yaml(run.read_config_text(), where=run.id))
+    config = run_config(run)
     folder = local_folder(config.model.model_name_or_path, config.model.revision)
     if folder is None:
         return None

@@ -11,10 +11,10 @@ import pytest
 
 from backend import trainer_main
 from backend.commands.cli import main
-from backend.inference.model_source import run_config
 from backend.manager import alerts
 from backend.run.folder import RunDir
 from backend.run.reports import Outcome, RunStatus
+from backend.run.settings import run_config
 from tests.backend.commands.test_train import short
 from tests.runs import write_rows
 

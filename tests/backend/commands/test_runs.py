@@ -12,12 +12,12 @@ import pytest
 
 from backend.commands.cli import main
 from backend.commands.runs import summary_record
-from backend.inference.model_source import run_config
 from backend.manager import process_manager
 from backend.manager.run_summary import summarise
 from backend.run.environment import Change
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
+from backend.run.settings import run_config
 from backend.trainer_main import run as carry_out
 from tests.runs import do_harm, make_run, series, tree
 

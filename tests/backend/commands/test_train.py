@@ -21,7 +21,6 @@ from backend.commands.output import after_run
 from backend.commands.train import carry_out, resolve_config
 from backend.core.tokenizer import encode_prompt, load_tokenizer
 from backend.errors import ConfigError
-from backend.inference.model_source import run_config
 from backend.inferencer import Inferencer
 from backend.manager import alerts, process_manager
 from backend.manager.queue_manager import QueueManager
@@ -30,6 +29,7 @@ from backend.manager.run_manager import RunManager
 from backend.run.config import commented_yaml
 from backend.run.folder import RunDir
 from backend.run.reports import RunState, RunStatus
+from backend.run.settings import run_config
 from tests.runs import ROWS, SHORT, do_harm, make_run, series, settings, tree, write_rows
 from tests.tiny import tiny_model_folder
 

@@ -18,7 +18,6 @@ from backend.inference.model_source import (
     best_step,
     find_model,
     is_base_of,
-    run_config,
 )
 from backend.run.checkpoints import step_name
 from backend.run.environment import Environment, Facts
@@ -111,10 +110,6 @@ def test_another_result_at_the_same_place_is_another(copied: RunDir) -> None:
 def test_no_model_there(tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         find_model(tmp_path / "nowhere")
-
-
-def test_the_configuration_of_a_run(trained: RunDir, learner: Path) -> None:
-    assert run_config(trained).model.model_name_or_path == str(learner)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +256,3 @@ class TestBase:
         monkeypatch.setattr(model_source, "resolve_model", resolve)
         assert base_of(copied) == learner
         assert seen == [("owner/name", asked)]
-
-
-def test_a_configuration_is_parsed_once_and_again_when_it_changed(copied: RunDir) -> None:
-    before = run_config(copied)
-    same = run_config(copied)
-    copied.config.write_text(copied.config.read_text().replace("max_steps: 20", "max_steps: 21"))
-
-    assert same is before
-    assert run_config(copied).training.max_steps == 21

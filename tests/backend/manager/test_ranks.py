@@ -15,13 +15,18 @@ import psutil
 import pytest
 from torch.distributed.run import get_args_parser
 
+from backend.errors import RunError
 from backend.manager import ranks
 from backend.manager.ranks import Ranks, launch, nproc_per_node, torchrun_command
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
+from backend.run.settings import run_config
+from backend.training.agreement import require_asked
+from backend.training.distributed import World
 from backend.utils.lock_utils import is_locked
 from tests.eventually import eventually
 
+DATA = "data:\n  train: rows.jsonl\n"
 TELL = "import json, os; print(json.dumps(dict(os.environ)), flush=True)"
 WAIT = "import time; time.sleep(60)"
 BY_RANK = "import os, sys, time; what = sys.argv[1 + int(os.environ['RANK'])]; "
@@ -153,17 +158,35 @@ def test_a_link_in_place_of_the_log_is_not_followed(run: RunDir, tmp_path: Path)
     ("config", "count"),
     [
         ("training:\n  nproc_per_node: 2\n", 2),
+        ("training: {nproc_per_node: 2}\n", 2),
+        ("training:\n  'nproc_per_node': 2\n", 2),
+        ("training:\n    warmup_steps: 0\n\n    nproc_per_node: 2\n", 2),
         ("training:\n  max_steps: 2\n", 1),
         ("seed: 1\n", 1),
-        ("training:\n  nproc_per_node: many\n", 1),
     ],
 )
-def test_the_configuration_says_how_many(tmp_path: Path, config: str, count: int) -> None:
-    assert nproc_per_node(RunDir.create(tmp_path, "a", config)) == count
+def test_as_many_are_started_as_the_trainer_will_ask_for(tmp_path: Path, config: str, count: int) -> None:
+    run = RunDir.create(tmp_path, "a", f"{DATA}{config}")
+    require_asked(World(size=count), run_config(run))
+    assert nproc_per_node(run) == count
+
+
+@pytest.mark.parametrize(
+    "config", ["training:\n  nproc_per_node: many\n", "training:\n  nproc_per_node: 2\n  maxsteps: 1\n", "{"]
+)
+def test_one_is_started_to_say_that_the_configuration_cannot_be_used(tmp_path: Path, config: str) -> None:
+    run = RunDir.create(tmp_path, "a", f"{DATA}{config}")
+    assert (nproc_per_node(run), torchrun_command(run)) == (1, "")
+
+
+def test_a_configuration_that_was_cut_short_is_told(run: RunDir) -> None:
+    run.config.write_text(DATA)
+    with pytest.raises(RunError):
+        nproc_per_node(run)
 
 
 def test_several_machines_get_a_command_that_torchrun_s_own_reader_takes(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "a folder", "a", "training:\n  nproc_per_node: 4\n  nnodes: 2\n")
+    run = RunDir.create(tmp_path / "a folder", "a", f"{DATA}training:\n  nproc_per_node: 4\n  nnodes: 2\n")
     program, *words = shlex.split(torchrun_command(run))
     read = get_args_parser().parse_args(words)
     assert (program, read.nnodes, read.nproc_per_node, read.rdzv_id) == ("torchrun", "2", "4", run.id)

@@ -1,4 +1,4 @@
-"""A run means the same from anywhere: backend/run/settings.py."""
+"""The configuration of a run, made and read: backend/run/settings.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from backend.errors import ModelError
-from backend.run.config import LONGEST_TEMPLATE, RunConfig, parse_config
-from backend.run.settings import template_text, with_absolute_paths
+from backend.errors import ConfigError, ModelError, RunError
+from backend.run.config import LONGEST_TEMPLATE, RunConfig, config_yaml, parse_config
+from backend.run.folder import RunDir
+from backend.run.settings import run_config, template_text, with_absolute_paths
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +97,35 @@ def test_a_template_file_that_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match=r"nowhere\.jinja") as caught:
         absolute(model={"chat_template": "nowhere.jinja"})
     assert caught.value.code == "unknown-template"
+
+
+class TestReading:
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> RunDir:
+        return RunDir.create(tmp_path / "runs", "a", config_yaml(absolute(training={"max_steps": 20})))
+
+    def test_it_is_what_the_run_was_made_with(self, run: RunDir) -> None:
+        assert run_config(run) == absolute(training={"max_steps": 20})
+
+    def test_it_is_parsed_once_and_again_when_it_changed(self, run: RunDir) -> None:
+        before = run_config(run)
+        same = run_config(run)
+        run.config.write_text(run.config.read_text().replace("max_steps: 20", "max_steps: 21"))
+
+        assert same is before
+        assert run_config(run).training.max_steps == 21
+
+    def test_what_this_version_cannot_use_is_named_with_its_file(self, run: RunDir) -> None:
+        run.config.write_text(
+            run.config.read_text().replace("max_steps: 20", "max_steps: 20\n  maxsteps: 20")
+        )
+        with pytest.raises(ConfigError, match="maxsteps"):
+            run_config(run)
+        run.config.write_text("a: [" + run.config.read_text())
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
+            run_config(run)
+
+    def test_one_that_was_cut_short_is_damaged(self, run: RunDir) -> None:
+        run.config.write_text("seed: 1\n")
+        with pytest.raises(RunError, match=r"config\.yaml"):
+            run_config(run)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ConfigError, RunError
-from backend.inference.model_source import run_config
 from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
 from backend.run.reports import Progress, RunStatus
+from backend.run.settings import run_config
 from backend.trainer_main import run
 from backend.training import branching
 from backend.training.branching import branch, changed_config
