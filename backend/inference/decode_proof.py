@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from backend.core.lanes import one_thread
 from backend.inference.decoding import Decoding, NewToken, Prefill, context_length, for_inference
 from backend.inference.logprobs import answer_logprobs
 from backend.inference.runner import Way, cannot_generate, causal_of, set_way, way_of
@@ -54,7 +55,7 @@ def prove_decoding(model: PreTrainedModel | PeftModel) -> Way:
         way = replace(promised, together=together, in_pieces=in_pieces)
         set_way(model, way)
         try:
-            with for_inference(model):
+            with for_inference(model), one_thread():
                 if all(_is_right(model, *row, rounding) for row in _tried(model, *prompts)):
                     return way
         except torch.OutOfMemoryError:

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from backend.core import packed_attention
 from backend.core.device import ComputePlan, left_as_found
 from backend.core.encoding.examples import Example
+from backend.core.lanes import one_thread
 from backend.core.packed_attention import MicroBatch
 from backend.core.rope import forget_lengths, steady_length
 from backend.errors import ModelError
@@ -176,7 +177,7 @@ def choose_forward(
     own = ForwardPass(model, packed=False, steady_length=steady_length(model))
     own_attention = own.causal.config._attn_implementation
     precision = own.autocast(plan) if plan else nullcontext()
-    with left_as_found(), torch.enable_grad(), precision, translated(own.causal):
+    with left_as_found(), one_thread(), torch.enable_grad(), precision, translated(own.causal):
         proof = _Proof(own)
         chosen = proof.packed(longest_row)
         if chosen is None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from backend.core.lanes import one_thread
 from backend.inference.decoding import context_length
 from backend.training.proof import at_rest, translated, two_rows
 
@@ -65,6 +66,7 @@ def reach_of_text(model: PreTrainedModel) -> Reach:
     with (
         translated(model),
         at_rest(model),
+        one_thread(),
         torch.enable_grad(),
         _all_learning(model),
         _tuples(model) as several,

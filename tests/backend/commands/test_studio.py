@@ -94,7 +94,7 @@ class TestCommand:
         environ = studio_environment(Path("mine"))
         assert environ["TUNESMITH_ROOT"] == str(tmp_path / "mine")
         ours, theirs = environ["PYTHONPATH"].split(os.pathsep)
-        assert (Path(ours) / "backend" / "cli.py").is_file()
+        assert (Path(ours) / "backend" / "commands" / "cli.py").is_file()
         assert theirs == "elsewhere"
 
 

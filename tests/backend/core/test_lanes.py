@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from backend.core.lanes import Lanes
+from backend.core.lanes import Lanes, one_thread
 
 WAIT = 10.0
 """Seconds after which a meeting of threads has failed; a good one takes none."""
@@ -169,3 +169,30 @@ def test_closed_lanes_take_no_work() -> None:
 def test_there_is_no_pool_without_a_lane(count: int) -> None:
     with pytest.raises(ValueError, match="greater than 0"):
         Lanes(count)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_one_thread_meanwhile_and_as_many_as_before_afterwards() -> None:
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def _failing() -> None:
+    with one_thread():
+        raise KeyError
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_gives_the_threads_back() -> None:
+    with pytest.raises(KeyError):
+        _failing()
+    assert torch.get_num_threads() == 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import create_autospec
 
@@ -22,6 +23,14 @@ with StopSignals():
     os.kill(os.getpid(), signal.{second})
     print("too late")
 """
+
+
+@pytest.fixture(autouse=True)
+def a_terminal() -> Iterator[None]:
+    """SIGHUP as a terminal leaves it; whoever runs the tests under nohup has it ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
