@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_va
 from pydantic.config import JsonDict
 
 from backend.server.no_effect import Cacheable, Echoed, EchoedMessage, PlaceInStream
-from backend.server.strict import Strict, given
+from backend.server.parsing import StrictModel, given
 
 Name = Annotated[str, Field(max_length=256)]
 
@@ -134,20 +134,20 @@ class FunctionTool(Cacheable):
     function: Function
 
 
-class NamedFunction(Strict):
+class NamedFunction(StrictModel):
     """A function by its name."""
 
     name: Name
 
 
-class NamedTool(Strict):
+class NamedTool(StrictModel):
     """The one tool that is to be called."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class WithTools(Strict):
+class WithTools(StrictModel):
     """What a request says of tools."""
 
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None

@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backend.server.strict import Strict
+from backend.server.parsing import StrictModel
 
 Label = Annotated[str, Field(max_length=512)]
 
 
-class WhoAsks(Strict):
+class WhoAsks(StrictModel):
     """What any request may say of the one who asks."""
 
     user: Label | None = Field(None, description="Nobody is watched or counted here by name.")
@@ -45,20 +45,20 @@ class Hosted(WhoAsks):
     )
 
 
-class Inserted(Strict):
+class Inserted(StrictModel):
     """What a plain completion may say of its surroundings."""
 
     suffix: Literal[""] | None = Field(None, description="A text is continued here, not filled in.")
     best_of: Literal[1] | None = Field(None, description="No more answers are made than are given.")
 
 
-class StreamPadding(Strict):
+class StreamPadding(StrictModel):
     """What a stream may be padded with."""
 
     include_obfuscation: Literal[False] | None = Field(None, description="Streams are not padded here.")
 
 
-class Cacheable(Strict):
+class Cacheable(StrictModel):
     """What a client may mark for a hosted service to keep."""
 
     cache_control: dict[str, object] | None = Field(
@@ -66,7 +66,7 @@ class Cacheable(Strict):
     )
 
 
-class Echoed(Strict):
+class Echoed(StrictModel):
     """What a client adds to a part of an answer before it sends it back."""
 
     provider_specific_fields: dict[str, None] | None = Field(

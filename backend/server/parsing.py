@@ -1,22 +1,108 @@
-"""A body as the request it means; the field at fault is named as the client wrote it."""
+"""Read a JSON body as a request, and say in plain words which field is at fault where it cannot be read.
+
+``StrictModel`` is the base of every request: it refuses unknown fields and converts nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import ErrorDetails, from_json, to_json
+from pydantic_core.core_schema import CoreSchema
 
 from backend.server.errors import ApiError
 
 MAX_DEPTH = 32
-_SHOWN = 40
-Asked = TypeVar("Asked", bound=BaseModel)
+_SHOWN_CHARACTERS = 40
+Request = TypeVar("Request", bound=BaseModel)
 
 
-def parse(model: type[Asked], body: bytes) -> Asked:
-    """The request in ``body``, an instance of ``model``. Raises ApiError 400 naming the first field at fault."""
+class StrictModel(BaseModel):
+    """A model that refuses unknown fields, values of another type, NaN and infinity.
+
+    Null asks for nothing, nor does an empty list or object where one may stand, so such a field is read as if it were
+    left out, whatever its name: clients send every field they know, and give back the empty fields of an answer.
+    Required fields and those in ``meant_when_empty`` are taken as they are. The JSON schema says so too.
+    """
+
+    meant_when_empty: ClassVar[frozenset[str]] = frozenset()
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        return {name: part for name, part in value.items() if not cls._is_empty(name, part, fields.get(name))}
+
+    @classmethod
+    def _is_empty(cls, name: str, part: object, field: FieldInfo | None) -> bool:
+        if part is None or part not in ([], {}):
+            return part is None
+        if field is None:
+            return True
+        meant = field.is_required() or name in cls.meant_when_empty
+        return not meant and isinstance(part, tuple(_containers(field.annotation)))
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        whole = handler(core_schema)
+        schema = handler.resolve_ref_schema(whole)
+        for name in schema["properties"].keys() - set(schema.get("required", ())):
+            schema["properties"][name] = _or_empty(schema["properties"][name], handler)
+        schema["additionalProperties"] = {"anyOf": _EMPTY_VALUES}
+        return whole
+
+
+def _containers(annotation: Any) -> set[type]:
+    """Return which of list and dict a field of this type may hold.
+
+    An empty list in the place of a number is a mistake of the client, and no way to leave the field out.
+    """
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {dict}
+    if (origin := get_origin(annotation)) in {list, dict}:
+        return {origin}
+    return set().union(*map(_containers, get_args(annotation)))
+
+
+_EMPTY_VALUES: list[dict[str, Any]] = [
+    {"type": "null"},
+    {"type": "object", "maxProperties": 0},
+    {"type": "array", "maxItems": 0},
+]
+
+
+def _or_empty(schema: dict[str, Any], handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    choices = [each for each in schema.get("anyOf", [schema]) if each != _EMPTY_VALUES[0]]
+    kinds = {handler.resolve_ref_schema(each).get("type") for each in choices}
+    empty = [each for each in _EMPTY_VALUES if each["type"] in {"null", *kinds}]
+    return {"anyOf": [*choices, *empty]}
+
+
+def given(name: str, *, empty_too: bool = False) -> dict[str, Any]:
+    """Return the JSON schema of an object that has this field, not empty (``empty_too``: not null)."""
+    return {
+        "required": [name],
+        "properties": {name: {"not": {"anyOf": _EMPTY_VALUES[: 1 if empty_too else None]}}},
+    }
+
+
+def exactly_one(*names: str, meant_when_empty: Collection[str] = ()) -> dict[str, Any]:
+    """Return the JSON schema of an object that has exactly one of these fields, and not empty."""
+    return {"oneOf": [given(name, empty_too=name in meant_when_empty) for name in names]}
+
+
+def parse(model: type[Request], body: bytes) -> Request:
+    """Return ``body`` as an instance of ``model``. Raises ApiError 400 that names the field at fault."""
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
@@ -30,6 +116,7 @@ def parse(model: type[Asked], body: bytes) -> Asked:
 
 
 def _depth(value: object) -> int:
+    # a stack of our own: the nesting of a request must not decide how deep Python recurses
     deepest, stack = 0, [(value, 1)]
     while stack:
         part, depth = stack.pop()
@@ -42,24 +129,28 @@ def _depth(value: object) -> int:
 
 
 def _refused(model: type[BaseModel], value: object, error: ValidationError) -> ApiError:
-    """What the first fault says; of a field of several kinds, that of the kind which came closest."""
+    """Return the error a client gets.
+
+    A field that may be of several types has one fault for each of them; the one deepest in the value is told, since
+    its type came closest to what was meant.
+    """
     faults = error.errors(include_url=False)
-    found = max(faults, key=lambda fault: (len(_place(value, fault)), not fault["type"].endswith("_type")))
-    param = ".".join(name[:100] for name in _place(value, found))
+    found = max(faults, key=lambda fault: (len(_path(value, fault)), not fault["type"].endswith("_type")))
+    param = ".".join(name[:100] for name in _path(value, found))
     if found["type"] == "extra_forbidden":
         message, code = f"Unsupported field: {param}.", "unsupported_field"
     elif found["type"] == "missing":
         message, code = f"Missing field: {param}.", "missing_field"
     else:
-        said = _sentence(_plain(found))
-        where = param or ("The body" if found["type"] in _WANTED else "")
-        message, code = (f"{where}: {said}" if where else said), "bad_value"
+        problem = _sentence(_plain_words(found))
+        where = param or ("The body" if found["type"] in _EXPECTED else "")
+        message, code = (f"{where}: {problem}" if where else problem), "bad_value"
     field = model.model_fields.get(param.partition(".")[0])
     why = f" {field.description}" if field and field.description else ""
     return ApiError(400, message + why, code=code, param=param or None)
 
 
-_WANTED = {
+_EXPECTED = {
     "greater_than_equal": "at least {ge}",
     "greater_than": "above {gt}",
     "less_than_equal": "at most {le}",
@@ -75,28 +166,31 @@ _WANTED = {
     "literal_error": "{expected}",
     "union_tag_invalid": "{expected_tags}",
 }
-"""What must stand in a field, by pydantic's name of the fault."""
-_EMPTY = {"string_too_short", "too_short"}
-_MUCH = {"string_too_long": "characters", "too_long": "entries"}
+"""What a field must be, by pydantic's type of the error."""
+_TOO_SHORT = {"string_too_short", "too_short"}
+_TOO_LONG = {"string_too_long": "characters", "too_long": "entries"}
 
 
-def _plain(fault: ErrorDetails) -> str:
-    """What is at fault in the field, in words for whoever wrote the request and knows nothing of pydantic."""
+def _plain_words(fault: ErrorDetails) -> str:
+    """Return the fault in words for whoever wrote the request and knows nothing of pydantic."""
     kind, bounds = fault["type"], fault.get("ctx", {})
-    if kind in _EMPTY and not fault["input"]:
+    if kind in _TOO_SHORT and not fault["input"]:
         return "It must not be empty"
-    if kind in _MUCH:
-        return f"It has {len(fault['input'])} {_MUCH[kind]}, and may have at most {bounds['max_length']}"
-    if kind not in _WANTED:
+    if kind in _TOO_LONG:
+        return f"It has {len(fault['input'])} {_TOO_LONG[kind]}, and may have at most {bounds['max_length']}"
+    if kind not in _EXPECTED:
         return fault["msg"].removeprefix("Value error, ")
     found = to_json(bounds.get("tag", fault["input"])).decode()
-    shown = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}…"
-    wanted = _WANTED[kind].format_map(bounds).replace("False", "false")
-    return f"It is {shown}, and must be {wanted}"
+    shown = found if len(found) <= _SHOWN_CHARACTERS else f"{found[:_SHOWN_CHARACTERS]}…"
+    expected = _EXPECTED[kind].format_map(bounds).replace("False", "false")
+    return f"It is {shown}, and must be {expected}"
 
 
-def _place(value: object, fault: ErrorDetails) -> list[str]:
-    """The way to a field, name by name; names of our own classes, which pydantic puts between, are left out."""
+def _path(value: object, fault: ErrorDetails) -> list[str]:
+    """Return the names that lead to the field at fault, as the client wrote them.
+
+    pydantic puts names of our classes between them for fields of several types; those are left out.
+    """
     names: list[str] = []
     location = fault["loc"]
     for step, part in enumerate(location):

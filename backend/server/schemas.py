@@ -11,7 +11,7 @@ from backend.inference.sampling import Sampling
 from backend.inference.shared_base import MAX_STRENGTH
 from backend.server.conversation import ChatMessage, WithToolChoice, WithTools
 from backend.server.no_effect import Hosted, Inserted, StreamPadding, WhoAsks
-from backend.server.strict import Strict, exactly_one
+from backend.server.parsing import StrictModel, exactly_one
 from backend.server.tool_calls import calls_by_schema, one_call
 
 MAX_ANSWERS = 16
@@ -26,7 +26,7 @@ class StreamOptions(StreamPadding):
     include_usage: bool = False
 
 
-class JsonSchema(Strict):
+class JsonSchema(StrictModel):
     """A JSON schema by name."""
 
     name: Annotated[str, Field(max_length=256)]
@@ -35,26 +35,26 @@ class JsonSchema(Strict):
     strict: bool | None = None
 
 
-class PlainText(Strict):
+class PlainText(StrictModel):
     """An answer of any form."""
 
     type: Literal["text"]
 
 
-class JsonObject(Strict):
+class JsonObject(StrictModel):
     """An answer that is a JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonOfSchema(Strict):
+class JsonOfSchema(StrictModel):
     """An answer that is valid under a JSON schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
 
-class StructuredOutputs(Strict):
+class StructuredOutputs(StrictModel):
     """The form of an answer: exactly one of its fields."""
 
     meant_when_empty = frozenset({"json"})

@@ -11,9 +11,8 @@ import pytest
 
 from backend.server import no_effect
 from backend.server.errors import ApiError
-from backend.server.parsing import parse
+from backend.server.parsing import StrictModel, parse
 from backend.server.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
-from backend.server.strict import Strict
 
 SMALLEST: dict[type[Any], dict[str, Any]] = {
     ChatRequest: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
@@ -21,7 +20,7 @@ SMALLEST: dict[type[Any], dict[str, Any]] = {
     EmbeddingRequest: {"model": "m", "input": "hi"},
 }
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
-TABLES = [each for _, each in inspect.getmembers(no_effect, inspect.isclass) if issubclass(each, Strict)]
+TABLES = [each for _, each in inspect.getmembers(no_effect, inspect.isclass) if issubclass(each, StrictModel)]
 
 
 def _read(model: type[Any], **fields: Any) -> Any:
@@ -72,7 +71,7 @@ def test_a_promise_is_refused_with_its_reason(model: type[Any], name: str, value
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_each_has_its_reason_and_its_place_in_the_document(table: type[Strict]) -> None:
+def test_each_has_its_reason_and_its_place_in_the_document(table: type[StrictModel]) -> None:
     reasons = [field.description or "" for field in table.model_fields.values()]
 
     assert [reason for reason in reasons if not reason.endswith(".")] == []
