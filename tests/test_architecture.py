@@ -245,13 +245,15 @@ class TestCommands:
         (summary,) = re.findall(r"Usage: .*\n\n(.+)", shown)
         assert len(summary) > 10
 
-    def test_help_loads_nothing_heavy(self) -> None:
+    @pytest.mark.parametrize("words", [[], ["--help"], ["runs", "--help"], ["data", "--help"]], ids=str)
+    def test_help_imports_no_command(self, words: list[str]) -> None:
         script = (
-            "import sys; from backend.commands.cli import main; code = main(['--help']);"
-            f"print([n for n in {HEAVY!r} if n in sys.modules], code, file=sys.stderr)"
+            f"import sys; from backend.commands.cli import main; code = main({words!r});"
+            "ours = [n for n in sys.modules if n.startswith('backend.commands.')];"
+            f"print(ours, [n for n in {HEAVY!r} if n in sys.modules], code, file=sys.stderr)"
         )
         child = python("-c", script)
-        assert child.stderr == "[] 0\n"
+        assert child.stderr == "['backend.commands.output', 'backend.commands.cli'] [] 0\n"
         assert "Commands" in child.stdout
 
     def test_a_look_at_rows_and_their_cost_loads_no_torch(self, tiny_folder: Path, tmp_path: Path) -> None:

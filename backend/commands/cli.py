@@ -11,17 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError
 
-from backend.commands import config, data, run_queue, runs, tensorboard
-from backend.commands import run_actions as _actions  # noqa: F401 - puts its commands under runs
-from backend.commands.doctor import doctor
-from backend.commands.estimate import estimate
-from backend.commands.export import export
-from backend.commands.infer import chat, evaluate, infer
 from backend.commands.output import EXIT_BAD_INPUT, make_writable, print_json, report_error, say_to_nobody
-from backend.commands.serve import serve
-from backend.commands.studio import studio
-from backend.commands.train import train
-from backend.commands.watch import watch
 from backend.errors import TunesmithError
 from backend.utils.process_utils import collect_rarely
 
@@ -42,34 +32,73 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
-app.command(studio)
-app.command(train)
-app.command(estimate)
-app.command(evaluate)
-app.command(chat)
-app.command(infer)
-app.command(serve)
-app.command(export)
-runs.app.command(watch)
-runs.app.command(run_queue.app)
-app.command(runs.app)
-app.command(data.app)
-app.command(tensorboard.app)
-app.command(config.app)
-app.command(doctor)
+runs = App(name="runs", help="Look at runs, steer them and carry them on.")
+data = App(name="data", help="What is wrong with the rows, and what the model will see of them.")
+
+COMMANDS = (
+    (app, "studio:studio",
+    "Open the studio: the whole journey in a browser. It listens on this machine only, until Ctrl-C."),
+    (app, "train:train", "Fine-tune a model: ``tunesmith train [CONFIG] [--section.key value …]``."),
+    (app, "estimate:estimate",
+    "Time, memory and disk of a run, with how far off the estimate may be: ``tunesmith estimate [CONFIG] …``."),
+    (app, "infer:evaluate",
+    "Score the base and the tuned model on held-out rows by exact match, side by side; the model card shows it."),
+    (app, "infer:chat", "Talk to a run. /new starts over, /exit or Ctrl-D leaves, Ctrl-C ends an answer."),
+    (app, "infer:infer",
+    "Answer one prompt, or every row of a file; a file that was interrupted goes on where it ended."),
+    (app, "serve:serve",
+    "Serve the base model and every finished run, for the openai client and everything built on it."),
+    (app, "export:export",
+    "Write a run's result for other programs, into exports/, and check it: another library reads it back."),
+    (app, "tensorboard:tensorboard",
+    "A TensorBoard server over the runs, on this machine only; and what anybody's event files hold."),
+    (app, "config:config", "Every setting of a run, as a schema or as a file to start from."),
+    (app, "doctor:doctor", "Say what this machine has and lacks for training, and the command that mends it."),
+    (runs, "runs:list_", "All runs, newest first."),
+    (runs, "runs:show", "One run: where it stands, why, and what to do next."),
+    (runs, "resume:resume",
+    "Go on with a run from its newest good checkpoint; on the same kind of machine bit for bit as if never stopped."),
+    (runs, "run_actions:stop", "Let a run save a checkpoint and stop. Nothing is deleted; `runs resume` goes on."),
+    (runs, "run_actions:pause", "Stop a run that is meant to go on later; the reason is kept with it."),
+    (runs, "run_actions:rename",
+    "Give a run a name to call it by; its id and folder stay. An empty name takes it away."),
+    (runs, "run_actions:tag", "Add tags to a run or take them away; without any, show them."),
+    (runs, "run_actions:note", "Write down what a run is about; replaces the note it has."),
+    (runs, "run_actions:archive", "Leave a run out of listings; nothing is moved or deleted."),
+    (runs, "run_actions:compare", "Runs side by side: where they stand, their losses, and the settings that differ."),
+    (runs, "run_actions:explain", "What happened to a run, which rows were in the batch, and what to do."),
+    (runs, "run_actions:delete", "Delete a run for good, after asking."),
+    (runs, "run_actions:import_",
+    "Copy a run from elsewhere into the runs: its folder, or a bundle that `runs export-bundle` wrote."),
+    (runs, "run_actions:export_bundle",
+    "Write a run as one file to send: configuration, environment, curves, samples, outcome and result."),
+    (runs, "watch:watch",
+    "Follow a run until it ends: curve, time left, machine and log. Ctrl-C leaves; the run goes on."),
+    (runs, "run_queue:queue", "Which run trains next, one after the other."),
+    (data, "rows:rows", "Show records as they stand in a source, and say how they will be read and why."),
+    (data, "duplicates:duplicates", "Show rows that say the same or nearly the same, the largest groups first."),
+    (data, "paraphrase:paraphrase",
+    "Let a model reword prompts, and write what may mean the same to a file for you to review."),
+    (data, "data:check", "Look for everything that is known to spoil a training, with rows, harm and remedy."),
+    (data, "data:preview", "Show rows as the model will see them: which tokens it learns, and what an epoch costs."),
+)  # fmt: skip
+"""Group, import path under ``backend.commands``, and the first line of its docstring, which ``--help`` then need not
+import. The command is called as the function or App is."""
+
+for _group, _path, _help in COMMANDS:
+    _group.command(f"backend.commands.{_path}", help=_help)
+app.command(runs)
+app.command(data)
 
 
-def _show_examples(group: App) -> None:
-    """Put the examples of each command's docstring under its help; the library leaves them out."""
-    for command in (group[name] for name in group if not name.startswith("-")):
-        _show_examples(command)
-        text = inspect.getdoc(command.default_command) if command.default_command else None
-        found = re.findall(r"^tunesmith .*$", text or "", re.MULTILINE)
-        if found:
-            command.help_epilogue = "\n".join(["For example:", "", *(f"- `{line}`" for line in found)])
-
-
-_show_examples(app)
+def _show_whole_docstring(command: App) -> None:
+    """Show the rest of a command's docstring in its help, with the examples, which the library leaves out."""
+    text = (inspect.getdoc(command.default_command) or "") if command.default_command else ""
+    if text.startswith(command.help):
+        command.help = text
+    examples = re.findall(r"^tunesmith .*$", text, re.MULTILINE)
+    if examples:
+        command.help_epilogue = "\n".join(["For example:", "", *(f"- `{line}`" for line in examples)])
 
 
 def _refused_by_the_system(error: OSError) -> TunesmithError:
@@ -103,6 +132,8 @@ def _run(tokens: Sequence[str], *, as_json: bool) -> int:
     Raises OSError where standard output takes nothing more.
     """
     try:
+        for command in app.parse_commands(tokens)[1]:
+            _show_whole_docstring(command)
         result = app(tokens, exit_on_error=False, print_error=False)
     except TunesmithError as error:
         return report_error(error, as_json=as_json)

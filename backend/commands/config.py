@@ -11,10 +11,10 @@ from cyclopts import App, Parameter
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem
 
-app = App(name="config", help="Every setting of a run, as a schema or as a file to start from.")
+config = App(name="config")
 
 
-@app.command
+@config.command
 def schema() -> int:
     """Print the JSON schema of a configuration file.
 
@@ -28,7 +28,7 @@ def schema() -> int:
     return 0
 
 
-@app.command
+@config.command
 def init(
     path: Annotated[Path | None, Parameter(help="File to write; printed if left out.")] = None, /
 ) -> int:

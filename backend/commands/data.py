@@ -10,13 +10,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from backend.commands.duplicates import duplicates as show_duplicates
 from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows, column_words
 from backend.commands.output import print_json, say
-from backend.commands.paraphrase import paraphrase as paraphrase_prompts
-from backend.commands.rows import rows as show_rows
 from backend.errors import DataError
 from backend.utils.path_utils import user_path
 from backend.utils.text_utils import counted
@@ -27,11 +24,6 @@ if TYPE_CHECKING:
     from backend.data.load import Loaded
     from backend.data.records import Row
 
-app = App(name="data", help="What is wrong with the rows, and what the model will see of them.")
-app.command(show_rows, name="rows")
-app.command(show_duplicates, name="duplicates")
-app.command(paraphrase_prompts, name="paraphrase")
-
 Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
 MaxLength = Annotated[int | None, Parameter(help="Longest example in tokens; data.max_length if left out.")]
 ChatTemplate = Annotated[str | None, Parameter(help="A chat template, as model.chat_template.")]
@@ -39,7 +31,6 @@ SHOWN_CHANGES = 2
 LISTED_CHANGES = 50
 
 
-@app.command
 def check(
     path: Rows,
     *,
@@ -254,7 +245,6 @@ def changed_part(change: Change) -> tuple[str, str]:
     return lead + shorten(before[start:], 100), lead + shorten(after[start:], 100)
 
 
-@app.command
 def preview(
     path: Rows,
     *,

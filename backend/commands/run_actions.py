@@ -11,7 +11,7 @@ from cyclopts import Parameter, validators
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
-from backend.commands.runs import app, summary_record
+from backend.commands.runs import summary_record
 from backend.errors import RunError
 from backend.run.folder import RunDir
 
@@ -36,7 +36,6 @@ def _manager_of(run: RunDir) -> RunManager:
     return RunManager(run.path.parent)
 
 
-@app.command
 def stop(
     run: OneRun,
     *,
@@ -62,7 +61,6 @@ def stop(
     return _print_state(found, process_manager.stop(found, wait_seconds=wait), as_json)
 
 
-@app.command
 def pause(run: OneRun, *, wait: Wait = None, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Stop a run that is meant to go on later; the reason is kept with it.
 
@@ -103,7 +101,6 @@ def _print_state(run: RunDir, state: RunState, as_json: bool) -> int:
     return 0
 
 
-@app.command
 def rename(run: OneRun, name: str, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Give a run a name to call it by; its id and folder stay. An empty name takes it away.
 
@@ -115,7 +112,6 @@ def rename(run: OneRun, name: str, *, runs: RunsFolder = Path("runs"), as_json: 
     return _print_labels(found, _manager_of(found).rename(found.id, name), as_json)
 
 
-@app.command
 def tag(
     run: OneRun,
     *add: Annotated[str, Parameter(help="Tags to add.")],
@@ -133,7 +129,6 @@ def tag(
     return _print_labels(found, _manager_of(found).tag(found.id, add=add, remove=remove), as_json)
 
 
-@app.command
 def note(run: OneRun, text: str, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Write down what a run is about; replaces the note it has.
 
@@ -145,7 +140,6 @@ def note(run: OneRun, text: str, *, runs: RunsFolder = Path("runs"), as_json: As
     return _print_labels(found, _manager_of(found).note(found.id, text), as_json)
 
 
-@app.command
 def archive(
     run: OneRun,
     *,
@@ -176,7 +170,6 @@ def _print_labels(run: RunDir, labels: Labels, as_json: bool) -> int:
     return 0
 
 
-@app.command
 def compare(
     first: OneRun, second: OneRun, *more: OneRun, runs: RunsFolder = Path("runs"), as_json: AsJson = False
 ) -> int:
@@ -219,7 +212,6 @@ def _setting(value: object) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-@app.command
 def explain(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """What happened to a run, which rows were in the batch, and what to do.
 
@@ -266,7 +258,6 @@ def _print_explanation(run: RunDir, explanation: Explanation) -> None:
         say(f"  · Branch off with: tunesmith runs resume {shown(run)} {shlex.join(explanation.branch)}")
 
 
-@app.command
 def delete(
     run: OneRun,
     *,
@@ -315,7 +306,6 @@ def _confirmed(run: RunDir) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-@app.command(name="import")
 def import_(source: Path, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Copy a run from elsewhere into the runs: its folder, or a bundle that `runs export-bundle` wrote.
 
@@ -340,7 +330,6 @@ def import_(source: Path, *, runs: RunsFolder = Path("runs"), as_json: AsJson = 
     return 0
 
 
-@app.command
 def export_bundle(
     run: OneRun,
     *,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.manager.queue_manager import QueueManager
     from backend.run.reports import QueueTicket
 
-app = App(name="queue", help="Which run trains next, one after the other.")
+queue = App(name="queue")
 
 Priority = Annotated[int, Parameter(help="Higher ones start first.")]
 Device = Annotated[str, Parameter(help="The queue's name for what the run trains on.")]
@@ -28,14 +28,14 @@ def _manager(root: Path) -> QueueManager:
     return QueueManager(root)
 
 
-def _move_on(queue: QueueManager) -> list[RunDir]:
+def _move_on(manager: QueueManager) -> list[RunDir]:
     from backend.manager.queue_watch import move_on  # noqa: PLC0415
 
-    return move_on(queue)
+    return move_on(manager)
 
 
-@app.default
-@app.command(name="list")
+@queue.default
+@queue.command(name="list")
 def list_(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """The queue in the order in which it will start.
 
@@ -43,12 +43,12 @@ def list_(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     -------
     tunesmith runs queue list
     """
-    queue = _manager(runs)
-    started = _move_on(queue)
-    waiting = queue.waiting()
+    manager = _manager(runs)
+    started = _move_on(manager)
+    waiting = manager.waiting()
     if as_json:
         records = [_record(run, ticket) for run, ticket in waiting]
-        print_json({"slots": queue.slots(), "waiting": records, "started": [run.id for run in started]})
+        print_json({"slots": manager.slots(), "waiting": records, "started": [run.id for run in started]})
         return 0
     for run in started:
         say(f"{run.id} had a free slot and trains now. Watch it with: tunesmith runs watch {shown(run)}")
@@ -69,11 +69,11 @@ def list_(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
             for place, (run, ticket) in enumerate(waiting, start=1)
         ]
         table(["", "run", "priority", "device", "", "note"], rows, whole=["run"])
-        say("Slots: " + ", ".join(f"{device} {count}" for device, count in queue.slots().items()))
+        say("Slots: " + ", ".join(f"{device} {count}" for device, count in manager.slots().items()))
     return 0
 
 
-@app.command
+@queue.command
 def enqueue(
     run: OneRun,
     *,
@@ -103,12 +103,12 @@ def put_into_queue(
     also: Mapping[str, Any] = NOTHING,
 ) -> int:
     """Queue a run, start whatever has its turn, and say where the run stands then, with ``also`` as JSON."""
-    queue = _manager(run.path.parent)
-    queue.enqueue(run, priority=priority, device=device, hold=hold)
-    return _settle(queue, run, as_json=as_json, also=also)
+    manager = _manager(run.path.parent)
+    manager.enqueue(run, priority=priority, device=device, hold=hold)
+    return _settle(manager, run, as_json=as_json, also=also)
 
 
-@app.command
+@queue.command
 def leave(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Take a run out of the queue.
 
@@ -117,12 +117,12 @@ def leave(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fal
     tunesmith runs queue leave RUN
     """
     found = find_run(runs, run)
-    queue = _manager(found.path.parent)
-    queue.leave(found)
-    return _settle(queue, found, as_json=as_json)
+    manager = _manager(found.path.parent)
+    manager.leave(found)
+    return _settle(manager, found, as_json=as_json)
 
 
-@app.command
+@queue.command
 def move(
     run: OneRun,
     *,
@@ -139,7 +139,7 @@ def move(
     return _change(run, runs, as_json=as_json, before=find_run(runs, before))
 
 
-@app.command
+@queue.command
 def hold(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Keep a queued run waiting until it is released.
 
@@ -150,7 +150,7 @@ def hold(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
     return _change(run, runs, as_json=as_json, hold=True)
 
 
-@app.command
+@queue.command
 def release(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Let a held run have its turn again.
 
@@ -161,7 +161,7 @@ def release(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = F
     return _change(run, runs, as_json=as_json, hold=False)
 
 
-@app.command
+@queue.command
 def priority(
     run: OneRun, value: Priority, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False
 ) -> int:
@@ -174,7 +174,7 @@ def priority(
     return _change(run, runs, as_json=as_json, priority=value)
 
 
-@app.command
+@queue.command
 def slots(
     count: Annotated[int, Parameter(help="Runs that may train at a time.")],
     *,
@@ -188,11 +188,11 @@ def slots(
     -------
     tunesmith runs queue slots 2
     """
-    queue = _manager(runs)
-    queue.set_slots(device, count)
-    _move_on(queue)
+    manager = _manager(runs)
+    manager.set_slots(device, count)
+    _move_on(manager)
     if as_json:
-        print_json({"slots": queue.slots()})
+        print_json({"slots": manager.slots()})
     else:
         say(f"{count} at a time on device {device}.")
     return 0
@@ -200,16 +200,16 @@ def slots(
 
 def _change(name: str, runs: Path, *, as_json: bool, **changes: Any) -> int:
     found = find_run(runs, name)
-    queue = _manager(found.path.parent)
-    queue.change(found, **changes)
-    return _settle(queue, found, as_json=as_json)
+    manager = _manager(found.path.parent)
+    manager.change(found, **changes)
+    return _settle(manager, found, as_json=as_json)
 
 
-def _settle(queue: QueueManager, run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) -> int:
+def _settle(manager: QueueManager, run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) -> int:
     """Start what has its turn, then say where the run stands."""
-    started = [found.id for found in _move_on(queue)]
+    started = [found.id for found in _move_on(manager)]
     state = run.state()
-    places = {found.id: number for number, (found, _) in enumerate(queue.waiting(), start=1)}
+    places = {found.id: number for number, (found, _) in enumerate(manager.waiting(), start=1)}
     if as_json:
         where = {"status": str(state.status), "reason": state.reason, "place": places.get(run.id)}
         print_json({"run": run.id, **where, "started": started, **also})

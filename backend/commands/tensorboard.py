@@ -16,10 +16,7 @@ from backend.utils.path_utils import user_path
 if TYPE_CHECKING:
     from backend.manager.tensorboard_manager import TensorBoardManager, TensorBoardServer
 
-app = App(
-    name="tensorboard",
-    help="A TensorBoard server over the runs, on this machine only; and what anybody's event files hold.",
-)
+tensorboard = App(name="tensorboard")
 
 _WIDTH, _HEIGHT = 100, 8
 
@@ -30,7 +27,7 @@ def _manager(runs: Path) -> TensorBoardManager:
     return TensorBoardManager(runs)
 
 
-@app.command
+@tensorboard.command
 def start(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """Start the server, or find the one that runs; its address comes back.
 
@@ -45,7 +42,7 @@ def start(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     return 0
 
 
-@app.command
+@tensorboard.command
 def url(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """The address of the running server.
 
@@ -71,7 +68,7 @@ def _print_server(server: TensorBoardServer, as_json: bool) -> None:
         say(server.url)
 
 
-@app.command
+@tensorboard.command
 def stop(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     """End the server. The runs and their event files stay.
 
@@ -87,7 +84,7 @@ def stop(*, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
     return 0
 
 
-@app.command
+@tensorboard.command
 def curves(
     folder: Annotated[str, Parameter(help="A folder with TensorBoard event files, ours or anybody's.")],
     *,

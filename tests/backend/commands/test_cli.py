@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclopts import App
 
 from backend.commands import cli
-from backend.commands.cli import main
+from backend.commands.cli import app, main
 from backend.errors import RunError, TrainingError
 from tests.house import ROOT
 from tests.runs import child_environment, tree
 
+GROUPS = {"config:config", "tensorboard:tensorboard", "run_queue:queue"}
 COMMANDS = ["train", "evaluate", "chat", "infer", "runs", "config", "doctor"]
 
 
@@ -41,6 +45,35 @@ def test_help_names_every_command(arguments: list[str], capsys: pytest.CaptureFi
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert [name for name in COMMANDS if f"│ {name} " not in shown] == []
+
+
+def first_line(path: str) -> str:
+    """The first line of the docstring at ``path``, in plain text; an App has none and is described in the table."""
+    module, _, name = path.partition(":")
+    return str(inspect.getdoc(getattr(import_module(f"backend.commands.{module}"), name))).splitlines()[0]
+
+
+FUNCTIONS = [(path, text) for _, path, text in cli.COMMANDS if path not in GROUPS]
+
+
+@pytest.mark.parametrize(("path", "text"), FUNCTIONS, ids=[path for path, _ in FUNCTIONS])
+def test_the_table_holds_the_first_line_of_the_docstring(path: str, text: str) -> None:
+    assert text == first_line(path)
+
+
+def test_a_group_in_a_module_of_its_own_is_described_in_the_table() -> None:
+    assert {path for _, path, _ in cli.COMMANDS} > GROUPS
+    assert [app["config"].help, app["runs"]["queue"].help] == [
+        text for _, path, text in cli.COMMANDS if path in {"config:config", "run_queue:queue"}
+    ]
+
+
+def test_the_help_of_a_command_is_its_whole_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "Fine-tune a model: tunesmith train" in shown
+    assert "What the data check calls STOP prevents the run." in shown
+    assert "For example:" in shown
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +135,7 @@ class TestHowCommandsEnd:
     def test_the_exit_code_is_the_commands(
         self, monkeypatch: pytest.MonkeyPatch, result: int | None, code: int
     ) -> None:
-        monkeypatch.setattr(cli, "app", lambda *_, **__: result)
+        monkeypatch.setattr(App, "__call__", lambda *_, **__: result)
         assert main(["x"]) == code
 
     @pytest.mark.parametrize(
@@ -119,7 +152,7 @@ class TestHowCommandsEnd:
         error: RunError | TrainingError,
         code: int,
     ) -> None:
-        monkeypatch.setattr(cli, "app", raising(error))
+        monkeypatch.setattr(App, "__call__", raising(error))
         assert main(["x"]) == code
         assert capsys.readouterr() == ("", f"Error: {error}\n")
         assert main(["x", "--json"]) == code
@@ -133,12 +166,12 @@ class TestHowCommandsEnd:
     ) -> None:
         """It must stand before torch comes up, which reads it once; children inherit it."""
         monkeypatch.setattr(os, "environ", {**set_by_a_person})
-        monkeypatch.setattr(cli, "app", lambda *_, **__: 0)
+        monkeypatch.setattr(App, "__call__", lambda *_, **__: 0)
         main(["x"])
         assert os.environ["OMP_WAIT_POLICY"] == meant
 
     def test_ctrl_c(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(cli, "app", raising(KeyboardInterrupt()))
+        monkeypatch.setattr(App, "__call__", raising(KeyboardInterrupt()))
         assert main(["x"]) == 130
         assert capsys.readouterr() == ("", "Interrupted.\n")
 
@@ -152,7 +185,7 @@ class TestHowCommandsEnd:
     def test_what_the_system_refuses_is_a_sentence(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr(cli, "app", raising(PermissionError(13, "Permission denied", "x.jsonl")))
+        monkeypatch.setattr(App, "__call__", raising(PermissionError(13, "Permission denied", "x.jsonl")))
         assert main(["x"]) == 2
         assert capsys.readouterr().err.startswith("Error: x.jsonl: Permission denied. Check the path")
         assert main(["x", "--json"]) == 2
