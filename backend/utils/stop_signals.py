@@ -12,8 +12,8 @@ from typing import Any
 class StopSignals:
     """Context in which a first signal sets ``reason`` and a second SIGTERM or SIGINT exits at once.
 
-    ``reason`` is ``sigterm``, ``sigint`` or ``sighup``, and empty before. SIGHUP (the terminal was closed) often comes
-    twice, so it never exits; under nohup it stays ignored. Handlers are set in the main thread only.
+    ``reason`` is ``sigterm``, ``sigint`` or ``sighup``, and empty before. SIGHUP (the terminal was closed) often
+    comes twice, so it never exits; under nohup it stays ignored. Handlers are set in the main thread only.
     """
 
     def __init__(self) -> None:
