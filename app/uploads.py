@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 from pathlib import Path
 
-from backend.utils.file_utils import modified_ns, publish_folder
+from backend.utils.file_utils import modified_ns, staged_folder, write_bytes_durably
 
 _FOLDER = "data"
 
@@ -23,17 +22,13 @@ def keep(root: Path, name: str, content: bytes) -> Path:
     if kept.is_file():
         return kept
     if folder.is_dir():
-        aside = folder / f".{kept.name}.{secrets.token_hex(8)}.tmp"
-        aside.write_bytes(content)
-        return aside.replace(kept)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
-    staging.mkdir(mode=0o700, parents=True)
-    (staging / harmless(name)).write_bytes(content)
+        write_bytes_durably(kept, content)
+        return kept
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        publish_folder(staging, folder)
+        with staged_folder(folder) as staging:
+            (staging / kept.name).write_bytes(content)
     except FileExistsError:  # the same file came from another tab
-        (staging / harmless(name)).unlink()
-        staging.rmdir()
         return keep(root, name, content)
     return kept
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from backend.export.panel import Answer, Panel
 from backend.export.readers import NoReaderError, Reader, UnreadableError, read_back
 from backend.export.trained import Trained, model_weights
 from backend.inference.logprobs import answer_logprobs
+from backend.utils.file_utils import scratch_folder
 
 _READERS: dict[Target, Reader] = {"adapter": "transformers", "merged": "transformers", "onnx": "onnxruntime"}
 
@@ -34,7 +32,8 @@ def certify(
     figures: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
     name = ""
-    with _scratch(payload) as scratch:
+    folder = payload if payload.is_dir() else payload.parent
+    with scratch_folder(folder.with_name("check")) as scratch:  # on the disk of the export
         try:
             base = _base_for_reader(trained, target, scratch)
             reading = read_back(reader, payload, panel, answers, base=base)
@@ -59,18 +58,6 @@ def unchecked(trained: Trained, target: Target, precision: str, why: str) -> Cer
     """The certificate of an export that nobody read."""
     check = Check("reader", Light.AMBER, f"Not checked: {why}")
     return Certificate(trained.run.id, target, precision, "", 0, [check], {}, [], trained.step)
-
-
-@contextmanager
-def _scratch(payload: Path) -> Iterator[Path]:
-    """A folder on the export's disk that is gone afterwards."""
-    folder = payload if payload.is_dir() else payload.parent
-    scratch = folder.with_name(f".scratch.{secrets.token_hex(8)}.tmp")
-    scratch.mkdir(mode=0o700)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | None:

@@ -6,8 +6,6 @@ end: it appears whole, with its certificate, or not at all.
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from backend.export.trained import Trained, load_trained
 from backend.inference.model_source import tuned_folder
 from backend.run.folder import RunDir
 from backend.run.root import EXPORTS
-from backend.utils.file_utils import free_bytes, publish_folder, sweep_temporaries
+from backend.utils.file_utils import free_bytes, staged_folder, sweep_temporaries
 
 MAX_SHARD_SIZE = "5GB"
 
@@ -138,13 +136,11 @@ def _check_room(out: Path, trained: Trained) -> None:
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its name at the end, and is removed when anything fails."""
-    staging = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(out.parent)
-        staging.mkdir(mode=0o700)
-        yield staging
-        publish_folder(staging, out)
+        with staged_folder(out) as staging:
+            yield staging
     except OSError as error:
         if out.exists():  # somebody else was there first
             raise _exists(out) from error
@@ -153,8 +149,6 @@ def _staged(out: Path) -> Iterator[Path]:
             remedy="Make room there or mend its permissions, or choose another folder with --out.",
             code="cannot-write",
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _exists(out: Path) -> ExportError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import secrets
 import shutil
 import tarfile
 import zlib
@@ -18,7 +17,7 @@ from typing import IO
 
 from backend.errors import RunError
 from backend.run.folder import RunDir
-from backend.utils.file_utils import free_bytes
+from backend.utils.file_utils import free_bytes, scratch_folder, temporary_name
 from backend.utils.lock_utils import hold_folder
 
 BUNDLE_SUFFIX = ".tar.gz"
@@ -54,7 +53,7 @@ def write_bundle(run: RunDir, out: Path, *, checkpoints: bool = False) -> Path:
         raise RunError(
             f"{out} exists already.", remedy="Choose another name with --out.", code="bundle-exists"
         )
-    staged = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    staged = temporary_name(out)
     try:
         with run.hold_for_reading(), run.lock() if checkpoints else nullcontext():
             _write(run, staged, bundle_parts(run, checkpoints=checkpoints))
@@ -102,20 +101,16 @@ def opened_bundle(bundle: Path, workplace: Path) -> Iterator[Path]:
     Raises RunError ``bad-bundle`` for anything but one run folder of plain files, ``disk-low`` when it does not fit.
     """
     workplace.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = workplace / f".bundle.{secrets.token_hex(8)}.tmp"
-    folder.mkdir(mode=0o700)
-    try:
-        with hold_folder(folder):  # so that nobody sweeps it up meanwhile
-            try:
-                _unpack(bundle, folder)
-            except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
-                raise _bad_bundle(bundle, str(error)) from error
-            found = list(folder.iterdir())
-            if len(found) != 1 or not RunDir(found[0]).exists():
-                raise _bad_bundle(bundle, "it holds no run folder")
-            yield found[0]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    # held, so that nobody sweeps it up meanwhile
+    with scratch_folder(workplace / "bundle") as folder, hold_folder(folder):
+        try:
+            _unpack(bundle, folder)
+        except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+            raise _bad_bundle(bundle, str(error)) from error
+        found = list(folder.iterdir())
+        if len(found) != 1 or not RunDir(found[0]).exists():
+            raise _bad_bundle(bundle, "it holds no run folder")
+        yield found[0]
 
 
 def _unpack(bundle: Path, folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from backend.errors import ConfigError
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
 from backend.run.settings import run_config
+from backend.utils.file_utils import temporary_name
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 """What tells a process its place among those that train together."""
@@ -119,7 +119,7 @@ def launch(
     Each gets the ``handover``, and where there are several a file to meet through. The place of whoever starts them
     is not handed on. Raises OSError when one cannot be started; none is left then.
     """
-    meeting = run.path / f".meeting.{secrets.token_hex(8)}.tmp" if count > 1 else None
+    meeting = temporary_name(run.path / "meeting") if count > 1 else None
     own = {name: value for name, value in environ.items() if name not in RANK_VARIABLES}
     own |= replace(handover, meeting=meeting).environ()
     log = os.open(run.train_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)

@@ -6,7 +6,6 @@ Control wing: imports F0 and its neighbours here.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from backend.errors import RunError
 from backend.manager.run_summary import Labels, read_labels
 from backend.run.folder import RunDir
 from backend.run.root import is_run_id, new_id
-from backend.utils.file_utils import publish_folder, sweep_temporaries, write_json_durably
+from backend.utils.file_utils import publish_folder, scratch_folder, sweep_temporaries, write_json_durably
 from backend.utils.lock_utils import hold_folder
 from backend.utils.record_utils import record_to_json
 
@@ -36,12 +35,11 @@ def import_folder(root: Path, source: Path, accept: Callable[[RunDir, Labels], L
         raise _exists(target)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep_temporaries(root)
-    staging = root / f".{target.id}.{secrets.token_hex(8)}.tmp"
     try:
         with origin.hold_still():
             _refuse_links(origin)
-            staging.mkdir(mode=0o700)
-            with hold_folder(staging):  # so that nobody sweeps it up meanwhile
+            # the copy is as old as what it is a copy of: held until it has its name, so that nobody sweeps it up
+            with scratch_folder(target.path) as staging, hold_folder(staging):
                 shutil.copytree(
                     origin.path,
                     staging,
@@ -60,8 +58,6 @@ def import_folder(root: Path, source: Path, accept: Callable[[RunDir, Labels], L
             remedy="Mend its permissions, or make room for the copy.",
             code="cannot-copy",
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backend.errors import RunError
 from backend.run.files import RunFiles
-from backend.utils.file_utils import FileSystem, UnsafeNameError, publish_folder, safe_join
+from backend.utils.file_utils import FileSystem, UnsafeNameError, publish_folder, safe_join, temporary_name
 
 LATEST, BASE = "latest", "base"
 """Words that mean something where a run can be named: the newest run, and the model that runs began with."""
@@ -101,7 +101,7 @@ def publish_new(root: Path, slug: str, name: str, text: str, fs: FileSystem) -> 
     """
     while True:
         final = root / new_id(slug)
-        staging = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
+        staging = temporary_name(final)  # no staged_folder: see _discard, and each operation is one of ``fs``
         try:
             fs.mkdir(staging)
             fs.write(staging / name, text.encode("utf-8"))

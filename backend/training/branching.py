@@ -6,7 +6,6 @@ far and what it ran on, so that its trainer resumes as if the run were its own.
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
 from backend.run.settings import run_config
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint
-from backend.utils.file_utils import publish_folder
+from backend.utils.file_utils import publish_folder, scratch_folder
 
 
 @dataclass(frozen=True)
@@ -84,21 +83,19 @@ def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> B
     when that checkpoint is the last one, ``cannot-branch`` when the disk refuses.
     """
     root = run.path.parent
-    staging = root / f".branch.{secrets.token_hex(8)}.tmp"
     with run.lock():
         start = _starting_point(run, from_step)
         try:
-            made = RunDir.create(staging, config.name or "branch", config_yaml(config))
-            _fill(made, run, start)
-            publish_folder(made.path, root / made.id)
+            with scratch_folder(root / "branch") as aside:
+                made = RunDir.create(aside, config.name or "branch", config_yaml(config))
+                _fill(made, run, start)
+                publish_folder(made.path, root / made.id)
         except OSError as error:
             raise RunError(
                 f"The branch of {run.id} could not be written in {root} ({error.strerror}).",
                 remedy="Make room there; the run itself is untouched.",
                 code="cannot-branch",
             ) from error
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
     return Branch(RunDir(root / made.id), start.step if start else 0)
 
 

@@ -8,7 +8,6 @@ safetensors nor a file system notices a flipped bit.
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,8 +38,9 @@ from backend.training.optimizer import load_optimizer_tensors, optimizer_tensors
 from backend.utils.file_utils import (
     FileSystem,
     free_bytes,
-    publish_folder,
     read_json_object,
+    staged_folder,
+    temporary_name,
 )
 
 STATE = "trainer_state.json"
@@ -112,7 +112,7 @@ def save_result(
         write_weights(model, staging)
         write_tokenizer(tokenizer, staging)
 
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
+    aside = temporary_name(folder)
     if folder.exists():
         folder.rename(aside)
     needed = sum(t.numel() * t.element_size() for t in model.parameters() if t.requires_grad)
@@ -130,17 +130,14 @@ def _publish(
     final: Path, fill: Callable[[Path], None], needed: int, fs: FileSystem | None, step: int | None = None
 ) -> Path:
     """Stage, fill, hash and rename; a failure removes the staging folder and becomes a sentence."""
-    staging = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         if free_bytes(final.parent) < needed:
             raise _disk_full(final, needed)
-        staging.mkdir(mode=0o700)
-        fill(staging)
-        write_manifest(staging, step)
-        publish_folder(staging, final, fs=fs)
+        with staged_folder(final, fs=fs) as staging:
+            fill(staging)
+            write_manifest(staging, step)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(staging, ignore_errors=True)
         if final.parent.is_dir() and free_bytes(final.parent) < max(needed, 1 << 20):
             raise _disk_full(final, needed) from error
         raise TrainingError(
@@ -148,9 +145,6 @@ def _publish(
             remedy="Make the folder writable and resume the run.",
             code="cannot-save",
         ) from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return final
 
 
@@ -272,6 +266,6 @@ def prune(folder: Path, *, keep_last: int, best_step: int | None) -> list[Path]:
 
 def _remove(path: Path) -> None:
     """Take a folder from its name in one step, then delete it."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    aside = temporary_name(path)
     path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

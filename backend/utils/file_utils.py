@@ -160,22 +160,27 @@ def _crashing(_protocol: str, crash_at: int) -> CrashingFileSystem:
 # --- whole files ------------------------------------------------------------------------------------------
 
 
-def write_text_durably(path: Path, text: str, *, fs: FileSystem | None = None) -> None:
-    """Put ``text`` under ``path`` so that any crash leaves the old content or the new, never a mixture.
+def write_bytes_durably(path: Path, data: bytes, *, fs: FileSystem | None = None) -> None:
+    """Put ``data`` under ``path`` so that any crash leaves the old content or the new, never a mixture.
 
     Staged beside the target under an unpredictable name, fsynced, renamed, folder fsynced. Raises OSError;
     nothing is left behind then and the old content stands.
     """
     fs = fs or file_system("state")
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    staged = temporary_name(path)
     try:
-        fs.write(staged, text.encode("utf-8"))
+        fs.write(staged, data)
         fs.fsync(staged)
         fs.rename(staged, path)
     except OSError:
         staged.unlink(missing_ok=True)
         raise
     fs.fsync(path.parent)
+
+
+def write_text_durably(path: Path, text: str, *, fs: FileSystem | None = None) -> None:
+    """Like ``write_bytes_durably``, for text, as UTF-8."""
+    write_bytes_durably(path, text.encode("utf-8"), fs=fs)
 
 
 def write_json_durably(path: Path, value: object, *, fs: FileSystem | None = None) -> None:
@@ -293,6 +298,33 @@ def free_bytes(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def temporary_name(path: Path) -> Path:
+    """Return a new hidden name beside ``path``; what a crash leaves under it goes with ``sweep_temporaries``."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+@contextlib.contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """Yield a new folder beside a path, for its owner only, that is gone afterwards."""
+    folder = temporary_name(beside)
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_folder(final: Path, *, fs: FileSystem | None = None) -> Iterator[Path]:
+    """Yield a folder beside ``final``, for its owner only, that takes its name at the end and is removed on failure.
+
+    Raises FileExistsError when ``final`` exists by then, OSError when the disk refuses.
+    """
+    with scratch_folder(final) as staging:
+        yield staging
+        publish_folder(staging, final, fs=fs)
+
+
 def publish_folder(staging: Path, final: Path, *, fs: FileSystem | None = None) -> None:
     """Make ``staging`` appear as ``final``, whole and durable, or not at all.
 
@@ -317,7 +349,7 @@ def remove_folder(path: Path, *, fs: FileSystem | None = None) -> None:
     fs = fs or file_system("delete")
     if path.is_symlink() or not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    aside = temporary_name(path)
     fs.rename(path, aside)
     fs.fsync(path.parent)
     _purge(aside)

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.uploads import harmless, keep, kept_files, mended_folder
+from backend.utils import file_utils
+from tests.fakes import FailingFileSystem
 
 
 def test_content_that_is_uploaded_again_under_its_right_name_has_that_name(tmp_path: Path) -> None:
@@ -27,6 +29,19 @@ def test_the_same_content_is_kept_once(tmp_path: Path) -> None:
     assert keep(tmp_path, "rows.jsonl", b"other") != first
     assert len(kept_files(tmp_path)) == 2
     assert [path for path in (tmp_path / "data").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("known", [[], ["rows.txt"]])
+def test_what_the_disk_refuses_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: list[str]
+) -> None:
+    before = [keep(tmp_path, name, b"content") for name in known]
+    (tmp_path / "data").mkdir(exist_ok=True)
+    monkeypatch.setattr(file_utils, "file_system", lambda _: FailingFileSystem(2))
+    with pytest.raises(OSError, match="No space"):
+        keep(tmp_path, "rows.jsonl", b"content")
+    assert [path for path in (tmp_path / "data").rglob("*") if path.is_file()] == before
+    assert list((tmp_path / "data").rglob(".*")) == []
 
 
 def test_the_newest_comes_first_and_mended_copies_count(tmp_path: Path) -> None:

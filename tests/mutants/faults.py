@@ -244,9 +244,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "a save that failed leaves its folder behind",
-        "backend/training/checkpoint.py",
-        "as error:\n        shutil.rmtree(staging, ignore_errors=True)\n        if",
-        "as error:\n        if",
+        "backend/utils/file_utils.py",
+        "        yield folder\n    finally:\n        shutil.rmtree(folder, ignore_errors=True)",
+        "        yield folder\n    finally:\n        pass",
         ("tests/faults/test_f14_f16_checkpoints_on_bad_disks.py",),
     ),
     Fault(
@@ -266,7 +266,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "state is not written atomically",
         "backend/utils/file_utils.py",
-        '    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")\n    try:',
+        "    staged = temporary_name(path)\n    try:",
         "    path.unlink(missing_ok=True)\n    staged = path\n    try:",
         ("tests/backend/utils/test_file_utils.py",),
     ),
@@ -445,8 +445,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "an upload is thrown away",
         "app/uploads.py",
-        "(staging / harmless(name)).write_bytes(content)",
-        '(staging / harmless(name)).write_bytes(b"")',
+        "(staging / kept.name).write_bytes(content)",
+        '(staging / kept.name).write_bytes(b"")',
         ("tests/app/test_uploads.py",),
     ),
     Fault(

@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from backend.utils.file_utils import (
     read_json_object,
     remove_folder,
     sweep_temporaries,
+    temporary_name,
     write_json_durably,
 )
 
@@ -167,7 +167,8 @@ class _Writing:
 
     def __init__(self, entry: Path) -> None:
         self._entry = entry
-        self._staging = entry.parent / f".{entry.name}.{secrets.token_hex(8)}.tmp"
+        # no staged_folder: a disk that refuses ends this entry, and not the block that takes its rows
+        self._staging = temporary_name(entry)
         self._ends = [np.zeros(1, _PARTS["ends"])]
         self._files: list[IO[bytes]] = []
         self._refused = False

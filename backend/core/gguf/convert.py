@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from backend.core.gguf.file import Bytes, GgufFile, GgufTensor, read_gguf
 from backend.core.gguf.tokenizer import special_token, tokenizer_files
 from backend.errors import ModelError
-from backend.utils.file_utils import publish_folder, sweep_temporaries
+from backend.utils.file_utils import staged_folder, sweep_temporaries
 from backend.utils.lock_utils import hold_lock
 
 _CHUNK_VALUES = 4_000_000
@@ -137,15 +135,10 @@ def unpack_gguf(file: GgufFile, folder: Path) -> None:
     generation = {key: config[key] for key in ids if key in config}
     contents = {**tokenizer, "config.json": config, "generation_config.json": generation}
     sweep_temporaries(folder.parent)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
-    staging.mkdir(mode=0o700)
-    try:
+    with staged_folder(folder) as staging:
         for name, content in contents.items():
             _write_text(staging / name, content)
         _write_weights(tensors, config, staging / "model.safetensors")
-        publish_folder(staging, folder)
-    finally:  # renamed by now, unless something failed
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write_text(path: Path, content: Any) -> None:

@@ -30,8 +30,12 @@ from backend.utils.file_utils import (
     read_json_object,
     remove_folder,
     safe_join,
+    scratch_folder,
     sha256_file,
+    staged_folder,
     sweep_temporaries,
+    temporary_name,
+    write_bytes_durably,
     write_json_durably,
     write_text_durably,
 )
@@ -89,6 +93,10 @@ class TestWriting:
         with pytest.raises(ValueError, match="JSON compliant"):
             write_json_durably(tmp_path / "a.json", {"loss": float("nan")})
         assert names(tmp_path) == []
+
+    def test_bytes_are_written_as_they_are(self, tmp_path: Path) -> None:
+        write_bytes_durably(tmp_path / "a", b"\xff\r\n")
+        assert (tmp_path / "a").read_bytes() == b"\xff\r\n"
 
 
 class TestReading:
@@ -202,6 +210,60 @@ class TestFolders:
         with pytest.raises(OSError, match="No space"):
             publish_folder(tmp_path / "staging", tmp_path / "final", fs=FailingFileSystem(2))
         assert names(tmp_path) == ["staging"]
+
+    def test_a_staged_folder_appears_whole_and_for_its_owner_only(self, tmp_path: Path) -> None:
+        disk = RecordingFileSystem()
+        with staged_folder(tmp_path / "final", fs=disk) as staging:
+            (staging / "a").write_text("1")
+            assert stat.S_IMODE(staging.stat().st_mode) == 0o700
+        steps = [(step.name, step.path) for step in disk.operations]
+        assert steps == [
+            ("fsync", staging / "a"),
+            ("fsync", staging),
+            ("rename", staging),
+            ("fsync", tmp_path),
+        ]
+        assert names(tmp_path) == ["final"]
+        assert names(tmp_path / "final") == ["a"]
+
+    @pytest.mark.parametrize("fail_at", [1, 2, 3])
+    def test_a_staged_folder_leaves_nothing_on_a_refusing_disk(self, tmp_path: Path, fail_at: int) -> None:
+        with (
+            pytest.raises(OSError, match="No space"),
+            staged_folder(tmp_path / "final", fs=FailingFileSystem(fail_at)) as staging,
+        ):
+            (staging / "a").write_text("1")
+        assert names(tmp_path) == []
+
+    def test_a_staged_folder_goes_with_whatever_stops_its_filling(self, tmp_path: Path) -> None:
+        def stopped(path: Path) -> None:
+            path.write_text("1")
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "final") as staging:
+            stopped(staging / "a")
+        assert names(tmp_path) == []
+
+    def test_a_staged_folder_replaces_nobody(self, tmp_path: Path) -> None:
+        with pytest.raises(FileExistsError), staged_folder(tmp_path / "final"):
+            (tmp_path / "final").mkdir()
+        assert names(tmp_path) == ["final"]
+
+    def test_a_staged_folder_needs_a_place(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError), staged_folder(tmp_path / "none" / "final"):
+            pytest.fail("no folder to fill")
+
+    def test_a_scratch_folder_is_gone_afterwards(self, tmp_path: Path) -> None:
+        with scratch_folder(tmp_path / "work") as first, scratch_folder(tmp_path / "work") as second:
+            (first / "a").write_text("1")
+            assert {first.parent, second.parent} == {tmp_path}
+            assert first != second
+        assert names(tmp_path) == []
+
+    def test_what_a_crash_leaves_of_a_temporary_name_is_swept(self, tmp_path: Path) -> None:
+        left = temporary_name(tmp_path / "a file.json")
+        left.write_text("1")
+        assert sweep_temporaries(tmp_path, older_than_seconds=0) == [left]
 
     def test_removing_moves_aside_first(self, tmp_path: Path) -> None:
         (tmp_path / "run").mkdir()
