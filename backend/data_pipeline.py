@@ -22,7 +22,7 @@ from backend.data.paraphrase import read_review, synthetic_rows
 from backend.data.records import Row
 from backend.data.sources import ReadOptions
 from backend.data.splits import group_text, split_rows, split_warnings
-from backend.data.store import chosen, spill_to_disk
+from backend.data.store import rows_at, spill_to_disk
 from backend.errors import DataError
 from backend.run.config import AugmentationConfig, DataConfig, RunConfig
 
@@ -86,7 +86,7 @@ def _without(rows: Sequence[Row], places: Sequence[str]) -> Sequence[Row]:
             code="unknown-place",
         )
     stay = (number for number, row in enumerate(rows) if row.place not in left_out)
-    return chosen(rows, np.fromiter(stay, np.int64))
+    return rows_at(rows, np.fromiter(stay, np.int64))
 
 
 def _load(path: str, data: DataConfig) -> Loaded:
@@ -137,5 +137,5 @@ def held_out_prompts(config: RunConfig) -> list[tuple[str, Any, str]]:
 
 
 def _as_prompt(row: Row) -> tuple[str, Any, str]:
-    prompt, expected = row.asked() or ([], "")
+    prompt, expected = row.prompt_and_answer() or ([], "")
     return row.place, prompt, expected

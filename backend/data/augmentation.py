@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from backend.data.records import Message, Row
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.data.texts import answer_text
 from backend.run.config import AugmentationConfig
 
@@ -96,7 +96,7 @@ def oversample(rows: Sequence[Row], cap: float) -> Sequence[Row]:
     for members in classes.values():
         wanted = min(largest, int(len(members) * cap)) - len(members)
         repeats += [members[number % len(members)] for number in range(wanted)]
-    return chosen(rows, np.asarray([*range(len(rows)), *repeats], np.int64))
+    return rows_at(rows, np.asarray([*range(len(rows)), *repeats], np.int64))
 
 
 def add_noise(text: str, probability: float, chance: random.Random) -> str:

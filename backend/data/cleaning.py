@@ -22,17 +22,17 @@ from ftfy.badness import is_bad
 from backend.data.minhash import GRAM, Hashes, near_duplicates, overlap
 from backend.data.prose import map_prose
 from backend.data.records import Message, Row
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.data.texts import (
     answer_text,
-    asked,
     calls_text,
     is_trained,
     last_reply,
     map_texts,
+    message_text,
+    prompt_messages,
     prompt_text,
     question_text,
-    said,
 )
 from backend.utils.text_utils import indents, normalise, signs
 
@@ -132,7 +132,7 @@ def row_pairs(
 ) -> Iterator[tuple[Row, Row]]:
     """For each pair of numbers the row with the first one and of ``others`` that with the second one."""
     numbers = np.fromiter(itertools.chain.from_iterable(pairs), np.int64).reshape(-1, 2)
-    return zip(chosen(rows, numbers[:, 0]), chosen(others, numbers[:, 1]), strict=True)
+    return zip(rows_at(rows, numbers[:, 0]), rows_at(others, numbers[:, 1]), strict=True)
 
 
 def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int, int]:
@@ -218,22 +218,22 @@ def _question(row: Row) -> tuple[str, str, str]:
 def _whole_question(row: Row) -> int:
     """The hash of what a row asks, to be found among those of ``_earlier_questions``; of one that asks nothing 0."""
     digest = xxhash.xxh3_64((row.tools or "").encode())
-    for message in asked(row):
+    for message in prompt_messages(row):
         digest.update(_turn(message))
-    return digest.intdigest() if asked(row) else 0
+    return digest.intdigest() if prompt_messages(row) else 0
 
 
 def _earlier_questions(row: Row) -> Iterator[int]:
     """Hashes of what stands before each trained answer of a conversation but the last."""
     digest = xxhash.xxh3_64((row.tools or "").encode())
-    for message in asked(row):
+    for message in prompt_messages(row):
         if is_trained(message):
             yield digest.intdigest()
         digest.update(_turn(message))
 
 
 def _turn(message: Message) -> bytes:
-    return f"\x1e{message['role']}\x1f{normalise(said(message))}".encode("utf-8", "surrogatepass")
+    return f"\x1e{message['role']}\x1f{normalise(message_text(message))}".encode("utf-8", "surrogatepass")
 
 
 def _reply(row: Row) -> str:
@@ -259,7 +259,7 @@ def _frame(row: Row) -> tuple[object, ...]:
     users = [message["content"] for message in row.messages if message["role"] == "user"]
     system = [message["content"] for message in row.messages if message["role"] == "system"]
     calls = [calls_text(message) for message in row.messages]
-    rejected = [said(message) for message in row.rejected]
+    rejected = [message_text(message) for message in row.rejected]
     trained = [is_trained(message) for message in row.messages]
     return system, calls, row.tools, rejected, row.label, trained, normalise(users[-1]) if users[1:] else ""
 

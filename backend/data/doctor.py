@@ -316,7 +316,7 @@ def _unread_keys(loaded: Loaded) -> list[Finding]:
         keys = [each for each in loaded.unread if not each.harmless and each.is_flag == flags]
         if keys:
             most = max(each.rows for each in keys)
-            examples = tuple(Example(each.place, each.said) for each in keys[:EXAMPLES])
+            examples = tuple(Example(each.place, each.description) for each in keys[:EXAMPLES])
             share = round(most / max(1, total), 6)
             findings.append(Finding(0, slug, title, level, most, share, harm, examples, None))
     return findings

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.data.column_words import WORSE
 from backend.data.exact_json import Spelled
 from backend.data.families import (
     FAMILIES,
@@ -28,7 +29,7 @@ from backend.data.refusals import (
     unknown_shape,
 )
 from backend.data.shapes import build
-from backend.data.unused import WORSE, UnusedColumn, texts_beside
+from backend.data.unused import UnusedColumn, text_columns
 from backend.errors import DataError
 
 GOOD_SHARE = 0.5
@@ -219,7 +220,7 @@ def _other_meant(shape: Shape, names: Mapping[str, str], sample: Sequence[Record
         if (value := record.cells.get(name)) not in (None, "", [])
     )
     meant = any(shape.name != "text" or not _is_number(value) for value in cells)
-    return meant or bool(texts_beside(sample, taken))
+    return meant or bool(text_columns(sample, taken))
 
 
 def _is_number(value: Any) -> bool:

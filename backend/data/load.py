@@ -58,8 +58,11 @@ class Loaded:
         plain = "Lines that look like rows are read as plain text: rename the file so that it ends in"
         return (
             *([f"{plain} {self.disguised}."] if self.disguised else []),
-            *(f"Messages have a key that is not read: {each.said}." for each in keys),
-            *(f"A column is not used: {each.said}. {how_to_use(each, self.shape)}" for each in self.unused),
+            *(f"Messages have a key that is not read: {each.description}." for each in keys),
+            *(
+                f"A column is not used: {each.description}. {how_to_use(each, self.shape)}"
+                for each in self.unused
+            ),
         )
 
     @property
@@ -104,7 +107,7 @@ class _Aside:
             keys = listed([f"{each.key} ({counted(each.rows, 'row')})" for each in self.unread.values()])
             parts.append(f"not read in messages: {keys}")
         if self.padding.rows:
-            parts.append(self.padding.said)
+            parts.append(self.padding.description)
         return "".join(f"; {part}" for part in parts)
 
 

@@ -26,7 +26,7 @@ class Padding:
     place: str = ""
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The count as part of a sentence; "" where no nulls were taken out."""
         rows = counted(self.rows, "row")
         return f"nulls left out of tools and calls in {rows}, first at {self.place}" if self.rows else ""

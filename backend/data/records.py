@@ -89,7 +89,7 @@ class Row:
             return "segments"
         return "chat" if self.text is None else "text"
 
-    def asked(self) -> tuple[str | list[Message], str] | None:
+    def prompt_and_answer(self) -> tuple[str | list[Message], str] | None:
         """Return the prompt, a text or messages, and the expected answer ("" without one).
 
         None where nothing is asked: in rows of token ids and of segments.

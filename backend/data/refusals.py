@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from backend.data.chat import ROLES, is_conversation
+from backend.data.column_words import WORSE
 from backend.data.families import (
     ANSWERS,
     CLASSES,
@@ -24,7 +25,7 @@ from backend.data.families import (
     UTTERANCES,
 )
 from backend.data.records import Record
-from backend.data.unused import WORSE, texts_beside
+from backend.data.unused import text_columns
 from backend.errors import DataError
 from backend.utils.text_utils import shorten
 
@@ -152,7 +153,7 @@ def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mappin
     chats = [name for name in names.values() if any(is_conversation(each.cells.get(name)) for each in sample)]
     if len(chats) == 1:
         return [{"messages": chats[0]}]
-    told = [column.name for column in texts_beside(sample, ()) if not WORSE.search(column.name.lower())]
+    told = [column.name for column in text_columns(sample, ()) if not WORSE.search(column.name.lower())]
     if twins := _twins(told):
         asks = [name for name in told if name not in twins][:1]
         return [{**dict(zip(("prompt",), asks, strict=False)), "chosen": twins[0], "rejected": twins[1]}]

@@ -14,7 +14,7 @@ import xxhash
 
 from backend.data.cleaning import shared_answers
 from backend.data.records import Row
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.data.texts import answer_text, prompt_text, question_text
 from backend.errors import DataError
 from backend.utils.text_utils import counted, normalise
@@ -59,7 +59,7 @@ def split_rows(
         )
     limit = min(max(share * 2.0**64, int(distinct[0]) + 1), int(distinct[-1]))
     trains = hashes >= np.uint64(math.ceil(limit))
-    return chosen(rows, np.flatnonzero(trains)), chosen(rows, np.flatnonzero(~trains))
+    return rows_at(rows, np.flatnonzero(trains)), rows_at(rows, np.flatnonzero(~trains))
 
 
 def split_warnings(train: Sequence[Row], validation: Sequence[Row], share: float, by: str) -> tuple[str, ...]:

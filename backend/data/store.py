@@ -69,7 +69,7 @@ def spill_to_disk(rows: Iterable[Row]) -> Sequence[Row]:
         raise unwritable(Path(tempfile.gettempdir()), error) from None
 
 
-def chosen(rows: Sequence[Row], numbers: Numbers) -> Sequence[Row]:
+def rows_at(rows: Sequence[Row], numbers: Numbers) -> Sequence[Row]:
     """The rows with these numbers, in their order; of a ``RowFile`` none is read before it is asked for."""
     return rows[numbers] if isinstance(rows, RowFile) else [rows[number] for number in numbers.tolist()]
 

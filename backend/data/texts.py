@@ -19,7 +19,7 @@ def is_trained(message: Message) -> bool:
     return message["role"] == "assistant" and bool(message.get("trained", True))
 
 
-def asked(row: Row) -> tuple[Message, ...]:
+def prompt_messages(row: Row) -> tuple[Message, ...]:
     """The messages before the last answer that is trained; of a preference row all of its messages.
 
     Where no answer is trained it is the last answer that counts, and without one every message is asked.
@@ -37,7 +37,7 @@ def calls_text(message: Message) -> str:
     return json.dumps(calls, ensure_ascii=False, sort_keys=True) if calls else ""
 
 
-def said(message: Message) -> str:
+def message_text(message: Message) -> str:
     """The content of a message and, on a line of its own, the tools it calls."""
     calls = calls_text(message)
     return "\n".join(filter(None, (message["content"], calls))) if calls else str(message["content"])
@@ -46,7 +46,7 @@ def said(message: Message) -> str:
 def prompt_text(row: Row) -> str:
     """Everything before the last answer that is trained, a line a message; a row without messages is its own text."""
     if row.messages:
-        return "\n".join(map(said, asked(row)))
+        return "\n".join(map(message_text, prompt_messages(row)))
     return row.text or "".join(text for text, trained in row.segments if not trained)
 
 
@@ -79,12 +79,12 @@ def answer_text(row: Row) -> str:
     """All that the row teaches, one after the other, a line each: its answers with the tools they call."""
     if row.text is not None or row.segments:
         return "\n".join(answers(row))
-    return "\n".join(said(message) for message in row.chosen or row.messages if is_trained(message))
+    return "\n".join(message_text(message) for message in row.chosen or row.messages if is_trained(message))
 
 
 def last_reply(row: Row) -> str:
     """The last answer that the row teaches, with the tools it calls; "" when it teaches none."""
-    replies = [said(message) for message in row.chosen or row.messages if is_trained(message)]
+    replies = [message_text(message) for message in row.chosen or row.messages if is_trained(message)]
     return replies[-1] if replies else "\n".join(answers(row))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.data.chat import MESSAGE_KEYS, as_given, is_flag, is_message, read_json_cell
+from backend.data.column_words import names_rating
 from backend.data.records import Record
-from backend.data.unused import names_rating
 from backend.errors import DataError
 from backend.utils.text_utils import counted, shorten
 
@@ -46,7 +46,7 @@ class UnreadKey:
         return self.key.lower() in HARMLESS
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The key as part of a sentence, with the one that is probably meant."""
         near = difflib.get_close_matches(self.key.lower(), MESSAGE_KEYS, n=1, cutoff=0.75)
         meant = f" (did you mean {near[0]!r}?)" if near else ""

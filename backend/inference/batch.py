@@ -83,7 +83,7 @@ def read_asked(
 
 
 def _asked(row: Row) -> Asked:
-    asked = row.asked()
+    asked = row.prompt_and_answer()
     if asked is None:
         return Asked(row.place, problem="This row holds tokens or segments, and no prompt.")
     return Asked(row.place, *asked, row.tool_list())

@@ -13,7 +13,7 @@ from backend.core.encoding.examples import Example, require_fit
 from backend.core.encoding.row import encode_each
 from backend.core.encoding.token_cache import Tokens, TokenTable, key_of, load_cached, write_through
 from backend.data.records import Row
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.errors import DataError
 from backend.run.config import DataConfig
 
@@ -88,7 +88,7 @@ class EncodedRows(Sequence[Example]):
         return self._example(number, self._rows[number])
 
     def __iter__(self) -> Iterator[Example]:
-        return map(self._example, self.numbers.tolist(), chosen(self._rows, self.numbers))
+        return map(self._example, self.numbers.tolist(), rows_at(self._rows, self.numbers))
 
     def tokenise_next(self, *, to_the_end: bool = False) -> bool:
         """Tokenise the next rows, or all that are left, in their order; whether there are more.

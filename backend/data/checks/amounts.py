@@ -10,7 +10,7 @@ import numpy as np
 
 from backend.data.checks.base import Check, Example, Scan, given_answer
 from backend.data.splits import group_text
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.data.texts import last_reply, prompt_text, question_text, texts
 from backend.utils.interval_utils import score_interval
 from backend.utils.text_utils import shorten
@@ -81,7 +81,7 @@ def extreme_lengths(scan: Scan) -> Iterator[Example]:
     long_answers = np.sort(words)[len(words) // 2] >= 20
     long = (lengths > limit) & (limit > 0)
     odd = np.flatnonzero(long | (long_answers & (words == 1)))
-    for row, number in zip(chosen(scan.rows, odd), odd.tolist(), strict=True):
+    for row, number in zip(rows_at(scan.rows, odd), odd.tolist(), strict=True):
         if long[number]:
             detail = f"{lengths[number]:,} words, where 99 % of the rows have at most {limit // 4:,}"
         else:

@@ -13,8 +13,8 @@ import numpy as np
 from backend.data.checks.base import Check, Example, Scan
 from backend.data.cleaning import is_damaged, text_hash
 from backend.data.records import Message, Row
-from backend.data.store import chosen
-from backend.data.texts import answers, asked, is_trained, prompt_text, texts
+from backend.data.store import rows_at
+from backend.data.texts import answers, is_trained, prompt_messages, prompt_text, texts
 from backend.utils.text_utils import is_blank, normalise, shorten
 
 _NOTHING = {"na", "n/a", "nan", "none", "null", "nil", "undefined", "-", "?", "tbd"}
@@ -73,7 +73,7 @@ def empty_answer(row: Row) -> str | None:
 
 def empty_prompt(row: Row) -> str | None:
     """A row with an answer to a question that has no visible character."""
-    questions = [message for message in asked(row) if message["role"] in ("user", "tool")]
+    questions = [message for message in prompt_messages(row) if message["role"] in ("user", "tool")]
     if not questions or row.chosen or not is_blank(questions[-1]["content"]):
         return None
     return f"the question is {shorten(json.dumps(questions[-1]['content']), 40)}"
@@ -118,7 +118,7 @@ def same_opening(scan: Scan) -> Iterator[Example]:
     kinds, kind_of, times = np.unique(hashes, return_inverse=True, return_counts=True)
     common = (kinds != text_hash("")) & (times >= max(10, len(scan.rows) / 20))
     found = np.flatnonzero(common[kind_of])
-    for row, count in zip(chosen(scan.rows, found), times[kind_of[found]].tolist(), strict=True):
+    for row, count in zip(rows_at(scan.rows, found), times[kind_of[found]].tolist(), strict=True):
         yield Example(row.place, f"one of {count} answers that begin with {_opening(row)!r}")
 
 
@@ -139,7 +139,7 @@ def mixed_scripts(scan: Scan) -> Iterator[Example]:
     if count < 0.9 * sum(times.values()):
         main = ""
     found = [number for number, script in enumerate(scripts) if script and script != main]
-    for row, number in zip(chosen(scan.rows, np.asarray(found, np.int64)), found, strict=True):
+    for row, number in zip(rows_at(scan.rows, np.asarray(found, np.int64)), found, strict=True):
         script = scripts[number]
         yield Example(row.place, f"written in {_SCRIPT_NAMES.get(script, script.title())} letters")
 

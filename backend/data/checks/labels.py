@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from backend.data.checks.base import Check, Example, Scan
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.utils.text_utils import one_edit_apart
 
 SMALL_CLASS = 10
@@ -44,7 +44,7 @@ def label_variants(scan: Scan) -> Iterator[Example]:
     """Rows whose label is another spelling of a more common one, or a likely typing mistake for it."""
     other = {**_misspelled(scan.labels), **variants(scan.labels)}
     found = [number for number, label in enumerate(scan.labels) if label in other]
-    for row, number in zip(chosen(scan.rows, np.asarray(found, np.int64)), found, strict=True):
+    for row, number in zip(rows_at(scan.rows, np.asarray(found, np.int64)), found, strict=True):
         label = scan.labels[number]
         yield Example(row.place, f"the label {label!r} stands beside the more common {other[label]!r}")
 

@@ -18,7 +18,7 @@ from backend.data.cleaning import (
     text_hash,
 )
 from backend.data.records import Row
-from backend.data.store import chosen
+from backend.data.store import rows_at
 from backend.data.texts import last_reply, prompt_text, question_text
 from backend.utils.text_utils import indents, shorten
 
@@ -113,7 +113,7 @@ def answer_in_prompt(scan: Scan) -> Iterator[Example]:
         held.append(_prompt_holds_answer(row))
     _, kind_of, times = np.unique(np.frombuffer(hashes, np.uint64), return_inverse=True, return_counts=True)
     found = np.flatnonzero(np.frombuffer(held, np.bool_) & (times[kind_of] == 1))
-    for row in chosen(scan.rows, found):
+    for row in rows_at(scan.rows, found):
         wanted = given_answer(row).strip()
         yield Example(row.place, f"the prompt already holds the answer {shorten(wanted, 60)!r}")
 

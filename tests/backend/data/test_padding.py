@@ -74,7 +74,7 @@ def test_what_holds_no_nulls_and_what_is_text_stays_the_same_object():
     found = Padding()
     (same,) = without_padding([record], {"messages": "messages", "tools": "tools"}, found)
     assert same is record
-    assert found.said == ""
+    assert found.description == ""
 
 
 def test_only_nulls_and_what_nulls_alone_made_are_taken_out():

@@ -34,7 +34,7 @@ SAID = {"role": "assistant", "content": "a"}
 )
 def test_a_row_says_what_it_is_and_what_it_asks(parts, kind, asked):
     row = Row("f:1", **parts)
-    assert (row.kind, row.asked()) == (kind, asked)
+    assert (row.kind, row.prompt_and_answer()) == (kind, asked)
 
 
 def test_tools_are_given_as_a_template_takes_them():

@@ -5,7 +5,7 @@ import pytest
 
 from backend.data import store
 from backend.data.records import Row
-from backend.data.store import RowFile, chosen, spill_to_disk
+from backend.data.store import RowFile, rows_at, spill_to_disk
 from backend.errors import DataError
 from tests.backend.data.rows import assistant, chat, pair, user
 
@@ -59,9 +59,9 @@ def test_slices_are_those_of_a_list_and_may_be_sliced_again(part):
 def test_rows_are_chosen_by_number_in_any_order():
     numbers = np.array([7, 0, 1, 1, 5, 0])
     wanted = [ROWS[number] for number in numbers]
-    assert chosen(ROWS, numbers) == wanted
-    assert list(chosen(spill_to_disk(iter(ROWS)), numbers)) == wanted
-    assert chosen(spill_to_disk(iter(ROWS)), numbers)[4] == ROWS[5]
+    assert rows_at(ROWS, numbers) == wanted
+    assert list(rows_at(spill_to_disk(iter(ROWS)), numbers)) == wanted
+    assert rows_at(spill_to_disk(iter(ROWS)), numbers)[4] == ROWS[5]
 
 
 def test_the_file_has_no_name_and_few_rows_make_none(tmp_path, monkeypatch):

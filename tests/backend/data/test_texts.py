@@ -2,9 +2,9 @@ from backend.data.records import Row
 from backend.data.texts import (
     answer_text,
     answers,
-    asked,
     last_reply,
     map_texts,
+    prompt_messages,
     prompt_text,
     question_text,
     texts,
@@ -25,10 +25,12 @@ CALL = {
 
 def test_the_prompt_is_what_comes_before_the_last_trained_answer():
     assert prompt_text(LONG) == "s\nq1\na1\nq2\na2"
-    assert asked(chat(user("q"), assistant("a"), user("left over"))) == (user("q"),)
-    assert asked(chat(user("q"), assistant("a"), assistant("b", trained=False))) == (user("q"),)
-    assert asked(chat(user("q"), assistant("a", trained=False))) == (user("q"),)
-    assert asked(chat(user("p"), assistant("a"), user("q"), chosen=(assistant("c"),)))[-1] == user("q")
+    assert prompt_messages(chat(user("q"), assistant("a"), user("left over"))) == (user("q"),)
+    assert prompt_messages(chat(user("q"), assistant("a"), assistant("b", trained=False))) == (user("q"),)
+    assert prompt_messages(chat(user("q"), assistant("a", trained=False))) == (user("q"),)
+    assert prompt_messages(chat(user("p"), assistant("a"), user("q"), chosen=(assistant("c"),)))[-1] == user(
+        "q"
+    )
     assert prompt_text(Row("f", text="t")) == "t"
     assert prompt_text(Row("f", segments=(("q", False), ("a", True)))) == "q"
 

@@ -6,9 +6,7 @@ from backend.data.unused import (
     JUDGED_ROWS,
     MAX_COLUMNS,
     UnusedColumns,
-    is_sentence,
-    is_worded,
-    texts_beside,
+    text_columns,
 )
 
 FOODS = (
@@ -231,18 +229,6 @@ def test_of_very_many_columns_the_first_are_looked_at():
 
 def test_where_a_column_stands_first_and_what_it_says_is_kept():
     records = [Record("f:1", {"q": "a"}), Record("f:2", {"q": "b", "n": "A note\nof \x1bsome words"})]
-    (found,) = texts_beside(records, ["q"])
+    (found,) = text_columns(records, ["q"])
     assert (found.place, found.sample, found.rows) == ("f:2", "A note of ·some words", 1)
-    assert found.said == "'n' (1 row, first at f:2)"
-
-
-def test_sentences_and_words_are_told_from_numbers():
-    assert is_sentence("Rye bread is dark")
-    assert not is_sentence("rye bread")
-    assert not is_sentence("3 of 12 on 2024")
-    assert not is_sentence("")
-    assert is_worded("rye bread")
-    assert is_worded("bread7")
-    assert not is_worded("a1b2c3")
-    assert not is_worded("data/bread.txt")
-    assert not is_worded("2024-01-02")
+    assert found.description == "'n' (1 row, first at f:2)"
