@@ -1,7 +1,7 @@
-"""Compressed files and archives, known by their first bytes and read without writing anything to disk.
+"""Read compressed files and archives, known by their first bytes, without unpacking them to disk.
 
-Members are streamed, so a name that points elsewhere could do no harm; such an archive is still refused, because
-it was not made in good faith. A stream that swells beyond all proportion is stopped.
+Members are streamed, so a name such as ``../x`` could do no harm; such an archive is refused all the same, since it
+was made to attack. A stream that unpacks to far more than its size is stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import lzma
 import posixpath
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
@@ -41,7 +42,7 @@ Stream = io.BufferedReader  # of bytes, with peek
 
 
 def compression(head: bytes) -> str | None:
-    """gzip, bz2, xz or zstd when ``head`` begins like one, else None."""
+    """Return gzip, bz2, xz or zstd if ``head`` begins like one, else None."""
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
@@ -56,7 +57,7 @@ def is_zip(head: bytes) -> bool:
 
 
 def decompressed(stream: Stream[Any], kind: str, name: str, allowance: Allowance) -> Stream[Any]:
-    """The stream without its compression (``kind`` as ``compression`` says it)."""
+    """Return the decompressed stream; ``kind`` as ``compression`` returns it."""
     opened: Any
     if kind == "gzip":
         opened = gzip.GzipFile(fileobj=stream, mode="rb")
@@ -70,7 +71,7 @@ def decompressed(stream: Stream[Any], kind: str, name: str, allowance: Allowance
 
 
 def seekable(stream: Stream[Any]) -> Any:
-    """The stream itself when it can be sought in, else a copy of it in an unnamed temporary file."""
+    """Return the stream itself if it can seek, else a copy of it in an unnamed temporary file."""
     if stream.seekable():
         return nullcontext(stream)
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the caller
@@ -84,14 +85,14 @@ def seekable(stream: Stream[Any]) -> Any:
 
 
 class Allowance:
-    """How many bytes may still come out of one compressed file; shared by all members of an archive."""
+    """The number of bytes that may still come out of one compressed file; shared by all members of an archive."""
 
     def __init__(self, compressed_bytes: int) -> None:
         self.total = max(FREE_BYTES, MAX_RATIO * compressed_bytes)
         self.left = self.total
 
     def spend(self, count: int, name: str) -> None:
-        """Take ``count`` bytes off; raises ``DataError`` when none are left."""
+        """Subtract ``count`` bytes; raises ``DataError`` when none are left."""
         self.left -= count
         if self.left < 0:
             raise DataError(
@@ -102,15 +103,15 @@ class Allowance:
 
 
 def guarded(raw: Any, name: str, allowance: Allowance) -> Stream[Any]:
-    """A buffered stream over ``raw`` that spends ``allowance`` and says so when the bytes are damaged."""
+    """Return a buffered stream over ``raw`` that spends ``allowance`` and raises ``DataError`` on damage."""
     return io.BufferedReader(_Guarded(raw, name, allowance), HEAD_BYTES)
 
 
 class _Streams:
-    """Compressed streams one behind the other, as bz2 and xz files may hold them.
+    """Compressed streams one after the other, as bz2 and xz files may hold them.
 
-    The standard library's readers leave out what follows a stream and is none, with all rows behind it; here that is
-    damage. Zero bytes may follow: xz pads with them.
+    The standard library's readers silently ignore anything that follows a stream and is not one, and all rows after
+    it; here that is damage. Zero bytes may follow: xz pads with them.
     """
 
     def __init__(self, raw: Any, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]) -> None:
@@ -120,7 +121,7 @@ class _Streams:
         self._given = b""
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most ``size``; none at the end. Raises OSError, LZMAError and EOFError on damage."""
+        """Return the next bytes, at most ``size``, none at the end. Raises OSError, LZMAError, EOFError on damage."""
         while not self._decoder.eof or self._next():
             given, self._given = self._given, b""
             if self._decoder.needs_input and not given and not (given := self._raw.read(HEAD_BYTES)):
@@ -130,10 +131,10 @@ class _Streams:
         return b""
 
     def close(self) -> None:
-        """Leave the file open: it belongs to the caller."""
+        """Do nothing: the file belongs to the caller."""
 
     def _next(self) -> bool:
-        """Go on to the stream that follows, if one does."""
+        """Start the stream that follows and return True, or return False at the end."""
         behind = self._decoder.unused_data.lstrip(b"\0")
         while not behind and (more := self._raw.read(HEAD_BYTES)):
             behind = more.lstrip(b"\0")
@@ -168,7 +169,7 @@ class _Guarded(io.RawIOBase):
 
 @contextmanager
 def damage_named(name: str) -> Iterator[None]:
-    """Turn what the decompressors raise into a ``DataError`` that names the file."""
+    """Turn the errors of decompressors into a ``DataError`` that names the file."""
     try:
         yield
     except (
@@ -185,7 +186,7 @@ def damage_named(name: str) -> Iterator[None]:
             remedy="Copy or download it again.",
             code="damaged-archive",
         ) from None
-    except RuntimeError as error:  # zipfile's answer to an encrypted member
+    except RuntimeError as error:  # zipfile raises this for an encrypted member
         raise DataError(
             f"{name} cannot be unpacked: {error}.",
             remedy="Unpack it yourself and name the data file in it.",
@@ -196,21 +197,21 @@ def damage_named(name: str) -> Iterator[None]:
 def zip_members(
     stream: Stream[Any], name: str, allowance: Allowance, split: str | None = None
 ) -> Iterator[tuple[str, Stream[Any]] | Skipped]:
-    """Each file of a ZIP archive as (name, open stream), in order; the stream ends with the next step.
+    """Yield each file of a ZIP archive as (name, open stream); a stream is closed at the next step.
 
-    Which files are read and which left aside is said by ``choose``, as in a folder.
+    ``locate.choose`` decides which files are read and which skipped, as in a folder.
     """
     with damage_named(name):
         archive = zipfile.ZipFile(stream)
     with archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
-        aside = _left_aside(name, [member.filename for member in members], split)
+        skipped = _skipped(name, [member.filename for member in members], split)
         for member in members:
             place = writable(f"{name}/{member.filename}")
-            if (member.external_attr >> 16) & 0o170000 == 0o120000:
+            if stat.S_ISLNK(member.external_attr >> 16):  # the Unix file mode is in the upper half
                 yield Skipped(place, "a link, not a file")
-            elif member.filename in aside:
-                yield Skipped(place, aside[member.filename])
+            elif member.filename in skipped:
+                yield Skipped(place, skipped[member.filename])
             else:
                 with damage_named(place):
                     raw = archive.open(member)
@@ -221,18 +222,18 @@ def zip_members(
 def tar_members(
     stream: Stream[Any], name: str, allowance: Allowance, split: str | None = None
 ) -> Iterator[tuple[str, Stream[Any]] | Skipped]:
-    """Each file of a tar archive as ``zip_members`` gives it; ``stream`` can be sought in."""
+    """Yield each file of a tar archive as ``zip_members`` does; ``stream`` must be able to seek."""
     with damage_named(name):
         archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115  # used below
     with archive:
         members = [member for member in _tar_entries(archive, name) if not member.isdir()]
-        aside = _left_aside(name, [member.name for member in members], split)
+        skipped = _skipped(name, [member.name for member in members], split)
         for member in members:
             place = writable(f"{name}/{member.name}")
             if not member.isreg():
                 yield Skipped(place, "a link or device, not a file")
-            elif member.name in aside:
-                yield Skipped(place, aside[member.name])
+            elif member.name in skipped:
+                yield Skipped(place, skipped[member.name])
             else:
                 with damage_named(place):
                     raw = archive.extractfile(member)
@@ -251,8 +252,8 @@ def _tar_entries(archive: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
     return found
 
 
-def _left_aside(archive: str, names: list[str], split: str | None) -> dict[str, str]:
-    """The files of an archive that are not read, each with the reason."""
+def _skipped(archive: str, names: list[str], split: str | None) -> dict[str, str]:
+    """Return the files of an archive that are not read, each with the reason."""
     _check_members(archive, names)
     return {each.place: each.reason for each in choose(names, split)[1]}
 
@@ -275,7 +276,7 @@ def _check_members(archive: str, names: list[str]) -> None:
 
 
 def inner_name(name: str, kind: str) -> str:
-    """The name without the ending that says how it is compressed (``.tgz`` becomes ``.tar``)."""
+    """Return the name without the suffix of its compression (``.tgz`` becomes ``.tar``)."""
     for ending in _ENDINGS[kind]:
         if name.lower().endswith(ending):
             return name[: -len(ending)]

@@ -1,4 +1,4 @@
-"""The rows of a run, training and held-out side."""
+"""The rows of a run: training rows and held-out rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from backend.data.splits import group_text
 
 @dataclass(frozen=True)
 class Dataset:
-    """The rows of a run: ``train`` and ``validation``, what was refused, how it was read, and file hashes.
+    """The rows of a run, with what was refused, how the rows were read, and the SHA-256 of each source.
 
-    ``warnings``: what stands in the rows and is not read, and what is other than asked in the split, a sentence each.
-    ``source``: the training rows as they were read, before repeats and paraphrases are added.
+    ``warnings``: sentences about data that is not read and about a split that differs from the request. ``source``:
+    the training rows as read, before oversampling and paraphrases.
     """
 
     train: Sequence[Row]
@@ -27,7 +27,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
 
     def trained_questions(self) -> list[str]:
-        """The places of held-out rows whose prompt a training row has too: a score on them proves nothing."""
-        asked = [(row.place, group_text(row)) for row in self.validation]
-        trained = {text for _, text in asked}.intersection(map(group_text, self.train))
-        return [place for place, text in asked if text in trained]
+        """Return the places of held-out rows whose prompt is also trained: a score on them proves nothing."""
+        prompts = [(row.place, group_text(row)) for row in self.validation]
+        trained = {text for _, text in prompts}.intersection(map(group_text, self.train))
+        return [place for place, text in prompts if text in trained]

@@ -135,7 +135,7 @@ def examine(
     )
     findings, not_run = run_checks(scan, checks)
     findings = _by_harm([*findings, *_unread_keys(loaded)])
-    if loaded.disguised:
+    if loaded.proper_suffix:
         findings = _by_harm([*findings, _read_as_text(loaded)])
     findings = _by_harm([*findings, *_unused_columns(loaded)])
     return Report(
@@ -359,7 +359,7 @@ def _read_as_text(loaded: Loaded) -> Finding:
         level="block",
         count=len(loaded.rows),
         share=1.0,
-        harm=f"The model learns to write the file itself. Rename it so that it ends in {loaded.disguised}.",
+        harm=f"The model learns to write the file itself. Rename it so that it ends in {loaded.proper_suffix}.",
         examples=(Example(loaded.rows[0].place, shorten(redact(loaded.rows[0].text or ""), 80)),),
         fix=None,
     )

@@ -1,7 +1,7 @@
-"""Which encoding fits bytes that are not UTF-8: an offer to a person, never taken by itself.
+"""Suggest an encoding for bytes that are not UTF-8; a person decides, it is never applied by itself.
 
-Each candidate has to decode the bytes without an error; of those the one wins whose text has the most letters that
-are frequent in the languages it was made for. The lists are the most frequent letters of ordinary text in a script.
+Each candidate must decode the bytes without an error. The one wins whose text has the largest share of letters that
+are frequent in its languages. The lists below are the most frequent letters of ordinary text in each script.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from functools import partial
 
 SAMPLE_BYTES = 65_536
 ADVICE = "set the encoding"
-OF_THOUSANDS = 1.5
+LARGE_SCRIPT_WEIGHT = 1.5
+"""A frequent letter among thousands, as in Chinese, says more than one in an alphabet of thirty."""
 LEAST_SHARE = 0.3
-"""Below this share of frequent letters nothing is offered."""
+"""Below this share of frequent letters nothing is suggested."""
 
 _SIMPLIFIED = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多"
@@ -44,13 +45,15 @@ _TURKISH = frozenset("ığüşöçâîûİĞÜŞÖÇ’‘“”–…")
 
 
 def _share(text: str, frequent: frozenset[str]) -> float:
-    """The share of the letters beyond ASCII that are frequent; among thousands it says more than in an alphabet."""
+    """Return the weighted share of the letters beyond ASCII that are frequent, for scripts of many letters."""
     foreign = [letter for letter in text if not letter.isascii() and letter.isalpha()]
-    return OF_THOUSANDS * sum(letter in frequent for letter in foreign) / len(foreign) if foreign else 0.0
+    if not foreign:
+        return 0.0
+    return LARGE_SCRIPT_WEIGHT * sum(letter in frequent for letter in foreign) / len(foreign)
 
 
 def _alphabet(text: str, frequent: frozenset[str]) -> float:
-    """Return what ``_share`` does, but a letter within a word of Latin letters counts for nothing."""
+    """Return the share of characters beyond ASCII that are frequent letters and touch no Latin letter."""
     foreign = good = 0
     for before, letter, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
         if letter.isascii():
@@ -62,7 +65,10 @@ def _alphabet(text: str, frequent: frozenset[str]) -> float:
 
 
 def _accented(text: str, frequent: frozenset[str]) -> float:
-    """The share of what is beyond ASCII that is frequent: letters beside Latin ones, and signs that part no word."""
+    """Return the share of characters beyond ASCII that are frequent and stand where accents and signs do.
+
+    Letters touch Latin letters or stand alone; signs do not stand inside a word, except an apostrophe.
+    """
     foreign = good = 0
     for before, letter, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
         if letter.isascii():
@@ -96,9 +102,9 @@ _CANDIDATES: Mapping[str, Callable[[str], float]] = {
 
 
 def fitting_encoding(data: bytes) -> str | None:
-    """Return the encoding that fits bytes best which are not UTF-8, or None where none fits well.
+    """Return the encoding that fits bytes best, or None where none fits well.
 
-    Of more than ``SAMPLE_BYTES`` the whole lines among the first are looked at.
+    Of more than ``SAMPLE_BYTES`` only the whole lines among the first count.
     """
     if data.isascii():
         return None
@@ -109,7 +115,7 @@ def fitting_encoding(data: bytes) -> str | None:
 
 
 def encoding_advice(data: bytes) -> str:
-    """Return the sentence part that says which encoding to set for bytes that are not UTF-8."""
+    """Return the part of a sentence that advises which encoding to set for bytes that are not UTF-8."""
     fitting = fitting_encoding(data)
     return (
         f"{ADVICE}: {fitting} fits (--data.encoding {fitting})"

@@ -1,8 +1,7 @@
-"""Which encoding a text file is in, said by its bytes and never guessed.
+"""Detect the encoding of a text file by its bytes, without guessing.
 
-A byte-order mark decides; without one, UTF-16 shows by its zero bytes; everything else is read as UTF-8,
-and bytes that are not UTF-8 come through as marked characters, so that the row that holds them is refused
-with its place while the others stay readable.
+A byte-order mark decides; without one, UTF-16 shows by its zero bytes; everything else is read as UTF-8. Bytes that
+are not UTF-8 become lone surrogates, so that the row with them is refused and the others stay readable.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _MARKS = (
 
 
 def detect_encoding(head: bytes) -> str:
-    """The codec for a file that begins with ``head``: by byte-order mark, by zero bytes, else UTF-8."""
+    """Return the codec for a file that begins with ``head``: by byte-order mark, by zero bytes, else UTF-8."""
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name
@@ -38,7 +37,7 @@ def detect_encoding(head: bytes) -> str:
 
 
 def is_utf8(head: bytes) -> bool:
-    """Return whether the beginning of a file is UTF-8; a character that it cuts in two is passed over."""
+    """Return whether the beginning of a file is UTF-8; a character cut in two at its end is ignored."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -47,15 +46,15 @@ def is_utf8(head: bytes) -> bool:
 
 
 def open_text(stream: io.BufferedReader[Any], encoding: str, newline: str = "") -> io.TextIOWrapper:
-    """The stream as text; bytes that do not belong to ``encoding`` come through marked.
+    """Return the stream as text; bytes that are not of ``encoding`` become lone surrogates.
 
-    ``newline`` is as in ``open`` ('' changes nothing).
+    ``newline`` is as in ``open`` ('' leaves line endings as they are).
     """
     return io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
 
 
 def check_encoding(encoding: str) -> str:
-    """The encoding's name when Python knows it as a text encoding; raises ``DataError`` otherwise."""
+    """Return the name of a text encoding that Python knows; raises ``DataError`` for any other."""
     try:
         " ".encode(encoding)
     except (LookupError, UnicodeError, ValueError):

@@ -1,7 +1,7 @@
-"""JSON read without changing a character of anybody's text.
+"""Decode JSON without changing a character of any text.
 
 The standard decoder turns ``1.10`` into ``1.1`` and keeps the last of two equal keys. Here a number keeps its
-spelling, a key that stands twice is refused, and so is nesting that no data set needs.
+spelling, and repeated keys and nesting over ``MAX_DEPTH`` are refused.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from backend.data.encoding_guess import encoding_advice
 
 MAX_DEPTH = 100
 AROUND = 100
-"""Characters before and behind a byte that is not UTF-8, by which its encoding is offered."""
+"""Characters before and after a byte that is not UTF-8, by which its encoding is guessed."""
 
-# What the decoder of the standard library says, for people who do not know its words.
+# The standard decoder's messages in plain words.
 _IN_WORDS = {
     "Expecting value": "a value is missing (or a comma is too many)",
     "Expecting property name enclosed in double quotes": "a name in double quotation marks is missing (or a comma is "
@@ -31,13 +31,13 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Spelled(str):
-    """A JSON number, as the text it was written in."""
+    """A JSON number, kept as the text it was written as."""
 
     __slots__ = ()
 
 
 class MalformedJsonError(ValueError):
-    """The text is not a whole JSON value; ``position`` is the character where it went wrong."""
+    """The text is not a complete JSON value; ``position`` is the index of the character that is wrong."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class MalformedJsonError(ValueError):
 
 
 class ExactDecoder:
-    """Decodes JSON values; one decoder serves one reader (it remembers keys that stood twice)."""
+    """Decodes JSON values. It remembers repeated keys between ``scan`` and ``check``, so each reader has its own."""
 
     def __init__(self) -> None:
         self._twice: list[str] = []
@@ -54,7 +54,7 @@ class ExactDecoder:
         )
 
     def decode(self, text: str) -> Any:
-        """The one value that ``text`` holds.
+        """Return the one value in ``text``.
 
         Raises ``MalformedJsonError`` when the text is not JSON, and ``ValueError`` when it is but cannot be used.
         """
@@ -66,13 +66,13 @@ class ExactDecoder:
         return value
 
     def scan(self, text: str, start: int) -> tuple[Any, int]:
-        """The value that begins at ``start`` and the position behind it; ``check`` is left to the caller."""
+        """Return the value that begins at ``start`` and the position after it; the caller must ``check`` it."""
         self._twice.clear()
         try:
             return self._decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            said = _IN_WORDS.get(error.msg, error.msg)
-            raise MalformedJsonError(f"{said} at character {error.pos + 1}", error.pos) from None
+            message = _IN_WORDS.get(error.msg, error.msg)
+            raise MalformedJsonError(f"{message} at character {error.pos + 1}", error.pos) from None
         except RecursionError:
             raise ValueError(_too_deep()) from None
 
@@ -94,12 +94,12 @@ class ExactDecoder:
 
 
 def decode(text: str) -> Any:
-    """The one JSON value in ``text``, numbers as ``Spelled``; raises ``ValueError`` with the reason."""
+    """Return the one JSON value in ``text``, numbers as ``Spelled``; raises ``ValueError`` with the reason."""
     return ExactDecoder().decode(text)
 
 
 def plain(value: Any) -> Any:
-    """The value with every ``Spelled`` number as an int or float, for structures that are no text cell."""
+    """Return the value with every ``Spelled`` number as int or float, for structures such as tools."""
     if isinstance(value, Spelled):
         return json.loads(value)
     if isinstance(value, dict):
@@ -110,7 +110,7 @@ def plain(value: Any) -> Any:
 
 
 def encode(value: Any) -> str:
-    """The value as JSON on one line that ``decode`` reads back the same, numbers spelled as they were."""
+    """Return the value as JSON on one line, numbers spelled as they were; ``decode`` reads the same back."""
     if isinstance(value, Spelled):
         return str(value)
     if isinstance(value, dict):
@@ -124,7 +124,7 @@ _quoted = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 def depth(value: Any) -> int:
-    """How many lists and objects stand inside each other at the deepest place; 0 for a scalar."""
+    """Return the depth of nested lists and objects; 0 for a scalar."""
     deepest, open_values = 0, [(value, 0)]
     while open_values:
         current, level = open_values.pop()
@@ -136,7 +136,7 @@ def depth(value: Any) -> int:
 
 
 def find_surrogate(value: Any) -> str | None:
-    """A sentence about the first text in ``value`` that is no valid Unicode, or None."""
+    """Return a sentence about the first text in ``value`` that is not valid Unicode, or None."""
     open_values = [value]
     while open_values:
         current = open_values.pop()
@@ -152,7 +152,7 @@ def find_surrogate(value: Any) -> str | None:
 
 
 def surrogate_reason(text: str) -> str | None:
-    """A sentence about a byte that was not decodable or half a character in ``text``, or None."""
+    """Return a sentence about an undecodable byte or half a surrogate pair in ``text``, or None."""
     if text.isascii() or not (found := _SURROGATE.search(text)):
         return None
     code = ord(found.group())

@@ -1,4 +1,4 @@
-"""Whether a path is a file that can be read or written, and what to say when it is not."""
+"""Check that a path can be read or written, with the error to raise when it cannot."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.errors import DataError
 
 
 def regular_file(path: Path) -> Path:
-    """The path when it is a file that can be read; raises ``DataError`` with the likeliest name otherwise."""
+    """Return the path of a regular file; raises ``DataError``, with similar names when there is no such file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -22,15 +22,15 @@ def regular_file(path: Path) -> Path:
         raise unreadable(path, error) from None
     if stat.S_ISREG(mode):
         return path
-    what = "a folder" if stat.S_ISDIR(mode) else "no regular file (a pipe, socket or device)"
+    what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
     raise DataError(f"{path} is {what}.", remedy="Name a data file, such as train.jsonl.", code="not-a-file")
 
 
 def require_new(path: Path) -> Path:
-    """Return a path that is to be written to; raises ``DataError`` when something is there already."""
+    """Return a path to write a new file to; raises ``DataError`` when something is there already."""
     if os.path.lexists(path):
         raise DataError(
-            f"{path} is there already, and is not written over.",
+            f"{path} exists already and is not overwritten.",
             remedy="Name a file that does not exist yet.",
             code="output-exists",
         )
@@ -38,7 +38,7 @@ def require_new(path: Path) -> Path:
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> DataError:
-    """The error for a path that the system does not let us read."""
+    """Return the error for a path that the system does not let us read."""
     what = getattr(error, "strerror", None) or str(error)
     return DataError(
         f"{path} cannot be read: {what}.",
@@ -48,7 +48,7 @@ def unreadable(path: Path, error: OSError | ValueError) -> DataError:
 
 
 def unwritable(path: Path, error: OSError) -> DataError:
-    """The error for a file that the system does not let us write."""
+    """Return the error for a file that the system does not let us write."""
     return DataError(
         f"{path} cannot be written: {error.strerror or error}.",
         remedy="Check the folder's permissions and the free disk space, or name another place.",

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub: the data files are fetched into the Hub's own cache and read from there."""
+"""Fetch data sets of the Hugging Face Hub into the Hub's own cache."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from backend.errors import DataError
 
 TIMEOUT_SECONDS = 10.0
-"""How long the Hub may take to say that a data set is there."""
+"""Time for the Hub's first answer about a data set."""
 
 
 def fetch(repo: str, revision: str | None, choose: Callable[[Sequence[str]], Sequence[str]]) -> Path:
-    """The local folder that holds the files of a hub data set which ``choose`` picks from all their names.
+    """Return the local folder with the files of a hub data set that ``choose`` picks from all file names.
 
-    Offline, what an earlier call fetched is used. Raises ``DataError`` when the data set cannot be had.
+    Offline, the files of an earlier call are used. Raises ``DataError`` when the data set cannot be fetched.
     """
     from huggingface_hub import HfApi, snapshot_download  # noqa: PLC0415  # slow, and only for hub ids
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -26,10 +26,10 @@ def fetch(repo: str, revision: str | None, choose: Callable[[Sequence[str]], Seq
         RevisionNotFoundError,
     )
 
-    # Its bases are errors of the HTTP library that the hub client uses; the rest is what a senseless answer leads to.
+    # The bases are the errors of whichever HTTP library the hub client uses; the others come from malformed answers.
     network_errors: tuple[Any, ...] = (*HfHubHTTPError.__bases__, OSError, ValueError, TypeError, LookupError)
     try:
-        # asked once, where a listing would be asked six times
+        # A request of its own because it is tried once; list_repo_files retries six times when there is no network.
         HfApi().dataset_info(repo, revision=revision, timeout=TIMEOUT_SECONDS)
         names = HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
         patterns = list(choose(names))

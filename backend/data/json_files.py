@@ -1,7 +1,7 @@
-"""JSON in every arrangement people write it: a row per line, an array, one object, several in a row, wrapped.
+"""Read JSON in every arrangement people write: a row per line, an array, one object, several objects, wrapped lists.
 
-Lines are read one by one, so that a broken one costs only itself. Everything else is scanned value by value
-from a window of the file; there a syntax error makes the rest unreadable and the whole file is refused.
+Lines are read one by one, so that a broken one is refused alone. Everything else is scanned value by value from a
+window of the file; there a syntax error makes the rest unreadable, and the whole file is refused.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LINES_LOOKED_AT = 20
 def read_json(
     stream: TextIO, head: str, name: str, limit: int, *, by_line: bool = False, split: str | None = None
 ) -> Iterator[Record | Rejected | Skipped]:
-    """Yield the objects of a JSON file. ``head`` is its beginning and decides how the file is laid out.
+    """Yield the objects of a JSON file. ``head`` is its beginning and decides the arrangement.
 
-    ``by_line`` says that the file's ending promises a row per line; ``limit`` is the most characters one row
-    may have; of an object with several lists the one of ``split`` is read, and the others come out as ``Skipped``.
-    Raises ``DataError`` when a file that is not a row per line is broken somewhere, or has no such split.
+    ``by_line``: the file's suffix promises a row per line. ``limit`` is the most characters one row may have. Of an
+    object with several lists the one of ``split`` is read, and the others come out as ``Skipped``.
+    Raises ``DataError`` when a file that is not a row per line has a syntax error, or has no such split.
     """
     if _row_per_line(head, by_line=by_line):
         Lists(name, split).none_here()
@@ -52,7 +52,7 @@ def read_json(
 
 
 def read_lines(stream: TextIO, name: str, limit: int) -> Iterator[Record | Rejected]:
-    """One object a line; blank lines are no rows, and a broken line is rejected with its number."""
+    """Yield one object per line; blank lines are skipped, and a broken line is rejected with its number."""
     decoder = ExactDecoder()
     for number, text, too_long in bounded_lines(stream, limit):
         if text.isspace():
@@ -73,7 +73,7 @@ def read_lines(stream: TextIO, name: str, limit: int) -> Iterator[Record | Rejec
 
 
 def _without_comma(line: str) -> str:
-    """A line that was taken out of a list, without the comma that parted it from the next."""
+    """Return a line without the comma after it, as in lines copied out of a list."""
     bare = line.rstrip()
     return bare[:-1] if bare.endswith(("},", "],")) else line
 
@@ -89,9 +89,7 @@ def _as_record(value: Any, place: str, raw: str | None) -> Record | Rejected:
         type(value), "a number"
     )
     shown = raw if raw is not None else json.dumps(value, ensure_ascii=False)
-    return Rejected(
-        place, f"a row must be an object with named fields, but here stands {kind}", excerpt(shown)
-    )
+    return Rejected(place, f"a row must be an object with named fields, but this is {kind}", excerpt(shown))
 
 
 def _row_per_line(head: str, *, by_line: bool) -> bool:
@@ -118,14 +116,14 @@ def _list_per_line(lines: list[str]) -> bool:
 
 
 def _opens(line: str, *, by_line: bool) -> bool:
-    """Return whether a first line opens an object that goes over several lines."""
+    """Return whether a first line opens an object that spans several lines."""
     listed = _LISTED_FIRST.match(line)
     opened = line.startswith("{") and not line.endswith(("}", "},")) and _decoded(line) is None
     return opened and (not by_line or bool(listed and names_rows(listed[1])))
 
 
 def _decoded(line: str) -> Any:
-    """The value that a line holds; True for one that cannot be used, None for what is no whole value."""
+    """Return the value of a line; True for a value that cannot be used, None for an incomplete one."""
     try:
         return ExactDecoder().decode(line)
     except MalformedJsonError:
@@ -135,7 +133,7 @@ def _decoded(line: str) -> Any:
 
 
 class _Refused:
-    """A value that was scanned to its end but cannot be used."""
+    """A complete value that cannot be used."""
 
     def __init__(self, reason: str, raw: str) -> None:
         self.reason = reason
@@ -146,7 +144,7 @@ _Value = tuple[Any, str | None]
 
 
 def _values(window: _Window, lists: Lists) -> Iterator[_Value | Skipped]:
-    """The values of a file in order: those that follow each other, and the elements of arrays."""
+    """Yield the values of a file in order: top-level values, and the elements of top-level arrays."""
     window.next_character()
     listed = window.match(_LISTED_FIRST)
     first = not (listed and names_rows(listed[1]))
@@ -167,7 +165,7 @@ def _values(window: _Window, lists: Lists) -> Iterator[_Value | Skipped]:
 
 
 def _unwrapped(value: Any, source: str | None, lists: Lists, *, alone: bool) -> Iterator[_Value | Skipped]:
-    """A value, or the rows inside it where it is ``alone`` and only wraps them."""
+    """Yield a value, or the rows inside it if it is the file's only value and just wraps them."""
     found = lists_in(value) if alone else {}
     if not found:
         lists.none_here()
@@ -184,7 +182,7 @@ def _unwrapped(value: Any, source: str | None, lists: Lists, *, alone: bool) -> 
 
 
 def _members(window: _Window, lists: Lists) -> Iterator[_Value | Skipped]:
-    """The rows of an object that begins with a list of them; its other fields are no rows."""
+    """Yield the rows of an object that begins with a list of rows; its other fields are not rows."""
     window.skip(1)
     while window.next_character() != "}":
         key = window.key()
@@ -211,13 +209,13 @@ def _elements(window: _Window) -> Iterator[tuple[Any, str | None]]:
         separator = window.next_character()
         if separator not in (",", "]"):
             raise window.broken("a comma or the end of the list is missing")
-        if separator == ",":  # one behind the last value is forgiven
+        if separator == ",":  # also after the last value, which JSON forbids but people write
             window.skip(1)
     window.skip(1)
 
 
 class _Window:
-    """The part of a text being scanned; it grows only as far as one value needs, up to the limit."""
+    """The part of a text that is being scanned; it grows only as far as one value needs, up to the limit."""
 
     def __init__(self, stream: TextIO, name: str, limit: int) -> None:
         self._stream = stream
@@ -230,7 +228,7 @@ class _Window:
         self._decoder = ExactDecoder()
 
     def next_character(self) -> str:
-        """The next character that is not white space, without taking it; '' at the end."""
+        """Return the next character that is not white space, without consuming it; '' at the end."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in _SPACE:
                 self._at += 1
@@ -240,17 +238,17 @@ class _Window:
                 return ""
 
     def skip(self, count: int) -> None:
-        """Go on by ``count`` characters."""
+        """Consume ``count`` characters."""
         self._at += count
 
     def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """The pattern's match here, if any."""
+        """Return the pattern's match at this position, if any."""
         if len(self._text) - self._at < 200:
             self._read_more()
         return pattern.match(self._text, self._at)
 
     def key(self) -> str:
-        """The name of an object's next field; what stands behind its colon comes next."""
+        """Consume and return the name of an object's next field, and its colon."""
         name, _ = self.value()
         if not isinstance(name, str) or isinstance(name, Spelled) or self.next_character() != ":":
             raise self.broken("a name in double quotation marks and a colon are missing")
@@ -258,12 +256,14 @@ class _Window:
         return name
 
     def value(self) -> tuple[Any, str | None]:
-        """The value that begins here, with its source when it is no object."""
+        """Consume and return the value that begins here, with its source text if it is not an object."""
         self.next_character()
         while True:
             try:
                 value, end = self._decoder.scan(self._text, self._at)
-                if end < len(self._text) or self._ended:
+                if (
+                    end < len(self._text) or self._ended
+                ):  # a number at the very end may go on in the next chunk
                     break
             except MalformedJsonError as error:
                 if self._ended:
@@ -284,7 +284,7 @@ class _Window:
         return value, None if isinstance(value, dict) else source
 
     def broken(self, what: str, position: int | None = None) -> DataError:
-        """The error that refuses the file, with the line and column of ``position`` (default: here)."""
+        """Return the error that refuses the file, with the line and column of ``position`` (default: here)."""
         at = min(self._at if position is None else position, len(self._text))
         line = self._lines_before + self._text.count("\n", 0, at) + 1
         column = at - (self._text.rfind("\n", 0, at) + 1) + 1

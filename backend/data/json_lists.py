@@ -1,4 +1,4 @@
-"""Lists of rows under names in one JSON object, and which of them is read.
+"""Choose which list of rows to read when one JSON object holds lists under names.
 
 ``{"data": [...]}`` only wraps its rows; ``{"train": [...], "test": [...]}`` holds several splits.
 """
@@ -19,13 +19,13 @@ WRAPPERS = ("data", "rows", "examples", "items", "records", "instances", "sample
 
 
 def lists_in(value: Any) -> dict[str, list[Any]]:
-    """Return the lists of objects in an object that only wraps rows, such as ``{"data": [...]}``, by their names."""
+    """Return the lists of objects in an object that wraps rows, such as ``{"data": [...]}``, by name."""
     lists = value.items() if isinstance(value, dict) else ()
     return {key: inner for key, inner in lists if names_rows(key) and _holds_rows(inner)}
 
 
 def names_rows(key: str) -> bool:
-    """Return whether a name in an object says that rows stand under it."""
+    """Return whether a key of an object is a usual name for a list of rows."""
     return key.lower() in WRAPPERS or split_of(key, whole=True) is not None
 
 
@@ -34,7 +34,7 @@ def _holds_rows(value: Any) -> bool:
 
 
 class Lists:
-    """Which of the lists in one object is read: the first of the split asked for, or that is not held out."""
+    """The lists of one object, of which one is read: the first of ``split``, or the first that is not held out."""
 
     def __init__(self, name: str, split: str | None) -> None:
         self._name = name
@@ -53,13 +53,13 @@ class Lists:
         return True
 
     def skipped(self, key: str, count: int) -> Skipped:
-        """Return the list ``key`` as what is not read."""
+        """Return the ``Skipped`` for the list ``key``, which is not read."""
         belongs = split_of(key, whole=True)
         what = f" of the split {belongs!r}" if belongs else ""
         return Skipped(f"{self._name}/{key}", f"another list, {counted(count, 'row')}{what}")
 
     def close(self) -> None:
-        """Raise ``DataError`` where lists were found and none of them is read."""
+        """Raise ``DataError`` if lists were found and none of them was read."""
         if self._others and not self._taken:
             raise DataError(
                 f"{self._name} holds the lists {', '.join(self._others)}"
@@ -71,7 +71,7 @@ class Lists:
             )
 
     def refuse_unknown(self, value: Mapping[str, Any]) -> None:
-        """Raise ``DataError`` for an object that holds lists of rows under names that say nothing of them."""
+        """Raise ``DataError`` for an object with lists of rows under names that do not tell which to read."""
         found = {
             key: inner for key, inner in value.items() if _holds_rows(inner) and not is_conversation(inner)
         }
@@ -84,13 +84,13 @@ class Lists:
             )
 
     def none_here(self) -> None:
-        """Raise ``DataError`` where a split was asked of a file that has no lists to choose from."""
+        """Raise ``DataError`` if a split was requested of a file that has no lists to choose from."""
         if self._split:
             raise no_such_split(self._name, self._split)
 
 
 def no_such_split(name: str, split: str) -> DataError:
-    """Return the error for a split that is asked of a file which does not tell rows apart."""
+    """Return the error for a split that is requested of a file without splits."""
     return DataError(
         f"{name} is one file, and nothing in it says which rows are the split {split!r}.",
         remedy="Leave the split out, or take a slice such as [:80%].",

@@ -1,4 +1,4 @@
-"""``lineage.json`` beside a mended copy: what it was made from, how, and which of its columns hold what."""
+"""``lineage.json`` beside a mended copy: its source, its fixes, and which of its columns hold which part."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LINEAGE = "lineage.json"
 
 
 def copied_columns(located: Located, sha256: str) -> dict[str, str] | None:
-    """Return the column map that a mended copy brings with it, None for any other source and a copy that was changed.
+    """Return the column map of a mended copy; None for any other source, and for a copy that was edited.
 
-    ``sha256`` is that of the source's bytes. So the group column of the source splits the copy too.
+    ``sha256`` is that of the file read now. With the map, the group column of the source splits the copy too.
     """
     if len(located.files) != 1:
         return None

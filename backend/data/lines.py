@@ -1,4 +1,4 @@
-"""Lines of a text, one at a time and never more than a limit in memory."""
+"""Read lines one at a time, with no more than a limit of each in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, TextIO
 
 
 class Line(NamedTuple):
-    """One line with its ending as given; ``too_long`` when only its beginning was kept."""
+    """One line with its ending; ``too_long``: only its beginning was kept."""
 
     number: int
     text: str
@@ -15,7 +15,7 @@ class Line(NamedTuple):
 
 
 def bounded_lines(stream: TextIO, limit: int) -> Iterator[Line]:
-    """Every line of ``stream`` from number 1, each cut off at ``limit`` characters and then marked."""
+    """Yield every line of ``stream``, numbered from 1; one over ``limit`` characters is cut and marked."""
     number = 0
     while text := stream.readline(limit):
         number += 1
@@ -32,7 +32,7 @@ def bounded_lines(stream: TextIO, limit: int) -> Iterator[Line]:
 
 
 def without_ending(line: str) -> str:
-    r"""The line without its one ending (``\n``, ``\r\n`` or ``\r``)."""
+    r"""Return the line without one ending (``\n``, ``\r\n`` or ``\r``)."""
     for ending in ("\r\n", "\n", "\r"):
         if line.endswith(ending):
             return line[: -len(ending)]

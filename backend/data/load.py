@@ -1,4 +1,4 @@
-"""A source into rows, with everything that was refused and the fingerprint of what was read."""
+"""Load a source into rows, with what was refused, what was not read, and the SHA-256 of its bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.refusals import listed
 from backend.data.sources import Item, ReadOptions, read_file
 from backend.data.store import spill_to_disk
-from backend.data.text_files import disguised
+from backend.data.text_files import proper_suffix
 from backend.data.unread import UnreadKey, note_unread
 from backend.data.unused import UnusedColumn, UnusedColumns
 from backend.errors import DataError
@@ -34,11 +34,11 @@ FILES_NAMED = 5
 
 @dataclass(frozen=True)
 class Loaded:
-    """The rows of a source, what was refused or left aside, how it was read, and the SHA-256 of its bytes.
+    """The rows of a source, what was refused or skipped, how it was read, and the SHA-256 of its bytes.
 
-    ``unread``: the keys of messages that hold something nobody reads; ``disguised``: the ending that a text file
-    should have, where its lines are no plain text; ``unused``: columns that hold ratings, texts or labels and are no
-    part of a row; ``options``: what was said of how to read it.
+    ``unread``: filled keys of messages that are not read; ``proper_suffix``: the suffix that a text file should have
+    when its lines are not plain text, else ""; ``unused``: columns with ratings, marks, texts or labels that are no
+    part of a row; ``options``: the options it was read with.
     """
 
     rows: Sequence[Row]
@@ -47,17 +47,17 @@ class Loaded:
     sha256: str
     skipped: tuple[Skipped, ...] = ()
     unread: tuple[UnreadKey, ...] = ()
-    disguised: str = ""
+    proper_suffix: str = ""
     unused: tuple[UnusedColumn, ...] = ()
     options: ReadOptions = field(default_factory=ReadOptions)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is read in another way than it may be meant, a sentence each."""
+        """A sentence for each thing that may not be read as it is meant."""
         keys = (each for each in self.unread if not each.harmless)
         plain = "Lines that look like rows are read as plain text: rename the file so that it ends in"
         return (
-            *([f"{plain} {self.disguised}."] if self.disguised else []),
+            *([f"{plain} {self.proper_suffix}."] if self.proper_suffix else []),
             *(f"Messages have a key that is not read: {each.description}." for each in keys),
             *(
                 f"A column is not used: {each.description}. {how_to_use(each, self.shape)}"
@@ -67,17 +67,17 @@ class Loaded:
 
     @property
     def reason(self) -> str:
-        """Why the rows were read in this shape, and which files were not read, as one sentence."""
+        """The reason for the shape, and the files that were not read, as one sentence."""
         shown = ", ".join(f"{shorten(each.place, 60)} ({each.reason})" for each in self.skipped[:FILES_NAMED])
         more = f" and {len(self.skipped) - FILES_NAMED:,} more" if len(self.skipped) > FILES_NAMED else ""
         return self.shape.reason + (f"; not read: {shown}{more}" if shown else "")
 
 
 @dataclass
-class _Aside:
-    """What is put aside while the rows stream by.
+class _Tally:
+    """Everything that is noted while rows stream by, apart from the rows themselves.
 
-    ``late``: columns that no sampled record has and that are not read, with the place where each stands first.
+    ``late``: columns that no sampled record has, which are not read, with the place of the first record that has one.
     """
 
     limit: float
@@ -97,8 +97,8 @@ class _Aside:
     def too_many(self) -> bool:
         return len(self.rejected) > self.limit * self.total
 
-    def said(self, *, late: bool) -> str:
-        """What is added to the reason why the rows are read so; ``late``: new columns were not asked for."""
+    def note(self, *, late: bool) -> str:
+        """Return the addition to the reason of the shape; ``late``: mention late columns."""
         parts = []
         if self.late and late:
             columns = listed([f"{column} (first at {place})" for column, place in self.late.items()])
@@ -119,9 +119,9 @@ def load_rows(
     *,
     quarantine: Path | None = None,
 ) -> Loaded:
-    """Every row behind a path, folder, pattern or hub id, with a slice such as ``[:80%]`` applied.
+    """Load the rows of a path, folder, pattern or hub id, with a slice such as ``[:80%]`` applied.
 
-    ``columns`` maps parts to columns and beats detection; a mended copy brings its own map. Many rows are mapped from
+    ``columns`` maps parts to columns and overrides detection; a mended copy brings its own map. Many rows are kept in
     a temporary file (``store``), so that memory does not grow with them. Rejected records are written to
     ``quarantine`` when there are any. Raises ``DataError`` when the source cannot be read, has no rows, or when more
     than ``max_rejected_share`` (0 to 1) of its records are refused.
@@ -130,52 +130,52 @@ def load_rows(
         require_new(quarantine)
     located = locate(path)
     sha256 = fingerprint(located)
-    aside = _Aside(max_rejected_share, skipped=list(located.skipped))
+    tally = _Tally(max_rejected_share, skipped=list(located.skipped))
     of_copy = None if columns else copied_columns(located, sha256)
-    records = _records(located, options or ReadOptions(), aside)
+    records = _records(located, options or ReadOptions(), tally)
     sample = list(itertools.islice(records, SAMPLE_RECORDS))
     try:
-        if not sample and not aside.rejected:
+        if not sample and not tally.rejected:
             raise DataError(f"{path} has no rows.", remedy="Put at least one row into it.", code="no-rows")
         if not sample:
-            raise _too_many_rejected(str(path), aside)
-        looked_at = sample_for_shape(sample, located, options or ReadOptions())
-        shape = detect(looked_at, columns or of_copy)
+            raise _too_many_rejected(str(path), tally)
+        shape_sample = sample_for_shape(sample, located, options or ReadOptions())
+        shape = detect(shape_sample, columns or of_copy)
         if of_copy:
             shape = replace(
                 shape, reason=shape.reason.replace(" as asked:", " as the copy's lineage.json says:")
             )
-        every = _watched(itertools.chain(sample, records), looked_at, shape, aside)
-        rows = spill_to_disk(_rows(every, shape, aside))
-        if aside.too_many or not rows:
-            raise _too_many_rejected(str(path), aside)
+        every = _watched(itertools.chain(sample, records), shape_sample, shape, tally)
+        rows = spill_to_disk(_rows(every, shape, tally))
+        if tally.too_many or not rows:
+            raise _too_many_rejected(str(path), tally)
     finally:
-        if quarantine and aside.rejected:
-            write_quarantine(aside.rejected, quarantine)
+        if quarantine and tally.rejected:
+            write_quarantine(tally.rejected, quarantine)
     _check_unchanged(located, sha256, str(path))
     if located.part is not None:
         rows = _part(rows, located.part, str(path))
     return Loaded(
         rows,
-        tuple(aside.rejected),
-        replace(shape, reason=shape.reason + aside.said(late=not columns)),
+        tuple(tally.rejected),
+        replace(shape, reason=shape.reason + tally.note(late=not columns)),
         sha256,
-        tuple(aside.skipped),
-        tuple(aside.unread.values()),
-        _disguised(shape, sample),
-        aside.unused.found(shape.name),
+        tuple(tally.skipped),
+        tuple(tally.unread.values()),
+        _proper_suffix(shape, sample),
+        tally.unused.found(shape.name),
         options or ReadOptions(),
     )
 
 
 def sample_for_shape(first: list[Record], located: Located, options: ReadOptions) -> list[Record]:
-    """Records to detect the shape by: the ``first`` ones, or as many of each file where those are all of one file.
+    """Return the records to detect the shape by: the ``first`` ones, or some of each file if those are all of one.
 
-    At most ``SAMPLE_FILES`` files are looked into, evenly spread.
+    At most ``SAMPLE_FILES`` files are opened, evenly spread.
     """
     files = located.files[:: -(-len(located.files) // SAMPLE_FILES)]
-    begun = f"{files[0].name}:"
-    if len(files) < 2 or len(first) < SAMPLE_RECORDS or not first[-1].place.startswith(begun):
+    first_file = f"{files[0].name}:"
+    if len(files) < 2 or len(first) < SAMPLE_RECORDS or not first[-1].place.startswith(first_file):
         return first
     share = SAMPLE_RECORDS // len(files)
     others = (
@@ -185,15 +185,15 @@ def sample_for_shape(first: list[Record], located: Located, options: ReadOptions
     return [*first[:share], *itertools.chain.from_iterable(others)]
 
 
-def _disguised(shape: Shape, sample: Sequence[Record]) -> str:
-    """The ending that a file of plain text should have; only of such have the records no other column."""
+def _proper_suffix(shape: Shape, sample: Sequence[Record]) -> str:
+    """Return the suffix that a text file should have when its lines are JSON or a table; "" otherwise."""
     plain = shape.name == "text" and all(record.cells.keys() == {"text"} for record in sample)
     named = sample[0].place.rpartition(":")[0].lower().endswith((".txt", ".md"))
-    return disguised([record.cells["text"] for record in sample]) if plain and named else ""
+    return proper_suffix([record.cells["text"] for record in sample]) if plain and named else ""
 
 
 def convert(items: Iterable[Item], shape: Shape) -> Iterator[Row | Rejected]:
-    """Each record as a row in ``shape``; what does not fit comes out as ``Rejected``."""
+    """Yield each record as a row in ``shape``, or as ``Rejected`` when it does not fit."""
     for item in items:
         if isinstance(item, Record):
             try:
@@ -209,7 +209,7 @@ def convert(items: Iterable[Item], shape: Shape) -> Iterator[Row | Rejected]:
 
 
 def fingerprint(located: Located) -> str:
-    """The SHA-256 of a source: of one file its bytes, of several their names and SHA-256 in order."""
+    """Return the SHA-256 of a source: of one file its bytes, of several their names and SHA-256 in order."""
     sums = [file_sha256(file.path) for file in located.files]
     if len(sums) == 1:
         return sums[0]
@@ -218,7 +218,7 @@ def fingerprint(located: Located) -> str:
 
 
 def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; raises ``DataError`` when it cannot be read."""
+    """Return the SHA-256 of a file's bytes in hexadecimal; raises ``DataError`` when it cannot be read."""
     file = regular_file(Path(path))
     try:
         return sha256_file(file)
@@ -227,7 +227,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def write_quarantine(rejected: Iterable[Rejected], path: Path) -> None:
-    """Write what was refused as JSONL with place, reason and the beginning of what stands there.
+    """Write the refused records as JSONL with place, reason and the beginning of each.
 
     Raises ``DataError`` when the file cannot be written.
     """
@@ -247,51 +247,51 @@ def _check_unchanged(located: Located, sha256: str, path: str) -> None:
         )
 
 
-def _records(located: Located, options: ReadOptions, aside: _Aside) -> Iterator[Record]:
+def _records(located: Located, options: ReadOptions, tally: _Tally) -> Iterator[Record]:
     for file in located.files:
         for item in read_file(file, options):
             if isinstance(item, Record):
                 yield item
             elif isinstance(item, Rejected):
-                _put_aside(item, aside)
+                _reject(item, tally)
             else:
-                aside.skipped.append(item)
+                tally.skipped.append(item)
 
 
 def _watched(
-    records: Iterable[Record], sample: Iterable[Record], shape: Shape, aside: _Aside
+    records: Iterable[Record], sample: Iterable[Record], shape: Shape, tally: _Tally
 ) -> Iterator[Record]:
-    """The records without padding; what nobody reads of them, and the first new columns, are noted."""
+    """Yield the records without Arrow's nulls, and note unread keys, unused columns and late columns."""
     columns = {**shape.later, **shape.columns}
     known = {*shape.later.values(), *(column for record in sample for column in record.cells)}
-    aside.unused = UnusedColumns(columns.values())
-    every = aside.unused.watch(_late(records, known, aside))
-    return without_padding(note_unread(every, columns, aside.unread), columns, aside.padding)
+    tally.unused = UnusedColumns(columns.values())
+    every = tally.unused.watch(_late(records, known, tally))
+    return without_padding(note_unread(every, columns, tally.unread), columns, tally.padding)
 
 
-def _late(records: Iterable[Record], known: set[str], aside: _Aside) -> Iterator[Record]:
-    """The records as they are; the first columns that are not ``known`` are noted."""
+def _late(records: Iterable[Record], known: set[str], tally: _Tally) -> Iterator[Record]:
+    """Yield the records unchanged and note the first columns that are not ``known``."""
     for record in records:
-        if len(aside.late) < MAX_LATE_COLUMNS and not record.cells.keys() <= known:
+        if len(tally.late) < MAX_LATE_COLUMNS and not record.cells.keys() <= known:
             new = [column for column in record.cells if column not in known]
-            aside.late.update(dict.fromkeys(new[: MAX_LATE_COLUMNS - len(aside.late)], record.place))
+            tally.late.update(dict.fromkeys(new[: MAX_LATE_COLUMNS - len(tally.late)], record.place))
             known.update(new)
         yield record
 
 
-def _rows(records: Iterable[Record], shape: Shape, aside: _Aside) -> Iterator[Row]:
+def _rows(records: Iterable[Record], shape: Shape, tally: _Tally) -> Iterator[Row]:
     for item in convert(records, shape):
         if isinstance(item, Row):
-            aside.rows += 1
+            tally.rows += 1
             yield item
         else:
-            _put_aside(item, aside)
+            _reject(item, tally)
 
 
-def _put_aside(item: Rejected, aside: _Aside) -> None:
-    aside.rejected.append(item)
-    if len(aside.rejected) >= MAX_REJECTED_KEPT and aside.too_many:
-        raise _too_many_rejected(item.place.rpartition(":")[0], aside)
+def _reject(item: Rejected, tally: _Tally) -> None:
+    tally.rejected.append(item)
+    if len(tally.rejected) >= MAX_REJECTED_KEPT and tally.too_many:
+        raise _too_many_rejected(item.place.rpartition(":")[0], tally)
 
 
 def _part(rows: Sequence[Row], part: str, path: str) -> Sequence[Row]:
@@ -305,12 +305,12 @@ def _part(rows: Sequence[Row], part: str, path: str) -> Sequence[Row]:
     return chosen
 
 
-def _too_many_rejected(path: str, aside: _Aside) -> DataError:
-    rejected = aside.rejected
+def _too_many_rejected(path: str, tally: _Tally) -> DataError:
+    rejected = tally.rejected
     shown = "\n".join(f"  {item.place}: {item.reason}" for item in rejected[:3])
     more = f"\n  and {len(rejected) - 3:,} more" if len(rejected) > 3 else ""
     return DataError(
-        f"{len(rejected):,} of {aside.total:,} rows of {path} cannot be used:\n{shown}{more}\n",
+        f"{len(rejected):,} of {tally.total:,} rows of {path} cannot be used:\n{shown}{more}\n",
         remedy="Mend these rows, or allow a share of them to be left out with data.max_rejected_share.",
         code="rejected-rows",
     )

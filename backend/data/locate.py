@@ -1,4 +1,4 @@
-"""From what a person typed to the files that are meant: a file, folder, pattern, saved dataset or hub id.
+"""Find the data files for what a person typed: a file, folder, pattern, saved data set or hub id.
 
 ``train.jsonl`` · ``data/`` · ``data/*.csv`` · ``owner/name`` · ``hf://owner/name@revision`` · ``tfds://name`` –
 each may end in ``:split`` and in a slice such as ``[:80%]`` or ``[100:200]``.
@@ -58,24 +58,24 @@ _SPLIT_NAMES = {spelling: name for name, spellings in _SPLITS.items() for spelli
 _SPLIT = re.compile(rf"(?:^|[^a-z])({'|'.join(sorted(_SPLIT_NAMES, key=len, reverse=True))})(?=[^a-z]|$)")
 _CAPITAL_WITHIN = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WILD = re.compile(r"[*?\[]")
-PAPERWORK = {"readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_infos", "state"}
+NOT_DATA = {"readme", "license", "licence", "notice", "changelog", "dataset_info", "dataset_infos", "state"}
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file to read, the name it has in every place, which UTF-8 can hold, and the split asked of it, if any."""
+    """A file to read, the name by which places call it, and the split to read of it, if one was named."""
 
     path: Path
     name: str
     split: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", writable(self.name))
+        object.__setattr__(self, "name", writable(self.name))  # a file name may hold bytes that UTF-8 cannot
 
 
 @dataclass(frozen=True)
 class Located:
-    """The files that are meant, in order, those left aside, and the slice of rows that was asked for."""
+    """The files to read in order, the files skipped, and the slice of rows to take, as typed."""
 
     files: tuple[DataFile, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -83,7 +83,7 @@ class Located:
 
 
 def locate(typed: str | Path) -> Located:
-    """The files behind a path, pattern or hub id; raises ``DataError`` when there are none."""
+    """Return the files for a path, pattern or hub id; raises ``DataError`` when there are none."""
     text = str(typed)
     if text.startswith("~") and not _exists(Path(text)):
         text = str(user_path(text))
@@ -97,7 +97,7 @@ def locate(typed: str | Path) -> Located:
 
 
 def take_part(count: int, part: str | None) -> slice:
-    """The rows that a slice such as ``[10:20]`` or ``[:80%]`` means out of ``count``; per cent are rounded."""
+    """Return the slice of ``count`` rows that ``[10:20]`` or ``[:80%]`` means; percentages are rounded."""
     if part is None:
         return slice(0, count)
     ends = part[1:-1].split(":")
@@ -113,12 +113,12 @@ def take_part(count: int, part: str | None) -> slice:
 
 
 def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Skipped]]:
-    """The names to read for a split, and the others with the reason each is left aside.
+    """Return the names to read for a split, and the others with the reason each is skipped.
 
-    Without a split, ``train`` is taken where a name says so, else everything but what is held out.
+    Without a split: the ``train`` files if names say so, else all files that are not held out.
     """
-    skipped = [Skipped(name, reason) for name in names if (reason := _unfit(name))]
-    fit = [name for name in names if not _unfit(name)]
+    skipped = [Skipped(name, reason) for name in names if (reason := _skip_reason(name))]
+    fit = [name for name in names if not _skip_reason(name)]
     if any(_kind(name) != "text" for name in fit):
         skipped += [Skipped(name, "a text beside data files") for name in fit if _kind(name) == "text"]
         fit = [name for name in fit if _kind(name) != "text"]
@@ -134,7 +134,10 @@ def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Ski
 
 
 def split_of(name: str, *, whole: bool = False) -> str | None:
-    """train, validation or test when a file's name or folder says so, else None; ``whole``: and says nothing else."""
+    """Return train, validation or test if a file's name or folder says so, else None.
+
+    ``whole``: only if the name is nothing but the name of a split.
+    """
     found = _SPLIT.findall(_CAPITAL_WITHIN.sub("-", name).lower())
     if whole and name.lower() not in _SPLIT_NAMES:
         return None
@@ -142,7 +145,7 @@ def split_of(name: str, *, whole: bool = False) -> str | None:
 
 
 def split_name(spelling: str) -> str:
-    """The usual name of a split: ``val`` and ``dev`` are validation."""
+    """Return the usual name of a split: ``val`` and ``dev`` are validation."""
     return _SPLIT_NAMES.get(spelling.lower(), spelling)
 
 
@@ -169,7 +172,7 @@ def _local(path: Path, split: str | None) -> Located:
 
 
 def _pattern(pattern: str, split: str | None) -> Located:
-    """The files that match; what the pattern itself names, a hidden folder or a split, is asked for."""
+    """Return the files that match. A hidden folder or a split that the pattern itself names is not skipped."""
     paths = [Path(each) for each in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # may be absolute
     files = [path for path in paths if path.is_file()]
     if not files:
@@ -183,11 +186,11 @@ def _pattern(pattern: str, split: str | None) -> Located:
     found = {_shown(path.relative_to(base)): path for path in files}
     chosen, skipped = choose(list(found), split or split_of(Path(pattern).name))
     located = Located(tuple(DataFile(found[name], found[name].name) for name in chosen), tuple(skipped))
-    return _some(located, pattern)
+    return _require_files(located, pattern)
 
 
 def _shown(path: Path) -> str:
-    """A path below a pattern's fixed part; hidden folders lose their dots, since the pattern asked for them."""
+    """Return a path below a pattern's fixed part; hidden folders lose their dots, since the pattern named them."""
     return "/".join(part.lstrip(".") or part for part in path.parts)
 
 
@@ -213,7 +216,7 @@ def _folder(folder: Path, split: str | None, *, links: bool = False) -> Located:
             inside.append(name)
     chosen, others = choose(inside, split)
     files = tuple(DataFile(folder / name, name) for name in chosen)
-    return _some(Located(files, (*skipped, *others)), str(folder))
+    return _require_files(Located(files, (*skipped, *others)), str(folder))
 
 
 def _saved_splits(folder: Path, splits: list[str], wanted: str | None) -> Located:
@@ -232,12 +235,12 @@ def _saved_splits(folder: Path, splits: list[str], wanted: str | None) -> Locate
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """What a description of a saved data set names; raises ``DataError`` where it leads out of the folder."""
+    """Return the path of a file that a saved data set names; raises ``DataError`` if it leads out of the folder."""
     path = folder / name
     if Path(name).name != name or not _leads_inside(path, folder):
         raise DataError(
             f"{folder} describes itself as holding {name!r}, which leads out of it.",
-            remedy="Write or download the data set again; its description was changed.",
+            remedy="Save or download the data set again; its description was changed.",
             code="unsafe-dataset",
         )
     return path
@@ -247,7 +250,7 @@ def _leads_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _some(located: Located, what: str) -> Located:
+def _require_files(located: Located, what: str) -> Located:
     if located.files:
         return located
     reasons = "; ".join(f"{item.place}: {item.reason}" for item in located.skipped[:3])
@@ -260,11 +263,11 @@ def _some(located: Located, what: str) -> Located:
     )
 
 
-def _unfit(name: str) -> str:
+def _skip_reason(name: str) -> str:
     path = PurePosixPath(name)
     if any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in path.parts):
         return "a hidden or system file"
-    if path.stem.lower() in PAPERWORK:
+    if path.stem.lower() in NOT_DATA:
         return "it describes the data and holds no rows"
     return "" if _kind(name) else "its ending is of no known kind"
 

@@ -1,8 +1,8 @@
-"""Near-duplicate search: MinHash signatures compared through locality-sensitive hashing, on numpy and xxhash.
+"""Find near-duplicate texts: MinHash signatures compared by locality-sensitive hashing.
 
-Broder, "On the resemblance and containment of documents" (1997) for the signatures; Leskovec, Rajaraman and
-Ullman, "Mining of Massive Datasets", section 3.4, for the bands. A pair of similarity ``s`` meets in some band
-with probability ``1 - (1 - s**4)**16``: 0.5 at s = 0.45, 0.99 at s = 0.71.
+Signatures: Broder, "On the resemblance and containment of documents" (1997). Bands: Leskovec, Rajaraman and Ullman,
+"Mining of Massive Datasets", section 3.4. A pair of similarity ``s`` agrees in some band with probability
+``1 - (1 - s**4)**16``: 0.5 at s = 0.45, 0.99 at s = 0.71.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _STEPS = tuple(np.uint64(pow(0x9E3779B97F4A7C15, power, 2**64)) for power in ran
 
 
 def gram_hashes(text: str) -> Hashes:
-    """64-bit hashes of what a normalised text is compared by, at least one.
+    """Return 64-bit hashes of the pieces of a normalised text, at least one.
 
-    These are its word 5-grams, or its character 5-grams under 20 words; of a very long text the first
+    Pieces are word 5-grams, or character 5-grams of a text under 20 words; of a very long text the first
     ``MAX_PIECES`` words count.
     """
     words = text.split(" ", MAX_PIECES)[:MAX_PIECES]
@@ -54,7 +54,7 @@ def gram_hashes(text: str) -> Hashes:
 
 
 def signatures(texts: Iterable[str], seed: int = 0) -> Signatures:
-    """The MinHash signatures of normalised texts, which are taken a few at a time, ``[texts, 64]``."""
+    """Return the MinHash signatures of normalised texts, ``[texts, 64]``; texts are taken a few at a time."""
     rng = np.random.default_rng(seed)
     factors = rng.integers(1, 2**64, PERMUTATIONS, dtype=np.uint64) | np.uint64(1)
     offsets = rng.integers(0, 2**64, PERMUTATIONS, dtype=np.uint64)
@@ -72,9 +72,10 @@ def signatures(texts: Iterable[str], seed: int = 0) -> Signatures:
 
 
 def candidate_pairs(table: Signatures) -> npt.NDArray[np.int64]:
-    """Pairs ``(earlier, later)`` of rows that agree in a whole band, ``[pairs, 2]``, each once and in order.
+    """Return the pairs (earlier, later) of rows that agree in a whole band, ``[pairs, 2]``, sorted, each once.
 
-    Within a band a row is paired with the first row and with the row before it.
+    In a band a row is paired only with the first row of its bucket and the row before it: all pairs would be
+    quadratic in the number of equal rows.
     """
     found = [np.empty((0, 2), np.int64)]
     for order, starts in map(_buckets, _band_keys(table)):
@@ -87,7 +88,7 @@ def candidate_pairs(table: Signatures) -> npt.NDArray[np.int64]:
 
 
 def _band_keys(table: Signatures) -> Iterator[Hashes]:
-    """For each band, one 64-bit key a row."""
+    """Yield for each band one 64-bit key per row."""
     width = PERMUTATIONS // BANDS
     for band in range(BANDS):
         halves = np.ascontiguousarray(table[:, band * width : (band + 1) * width]).view(np.uint64)
@@ -95,7 +96,7 @@ def _band_keys(table: Signatures) -> Iterator[Hashes]:
 
 
 def _buckets(keys: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Rows sorted by key (then by number), and where a new key begins."""
+    """Return the row numbers sorted by key, then number, and True where a new key begins."""
     order = np.argsort(keys, kind="stable").astype(np.int64)
     starts = np.ones(len(order), np.bool_)
     starts[1:] = keys[order[1:]] != keys[order[:-1]]
@@ -103,15 +104,15 @@ def _buckets(keys: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]
 
 
 def similarity(left: Signatures, right: Signatures) -> npt.NDArray[np.float64]:
-    """The estimated Jaccard similarity of signatures row by row, 0 to 1, with a standard error of 0.06 at most."""
+    """Return the estimated Jaccard similarity row by row, 0 to 1; the standard error is 0.06 at most."""
     return np.asarray((left == right).mean(axis=-1), np.float64)
 
 
 def near_duplicates(texts: Iterable[str], threshold: float = 0.8, seed: int = 0) -> dict[int, int]:
-    """For each text that nearly repeats an earlier one, the number of that one: ``{later: earlier}``.
+    """Return ``{later: earlier}`` for each text that nearly repeats an earlier one, by numbers.
 
-    ``texts`` must be normalised; those that are empty have no duplicates. Texts are near when the estimated
-    similarity of their pieces is at least ``threshold`` (0 to 1).
+    ``texts`` must be normalised; empty ones have no duplicates. Texts are near when the estimated Jaccard similarity
+    of their pieces is at least ``threshold`` (0 to 1).
     """
     filled, table = _of_filled(texts, seed)
     if len(filled) < 2:
@@ -129,7 +130,7 @@ def near_duplicates(texts: Iterable[str], threshold: float = 0.8, seed: int = 0)
 def overlap(
     texts: Iterable[str], others: Iterable[str], threshold: float = 0.8, seed: int = 0
 ) -> dict[int, int]:
-    """For each of ``texts`` that is nearly one of ``others``, the number of that other: ``{text: other}``."""
+    """Return ``{text: other}``, by numbers, for each of ``texts`` that nearly repeats one of ``others``."""
     mine, table = _of_filled(texts, seed)
     theirs, other = _of_filled(others, seed)
     if not mine or not theirs:
@@ -147,7 +148,7 @@ def overlap(
 
 
 def _of_filled(texts: Iterable[str], seed: int) -> tuple[array[int], Signatures]:
-    """The numbers of the texts that are not empty, and their signatures."""
+    """Return the numbers of the texts that are not empty, and their signatures."""
     numbers = array("q")
 
     def filled() -> Iterator[str]:

@@ -1,8 +1,7 @@
-"""Nulls that Arrow adds: every object of a column gets all keys of the others, and null where it had none.
+"""Remove the nulls that Arrow adds: it gives every object of a column all keys of the others, null where absent.
 
-In tools and in calls of tools such a null would be a parameter that nobody wrote; it is taken out before a row is
-made. Files that were written from Arrow tables hold the same nulls spelled out, so that every container is looked at.
-Text cells stay as they are.
+In tools and tool calls such a null would be a parameter that nobody wrote. JSON written from Arrow tables holds the
+same nulls, so files of every kind are treated. Text cells stay as they are.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ _CALLS = ("tool_calls", "function_call")
 
 @dataclass
 class Padding:
-    """Count of the rows from which nulls were taken out, and the place of the first."""
+    """The number of rows from which nulls were removed, and the place of the first."""
 
     rows: int = 0
     place: str = ""
 
     @property
     def description(self) -> str:
-        """The count as part of a sentence; "" where no nulls were taken out."""
+        """The count as part of a sentence; "" if no nulls were removed."""
         rows = counted(self.rows, "row")
         return f"nulls left out of tools and calls in {rows}, first at {self.place}" if self.rows else ""
 
@@ -35,16 +34,16 @@ class Padding:
 def without_padding(
     records: Iterable[Record], columns: Mapping[str, str], found: Padding
 ) -> Iterator[Record]:
-    """Yield the records without nulls in tools and calls, and note in ``found`` where there were some.
+    """Yield the records without nulls in tools and tool calls, and count in ``found`` those that had some.
 
-    ``columns``: which column holds which part.
+    ``columns`` maps parts to columns.
     """
     tools = columns.get("tools")
-    talks = [columns[part] for part in _MESSAGE_PARTS if part in columns]
+    message_columns = [columns[part] for part in _MESSAGE_PARTS if part in columns]
     for record in records:
         changed = {
-            name: _in_talk(value)
-            for name in talks
+            name: _in_messages(value)
+            for name in message_columns
             if isinstance(value := record.cells.get(name), list | dict)
         }
         if tools and isinstance(value := record.cells.get(tools), list | dict):
@@ -58,7 +57,7 @@ def without_padding(
 
 
 def without_nulls(value: Any) -> Any:
-    """Return a structure without the keys that hold null, and without objects that nulls alone made."""
+    """Return nested lists and objects without keys that hold null, and without objects of nothing but nulls."""
     if isinstance(value, list):
         return [without_nulls(item) for item in value]
     if not isinstance(value, dict):
@@ -67,10 +66,10 @@ def without_nulls(value: Any) -> Any:
     return {key: item for key, item in stripped.items() if item != {} or value[key] == {}}
 
 
-def _in_talk(value: Any) -> Any:
-    """Messages, or an object that holds some, with the calls in them without nulls; null keys of messages stay."""
+def _in_messages(value: Any) -> Any:
+    """Return messages, or an object with messages, without nulls in tools and calls; other null keys stay."""
     if isinstance(value, list):
-        return [_in_talk(item) for item in value]
+        return [_in_messages(item) for item in value]
     if not isinstance(value, dict):
         return value
     return {
@@ -82,4 +81,4 @@ def _in_talk(value: Any) -> Any:
 
 
 def _deeper(key: str, item: Any) -> Any:
-    return _in_talk(item) if key == "messages" else item
+    return _in_messages(item) if key == "messages" else item

@@ -1,4 +1,4 @@
-"""Which parts of a text are prose, and which are code or addresses: no fix may rewrite the latter."""
+"""Tell prose from code and addresses in a text: no fix may rewrite the latter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 _SPANS = re.compile(
     r"```[\s\S]*?(?:```|\Z)|`[^`\n]{1,300}`|(?<![\w+.-])[A-Za-z][A-Za-z0-9+.-]{1,15}://\S++|(?<![\w@])www\.\S++"
 )
-"""Fenced and marked code, and addresses; each is found in one pass."""
+"""Fenced code, inline code, and addresses."""
 _CODE_LINE = re.compile(
     r"[{};]\s*$|=>|::|\$\(|</\w|/>|\w\([^()\n]*+\)|&&|\|\|"
     r"|^\s*+(?:[#$>]\s|#!|//|<[\w!/]|(?:def|class|import|from|return|function|const|let|var|public|private|static|"
@@ -18,7 +18,7 @@ _CODE_LINE = re.compile(
 
 
 _WORD_LIKE = re.compile(r"&#?\w{1,8};|\{\{?[\w. ]{1,40}\}\}?|<[A-Za-z_ ]{1,40}>")
-"""What stands for a word in prose, though its signs are those of code: entities and gaps to fill in."""
+"""HTML entities and placeholders: they stand for a word in prose although they look like code."""
 
 
 def parts(text: str) -> Iterator[tuple[str, bool]]:

@@ -1,7 +1,4 @@
-"""The words of the data room: what a reader yields, what is refused, and what a row becomes.
-
-Imports no other room.
-"""
+"""The types of the data package: what a reader yields, what is refused, and the row that is trained."""
 
 from __future__ import annotations
 
@@ -40,13 +37,15 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A whole file of a folder or an archive that was not read, and why; its name as UTF-8 can hold it."""
+    """A file of a folder or an archive, or a part of a file, that was not read, and why."""
 
     place: str
     reason: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "place", writable(self.place))
+        object.__setattr__(
+            self, "place", writable(self.place)
+        )  # a file name may hold bytes that UTF-8 cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +74,9 @@ class Row:
 
     @property
     def kind(self) -> Kind:
-        """The sort of row it is, which decides what can be learned from it.
+        """The kind of row, which decides what can be learned from it.
 
-        ``preference`` has two answers of which one is better, ``judged`` an answer that is good or bad.
+        ``preference``: two answers, one better than the other. ``judged``: an answer marked as good or bad.
         """
         if self.chosen or self.rejected:
             return "preference"
@@ -90,9 +89,9 @@ class Row:
         return "chat" if self.text is None else "text"
 
     def prompt_and_answer(self) -> tuple[str | list[Message], str] | None:
-        """Return the prompt, a text or messages, and the expected answer ("" without one).
+        """Return the prompt (text or messages) and the expected answer ("" if there is none).
 
-        None where nothing is asked: in rows of token ids and of segments.
+        None for rows of token ids and of segments, which have no prompt.
         """
         if self.text is not None:
             return self.text, ""
@@ -103,13 +102,13 @@ class Row:
         return messages, answer
 
     def tool_list(self) -> list[dict[str, Any]] | None:
-        """Return the tools as a chat template takes them, or None."""
+        """Return the tools as the list that a chat template takes, or None."""
         return None if self.tools is None else json.loads(self.tools)
 
 
 def excerpt(text: str) -> str:
-    """The first ``EXCERPT_CHARACTERS`` characters of a text, with an ellipsis when it was cut.
+    """Return at most ``EXCERPT_CHARACTERS`` of a text, with an ellipsis where it was cut.
 
-    Characters that cannot be written as UTF-8 are shown as escapes.
+    Lone surrogates, which UTF-8 cannot hold, become escapes.
     """
     return writable(text if len(text) <= EXCERPT_CHARACTERS else text[: EXCERPT_CHARACTERS - 1] + "…")

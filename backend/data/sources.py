@@ -1,9 +1,8 @@
-"""From a path to records: what kind of file it is, and which reader reads it.
+"""Read files into records: find out what kind of file each is, and choose its reader.
 
-Readers stream and hold one row at a time. Nothing is guessed in silence and nothing is dropped: what cannot be
-used comes out as ``Rejected`` with its place and reason, a file left aside as ``Skipped``, and a file that
-cannot be used at all is a ``DataError``. Compression and containers are known by their first bytes, texts by
-the ending of their name.
+Readers stream and hold one row at a time. Nothing is dropped in silence: what cannot be used comes out as
+``Rejected`` with its place and reason, a file that is not read as ``Skipped``, and a file that cannot be read at all
+is a ``DataError``. Compression and containers are known by their first bytes, text formats by the suffix of a name.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ Item = Record | Rejected | Skipped
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How to read, where the file itself does not say it.
+    """Options for reading what a file itself does not tell.
 
-    ``encoding`` and ``delimiter`` override what is detected; ``whole_file`` makes one row of each text file;
-    ``sheet`` names a workbook's sheet; ``max_row_characters`` is the longest row that is read.
+    ``encoding`` and ``delimiter`` override detection; ``whole_file`` makes one row of each text file; ``sheet`` names
+    a workbook's sheet; ``max_row_characters`` is the longest row that is read.
     """
 
     encoding: str | None = None
@@ -53,17 +52,17 @@ class ReadOptions:
             check_encoding(self.encoding)
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise DataError(
-                f"The delimiter {self.delimiter!r} cannot part cells.",
+                f"The delimiter {self.delimiter!r} cannot separate cells.",
                 remedy="Give one character, such as ; or | or a tab, and no quotation mark.",
                 code="bad-delimiter",
             )
 
 
 def read(path: str | Path, options: ReadOptions | None = None) -> Iterator[Item]:
-    """Every record behind a path, folder, pattern or hub id, in order, one at a time; a slice is not applied.
+    """Yield every record of a path, folder, pattern or hub id in order; a slice is not applied.
 
-    Raises ``DataError`` when there is no readable file of a known kind, or when a file is broken in a way that
-    hides the rows behind the break.
+    Raises ``DataError`` when there is no readable file of a known kind, or when a file is damaged so that the rows
+    after the damage cannot be read.
     """
     located = locate(path)
     yield from located.skipped
@@ -72,7 +71,7 @@ def read(path: str | Path, options: ReadOptions | None = None) -> Iterator[Item]
 
 
 def read_file(file: DataFile, options: ReadOptions) -> Iterator[Item]:
-    """Every record of one file; raises ``DataError`` as ``read`` does."""
+    """Yield every record of one file; raises ``DataError`` as ``read`` does."""
     path = regular_file(file.path)
     try:
         with io.BufferedReader(path.open("rb", buffering=0), HEAD_BYTES) as stream:
@@ -84,9 +83,9 @@ def read_file(file: DataFile, options: ReadOptions) -> Iterator[Item]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads streams that may hold streams; all that is unpacked from one file shares one allowance.
+    """Reads a stream, which may be an archive of streams; everything unpacked from one file shares an allowance.
 
-    ``split`` is that asked for; only an archive or a name can tell which it is.
+    ``split`` is the requested one; only the names of files, archive members and JSON lists tell splits apart.
     """
 
     options: ReadOptions
@@ -94,14 +93,15 @@ class _Reader:
     split: str | None = None
 
     def stream(self, stream: io.BufferedReader[Any], name: str, called: str, *, depth: int) -> Iterator[Item]:
-        """The records of an open stream, by its first bytes and what it is ``called`` once unpacked.
+        """Yield the records of an open stream, whose format its first bytes tell, or the suffix of ``called``.
 
-        ``name`` stands in every place; ``depth`` counts the packing around.
+        ``name`` is the name in places; ``called`` is that name without the suffix of a compression; ``depth`` counts
+        the archives and compressions around the stream.
         """
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if not head:
             raise DataError(f"{name} is empty.", remedy="Put at least one row into it.", code="empty-file")
-        _refuse_stand_in(head, name)
+        _refuse_placeholder(head, name)
         kind = columnar_kind(head)
         packed = archives.compression(head)
         if (packed or archives.is_tar(head) or archives.is_zip(head)) and depth > 1:
@@ -124,7 +124,7 @@ class _Reader:
             yield from self._text(stream, head, name, called)
 
     def _split_within(self, name: str) -> str | None:
-        """The split that is asked for, unless the whole file is of it."""
+        """Return the requested split if it must be looked for inside the file; None if the name says it all."""
         return self.split if self.split and (split_of(name) or "train") != split_name(self.split) else None
 
     def _check_split(self, name: str) -> None:
@@ -198,29 +198,32 @@ class _Reader:
 
 
 def _advised(items: Iterator[Item], head: bytes) -> Iterator[Item]:
-    """The items as they are; what is not UTF-8 is offered the encoding that fits the beginning of the file."""
+    """Yield the items; those refused for their encoding get advice based on the beginning of the whole file.
+
+    A single line is too short to tell encodings apart. Where the beginning is UTF-8, the line's own advice stays.
+    """
     advice = ""
     for item in items:
         if isinstance(item, Rejected) and ADVICE in item.reason:
             advice = advice or (encoding_advice(head) if not is_utf8(head) else " ")
-            said, _, own = item.reason.partition(ADVICE)
-            yield replace(item, reason=said + (advice.strip() or ADVICE + own))
+            before, _, own = item.reason.partition(ADVICE)
+            yield replace(item, reason=before + (advice.strip() or ADVICE + own))
         else:
             yield item
 
 
-def _refuse_stand_in(head: bytes, name: str) -> None:
-    """Raise ``DataError`` for what lies where data should: Git LFS's note about it, or a page of a web site."""
+def _refuse_placeholder(head: bytes, name: str) -> None:
+    """Raise ``DataError`` for a file that stands in for the data: a Git LFS pointer or a web page."""
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         raise DataError(
-            f"{name} is only Git LFS's note about the file, which was not downloaded with it.",
+            f"{name} is only a Git LFS pointer; the data itself was not downloaded.",
             remedy="Run git lfs pull, or download the file itself.",
             code="not-downloaded",
         )
     if head.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
         raise DataError(
-            f"{name} is a web page and no data.",
-            remedy="Download the file itself: a page may show it, or ask to sign in first.",
+            f"{name} is a web page, not data.",
+            remedy="Download the file itself: the page may link to it, or ask you to sign in first.",
             code="not-downloaded",
         )
 
@@ -233,8 +236,8 @@ def _text_kind(name: str, called: str, head: str) -> str:
         return "json"
     if kind is not None:
         raise DataError(
-            f"{name} is called {kind}, but it does not begin like one.",
-            remedy="Write or download it again, or rename it after what is in it.",
+            f"{name} has the suffix of {kind}, but does not begin like it.",
+            remedy="Save or download it again, or rename it after what is in it.",
             code="damaged-file",
         )
     raise DataError(

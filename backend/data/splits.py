@@ -1,7 +1,7 @@
-"""Which rows train and which are held out.
+"""Split rows into training rows and held-out rows.
 
-A row's side is decided by the hash of its group and the seed alone, so equal prompts never stand on both sides
-and adding rows moves none of the old ones.
+The hash of a row's group and the seed decide its side. So equal prompts never stand on both sides, and added rows
+move none of the old ones.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from backend.utils.text_utils import counted, normalise
 
 
 def group_text(row: Row, by: str = "prompt") -> str:
-    """What rows must share to stay on one side: the group column if set, else the prompt, answer or document.
+    """Return the text that rows on one side share: the group column if set, else the prompt, answer or file.
 
-    The prompt is everything before the last trained answer, or before the first learned token, tools included; a row
-    without one is its own; a document is a file.
+    The prompt is everything before the last trained answer, or before the first trained token, tools included; a row
+    without a prompt is a group of its own.
     """
     if row.group is not None:
         return row.group
@@ -40,11 +40,11 @@ def group_text(row: Row, by: str = "prompt") -> str:
 def split_rows(
     rows: Sequence[Row], share: float, seed: int, by: str = "prompt"
 ) -> tuple[Sequence[Row], Sequence[Row]]:
-    """``(train, validation)`` in file order, with about ``share`` of the groups (0 to below 1) held out.
+    """Return (train, validation) in file order, with about ``share`` of the groups (0 to below 1) held out.
 
-    A group's side depends on its own text and ``seed`` only. The one exception keeps a small set usable: when
-    no group (or every group) falls below the share, the group with the lowest (highest) hash changes sides.
-    Raises ``DataError`` when a share above 0 is asked of rows that all belong to one group.
+    A group's side depends on its own text and ``seed`` only, with one exception that keeps a small set usable: when
+    no group (or every group) would be held out, the group with the lowest (highest) hash changes sides.
+    Raises ``DataError`` for a share above 0 when all rows belong to one group.
     """
     if share == 0:
         return rows, []
@@ -63,10 +63,10 @@ def split_rows(
 
 
 def split_warnings(train: Sequence[Row], validation: Sequence[Row], share: float, by: str) -> tuple[str, ...]:
-    """What is other than asked in a split of ``split_rows``, a sentence each.
+    """Return a sentence for each way in which a split of ``split_rows`` is not what was requested.
 
-    The number of held-out rows is told when it is off by more than chance allows (three standard deviations of single
-    rows) and a fifth; held-out answers of some length when training rows give them to other questions.
+    Warns when the number of held-out rows is off by more than chance allows (three standard deviations of single
+    rows) and by more than a fifth, and when training rows give held-out answers to other questions.
     """
     if share == 0:
         return ()

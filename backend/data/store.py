@@ -1,7 +1,7 @@
-"""Many rows in little memory: an Arrow file without a name, mapped, from which rows are read as asked for.
+"""Keep many rows in little memory: in an unnamed, memory-mapped Arrow file from which rows are read on demand.
 
-The file stands in the system's folder for temporary files (TMPDIR) and goes with the process, however it ends.
-Conversations are kept as JSON text, so that no column type can change anybody's words.
+The file lies in the folder for temporary files (TMPDIR) and disappears with the process, however it ends.
+Conversations are stored as JSON text, so that no column type can change a value.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from backend.data.records import Row
 from backend.data.texts import texts
 
 IN_MEMORY_BYTES = 24 * 2**20
-"""About what rows may take as Python objects: some 20,000 short ones."""
+"""Rows up to about this size stay a list of Python objects: some 20,000 short ones."""
 BATCH_BYTES = 2 * 2**20
 ROW_BYTES = 1_000
-"""About what a row takes beside its words."""
+"""About what a row takes besides its texts."""
 SCHEMA = pa.schema(
     [
         ("place", pa.string()),
@@ -52,7 +52,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 def spill_to_disk(rows: Iterable[Row]) -> Sequence[Row]:
-    """The rows as a list while they are few, else as a ``RowFile``; taken one after the other.
+    """Return the rows as a list if they are few, else as a ``RowFile``; they are taken one at a time.
 
     Raises ``DataError`` when the temporary file cannot be written.
     """
@@ -70,12 +70,12 @@ def spill_to_disk(rows: Iterable[Row]) -> Sequence[Row]:
 
 
 def rows_at(rows: Sequence[Row], numbers: Numbers) -> Sequence[Row]:
-    """The rows with these numbers, in their order; of a ``RowFile`` none is read before it is asked for."""
+    """Return the rows with these numbers, in that order; those of a ``RowFile`` are still read on demand."""
     return rows[numbers] if isinstance(rows, RowFile) else [rows[number] for number in numbers.tolist()]
 
 
 class RowFile(Sequence[Row]):
-    """Rows of a mapped file, read where they are asked for; a slice is such a sequence again."""
+    """The rows of a mapped file, read on demand; a slice is a ``RowFile`` too and reads nothing."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -102,23 +102,23 @@ class RowFile(Sequence[Row]):
         return self._read(self._numbers)
 
     def _read(self, numbers: Numbers) -> Iterator[Row]:
-        """The rows with these numbers of the file, those that follow each other in one batch together."""
+        """Yield the rows with these numbers; neighbours in the same batch are read together."""
         if not len(numbers):
             return
-        holders = np.searchsorted(self._ends, numbers, side="right")
-        turns = np.flatnonzero(np.diff(holders)) + 1
-        for start, end in itertools.pairwise((0, *turns.tolist(), len(numbers))):
-            batch = self._batches[holders[start]]
-            inside = numbers[start:end] - (self._ends[holders[start]] - batch.num_rows)
+        batch_of = np.searchsorted(self._ends, numbers, side="right")
+        changes = np.flatnonzero(np.diff(batch_of)) + 1
+        for start, end in itertools.pairwise((0, *changes.tolist(), len(numbers))):
+            batch = self._batches[batch_of[start]]
+            inside = numbers[start:end] - (self._ends[batch_of[start]] - batch.num_rows)
             if len(inside) == 1:
                 yield from _rows(batch.slice(int(inside[0]), 1))
             else:
                 yield from _rows(batch.take(pa.array(inside)))
-                self._map.madvise(mmap.MADV_DONTNEED)  # the system still has it; this process need not
+                self._map.madvise(mmap.MADV_DONTNEED)  # the pages stay in the system's cache, not in ours
 
 
 def _up_to(limit: int, rows: Iterator[Row]) -> list[Row]:
-    """The next rows, of about ``limit`` bytes together, one at least; none when there are no more."""
+    """Return the next rows, about ``limit`` bytes and at least one; an empty list at the end."""
     found: list[Row] = []
     size = 0
     for row in rows:
@@ -151,7 +151,7 @@ def _rows(batch: Any) -> list[Row]:
 
 
 def _cells(name: str, column: Any) -> list[Any]:
-    """A column's values as a row has them; what no row has is not looked at one by one."""
+    """Return a column's values as fields of rows; a column of nulls is not converted value by value."""
     if column.null_count == len(column):
         return [() if name in (*_JSON, *_LISTS) else None] * len(column)
     cells: list[Any] = column.to_pylist()

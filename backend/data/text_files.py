@@ -1,4 +1,4 @@
-"""Plain text and Markdown: a row per line, or the whole file as one row."""
+"""Read plain text and Markdown: a row per line, or the whole file as one row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.data.records import Record, Rejected, excerpt
 
 
 def read_text(stream: TextIO, name: str, limit: int, *, whole_file: bool) -> Iterator[Record | Rejected]:
-    """Records with the one cell ``text``; lines of white space alone are no rows.
+    """Yield records with the one cell ``text``; lines of nothing but white space are skipped.
 
     ``limit`` is the most characters a line, or the whole file, may have.
     """
@@ -34,8 +34,8 @@ def _record(text: str, place: str, *, too_long: bool, limit: int) -> Record | Re
     return Record(place, {"text": text})
 
 
-def disguised(lines: Sequence[str]) -> str:
-    """What the lines of a text file look like when they are no plain text: the ending that the file should have."""
+def proper_suffix(lines: Sequence[str]) -> str:
+    """Return the suffix of the file format that lines of plain text look like; "" if they look like none."""
     if lines and all(line.lstrip().startswith("{") and line.rstrip(", ").endswith("}") for line in lines):
         return ".jsonl"
     for delimiter, ending in ((",", ".csv"), (";", ".csv"), ("\t", ".tsv")):

@@ -1,4 +1,4 @@
-"""The words of a row: what it asks, what it answers, all of its texts, and the row with its texts changed."""
+"""The texts of a row: prompt, question, answers, every text; and the row with its texts changed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from backend.data.records import Message, Row
 
-_BESIDE = ("reasoning_content", "thinking")
-"""Keys of a message that hold words of the model beside its content."""
+_REASONING_KEYS = ("reasoning_content", "thinking")
+"""Keys of a message, besides its content, that hold text written by the model."""
 
 
 def is_trained(message: Message) -> bool:
-    """Return whether a message is an answer that the model learns."""
+    """Return whether a message is an assistant message with loss on it."""
     return message["role"] == "assistant" and bool(message.get("trained", True))
 
 
 def prompt_messages(row: Row) -> tuple[Message, ...]:
-    """The messages before the last answer that is trained; of a preference row all of its messages.
+    """Return the messages before the last trained answer; all messages of a preference row.
 
-    Where no answer is trained it is the last answer that counts, and without one every message is asked.
+    If no answer is trained, those before the last answer; if there is no answer, all of them.
     """
     if row.chosen or row.rejected:
         return row.messages
@@ -32,28 +32,28 @@ def prompt_messages(row: Row) -> tuple[Message, ...]:
 
 
 def calls_text(message: Message) -> str:
-    """The tool calls of a message as JSON, without their ids; "" when it has none."""
+    """Return the tool calls of a message as JSON, without their ids; "" if it has none."""
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
     return json.dumps(calls, ensure_ascii=False, sort_keys=True) if calls else ""
 
 
 def message_text(message: Message) -> str:
-    """The content of a message and, on a line of its own, the tools it calls."""
+    """Return the content of a message and, on a line of its own, its tool calls as JSON."""
     calls = calls_text(message)
     return "\n".join(filter(None, (message["content"], calls))) if calls else str(message["content"])
 
 
 def prompt_text(row: Row) -> str:
-    """Everything before the last answer that is trained, a line a message; a row without messages is its own text."""
+    """Return everything before the last trained answer, one message per line; of a text row its text."""
     if row.messages:
         return "\n".join(map(message_text, prompt_messages(row)))
     return row.text or "".join(text for text, trained in row.segments if not trained)
 
 
 def question_text(row: Row) -> str:
-    """What a row asks, tools included: the key of leaks, conflicts and splits.
+    """Return the prompt and the tools of a row: the key by which leaks, conflicts and splits compare rows.
 
-    A row that asks nothing is its own question: its answer, or its token ids up to the first that is learned.
+    A row without a prompt is compared by its answer, or by its token ids up to the first trained one.
     """
     prompt = prompt_text(row)
     if not prompt.strip():
@@ -67,7 +67,7 @@ def _unlearned_ids(row: Row) -> str:
 
 
 def answers(row: Row) -> list[str]:
-    """The texts that the row teaches: trained assistant messages, the chosen reply, trained segments or the text."""
+    """Return the trained texts: trained assistant messages, the chosen reply, trained segments or the text."""
     if row.text is not None:
         return [row.text]
     if row.segments:
@@ -76,23 +76,23 @@ def answers(row: Row) -> list[str]:
 
 
 def answer_text(row: Row) -> str:
-    """All that the row teaches, one after the other, a line each: its answers with the tools they call."""
+    """Return the trained texts one per line, with their tool calls."""
     if row.text is not None or row.segments:
         return "\n".join(answers(row))
     return "\n".join(message_text(message) for message in row.chosen or row.messages if is_trained(message))
 
 
 def last_reply(row: Row) -> str:
-    """The last answer that the row teaches, with the tools it calls; "" when it teaches none."""
+    """Return the last trained answer with its tool calls; "" if there is none."""
     replies = [message_text(message) for message in row.chosen or row.messages if is_trained(message)]
     return replies[-1] if replies else "\n".join(answers(row))
 
 
 def texts(row: Row) -> Iterator[str]:
-    """Every text of the row: contents, reasoning, the arguments of tool calls, plain text and segments."""
+    """Yield every text of the row: contents, reasoning, arguments of tool calls, plain text and segments."""
     for message in (*row.messages, *row.chosen, *row.rejected):
         yield message["content"]
-        yield from (message[key] for key in _BESIDE if key in message)
+        yield from (message[key] for key in _REASONING_KEYS if key in message)
         for call in message.get("tool_calls") or ():
             yield from leaves(call.get("function", call).get("arguments"))
     if row.text is not None:
@@ -102,7 +102,7 @@ def texts(row: Row) -> Iterator[str]:
 
 
 def leaves(value: Any) -> Iterator[str]:
-    """Every text inside a value of lists and objects, names of keys left aside."""
+    """Yield every text inside nested lists and objects, without the keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -114,8 +114,8 @@ def leaves(value: Any) -> Iterator[str]:
 
 
 def map_leaves(value: Any, change: Callable[[str], str]) -> Any:
-    """The value with ``change`` applied to every text of ``leaves``; numbers as text stay what they are."""
-    if type(value) is str:
+    """Return the value with ``change`` applied to every text of ``leaves``; numbers stay as they are spelled."""
+    if type(value) is str:  # not a subclass: Spelled is a number
         return change(value)
     if isinstance(value, dict):
         return {key: map_leaves(each, change) for key, each in value.items()}
@@ -125,7 +125,7 @@ def map_leaves(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def map_texts(row: Row, change: Callable[[str], str]) -> Row:
-    """The row with ``change`` applied to every text of ``texts``; the same object when nothing changed."""
+    """Return the row with ``change`` applied to every text of ``texts``; the same object if nothing changed."""
 
     def changed(messages: Sequence[Message]) -> tuple[Message, ...]:
         return tuple(_map_message(message, change) for message in messages)
@@ -143,7 +143,7 @@ def map_texts(row: Row, change: Callable[[str], str]) -> Row:
 
 def _map_message(message: Message, change: Callable[[str], str]) -> Message:
     result = {**message, "content": change(message["content"])}
-    result |= {key: change(message[key]) for key in _BESIDE if key in message}
+    result |= {key: change(message[key]) for key in _REASONING_KEYS if key in message}
     if message.get("tool_calls"):
         result["tool_calls"] = [_map_call(call, change) for call in message["tool_calls"]]
     return result

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets (the extra ``tunesmith[tfds]``), written out once as JSONL and read from there."""
+"""Fetch data sets of TensorFlow Datasets (the extra ``tunesmith[tfds]``): written once as JSONL, read from there."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PREFIX = "tfds://"
 
 
 def fetch(name: str, split: str | None) -> Path:
-    """The JSONL file that holds a split (default: train) of a data set such as ``squad/v1.1``.
+    """Return the JSONL file of a split (default: train) of a data set such as ``squad/v1.1``.
 
     It lies in ``tfds`` under TUNESMITH_CACHE or ~/.cache/tunesmith. TensorFlow itself is not needed. Raises
-    ``DataError`` when the package is missing or the data set or split cannot be had.
+    ``DataError`` when the package is missing or the data set or split cannot be loaded.
     """
     try:
         module = importlib.import_module("tensorflow_datasets")
@@ -39,7 +39,7 @@ def fetch(name: str, split: str | None) -> Path:
     except (ValueError, LookupError, OSError, RuntimeError, ImportError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise DataError(
-            f"The split {wanted!r} of {PREFIX}{name} cannot be had: {reason}.",
+            f"The split {wanted!r} of {PREFIX}{name} cannot be loaded: {reason}.",
             remedy="Check the spelling of data set and split, and the network.",
             code="tfds-dataset",
         ) from None
@@ -62,7 +62,7 @@ def _write(source: Iterable[Mapping[str, Any]], path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Texts as text, numbers as numbers; what is neither becomes an object that no text cell accepts."""
+    """Return a value as JSON can hold it; bytes and arrays become objects, which no text cell accepts."""
     if isinstance(value, bytes):
         text = value.decode("utf-8", errors="surrogateescape")
         return {"bytes": len(value)} if surrogate_reason(text) else text

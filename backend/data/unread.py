@@ -1,4 +1,4 @@
-"""Keys of messages that nobody reads: counted while rows stream by, so that nothing is dropped in silence."""
+"""Count keys of messages that are not read, while rows stream by, so that nothing is dropped in silence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.data.records import Record
 from backend.errors import DataError
 from backend.utils.text_utils import counted, shorten
 
-# What exports and logs put beside a message for their own bookkeeping.
+# Keys that exports and logs add to messages for their own bookkeeping.
 HARMLESS = frozenset(
     {
         *("id", "message_id", "msg_id", "uuid", "parent", "parent_id", "author", "model", "model_name"),
@@ -29,10 +29,9 @@ _MAX_KEYS = 50
 
 @dataclass(frozen=True, slots=True)
 class UnreadKey:
-    """A key with something under it that no message part takes: in how many rows, and where first.
+    """A filled key of messages that is not read: in how many rows, and where first.
 
-    ``is_flag``: nothing but true, false, 0 and 1 stands under it, or it is called like a rating, so that it may say
-    what is trained.
+    ``is_flag``: its values are only true, false, 0 and 1, or it is named like a rating, so it may say what to train.
     """
 
     key: str
@@ -42,12 +41,12 @@ class UnreadKey:
 
     @property
     def harmless(self) -> bool:
-        """True if it is a usual name for what has nothing to do with the words."""
+        """True if it is a usual name for bookkeeping."""
         return self.key.lower() in HARMLESS
 
     @property
     def description(self) -> str:
-        """The key as part of a sentence, with the one that is probably meant."""
+        """The key as part of a sentence, with the key that is probably meant."""
         near = difflib.get_close_matches(self.key.lower(), MESSAGE_KEYS, n=1, cutoff=0.75)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
         return f"{shorten(repr(self.key), 60)} in {counted(self.rows, 'row')}, first at {self.place}{meant}"
@@ -56,9 +55,9 @@ class UnreadKey:
 def note_unread(
     records: Iterable[Record], columns: Mapping[str, str], found: dict[str, UnreadKey]
 ) -> Iterator[Record]:
-    """The records as they are; ``found`` gathers what their messages hold and nobody reads.
+    """Yield the records unchanged and count in ``found`` the keys of their messages that are not read.
 
-    ``columns``: which column holds which part. At most 50 keys are told apart.
+    ``columns`` maps parts to columns. At most 50 keys are counted.
     """
     parts = [(part, columns[part]) for part in _PARTS if part in columns]
     for record in records:
@@ -80,7 +79,7 @@ def note_unread(
 
 
 def _messages(value: Any, column: str) -> Any:
-    """What a cell holds, messages in a text among it."""
+    """Return the value of a cell, with messages in JSON text decoded."""
     try:
         return as_given(value, column)
     except DataError:  # the row is rejected for it
@@ -88,7 +87,7 @@ def _messages(value: Any, column: str) -> Any:
 
 
 def _turns(value: Any) -> Any:
-    """The list of messages in a cell, if it holds one."""
+    """Return the list of messages in a cell, or None."""
     if isinstance(value, str):
         try:
             return read_json_cell(value, "messages")

@@ -1,4 +1,4 @@
-"""Canonical rows back into records that every tool reads, this one included."""
+"""Turn canonical rows back into records that every tool can read, this one included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend.data.records import Message, Row
 
 
 def row_record(row: Row) -> dict[str, Any]:
-    """Return the row as a JSON object in the usual names: messages, text, prompt with chosen and rejected."""
+    """Return the row as a JSON object with the usual keys: messages, text, prompt with chosen and rejected."""
     record: dict[str, Any] = {}
     if row.chosen or row.rejected:
         record = {

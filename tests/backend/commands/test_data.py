@@ -356,7 +356,7 @@ def test_rejected_rows_are_never_written_over_what_is_there(
     Path("folder").mkdir()
     before = {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     assert main(["data", "check", str(bad), "--rejected", taken]) == 2
-    assert "is there already, and is not written over" in capsys.readouterr().err
+    assert "exists already and is not overwritten" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
 
 

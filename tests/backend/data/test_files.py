@@ -29,6 +29,6 @@ def test_unwritable_names_the_path_and_what_the_system_said():
 def test_what_is_there_is_not_written_over(tmp_path, make):
     assert require_new(tmp_path / "new") == tmp_path / "new"
     make(tmp_path / "old")
-    with pytest.raises(DataError, match="not written over") as caught:
+    with pytest.raises(DataError, match="not overwritten") as caught:
         require_new(tmp_path / "old")
     assert caught.value.code == "output-exists"

@@ -76,7 +76,7 @@ def test_broken_lines_are_rejected_alone():
     assert (good, last) == (Record("f.json:1", {"a": "1"}), Record("f.json:5", {"a": "2"}))
     said = "not valid JSON: a value is missing (or a comma is too many) at character 8"
     assert cut == Rejected("f.json:2", said, '{"a": \n')
-    assert "but here stands a number" in number.reason
+    assert "but this is a number" in number.reason
     assert "the key 'a' stands twice" in twice.reason
 
 
@@ -86,9 +86,7 @@ def test_broken_lines_are_rejected_alone():
 )
 def test_a_line_that_is_no_object_says_what_it_is(value, kind):
     (item,) = read_lines(io.StringIO(value), "f", 100)
-    assert item == Rejected(
-        "f:1", f"a row must be an object with named fields, but here stands {kind}", value
-    )
+    assert item == Rejected("f:1", f"a row must be an object with named fields, but this is {kind}", value)
 
 
 def test_elements_of_an_array_that_are_no_objects_are_rejected_by_number():

@@ -95,7 +95,7 @@ def test_a_wrong_name_gets_the_likeliest_one(tmp_path):
 
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path):
     os.mkfifo(tmp_path / "pipe.jsonl")
-    with pytest.raises(DataError, match="no regular file"):
+    with pytest.raises(DataError, match="a pipe, socket or device"):
         regular_file(tmp_path / "pipe.jsonl")
 
 
@@ -131,7 +131,7 @@ BAD_FILES = {
     "empty.jsonl": (b"", "is empty"),
     "broken.json": (b'[{"a": 1},', "is not valid JSON"),
     "half.parquet": (b"PAR1 and nothing more", "is damaged"),
-    "named.parquet": (b"not a parquet file", "is called parquet, but"),
+    "named.parquet": (b"not a parquet file", "has the suffix of parquet, but"),
     "bomb.zip": (b"PK\x03\x04" + b"\0" * 40, "is damaged"),
     "half.jsonl.gz": (b"\x1f\x8b\x08\x00broken", "is damaged"),
     "half.jsonl.zst": (b"\x28\xb5\x2f\xfdbroken", "is damaged"),
@@ -155,7 +155,7 @@ BAD_ROWS = {
     "deep": (deep(10_000), "nested deeper than"),
     "duplicate keys": ('{"text": "a", "text": "b"}', "'text' stands twice"),
     "lone surrogate": ('{"text": "\\ud83d"}', "half a character"),
-    "a list": ('["text"]', "here stands a list"),
+    "a list": ('["text"]', "this is a list"),
     "cut off": ('{"text": "a', "not valid JSON"),
     "too long": ('{"text": "' + "x" * 40_000 + '"}', "more than 30,000 characters"),
 }
@@ -264,12 +264,12 @@ def pack_splits(path):
         (
             "rows.jsonl",
             "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            "Git LFS's note",
+            "Git LFS pointer",
         ),
         (
             "rows.parquet",
             "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-            "Git LFS's note",
+            "Git LFS pointer",
         ),
         ("rows.csv", "\n<!DOCTYPE html><html></html>", "a web page"),
     ],
@@ -304,6 +304,6 @@ def test_a_byte_far_behind_the_beginning_is_offered_what_fits_its_row(tmp_path):
 
 @pytest.mark.parametrize("delimiter", ["", ";;", '"', "\n"])
 def test_a_delimiter_that_cannot_part_cells_is_a_sentence(delimiter):
-    with pytest.raises(DataError, match="cannot part cells") as caught:
+    with pytest.raises(DataError, match="cannot separate cells") as caught:
         ReadOptions(delimiter=delimiter)
     assert caught.value.code == "bad-delimiter"

@@ -3,7 +3,7 @@ import io
 import pytest
 
 from backend.data.records import Record, Rejected
-from backend.data.text_files import disguised, read_text
+from backend.data.text_files import proper_suffix, read_text
 
 
 def test_a_row_per_line_keeps_everything_but_the_ending():
@@ -48,4 +48,4 @@ def test_a_byte_that_could_not_be_decoded_rejects_its_line():
     ],
 )
 def test_lines_that_are_no_plain_text_say_which_ending_they_want(lines, ending):
-    assert disguised(lines) == ending
+    assert proper_suffix(lines) == ending

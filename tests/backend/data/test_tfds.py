@@ -65,7 +65,7 @@ def test_rows_with_pictures_are_refused_by_name(module):
 
 def test_an_unknown_split_is_an_error(module):
     with pytest.raises(
-        DataError, match=r"'nosplit' of tfds://owner/set cannot be had: Unknown split 'nosplit'\."
+        DataError, match=r"'nosplit' of tfds://owner/set cannot be loaded: Unknown split 'nosplit'\."
     ) as caught:
         fetch("owner/set", "nosplit")
     assert caught.value.code == "tfds-dataset"
