@@ -1,12 +1,14 @@
-"""Causal attention over packed rows, as a drop-in attention implementation of transformers models.
+"""Causal attention over packed rows, registered with transformers as an attention implementation.
 
-The model runs on one sequence of distinct tokens (see batching); inside attention the tokens are gathered into
-rectangles of rows, attended to causally, and the outputs are read back. Padding exists only in here, where it is
-cheap. On CPU the backward pass is written out with batched fp32 matrix products, which measured faster and three
-times more accurate than torch's own CPU flash backward in bfloat16.
+The model runs on one sequence of distinct tokens (see ``training/batching``). Only attention needs rows: here the
+tokens are gathered into padded blocks of rows, attended to causally, and read back, so padding costs nothing in the
+linear layers.
 
-The gradient follows FlashAttention (Dao et al., 2022, arXiv:2205.14135, algorithm 4): P = exp(S - lse),
-dS = P * (dO V^T - rowsum(dO * O)).
+On CPU the backward pass is written by hand with batched fp32 matrix products: faster and three times more accurate
+than torch's own CPU flash backward in bfloat16. It follows FlashAttention (Dao et al., 2022, arXiv:2205.14135,
+algorithm 4), with scores S = scale Q K^T and their row-wise log-sum-exp, lse:
+
+    P = exp(S - lse)    dV = P^T dO    dS = P * (dO V^T - rowsum(dO * O))    dQ = scale dS K    dK = scale dS^T Q
 """
 
 from __future__ import annotations
@@ -34,33 +36,35 @@ _flash_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.defa
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows laid out as one sequence of T distinct tokens.
+    """Rows laid out as one sequence of T distinct tokens; a beginning that rows share is stored once.
 
-    ``input_ids``, ``position_ids``: int64 [T]. ``cells``: per rectangle an int64 [rows, length], the token
-    index of each position of each row; positions past a row's end repeat its first token. ``lengths``: per
-    rectangle an int64 [rows]. ``cell_of_token``: int64 [T], where each token's output is read from the
-    concatenated rectangles.
-    ``select``: int64 [N], token indices whose hidden state predicts the trained token in ``labels`` [N].
-    ``examples`` are the rows themselves.
+    ``input_ids``, ``position_ids``: int64 [T].
+    ``blocks``: padded blocks of rows for attention, each int64 [rows, length]: the index, among the T tokens, of the
+    token at each position. Positions after a row's end repeat its first token: causal attention never looks there.
+    ``lengths``: for each block the lengths of its rows, int64 [rows].
+    ``slot_of_token``: int64 [T], where each token's output stands in the flattened, concatenated blocks; of several
+    rows that share the token, any one will do.
+    ``select``: int64 [N], the tokens whose hidden states predict the trained tokens ``labels``, int64 [N].
+    ``examples``: the rows themselves.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    cells: tuple[Tensor, ...]
+    blocks: tuple[Tensor, ...]
     lengths: tuple[Tensor, ...]
-    cell_of_token: Tensor
+    slot_of_token: Tensor
     select: Tensor
     labels: Tensor
     examples: tuple[Example, ...]
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows by name."""
+        """The places of the rows in their files, such as ``train.jsonl:12``."""
         return tuple(example.row for example in self.examples)
 
     @property
     def tokens(self) -> int:
-        """The tokens of the rows as a person counts them, shared ones every time."""
+        """Number of tokens in all rows; shared ones count once per row."""
         return sum(len(example.input_ids) for example in self.examples)
 
     @property
@@ -69,33 +73,34 @@ class MicroBatch:
         return max(len(example.input_ids) for example in self.examples)
 
     def row_lengths(self) -> Tensor:
-        """int64 [T]: for each token the length in tokens of a row it stands in."""
-        cells = [
+        """Return, int64 [T], the length in tokens of a row that holds each token."""
+        per_slot = [
             lengths[:, None].expand(grid.shape).flatten()
-            for grid, lengths in zip(self.cells, self.lengths, strict=True)
+            for grid, lengths in zip(self.blocks, self.lengths, strict=True)
         ]
-        return torch.cat(cells).index_select(0, self.cell_of_token)
+        return torch.cat(per_slot).index_select(0, self.slot_of_token)
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same batch with every tensor on ``device``."""
+        """Return the same batch with every tensor on ``device``."""
         return replace(
             self,
             input_ids=self.input_ids.to(device),
             position_ids=self.position_ids.to(device),
-            cells=tuple(tensor.to(device) for tensor in self.cells),
+            blocks=tuple(tensor.to(device) for tensor in self.blocks),
             lengths=tuple(tensor.to(device) for tensor in self.lengths),
-            cell_of_token=self.cell_of_token.to(device),
+            slot_of_token=self.slot_of_token.to(device),
             select=self.select.to(device),
             labels=self.labels.to(device),
         )
 
 
-class _CausalRectangle(torch.autograd.Function):
-    """Causal attention of one rectangle on CPU: q [b, H, L, D], k and v [b, KV, L, D] -> [b, H, L, D]."""
+class _CausalAttention(torch.autograd.Function):
+    """Causal attention of one block on CPU: q [b, H, L, D], k and v [b, KV, L, D] -> [b, H, L, D]."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         groups = q.shape[1] // k.shape[1]
+        # the CPU kernel knows no grouped heads: repeat each key head for its query heads
         wide_k, wide_v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
         out, lse = _flash_forward(q, wide_k, wide_v, 0.0, True, scale=scale)
         ctx.save_for_backward(q, k, v, out, lse)
@@ -109,18 +114,22 @@ class _CausalRectangle(torch.autograd.Function):
         d_out = grad_outputs[0]
         batch, heads, length, width = q.shape
         groups = heads // k.shape[1]
+        # Stack the query heads that share a key head along the length: one product then serves all of them, and
+        # dK and dV come out summed over the group.
         lead = batch * k.shape[1]
         stacked = [t.reshape(lead, groups * length, width) for t in (q, out, d_out)]
         keyed = [t.reshape(lead, length, width) for t in (k, v)]
         lse = lse.reshape(lead, groups * length, 1)
         dq, dk, dv = torch.empty_like(stacked[0]), torch.empty_like(keyed[0]), torch.empty_like(keyed[1])
-        for part in _slices(lead, groups * length * length * 4):
+        for part in _slices(lead, groups * length * length * 4):  # bytes of the fp32 scores of one key head
             qf, of, df = (t[part].float() for t in stacked)
             kf, vf = (t[part].float() for t in keyed)
-            delta = (df * of).sum(-1, keepdim=True)
+            delta = (df * of).sum(-1, keepdim=True)  # rowsum(dO * O)
+            # P = exp(scale Q K^T - lse); the future is zeroed after exp, since masking before it costs one more pass
             p = torch.baddbmm(lse[part], qf, kf.transpose(1, 2), beta=-1, alpha=ctx.scale).exp_()
             p.view(-1, groups, length, length).tril_()
             dv[part] = torch.bmm(p.transpose(1, 2), df)
+            # dS = P * (dO V^T - delta); zero in the future, since P is
             ds = torch.baddbmm(delta, df, vf.transpose(1, 2), beta=-1).mul_(p)
             dq[part] = torch.bmm(ds, kf).mul_(ctx.scale)
             dk[part] = torch.bmm(ds.transpose(1, 2), qf).mul_(ctx.scale)
@@ -128,13 +137,18 @@ class _CausalRectangle(torch.autograd.Function):
 
 
 def _slices(lead: int, bytes_each: int) -> Iterator[slice]:
+    """Cut ``lead`` items of ``bytes_each`` into slices of at most ``BACKWARD_BYTES``, of one item at least."""
     size = max(1, BACKWARD_BYTES // max(1, bytes_each))
     for start in range(0, lead, size):
         yield slice(start, start + size)
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of ``source`` [T, C] at ``index`` [n]; the gradient adds up in fp32 in index order."""
+    """Rows of ``source`` [T, C] at ``index`` [n].
+
+    A token shared by many rows gets a gradient from each. They are summed in fp32 and in index order: torch's own
+    backward of ``index_select`` sums in the precision of the states.
+    """
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, index: Tensor) -> Tensor:
@@ -152,26 +166,27 @@ class _Gather(torch.autograd.Function):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, batch: MicroBatch, scale: float) -> Tensor:
-    """Causal attention of every row of ``batch``: q [H, T, D], k and v [KV, T, D] -> [T, H, D]."""
+    """Causal attention within every row of ``batch``: q [H, T, D], k and v [KV, T, D] -> [T, H, D]."""
     heads, tokens, width = q.shape
+    # [T, heads * D]: gathering then copies one contiguous stretch per token
     flat = [t.transpose(0, 1).reshape(tokens, -1) for t in (q, k, v)]
     outputs: list[Tensor] = []
-    for cells in batch.cells:
-        rows, length = cells.shape
-        index = cells.reshape(-1)
+    for block in batch.blocks:
+        rows, length = block.shape
+        index = block.reshape(-1)
         q_rows, k_rows, v_rows = (
             _Gather.apply(t, index).view(rows, length, -1, width).transpose(1, 2) for t in flat
         )
         outputs.append(
-            _rectangle(q_rows, k_rows, v_rows, scale).transpose(1, 2).reshape(rows * length, heads * width)
+            _attend_block(q_rows, k_rows, v_rows, scale).transpose(1, 2).reshape(rows * length, heads * width)
         )
-    cell_outputs = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return cell_outputs.index_select(0, batch.cell_of_token).view(tokens, heads, width)
+    per_slot = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return per_slot.index_select(0, batch.slot_of_token).view(tokens, heads, width)
 
 
-def _rectangle(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _attend_block(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if q.device.type == "cpu":
-        attended: Tensor = _CausalRectangle.apply(q, k, v, scale)
+        attended: Tensor = _CausalAttention.apply(q, k, v, scale)
         return attended
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
 
@@ -181,7 +196,7 @@ _windows: ContextVar[list[int] | None] = ContextVar("windows", default=None)
 
 @contextmanager
 def noted_windows() -> Iterator[list[int]]:
-    """Collect the lengths in tokens of the windows and chunks that the model's layers ask for meanwhile."""
+    """Collect the window and chunk lengths, in tokens, that attention layers ask for inside the block."""
     windows: list[int] = []
     token = _windows.set(windows)
     try:
@@ -192,7 +207,7 @@ def noted_windows() -> Iterator[list[int]]:
 
 def _note(window: int | None) -> None:
     noted = _windows.get()
-    if noted is not None and window:  # some configurations say 0 for none
+    if noted is not None and window:  # some configurations use 0 for "no window"
         noted.append(window)
 
 
@@ -206,10 +221,10 @@ def packed_attention(
     packed: MicroBatch | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: query [1, H, T, D] -> ([1, T, H, D], no weights).
+    """The attention function that transformers calls: query [1, H, T, D] -> ([1, T, H, D], no weights).
 
-    Raises ValueError when a model asks for something packed rows cannot give (a sliding window shorter than the
-    rows, capped scores, attention sinks), so that the caller can fall back to padded rows.
+    Raises ValueError for what packed rows do not support (a sliding window shorter than the rows, capped scores,
+    attention sinks, dropout), so that the caller can fall back to padded rows.
     """
     window = options.get("sliding_window")
     _note(window)
@@ -217,20 +232,20 @@ def packed_attention(
         raise ValueError("packed attention needs the packed batch and no mask")
     if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout", 0.0):
         raise ValueError("this model's attention cannot be packed")
-    if window and window < max(cells.shape[1] for cells in packed.cells):
+    if window and window < max(block.shape[1] for block in packed.blocks):
         raise ValueError("this model's sliding window is shorter than the rows")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    query, key = query.to(value.dtype), key.to(value.dtype)  # autocast leaves rotated ones in fp32
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotated ones are fp32
     return attend(query[0], key[0], value[0], packed, scale).unsqueeze(0), None
 
 
 def register() -> str:
-    """Make packed attention known to transformers and return the name to select it by."""
+    """Register packed attention with transformers and return its name there."""
     AttentionInterface.register(NAME, packed_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     return NAME
 
 
 def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
-    """Make no mask; a mask that would hide what is further away than ``local_size`` tokens is noted."""
+    """Build no mask, since packed attention is causal by itself; note a mask limited to ``local_size`` tokens."""
     _note(local_size)

@@ -1,13 +1,13 @@
-"""Examples become micro-batches: no padding in the matrix products, shared beginnings computed once.
+"""Pack the rows of a step into micro-batches without padding, storing shared beginnings once.
 
-The rows of a step are sorted by their tokens, so that rows with a common beginning (a system prompt, an
-instruction, a whole prompt with several answers) stand side by side; each row then stores only the tokens in
-which it differs from the row before it. What is left is a prefix tree, laid out as one sequence. Because
-attention is causal, a shared token has the same hidden state in every row, so loss and gradient are exactly
-those of the rows one by one. Attention itself runs on small rectangles of rows of similar length (``cells``).
+Rows are sorted by their tokens, so that rows with a common beginning (a system prompt, an instruction, one prompt
+with several answers) are neighbours; each row then stores only the tokens after what it shares with the row before
+it. That is a prefix tree, laid out as one sequence. Attention is causal, so a shared token has the same hidden state
+in every row, and loss and gradient are exactly those of the rows one by one. Attention itself runs on padded blocks
+of rows of similar length (``MicroBatch.blocks``).
 
-The order of rows is a pure function of (seed, epoch), and a step's rows a pure function of the step number:
-resuming needs no iterator state.
+The order of rows is a pure function of (seed, epoch), and a step's rows one of the step number: resuming needs no
+iterator state.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from backend.core.encoding.examples import Example, common_prefix
 from backend.core.packed_attention import MicroBatch
 from backend.run.schedule import steps_per_epoch
 
-RECTANGLE_SLACK = 1.5
-"""Rows share a rectangle while the longest is at most this many times the shortest."""
+BLOCK_SLACK = 1.5
+"""Rows share a block while the longest is at most this many times as long as the shortest."""
 FEW, MANY, MANY_FROM = 4, 8, 2048
-"""Micro-batches of a step, and of one with so many tokens or more; every cut computes a shared beginning again."""
+"""A step is cut into 4 micro-batches, from 2,048 tokens on into 8; each cut computes a shared beginning again."""
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the rows in one epoch, int64 [rows]: a permutation that depends on nothing else."""
+    """Return the order of the rows in one epoch, int64 [rows]: a permutation that depends on (seed, epoch) alone."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def step_rows(rows: int, batch_size: int, seed: int, first_step: int) -> Iterator[np.ndarray]:
-    """Row indices of every optimizer step from ``first_step`` (0-based) on, without end."""
+    """Yield the row indices of each optimizer step from ``first_step`` (0-based) on, endlessly."""
     per_epoch = steps_per_epoch(rows, batch_size)
     epoch, within = divmod(first_step, per_epoch)
     while True:
@@ -47,9 +47,9 @@ def step_rows(rows: int, batch_size: int, seed: int, first_step: int) -> Iterato
 
 
 def micro_batches(examples: Sequence[Example]) -> int:
-    """Into how many micro-batches a processor cuts these rows, so that its cores work side by side.
+    """Return into how many micro-batches to cut these rows on CPU, where each runs on a core of its own.
 
-    A property of the rows and not of the machine: how a sum is split decides its last bits.
+    It depends on the rows and not on the number of cores: how a sum is split decides its last bits.
     """
     return MANY if sum(len(example.input_ids) for example in examples) >= MANY_FROM else FEW
 
@@ -57,25 +57,26 @@ def micro_batches(examples: Sequence[Example]) -> int:
 def pack(
     examples: Sequence[Example], *, budget: int, parts: int = 1, share_prefixes: bool = True
 ) -> list[MicroBatch]:
-    """Lay the rows of one step out as micro-batches, the largest of them as small as it can be.
+    """Pack the rows of one step into micro-batches, minimising the size of the largest.
 
-    No micro-batch computes more than ``budget`` tokens unless a single row is longer; no more than ``parts`` come
-    out unless the budget asks for more. The split depends on the arguments alone.
+    No micro-batch has more than ``budget`` distinct tokens unless a single row is longer. There are at most ``parts``
+    of them unless the budget needs more. The split depends on the arguments alone.
     """
     ordered = sorted(examples, key=lambda example: (example.input_ids.tolist(), example.row))
     shared = [0] * len(ordered)
     if share_prefixes:
         shared[1:] = [common_prefix(a.input_ids, b.input_ids) for a, b in pairwise(ordered)]
     lengths = [len(example.input_ids) for example in ordered]
-    limit = bisect_left(range(budget), -parts, key=lambda most: -len(_cuts(lengths, shared, most)))
+    # the smallest limit, the budget at most, under which no more than ``parts`` micro-batches come out
+    limit = bisect_left(range(budget), -parts, key=lambda limit: -len(_cuts(lengths, shared, limit)))
     return [
         _lay_out(ordered[first:last], [0, *shared[first + 1 : last]])
         for first, last in _cuts(lengths, shared, limit)
     ]
 
 
-def apart(batch: MicroBatch, longest: int) -> list[MicroBatch]:
-    """The rows of ``batch`` again: those of at most ``longest`` tokens together, every longer one by itself."""
+def split_long_rows(batch: MicroBatch, longest: int) -> list[MicroBatch]:
+    """Repack ``batch``: rows of at most ``longest`` tokens together, each longer row in a micro-batch of its own."""
     together = [example for example in batch.examples if len(example.input_ids) <= longest]
     alone = [[example] for example in batch.examples if len(example.input_ids) > longest]
     shares = len(batch.input_ids) < batch.tokens
@@ -87,23 +88,27 @@ def apart(batch: MicroBatch, longest: int) -> list[MicroBatch]:
     ]
 
 
-def _cuts(lengths: Sequence[int], shared: Sequence[int], most: int) -> list[tuple[int, int]]:
-    """Half-open ranges of rows, as few as there can be, that compute at most ``most`` tokens or are one row."""
+def _cuts(lengths: Sequence[int], shared: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Return the fewest half-open ranges of rows with at most ``limit`` distinct tokens each, or a single row.
+
+    ``shared[i]`` counts the tokens that row i shares with the row before it; the first row of a range shares none.
+    """
     cuts: list[tuple[int, int]] = []
-    first, work = 0, lengths[0]
+    first, tokens = 0, lengths[0]
     for index in range(1, len(lengths)):
         added = lengths[index] - shared[index]
-        if work + added > most:
+        if tokens + added > limit:
             cuts.append((first, index))
-            first, work, added = index, 0, lengths[index]
-        work += added
+            first, tokens, added = index, 0, lengths[index]
+        tokens += added
     return [*cuts, (first, len(lengths))]
 
 
 def _lay_out(rows: Sequence[Example], shared: Sequence[int]) -> MicroBatch:
+    """Lay sorted ``rows`` out as one micro-batch; ``shared[i]`` tokens of row i are those of the row before it."""
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
-    index_rows: list[np.ndarray] = []
+    index_rows: list[np.ndarray] = []  # for each row, where its tokens stand in the sequence
     used = 0
     for example, prefix in zip(rows, shared, strict=True):
         length = len(example.input_ids)
@@ -112,34 +117,35 @@ def _lay_out(rows: Sequence[Example], shared: Sequence[int]) -> MicroBatch:
         ids.append(example.input_ids[prefix:])
         positions.append(np.arange(prefix, length))
         used += length - prefix
-    cells, lengths, cell_of_token = _rectangles(index_rows, used)
+    blocks, lengths, slot_of_token = _blocks(index_rows, used)
+    # the hidden state before a token predicts it, so the first token of a row is never a target
     targets = [np.flatnonzero(example.trained[1:]) + 1 for example in rows]
     select = [row[target - 1] for row, target in zip(index_rows, targets, strict=True)]
     labels = [example.input_ids[target] for example, target in zip(rows, targets, strict=True)]
     return MicroBatch(
         input_ids=_tensor(np.concatenate(ids)),
         position_ids=_tensor(np.concatenate(positions)),
-        cells=cells,
+        blocks=blocks,
         lengths=lengths,
-        cell_of_token=cell_of_token,
+        slot_of_token=slot_of_token,
         select=_tensor(np.concatenate(select)),
         labels=_tensor(np.concatenate(labels)),
         examples=tuple(rows),
     )
 
 
-def _rectangles(
+def _blocks(
     index_rows: Sequence[np.ndarray], tokens: int
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-    """Rows of similar length side by side, and for every token one cell that holds it."""
+    """Return (blocks, lengths, slot_of_token) of a MicroBatch: rows of similar length padded together."""
     groups: list[list[np.ndarray]] = []
     for row in sorted(index_rows, key=len):
-        if groups and len(row) <= RECTANGLE_SLACK * len(groups[-1][0]):
+        if groups and len(row) <= BLOCK_SLACK * len(groups[-1][0]):
             groups[-1].append(row)
         else:
             groups.append([row])
-    cell_of_token = np.empty(tokens, dtype=np.int64)
-    cells: list[Tensor] = []
+    slot_of_token = np.empty(tokens, dtype=np.int64)
+    blocks: list[Tensor] = []
     lengths: list[Tensor] = []
     start = 0
     for group in groups:
@@ -147,12 +153,12 @@ def _rectangles(
         grid = np.empty((len(group), width), dtype=np.int64)
         for line, row in enumerate(group):
             grid[line, : len(row)] = row
-            grid[line, len(row) :] = row[0]
-            cell_of_token[row] = start + line * width + np.arange(len(row))
+            grid[line, len(row) :] = row[0]  # padding: any valid index will do
+            slot_of_token[row] = start + line * width + np.arange(len(row))
         start += grid.size
-        cells.append(_tensor(grid))
+        blocks.append(_tensor(grid))
         lengths.append(_tensor(np.array([len(row) for row in group])))
-    return tuple(cells), tuple(lengths), _tensor(cell_of_token)
+    return tuple(blocks), tuple(lengths), _tensor(slot_of_token)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -1,10 +1,9 @@
-"""One micro-batch through a model to its summed loss.
+"""The forward pass of training: a micro-batch in, its summed loss out.
 
-Two short cuts are taken where a model allows them: rows run packed instead of padded, and the head is computed
-chunk by chunk on trained tokens only. Before training, ``choose_forward`` runs two short rows through the real model,
-in the precision of the run: each by itself as transformers computes it, then as training will. A short cut stays only
-where the last hidden states come out the same and those of one row do not hang on the row before it. What cannot be
-trained is refused here, before the first step.
+Two optimizations apply where a model allows them: rows run packed instead of padded, and the head is computed in
+chunks, on trained tokens only. Before training, ``choose_forward`` proves them on the real model: two short rows run
+one by one as transformers computes them, then together as training will. Packing is used only if the last hidden
+states agree and no row's states depend on the row before it. A model that cannot be trained is refused there.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from backend.core.packed_attention import MicroBatch
 from backend.core.rope import forget_lengths, steady_length
 from backend.errors import ModelError
 from backend.inference.decoding import context_length
-from backend.training.batching import apart, pack
+from backend.training.batching import pack, split_long_rows
 from backend.training.loss import linear_cross_entropy
 from backend.training.neftune import noisy
 from backend.training.proof import (
@@ -48,23 +47,23 @@ from backend.training.reach import text_body
 from backend.training.tuning import uses_dropout
 
 TOKENS = 17
-"""Length of the longer row of the proof, where the model can take so many."""
+"""Tokens of the longer row of the proof; fewer if the model's context is shorter."""
 LOSS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-"""Largest relative difference of two ways to the same loss, by the precision of the products."""
+"""Largest relative difference between two computations of one loss, by the precision of matrix products."""
 STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""The same for the last hidden states of a token."""
+"""The same for the last hidden state of a token."""
 AGREEING = {torch.float32: 1.0, torch.bfloat16: 0.5}
-"""Share of a row's tokens whose states must agree: where numbers are rounded coarsely, a router may choose another
-expert for some of them, while rows that are mixed up leave few tokens right."""
+"""Share of a row's tokens whose states must agree. In bfloat16 a router may choose another expert for some tokens;
+if rows were mixed up, few tokens would agree."""
 
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """How this model's loss is computed: ``packed`` rows or padded ones, and NEFTune noise while training.
+    """A model and the way to compute its loss: ``packed`` or padded rows, and NEFTune noise while training.
 
-    ``draws``: a pass draws random numbers of the model's own while training, for dropout or in a router.
-    ``steady_length``: rows of more tokens have positions that depend on their length, and run alone.
-    A random pass needs batches that share no beginnings, so that every row draws for itself.
+    ``draws``: the model itself draws random numbers in training mode, for dropout or in a router.
+    ``steady_length``: rows of more tokens have rotary positions that depend on their length, so each runs alone.
+    If ``is_random``, pack batches without shared beginnings: a shared token would be drawn once for several rows.
     """
 
     model: PreTrainedModel | PeftModel
@@ -75,37 +74,38 @@ class ForwardPass:
 
     @property
     def causal(self) -> PreTrainedModel:
-        """The transformers model under an adapter, or the model itself."""
+        """The transformers model, without a PEFT wrapper."""
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     @property
     def body(self) -> nn.Module:
-        """The part of the transformers model that turns token ids into last hidden states."""
+        """The transformers model without its head: token ids in, last hidden states out."""
         return text_body(self.causal)
 
     @property
     def is_random(self) -> bool:
-        """Whether a pass draws random numbers while training: dropout, a router's, or noise."""
+        """True if a training pass draws random numbers: for dropout, in a router, or for NEFTune."""
         return self.neftune_noise_alpha > 0 or self.draws
 
     def autocast(self, plan: ComputePlan) -> AbstractContextManager[object]:
-        """bfloat16 products over fp32 weights, where the plan says bfloat16 and those weights are trained."""
+        """Return a context for bfloat16 products where the plan asks for them and the model's weights are fp32."""
         if plan.dtype == "bfloat16" and self.causal.dtype == torch.float32:
             return torch.autocast(plan.device_type, dtype=torch.bfloat16)
         return nullcontext()
 
     def loss_sum(self, batch: MicroBatch) -> Tensor:
-        """Summed cross-entropy in nats over the trained tokens of ``batch``; differentiable."""
+        """Return the summed cross-entropy in nats over the trained tokens of ``batch``, differentiable."""
         if self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1:
-            alone = apart(batch, self.steady_length)
-            return torch.stack([self.loss_sum(part) for part in alone]).sum()
+            parts = split_long_rows(batch, self.steady_length)
+            return torch.stack([self.loss_sum(part) for part in parts]).sum()
         return self.loss_of_states(self.hidden_states(batch), batch)
 
     def loss_of_states(self, states: Tensor, batch: MicroBatch) -> Tensor:
-        """The same from the last hidden states [T, h] of ``batch``."""
+        """Return what ``loss_sum`` does, given the last hidden states [T, h] of ``batch``."""
         hidden = states.index_select(0, batch.select)
         head = self.causal.get_output_embeddings()
         transform = _LogitTransform.of(self.causal)
+        # exactly nn.Linear: a head with an adapter, or one that does more, computes its own logits
         if type(head) is nn.Linear and transform is None:
             return linear_cross_entropy(hidden, head.weight.to(hidden.dtype), batch.labels, head.bias)
         logits = head(hidden).float()
@@ -113,7 +113,7 @@ class ForwardPass:
         return F.cross_entropy(logits, batch.labels, reduction="sum")
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:
-        """Last hidden states of every distinct token of ``batch``: [T, h]."""
+        """Return the last hidden state of each distinct token of ``batch``, [T, h]."""
         body = self.body
         if not self.packed:
             return self._padded_states(body, batch)
@@ -129,13 +129,13 @@ class ForwardPass:
         return states
 
     def _padded_states(self, body: nn.Module, batch: MicroBatch) -> Tensor:
-        cells: list[Tensor] = []
-        for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+        per_slot: list[Tensor] = []
+        for grid, lengths in zip(batch.blocks, batch.lengths, strict=True):
             mask = torch.arange(grid.shape[1], device=grid.device)[None] < lengths[:, None]
             with self._noise(lengths[:, None].expand(grid.shape)):
                 output = body(input_ids=batch.input_ids[grid], attention_mask=mask.long(), use_cache=False)
-            cells.append(output.last_hidden_state.flatten(0, 1))
-        return torch.cat(cells).index_select(0, batch.cell_of_token)
+            per_slot.append(output.last_hidden_state.flatten(0, 1))
+        return torch.cat(per_slot).index_select(0, batch.slot_of_token)
 
     def _noise(self, lengths: Tensor) -> AbstractContextManager[None]:
         alpha = self.neftune_noise_alpha if self.model.training else 0.0
@@ -144,7 +144,7 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class _LogitTransform:
-    """What some families do to their logits: cap * tanh(x / cap) (Gemma 2), times or divided by a constant."""
+    """A function that some families apply to their logits: cap * tanh(x / cap) (Gemma 2), or a constant factor."""
 
     softcap: float | None
     scale: float
@@ -165,13 +165,13 @@ class _LogitTransform:
 def choose_forward(
     model: PreTrainedModel | PeftModel, *, longest_row: int | None = None, plan: ComputePlan | None = None
 ) -> ForwardPass:
-    """Return the fastest way to the loss that is proved to be the model's own, in the precision of ``plan``.
+    """Return the fastest forward pass that reproduces the model's own loss, in the precision of ``plan``.
 
-    ``longest_row`` is the length in tokens of the longest row to come: a model that sees only a shorter part of a
-    row at once, or any part where it is not given, runs padded. Leaves the model in the mode it was in, on the
-    attention implementation it chose, and the generators of random numbers as they were.
-    Raises ModelError: ``damaged-weights`` where the model's own loss is no number, ``unsupported-architecture``
-    where not even padded rows reproduce it, where a token sees those after it, or where no gradient comes out.
+    ``longest_row`` is the most tokens a row will have: a model whose attention window is shorter, or that has any
+    window while ``longest_row`` is None, runs padded. The model keeps its mode (train or eval), the random generators
+    their state; the attention implementation is the one that the returned pass needs.
+    Raises ModelError ``damaged-weights`` if the model's own loss is not finite, and ``unsupported-architecture`` if
+    not even padded rows reproduce it, if a token attends to later ones, or if no trained parameter gets a gradient.
     """
     forget_lengths(model)
     own = ForwardPass(model, packed=False, steady_length=steady_length(model))
@@ -183,12 +183,12 @@ def choose_forward(
         if chosen is None:
             own.causal.set_attn_implementation(own_attention)
             chosen = proof.padded()
-    # a part that no token of the proof came to, an expert say, may drop out numbers all the same
+    # an expert that no token of the proof was routed to may have dropout all the same
     return replace(chosen, draws=chosen.draws or uses_dropout(model))
 
 
 class _Proof:
-    """Two rows, what the model itself makes of each, and what is asked of another way to compute them."""
+    """Compare another forward pass with the model's own, computed for two rows one by one."""
 
     def __init__(self, own: ForwardPass) -> None:
         self._own = own
@@ -202,48 +202,52 @@ class _Proof:
         batch = self._batch(own, self._rows[:1])
         tokens = torch.arange(length)
         if self._is_linked(own, batch, of=tokens[: length // 2], to=tokens[length // 2 :]):
-            raise unsupported(own.causal, "sees the tokens that come after the one it is to say")
+            raise unsupported(own.causal, "sees the tokens that come after the one it is to predict")
 
     def packed(self, longest_row: int | None) -> ForwardPass | None:
-        """Return packed rows where they are proved, else None; either may leave the model on packed attention."""
+        """Return the packed forward pass if it is proved, else None; both may leave packed attention switched on."""
         if not is_all_attention(self._own.causal, self._own.body):
             return None
         fast = replace(self._own, packed=True)
         self._own.causal.set_attn_implementation(packed_attention.register())
         try:
             with packed_attention.noted_windows() as windows:
-                fast = self._trained_once(fast)  # a model may refuse there what it takes at rest
-                stays = self._is_close(fast) and self._are_apart(fast)
+                fast = self._trained_once(
+                    fast
+                )  # in training mode a model may raise where it did not in eval mode
+                is_same = self._is_close(fast) and self._are_independent(fast)
         except FOREIGN as error:
             reraise_out_of_memory(error)
             return None
         sees_whole_rows = not windows or (longest_row is not None and longest_row <= min(windows))
-        return fast if stays and sees_whole_rows else None
+        return fast if is_same and sees_whole_rows else None
 
     def padded(self) -> ForwardPass:
-        """Padded rows. Raises ModelError where a row has other states beside a longer one than alone."""
+        """Return the padded forward pass. Raises ModelError if padding changes the states of a row."""
         if not self._is_close(self._own):
-            raise unsupported(self._own.causal, "computes a row otherwise when a longer one stands beside it")
+            raise unsupported(
+                self._own.causal, "computes a row differently when a longer one stands beside it"
+            )
         return self._trained_once(self._own)
 
     def _trained_once(self, forward: ForwardPass) -> ForwardPass:
-        """Compute a loss and its gradient as training will, and note whether that draws random numbers.
+        """Run one training pass with its gradient and record in ``draws`` whether it drew random numbers.
 
-        Raises ModelError where nothing learns from a text.
+        Raises ModelError if no trained parameter gets a gradient.
         """
         return replace(forward, draws=draws(lambda: self._train(forward)))
 
     def _train(self, forward: ForwardPass) -> None:
-        learned = [part for part in forward.model.parameters() if part.requires_grad]
+        trained = [part for part in forward.model.parameters() if part.requires_grad]
         loss = forward.loss_sum(self._batch(forward, self._rows))
-        found = (
-            torch.autograd.grad(loss, learned, allow_unused=True) if learned and loss.requires_grad else []
+        gradients = (
+            torch.autograd.grad(loss, trained, allow_unused=True) if trained and loss.requires_grad else []
         )
-        if learned and all(gradient is None for gradient in found):
+        if trained and all(gradient is None for gradient in gradients):
             raise unsupported(forward.causal, "does not use what is to be trained when it reads a text")
 
     def _checked_states(self, row: Example) -> Tensor:
-        """Return the last hidden states of ``row`` alone, once the model's own loss is found in them."""
+        """Return the last hidden states of ``row`` alone, after checking that they give the model's own loss."""
         expected = _own_loss(self._own.model, row)
         if not math.isfinite(expected):
             raise ModelError(
@@ -264,7 +268,7 @@ class _Proof:
         return abs(loss - expected) <= LOSS_TOLERANCE[self._precision] * abs(expected)
 
     def _is_close(self, forward: ForwardPass) -> bool:
-        """Whether the rows side by side have the loss and the states that each has alone."""
+        """True if both rows in one batch have the loss and the hidden states that each has alone."""
         batch = self._batch(forward, self._rows)
         with at_rest(forward.model):
             together = forward.hidden_states(batch)
@@ -275,14 +279,14 @@ class _Proof:
             bool(distance(together[tokens], alone).quantile(agreeing) <= tolerance) for tokens, alone in rows
         )
 
-    def _are_apart(self, forward: ForwardPass) -> bool:
-        """Whether the later row does not hang on the row before it, nor what they share on what follows."""
+    def _are_independent(self, forward: ForwardPass) -> bool:
+        """True if neither row depends on tokens that only the other has."""
         batch = self._batch(forward, self._rows)
         first, later = tokens_of_rows(batch, self._rows)
-        fresh = later[~torch.isin(later, first)]
-        ended = first[~torch.isin(first, later)]
-        linked = self._is_linked(forward, batch, of=fresh, to=ended)
-        return not linked and not self._is_linked(forward, batch, of=first, to=fresh)
+        only_later = later[~torch.isin(later, first)]
+        only_first = first[~torch.isin(first, later)]
+        linked = self._is_linked(forward, batch, of=only_later, to=only_first)
+        return not linked and not self._is_linked(forward, batch, of=first, to=only_later)
 
     def _is_linked(self, forward: ForwardPass, batch: MicroBatch, *, of: Tensor, to: Tensor) -> bool:
         return is_linked(

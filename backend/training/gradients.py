@@ -1,4 +1,4 @@
-"""The gradient of one step: its micro-batches side by side in lanes and over processes, added up in order. F1."""
+"""The gradient of one optimizer step: micro-batches spread over lanes and processes, summed in a fixed order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from backend.core.packed_attention import MicroBatch
 from backend.errors import TrainingError
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
+from backend.training.objective import SUPERVISED, Objective
 
 
 def step_gradients(
@@ -23,30 +24,35 @@ def step_gradients(
     pool: Lanes,
     world: World = ALONE,
     *,
+    objective: Objective = SUPERVISED,
     seed: int,
     step: int,
 ) -> tuple[float, list[Tensor]]:
-    """Mean loss in nats over the trained tokens of all ``batches`` and its gradient, one tensor a parameter.
+    """Return the loss of one step and its gradient, one tensor per parameter, the same in every process of ``world``.
 
-    A weight that has no part in a micro-batch gets zeros from it. Every process of ``world`` computes its share of
-    them, and all get the sum. Raises TrainingError (out-of-memory) when one does not fit, and LostPeerError.
+    The loss is that of ``objective``, summed over all ``batches`` and divided by their weight. A parameter that a
+    micro-batch does not use gets a zero gradient from it. Raises TrainingError ``out-of-memory`` when a micro-batch
+    does not fit, and LostPeerError.
     """
-    denominator = sum(len(batch.labels) for batch in batches)
+    # of all batches, not of this process's share: the shares then add up to the mean
+    total_weight = sum(objective.weight(batch) for batch in batches)
     device = torch.device(plan.device)
-    random = forward.is_random  # the caller then gives one lane
+    random = forward.is_random  # the caller then passes a pool of one lane, since the generator is global
 
     def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
         part, batch = item
         if random:
             seed_everything(step_seed(seed, step, part))
         with forward.autocast(plan):
-            loss = forward.loss_sum(batch.to(device)) / denominator
-        # an expert that no token was sent to has no part in the loss: zeros
-        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return float(loss.detach()), found
+            loss = objective.loss_sum(forward, batch.to(device)) / total_weight
+        # grad() and not backward(): lanes run at once, and backward() would add into one .grad per parameter.
+        # allow_unused: an expert that no token was routed to has no part in the graph.
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return float(loss.detach()), gradients
 
     total, summed = 0.0, list[Tensor]()
     try:
+        # in the order of the micro-batches, whichever lane ends first: the order of a sum decides its last bits
         for loss, gradients in pool.map(compute, world.my_share(list(enumerate(batches)))):
             total += loss
             summed = (

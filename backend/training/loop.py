@@ -1,7 +1,7 @@
 """The training loop: a generator of step reports. It knows nothing about files, screens or signals.
 
-Each optimizer step takes the exact mean over all its trained tokens, however the step is split into batches and
-micro-batches. A loss or gradient that is not finite ends training before it can touch a weight.
+The loss of an optimizer step is the exact mean over all its trained tokens, however the step is split into
+micro-batches. A loss or gradient that is not finite ends training before any weight changes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ from backend.training.batching import micro_batches, pack, step_rows
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
 from backend.training.gradients import step_gradients
+from backend.training.objective import SUPERVISED, Objective
 from backend.training.optimizer import build_optimizer, gradient_norm
 from backend.training.tuning import trainable_parameters
 
 
 @dataclass
 class TrainState:
-    """What training changes: weights, optimizer moments and the counters. All of it goes into a checkpoint."""
+    """Everything that training changes: weights, optimizer moments, counters. A checkpoint holds all of it.
+
+    ``parameters`` are the trainable ones by name, in the model's order.
+    """
 
     forward: ForwardPass
     optimizer: torch.optim.AdamW
@@ -45,13 +49,13 @@ class TrainState:
 
     @classmethod
     def start(cls, forward: ForwardPass, training: TrainingConfig) -> TrainState:
-        """The state before the first step of a model that ``tuning`` made trainable."""
+        """Return the state before the first step; ``tuning`` has already frozen what is not trained."""
         parameters = trainable_parameters(forward.model)
         return cls(forward, build_optimizer(parameters, training), parameters=parameters)
 
 
 Variation = Callable[[int, Sequence[int]], list[Example]]
-"""(epoch, indices) → what the examples at those indices are in that epoch; a pure function of both."""
+"""(epoch, indices) -> the examples at those indices as they are in that epoch; a pure function of both."""
 
 
 def train_steps(
@@ -61,24 +65,24 @@ def train_steps(
     plan: ComputePlan,
     *,
     seed: int,
+    objective: Objective = SUPERVISED,
     vary: Variation | None = None,
     world: World = ALONE,
 ) -> Iterator[StepReport]:
-    """Train from ``state.step`` to the end, one report per optimizer step; ``state`` is changed in place.
+    """Train from ``state.step`` to the last step and yield a report after each; ``state`` is changed in place.
 
-    ``vary`` says what the examples are in an epoch (from 0), where they differ from epoch to epoch.
-    ``world`` shares each step's work among processes, which all yield the same reports.
-    Deterministic: the same state, examples, settings and plan give the same bits on CPU, resumed or not, and on any
-    number of cores but where ``depends_on_cores``.
-    Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before the weights of that step
-    are touched.
+    ``objective`` is the loss to minimise. ``vary`` replaces the examples of an epoch (counted from 0) where
+    augmentation changes them. ``world`` splits each step among processes; all of them yield the same reports.
+    Deterministic on CPU: the same state, examples, settings and plan give the same bits, resumed or not, on any
+    number of cores unless ``depends_on_cores``.
+    Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before that step changes a weight.
     """
     steps = total_steps(len(examples), training)
     factor = learning_rate_factor(training, steps)
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
     per_epoch = steps_per_epoch(len(examples), training.rows_per_step)
     order = step_rows(len(examples), training.rows_per_step, seed, state.step)
-    lanes, threads = _side_by_side(state.forward, plan)
+    lanes, threads = _lanes_and_threads(state.forward, plan)
     with Lanes(lanes, threads) as pool:
         while state.step < steps:
             started = time.perf_counter()
@@ -94,7 +98,9 @@ def train_steps(
                 parts=(1 if plan.device_type == "cuda" else micro_batches(chosen)) * world.size,
                 share_prefixes=state.forward.packed and not state.forward.is_random,
             )
-            loss, norm = _update(state, batches, training, plan, pool, world, rate=rate, seed=seed, step=step)
+            loss, norm = _update(
+                state, batches, training, plan, pool, world, objective, rate=rate, seed=seed, step=step
+            )
             tokens = sum(batch.tokens for batch in batches)
             state.step, state.tokens_seen = step, state.tokens_seen + tokens
             yield StepReport(
@@ -113,15 +119,15 @@ def train_steps(
 
 
 def depends_on_cores(forward: ForwardPass, plan: ComputePlan) -> bool:
-    """Whether another number of cores would give other bits: products run on several threads, which round apart.
+    """True if another number of cores gives other bits, since matrix products run on several threads.
 
-    So they do on more cores than there may be lanes, and where passes draw random numbers one after the other.
+    That is so with more cores than the maximum of lanes, and where passes draw random numbers and so run in one lane.
     """
-    return plan.device_type == "cpu" and _side_by_side(forward, plan)[1] > 1
+    return plan.device_type == "cpu" and _lanes_and_threads(forward, plan)[1] > 1
 
 
-def _side_by_side(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int]:
-    """(lanes, threads of each): one lane where passes draw random numbers, each from where the last one ended."""
+def _lanes_and_threads(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int]:
+    """Return (lanes, threads per lane): one lane where passes draw from torch's global generator, which all share."""
     return (1, plan.threads * plan.lanes) if forward.is_random else (plan.lanes, plan.threads)
 
 
@@ -137,16 +143,17 @@ def _update(
     plan: ComputePlan,
     pool: Lanes,
     world: World,
+    objective: Objective,
     *,
     rate: float,
     seed: int,
     step: int,
 ) -> tuple[float, float]:
-    """Gradients of all micro-batches, checked, clipped and applied; returns (mean loss, norm before clipping)."""
+    """Compute, check, clip and apply the gradient of one step; return (mean loss, gradient norm before clipping)."""
     rows = [row for batch in batches for row in batch.rows]
     parameters = list(state.parameters.values())
     loss, gradients = step_gradients(
-        state.forward, parameters, batches, plan, pool, world, seed=seed, step=step
+        state.forward, parameters, batches, plan, pool, world, objective=objective, seed=seed, step=step
     )
     if not math.isfinite(loss):
         raise _not_finite("loss", {"step": step, "loss": loss, "learning_rate": rate, "rows": rows})

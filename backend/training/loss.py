@@ -1,4 +1,8 @@
-"""Masked cross-entropy that never holds all logits: the head runs on trained tokens only, in chunks."""
+"""Cross-entropy of hidden states through the language model head, without ever holding all logits.
+
+The logits of a batch, [tokens, vocabulary] in fp32, are often its largest tensor. Here the head runs on trained
+tokens only, a chunk at a time, and each chunk's gradient is computed while its logits exist.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 128
-"""Trained tokens whose logits exist at once; 128 to 256 keep a chunk near the last-level cache."""
+"""Trained tokens whose logits exist at once; with 128 to 256 a chunk stays near the last-level cache."""
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """sum(cross_entropy(hidden @ weight.T + bias)), its gradient computed on the way forward, a chunk at a time."""
+    """sum(cross_entropy(hidden @ weight.T + bias, labels)), with the gradient computed in the forward pass.
+
+    The gradient of cross-entropy in the logits is softmax(logits) - one_hot(label). It needs nothing from later
+    layers, since the loss is a sum: backward only multiplies by the incoming scalar. Otherwise the logits would have
+    to be kept or computed again.
+    """
 
     @staticmethod
     def forward(
@@ -30,14 +39,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total += (log_norm - logits.gather(1, target)).sum()
             if d_hidden is None:
                 continue
-            slope = logits.sub_(log_norm).exp_()
-            slope.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=slope.dtype))
+            d_logits = logits.sub_(log_norm).exp_()  # softmax, in place: the logits are not needed again
+            d_logits.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=d_logits.dtype))
             if d_bias is not None:
-                d_bias += slope.sum(0)
-            low = slope.to(hidden.dtype)
-            torch.matmul(low, weight, out=d_hidden[start : start + CHUNK])
+                d_bias += d_logits.sum(0)
+            d_low = d_logits.to(hidden.dtype)
+            torch.matmul(d_low, weight, out=d_hidden[start : start + CHUNK])
             if d_weight is not None:
-                d_weight += low.t() @ piece
+                d_weight += (
+                    d_low.t() @ piece
+                )  # d_weight is fp32, so many chunks in bfloat16 do not drown in it
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return total
 
@@ -51,9 +62,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Summed cross-entropy in nats of ``labels`` [N] under ``hidden`` [N, h] times the head ``weight`` [V, h].
+    """Return the summed cross-entropy in nats of ``labels`` [N] given ``hidden`` [N, h] and a head ``weight`` [V, h].
 
-    Differentiable in hidden, weight and bias. Never holds more than CHUNK rows of logits.
+    Differentiable in hidden, weight and bias; not twice. At most CHUNK rows of logits exist at once.
     """
     grads = torch.is_grad_enabled() and any(
         part is not None and part.requires_grad for part in (hidden, weight, bias)

@@ -1,4 +1,4 @@
-"""NEFTune: uniform noise on the embeddings of training rows (Jain et al. 2023, arXiv 2310.05914)."""
+"""NEFTune: uniform noise on the embeddings of training rows (Jain et al., 2023, arXiv:2310.05914)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 @contextmanager
 def noisy(embedding: nn.Module, alpha: float, lengths: Tensor) -> Iterator[None]:
-    """Within it, ``embedding`` adds noise from -m to m to each of its outputs, m = alpha / sqrt(length * width).
+    """Inside the block, ``embedding`` adds uniform noise in [-m, m] to its outputs, m = alpha / sqrt(length * width).
 
-    ``lengths`` holds the length in tokens of the row of every token, in the shape of the ids. That is the formula
-    of the paper and of ``neftune_noise_alpha`` in transformers and TRL, which take the padded width of a batch for
-    the length. An ``alpha`` of 0 changes nothing and draws nothing.
+    ``lengths``, in the shape of the ids, holds for every token the length of its row in tokens. transformers and TRL
+    (``neftune_noise_alpha``) use the padded length of the batch instead, so there a row's noise depends on the rows
+    beside it. An ``alpha`` of 0 adds nothing and draws no random numbers.
     """
     if not alpha:
         yield

@@ -1,8 +1,8 @@
-"""AdamW over the trainable parameters, and the learning rate as a pure function of the step."""
+"""AdamW over the trainable parameters, its state as named tensors for checkpoints, and the gradient norm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,10 @@ from backend.run.config import TrainingConfig
 
 
 def build_optimizer(parameters: Mapping[str, nn.Parameter], training: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, arXiv:1711.05101) with weight decay on matrices only.
+    """Return AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101) with weight decay on matrices only.
 
-    Its state is made at once, so that a checkpoint after any step, the first included, has all of it.
+    Its state is created here and not, as torch does, in the first step: it can then be restored from a checkpoint
+    before any step is taken.
     """
     matrices = [part for part in parameters.values() if part.ndim >= 2]
     others = [part for part in parameters.values() if part.ndim < 2]
@@ -40,7 +41,7 @@ def build_optimizer(parameters: Mapping[str, nn.Parameter], training: TrainingCo
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors, ``<parameter>.<exp_avg|exp_avg_sq|step>``; not copies."""
+    """Return the optimizer's state as ``<parameter name>.<exp_avg|exp_avg_sq|step>`` -> tensor; not copies."""
     return {
         f"{name}.{key}": value
         for name, part in parameters.items()
@@ -51,7 +52,7 @@ def optimizer_tensors(
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Copy named tensors back into the optimizer's state. Raises KeyError when the names differ."""
+    """Copy named tensors into the optimizer's state. Raises KeyError if the names differ."""
     own = optimizer_tensors(optimizer, parameters)
     if own.keys() != tensors.keys():
         raise KeyError(f"optimizer state differs in {sorted(own.keys() ^ tensors.keys())[:3]}")
@@ -59,6 +60,6 @@ def load_optimizer_tensors(
         value.copy_(tensors[name])
 
 
-def gradient_norm(gradients: list[Tensor]) -> float:
-    """Global L2 norm over all gradients, summed in fp32 in their order."""
+def gradient_norm(gradients: Sequence[Tensor]) -> float:
+    """Return the L2 norm over all gradients together: the norm of their norms, taken in a fixed order."""
     return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients])))

@@ -1,7 +1,6 @@
-"""Questions about a model that are answered by running it, in whatever precision it has.
+"""Properties of a model found by running it: dependence between tokens, random draws, distance between states.
 
-Whether one token hangs on another, whether a pass draws random numbers, how far two ways to the same states are
-apart. ``forward.prove`` puts them before training.
+``forward.choose_forward`` checks them before training, in the precision of the run.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from backend.core.packed_attention import MicroBatch
 from backend.errors import ModelError
 
 LINKED = 1e-4
-"""Share of the largest gradient from which one token's states are said to hang on another token."""
+"""A token counts as dependent on another from this share of the largest gradient on."""
 SHARED = 6
-"""Tokens that the two rows of a proof have in common, where they are long enough."""
+"""Tokens at the beginning of the two rows of a proof that are equal, if the rows are long enough."""
 
 FOREIGN = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError, ArithmeticError)
-"""What a model raises that cannot be called in this way."""
+"""Exceptions that model code raises for a call it does not support."""
 
 _PLAIN_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 
 
 def two_rows(vocabulary: int, length: int) -> list[Example]:
-    """Return two rows of random tokens with a common beginning, the second shorter by two and later in order."""
+    """Return two rows of random tokens with a common beginning; the second is two tokens shorter and sorts later."""
     ids = np.random.default_rng(0).integers(0, vocabulary, size=2 * length)
     shared = min(SHARED, length // 2)
     left = max(1, length - shared - 2)
@@ -45,32 +44,33 @@ def two_rows(vocabulary: int, length: int) -> list[Example]:
 
 
 def tokens_of_rows(batch: MicroBatch, rows: Sequence[Example]) -> list[Tensor]:
-    """Return for each row the indices of its tokens in the states of ``batch``; no two rows may be equal."""
+    """Return, for each row, where its tokens stand in the states of ``batch``; the rows must differ."""
     found = {}
-    for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+    for grid, lengths in zip(batch.blocks, batch.lengths, strict=True):
         for line, length in zip(grid, lengths.tolist(), strict=True):
             found[tuple(batch.input_ids[line[:length]].tolist())] = line[:length]
     return [found[tuple(row.input_ids.tolist())] for row in rows]
 
 
 def distance(states: Tensor, expected: Tensor) -> Tensor:
-    """Return the relative distance of each token's states, [tokens] from two times [tokens, h]."""
+    """Return each token's relative L2 distance, [tokens], between two tensors [tokens, h]."""
     difference = (states.float() - expected.float()).norm(dim=-1)
     relative: Tensor = difference / expected.float().norm(dim=-1).clamp_min(1e-12)
     return relative
 
 
 def is_linked(compute: Callable[[], Tensor], embeddings: nn.Module, of: Tensor, to: Tensor) -> bool:
-    """Whether the states of the tokens ``of`` have a gradient in the embeddings of the tokens ``to``.
+    """True if the states of the tokens ``of`` depend on the embeddings of the tokens ``to``.
 
-    ``compute`` returns the last hidden states [T, h] of T tokens that ``embeddings`` was called for once.
-    Asked of the gradient and not by changing tokens: it is nothing at all where there is no link, whatever the
-    precision, and whichever experts a router chooses. Raises ValueError where ``embeddings`` was not called.
+    ``compute`` returns the last hidden states [T, h] of T tokens and calls ``embeddings`` once. The gradient decides,
+    and not a change of tokens: without a dependence it is exactly zero in any precision, whatever experts a router
+    chooses. Raises ValueError if ``embeddings`` was not called.
     """
     with torch.enable_grad(), _leaves(embeddings) as embedded:
         states = compute()[of].float()
         if not embedded:
             raise ValueError("this model does not call its embeddings")
+        # different weights, since after a LayerNorm the plain sum of a state is constant and has no gradient
         weights = torch.linspace(-1.0, 2.0, states.numel(), device=states.device).view_as(states)
         total = (states * weights).sum()
         (slope,) = torch.autograd.grad(total, embedded[:1], allow_unused=True, materialize_grads=True)
@@ -80,7 +80,7 @@ def is_linked(compute: Callable[[], Tensor], embeddings: nn.Module, of: Tensor, 
 
 @contextmanager
 def _leaves(embeddings: nn.Module) -> Iterator[list[Tensor]]:
-    """The outputs of ``embeddings`` meanwhile, as leaves of the graph, in the order they come."""
+    """Collect the outputs of ``embeddings`` inside the block, in order, as leaf tensors."""
     seen: list[Tensor] = []
 
     def watch(_module: nn.Module, _given: object, output: Tensor) -> Tensor:
@@ -95,9 +95,9 @@ def _leaves(embeddings: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def is_all_attention(causal: PreTrainedModel, body: nn.Module) -> bool:
-    """Whether attention, which can be replaced, is all that links tokens, as far as the model's parts tell.
+    """True if attention, which can be replaced, is all that mixes tokens, as far as modules and configuration show.
 
-    Not so where a layer is of another type (a convolution, linear attention, a state space) or keeps a state.
+    False for convolutions, linear attention, state spaces, and models that keep a state.
     """
     layers = set(getattr(causal.config.get_text_config(), "layer_types", None) or ())
     convolves = any(isinstance(part, nn.Conv1d) for part in body.modules())
@@ -106,9 +106,9 @@ def is_all_attention(causal: PreTrainedModel, body: nn.Module) -> bool:
 
 
 def draws(compute: Callable[[], object]) -> bool:
-    """Whether ``compute`` draws from a global generator of random numbers.
+    """True if ``compute`` draws from a global random generator.
 
-    Any draw counts, whether it changed the result or not: dropout of one in a thousand often changes none.
+    The generators' states are compared, not two results: dropout of 0.1 % often changes none.
     """
     before = _generators()
     compute()
@@ -124,7 +124,7 @@ def _generators() -> tuple[object, ...]:
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode and without gradients meanwhile."""
+    """Put ``model`` into eval mode, without gradients, inside the block."""
     training = model.training
     model.eval()
     try:
@@ -136,7 +136,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def translated(causal: PreTrainedModel) -> Iterator[None]:
-    """Raise ModelError ``unsupported-architecture`` for what a model raises that cannot read a text."""
+    """Turn whatever a model raises on text into ModelError ``unsupported-architecture``."""
     try:
         yield
     except FOREIGN as error:
@@ -146,13 +146,13 @@ def translated(causal: PreTrainedModel) -> Iterator[None]:
 
 
 def reraise_out_of_memory(error: BaseException) -> None:
-    """Raise ``error`` again where it says nothing about the model but that memory ran out."""
+    """Raise ``error`` again if it means that memory ran out: that says nothing about the architecture."""
     if is_out_of_memory(error):
         raise error
 
 
 def unsupported(causal: PreTrainedModel, why: str) -> ModelError:
-    """Return the error for a model that cannot be trained, where ``why`` completes the sentence "it …"."""
+    """Return the error for a model that cannot be trained; ``why`` completes the sentence "it …"."""
     return ModelError(
         f"This model of the family {causal.config.model_type} cannot be trained: it {why}.",
         remedy="Choose a model of another architecture.",

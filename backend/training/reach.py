@@ -1,7 +1,7 @@
-"""What of a model a text reaches: its parameters, and the layers that an adapter can stand beside.
+"""The parameters of a model that text input reaches, and the layers that an adapter can be added to.
 
-Found by reading a few tokens: a parameter is reached where the loss hangs on it. A vision tower is not, nor is a bias
-that only decides which expert is chosen.
+They are found by running a few tokens and walking the autograd graph: a parameter is reached if the logits depend on
+it. Those of a vision tower are not, nor is a bias that only chooses experts.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from backend.inference.decoding import context_length
 from backend.training.proof import at_rest, translated, two_rows
 
 TOKENS = 9
-"""Tokens that are read to see what is reached."""
+"""Tokens that are run to find what is reached."""
 
 
 @dataclass(frozen=True)
 class Reach:
-    """``parameters``: those that a text reaches, the numbers in their names as ``*``; None for all there are.
+    """``parameters``: names of those that text reaches, with ``*`` for layer and expert numbers; None means all.
 
-    ``several``: linear layers, named in the same way, that return more than one tensor, as some routers do.
+    ``several``: linear layers, named in the same way, that return more than one tensor, as some routers do: PEFT
+    cannot adapt them.
     """
 
     parameters: frozenset[str] | None
@@ -36,29 +37,29 @@ class Reach:
 
     @classmethod
     def everything(cls) -> Reach:
-        """Return the reach of a model that is not run: all it has."""
+        """Return the reach of a model that was not run: all its parameters."""
         return cls(None)
 
     def has_parameter(self, name: str) -> bool:
-        """Whether a text reaches this parameter, or the same one of another layer or expert."""
+        """True if text reaches this parameter, or the same one in another layer or expert."""
         return self.parameters is None or _numberless(name) in self.parameters
 
     def has_layer(self, name: str) -> bool:
-        """Whether an adapter beside the layer ``name`` would have a part in what is said about a text."""
+        """True if an adapter on the layer ``name`` would have an effect on text."""
         return _numberless(name) not in self.several and self.has_parameter(f"{name}.weight")
 
 
 def text_body(causal: PreTrainedModel) -> nn.Module:
-    """Return the part of ``causal`` that turns token ids into last hidden states and reads nothing but text."""
+    """Return the part of ``causal`` that maps token ids to last hidden states and takes text alone."""
     parts = (causal.get_decoder(), causal.base_model, *causal.children())
     inner: list[nn.Module] = [p for p in parts if isinstance(p, PreTrainedModel) and p is not causal]
     return inner[0] if inner else causal
 
 
 def reach_of_text(model: PreTrainedModel) -> Reach:
-    """Return what a text reaches in ``model``, which is run at rest on a few tokens and left as it was.
+    """Run ``model`` in eval mode on a few tokens and return what they reach; the model is left as it was.
 
-    Raises ModelError ``unsupported-architecture`` where it cannot be run on a text.
+    Raises ModelError ``unsupported-architecture`` if it cannot be run on text.
     """
     length = min(TOKENS, context_length(model))
     first, _ = two_rows(model.get_input_embeddings().weight.shape[0], length)
@@ -68,8 +69,8 @@ def reach_of_text(model: PreTrainedModel) -> Reach:
         at_rest(model),
         one_thread(),
         torch.enable_grad(),
-        _all_learning(model),
-        _tuples(model) as several,
+        _all_require_grad(model),
+        _multiple_outputs(model) as several,
     ):
         states = text_body(model)(input_ids=ids, use_cache=False).last_hidden_state
         used = {id(leaf) for leaf in _leaves(model.get_output_embeddings()(states).sum())}
@@ -79,9 +80,9 @@ def reach_of_text(model: PreTrainedModel) -> Reach:
 
 
 def fixed_parameters(model: PreTrainedModel) -> set[str]:
-    """Return the names of the parameters that the architecture never trains, such as sinusoidal positions.
+    """Return the names of the parameters that the architecture itself freezes, such as sinusoidal positions.
 
-    Asked of a new model of that kind without weights: loading makes every parameter one that learns.
+    A fresh model on the meta device tells them: loading weights sets requires_grad on every parameter.
     """
     with torch.device("meta"):
         fresh = type(model)(copy.deepcopy(model.config))
@@ -93,8 +94,8 @@ def _numberless(name: str) -> str:
 
 
 @contextmanager
-def _all_learning(model: nn.Module) -> Iterator[None]:
-    """Let every parameter that can have a gradient be part of the graph meanwhile."""
+def _all_require_grad(model: nn.Module) -> Iterator[None]:
+    """Set requires_grad on every floating-point parameter inside the block."""
     frozen = [part for part in model.parameters() if part.is_floating_point() and not part.requires_grad]
     for part in frozen:
         part.requires_grad = True
@@ -106,8 +107,8 @@ def _all_learning(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _tuples(model: nn.Module) -> Iterator[set[str]]:
-    """Collect the names of the linear layers that return something else than one tensor meanwhile."""
+def _multiple_outputs(model: nn.Module) -> Iterator[set[str]]:
+    """Collect, inside the block, the names of linear layers that return anything but one tensor."""
     found: set[str] = set()
 
     def watch(name: str, output: object) -> None:
@@ -127,7 +128,7 @@ def _tuples(model: nn.Module) -> Iterator[set[str]]:
 
 
 def _leaves(loss: Tensor) -> Iterator[Tensor]:
-    """The parameters at the ends of the graph of ``loss``; nothing is computed for it."""
+    """Yield the leaf tensors of the graph of ``loss``, without computing a gradient."""
     waiting, seen = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop()

@@ -1,7 +1,7 @@
-"""A loaded model in, a trainable model out: METHODS maps a method's name to what it does.
+"""Make a loaded model trainable: full fine-tuning or LoRA, by the name in ``METHODS``.
 
-Only what a text reaches is trained: the weights of a vision or audio tower stay as they came, and so does what the
-architecture keeps fixed.
+Only what text reaches is trained: the weights of a vision or audio tower stay frozen, and so do those that the
+architecture itself freezes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from backend.training.reach import Reach, fixed_parameters, reach_of_text
 from backend.utils.warning_utils import unwarned
 
 _OF_PEFT = ((FutureWarning, ""), (RuntimeWarning, "The following (rank|alpha)_pattern keys"))
-"""Warnings of peft: it asks transformers about a property that is to be renamed, and looks for experts, whose rank
+"""PEFT warnings to silence: it reads a deprecated property of transformers, and looks for experts, whose rank
 differs, among modules only."""
 _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-"""What peft puts adapters beside."""
+"""Layer types that PEFT can adapt."""
 
 
 def make_trainable(model: PreTrainedModel, tuning: TuningConfig, *, seed: int) -> PreTrainedModel | PeftModel:
-    """Apply the method of ``tuning``; trained weights are fp32, all others frozen.
+    """Apply the method of ``tuning`` and return the model in training mode; trained weights are fp32, others frozen.
 
-    The start of new weights depends on ``seed`` alone. Raises ModelError when the method does not fit the model:
-    those of ``check_tuning``, and ``unsupported-architecture`` where the model cannot read a text.
+    The initial adapter weights depend on ``seed`` alone. Raises ModelError: those of ``check_tuning``, and
+    ``unsupported-architecture`` if the model cannot be run on text.
     """
     reach = reach_of_text(model)
     torch.manual_seed(seed)
@@ -49,10 +49,10 @@ def make_trainable(model: PreTrainedModel, tuning: TuningConfig, *, seed: int) -
 
 
 def check_tuning(folder: Path, tuning: TuningConfig) -> None:
-    """Pass a ``tuning`` that fits the model in ``folder``, of which only config.json is read.
+    """Check that ``tuning`` fits the model in ``folder``, reading only its config.json.
 
-    Raises ModelError ``no-target-modules`` for a name that fits no layer, ``tied-target`` for an end of the model
-    that shares its weights with the other end, ``model-not-loadable``.
+    Raises ModelError ``no-target-modules`` for a name that fits no layer, ``tied-target`` for a head or embedding
+    that shares its weights with the other, ``model-not-loadable``.
     """
     if tuning.method == "lora":
         _with_adapters(load_skeleton(folder), tuning, Reach.everything())
@@ -79,6 +79,7 @@ METHODS: dict[str, Callable[[PreTrainedModel, TuningConfig, Reach], PreTrainedMo
 
 
 def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> PeftModel:
+    """Add LoRA layers to the modules that ``tuning`` names and text reaches. Raises ModelError."""
     targets = tuning.lora_target_modules
     names, outside = list[str](), list[str]()
     for name, part in model.named_modules():
@@ -99,10 +100,10 @@ def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -
         with unwarned(*_OF_PEFT):
             adapted = get_peft_model(model, settings)
     except (ValueError, re.error) as error:
-        told = str(error).partition(". ")[0]
-        why = f"cannot be adapted: {told}" if "incompatible" in told else "fits no layer of this model"
+        reason = str(error).partition(". ")[0]
+        why = f"cannot be adapted: {reason}" if "incompatible" in reason else "fits no layer of this model"
         raise _no_target(f"{targets!r} {why}", usable) from error
-    # by now peft has put the names that the layers have today in place of older ones
+    # PEFT silently skips a name of a list that fits nothing; by now it has translated old names of layers
     wanted = adapted.peft_config["default"].target_modules
     for target in sorted(wanted) if isinstance(targets, list) else ():
         if not any(is_target(name, [target]) for name in names):
@@ -113,7 +114,7 @@ def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -
 
 
 def _tied_ends(model: PreTrainedModel) -> list[str]:
-    """The names of embeddings and head where they share one weight matrix."""
+    """Return the names of embeddings and head if they share one weight matrix, else nothing."""
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
     if last is None or getattr(first, "weight", None) is not getattr(last, "weight", None):
         return []
@@ -121,7 +122,7 @@ def _tied_ends(model: PreTrainedModel) -> list[str]:
 
 
 def _pattern(names: Sequence[str]) -> str | None:
-    """A regular expression that fits exactly ``names``, those of all numbered layers together."""
+    """Return a regular expression for ``names``, with one alternative for all layers that differ in their numbers."""
     kinds = {re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in names}
     return "|".join(sorted(kinds)) or None
 
@@ -145,12 +146,12 @@ def _no_target(what: str, usable: Sequence[str]) -> ModelError:
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name, in the model's own order; shared ones once."""
+    """Return the trainable parameters by name, in the model's order; shared ones once."""
     return {name: part for name, part in model.named_parameters() if part.requires_grad}
 
 
 def uses_dropout(model: nn.Module) -> bool:
-    """Whether a dropout module of ``model``, or its configuration for attention, has a probability above 0."""
+    """True if a dropout module of ``model``, or its attention configuration, has a probability above 0."""
     own = any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules())
     config = getattr(model, "config", None)
     return own or bool(getattr(config, "attention_dropout", 0.0))

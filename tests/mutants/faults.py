@@ -195,8 +195,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the mean is taken over each micro-batch",
         "backend/training/gradients.py",
-        "denominator = sum(len(batch.labels) for batch in batches)",
-        "denominator = len(batches[0].labels)",
+        "total_weight = sum(objective.weight(batch) for batch in batches)",
+        "total_weight = objective.weight(batches[0])",
         (GRADIENTS,),
     ),
     Fault(

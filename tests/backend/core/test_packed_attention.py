@@ -21,7 +21,7 @@ WIDTH = 8
 ROWS = {
     "one row": random_rows([7]),
     "rows of one length": random_rows([6, 6, 6]),
-    "several rectangles": random_rows([2, 3, 9, 11, 30, 40]),
+    "several blocks": random_rows([2, 3, 9, 11, 30, 40]),
     "a shared beginning": random_rows([9, 14, 12, 30], shared=8),
     "rows inside rows": [example(list(range(n)), row=str(n)) for n in (2, 5, 6, 20)],
 }
@@ -43,7 +43,7 @@ def _tokens(batch: MicroBatch, heads: int, kv_heads: int) -> tuple[Tensor, Tenso
 def _alone(q: Tensor, k: Tensor, v: Tensor, batch: MicroBatch, scale: float) -> Tensor:
     """[T, H, D]: plain attention of each row on its own, written out in float64."""
     out = torch.zeros(q.shape[1], q.shape[0], WIDTH, dtype=torch.float64)
-    for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+    for grid, lengths in zip(batch.blocks, batch.lengths, strict=True):
         for line, length in zip(grid, lengths, strict=True):
             at = line[:length]
             q_row, k_row, v_row = (t.double()[:, at] for t in (q, k, v))
@@ -83,7 +83,7 @@ def test_output_and_gradients_are_those_of_the_rows_alone(
 def test_a_backward_pass_in_pieces_gives_the_same_gradients(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = _packed(ROWS["several rectangles"])
+    batch = _packed(ROWS["several blocks"])
     _, whole = _gradients(attend, batch, 4, 2)
     monkeypatch.setattr(packed_attention, "BACKWARD_BYTES", limit)
 
@@ -114,7 +114,7 @@ def test_other_rows_do_not_notice_when_one_row_changes() -> None:
     batch = _packed(random_rows([9, 12, 11, 30]))
     q, k, v = (t.detach() for t in _tokens(batch, 4, 2))
     before = attend(q, k, v, batch, 0.3)
-    changed = batch.cells[0][0, : batch.lengths[0][0]]
+    changed = batch.blocks[0][0, : batch.lengths[0][0]]
 
     for tensor in (q, k, v):
         tensor[:, changed] += 3.0
@@ -156,7 +156,7 @@ def test_a_model_gives_packed_rows_the_states_they_have_alone(architecture: str)
     by_length = {len(row.input_ids): alone[row.row] for row in rows}
     found = {
         int(length): packed[line[:length]]
-        for grid, lengths in zip(batch.cells, batch.lengths, strict=True)
+        for grid, lengths in zip(batch.blocks, batch.lengths, strict=True)
         for line, length in zip(grid, lengths, strict=True)
     }
     assert found.keys() == by_length.keys()
@@ -227,7 +227,7 @@ def test_queries_and_keys_follow_the_precision_of_the_values() -> None:
 def test_the_way_a_gpu_takes_gives_the_same() -> None:
     q, k, v = (t.detach()[None] for t in _tokens(_packed(ROWS["one row"]), 4, 2))
 
-    ours = packed_attention._rectangle(q, k, v, 0.3)
+    ours = packed_attention._attend_block(q, k, v, 0.3)
 
     theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
     torch.testing.assert_close(ours, theirs)

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from backend.core.encoding.examples import Example, common_prefix
 from backend.core.packed_attention import MicroBatch
 from backend.run.schedule import steps_per_epoch
-from backend.training.batching import RECTANGLE_SLACK, apart, epoch_order, micro_batches, pack, step_rows
+from backend.training.batching import (
+    BLOCK_SLACK,
+    epoch_order,
+    micro_batches,
+    pack,
+    split_long_rows,
+    step_rows,
+)
 from tests.backend.core.rows import example, random_rows
 
 
@@ -29,13 +36,13 @@ def _examples(draw: st.DrawFn) -> list[Example]:
 
 
 def _rows(batch: MicroBatch) -> list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-    """(ids, positions, token indices) of every row of ``batch``, read back through its cells."""
+    """(ids, positions, token indices) of every row of ``batch``, read back through its blocks."""
     found = []
-    for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+    for grid, lengths in zip(batch.blocks, batch.lengths, strict=True):
         for line, length in zip(grid, lengths.tolist(), strict=True):
-            cells = line[:length]
-            ids, positions = batch.input_ids[cells], batch.position_ids[cells]
-            found.append((tuple(ids.tolist()), tuple(positions.tolist()), tuple(cells.tolist())))
+            indices = line[:length]
+            ids, positions = batch.input_ids[indices], batch.position_ids[indices]
+            found.append((tuple(ids.tolist()), tuple(positions.tolist()), tuple(indices.tolist())))
     return found
 
 
@@ -53,7 +60,9 @@ def _learned(batches: list[MicroBatch]) -> list[tuple[tuple[int, ...], int]]:
     """Every (tokens before, label) that ``batches`` train, by walking from each selected token to its row."""
     learned = []
     for batch in batches:
-        before = {cells[at]: ids[: at + 1] for ids, _, cells in _rows(batch) for at in range(len(cells))}
+        before = {
+            indices[at]: ids[: at + 1] for ids, _, indices in _rows(batch) for at in range(len(indices))
+        }
         learned += [
             (before[token], label)
             for token, label in zip(batch.select.tolist(), batch.labels.tolist(), strict=True)
@@ -91,16 +100,16 @@ def test_every_token_is_read_from_a_cell_that_holds_it(
     examples: list[Example], budget: int, parts: int, share_prefixes: bool
 ) -> None:
     for batch in pack(examples, budget=budget, parts=parts, share_prefixes=share_prefixes):
-        flat = torch.cat([grid.flatten() for grid in batch.cells])
+        flat = torch.cat([grid.flatten() for grid in batch.blocks])
         real = torch.cat(
             [
                 (torch.arange(grid.shape[1]) < lengths[:, None]).flatten()
-                for grid, lengths in zip(batch.cells, batch.lengths, strict=True)
+                for grid, lengths in zip(batch.blocks, batch.lengths, strict=True)
             ]
         )
 
-        assert flat[batch.cell_of_token].tolist() == list(range(len(batch.input_ids)))
-        assert real[batch.cell_of_token].all()
+        assert flat[batch.slot_of_token].tolist() == list(range(len(batch.input_ids)))
+        assert real[batch.slot_of_token].all()
 
 
 @_packing
@@ -143,7 +152,7 @@ def test_rows_set_apart_are_alone_where_they_are_longer_and_learn_the_same(
 ) -> None:
     (batch,) = pack(examples, budget=1000, share_prefixes=share_prefixes)
 
-    parts = apart(batch, longest)
+    parts = split_long_rows(batch, longest)
 
     assert all(part.longest <= longest or len(part.rows) == 1 for part in parts)
     assert _learned(parts) == _learned([batch])
@@ -165,14 +174,14 @@ def test_counts_and_names_are_those_of_the_rows(
 
 
 @_packing
-def test_rows_in_one_rectangle_are_of_similar_length_and_padded_with_their_own_first_token(
+def test_rows_in_one_block_are_of_similar_length_and_padded_with_their_own_first_token(
     examples: list[Example], budget: int, parts: int, share_prefixes: bool
 ) -> None:
     for batch in pack(examples, budget=budget, parts=parts, share_prefixes=share_prefixes):
-        for grid, lengths in zip(batch.cells, batch.lengths, strict=True):
+        for grid, lengths in zip(batch.blocks, batch.lengths, strict=True):
             past = torch.arange(grid.shape[1]) >= lengths[:, None]
 
-            assert grid.shape[1] == lengths.max() <= RECTANGLE_SLACK * lengths.min()
+            assert grid.shape[1] == lengths.max() <= BLOCK_SLACK * lengths.min()
             assert torch.equal(grid[past], grid[:, :1].expand_as(grid)[past])
 
 
@@ -188,11 +197,11 @@ def test_a_shared_beginning_is_computed_once() -> None:
     rows = [example([1, 2, 3, 4], row="a"), example([1, 2, 3, 5, 6], row="b"), example([1, 2, 9], row="c")]
 
     (shared,) = pack(rows, budget=100)
-    (apart,) = pack(rows, budget=100, share_prefixes=False)
+    (unshared,) = pack(rows, budget=100, share_prefixes=False)
 
     assert shared.input_ids.tolist() == [1, 2, 3, 4, 5, 6, 9]
     assert shared.position_ids.tolist() == [0, 1, 2, 3, 3, 4, 2]
-    assert len(apart.input_ids) == shared.tokens == apart.tokens == 12
+    assert len(unshared.input_ids) == shared.tokens == unshared.tokens == 12
 
 
 def test_two_equal_rows_are_computed_once_and_learned_twice() -> None:
@@ -239,8 +248,8 @@ def test_a_batch_moves_whole() -> None:
 
     moved = batch.to(torch.device("meta"))
 
-    tensors = [moved.input_ids, moved.position_ids, *moved.cells, *moved.lengths]
-    tensors += [moved.cell_of_token, moved.select, moved.labels]
+    tensors = [moved.input_ids, moved.position_ids, *moved.blocks, *moved.lengths]
+    tensors += [moved.slot_of_token, moved.select, moved.labels]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.tokens, moved.rows) == (batch.tokens, batch.rows)
 

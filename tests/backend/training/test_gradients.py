@@ -222,7 +222,7 @@ def test_a_process_without_a_share_adds_nothing() -> None:
 class _Second(World):
     """The second of two processes, with nobody there to add up with."""
 
-    def add_up(self, loss: float, gradients: Sequence[Tensor]) -> float:
+    def all_reduce(self, loss: float, gradients: Sequence[Tensor]) -> float:
         return loss
 
 
