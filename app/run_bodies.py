@@ -12,7 +12,7 @@ import streamlit as st
 
 from app.run_buttons import Chosen
 from app.views.charts import COLOURS, draw_lines
-from app.views.curve_controls import draw_curve_controls
+from app.views.curve_controls import CURVES, NOISY, draw_curve_controls
 from app.views.log_view import draw_explanation, draw_log
 from app.views.samples import draw_samples, panels
 from backend.errors import RunError
@@ -51,13 +51,9 @@ def draw_curves(chosen: Chosen) -> None:
         faint=faint,
     )
     small = {
-        title: line(tag, replace(view, smoothing=smoothing, limit=SMALL_POINTS))
-        for title, tag, smoothing in (
-            ("Learning rate", "train/learning_rate", 0.0),
-            ("Gradient norm", "train/grad_norm", view.smoothing),
-            ("Tokens a second", "train/tokens_per_second", view.smoothing),
-            ("Exact match", "eval/exact_match", 0.0),
-        )
+        title: line(tag, replace(view, smoothing=view.smoothing if tag in NOISY else 0.0, limit=SMALL_POINTS))
+        for tag, title in CURVES.items()
+        if not tag.endswith("/loss")
     }
     shown = {title: one for title, one in small.items() if one.x}
     columns = st.columns(2)

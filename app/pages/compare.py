@@ -12,21 +12,11 @@ from app.studio import reading, studio
 from app.views.cards import draw_nothing_yet
 from app.views.charts import COLOURS, draw_lines
 from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
-from app.views.curve_controls import draw_curve_controls
+from app.views.curve_controls import CURVES, NOISY, draw_curve_controls
 from app.views.stacked_table import draw_stacked_table
 from app.views.text import title_of
 from backend.manager.run_summary import RunSummary
 from backend.run.folder import RunDir
-
-CURVES = {
-    "eval/loss": "Held-out loss",
-    "train/loss": "Training loss",
-    "eval/exact_match": "Exact match",
-    "train/learning_rate": "Learning rate",
-    "train/grad_norm": "Gradient norm",
-    "train/tokens_per_second": "Tokens a second",
-}
-NOISY = {"train/loss", "train/grad_norm", "train/tokens_per_second"}
 
 
 def page() -> None:

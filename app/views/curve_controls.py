@@ -18,6 +18,19 @@ PARTS = MappingProxyType(
         "First tenth": (0.0, 0.1),
     }
 )
+CURVES = MappingProxyType(
+    {
+        "eval/loss": "Held-out loss",
+        "train/loss": "Training loss",
+        "train/learning_rate": "Learning rate",
+        "train/grad_norm": "Gradient norm",
+        "train/tokens_per_second": "Tokens a second",
+        "eval/exact_match": "Exact match",
+    }
+)
+"""The curves that the pages draw, by their tag in ``metrics.jsonl``."""
+NOISY = frozenset({"train/loss", "train/grad_norm", "train/tokens_per_second"})
+"""Those that are smoothed."""
 
 
 def draw_curve_controls(prefix: str = "") -> tuple[View, bool]:
