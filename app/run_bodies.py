@@ -112,7 +112,7 @@ def draw_what_it_said(chosen: Chosen) -> None:
     """What happened, when it did not go well, and the end of the log."""
     if chosen.state.status in _TROUBLED or chosen.did_harm:
         above = chosen.did_harm  # where the command stands then
-        draw_explanation(chosen.explanation, "" if above else chosen.branch_command)
+        draw_explanation(chosen.explanation, "" if above else chosen.way_back)
     news = LogTail(chosen.run.train_log).poll()
     draw_log(news.lines[-SHOWN_LINES:], gap=len(news.lines) > SHOWN_LINES)
 

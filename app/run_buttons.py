@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +11,7 @@ import streamlit as st
 
 from app.actions import stop_soon, told
 from app.fingerprints import fingerprint
+from app.phrases import command
 from app.studio import Reading, Studio, reading
 from app.views.text import plain, size, title_of
 from backend.errors import RunError
@@ -57,10 +57,9 @@ class Chosen:
         return not moving and self.explanation.did_harm
 
     @property
-    def branch_command(self) -> str:
-        """The command that branches off where that helps; empty where it does not."""
-        flags = self.explanation.branch
-        return shlex.join(["tunesmith", "runs", "resume", str(self.run.path), *flags]) if flags else ""
+    def way_back(self) -> str:
+        """The command that branches off, or starts again, where that helps; empty where it does not."""
+        return command(self.run, self.explanation)
 
     @classmethod
     def of(cls, studio: Studio, name: str) -> Self:

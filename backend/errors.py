@@ -19,8 +19,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+
+MARKED_SETTING = re.compile(r"`([a-z][a-z_.]*)(?:=((?:[^`]|``)*))?`(?!`)")
+"""A setting in a remedy: its name in backticks, with a value where one is meant."""
 
 _DOUBLED_STOP = re.compile(r"(?<!\.)([.!?])\.$")
+
+
+def marked(name: str, value: str) -> str:
+    """Return a setting with its value as it stands in a remedy; each interface spells it in its own way."""
+    return f"`{name}={value.replace('`', '``')}`"
+
+
+def unmarked(found: re.Match[str]) -> tuple[str, str | None]:
+    """Return the name of a setting that ``MARKED_SETTING`` found, and its value; None without one."""
+    return found[1], None if found[2] is None else found[2].replace("``", "`")
+
+
+class NextStep(StrEnum):
+    """Something a person can do next. Each interface has its own phrase for it: a command, or a button."""
+
+    START = "start"
+    START_NOW = "start-now"
+    RESUME = "resume"
+    COMPUTE_LESS = "compute-less"
+    EXPLAIN = "explain"
+    WATCH = "watch"
+    END = "end"
 
 
 class TunesmithError(Exception):

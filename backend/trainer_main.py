@@ -95,8 +95,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
             with joined(world, os.environ, lambda: signals.reason or run_dir.stop_requested()):
                 outcome = _train(run_dir, world, signals, watch)
         except StoppedWaitingError as error:
-            remedy = f"Go on with: tunesmith runs resume {run_dir.id}"
-            outcome = Outcome(RunStatus.STOPPED, error.reason, str(error), remedy)
+            outcome = Outcome(RunStatus.STOPPED, error.reason, str(error))
         except LostPeerError as error:
             log.exception("This process ends because another one did")
             return Outcome(RunStatus.FAILED, "lost-peer", str(error))
@@ -214,7 +213,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
                 break
             if reason:
                 recorder.checkpoint()
-                return _stopped(run_dir, reason, report)
+                return _stopped(reason, report)
     watch(Progress("saving the result"))
     message = _choose(run_dir, state, steps, recorder.result_step)
     folder = run_dir.path / TUNINGS[config.tuning.method].result
@@ -368,12 +367,11 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
 
 
-def _stopped(run_dir: RunDir, reason: str, report: StepReport) -> Outcome:
+def _stopped(reason: str, report: StepReport) -> Outcome:
     return Outcome(
         RunStatus.STOPPED,
         reason,
         f"Stopped after step {report.step} of {report.total_steps}; a checkpoint is saved.",
-        remedy=f"Go on with: tunesmith runs resume {run_dir.id}",
         step=report.step,
     )
 

@@ -116,7 +116,7 @@ def check(run: RunDir, folder: str) -> None:
     """One trainer at most, a legal state with a reason, and live only while somebody lives."""
     state = run.state()
     promise(state.reason, "a state without a reason")
-    promise(state.next_action, "a state without a next action")
+    promise(state.remedy or state.next_step, "a state without a next action")
     trainers = [one for one in processes_of(Path(folder)) if "supervisor" not in " ".join(one.cmdline())]
     promise(len(trainers) <= 1, f"{len(trainers)} trainers at once")
     steps = [record["step"] for record in run.metrics().records]

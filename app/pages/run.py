@@ -67,9 +67,9 @@ def _live(chosen: Chosen) -> None:
     state = chosen.run.state()
     if state.status is not chosen.state.status:
         st.rerun()
-    draw_state(state, advise=not chosen.did_harm)
+    draw_state(chosen.run.id, state, advise=not chosen.did_harm)
     if chosen.did_harm:
-        draw_harm(chosen.explanation, chosen.branch_command)
+        draw_harm(chosen.explanation, chosen.way_back)
     head = st.container()
     body = st.radio(
         "Show",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.views.status_face import in_the_studio
+from app.phrases import what_to_do, without_marks
 from app.views.table import draw_table
 from app.views.text import figure, in_local_time, persons_zone, plain
 from backend.manager.explain import Explanation
@@ -25,8 +25,8 @@ def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
     st.code("\n".join(lines), language=None, wrap_lines=True, height="content" if fits else 420)
 
 
-def draw_explanation(explanation: Explanation, branch: str) -> None:
-    """What is known about how a run ended, and what to do; ``branch`` is the command that branches off, or empty."""
+def draw_explanation(explanation: Explanation, command: str) -> None:
+    """What is known about how a run ended, and what to do; ``command`` does that, or is empty."""
     with st.container(border=True):
         findings, moments = in_local_time("\n".join(explanation.findings), persons_zone())
         exact = f"Times are yours. As they were written: {', '.join(moments)}" if moments else None
@@ -34,26 +34,27 @@ def draw_explanation(explanation: Explanation, branch: str) -> None:
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in findings.splitlines()))
         st.markdown("**What to do**")
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in _advice(explanation)))
-        _draw_branch(branch)
+        _draw_command(command)
         if explanation.last_steps:
             with st.expander("The last steps"):
                 draw_table(_steps(explanation))
 
 
-def draw_harm(explanation: Explanation, branch: str) -> None:
-    """That a model is worse than the untrained one, and the way back; ``branch`` as above."""
+def draw_harm(explanation: Explanation, command: str) -> None:
+    """That a model is worse than the untrained one, and the way back; ``command`` as above."""
     st.warning(plain(f"{explanation.findings[0]} {explanation.advice[-1]}", 800), icon=":material/warning:")
-    _draw_branch(branch)
+    _draw_command(command)
 
 
-def _draw_branch(command: str) -> None:
+def _draw_command(command: str) -> None:
     if command:
-        st.caption("Branch off from a command line")
+        st.caption("From a command line")
         st.code(command, language=None, wrap_lines=True)
 
 
 def _advice(explanation: Explanation) -> list[str]:
-    return [in_the_studio(words) for words in explanation.advice]
+    step = what_to_do("", explanation.next_step, explanation.run)
+    return [*map(without_marks, explanation.advice), *([step] if step else [])]
 
 
 def _steps(explanation: Explanation) -> list[dict[str, str]]:

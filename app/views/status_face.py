@@ -8,6 +8,7 @@ from typing import Literal
 
 import streamlit as st
 
+from app.phrases import what_to_do
 from app.views.text import plain
 from backend.run.lifecycle import NOT_RESPONDING
 from backend.run.reports import RunState, RunStatus
@@ -59,23 +60,12 @@ def draw_badge(face: Face) -> None:
     st.badge(face.words, icon=face.icon, color=face.colour)
 
 
-def draw_state(state: RunState, *, advise: bool = True) -> None:
-    """The state in a sentence, and what to do next where it shall ``advise``."""
+def draw_state(run: str, state: RunState, *, advise: bool = True) -> None:
+    """The state of a run in a sentence, and what to do next where it shall ``advise``."""
     face = face_of(state.status, state.reason, state.damage)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_badge(face)
         st.markdown(plain(state.message, 400), width="content")
     needs_words = not state.is_live or state.reason == NOT_RESPONDING
     if advise and needs_words and state.status is not RunStatus.FINISHED:
-        st.caption(plain(in_the_studio(state.next_action), 400))
-
-
-def in_the_studio(advice: str) -> str:
-    """Advice that names a command, for somebody who has a button for it; other advice as it is."""
-    said = {
-        "Resume it with: tunesmith runs resume": "Press Resume to go on from the newest good checkpoint.",
-        "Start it with: tunesmith runs resume": "Press Start when you are ready.",
-        "Start it now with: tunesmith runs resume": "Press Start to begin at once, ahead of its turn.",
-        "Nothing was deleted. Resume to": "Nothing was deleted; Resume goes on from the newest good checkpoint.",
-    }
-    return next((words for start, words in said.items() if advice.startswith(start)), advice)
+        st.caption(plain(what_to_do(state.remedy, state.next_step, run), 400))

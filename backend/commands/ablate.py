@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from backend.commands.output import after_run, print_json, say, table
+from backend.commands.phrases import outcome_record
 from backend.run.folder import RunDir
 
 SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
@@ -60,10 +61,11 @@ def _carried_out(run: RunDir, *, as_json: bool) -> int:
     with ProgressView(quiet=as_json) as view:
         outcome = train_run(run, view)
     code = exit_code(outcome)
+    record = outcome_record(run, outcome)
     if not as_json:
-        say(f"{run.id}: {outcome.message} {outcome.remedy}".strip())
+        say(f"{run.id}: {outcome.message} {record['remedy']}".strip())
     elif code:
-        print_json({"run": run.id, "path": run.path, **vars(outcome)})
+        print_json({"run": run.id, "path": run.path, **record})
     after_run(run)
     return code
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from cyclopts import Parameter, validators
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, table
+from backend.commands.phrases import advice_lines, explanation_record, state_record, what_to_do
 from backend.commands.runs import summary_record
 from backend.errors import RunError
 from backend.run.folder import RunDir
@@ -94,10 +94,10 @@ def _say_what_it_waits_for(run: RunDir, does: str, wait: float | None, as_json: 
 
 def _print_state(run: RunDir, state: RunState, as_json: bool) -> int:
     if as_json:
-        print_json({"run": run.id, "path": run.path, **vars(state), "status": str(state.status)})
+        print_json({"run": run.id, "path": run.path, **state_record(run.id, vars(state))})
     else:
         say(f"{str(state.status).capitalize()}: {state.message}")
-        say(f"  {state.next_action}")
+        say(f"  {what_to_do(state.remedy, state.next_step, shown(run))}")
     return 0
 
 
@@ -219,14 +219,12 @@ def explain(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = F
     -------
     tunesmith runs explain RUN
     """
-    from dataclasses import asdict  # noqa: PLC0415
-
     from backend.manager.explain import explain as explain_run  # noqa: PLC0415
 
     found = find_run(runs, run)
     explanation = explain_run(found)
     if as_json:
-        print_json(asdict(explanation))
+        print_json(explanation_record(found, explanation))
     else:
         _print_explanation(found, explanation)
     return 0
@@ -252,10 +250,8 @@ def _print_explanation(run: RunDir, explanation: Explanation) -> None:
         say()
         table(["step", "loss", "gradient", "rate", "rows (first four)"], rows, title="The last steps")
     say("\nWhat to do")
-    for advice in explanation.advice:
-        say(f"  · {advice}")
-    if explanation.branch:
-        say(f"  · Branch off with: tunesmith runs resume {shown(run)} {shlex.join(explanation.branch)}")
+    for line in advice_lines(run, explanation):
+        say(f"  · {line}")
 
 
 def delete(

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import NOTHING, print_json, say, table
+from backend.commands.phrases import what_to_do
 from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _settle(manager: QueueManager, run: RunDir, *, as_json: bool, also: Mapping[
     elif run.id in started:
         say(f"{run.id} had a free slot and trains now. Watch it with: tunesmith runs watch {shown(run)}")
     else:
-        say(f"{run.id} is {state.status}. {state.next_action}")
+        say(f"{run.id} is {state.status}. {what_to_do(state.remedy, state.next_step, shown(run))}")
     return 0
 
 

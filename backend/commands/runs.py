@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
 from backend.commands.output import print_json, say, table
+from backend.commands.phrases import next_action, state_record
 from backend.errors import RunError
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
@@ -86,8 +87,7 @@ def summary_record(summary: RunSummary) -> dict[str, Any]:
     """A run's summary as plain values."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    record = asdict(summary)
-    return {**record, "path": str(record["path"]), "status": str(record["status"])}
+    return {**state_record(summary.id, asdict(summary)), "path": str(summary.path)}
 
 
 def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = False) -> int:
@@ -97,7 +97,6 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
     -------
     tunesmith runs show RUN --json
     """
-    from backend.manager.explain import next_action  # noqa: PLC0415
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
     folder = find_run(runs, run)

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from backend.commands.options import AsJson, RunsFolder, shown
 from backend.commands.output import NOTHING, after_run, print_json, say, say_to_nobody
+from backend.commands.phrases import next_action, outcome_record
 from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
     after_run(run)
     try:
         if as_json:
-            print_json({"run": run.id, "path": run.path, **vars(outcome), **also})
+            print_json({"run": run.id, "path": run.path, **outcome_record(run, outcome), **also})
         else:
             _print_outcome(run, outcome)
         sys.stdout.flush()
@@ -207,21 +208,18 @@ def carry_out(run: RunDir, *, as_json: bool, also: Mapping[str, Any] = NOTHING) 
 
 
 def _print_outcome(run: RunDir, outcome: Outcome) -> None:
-    from backend.manager.explain import next_action  # noqa: PLC0415
+    from backend.manager.explain import way_back  # noqa: PLC0415
     from backend.run.reports import RunStatus  # noqa: PLC0415
     from backend.utils.jsonl_utils import last_records  # noqa: PLC0415
 
     say(f"{str(outcome.status).capitalize()}: {outcome.message}")
     state = run.state()
-    instead = next_action(run, state)
     if outcome.status is RunStatus.FINISHED:
         say(f"  result  {outcome.result}")
-    if instead != state.next_action:
-        say(f"  {instead}")
-    elif outcome.status is RunStatus.FINISHED:
+    if outcome.status is not RunStatus.FINISHED or way_back(run, state):
+        say(f"  {next_action(run, state)}")
+    else:
         say("Next:")
         if any(last_records(run.samples_file)):  # held-out rows that ask something, which can be scored
             say(f"  tunesmith evaluate {shown(run)}   base and tuned side by side on the held-out rows")
         say(f"  tunesmith chat {shown(run)}")
-    elif outcome.remedy:
-        say(f"  {outcome.remedy}")

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import EXIT_FAILED, print_json, say, visible
+from backend.commands.phrases import next_action, state_record
 from backend.commands.plot import bar, curve_lines, sparkline
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
@@ -48,6 +49,7 @@ class Snapshot:
     run: str
     title: str
     state: RunState
+    next_action: str
     step: int
     total_steps: int
     loss: float | None
@@ -170,7 +172,6 @@ def exit_code(state: RunState) -> int:
 
 def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
     """The run as it is now; ``scalars`` are its curves, brought up to date here, and the source of every figure."""
-    from backend.manager.explain import next_action  # noqa: PLC0415
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
     state = run.state()
@@ -179,7 +180,8 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
     return Snapshot(
         run=run.id,
         title=summarise(run).title,
-        state=replace(state, next_action=next_action(run, state)),
+        state=state,
+        next_action=next_action(run, state),
         step=step,
         total_steps=total_steps,
         loss=_latest(scalars, "train/loss"),
@@ -220,12 +222,12 @@ def _eta(run: RunDir, step: int, total_steps: int) -> float | None:
 def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
     """The snapshot as plain values, the state's own words on the top level."""
     record = asdict(snapshot)
-    state = record.pop("state")
+    state = {**state_record(snapshot.run, record.pop("state")), "next_action": snapshot.next_action}
     curves = {
         name: dict(zip(("steps", "values"), record.pop(name), strict=True))
         for name in ("loss_curve", "eval_curve")
     }
-    return {**record, **state, "status": str(snapshot.state.status), "live": snapshot.state.is_live, **curves}
+    return {**record, **state, "live": snapshot.state.is_live, **curves}
 
 
 def view(snapshot: Snapshot, width: int) -> RenderableType:
@@ -251,13 +253,13 @@ def view(snapshot: Snapshot, width: int) -> RenderableType:
     if snapshot.log:
         parts += [Text(), *(Text(visible(line[:inner]), style="dim") for line in snapshot.log)]
     if not snapshot.goes_on:
-        parts += [Text(), Text(visible(snapshot.state.next_action))]
+        parts += [Text(), Text(visible(snapshot.next_action))]
     return Panel(Group(*parts), title=Text(visible(snapshot.title)), title_align="left", width=inner + 4)
 
 
 def headline(snapshot: Snapshot) -> str:
     """Where the run stands, in words."""
-    way_out = f" {snapshot.state.next_action}" if snapshot.state.reason == NOT_RESPONDING else ""
+    way_out = f" {snapshot.next_action}" if snapshot.state.reason == NOT_RESPONDING else ""
     return f"{str(snapshot.state.status).capitalize()} · {snapshot.state.message}{way_out}"
 
 
@@ -314,5 +316,5 @@ def plain_lines(snapshot: Snapshot) -> list[str]:
         lines += [f"step {progress_words(snapshot)}", figures(snapshot)]
     if len(snapshot.loss_curve[0]) > 1:
         lines.append(f"training loss {sparkline(snapshot.loss_curve[1][-60:])}")
-    lines += [machine(snapshot), *(f"  {line}" for line in snapshot.log), snapshot.state.next_action]
+    lines += [machine(snapshot), *(f"  {line}" for line in snapshot.log), snapshot.next_action]
     return [line for line in lines if line]

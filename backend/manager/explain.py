@@ -9,12 +9,11 @@ Control wing: imports F0 only.
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
 from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
@@ -66,7 +65,8 @@ class HeldOutLoss:
 class Explanation:
     """``headline`` in one sentence, ``findings`` and ``advice`` in several, the rows and steps they rest on.
 
-    ``branch`` are the flags with which ``runs resume`` branches off where that helps; none where it does not.
+    ``next_step`` comes after the advice. ``branch`` has the settings of a branch where one helps, ``again`` those of
+    a new run with this configuration where only that does.
     ``did_harm``: the result, or the latest model, is worse than the untrained one; that comes first in ``findings``,
     what is known against the data next, and the way back last in ``advice``.
     """
@@ -79,7 +79,9 @@ class Explanation:
     advice: tuple[str, ...]
     rows: tuple[str, ...]
     last_steps: tuple[FlightStep, ...]
-    branch: tuple[str, ...] = ()
+    next_step: NextStep | None = None
+    branch: Mapping[str, str] = field(default_factory=dict)
+    again: Mapping[str, str] = field(default_factory=dict)
     did_harm: bool = False
 
 
@@ -101,24 +103,35 @@ def explain(run: RunDir) -> Explanation:
         reason=state.reason,
         headline=state.message,
         findings=tuple(findings),
-        advice=tuple(_advice(run, state, suspect, held_out)),
+        advice=tuple(_advice(state, suspect, held_out)),
         rows=suspect.rows if suspect else (),
         last_steps=tuple(steps[-SHOWN_STEPS:]),
+        next_step=_next_step(state, suspect, held_out),
         branch=_branch(suspect, held_out),
-        did_harm=held_out is not None and held_out.is_worse_than_untrained,
+        again=_again(held_out),
+        did_harm=_did_harm(held_out),
     )
 
 
-def next_action(run: RunDir, state: RunState) -> str:
-    """What to do next: what ``state`` says; where a run at rest has done harm, that and the way back."""
+def way_back(run: RunDir, state: RunState) -> Explanation | None:
+    """Return the harm that a run at rest has done and the way back; None where it has done none, or goes on."""
     moving = state.is_live or state.status is RunStatus.QUEUED
     held_out = None if moving else _held_out(run)
     if held_out is None or not held_out.is_worse_than_untrained:
-        return state.next_action
-    flags = _branch(None, held_out)
-    branch = [f"Branch off with: tunesmith runs resume {run.id} {shlex.join(flags)}"] if flags else []
-    told = [*_held_out_findings(held_out, state), *_data_findings(run, held_out)]
-    return " ".join([*told, _way_back(run, held_out), *branch])
+        return None
+    return Explanation(
+        run=run.id,
+        status=str(state.status),
+        reason=state.reason,
+        headline=state.message,
+        findings=(*_held_out_findings(held_out, state), *_data_findings(run, held_out)),
+        advice=(_way_back(held_out),),
+        rows=(),
+        last_steps=(),
+        branch=_branch(None, held_out),
+        again=_again(held_out),
+        did_harm=True,
+    )
 
 
 def read_flight(run: RunDir) -> list[FlightStep]:
@@ -221,16 +234,27 @@ def _data_findings(run: RunDir, held_out: HeldOutLoss | None) -> list[str]:
     return [*told, *([f"It had {more} more findings."] if more > 0 else [])]
 
 
-def _branch(suspect: FlightStep | None, held_out: HeldOutLoss | None) -> tuple[str, ...]:
-    """Flags of ``runs resume`` for a branch: from the best checkpoint where the latest is worse than that."""
-    diverged = held_out is not None and held_out.is_worse_than_untrained
+def _did_harm(held_out: HeldOutLoss | None) -> bool:
+    return held_out is not None and held_out.is_worse_than_untrained
+
+
+def _branch(suspect: FlightStep | None, held_out: HeldOutLoss | None) -> dict[str, str]:
+    """The settings of a branch: from the best checkpoint where the latest is worse than that."""
     better = held_out is not None and held_out.has_good_checkpoint and held_out.best < held_out.latest
-    start = ("--from-step", str(held_out.best_step)) if held_out and better else ()
-    if diverged:
-        return (*start, "--lower-lr", f"{DIVERGED_RATE:g}") if start else ()
+    start = {"from_step": str(held_out.best_step)} if held_out and better else {}
+    if _did_harm(held_out):
+        return {**start, "lower_lr": f"{DIVERGED_RATE:g}"} if start else {}
     if suspect is None or not suspect.rows:
-        return ()
-    return (*start, "--lower-lr", f"{LOWER_RATE:g}", "--skip-rows", ",".join(suspect.rows[:4]))
+        return {}
+    return {**start, "lower_lr": f"{LOWER_RATE:g}", "skip_rows": ",".join(suspect.rows[:4])}
+
+
+def _again(held_out: HeldOutLoss | None) -> dict[str, str]:
+    """The settings of a new run, where no checkpoint is worth a branch."""
+    if held_out is None or not held_out.is_worse_than_untrained or held_out.has_good_checkpoint:
+        return {}
+    rate = f"{DIVERGED_RATE * held_out.peak_rate:.3g}" if held_out.peak_rate else "…"
+    return {"training.learning_rate": rate}
 
 
 def _process_findings(run: RunDir) -> list[str]:
@@ -283,8 +307,8 @@ def _machine_findings(run: RunDir) -> list[str]:
 _ADVICE = {
     "non-finite-loss": "Lower training.learning_rate, and look at the rows of that step.",
     "non-finite-gradient": "Lower training.learning_rate or training.max_grad_norm, and look at those rows.",
-    "out-of-memory": "Close other programs, or compute less at once: tunesmith runs resume RUN "
-    "--training.micro_batch_tokens N branches off with a smaller N.",
+    "out-of-memory": "Close other programs, or compute less at once: a smaller `training.micro_batch_tokens` "
+    "branches off from the newest checkpoint.",
     "disk-full": "Make room on the disk of the run, or lower training.save_total_limit.",
     "disk-low": "Make room on the disk of the run, or lower training.save_total_limit.",
     "crashed": "The stack at the crash is in train.log; a crash in the same place twice is a fault worth reporting.",
@@ -293,26 +317,32 @@ _ADVICE = {
 }
 
 
-def _advice(
-    run: RunDir, state: RunState, suspect: FlightStep | None, held_out: HeldOutLoss | None
-) -> list[str]:
+def _advice(state: RunState, suspect: FlightStep | None, held_out: HeldOutLoss | None) -> list[str]:
     advice = [_ADVICE[state.reason]] if state.reason in _ADVICE else []
     if held_out and held_out.is_worse_than_untrained:
-        return [*advice, _way_back(run, held_out)]
+        return [*advice, _way_back(held_out)]
     if suspect and suspect.rows and state.status is RunStatus.FAILED:
         advice.append(f"Look at the rows of step {suspect.step} before going on: {', '.join(suspect.rows)}.")
-    return advice if state.reason.startswith("non-finite") and suspect else [*advice, state.next_action]
+    return [*advice, state.remedy] if state.remedy and not _must_change(state, suspect) else advice
 
 
-def _way_back(run: RunDir, held_out: HeldOutLoss) -> str:
+def _must_change(state: RunState, suspect: FlightStep | None) -> bool:
+    """Whether going on as before would fail at the same step again."""
+    return state.reason.startswith("non-finite") and suspect is not None
+
+
+def _next_step(state: RunState, suspect: FlightStep | None, held_out: HeldOutLoss | None) -> NextStep | None:
+    explained = state.next_step is NextStep.EXPLAIN or _must_change(state, suspect)
+    return None if explained or _did_harm(held_out) else state.next_step
+
+
+def _way_back(held_out: HeldOutLoss) -> str:
     """What to do where training has done harm: there is no use in going on from the latest checkpoint."""
     if held_out.has_good_checkpoint:
         return (
             f"Do not go on from its latest step: branch from step {held_out.best_step}, where the held-out loss was "
             "lowest, with a lower learning rate."
         )
-    lower = f" {DIVERGED_RATE * held_out.peak_rate:.3g}" if held_out.peak_rate else " …"
     return (
-        "None of its checkpoints is better than the untrained model: start again with a lower learning rate, "
-        f"tunesmith train {shlex.quote(str(run.config))} --training.learning_rate{lower}"
+        "None of its checkpoints is better than the untrained model: start again with a lower learning rate."
     )

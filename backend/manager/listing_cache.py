@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from backend.errors import NextStep
 from backend.manager.run_summary import Labels, RunSummary
 from backend.run.reports import RunStatus
 from backend.utils.file_utils import write_text_durably
@@ -64,7 +65,9 @@ def _row(summary: RunSummary) -> list[object]:
 
 
 def _summary(root: Path, name: str, row: list[Any]) -> RunSummary:
-    status, *middle, labels, damage = row
+    status, reason, message, remedy, step, *middle, labels, damage = row
     said = _UNLABELLED if labels is None else record_from_json(Labels, labels)
-    values = [name, root / name, RunStatus(status), *middle, said, damage]
+    next_step = None if step is None else NextStep(step)
+    told = [RunStatus(status), reason, message, remedy, next_step]
+    values = [name, root / name, *told, *middle, said, damage]
     return RunSummary(*values)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
 from backend.run.records import read_rare_record
 from backend.run.reports import RunStatus
@@ -38,7 +38,8 @@ class RunSummary:
     status: RunStatus
     reason: str
     message: str
-    next_action: str
+    remedy: str
+    next_step: NextStep | None
     created: str
     model: str
     method: str
@@ -67,7 +68,8 @@ def summarise(run: RunDir) -> RunSummary:
         status=state.status,
         reason=state.reason,
         message=state.message,
-        next_action=state.next_action,
+        remedy=state.remedy,
+        next_step=state.next_step,
         created=created(run.path).isoformat(),
         model=peek(records.config, "model", "model_name_or_path"),
         method=peek(records.config, "tuning", "method"),

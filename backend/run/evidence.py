@@ -141,7 +141,6 @@ def _evidence(run: RunFiles, records: Records, held: bool) -> Evidence:
     attempt = records.attempt
     end = attempt.end if attempt else None
     return Evidence(
-        run.id,
         held=held,
         stop=read_stop(run) if held or (end and end.reason == "stopped") else None,
         attempt=records.number,

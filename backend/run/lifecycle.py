@@ -7,11 +7,11 @@ table that docs/lifecycle.md draws; ``require`` refuses every event that the tab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import MappingProxyType
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.pace import RESPONDING, Health
 from backend.run.reports import DEFAULT_DEVICE, AttemptEnd, Outcome, QueueTicket, RunState, RunStatus
 
@@ -95,7 +95,6 @@ class Evidence:
     or script of the person's own) are those of a live trainer.
     """
 
-    run: str
     held: bool = False
     stop: str | None = None
     attempt: int = 0
@@ -112,79 +111,91 @@ class Evidence:
 
 def derive(evidence: Evidence) -> RunState:
     """The state of a run from the evidence. The lock comes first, since it cannot lie; damage comes next."""
-    status, reason, message, action = _judge(evidence)
-    return RunState(status, reason, message, action, attempt=evidence.attempt, damage=evidence.damage)
+    return replace(_judge(evidence), attempt=evidence.attempt, damage=evidence.damage)
 
 
-def _judge(evidence: Evidence) -> tuple[RunStatus, str, str, str]:
-    run, outcome = evidence.run, evidence.outcome
-    resume = f"Resume it with: tunesmith runs resume {run}"
+def _judge(evidence: Evidence) -> RunState:
     if evidence.held:
-        return _judge_live(evidence, run)
+        return _judge_live(evidence)
     if evidence.damage:
-        remedy = f"Nothing was deleted. Resume to go on from the newest good checkpoint: tunesmith runs resume {run}"
-        return _S.FAILED, "damaged", f"The run folder is damaged: {evidence.damage}.", remedy
+        message = f"The run folder is damaged: {evidence.damage}."
+        remedy = "Nothing was deleted: it can go on from its newest good checkpoint."
+        return RunState(_S.FAILED, "damaged", message, remedy, NextStep.RESUME)
     if evidence.ticket and evidence.ticket.after_attempt == evidence.attempt:
         reason = "held" if evidence.ticket.hold else "waiting"
         device = "" if evidence.ticket.device == DEFAULT_DEVICE else f" on {evidence.ticket.device}"
         message = evidence.ticket.note or f"Waiting for a free slot{device}."
-        return _S.QUEUED, reason, message, f"Start it now with: tunesmith runs resume {run}"
-    if outcome and outcome.attempt == evidence.attempt:
-        return outcome.status, outcome.code, outcome.message, outcome.remedy or _after(outcome.status, resume)
+        return RunState(_S.QUEUED, reason, message, next_step=NextStep.START_NOW)
+    if evidence.outcome and evidence.outcome.attempt == evidence.attempt:
+        return _judge_outcome(evidence.outcome)
     if not evidence.attempt:
-        return (
-            _S.CREATED,
-            "new",
-            "Nothing has been started yet.",
-            f"Start it with: tunesmith runs resume {run}",
-        )
-    return _judge_lost(evidence, resume)
+        return RunState(_S.CREATED, "new", "Nothing has been started yet.", next_step=NextStep.START)
+    return _judge_lost(evidence)
 
 
-def _judge_live(evidence: Evidence, run: str) -> tuple[RunStatus, str, str, str]:
-    status, reason, message, action = _judge_stage(evidence, run)
+def _judge_live(evidence: Evidence) -> RunState:
+    state = _judge_stage(evidence)
     if evidence.health.is_responding:
-        return status, reason, message, action
-    message, action = _not_responding(evidence, run)
-    return status, reason if status is _S.STOPPING else NOT_RESPONDING, message, action
+        return state
+    reason = state.reason if state.status is _S.STOPPING else NOT_RESPONDING
+    message, way_out = _not_responding(evidence)
+    if not evidence.own_process:
+        return RunState(state.status, reason, message, way_out, NextStep.END)
+    end = f"To go on from its newest checkpoint, end it in its own terminal (process {evidence.pid})."
+    return RunState(state.status, reason, message, f"{way_out} {end}")
 
 
-def _judge_stage(evidence: Evidence, run: str) -> tuple[RunStatus, str, str, str]:
+def _judge_stage(evidence: Evidence) -> RunState:
     if evidence.stop is not None:
-        return _S.STOPPING, evidence.stop, "Saving a checkpoint, then stopping.", "Wait for it to end."
-    watch = f"Watch it with: tunesmith runs watch {run}"
+        return RunState(
+            _S.STOPPING, evidence.stop, "Saving a checkpoint, then stopping.", "Wait for it to end."
+        )
     if evidence.reported:
-        return _S.RUNNING, "training", "Training is under way.", watch
-    return _S.STARTING, "starting", "The trainer is starting.", watch
+        return RunState(_S.RUNNING, "training", "Training is under way.", next_step=NextStep.WATCH)
+    return RunState(_S.STARTING, "starting", "The trainer is starting.", next_step=NextStep.WATCH)
 
 
-def _not_responding(evidence: Evidence, run: str) -> tuple[str, str]:
-    """What is said of a live trainer without signs of life, and the way out."""
-    end = (
-        f"end it in its own terminal (process {evidence.pid})"
-        if evidence.own_process
-        else f"end it with: tunesmith runs stop {run} --now"
-    )
+def _not_responding(evidence: Evidence) -> tuple[str, str]:
+    """What is said of a live trainer without signs of life, and what to do before it is ended."""
     if evidence.health.is_suspended:
         message = f"Not responding: its process {evidence.pid} is suspended."
-        return message, f"Let it go on with: kill -CONT {evidence.pid}. Or {end}"
+        return message, f"Let it go on with: kill -CONT {evidence.pid}."
     minutes = evidence.health.silent_seconds / 60
     message = f"Not responding: it has written nothing for {minutes:,.0f} minutes and may hang."
-    return message, f"Its last words are in train.log. To go on from its newest checkpoint, {end}"
+    return message, "Its last words are in train.log."
 
 
-def _after(status: RunStatus, resume: str) -> str:
-    return "Try its answers, or export it." if status is _S.FINISHED else resume
+def _judge_outcome(outcome: Outcome) -> RunState:
+    """The state after an attempt that said how it ended."""
+    next_step = _AFTER.get(outcome.code, None if outcome.remedy else NextStep.RESUME)
+    if outcome.status is _S.FINISHED:
+        return RunState(
+            _S.FINISHED, outcome.code, outcome.message, outcome.remedy or "Try its answers, or export it."
+        )
+    return RunState(outcome.status, outcome.code, outcome.message, outcome.remedy, next_step)
 
 
-def _judge_lost(evidence: Evidence, resume: str) -> tuple[RunStatus, str, str, str]:
+_AFTER: Mapping[str, NextStep] = MappingProxyType(
+    {
+        "non-finite-loss": NextStep.EXPLAIN,
+        "non-finite-gradient": NextStep.EXPLAIN,
+        "out-of-memory": NextStep.COMPUTE_LESS,
+    }
+)
+"""What helps after a failure that would come again where the run only goes on."""
+
+
+def _judge_lost(evidence: Evidence) -> RunState:
     """An attempt that began, is over, and left no outcome."""
     end = evidence.end
-    if end is None and not evidence.same_boot:
-        return _S.INTERRUPTED, "rebooted", "The machine was restarted during training.", resume
     if end is None:
-        return _S.INTERRUPTED, "lost", "The trainer vanished without a word.", resume
+        reason, message = (
+            ("lost", "The trainer vanished without a word.")
+            if evidence.same_boot
+            else ("rebooted", "The machine was restarted during training.")
+        )
+        return RunState(_S.INTERRUPTED, reason, message, next_step=NextStep.RESUME)
+    status, reason = _S.INTERRUPTED if end.reason in LOST_REASONS else _S.FAILED, end.reason
     if end.reason == "stopped":
-        return _S.STOPPED, evidence.stop or "stop-requested", end.describe(), resume
-    status = _S.INTERRUPTED if end.reason in LOST_REASONS else _S.FAILED
-    return status, end.reason, end.describe(), resume
+        status, reason = _S.STOPPED, evidence.stop or "stop-requested"
+    return RunState(status, reason, end.describe(), next_step=NextStep.RESUME)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from backend.errors import NextStep
 from backend.utils.process_utils import ProcessIdentity
 
 DEFAULT_DEVICE = "default"
@@ -216,16 +217,17 @@ class QueueTicket:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands and why: ``reason`` is a stable code, ``message`` a sentence, ``next_action`` what to do.
+    """Where a run stands and why: ``reason`` is a stable code, ``message`` a sentence, ``remedy`` what to do.
 
-    ``attempt`` is the number of the latest attempt, 0 when there was none. ``damage`` says what is wrong with
-    the folder, empty when nothing is.
+    ``next_step`` comes after the remedy, or in its place where that is empty. ``attempt`` is the number of
+    the latest attempt, 0 when there was none. ``damage`` says what is wrong with the folder, empty when nothing is.
     """
 
     status: RunStatus
     reason: str
     message: str
-    next_action: str
+    remedy: str = ""
+    next_step: NextStep | None = None
     attempt: int = 0
     damage: str = ""
 

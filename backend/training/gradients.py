@@ -63,8 +63,8 @@ def step_gradients(
             raise
         raise TrainingError(
             f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
-            remedy="Compute less at once: tunesmith runs resume RUN --training.micro_batch_tokens N branches off "
-            "from its newest checkpoint with a smaller N. Where one row alone is too long, start a new run with a "
+            remedy="Compute less at once, with a smaller training.micro_batch_tokens in a branch from its newest "
+            "checkpoint. Where one row alone is too long, start a new run with a "
             "lower data.max_length.",
             code="out-of-memory",
         ) from error

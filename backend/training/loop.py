@@ -176,8 +176,7 @@ def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:
     shown = ", ".join(record["rows"][:4])
     return TrainingError(
         f"The {what} became {value} at step {record['step']}, in a step with the rows {shown} …",
-        remedy="Lower training.learning_rate and look at these rows. "
-        "What to go on from is told by: tunesmith runs explain RUN",
+        remedy="Lower training.learning_rate and look at these rows.",
         code=f"non-finite-{what}",
         step_record=record,
     )

@@ -231,7 +231,7 @@ class RunLife(RuleBasedStateMachine):
             state = self.run.state()
             assert state.reason
             assert state.message
-            assert state.next_action
+            assert state.remedy or state.next_step
 
     @invariant()
     def live_exactly_while_held(self) -> None:

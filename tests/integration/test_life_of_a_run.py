@@ -61,7 +61,7 @@ def test_f06_a_frozen_trainer_is_told_with_its_way_out_and_goes_on(
     send_signal(trainer, signal.SIGSTOP)
     state = eventually(lambda: run.state() if run.state().reason == "not-responding" else None)
     assert state.status is RunStatus.RUNNING
-    assert f"kill -CONT {trainer.pid}" in state.next_action
+    assert f"kill -CONT {trainer.pid}" in state.remedy
     send_signal(trainer, signal.SIGCONT)
     eventually(lambda: run.state().reason == "training")
     assert process_manager.stop(run).status is RunStatus.STOPPED

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.views.status_face import DAMAGED, FACES, HELD, PAUSED, face_of, in_the_studio
-from backend.run.lifecycle import Evidence, derive
+from app.views.status_face import DAMAGED, FACES, HELD, PAUSED, face_of
 from backend.run.reports import RunState, RunStatus
 from tests.app.reading import badges, texts, unescaped
 from tests.app.views.drawing import drawn
@@ -25,17 +24,11 @@ def test_the_special_ones() -> None:
     assert face_of(RunStatus.FAILED, "damaged", "config.yaml is cut short") == DAMAGED
 
 
-def test_what_to_do_next_is_a_button_here() -> None:
-    new = derive(Evidence("food"))
-    assert in_the_studio(new.next_action) == "Press Start when you are ready."
-    assert in_the_studio("Lower it.") == "Lower it."
-
-
 @pytest.mark.parametrize(
     ("status", "advised"), [(RunStatus.FAILED, 1), (RunStatus.RUNNING, 0), (RunStatus.FINISHED, 0)]
 )
 def test_state_and_advice(status: RunStatus, advised: int) -> None:
-    shown = drawn("status_face.draw_state", RunState(status, "why", "It *is* so.", "Do that."))
+    shown = drawn("status_face.draw_state", "food", RunState(status, "why", "It *is* so.", "Do that."))
     assert badges(shown) == [FACES[status].words]
     assert "It *is* so." in [unescaped(text) for text in texts(shown)]
     assert len(shown.caption) == advised

@@ -28,6 +28,7 @@ from backend.commands.watch import (
     take_snapshot,
     view,
 )
+from backend.errors import NextStep
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.manager.scalars import RunScalars
@@ -58,7 +59,8 @@ def snapshot(status: RunStatus = RunStatus.RUNNING, **changes: object) -> Snapsh
     made = Snapshot(
         run="20260101-000000-food-0001",
         title="food",
-        state=RunState(status, "training", "Training is under way.", "Watch it."),
+        state=RunState(status, "training", "Training is under way.", next_step=NextStep.WATCH),
+        next_action="Watch it.",
         step=50,
         total_steps=200,
         loss=1.25,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
 
-from backend.manager.explain import explain, next_action, read_flight
+from backend.errors import NextStep
+from backend.manager.explain import explain, read_flight, way_back
 from backend.run.folder import RunDir
 from backend.run.reports import DataCheck, DataFinding, Outcome, RunStatus
 from backend.utils.jsonl_utils import JsonlWriter
@@ -26,6 +25,19 @@ def fly(run: RunDir, *losses: float, norm: float = 1.0) -> None:
                     "rows": [f"food.jsonl:{step}"], "memory_bytes": 512 * 2**20,
                 }
             )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "next_step"),
+    [("internal-error", None), ("non-finite-loss", None), ("out-of-memory", "compute-less")],
+)
+def test_what_comes_next_after_a_failure(code: str, next_step: str | None, run: RunDir) -> None:
+    fail(run, code)
+    assert explain(run).next_step == next_step
+
+
+def test_a_new_run_is_started(run: RunDir) -> None:
+    assert explain(run).next_step is NextStep.START
 
 
 def fail(run: RunDir, code: str) -> None:
@@ -48,7 +60,7 @@ def test_a_loss_that_was_no_number_names_its_rows(run: RunDir) -> None:
     assert any("Step 3 stands out: loss nan" in finding for finding in told.findings)
     assert "Lower training.learning_rate" in told.advice[0]
     assert any("food.jsonl:3" in advice for advice in told.advice)
-    assert told.branch == ("--lower-lr", "0.5", "--skip-rows", "food.jsonl:3")
+    assert told.branch == {"lower_lr": "0.5", "skip_rows": "food.jsonl:3"}
 
 
 def test_what_the_trainer_said_comes_last(run: RunDir) -> None:
@@ -73,30 +85,30 @@ def test_a_run_that_never_learned_is_started_again(last: float | str, run: RunDi
     told = explain(run)
     assert "worse than the untrained model" in told.findings[0]
     assert "5.96 before training" in told.findings[0]
-    assert told.branch == ()
-    assert told.advice[-1].endswith(f"tunesmith train {run.config} --training.learning_rate 0.002")
+    assert (told.branch, told.again) == ({}, {"training.learning_rate": "0.002"})
+    assert "start again" in told.advice[-1]
 
 
 @pytest.mark.parametrize(
     ("losses", "branch"),
     [
-        ({0: 5.9, 20: 2.1, 40: 386.0}, ("--from-step", "20", "--lower-lr", "0.1")),
+        ({0: 5.9, 20: 2.1, 40: 386.0}, {"from_step": "20", "lower_lr": "0.1"}),
         (
             {0: 5.9, 20: 2.1, 40: 3.0},
-            ("--from-step", "20", *("--lower-lr", "0.5", "--skip-rows", "food.jsonl:1")),
+            {"from_step": "20", "lower_lr": "0.5", "skip_rows": "food.jsonl:1"},
         ),
-        ({0: 5.9, 20: 3.0, 40: 2.1}, ("--lower-lr", "0.5", "--skip-rows", "food.jsonl:1")),
-        ({0: 5.9, 10: 1.0, 20: 2.1, 40: 386.0}, ("--from-step", "20", "--lower-lr", "0.1")),
+        ({0: 5.9, 20: 3.0, 40: 2.1}, {"lower_lr": "0.5", "skip_rows": "food.jsonl:1"}),
+        ({0: 5.9, 10: 1.0, 20: 2.1, 40: 386.0}, {"from_step": "20", "lower_lr": "0.1"}),
     ],
     ids=["worse than untrained", "worse than the best", "the latest is the best", "only what was saved"],
 )
 def test_a_branch_leaves_from_the_best_checkpoint(
-    losses: dict[int, float], branch: tuple[str, ...], run: RunDir
+    losses: dict[int, float], branch: dict[str, str], run: RunDir
 ) -> None:
     evaluate(run, losses, saved=[20, 40])
     fail(run, "non-finite-loss")
     fly(run, math.nan)
-    assert explain(run).branch == branch
+    assert (explain(run).branch, explain(run).again) == (branch, {})
     assert not any("Mend it" in words for words in explain(run).advice)
 
 
@@ -109,7 +121,7 @@ def test_a_finished_run_that_did_harm_is_not_one_to_export(result: int, harm: bo
     told = explain(run)
     assert ("The result is worse than the untrained model" in told.findings[0]) is harm
     assert (told.advice == ("Try its answers, or export it.",)) is not harm
-    assert (told.branch == ("--from-step", "20", "--lower-lr", "0.1")) is harm
+    assert (told.branch == {"from_step": "20", "lower_lr": "0.1"}) is harm
 
 
 def test_an_infinite_gradient_counts_too(run: RunDir) -> None:
@@ -180,13 +192,16 @@ def test_after_a_harmful_run_findings_about_its_data_come_before_the_learning_ra
         "The data check had found: Rows are repeated (duplicates, 9 rows, f:1, f:2). That was accepted.",
         "The data check had found: Answers differ (conflicting-answers, 4 rows, f:3).",
     )
-    said = next_action(run, run.state())
-    assert 0 < said.index("Rows are repeated") < said.index("learning rate")
+    back = way_back(run, run.state())
+    assert back is not None
+    assert back.findings == told.findings[:3]
+    assert "learning rate" in back.advice[0]
 
 
 def test_a_run_that_did_no_harm_is_not_told_about_its_data(run: RunDir) -> None:
     run.write_data_check(DataCheck((DataFinding("duplicates", "Rows are repeated", "block", 9, "Harm."),)))
     assert not any("data check" in finding for finding in explain(run).findings)
+    assert way_back(run, run.state()) is None
 
 
 def test_what_the_data_check_found_may_be_damaged(run: RunDir) -> None:
@@ -207,11 +222,3 @@ def test_odd_lines_of_the_flight_record_do_no_harm(run: RunDir) -> None:
 def test_only_the_last_steps_are_shown(run: RunDir) -> None:
     fly(run, *[2.0] * 30)
     assert [step.step for step in explain(run).last_steps] == list(range(21, 31))
-
-
-def test_the_way_back_of_a_run_in_a_folder_with_blanks_can_be_typed(tmp_path: Path) -> None:
-    run = RunDir.create(tmp_path / "my runs", "x", "data: {train: x}\n")
-    evaluate(run, {0: 5.96, 20: 1580.0}, saved=[20])
-    fail(run, "non-finite-gradient")
-    (*_, command) = explain(run).advice[-1].partition("tunesmith ")
-    assert shlex.split(command)[:2] == ["train", str(run.config)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.environment import Environment
 from backend.run.folder import CONFIG_END, RunDir
 from backend.run.handover import Handover
@@ -158,7 +158,7 @@ class TestAttempts:
             run.write_environment(Environment())
         state = run.state()
         assert state.status is RunStatus.INTERRUPTED
-        assert "resume" in state.next_action
+        assert state.next_step is NextStep.RESUME
 
 
 class TestLock:

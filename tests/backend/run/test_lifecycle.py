@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.lifecycle import LIVE, LOST_REASONS, TRANSITIONS, Event, Evidence, derive, require
 from backend.run.pace import Health
 from backend.run.reports import AttemptEnd, Outcome, QueueTicket, RunStatus
 
 OUTCOME = Outcome(RunStatus.FINISHED, "completed", "Done.", attempt=2)
 TICKET = QueueTicket("2026-01-01T00:00:00", after_attempt=2, position=1.0)
-HELD = Evidence("run", held=True, attempt=2)
-FREE = Evidence("run", attempt=2)
+HELD = Evidence(held=True, attempt=2)
+FREE = Evidence(attempt=2)
 
 
 def ended(reason: str, **how: Any) -> Evidence:
@@ -25,9 +25,9 @@ def ended(reason: str, **how: Any) -> Evidence:
 
 
 CASES = {
-    "only a config": (Evidence("run"), "created", "new"),
+    "only a config": (Evidence(), "created", "new"),
     "locked, silent": (HELD, "starting", "starting"),
-    "locked before its first attempt": (Evidence("run", held=True), "starting", "starting"),
+    "locked before its first attempt": (Evidence(held=True), "starting", "starting"),
     "locked, reported": (replace(HELD, reported=True), "running", "training"),
     "locked, stop asked": (replace(HELD, reported=True, stop="paused"), "stopping", "paused"),
     "locked beats an old outcome": (replace(HELD, outcome=OUTCOME), "starting", "starting"),
@@ -35,12 +35,12 @@ CASES = {
     "damaged": (replace(FREE, damage="x", outcome=OUTCOME), "failed", "damaged"),
     "queued": (replace(FREE, ticket=TICKET), "queued", "waiting"),
     "queued on hold": (replace(FREE, ticket=replace(TICKET, hold=True)), "queued", "held"),
-    "queued, never run": (Evidence("run", ticket=replace(TICKET, after_attempt=0)), "queued", "waiting"),
+    "queued, never run": (Evidence(ticket=replace(TICKET, after_attempt=0)), "queued", "waiting"),
     "a spent ticket": (replace(FREE, ticket=replace(TICKET, after_attempt=1)), "interrupted", "lost"),
     "finished": (replace(FREE, outcome=OUTCOME), "finished", "completed"),
     "finished, queued anew": (replace(FREE, outcome=OUTCOME, ticket=TICKET), "queued", "waiting"),
     "an older attempt's outcome": (replace(FREE, outcome=replace(OUTCOME, attempt=1)), "interrupted", "lost"),
-    "an outcome of no attempt": (Evidence("run", outcome=replace(OUTCOME, attempt=1)), "created", "new"),
+    "an outcome of no attempt": (Evidence(outcome=replace(OUTCOME, attempt=1)), "created", "new"),
     "stopped": (
         replace(FREE, outcome=replace(OUTCOME, status=RunStatus.STOPPED, code="paused")), "stopped", "paused",
     ),
@@ -62,7 +62,7 @@ def test_evidence_decides(evidence: Evidence, status: str, reason: str) -> None:
     state = derive(evidence)
     assert (state.status, state.reason) == (status, reason)
     assert state.message.endswith(".")
-    assert state.next_action
+    assert state.remedy or state.next_step
     assert state.is_live == evidence.held
 
 
@@ -82,33 +82,32 @@ SUSPENDED, SILENT = Health(5.0, True), Health(3600.0, False)
 @pytest.mark.parametrize(
     ("health", "message", "way_out"),
     [
-        (SUSPENDED, "its process 123 is suspended", "kill -CONT 123"),
-        (SUSPENDED, "its process 123 is suspended", "tunesmith runs stop r --now"),
-        (SILENT, "written nothing for 60 minutes", "tunesmith runs stop r --now"),
+        (SUSPENDED, "its process 123 is suspended", "Let it go on with: kill -CONT 123."),
+        (SILENT, "written nothing for 60 minutes", "Its last words are in train.log."),
     ],
 )
 def test_f06_a_frozen_trainer_is_not_responding(health: Health, message: str, way_out: str) -> None:
-    state = derive(Evidence("r", held=True, reported=True, attempt=1, health=health, pid=123))
+    state = derive(Evidence(held=True, reported=True, attempt=1, health=health, pid=123))
     assert (state.status, state.reason) == (RunStatus.RUNNING, "not-responding")
     assert message in state.message
-    assert way_out in state.next_action
+    assert (state.remedy, state.next_step) == (way_out, NextStep.END)
 
 
 def test_f06_a_person_s_own_command_is_ended_where_it_runs() -> None:
-    state = derive(Evidence("r", held=True, attempt=1, health=SILENT, pid=123, own_process=True))
+    state = derive(Evidence(held=True, attempt=1, health=SILENT, pid=123, own_process=True))
     assert state.status is RunStatus.STARTING
-    assert "--now" not in state.next_action
-    assert "in its own terminal (process 123)" in state.next_action
+    assert state.next_step is None
+    assert "in its own terminal (process 123)" in state.remedy
 
 
 def test_f06_a_frozen_trainer_that_shall_stop_says_both() -> None:
-    state = derive(Evidence("r", held=True, stop="paused", attempt=1, health=SUSPENDED, pid=123))
+    state = derive(Evidence(held=True, stop="paused", attempt=1, health=SUSPENDED, pid=123))
     assert (state.status, state.reason) == (RunStatus.STOPPING, "paused")
     assert "suspended" in state.message
 
 
 def test_f06_a_run_at_rest_is_never_silent() -> None:
-    assert derive(Evidence("r", health=SILENT)).reason == "new"
+    assert derive(Evidence(health=SILENT)).reason == "new"
 
 
 def test_the_state_knows_its_attempt_and_its_damage() -> None:
