@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from backend.data.checks import ALL
 from backend.run.config import config_schema, parse_config
 from backend.run.files import Part, RunFiles
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
-from tests.house import ROOMS
+from tests.house import ROOMS, parsed
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -215,6 +216,41 @@ def test_every_module_stands_in_the_architecture() -> None:
     whole = ("commands/", "data/checks/")  # told of as one
     assert [name for name, ways in names.items() if not name.startswith(whole) and not ways & told] == []
     assert {"commands/", "checks/"} <= told
+
+
+def changes() -> Iterator[tuple[str, Path, list[str]]]:
+    """(wish, file, names before its link) for every link in the table of changes of docs/architecture.md."""
+    page = ROOT / "docs" / "architecture.md"
+    table = text_of(page).split("## I want to change")[1].split("\n## ")[0]
+    for wish, answer in re.findall(r"^\| (?!I want|-)(.+?) \| (.+) \|$", table, re.MULTILINE):
+        for words, link in re.findall(r"([^;\[]*)\[[^\]]*\]\(([^)#]+)", answer):
+            yield wish, page.parent / link, re.findall(r"`(\w+)`", words)
+
+
+def defined_in(file: Path) -> set[str]:
+    """Every function, class, field and constant of a Python file; nothing of any other file."""
+    nodes = list(ast.walk(parsed(file))) if file.suffix == ".py" else []
+    names = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return names | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+
+
+CHANGES = list(changes())
+
+
+@pytest.mark.parametrize(("wish", "file", "names"), CHANGES, ids=lambda part: getattr(part, "name", None))
+def test_what_is_to_be_changed_stands_where_the_architecture_says(
+    wish: str, file: Path, names: list[str]
+) -> None:
+    assert file.exists(), wish
+    assert [name for name in names if name not in defined_in(file)] == [], wish
+
+
+def test_every_change_names_a_place_in_the_code() -> None:
+    wishes = {wish for wish, *_ in CHANGES}
+    assert {wish for wish, _, names in CHANGES if names} == wishes
+    assert len(wishes) > 15
 
 
 def test_every_part_of_a_run_folder_stands_in_the_life_of_a_run() -> None:
