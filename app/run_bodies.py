@@ -18,6 +18,10 @@ from app.views.samples import draw_samples, panels
 from backend.errors import RunError
 from backend.manager.curves import Line
 from backend.manager.log_view import LogTail
+from backend.run.metrics import (
+    EVAL_LOSS,
+    TRAIN_LOSS,
+)
 from backend.run.reports import RunStatus
 from backend.utils.jsonl_utils import last_records
 
@@ -31,15 +35,15 @@ _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 def draw_curves(chosen: Chosen) -> None:
     """Losses large, the rest small."""
     with chosen.reading.fresh() as scalars:
-        begun = scalars.latest.keys() & {"train/loss", "eval/loss"}
+        begun = scalars.latest.keys() & {TRAIN_LOSS, EVAL_LOSS}
     if not begun:
         st.caption("The first curve appears with the first step.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
         view, log = draw_curve_controls()
     raw, line = replace(view, smoothing=0.0), chosen.reading.line
-    loss = {"training": line("train/loss", view), "held-out": line("eval/loss", raw)}
-    faint = {"training": line("train/loss", raw)} if view.smoothing else {}
+    loss = {"training": line(TRAIN_LOSS, view), "held-out": line(EVAL_LOSS, raw)}
+    faint = {"training": line(TRAIN_LOSS, raw)} if view.smoothing else {}
     # Sent at once: the browser draws it while the rest is made.
     draw_lines(
         {name: one for name, one in loss.items() if one.x},

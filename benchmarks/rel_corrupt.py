@@ -105,7 +105,7 @@ def survives(shop: Workshop, reference: RunDir, recipe: str, dice: random.Random
         shutil.rmtree(run.result_folder() or run.adapter)
         run.outcome_file.unlink()
     seconds = 1.0
-    while len(list(run.checkpoints.glob("step-*"))) < 2:
+    while len(run.checkpoint_steps()) < 2:
         kill_after(run, seconds)
         seconds *= 1.5
     what = damage(run.checkpoint(run.newest_checkpoint_step()), dice)

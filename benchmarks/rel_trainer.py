@@ -25,6 +25,7 @@ from backend import trainer_main
 from backend.run.config import config_yaml, parse_config
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
+from backend.run.metrics import EVAL_LOSS, GRAD_NORM, LEARNING_RATE, TOKENS_SEEN, TRAIN_LOSS
 from backend.run.reports import RunStatus
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -154,7 +155,7 @@ def bits(run: RunDir) -> dict[str, str]:
         for folder in folders
         for path in sorted(folder.glob("*.safetensors"))
     }
-    kept = ("step", "train/loss", "train/grad_norm", "train/learning_rate", "train/tokens_seen", "eval/loss")
+    kept = ("step", TRAIN_LOSS, GRAD_NORM, LEARNING_RATE, TOKENS_SEEN, EVAL_LOSS)
     series = [{key: record[key] for key in kept if key in record} for record in run.metrics().records]
     samples = [record.get("generated") for record in run.samples().records]
     found["metrics.jsonl"] = hashlib.sha256(json.dumps([series, samples]).encode()).hexdigest()

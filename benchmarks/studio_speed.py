@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from playwright.sync_api import Browser, Page
 
 from backend.run.folder import RunDir
-from backend.run.reports import metrics_record
+from backend.run.metrics import metrics_record
 from tests.app.browser.served import ServedStudio, chromium, settled
 from tests.app.states import Runs, step_report
 

@@ -355,3 +355,19 @@ class TestWheel:
         )
         child = python("-c", script, str(wheel), cwd=tmp_path)
         assert child.stdout.splitlines()[0] == f"{wheel}/backend/commands/cli.py"
+
+
+SPELT_ONCE = {
+    "backend/run/metrics.py": r"['\"](train|eval)/\w+['\"]",
+    "backend/run/handover.py": r"TUNESMITH_(ATTEMPT|RUN_LOCK_FD|RUN_TOKEN|MEETING_FILE)",
+    "backend/run/checkpoints.py": r"['\"]step-",
+    "backend/utils/file_utils.py": r"\.tmp['\"]",
+}
+"""The only module in which a name stands that others would have to spell alike: tags, variables, folders."""
+
+
+@pytest.mark.parametrize("owner", SPELT_ONCE)
+def test_a_name_is_spelt_in_one_place(owner: str) -> None:
+    name = re.compile(SPELT_ONCE[owner])
+    found = {str(path.relative_to(ROOT)) for path in (*ROOMS, *APP) if name.search(path.read_text("utf-8"))}
+    assert found == {owner}

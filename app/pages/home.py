@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import streamlit as st
 
 from app.actions import told
@@ -14,6 +12,7 @@ from app.views.cards import RUN_PAGE, draw_nothing_yet, draw_runs
 from app.views.system import draw_machine
 from backend.run.lifecycle import LIVE
 from backend.run.reports import RunStatus
+from backend.utils.machine_utils import available_cores
 
 RECENT = 6
 LOOK_SECONDS = 2.0
@@ -26,7 +25,7 @@ def page() -> None:
     _ways_in()
     st.fragment(_runs, run_every=LOOK_SECONDS)()
     st.header("This machine")
-    draw_machine(studio().sampler.sample(), os.cpu_count() or 1)
+    draw_machine(studio().sampler.sample(), available_cores())
 
 
 def _ways_in() -> None:

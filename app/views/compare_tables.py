@@ -10,6 +10,7 @@ from app.views.samples import panels
 from app.views.stacked_table import draw_stacked_table
 from app.views.text import figure
 from backend.manager.scalars import RunScalars
+from backend.run.metrics import EVAL_LOSS, EXACT_MATCH, TRAIN_LOSS, best_step
 from backend.utils.interval_utils import score_interval
 
 Row = dict[str, str]
@@ -33,16 +34,17 @@ def _setting(value: object) -> str:
 
 def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
     """One run's figures; a score with the 95 % interval that its number of rows allows."""
-    steps, losses = scalars.curve("eval/loss")
-    best = min(zip(losses, steps, strict=True), default=None)
+    steps, losses = scalars.curve(EVAL_LOSS)
+    by_step = dict(zip(steps, losses, strict=True))
+    best = best_step(by_step)
     latest = scalars.latest
-    score = score_words(_number(latest.get("eval/exact_match")), latest.get("scored_rows"))
+    score = score_words(_number(latest.get(EXACT_MATCH)), latest.get("scored_rows"))
     return {
         "run": name,
         "held-out loss": figure(losses[-1] if losses else None),
         "exact match (95 % interval)": score,
-        "best held-out loss": f"{figure(best[0])} at step {best[1]:,}" if best else "–",
-        "training loss": figure(_number(latest.get("train/loss"))),
+        "best held-out loss": f"{figure(by_step[best])} at step {best:,}" if best else "–",
+        "training loss": figure(_number(latest.get(TRAIN_LOSS))),
         "steps": f"{latest.get('step', 0)} of {latest.get('total_steps', 0)}",
         "stands at": status,
     }

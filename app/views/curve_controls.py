@@ -7,6 +7,14 @@ from types import MappingProxyType
 import streamlit as st
 
 from backend.manager.curves import AXES, View
+from backend.run.metrics import (
+    EVAL_LOSS,
+    EXACT_MATCH,
+    GRAD_NORM,
+    LEARNING_RATE,
+    TOKENS_PER_SECOND,
+    TRAIN_LOSS,
+)
 
 SMOOTHING = MappingProxyType({"None": 0.0, "Light": 0.6, "Strong": 0.9, "Very strong": 0.98})
 PARTS = MappingProxyType(
@@ -20,16 +28,16 @@ PARTS = MappingProxyType(
 )
 CURVES = MappingProxyType(
     {
-        "eval/loss": "Held-out loss",
-        "train/loss": "Training loss",
-        "train/learning_rate": "Learning rate",
-        "train/grad_norm": "Gradient norm",
-        "train/tokens_per_second": "Tokens a second",
-        "eval/exact_match": "Exact match",
+        EVAL_LOSS: "Held-out loss",
+        TRAIN_LOSS: "Training loss",
+        LEARNING_RATE: "Learning rate",
+        GRAD_NORM: "Gradient norm",
+        TOKENS_PER_SECOND: "Tokens a second",
+        EXACT_MATCH: "Exact match",
     }
 )
 """The curves that the pages draw, by their tag in ``metrics.jsonl``."""
-NOISY = frozenset({"train/loss", "train/grad_norm", "train/tokens_per_second"})
+NOISY = frozenset({TRAIN_LOSS, GRAD_NORM, TOKENS_PER_SECOND})
 """Those that are smoothed."""
 
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.views.text import figure, rough
 from backend.manager.curves import TimeLeft
+from backend.run.metrics import EPOCH, EVAL_LOSS, EXACT_MATCH, LEARNING_RATE, TOKENS_PER_SECOND, TRAIN_LOSS
 from backend.run.reports import RunState, RunStatus
 
 
@@ -34,25 +35,25 @@ def draw_latest(latest: Mapping[str, object]) -> None:
     known = [
         (
             "Loss",
-            "train/loss",
+            TRAIN_LOSS,
             4,
             "Mean surprise over the trained tokens of the latest step, in nats; 0 is perfect.",
         ),
-        ("Held-out loss", "eval/loss", 4, "The same on rows that are never trained on: the one to watch."),
-        ("Exact match", "eval/exact_match", 3, "Share of the scored held-out rows answered word for word."),
+        ("Held-out loss", EVAL_LOSS, 4, "The same on rows that are never trained on: the one to watch."),
+        ("Exact match", EXACT_MATCH, 3, "Share of the scored held-out rows answered word for word."),
         (
             "Tokens/s",
-            "train/tokens_per_second",
+            TOKENS_PER_SECOND,
             4,
             "Tokens read and trained per second of the latest step.",
         ),
-        ("Learning rate", "train/learning_rate", 3, "How far a step may go; it warms up, then falls."),
-        ("Epoch", "train/epoch", 3, "How often the training rows have been gone through."),
+        ("Learning rate", LEARNING_RATE, 3, "How far a step may go; it warms up, then falls."),
+        ("Epoch", EPOCH, 3, "How often the training rows have been gone through."),
     ]
     shown = [(*one, value) for one in known if isinstance(value := latest.get(one[1]), int | float)]
     if not shown:
         return
     with st.container(horizontal=True, gap="small"):
         for label, tag, digits, words, value in shown:
-            text = f"{value:.0%}" if tag == "eval/exact_match" else figure(float(value), digits)
+            text = f"{value:.0%}" if tag == EXACT_MATCH else figure(float(value), digits)
             st.metric(label, text, help=words, border=True)

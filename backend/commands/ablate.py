@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from backend.commands.output import after_run, print_json, say, table
 from backend.commands.phrases import outcome_record
 from backend.run.folder import RunDir
+from backend.run.metrics import EVAL_LOSS, EXACT_MATCH
 
-SCORES = {"loss": "eval/loss", "exact_match": "eval/exact_match"}
+SCORES = {"loss": EVAL_LOSS, "exact_match": EXACT_MATCH}
 
 if TYPE_CHECKING:
     from backend.manager.ablation import Difference

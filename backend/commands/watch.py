@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from backend.commands.phrases import next_action, state_record
 from backend.commands.plot import bar, curve_lines, sparkline
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
+from backend.run.metrics import EVAL_LOSS, LEARNING_RATE, TOKENS_PER_SECOND, TRAIN_LOSS
 from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 LOG_LINES = 5
 CURVE_POINTS = 400
 EXIT_STOPPED = 3
-_PACE_STEPS = 30
 _COLOURS = {
     RunStatus.FINISHED: "green",
     RunStatus.FAILED: "red",
@@ -172,10 +171,12 @@ def exit_code(state: RunState) -> int:
 
 def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
     """The run as it is now; ``scalars`` are its curves, brought up to date here, and the source of every figure."""
+    from backend.manager.curves import time_left  # noqa: PLC0415
     from backend.manager.run_summary import summarise  # noqa: PLC0415
 
     state = run.state()
     scalars.poll()
+    left = time_left(scalars)
     step, total_steps = (int(_latest(scalars, name) or 0) for name in ("step", "total_steps"))
     return Snapshot(
         run=run.id,
@@ -184,15 +185,13 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
         next_action=next_action(run, state),
         step=step,
         total_steps=total_steps,
-        loss=_latest(scalars, "train/loss"),
-        eval_loss=_latest(scalars, "eval/loss"),
-        tokens_per_second=_latest(scalars, "train/tokens_per_second"),
-        learning_rate=_latest(scalars, "train/learning_rate"),
-        eta_seconds=_eta(run, step, total_steps)
-        if state.is_live and state.reason != NOT_RESPONDING
-        else None,
-        loss_curve=scalars.curve("train/loss", limit=CURVE_POINTS),
-        eval_curve=scalars.curve("eval/loss", limit=CURVE_POINTS),
+        loss=_latest(scalars, TRAIN_LOSS),
+        eval_loss=_latest(scalars, EVAL_LOSS),
+        tokens_per_second=_latest(scalars, TOKENS_PER_SECOND),
+        learning_rate=_latest(scalars, LEARNING_RATE),
+        eta_seconds=left.seconds if left and state.is_live and state.reason != NOT_RESPONDING else None,
+        loss_curve=scalars.curve(TRAIN_LOSS, limit=CURVE_POINTS),
+        eval_curve=scalars.curve(EVAL_LOSS, limit=CURVE_POINTS),
         system=next(last_records(run.system_file), {}) if state.is_live else {},
         log=_last_lines(run),
     )
@@ -207,16 +206,6 @@ def _last_lines(run: RunDir) -> tuple[str, ...]:
 def _latest(scalars: RunScalars, tag: str) -> float | None:
     value = scalars.latest.get(tag)
     return float(value) if isinstance(value, int | float) else None
-
-
-def _eta(run: RunDir, step: int, total_steps: int) -> float | None:
-    """Seconds left at the pace of the latest steps."""
-    from backend.manager.scalars import eta_seconds  # noqa: PLC0415
-
-    records = (record for record in last_records(run.metrics_file) if record.get("kind") == "train")
-    seconds = [record.get("seconds") for _, record in zip(range(_PACE_STEPS), records, strict=False)]
-    paces = [float(value) for value in seconds if isinstance(value, int | float)]
-    return eta_seconds(statistics.mean(paces), step, total_steps) if paces and total_steps else None
 
 
 def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
+from backend.run.metrics import EVAL_LOSS, TRAIN_LOSS
+
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 720, 320, 60, 30, 16, 42
@@ -15,7 +17,7 @@ _TICKS = 5
 def read_curves(lines: Iterable[Mapping[str, object]]) -> dict[str, list[tuple[float, float]]]:
     """(step, nats) of the training and the held-out loss, from the lines of ``metrics.jsonl``; finite ones only."""
     curves: dict[str, list[tuple[float, float]]] = {"training loss": [], "held-out loss": []}
-    names = {"train/loss": "training loss", "eval/loss": "held-out loss"}
+    names = {TRAIN_LOSS: "training loss", EVAL_LOSS: "held-out loss"}
     for line in lines:
         for key, name in names.items():
             value, step = line.get(key), line.get("step")

@@ -16,6 +16,7 @@ from backend.export.trained import Trained
 from backend.run.config import RunConfig
 from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
+from backend.run.metrics import EVAL_LOSS, EXACT_MATCH, LEARNING_RATE
 from backend.run.model_names import MODEL_ALIASES
 from backend.run.records import read_rare_record
 from backend.run.reports import HeldOutScores
@@ -129,7 +130,7 @@ def _result_step(run: RunDir) -> int | None:
 def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     run, config = trained.run, trained.config
     environment = run.read_environment()
-    logged = [line["train/learning_rate"] for line in lines if "train/learning_rate" in line]
+    logged = [line[LEARNING_RATE] for line in lines if LEARNING_RATE in line]
     tuning, training = config.tuning, config.training
     yield "run", run.id
     yield "method", tuning.method
@@ -197,14 +198,14 @@ def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None)
         return ""
     first, last = found[0], found[-1]
     table = [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
-    losses = " | ".join(f"{float(line['eval/loss']):.4f}" for line in (first, last))
+    losses = " | ".join(f"{float(line[EVAL_LOSS]):.4f}" for line in (first, last))
     table.append(f"| held-out loss, nats a token | {losses} |")
     if scores:
         table.append(
             f"| exact match on {scores.rows:,} held-out rows | {scores.base:.1%} | {scores.tuned:.1%} |"
         )
-    elif "eval/exact_match" in last:  # the untrained model is not scored in training
-        table.append(f"| exact match | | {last['eval/exact_match']:.1%} |")
+    elif EXACT_MATCH in last:  # the untrained model is not scored in training
+        table.append(f"| exact match | | {last[EXACT_MATCH]:.1%} |")
     return "\n".join(table)
 
 

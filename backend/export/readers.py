@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from backend.export.panel import FORCED_TOKENS, ODD_TEXTS, Answer, Panel
 from backend.utils.file_utils import read_json
+from backend.utils.machine_utils import available_cores
 
 Reader = Literal["transformers", "llama_cpp", "onnxruntime"]
 
@@ -110,7 +111,7 @@ def _job(panel: Panel, answers: Sequence[Answer]) -> dict[str, Any]:
         "long": {"prompt_ids": panel.long.prompt_ids, "forced": panel.long.forced} if panel.long else None,
         "max_new_tokens": panel.max_new_tokens,
         "top": TOP,
-        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or os.cpu_count() or 1,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or available_cores(),
     }
 
 

@@ -6,7 +6,6 @@ them changes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from backend.core.model_folder import model_fingerprint
 from backend.core.model_resolver import resolve_model
 from backend.errors import ModelError, RunError
 from backend.inference.shared_base import Adapter
-from backend.run.checkpoints import step_name, step_of, verify_folder
+from backend.run.checkpoints import step_meant, step_name, verify_folder
 from backend.run.config import ModelConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
+from backend.run.metrics import best_step, held_out_losses
 from backend.run.settings import run_config
 from backend.utils.unchanged import FolderMarks, folder_marks, while_unchanged
 
@@ -136,16 +136,6 @@ _fingerprint = while_unchanged(model_fingerprint)
 _verify = while_unchanged(verify_folder)
 
 
-def best_step(run: RunDir) -> int | None:
-    """The step with the lowest held-out loss, the untrained model left out; None without an evaluation."""
-    losses: dict[int, float] = {}
-    for record in run.metrics().records:
-        step, loss = record.get("step"), record.get("eval/loss")
-        if isinstance(step, int) and step > 0 and isinstance(loss, float) and math.isfinite(loss):
-            losses[step] = loss
-    return min(losses, key=lambda step: (losses[step], step), default=None)
-
-
 def tuned_folder(run: RunDir, checkpoint: int | str | None = None) -> Path:
     """The verified folder with the trained weights: the result, or the checkpoint asked for.
 
@@ -182,9 +172,9 @@ def _as_run(source: str | Path) -> RunDir | None:
 def _step_meant(run: RunDir, steps: Sequence[int], checkpoint: int | str) -> int:
     """Return the step of ``latest``, ``best``, a number or a checkpoint's name; -1 where there is no such thing."""
     if checkpoint == "best":
-        best = best_step(run)
+        best = best_step(held_out_losses(run.metrics().records))
         return -1 if best is None else best
     if checkpoint == "latest":
         return steps[-1] if steps else -1
-    named = step_of(f"step-{str(checkpoint).removeprefix('step-')}")
+    named = step_meant(str(checkpoint))
     return -1 if named is None else named

@@ -14,8 +14,9 @@ from itertools import pairwise
 from types import MappingProxyType
 
 from backend.manager.scalars import ELAPSED, RunScalars, decimate
+from backend.run.metrics import EPOCH, TOKENS_SEEN
 
-AXES = MappingProxyType({"step": "", "epoch": "train/epoch", "tokens": "train/tokens_seen", "time": ELAPSED})
+AXES = MappingProxyType({"step": "", "epoch": EPOCH, "tokens": TOKENS_SEEN, "time": ELAPSED})
 """What a curve can be drawn along, and the curve that says where on it a step lies. Time is in seconds."""
 PACE_STEPS = 30
 SURE = 2.0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
+from backend.run.metrics import LEARNING_RATE, best_step, held_out_losses, number
 from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
 
@@ -145,21 +146,12 @@ def _flight_step(record: dict[str, object]) -> FlightStep | None:
         return None
     return FlightStep(
         step=step,
-        loss=_number(record.get("loss")),
-        grad_norm=_number(record.get("grad_norm")),
-        learning_rate=_number(record.get("learning_rate")),
+        loss=number(record.get("loss")),
+        grad_norm=number(record.get("grad_norm")),
+        learning_rate=number(record.get("learning_rate")),
         rows=tuple(str(row) for row in rows) if isinstance(rows, list) else (),
         memory_bytes=memory if isinstance(memory, int) else 0,
     )
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float | str):
-        return math.nan
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
 
 
 def _suspect(steps: Sequence[FlightStep]) -> FlightStep | None:
@@ -177,22 +169,13 @@ def _suspect(steps: Sequence[FlightStep]) -> FlightStep | None:
 def _held_out(run: RunDir) -> HeldOutLoss | None:
     """The held-out loss over the run; None where the untrained model, or no other, was evaluated."""
     records = run.metrics().records
-    losses = {step: loss for step, loss in map(_evaluation, records) if loss is not None}
+    losses = held_out_losses(records)
     if 0 not in losses or len(losses) < 2:
         return None
-    kept = [step for step in losses if step and run.checkpoint(step).is_dir()]
-    best = min(kept, key=losses.__getitem__, default=0)
-    rates = [rate for rate in (_number(each.get("train/learning_rate")) for each in records) if rate > 0]
+    best = best_step({step: loss for step, loss in losses.items() if run.checkpoint(step).is_dir()}) or 0
+    rates = [rate for rate in (number(each.get(LEARNING_RATE)) for each in records) if rate > 0]
     latest = losses.get(_result_step(run), losses[max(losses)])
     return HeldOutLoss(losses[0], losses[best], best, latest, max(rates, default=0.0))
-
-
-def _evaluation(record: Mapping[str, object]) -> tuple[int, float | None]:
-    step, loss = record.get("step"), record.get("eval/loss")
-    if not isinstance(step, int) or loss is None:
-        return 0, None
-    found = _number(loss)
-    return step, found if math.isfinite(found) else math.inf
 
 
 def _result_step(run: RunDir) -> int:

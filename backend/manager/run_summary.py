@@ -9,6 +9,7 @@ from pathlib import Path
 
 from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
+from backend.run.metrics import EVAL_LOSS, TRAIN_LOSS
 from backend.run.records import read_rare_record
 from backend.run.reports import RunStatus
 from backend.run.root import created
@@ -60,7 +61,7 @@ class RunSummary:
 def summarise(run: RunDir) -> RunSummary:
     """The line of one run. Raises nothing: a damaged run has a line that says so."""
     state, records = run.look()
-    trained, evaluated = newest_with(run.at(RunDir.metrics_file), ("train/loss", "eval/loss"))
+    trained, evaluated = newest_with(run.at(RunDir.metrics_file), (TRAIN_LOSS, EVAL_LOSS))
     latest = trained or evaluated
     return RunSummary(
         id=run.id,
@@ -75,8 +76,8 @@ def summarise(run: RunDir) -> RunSummary:
         method=peek(records.config, "tuning", "method"),
         step=_whole(latest.get("step")),
         total_steps=_whole(latest.get("total_steps")),
-        loss=_number(trained.get("train/loss")),
-        eval_loss=_number(evaluated.get("eval/loss")),
+        loss=_number(trained.get(TRAIN_LOSS)),
+        eval_loss=_number(evaluated.get(EVAL_LOSS)),
         attempt=state.attempt,
         labels=read_labels(run),
         damage=state.damage,

@@ -126,11 +126,6 @@ def decimate(steps: Sequence[int], values: Sequence[float], limit: int) -> Curve
     return [steps[index] for index in chosen], [values[index] for index in chosen]
 
 
-def eta_seconds(seconds_per_step: float, step: int, total_steps: int) -> float:
-    """Seconds left at this pace; never negative."""
-    return max(0.0, seconds_per_step * (total_steps - step))
-
-
 def duration(seconds: float) -> str:
     """``4 s``, ``12:05 min``, ``25:01:00 h``: hours are never folded into days."""
     whole = round(max(0.0, seconds))

@@ -13,18 +13,24 @@ from backend.utils.file_utils import DamagedFileError, read_json_object, sha256_
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 
-_NAME = re.compile(r"step-(\d{1,12})")
+_PREFIX = "step-"
+_NAME = re.compile(rf"{_PREFIX}(\d{{1,12}})")
 
 
 def step_name(step: int) -> str:
     """Return the folder name of a checkpoint."""
-    return f"step-{step:06d}"
+    return f"{_PREFIX}{step:06d}"
 
 
 def step_of(name: str) -> int | None:
     """Return the step that a folder name stands for; None where it is no checkpoint's."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def step_meant(text: str) -> int | None:
+    """Return the step that a person means by its number or by a checkpoint's name; None where it is neither."""
+    return step_of(f"{_PREFIX}{text.removeprefix(_PREFIX)}")
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:

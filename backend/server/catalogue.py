@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import RunError, TunesmithError
-from backend.inference.model_source import ModelSource, best_step, find_model, is_base_of
+from backend.inference.model_source import ModelSource, find_model, is_base_of
 from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import RunSummary, summarise
 from backend.run.folder import RunDir
+from backend.run.metrics import best_step, held_out_losses
 from backend.run.root import BASE
 from backend.server.errors import no_such_model
 
@@ -117,7 +118,7 @@ def _served(summary: RunSummary) -> Served:
     steps = tuple(run.checkpoint_steps())
     created = int(datetime.fromisoformat(summary.created).timestamp()) if summary.created else 0
     try:
-        best = best_step(run)
+        best = best_step(held_out_losses(run.metrics().records))
     except (OSError, TunesmithError):
         best = None
     return Served(

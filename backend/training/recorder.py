@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +17,8 @@ from backend.errors import TrainingError
 from backend.run.config import RunConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
-from backend.run.reports import EvalReport, StepReport, metrics_record, metrics_scalars
+from backend.run.metrics import is_better, metrics_record, metrics_scalars
+from backend.run.reports import EvalReport, StepReport
 from backend.training.checkpoint import prune, save_checkpoint
 from backend.training.loop import TrainState
 from backend.utils.jsonl_utils import JsonlWriter
@@ -68,8 +68,7 @@ class Recorder:
         self._metrics.write(report)
         for sample in report.samples:
             self._samples.append({"step": report.step, **asdict(sample), "exact_match": sample.exact_match})
-        counts = report.step > 0 and math.isfinite(report.loss)
-        better = counts and (self._best_loss is None or report.loss < self._best_loss)
+        better = is_better(report.step, report.loss, self._best_loss)
         if better:
             self._best_loss, self._best_step = report.loss, report.step
         self._waited = 0 if better or report.step == 0 else self._waited + 1

@@ -12,7 +12,8 @@ from backend.manager.system_manager import SystemSample
 from backend.run.config import config_yaml, parse_config
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
-from backend.run.reports import EvalReport, Outcome, RunStatus, Sample, StepReport, metrics_record
+from backend.run.metrics import metrics_record
+from backend.run.reports import EvalReport, Outcome, RunStatus, Sample, StepReport
 from backend.utils.jsonl_utils import JsonlWriter
 from backend.utils.record_utils import record_to_json
 from tests.runs import do_harm

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from backend import inferencer
 from backend.errors import InferenceError, ModelError, RunError, TunesmithError
 from backend.inference.constraint import Constraint, GrammarMatcher
-from backend.inference.model_source import best_step
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
+from backend.run.metrics import best_step, held_out_losses
 from backend.run.settings import run_config
 from tests.runs import SHORT, make_run
 from tests.tiny import quiet_transformers, tiny_model_folder
@@ -397,7 +397,7 @@ class TestSwapping:
         assert caught.value.code == "bad-strength"
 
     def test_the_best_checkpoint(self, trained: RunDir) -> None:
-        step = best_step(trained)
+        step = best_step(held_out_losses(trained.metrics().records))
         with Inferencer(trained, checkpoint="best") as best, Inferencer(trained, checkpoint=step) as same:
             said = [each.infer_batch(PROMPTS, max_new_tokens=5) for each in (best, same)]
         assert said[0] == said[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from unittest.mock import Mock, create_autospec
 
 import pytest
@@ -10,6 +11,7 @@ from backend.errors import RunError
 from backend.manager import process_manager
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
+from backend.utils.machine_utils import available_cores
 from tests.app.conftest import OpenPage
 from tests.app.reading import badges, texts
 from tests.app.states import Runs
@@ -50,6 +52,13 @@ def test_the_other_ways_in(open_page: OpenPage, key: str, title: str) -> None:
     home = open_page("home")
     home.button(key=key).click().run()
     assert home.title[0].value == title
+
+
+def test_the_cores_are_those_that_a_run_may_use(open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert open_page("home").metric[0].value == f"{available_cores()} cores"
+    assert available_cores() <= 3
 
 
 def test_what_the_machine_has(open_page: OpenPage) -> None:

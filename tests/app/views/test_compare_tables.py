@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from app.views.compare_tables import score_words
+from app.views.compare_tables import evaluation_row, score_words
+from backend.manager.scalars import RunScalars
+from backend.run.folder import RunDir
 from tests.app.reading import stacked, texts
 from tests.app.views.drawing import drawn
 
@@ -22,6 +26,23 @@ from tests.app.views.drawing import drawn
 )
 def test_a_score_with_its_interval(share: float | None, rows: object, words: str) -> None:
     assert score_words(share, rows) == words
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [({0: 0.5, 10: 2.0, 20: 3.0}, "2 at step 10"), ({0: 0.5}, "–"), ({}, "–")],
+    ids=["trained worse than not at all", "not trained yet", "never evaluated"],
+)
+def test_the_best_loss_is_one_of_the_trained_model(
+    tmp_path: Path, losses: dict[int, float], best: str
+) -> None:
+    run = RunDir.create(tmp_path, "a", "seed: 1")
+    with run.metrics_writer() as metrics:
+        for step, loss in losses.items():
+            metrics.append({"kind": "eval", "step": step, "seconds": 1.0, "eval/loss": loss})
+    scalars = RunScalars(run)
+    scalars.poll()
+    assert evaluation_row("a", "running", scalars)["best held-out loss"] == best
 
 
 def test_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from backend.export import readers
 from backend.export.forms import write_form
+from backend.export.panel import Panel
 from backend.export.readers import NoReaderError, UnreadableError, read_back
 from tests.backend.export.conftest import Asked
 
@@ -29,6 +31,16 @@ def test_llama_cpp_renders_weighs_and_answers(llama: Asked, gguf: Path) -> None:
     assert reading.shapes == [ids for _, ids in llama.panel.shapes]
     first = [[place[0][0] for place in row["tops"]] for row in reading.rows]
     assert first == [each.ids[: len(tops)] for each, tops in zip(llama.answers, first, strict=True)]
+
+
+@pytest.mark.parametrize(("threads", "asked"), [("", 2), ("7", 7)])
+def test_a_reader_computes_on_the_cores_it_may_use(
+    monkeypatch: pytest.MonkeyPatch, threads: str, asked: int
+) -> None:
+    monkeypatch.setattr(readers, "available_cores", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads or "0")
+    assert readers._job(Panel([], [], 8), [])["threads"] == asked
 
 
 @pytest.mark.parametrize("module", ["read_with_transformers", "read_with_llama_cpp", "read_with_onnxruntime"])

@@ -15,7 +15,6 @@ from backend.errors import ModelError, RunError
 from backend.inference import model_source
 from backend.inference.model_source import (
     base_of,
-    best_step,
     find_model,
     is_base_of,
 )
@@ -64,21 +63,11 @@ def test_the_best_is_the_one_with_the_lowest_held_out_loss(copied: RunDir) -> No
         for step, loss in [(0, 0.1), (10, 0.5), (20, 0.7), (30, float("inf"))]
     ]
     copied.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert best_step(copied) == 10
     assert _adapter(copied, checkpoint="best") == copied.checkpoint(10)
-
-
-def test_a_loss_that_is_seen_again_is_the_later_one(copied: RunDir) -> None:
-    lines = [
-        {"step": step, "eval/loss": loss} for step, loss in [(10, 0.1), (10, 0.9), (20, 0.5), (20, "NaN")]
-    ]
-    copied.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert best_step(copied) == 20
 
 
 def test_without_an_evaluation_none_is_best(copied: RunDir) -> None:
     copied.metrics_file.unlink()
-    assert best_step(copied) is None
     with pytest.raises(RunError) as caught:
         find_model(copied, checkpoint="best")
     assert caught.value.code == "no-such-checkpoint"

@@ -11,7 +11,8 @@ import yaml
 from backend.manager.run_summary import Labels, peek, read_labels, summarise, what_goes
 from backend.run.config import parse_config
 from backend.run.folder import RunDir
-from backend.run.reports import EvalReport, RunStatus, StepReport, metrics_record
+from backend.run.metrics import metrics_record
+from backend.run.reports import EvalReport, RunStatus, StepReport
 
 
 def test_a_run_in_a_line(run: RunDir) -> None:

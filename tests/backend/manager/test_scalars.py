@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.manager.scalars import RunScalars, decimate, duration, eta_seconds
+from backend.manager.scalars import RunScalars, decimate, duration
 from backend.run.folder import RunDir
 
 TAGS = st.sampled_from(["train/loss", "eval/loss", "eval/exact_match"])
@@ -139,7 +139,3 @@ class TestTime:
 
     def test_w19_a_day_and_an_hour_are_twenty_five_hours(self) -> None:
         assert duration(25 * 3600) == "25:00:00 h"
-
-    def test_f33_the_time_left_is_never_negative(self) -> None:
-        assert eta_seconds(2.0, 5, 10) == 10.0
-        assert eta_seconds(2.0, 12, 10) == 0.0

@@ -13,8 +13,6 @@ from backend.run.reports import (
     RunStatus,
     Sample,
     StepReport,
-    metrics_record,
-    metrics_scalars,
     same_answer,
 )
 
@@ -44,24 +42,6 @@ def test_an_answer_matches_but_for_white_space() -> None:
 )
 def test_a_thinking_block_before_an_answer_is_no_part_of_it(said: str, expected: str, same: bool) -> None:
     assert same_answer(said, expected) == same
-
-
-def test_w22_a_small_learning_rate_keeps_its_digits() -> None:
-    assert metrics_record(STEP)["train/learning_rate"] == 1.25e-6
-
-
-def test_a_step_is_one_line_of_numbers() -> None:
-    record = metrics_record(STEP)
-    assert (record["kind"], record["step"], record["total_steps"]) == ("train", 3, 10)
-    assert record["train/loss"] == 1.25
-    assert not any(isinstance(value, list | tuple | dict) for value in record.values())
-
-
-def test_an_evaluation_is_one_line_of_numbers() -> None:
-    record = metrics_record(EVAL)
-    assert (record["kind"], record["step"], record["eval/loss"]) == ("eval", 3, 1.5)
-    assert "eval/exact_match" not in record
-    assert metrics_scalars(replace(EVAL, exact_match=0.75))["eval/exact_match"] == 0.75
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""The measurements of a run: the tags of ``metrics.jsonl`` and TensorBoard, its lines, and its best evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from backend.run.reports import EvalReport, StepReport
+
+TRAIN_LOSS = "train/loss"
+GRAD_NORM = "train/grad_norm"
+LEARNING_RATE = "train/learning_rate"
+TOKENS_PER_SECOND = "train/tokens_per_second"
+TOKENS_SEEN = "train/tokens_seen"
+TRAINED_TOKENS = "train/trained_tokens"
+EPOCH = "train/epoch"
+EVAL_LOSS = "eval/loss"
+EVAL_TRAINED_TOKENS = "eval/trained_tokens"
+EXACT_MATCH = "eval/exact_match"
+
+
+def metrics_record(report: StepReport | EvalReport) -> dict[str, object]:
+    """The line of ``metrics.jsonl`` for a report: where it stands, and its numbers by their tag.
+
+    ``kind`` is ``train`` or ``eval``; the tags are those of TensorBoard, see ``metrics_scalars``.
+    """
+    place: dict[str, object] = {
+        "step": report.step,
+        "epoch": report.epoch,
+        "seconds": round(report.seconds, 4),
+    }
+    if isinstance(report, StepReport):
+        return {"kind": "train", "total_steps": report.total_steps, **place, **metrics_scalars(report)}
+    return {
+        "kind": "eval",
+        "rows": report.rows,
+        "scored_rows": report.scored_rows,
+        **place,
+        **metrics_scalars(report),
+    }
+
+
+def metrics_scalars(report: StepReport | EvalReport) -> dict[str, float]:
+    """The curves a report adds a point to, by the tag names TensorBoard users expect.
+
+    Losses are nats per trained token; ``EXACT_MATCH`` is a share in [0, 1], absent where it means nothing.
+    """
+    if isinstance(report, StepReport):
+        return {
+            TRAIN_LOSS: report.loss,
+            GRAD_NORM: report.grad_norm,
+            LEARNING_RATE: report.learning_rate,
+            TOKENS_PER_SECOND: report.tokens_per_second,
+            TOKENS_SEEN: report.tokens_seen,
+            TRAINED_TOKENS: report.trained_tokens,
+            EPOCH: report.epoch,
+        }
+    scalars: dict[str, float] = {EVAL_LOSS: report.loss, EVAL_TRAINED_TOKENS: report.trained_tokens}
+    if report.exact_match is not None:
+        scalars[EXACT_MATCH] = report.exact_match
+    return scalars
+
+
+def number(value: object) -> float:
+    """Return a figure of a report as a number, also one that is written as text; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        return math.nan
+
+
+def held_out_losses(records: Iterable[Mapping[str, object]]) -> dict[int, float]:
+    """Return the held-out loss of each evaluated step, from the lines of ``metrics.jsonl``.
+
+    One that is not finite is infinite.
+    """
+    losses = {
+        step: number(record[EVAL_LOSS])
+        for record in records
+        if EVAL_LOSS in record and isinstance(step := record.get("step"), int)
+    }
+    return {step: loss if math.isfinite(loss) else math.inf for step, loss in losses.items()}
+
+
+def is_better(step: int, loss: float, best: float | None) -> bool:
+    """Return whether an evaluation is the best so far, with ``best`` the lowest held-out loss before it.
+
+    The untrained model, step 0, never is, nor a loss that is not finite; of equals the first is.
+    """
+    return step > 0 and math.isfinite(loss) and (best is None or loss < best)
+
+
+def best_step(losses: Mapping[int, float]) -> int | None:
+    """Return the step with the best held-out loss, see ``is_better``; None where none counts."""
+    best: int | None = None
+    for step in sorted(losses):
+        if is_better(step, losses[step], None if best is None else losses[best]):
+            best = step
+    return best

@@ -1,0 +1,102 @@
+"""The measurements of a run: backend/run/metrics.py."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from backend.run.metrics import (
+    EVAL_LOSS,
+    EXACT_MATCH,
+    LEARNING_RATE,
+    TRAIN_LOSS,
+    best_step,
+    held_out_losses,
+    is_better,
+    metrics_record,
+    metrics_scalars,
+    number,
+)
+from backend.run.reports import EvalReport, StepReport
+
+STEP = StepReport(3, 10, 0.3, 1.25, 0.5, 1.25e-6, 100, 40, 2.0, 300, rows=("row 1",))
+EVAL = EvalReport(3, 0.3, 1.5, 40, 4, 0.5)
+
+
+def test_w22_a_small_learning_rate_keeps_its_digits() -> None:
+    assert metrics_record(STEP)[LEARNING_RATE] == 1.25e-6
+
+
+def test_a_step_is_one_line_of_numbers() -> None:
+    record = metrics_record(STEP)
+    assert (record["kind"], record["step"], record["total_steps"]) == ("train", 3, 10)
+    assert record[TRAIN_LOSS] == 1.25
+    assert not any(isinstance(value, list | tuple | dict) for value in record.values())
+
+
+def test_an_evaluation_is_one_line_of_numbers() -> None:
+    record = metrics_record(EVAL)
+    assert (record["kind"], record["step"], record[EVAL_LOSS]) == ("eval", 3, 1.5)
+    assert EXACT_MATCH not in record
+    assert metrics_scalars(replace(EVAL, exact_match=0.75))[EXACT_MATCH] == 0.75
+
+
+def test_the_tags_are_those_that_tensorboard_users_expect() -> None:
+    tags = {*metrics_scalars(STEP), *metrics_scalars(replace(EVAL, exact_match=1.0))}
+    assert {TRAIN_LOSS, EVAL_LOSS, EXACT_MATCH, LEARNING_RATE} <= tags
+    assert {tag.partition("/")[0] for tag in tags} == {"train", "eval"}
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [(1, 1.0), (0.5, 0.5), ("0.5", 0.5), ("Infinity", math.inf), ("NaN", math.nan)]
+)
+def test_a_figure_is_a_number_or_text_that_stands_for_one(value: object, read: float) -> None:
+    assert number(value) == pytest.approx(read, nan_ok=True)
+
+
+@pytest.mark.parametrize("value", [None, "many", [], {}])
+def test_anything_else_is_no_number(value: object) -> None:
+    assert math.isnan(number(value))
+
+
+def test_the_held_out_losses_are_those_of_the_evaluations() -> None:
+    lines = [
+        metrics_record(STEP),
+        metrics_record(EVAL),
+        {"step": 4, EVAL_LOSS: "NaN"},
+        {"step": "5", EVAL_LOSS: 1.0},
+        {EVAL_LOSS: 1.0},
+    ]
+    assert held_out_losses(lines) == {3: 1.5, 4: math.inf}
+    assert held_out_losses([]) == {}
+
+
+def test_a_loss_that_is_seen_again_is_the_later_one() -> None:
+    lines = [{"step": step, EVAL_LOSS: loss} for step, loss in [(10, 0.1), (10, 0.9), (20, 0.5), (20, "NaN")]]
+    assert held_out_losses(lines) == {10: 0.9, 20: math.inf}
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ({0: 0.1, 10: 0.5, 20: 0.7}, 10),
+        ({20: 0.5, 10: 0.5}, 10),
+        ({10: math.inf, 20: 0.7}, 20),
+        ({10: math.nan}, None),
+        ({0: 0.1}, None),
+        ({}, None),
+    ],
+    ids=["not the untrained model", "the first of equals", "finite", "not finite", "untrained alone", "none"],
+)
+def test_the_best_step_is_that_of_the_lowest_held_out_loss(
+    losses: dict[int, float], best: int | None
+) -> None:
+    assert best_step(losses) == best
+
+
+@pytest.mark.parametrize(("step", "loss", "best"), [(0, 0.1, None), (1, math.nan, None), (2, 0.5, 0.5)])
+def test_what_is_no_better(step: int, loss: float, best: float | None) -> None:
+    assert not is_better(step, loss, best)
+    assert is_better(3, 0.4, best)
