@@ -48,7 +48,7 @@ class Reading:
     delimiter: Annotated[
         str | None,
         Parameter(
-            name=("--delimiter", "--data.delimiter"), help="What parts the cells of a table, such as ;"
+            name=("--delimiter", "--data.delimiter"), help="What separates the cells of a table, such as ;"
         ),
     ] = None
     sheet: Annotated[

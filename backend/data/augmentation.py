@@ -1,8 +1,7 @@
-"""Variations of training rows, all off by default, for the training side of a split only.
+"""Vary training rows; everything is off by default (``AugmentationConfig``) and held-out rows are never varied.
 
-What a row becomes depends on (seed, epoch, index) alone, so that any epoch can be made again. Answers, code,
-numbers and addresses are never touched, and each row keeps its place. How much of what is a matter of
-``AugmentationConfig``.
+A variation depends on (seed, epoch, index) alone, so that a resumed run repeats it. Answers, code, numbers and
+addresses are never changed, and each row keeps its place.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ class Pair:
 
 
 def varies(augmentation: AugmentationConfig) -> bool:
-    """Return whether rows may differ from epoch to epoch; repeats and paraphrases are rows like all others."""
+    """Return whether rows differ from epoch to epoch; oversampling and paraphrases add rows that stay the same."""
     chances = (augmentation.noise, augmentation.typos, augmentation.drop_system, augmentation.sub_turns)
     return augmentation.share > 0 and (bool(augmentation.prompt_templates) or any(chances))
 
 
 def augment(row: Row, augmentation: AugmentationConfig, *, seed: int, epoch: int, index: int) -> Row:
-    """The row varied for one sample of one epoch; the very same object when nothing was varied."""
+    """Return the row as varied in one epoch; the same object if nothing changed."""
     if not row.messages or not varies(augmentation):
         return row
     chance = random.Random(xxhash.xxh64_intdigest(f"{seed}:{epoch}:{index}".encode()))  # noqa: S311  # no secret
@@ -73,7 +72,7 @@ def augment(row: Row, augmentation: AugmentationConfig, *, seed: int, epoch: int
 def varied_pairs(
     rows: Sequence[Row], augmentation: AugmentationConfig, *, seed: int, epoch: int = 0
 ) -> list[Pair]:
-    """The rows that change in an epoch, before and after."""
+    """Return the rows that change in an epoch, before and after."""
     pairs = (
         Pair(row, augment(row, augmentation, seed=seed, epoch=epoch, index=index))
         for index, row in enumerate(rows)
@@ -82,9 +81,9 @@ def varied_pairs(
 
 
 def oversample(rows: Sequence[Row], cap: float) -> Sequence[Row]:
-    """The rows with those of rare answers repeated, each at most ``cap`` times (1 to 3), towards the most common.
+    """Return the rows, followed by repeats of those with rare answers, up to the count of the most common answer.
 
-    The rows given come first and unchanged; repeats follow.
+    ``cap`` (1 to 3): the rows of an answer grow at most to ``cap`` times their number.
     """
     if cap == 1:
         return rows
@@ -100,7 +99,7 @@ def oversample(rows: Sequence[Row], cap: float) -> Sequence[Row]:
 
 
 def add_noise(text: str, probability: float, chance: random.Random) -> str:
-    """The text with, each by ``probability``: no capitals, no end mark, a doubled space. Code is left alone."""
+    """Return the text, each with ``probability``: in lower case, without end mark, with a double space; no code."""
     if _CODE.search(text):
         return text
     if chance.random() < probability:
@@ -117,10 +116,10 @@ def add_noise(text: str, probability: float, chance: random.Random) -> str:
 
 
 def add_typos(text: str, probability: float, chance: random.Random) -> str:
-    """The text with typing mistakes, by ``probability`` per letter.
+    """Return the text with typing mistakes, with ``probability`` per letter.
 
-    Only plain lower-case words of four letters and more are touched, one mistake each at most: numbers, names,
-    addresses, code and the first letter of a word stay.
+    Only plain lower-case words of four letters or more get one, and never at their first letter; numbers, names,
+    addresses and code stay.
     """
     if _CODE.search(text):
         return text
@@ -157,7 +156,7 @@ def _user_turns(messages: tuple[Message, ...], change: Callable[[str], str]) -> 
 
 
 def _phrased(messages: tuple[Message, ...], template: str) -> tuple[Message, ...]:
-    """The messages with the first user turn put into the template."""
+    """Return the messages with the first user message put into the template."""
     first = next((number for number, message in enumerate(messages) if message["role"] == "user"), None)
     if first is None:
         return messages
@@ -166,7 +165,7 @@ def _phrased(messages: tuple[Message, ...], template: str) -> tuple[Message, ...
 
 
 def _shorter(messages: tuple[Message, ...], chance: random.Random) -> tuple[Message, ...]:
-    """The messages up to an earlier trained answer, when there is one."""
+    """Return the messages up to an earlier trained answer, chosen at random, if there is one."""
     ends = [
         number + 1
         for number, message in enumerate(messages)

@@ -1,6 +1,6 @@
-"""Conversations in every spelling people use, read into canonical messages.
+"""Read conversations in every usual spelling into canonical messages.
 
-Roles come out as system, user, assistant and tool; content comes out as text, exactly as given.
+Roles become system, user, assistant and tool; content stays text exactly as given.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ MESSAGE_KEYS = frozenset(
         *MEDIA,
     }
 )
-"""Every key of a message that is looked at."""
+"""Every key of a message that is read."""
 _TRAINED = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
@@ -72,22 +72,22 @@ _OTHER_PARTS = {
         ("document", "refusal", "guardContent", "cachePoint"), "no plain text; write its words as text"
     ),
 }
-"""What parts of a content are that are neither text nor media, by their type (Anthropic, OpenAI, LLaMA-Factory) or by
-their only key (Bedrock), and how they are written here."""
+"""Content parts that are neither text nor media, by type (Anthropic, OpenAI, LLaMA-Factory) or only key (Bedrock):
+what each is and how to write it here."""
 
 _BEGINS_AS_MESSAGES = re.compile(r"\s*(?:\[\s*)?\{\s*[\"']")
 _WRITTEN_BY_STR = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:.*\}\s*\]\s*\Z", re.DOTALL)
 
 
 def bad_row(reason: str) -> DataError:
-    """The error that refuses one row; whoever knows its place adds it."""
+    """Return the error that refuses one row; the caller adds the place."""
     return DataError(reason, remedy="", code="bad-row")
 
 
 def cell_text(value: Any, field: str) -> str:
-    """The text of a cell as given: numbers, true and false in the spelling of the file.
+    """Return the text of a cell; numbers, true and false as they are spelled in the file.
 
-    Raises ``DataError`` when there is nothing (null) or when a list or object stands there.
+    Raises ``DataError`` for null, a list or an object.
     """
     if isinstance(value, str):
         return str(value)
@@ -112,7 +112,7 @@ def cell_text(value: Any, field: str) -> str:
 
 
 def refuse_media(cells: Mapping[str, Any], of: str = "") -> None:
-    """Raise ``DataError`` when a row or a message (``of``) comes with pictures, sound or film."""
+    """Raise ``DataError`` when a row, or the message ``of``, has images, audio or video."""
     for field in MEDIA:
         if cells.get(field):
             raise bad_row(
@@ -121,7 +121,7 @@ def refuse_media(cells: Mapping[str, Any], of: str = "") -> None:
 
 
 def read_messages(value: Any, field: str) -> tuple[Message, ...]:
-    """Canonical messages from a list of role and content (or from and value) objects, or its JSON text.
+    """Return canonical messages from a list of objects with role and content (or from and value), or its JSON.
 
     Raises ``DataError`` naming the turn and what is wrong with it.
     """
@@ -134,7 +134,7 @@ def read_messages(value: Any, field: str) -> tuple[Message, ...]:
 
 
 def read_json_cell(value: Any, field: str) -> Any:
-    """A structured cell, parsed when it came as JSON text (as in CSV files)."""
+    """Return a structured cell, parsed if it is JSON text, as in CSV files."""
     if not isinstance(value, str) or isinstance(value, Spelled):
         return value
     try:
@@ -145,15 +145,15 @@ def read_json_cell(value: Any, field: str) -> Any:
 
 
 def json_text(value: Any, field: str) -> str | None:
-    """A structured cell as one JSON string, None when it is empty."""
+    """Return a structured cell as one JSON string, None if it is empty."""
     parsed = plain(read_json_cell(value, field)) if value not in (None, "") else None
     return json.dumps(parsed, ensure_ascii=False) if parsed else None
 
 
 def as_given(value: Any, field: str) -> Any:
-    """Return the messages in a text cell that holds nothing but messages as JSON; any other cell as it is.
+    """Return the messages in a text cell that is nothing but messages as JSON; any other cell as it is.
 
-    Raises ``DataError`` where Python's ``str()`` wrote them, which is no JSON.
+    Raises ``DataError`` for messages written by Python's ``str()``, which is not JSON.
     """
     if not isinstance(value, str) or isinstance(value, Spelled) or not _BEGINS_AS_MESSAGES.match(value):
         return value
@@ -178,7 +178,7 @@ def is_message(value: Any) -> bool:
 
 
 def is_conversation(value: Any) -> bool:
-    """Return whether a cell holds messages: a list of objects that each name a role."""
+    """Return whether a cell holds messages: a non-empty list of objects with a role each."""
     return (
         isinstance(value, list)
         and bool(value)
@@ -187,7 +187,7 @@ def is_conversation(value: Any) -> bool:
 
 
 def read_message(turn: Any, field: str) -> Message:
-    """One canonical message from an object with a role; raises ``DataError`` naming what is wrong with it."""
+    """Return the canonical message of an object with a role; raises ``DataError`` naming what is wrong with it."""
     if not isinstance(turn, Mapping):
         raise bad_row(f"{field} must be an object with role and content")
     given = turn.get("role", turn.get("from"))
@@ -270,7 +270,10 @@ def _tool_call(call: Any, field: str) -> dict[str, Any]:
 
 
 def _trained(turn: Mapping[str, Any], field: str) -> bool:
-    """Return what the flags of a message say; raises ``DataError`` for no flags, and for two that differ."""
+    """Return whether the flags of a message let it be trained.
+
+    Raises ``DataError`` for a flag that is neither true nor false, and for flags that contradict each other.
+    """
     flags: dict[str, bool] = {}
     for key in (*TRAINED_KEYS, *MASKED_KEYS):
         if turn.get(key) is not None:
@@ -279,7 +282,7 @@ def _trained(turn: Mapping[str, Any], field: str) -> bool:
                 raise bad_row(f"{field}.{key} is {spelling}; only 0 and 1 (or false and true) are possible")
             flags[key] = _TRAINED[spelling.lower()] != (key in MASKED_KEYS)
     if len(set(flags.values())) > 1:
-        raise bad_row(f"{field} says with {' and '.join(flags)} both that it is trained and that it is not")
+        raise bad_row(f"{field} contradicts itself about being trained: {' and '.join(flags)} differ")
     return all(flags.values())
 
 

@@ -1,6 +1,6 @@
-"""Cleaning by choice: repairing damaged Unicode and finding rows that repeat others.
+"""Repair damaged Unicode and find rows that repeat others.
 
-Nothing here changes rows by itself; functions say what they found, and ``doctor`` proposes it as a fix.
+Nothing here changes rows by itself: ``doctor`` reports what is found, and ``fixes`` are applied by choice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from backend.data.texts import (
 )
 from backend.utils.text_utils import indents, normalise, signs
 
-# Only what is certainly damage: words, quotes, ligatures, entities and line breaks stay as they were written.
+# Repair only what is certainly damage; quotes, ligatures, entities and line breaks may be meant.
 _REPAIR = TextFixerConfig(
     unescape_html=False,
     remove_terminal_escapes=False,
@@ -50,12 +50,12 @@ _REPAIR = TextFixerConfig(
 
 
 LONG_ANSWER = 80
-"""Characters from which on an answer need not be equal to be alike."""
+"""Shorter answers must be equal for two rows to be near-duplicates."""
 LONG_ROW = 400
-"""Characters up to which every number and sign of a row counts."""
+"""In shorter rows all numbers and signs must be equal for two rows to be near-duplicates."""
 SENTENCE_WORDS = 4
 LONG_LABEL = 60
-"""Characters from which on an answer is no label."""
+"""A longer answer is not a label."""
 PREFIX_TEXTS = 10
 ADDED_SHARE = 0.2
 SENTENCE_LIKENESS, QUESTION_LIKENESS = 0.5, 0.8
@@ -70,7 +70,7 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A training row that an evaluation row repeats; ``kind`` is ``exact`` (same prompt) or ``near``."""
+    """A training row that an evaluation row repeats, by their numbers; ``kind`` is ``exact`` or ``near``."""
 
     train: int
     evaluation: int
@@ -78,17 +78,17 @@ class Leak:
 
 
 def is_damaged(text: str) -> bool:
-    """Return whether a text holds mojibake (UTF-8 read as another encoding) or characters no text should hold."""
+    """Return whether a text has mojibake (UTF-8 read as another encoding) or characters that no text should have."""
     if text.isascii():
         return "\0" in text
     return "\ufffd" in text or "\0" in text or "\ufeff" in text or bool(is_bad(text))
 
 
 def repair_text(text: str) -> str:
-    """A damaged text with mojibake in its prose undone, and NUL and stray byte-order marks taken out everywhere.
+    """Return a text with mojibake in its prose repaired, and without NUL and stray byte-order marks.
 
-    Code and addresses are left as they are written. Uses ftfy (Speer, "ftfy", Zenodo 2019) with every setting off
-    that touches sound text.
+    Code and addresses stay as they are. Uses ftfy (Speer, "ftfy", Zenodo 2019) with every setting off that changes
+    undamaged text.
     """
     if not is_damaged(text):
         return text
@@ -96,52 +96,49 @@ def repair_text(text: str) -> str:
 
 
 def repair_row(row: Row) -> Row:
-    """The row with its damaged texts repaired, or the same object when none is damaged."""
+    """Return the row with its damaged texts repaired; the same object if none is damaged."""
     return map_texts(row, repair_text)
 
 
 def row_hash(row: Row) -> int:
-    """A 64-bit hash of everything a row says and trains, to the character: calls, tools and rejected replies too.
-
-    Its place and its group are no part of it.
-    """
-    says = (row.messages, row.text, row.tools, row.chosen, row.rejected, row.label, row.segments)
-    return text_hash(_ENCODE((*says, row.input_ids, row.labels)))
+    """Return a 64-bit hash of every field of a row except its place and its group."""
+    texts = (row.messages, row.text, row.tools, row.chosen, row.rejected, row.label, row.segments)
+    return text_hash(_ENCODE((*texts, row.input_ids, row.labels)))
 
 
 def exact_duplicates(rows: Iterable[Row]) -> dict[int, int]:
-    """For each row that says the same as an earlier one, the number of that one: ``{later: earlier}``."""
+    """Return ``{later: earlier}``, by numbers, for each row that equals an earlier one."""
     first = first_of_each(np.fromiter(map(row_hash, rows), np.uint64))
     later = np.flatnonzero(first != np.arange(len(first)))
     return dict(zip(later.tolist(), first[later].tolist(), strict=True))
 
 
 def first_of_each(hashes: Hashes) -> npt.NDArray[np.int64]:
-    """For each hash the number of the first that is equal to it."""
+    """Return for each hash the number of the first one equal to it."""
     _, first, kind_of = np.unique(hashes, return_index=True, return_inverse=True)
     return np.asarray(first[kind_of], np.int64)
 
 
 def text_hash(text: str) -> int:
-    """A 64-bit hash of a text as it stands."""
+    """Return a 64-bit hash of a text."""
     return int(xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")))
 
 
 def row_pairs(
     rows: Sequence[Row], others: Sequence[Row], pairs: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[Row, Row]]:
-    """For each pair of numbers the row with the first one and of ``others`` that with the second one."""
+    """Yield for each pair of numbers the row of ``rows`` and the row of ``others``."""
     numbers = np.fromiter(itertools.chain.from_iterable(pairs), np.int64).reshape(-1, 2)
     return zip(rows_at(rows, numbers[:, 0]), rows_at(others, numbers[:, 1]), strict=True)
 
 
 def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int, int]:
-    """For each row that nearly repeats an earlier one, prompt and answer, that one: ``{later: earlier}``.
+    """Return ``{later: earlier}``, by numbers, for each row that nearly repeats an earlier one, prompt and answer.
 
-    Prompts are compared without what all of them begin with, so that a fixed instruction does not make
-    different questions alike; short answers must be equal, and so must system messages, tools, calls, rejected
-    replies and, in a conversation, the last question. Exact duplicates are found too. ``threshold`` is the Jaccard
-    similarity of the pieces, 0 to 1.
+    The beginning that all prompts share is left out, so that a fixed instruction does not make different questions
+    alike. Short answers must be equal, and so must system messages, tools, calls, rejected replies and, in a
+    conversation, the last question. Exact duplicates are found too. ``threshold`` is the Jaccard similarity of the
+    texts' pieces, 0 to 1.
     """
     shared = shared_prefix(map(_prompt, rows))
     found = near_duplicates((_compared(row, shared) for row in rows), threshold)
@@ -150,10 +147,10 @@ def near_duplicate_rows(rows: Sequence[Row], threshold: float = 0.8) -> dict[int
 
 
 def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float = 0.8) -> list[Leak]:
-    """Training rows that stand among the evaluation rows, in order of the training rows.
+    """Return the training rows that evaluation rows repeat, in order of the training rows.
 
-    An exact leak asks the same: everything before its last answer is equal but for case, spacing and end marks. A
-    near one has nearly the same prompt and answer, as in ``near_duplicate_rows``, or asks it at an earlier turn.
+    In an exact leak everything before the last answer is equal but for case, spacing and punctuation. A near one has
+    nearly the same prompt and answer, as in ``near_duplicate_rows``, or asks the same at an earlier turn.
     """
     first = _first_numbers(map(_question, evaluation))
     known = ((number, first.get(_question(row))) for number, row in enumerate(train))
@@ -174,10 +171,10 @@ def find_leaks(train: Sequence[Row], evaluation: Sequence[Row], threshold: float
 
 
 def shared_answers(rows: Sequence[Row], others: Sequence[Row]) -> dict[int, int]:
-    """For each row whose answer one of ``others`` gives to another question, that one: ``{row: other}``.
+    """Return ``{row: other}``, by numbers, for each row whose answer one of ``others`` gives to another question.
 
-    Such rows are likely paraphrases of one question. Answers that may be labels say nothing of that, which are those
-    that are no sentence and have ``LONG_LABEL`` characters at most; nor do the replies of preference rows.
+    Such rows are likely paraphrases of one question. Answers that may be labels (no sentence, at most ``LONG_LABEL``
+    characters) and replies of preference rows are left out.
     """
     first = _first_numbers(map(_full_answer, others))
     given = enumerate(map(_full_answer, rows))
@@ -198,7 +195,7 @@ def _first_numbers(keys: Iterable[_Key]) -> dict[_Key, int]:
 
 
 def _full_answer(row: Row) -> int:
-    """The hash of an answer that is a sentence or longer than a label, else 0."""
+    """Return the hash of an answer that is a sentence or longer than a label, else 0."""
     answer = "" if row.chosen or row.rejected or row.text is not None else last_reply(row).strip()
     sentence = answer.endswith("。") or (
         answer.endswith((".", "!", "?")) and answer.count(" ") >= SENTENCE_WORDS - 1
@@ -216,7 +213,7 @@ def _question(row: Row) -> tuple[str, str, str]:
 
 
 def _whole_question(row: Row) -> int:
-    """The hash of what a row asks, to be found among those of ``_earlier_questions``; of one that asks nothing 0."""
+    """Return the hash of the whole prompt and tools, to compare with ``_earlier_questions``; 0 without a prompt."""
     digest = xxhash.xxh3_64((row.tools or "").encode())
     for message in prompt_messages(row):
         digest.update(_turn(message))
@@ -224,7 +221,7 @@ def _whole_question(row: Row) -> int:
 
 
 def _earlier_questions(row: Row) -> Iterator[int]:
-    """Hashes of what stands before each trained answer of a conversation but the last."""
+    """Yield the hash of everything before each trained answer of a conversation except the last."""
     digest = xxhash.xxh3_64((row.tools or "").encode())
     for message in prompt_messages(row):
         if is_trained(message):
@@ -241,7 +238,10 @@ def _reply(row: Row) -> str:
 
 
 def _compared(row: Row, shared: int) -> str:
-    """The prompt and its answer; a short one, which must be equal anyway, would make any two short rows alike."""
+    """Return the prompt and answer for the comparison.
+
+    A short answer is left out: it must be equal anyway, and would make any two rows with short prompts alike.
+    """
     prompt, reply = _prompt(row)[shared:], _reply(row)
     return f"{prompt} {reply}".strip() if len(reply) > LONG_ANSWER else prompt
 
@@ -251,11 +251,11 @@ def _alike(one: Row, other: Row) -> bool:
     if replies[0] != replies[1] and min(map(len, map(normalise, replies))) <= LONG_ANSWER:
         return False
     both = [f"{prompt_text(row)}\n{answer_text(row)}" for row in (one, other)]
-    return _frame(one) == _frame(other) and _same_marks(*both) and _differ_little(*both)
+    return _fixed_parts(one) == _fixed_parts(other) and _same_marks(*both) and _differ_little(*both)
 
 
-def _frame(row: Row) -> tuple[object, ...]:
-    """What two rows that say nearly the same have equal to the character, but for the case of the last question."""
+def _fixed_parts(row: Row) -> tuple[object, ...]:
+    """Return the parts of a row that must be equal in near-duplicates."""
     users = [message["content"] for message in row.messages if message["role"] == "user"]
     system = [message["content"] for message in row.messages if message["role"] == "system"]
     calls = [calls_text(message) for message in row.messages]
@@ -278,9 +278,9 @@ def _same_marks(one: str, other: str) -> bool:
 
 
 def _differ_little(one: str, other: str) -> bool:
-    """Return whether the sentences that only one text has are nearly those that only the other has.
+    """Return whether the sentences found only in one text are similar to those found only in the other.
 
-    Two questions about one long passage share nearly all of their words, and ask different things.
+    Two questions about the same long passage share nearly all of their words and still ask different things.
     """
     left, right = (Counter(filter(None, _SENTENCE_END.split(text))) for text in (one, other))
     only = [" ".join((mine - theirs).elements()) for mine, theirs in ((left, right), (right, left))]
@@ -293,7 +293,7 @@ def _differ_little(one: str, other: str) -> bool:
 
 
 def shared_prefix(given: Iterable[str]) -> int:
-    """Characters of the whole words that all texts begin with, when there are ten different ones or more, else 0."""
+    """Return the length of the whole words that all texts begin with; 0 for fewer than ten different texts."""
     lowest = highest = None
     distinct: set[str] = set()
     for text in given:
@@ -307,4 +307,6 @@ def shared_prefix(given: Iterable[str]) -> int:
     shared = 0
     while shared < min(len(low), len(high)) - 1 and low[shared] == high[shared]:
         shared += 1
-    return sum(len(word) + 1 for word in low[:shared])  # what first and last begin with, all begin with
+    return sum(
+        len(word) + 1 for word in low[:shared]
+    )  # a prefix of the lowest and highest is a prefix of all

@@ -1,6 +1,6 @@
-"""Parquet and Arrow files, read in batches; texts stay as they are, other values are spelled out.
+"""Read Parquet and Arrow files in batches; texts stay as they are, dates and decimals become text.
 
-Needs a file that can be sought in, except for the Arrow stream format.
+The file must be able to seek, except in the Arrow stream format.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ BATCH_ROWS = 1_000
 FEWEST_ROWS = 32
 BATCH_BYTES = 256 * 2**20
 CHUNK_BYTES = 8 * 2**20
-"""About how many bytes of rows are Python objects at a time."""
+"""Rows of about this many bytes are converted to Python objects at a time."""
 ROW_BYTES = 2**20
 DICTIONARY_BYTES = 5 * 2**19
-"""A column of at most this many bytes may be a dictionary alone: writers end one at about a megabyte."""
+"""A column chunk up to this size may be nothing but a dictionary: writers stop one at about a megabyte."""
 LONG_TEXT_BYTES = 10_000
 MAX_BYTES_A_CHARACTER = 4
 
 
 def columnar_kind(head: bytes) -> str | None:
-    """``parquet``, ``arrow`` (file) or ``arrow-stream`` by the first bytes, else None."""
+    """Return ``parquet``, ``arrow`` (file format) or ``arrow-stream`` by the first bytes, else None."""
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith(b"ARROW1"):
@@ -47,8 +47,8 @@ def read_columnar(
 ) -> Iterator[Record | Rejected]:
     """Yield the rows of an open Parquet or Arrow file; places are row numbers.
 
-    ``limit`` is the most characters one row may have; what comes out of the file is taken off ``allowance``. Raises
-    ``DataError`` when the file is damaged or swells beyond all proportion.
+    ``limit`` is the most characters one row may have; the bytes read are taken off ``allowance``. Raises
+    ``DataError`` when the file is damaged or unpacks to far more than its size.
     """
     number = 0
     with damaged_columnar(name):
@@ -66,13 +66,13 @@ def read_columnar(
 
 @contextmanager
 def damaged_columnar(name: str) -> Iterator[None]:
-    """Turn what pyarrow raises into a ``DataError`` that names the file."""
+    """Turn the errors of pyarrow into a ``DataError`` that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError, OverflowError, ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"{name} is damaged or no such file: {str(error).splitlines()[0] if str(error) else 'unreadable'}.",
-            remedy="Write or download it again.",
+            f"{name} is damaged: {str(error).splitlines()[0] if str(error) else 'it cannot be read'}.",
+            remedy="Save or download it again.",
             code="damaged-file",
         ) from None
 
@@ -95,9 +95,10 @@ def _batches(source: Any, kind: str) -> Iterator[Any]:
 
 
 def _parquet_plan(metadata: Any) -> tuple[list[str], int]:
-    """Which columns to read with each text once, since it may stand in very many rows, and how many rows at a time.
+    """Return the columns to read as dictionaries, and how many rows to read at a time.
 
-    A column with a dictionary may hold one long text a thousand times over in a few bytes.
+    A dictionary column may hold one long text in thousands of rows in a few bytes: read as plain text it would fill
+    the memory.
     """
     repeated, rows = set(), BATCH_ROWS
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
@@ -122,7 +123,7 @@ def _slices(batch: Any) -> Iterator[Any]:
 
 
 def _row_bytes(batch: Any) -> Any:
-    """About how many bytes the texts of each row take, ``[rows]``."""
+    """Return about how many bytes the texts of each row take, ``[rows]``."""
     sizes = np.zeros(batch.num_rows, np.int64)
     for column in batch.columns:
         kind = column.type
@@ -153,7 +154,7 @@ def _lengths(lengths: Any) -> Any:
 
 
 def _rows(batch: Any, sizes: Any, limit: int) -> Iterator[Mapping[str, Any] | str]:
-    """The cells of each row, or the reason why the row cannot be read; a few megabytes of rows at a time."""
+    """Yield the cells of each row, or the reason why it cannot be read; a few megabytes of rows at a time."""
     batch.validate(full=True)
     names = batch.schema.names
     if len(set(names)) < len(names):
@@ -180,7 +181,7 @@ def _cells(batch: Any) -> Iterator[dict[str, Any]]:
 
 
 def _values(column: Any) -> list[Any]:
-    """The cells of a column; what Python has no value for comes as Arrow writes it."""
+    """Return the cells of a column; a value that Python cannot hold becomes Arrow's text for it."""
     try:
         values: list[Any] = column.to_pylist()
     except (OverflowError, ValueError, pa.ArrowException):

@@ -1,8 +1,8 @@
-"""Mended copies: a new versioned folder a time, in the shape of the source, with every change and where it came from.
+"""Write mended copies of a source: each a new versioned folder with the rows, every change, and the lineage.
 
-``OUT/v001/rows.jsonl`` holds the rows, ``changes.jsonl`` each changed row before and after with its place in the
-source, ``lineage.json`` what it was made from and how. Only their owner can read them, and a redacted secret stands
-in none of them.
+``OUT/v001/rows.jsonl`` holds the rows in the source's columns, ``changes.jsonl`` each changed row before and after
+with its place in the source, ``lineage.json`` the source and the fixes. Only the owner can read them, and no redacted
+secret stands in any of them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REDACT = "redact-secrets"
 
 @dataclass(frozen=True)
 class Change:
-    """One row before and after a fix; ``after`` is None when the row is left out."""
+    """One row before and after a fix; ``after`` is None if the fix drops the row."""
 
     fix: str
     place: str
@@ -46,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Mended:
-    """The rows after all fixes, in order, and every change that led to them."""
+    """The rows after all fixes, in order, and every change."""
 
     rows: tuple[Row, ...]
     changes: tuple[Change, ...]
@@ -54,7 +54,7 @@ class Mended:
 
 @dataclass
 class _Written:
-    """What is known of the rows of a copy once they are written: which column holds what, and what is told of it."""
+    """Facts about the rows of a copy once they are written: part → column, columns left out, notes."""
 
     columns: Mapping[str, str]
     left_out: set[str] = field(default_factory=set)
@@ -63,7 +63,7 @@ class _Written:
 
 
 class _OtherShapeError(Exception):
-    """A mended row does not fit into the columns of its source."""
+    """A mended row does not fit the columns of its source."""
 
 
 def write_copy(
@@ -77,9 +77,9 @@ def write_copy(
 ) -> Path:
     """Write the mended rows as the next version under ``out`` and return its folder.
 
-    ``source`` and ``sha256`` are what the rows were loaded from, ``shape`` and ``options`` how. With a ``shape`` the
-    source is read once more, and its columns stay as they are, those that no row uses included; without one only what
-    rows say is written. Raises ``DataError`` when ``out`` is a file or cannot be written.
+    The rows were loaded from ``source`` with ``sha256``, as ``shape`` and with ``options``. With a ``shape`` the
+    source is read again and its columns are kept, unused ones included; without one only the rows are written.
+    Raises ``DataError`` when ``out`` is a file or cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file.", remedy="Name a folder for the mended copy.", code="not-a-folder")
@@ -90,7 +90,7 @@ def write_copy(
         staged = Path(tempfile.mkdtemp(prefix=".partial-", dir=out))
         written = _write_rows(staged / "rows.jsonl", mended, source, shape, options or ReadOptions())
         origin = {"source": writable(source), "source_sha256": sha256, "version": version}
-        _write_account(staged, mended, written, origin)
+        _write_lineage(staged, mended, written, origin)
         publish_folder(staged, out / f"v{version:03d}")
     except OSError as error:
         raise unwritable(out, error) from None
@@ -98,14 +98,14 @@ def write_copy(
 
 
 def notes(folder: Path) -> list[str]:
-    """Return what a copy leaves out of its source or writes otherwise, a sentence each."""
+    """Return a sentence for each thing that a copy leaves out of its source or writes differently."""
     return list(json.loads((folder / LINEAGE).read_text(encoding="utf-8"))["notes"])
 
 
 def difference(change: Change) -> dict[str, object]:
-    """Return a change as ``changes.jsonl`` has it: the fix, the place, the record before and after, without secrets.
+    """Return a change as ``changes.jsonl`` has it: fix, place, record before and after, without secrets.
 
-    What a redacted row was before is not said.
+    A redacted row has no record before.
     """
     before = None if change.fix == REDACT else shown_record(change.before)
     after = None if change.after is None else shown_record(change.after)
@@ -113,12 +113,12 @@ def difference(change: Change) -> dict[str, object]:
 
 
 def shown_record(row: Row) -> dict[str, Any]:
-    """Return the record of a row with its secrets redacted, fit for screens and logs."""
+    """Return the record of a row with secrets redacted, safe for screens and logs."""
     return dict(map_leaves(row_record(row), redact))
 
 
-def _write_account(staged: Path, mended: Mended, written: _Written, origin: Mapping[str, object]) -> None:
-    """Write the changes and the lineage of the rows that stand in ``staged`` already."""
+def _write_lineage(staged: Path, mended: Mended, written: _Written, origin: Mapping[str, object]) -> None:
+    """Write the changes and the lineage beside the rows in ``staged``."""
     lines = (json.dumps(difference(change), ensure_ascii=False) + "\n" for change in mended.changes)
     _write_lines(staged / "changes.jsonl", lines)
     lineage = {
@@ -142,7 +142,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def _write_rows(
     path: Path, mended: Mended, source: str, shape: Shape | None, options: ReadOptions
 ) -> _Written:
-    """Write the rows in the columns of their source, or where one does not fit in those of ``row_record``."""
+    """Write the rows in the columns of their source; if one does not fit, all in those of ``row_record``."""
     if shape is not None:
         columns = {**shape.later, **shape.columns}
         written = _Written(columns)
@@ -159,7 +159,7 @@ def _write_rows(
         _write_lines(path, _plain_lines(mended, iter(()), frozenset(), written))
     if written.left_out:
         names = ", ".join(sorted(written.left_out))
-        written.notes.append(f"Left out, as JSON cannot hold it or its name is taken: {names}.")
+        written.notes.append(f"Left out, because JSON cannot hold them or their names are taken: {names}.")
     if written.redacted:
         rows = counted(written.redacted, "row")
         written.notes.append(f"Secrets in columns that are not read were redacted too, in {rows}.")
@@ -172,7 +172,7 @@ def _records(source: str, options: ReadOptions) -> Iterator[Record]:
 
 
 def _numbered_lines(source: str) -> Iterator[tuple[int, bytes]]:
-    """The lines of a source that is one file of JSON lines, with their numbers; none of any other source."""
+    """Yield the numbered lines of a source that is one JSONL file; nothing for any other source."""
     (first, *others) = locate(source).files
     if not others and first.path.suffix in (".jsonl", ".ndjson"):
         with first.path.open("rb") as stream:
@@ -180,7 +180,7 @@ def _numbered_lines(source: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _as_it_stood(record: Record, lines: Iterator[tuple[int, bytes]]) -> str:
-    """The line that a record was read from, '' where there is none; records are asked for in order."""
+    """Return the line that a record was read from, or ''; must be called in the order of the records."""
     wanted = record.place.rpartition(":")[2]
     raw = next((line for number, line in lines if str(number) == wanted), b"")
     try:
@@ -193,9 +193,9 @@ def _as_it_stood(record: Record, lines: Iterator[tuple[int, bytes]]) -> str:
 def _source_lines(
     mended: Mended, source: str, options: ReadOptions, shape: Shape, written: _Written
 ) -> Iterator[str]:
-    """A line a row in the columns of the source; raises ``_OtherShapeError`` at one that does not read back.
+    """Yield a line per row in the columns of the source; raises ``_OtherShapeError`` if one does not read back.
 
-    A row of JSON lines that no fix changed is written as it stood, byte for byte.
+    A row of a JSONL file that no fix changed is written byte for byte as it was.
     """
     every = {**shape.later, **shape.columns}
     present: set[str] = set()
@@ -216,7 +216,7 @@ def _source_lines(
 def _plain_lines(
     mended: Mended, records: Iterator[Record], used: frozenset[str], written: _Written
 ) -> Iterator[str]:
-    """A line a row in the usual names, with the columns of the source that are not ``used`` beside them."""
+    """Yield a line per row in the columns of ``row_record``, and the columns of the source that are not ``used``."""
     present: dict[str, None] = {}
     for row, record in _paired(mended.rows, records):
         plain = row_record(row)
@@ -228,13 +228,13 @@ def _plain_lines(
 
 
 def _paired(rows: Iterable[Row], records: Iterator[Record]) -> Iterator[tuple[Row, Record | None]]:
-    """Each row with the record it was read from; both stand in the order of the source."""
+    """Yield each row with the record it was read from, or None; both are in the order of the source."""
     for row in rows:
         yield row, next((record for record in records if record.place == row.place), None)
 
 
 def _mended_cells(record: Record, row: Row, shape: Shape) -> dict[str, Any]:
-    """The cells of a record with what the fixes changed in its row changed in them."""
+    """Return the cells of a record with the changes that fixes made in its row."""
     try:
         original = to_row(record, shape)
     except DataError:
@@ -251,7 +251,7 @@ def _mended_cells(record: Record, row: Row, shape: Shape) -> dict[str, Any]:
     changed = dict(zip(old, new, strict=True))
 
     def change(text: str) -> str:
-        return changed[text] if text in changed else _inside(text, changed)
+        return changed[text] if text in changed else _changed_inside(text, changed)
 
     used = {column: map_leaves(cells[column], change) for column in columns.values() if column in cells}
     return cells | used
@@ -261,8 +261,8 @@ def _flags(row: Row) -> list[object]:
     return [message.get("trained", True) for message in row.messages]
 
 
-def _inside(text: str, changed: Mapping[str, str]) -> str:
-    """The text of a cell that is JSON with its texts changed, or a part of a changed text, as whole lines of it."""
+def _changed_inside(text: str, changed: Mapping[str, str]) -> str:
+    """Return the text of a cell with changes inside it: in the texts of JSON, or in lines of a longer text."""
     if text[:1] in ("[", "{"):
         try:
             return encode(map_leaves(decode(text), lambda each: changed.get(each, each)))
@@ -277,7 +277,7 @@ def _inside(text: str, changed: Mapping[str, str]) -> str:
 
 
 def _messages_cells(cells: Mapping[str, Any], columns: Mapping[str, str], row: Row) -> dict[str, Any]:
-    """The messages of a row, and its tools, in the cells that they were read from."""
+    """Return the messages of a row, and its tools, as the cells that they were read from."""
     plain = row_record(row)
     messages = plain["messages"]
     found: dict[str, Any] = {}
@@ -294,7 +294,7 @@ def _messages_cells(cells: Mapping[str, Any], columns: Mapping[str, str], row: R
 def _cleaned(
     cells: Mapping[str, Any], used: frozenset[str], mended: Mended, written: _Written
 ) -> dict[str, Any]:
-    """The cells that JSON can hold, those that no row uses without secrets where secrets are redacted."""
+    """Return the cells that JSON can hold; if secrets are redacted, the unused ones redacted too."""
     kept = {name: cell for name, cell in cells.items() if not _is_binary(cell)}
     written.left_out |= cells.keys() - kept.keys()
     if any(change.fix == REDACT for change in mended.changes):

@@ -1,6 +1,6 @@
-"""The data doctor: every check over a set of rows, as a report that says what to do, most harmful first.
+"""The data doctor: run every check over a set of rows and report the findings, most harmful first.
 
-The same rows give the same bytes of report. Imports no model code: whoever has a model passes an encoder in.
+The same rows give the same report, byte for byte. Checks that need a model's tokens get an encoder passed in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backend.data.checks import ALL, Check, Example, Level, Scan
-from backend.data.checks.base import EncodedRow, looked_at
+from backend.data.checks.base import EncodedRow, sampled_rows
 from backend.data.checks.secrets import redact
 from backend.data.formats import how_to_use
 from backend.data.load import Loaded
@@ -45,7 +45,7 @@ _OF_READING = (
     "read-as-text",
 )
 NAMES = frozenset((*(check.slug for check in ALL), *_OF_READING))
-"""Everything that a finding may be called."""
+"""The slug of every possible finding."""
 _ORDER: dict[Level, int] = {"block": 0, "warn": 1, "info": 2}
 _COLOURS: dict[Level, str] = {"block": "red", "warn": "yellow", "info": "cyan"}
 _WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}
@@ -53,11 +53,11 @@ _WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: how many rows, three of them, the harm, and the fix where one is safe.
+    """The result of one check: how many rows, three examples, the harm, and a fix if there is one.
 
-    ``share`` is the fraction of the rows concerned, 0 to 1, or None for a finding about the set. ``is_estimate``:
-    worked out from a sample of the rows. ``fix_is_chosen``: the fix is among those chosen by default; others may take
-    away what is meant and want a look first.
+    ``share`` is the fraction of affected rows, 0 to 1, or None for a finding about the whole set. ``is_estimate``:
+    computed from a sample of the rows. ``fix_is_chosen``: the fix is applied by default; others may remove what is
+    meant and need a look first.
     """
 
     number: int
@@ -75,7 +75,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about a source, most harmful first, and the checks that could not run with the reason."""
+    """All findings about a source, most harmful first, and the checks that could not run, with reasons."""
 
     source: str
     sha256: str
@@ -88,16 +88,16 @@ class Report:
 
     @property
     def blocks(self) -> bool:
-        """True if something was found that should stop a run."""
+        """True if a finding should stop a run."""
         return any(finding.level == "block" for finding in self.findings)
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing blocks, 1 when something does (2 is for sources that cannot be read)."""
+        """0 if nothing blocks, 1 if something does (2 is for sources that cannot be read)."""
         return int(self.blocks)
 
     def to_json(self) -> str:
-        """The report as indented JSON; equal reports are equal byte for byte."""
+        """Return the report as indented JSON; equal reports are equal byte for byte."""
         content = {"version": REPORT_VERSION, "blocks": self.blocks, **asdict(self)}
         return json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
 
@@ -116,10 +116,10 @@ def examine(
     decode: Callable[[Sequence[int]], str] | None = None,
     checks: Sequence[Check] = ALL,
 ) -> Report:
-    """The report on loaded rows.
+    """Return the report on loaded rows.
 
-    ``encode`` may raise ``DataError`` for rows that it refuses; what the other parts are says ``Scan``. Without a
-    model the checks of tokens and template do not run.
+    ``encode`` may raise ``DataError`` for rows that it refuses; ``Scan`` explains the other parameters. Without
+    ``encode`` and ``look`` the checks of tokens and template do not run.
     """
     scan = Scan(
         loaded.rows,
@@ -153,7 +153,7 @@ def examine(
 def run_checks(
     scan: Scan, checks: Iterable[Check] = ALL
 ) -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
-    """The findings of the checks that can run, most harmful first, and the others with the reason."""
+    """Return the findings of the checks that can run, most harmful first, and the other checks with reasons."""
     chosen = list(checks)
     not_run = [(check.slug, reason) for check in chosen if (reason := _cannot_run(check, scan))]
     ready = [check for check in chosen if not _cannot_run(check, scan)]
@@ -171,7 +171,7 @@ def _by_harm(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def table(report: Report) -> RenderableType:
-    """The report for a person: a line of summary, then a row a finding with its harm, examples and fix."""
+    """Return the report for a terminal: a summary line, then a table of findings with harm, examples and fix."""
     stops = sum(finding.level == "block" for finding in report.findings)
     looks = sum(finding.level == "warn" for finding in report.findings)
     summary = Text(
@@ -218,9 +218,9 @@ def _findings_table(findings: tuple[Finding, ...]) -> Table:
 
 
 def _fix(finding: Finding) -> str:
-    """The fix by name, and how many rows it takes out at most."""
-    takes = str(finding.fix).startswith("drop-")
-    return f"{finding.fix}, takes out up to {counted(finding.count, 'row')}" if takes else str(finding.fix)
+    """Return the name of the fix, and how many rows it removes at most."""
+    drops = str(finding.fix).startswith("drop-")
+    return f"{finding.fix}, removes up to {counted(finding.count, 'row')}" if drops else str(finding.fix)
 
 
 def _where(example: Example) -> Text:
@@ -255,7 +255,7 @@ def _count_by_row(scan: Scan, checks: list[Check]) -> dict[str, tuple[int, tuple
 
 
 def _count_over_all(check: Check, scan: Scan) -> tuple[int, tuple[Example, ...]]:
-    """How many rows, and the first; what looks at a sample counts for all."""
+    """Return how many rows are affected and the first examples; a count in a sample is scaled to all rows."""
     found: Iterator[Example] = iter(check.over_all(scan) if check.over_all else ())
     first = tuple(islice(found, EXAMPLES))
     count = len(first) + sum(1 for _ in found)
@@ -263,8 +263,8 @@ def _count_over_all(check: Check, scan: Scan) -> tuple[int, tuple[Example, ...]]
 
 
 def _sampled(check: Check, rows: Sequence[Row]) -> float:
-    """The share of the rows that a check looks at, 0 to 1."""
-    return len(looked_at(rows)) / len(rows) if check.needs == "encoder" else 1.0
+    """Return the share of the rows that a check examines, 0 to 1."""
+    return len(sampled_rows(rows)) / len(rows) if check.needs == "encoder" else 1.0
 
 
 def _finding(check: Check, count: int, examples: tuple[Example, ...], scan: Scan) -> Finding:
@@ -305,7 +305,7 @@ def _rejected_rows(scan: Scan) -> Finding:
 
 
 def _unread_keys(loaded: Loaded) -> list[Finding]:
-    """One finding for flags of messages that nobody reads, and one for the other keys."""
+    """Return a finding for message flags that are not read, and one for other keys that are not read."""
     total = len(loaded.rows) + len(loaded.rejected)
     kinds: tuple[tuple[str, str, Level, str, bool], ...] = (
         ("unread-flags", "Messages have flags that are not read", "block", _FLAGS_HARM, True),
@@ -323,7 +323,7 @@ def _unread_keys(loaded: Loaded) -> list[Finding]:
 
 
 def _unused_columns(loaded: Loaded) -> list[Finding]:
-    """One finding each for ratings, for marks of rows, for scores and for words that nobody reads."""
+    """Return a finding each for unused ratings, marks of rows, scores, and columns of text or labels."""
     total = len(loaded.rows) + len(loaded.rejected)
     kinds: tuple[tuple[str, str, Level, str, tuple[Holds, ...]], ...] = (
         ("unused-ratings", "Ratings of the answers are not used", "block", _RATINGS_HARM, ("rating",)),
@@ -366,6 +366,6 @@ def _read_as_text(loaded: Loaded) -> Finding:
 
 
 def _refused(item: Rejected) -> str:
-    """Why a record is refused, and the beginning of what stands there, but for secrets."""
+    """Return the reason why a record is refused and the beginning of it, without secrets."""
     raw = shorten(redact(item.raw), 80)
     return shorten(item.reason, 200) + (f": {raw}" if raw else "")

@@ -1,6 +1,7 @@
-"""The column names people use for each part of a row, in the order in which a tie is decided.
+"""The column names that people use for each part of a row, likeliest first.
 
-A shape is made of *parts* (``prompt``, ``completion``, ``messages``, …); a family says which columns may hold which.
+A shape consists of *parts* (``prompt``, ``completion``, ``messages``, …); a family lists the columns that may hold
+each part.
 """
 
 from __future__ import annotations
@@ -11,39 +12,39 @@ from itertools import product
 
 Columns = Mapping[str, str]
 Names = Mapping[str, tuple[str, ...]]
-"""For each part the column names that mean it, likeliest first, in lower case."""
+"""Part → column names for it in lower case, likeliest first."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a shape is made of: parts that every row must have, and parts that are used when they are there."""
+    """The parts of a shape: those that every row must have, and those that are used when present."""
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
 
 
-_BESIDE = ("input", "context", "choices", "history", "system", "tools")
-_ANSWERED = (*_BESIDE, "reasoning")
+_OF_PROMPTS = ("input", "context", "choices", "history", "system", "tools")
+_OF_ANSWERED = (*_OF_PROMPTS, "reasoning")
 
 PARTS: Mapping[str, Parts] = {
-    "preference": Parts(("chosen", "rejected"), ("prompt", *_BESIDE)),
-    "unpaired preference": Parts(("prompt", "completion", "label"), _ANSWERED),
+    "preference": Parts(("chosen", "rejected"), ("prompt", *_OF_PROMPTS)),
+    "unpaired preference": Parts(("prompt", "completion", "label"), _OF_ANSWERED),
     "rated messages": Parts(("messages", "label"), ("system", "tools")),
     "messages": Parts(("messages",), ("system", "tools")),
     "tokens": Parts(("input_ids",), ("labels",)),
     "segments": Parts(("segments",), ()),
-    "alpaca": Parts(("instruction", "output"), _ANSWERED),
-    "prompt/completion": Parts(("prompt", "completion"), _ANSWERED),
+    "alpaca": Parts(("instruction", "output"), _OF_ANSWERED),
+    "prompt/completion": Parts(("prompt", "completion"), _OF_ANSWERED),
     "text": Parts(("text",), ()),
-    "prompt": Parts(("prompt",), _BESIDE),
+    "prompt": Parts(("prompt",), _OF_PROMPTS),
 }
 
 
 @dataclass(frozen=True)
 class Family:
-    """Column names that mark a shape; one of each ``required`` part must be there, ``optional`` ones are used then.
+    """Column names that mark a shape: one for each ``required`` part must be present, ``optional`` ones may be.
 
-    ``alone``: one column is all that it takes, so that it is chosen only where no other column could be meant.
+    ``alone``: one column is enough, so the shape is chosen only if no other column could be meant.
     """
 
     shape: str
@@ -52,7 +53,7 @@ class Family:
     alone: bool = False
 
     def readings(self, present: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """Each way to give these parts a column of ``present`` (lower case → as spelled), likeliest first."""
+        """Yield each assignment of parts to columns of ``present`` (lower case → as spelled), likeliest first."""
         found = [[name for name in names if name in present] for names in self.required.values()]
         for names in product(*found):
             if len(set(names)) < len(names):
@@ -100,9 +101,9 @@ REJECTED = (
     *("non_preferred_completion", "non_preferred", "dispreferred_output", "dispreferred_response"),
     *("dispreferred", "response_rejected", "answer_rejected"),
 )
-_ASIDE = ("context", "passage", "background", "evidence")
-_CONTEXTS = (*_ASIDE, "document", "article", "story", "text", "body")
-"""The second ones may hold an answer where there is no other."""
+_PLAIN_CONTEXTS = ("context", "passage", "background", "evidence")
+_CONTEXTS = (*_PLAIN_CONTEXTS, "document", "article", "story", "text", "body")
+"""Without an answer column the additional ones may be the answer, so a prompt alone takes only the plain ones."""
 
 _CHAT: Names = {
     "system": ("system", "system_prompt", "system_message", "system_instruction", "system_instructions"),
@@ -154,8 +155,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("prompt/completion", {"prompt": DOCUMENTS, "completion": CLASSES}, _UNDER_DOCUMENT),
     Family("text", {"text": ("text", "content")}, {}, alone=True),
-    Family("prompt", {"prompt": ("instruction",)}, {**_UNDER_INSTRUCTION, "context": _ASIDE}, alone=True),
-    Family("prompt", {"prompt": QUESTIONS}, {**_AROUND, "context": _ASIDE}, alone=True),
+    Family(
+        "prompt", {"prompt": ("instruction",)}, {**_UNDER_INSTRUCTION, "context": _PLAIN_CONTEXTS}, alone=True
+    ),
+    Family("prompt", {"prompt": QUESTIONS}, {**_AROUND, "context": _PLAIN_CONTEXTS}, alone=True),
 )
 
 COLUMN_NAMES = frozenset(
@@ -164,13 +167,13 @@ COLUMN_NAMES = frozenset(
     for names in (*family.required.values(), *family.optional.values())
     for name in names
 )
-"""Every column name that is known."""
+"""Every known column name."""
 
-ROUND_NAMES = frozenset({"input_ids", "segments", *(name for names in _AROUND.values() for name in names)})
-"""Columns that stand around a prompt and its answer, and are neither."""
+AROUND_NAMES = frozenset({"input_ids", "segments", *(name for names in _AROUND.values() for name in names)})
+"""Columns that accompany a prompt and its answer and are neither."""
 
 PART_NAMES = COLUMN_NAMES - {"source", "user", "human", "q", "a", "task", "class", "body", "code", "quality"}
-"""Columns that mean a part of a row wherever they stand; the others are often called so for another reason."""
+"""Known column names that nearly always mean a part of a row; the others often mean something else."""
 
 FOREIGN: tuple[tuple[frozenset[str], str, str], ...] = (
     (
@@ -197,8 +200,8 @@ FOREIGN: tuple[tuple[frozenset[str], str, str], ...] = (
         "Follow parent_id and write each conversation as messages: a row here is only one side of it.",
     ),
 )
-"""Formats that keep their words deeper than a column: by which columns they are known, and what to do with them."""
+"""Foreign formats with their text deeper than a column: their columns, what they are, what to do."""
 
 SPEAKERS = ("role", "from", "speaker", "sender", "author_role")
 UTTERANCES = ("content", "text", "value", "message", "utterance")
-"""A speaker beside an utterance: a row is one message of a conversation that goes over several rows."""
+"""With a speaker and an utterance column a row is one message of a conversation over several rows."""

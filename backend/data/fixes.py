@@ -1,4 +1,4 @@
-"""The doctor's fixes: proposed as a diff, written to a new versioned copy (``copies``), never to the source.
+"""The fixes of the data doctor: shown as a diff, written to a new copy (``copies``), never to the source.
 
 A fix changes only rows that its check names, and in them only what the check matched.
 """
@@ -25,19 +25,18 @@ from backend.errors import DataError
 __all__ = ["FIXES", "Change", "Mended", "difference", "mend", "write_copy"]
 
 RARER = 4
-"""How many times as common a label must be for another spelling of it to count as a mistake."""
+"""A spelling counts as a mistake if another one of the same label is this many times as common."""
 _COMPARING = {"drop-duplicates", "drop-near-duplicates", "drop-leaks", "drop-near-leaks"}
-"""Fixes that compare rows as they were given: two different secrets, both redacted, make no duplicates."""
+"""Fixes that compare the original rows: two rows with different secrets, both redacted, are no duplicates."""
 _PLAIN_KEYS = {"role", "content", "trained"}
 
 Fixer = Callable[[Sequence[Row], Sequence[Row]], dict[int, Row | None]]
 
 
 def mend(rows: Sequence[Row], fixes: Iterable[str], validation: Sequence[Row] = ()) -> Mended:
-    """The rows with the named fixes applied one after the other, in the order of ``FIXES``.
+    """Return the rows with the named fixes applied in the order of ``FIXES``, and every change.
 
-    ``validation`` are the held-out rows, for the fixes of leaks. The rows given are not changed. Raises ``DataError``
-    on an unknown fix.
+    ``validation`` are the held-out rows, for the fixes of leaks. Raises ``DataError`` for an unknown fix.
     """
     wanted = set(fixes)
     if unknown := wanted - set(FIXES):
@@ -89,10 +88,10 @@ def _drop_leaks(kind: str) -> Fixer:
 
 
 def _mend_turns(row: Row) -> Row:
-    """Drop what stands behind the last answer, put the system message first, join neighbours of one speaker.
+    """Drop messages after the last answer, put the system message first, join adjacent messages of one role.
 
-    Joined are only messages that are both trained or both not and say nothing beside their content. A system message
-    behind an answer holds from there on and cannot be moved, so such a row stays as it is.
+    Only messages without extra keys that are both trained or both not are joined. A row with a system message after
+    an answer stays as it is: the message counts from there on, so it cannot be moved.
     """
     if row.chosen or row.label is not None or not row.messages:
         return row
@@ -124,16 +123,16 @@ def _can_join(one: Message, other: Message) -> bool:
 
 
 def _drop_empty(rows: Sequence[Row], _: Sequence[Row]) -> dict[int, Row | None]:
-    """Rows that answer nothing are left out; where other answers say something, an empty one is trained no more."""
+    """Drop rows with empty answers only; in a row with other answers, take the empty ones out of training."""
     found: dict[int, Row | None] = {}
     for number, row in enumerate(rows):
         if not empty_answer(row):
             continue
         blank = [is_trained(message) and is_blank_answer(message) for message in row.messages]
-        told = [message for message in row.messages if message["role"] == "assistant"]
-        if row.chosen or all(map(is_blank_answer, told)):
+        replies = [message for message in row.messages if message["role"] == "assistant"]
+        if row.chosen or all(map(is_blank_answer, replies)):
             found[number] = None
-        elif sum(map(is_trained, told)) > sum(blank):
+        elif sum(map(is_trained, replies)) > sum(blank):
             pairs = zip(row.messages, blank, strict=True)
             messages = tuple({**message, "trained": False} if empty else message for message, empty in pairs)
             found[number] = replace(row, messages=messages)
@@ -171,7 +170,7 @@ def _redacted(row: Row) -> Row:
 
 FIXES: Mapping[str, Fixer] = {
     "drop-rejected": lambda _rows, _validation: {},
-    "mend-turns": _row_by_row(_mend_turns),  # before what looks at single texts: it joins them
+    "mend-turns": _row_by_row(_mend_turns),  # first, since it joins the texts that the next ones change
     "repair-text": _row_by_row(repair_row),
     "unescape-html": _row_by_row(unescape_row),
     "redact-secrets": _row_by_row(_redacted),

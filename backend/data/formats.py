@@ -1,6 +1,6 @@
-"""Which shape the records of a file have, and each record as a canonical row.
+"""Detect the shape of records and turn each record into a canonical row.
 
-Detection tries every shape on a sample and says why it chose one; an explicit column map beats it.
+Detection tries every shape on a sample and tells why it chose one; an explicit column map overrides it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _THOUGHTS = re.compile(r"reason|rationale|explan|think|thought|cot(?![a-z])|chai
 
 @dataclass(frozen=True)
 class Shape:
-    """How rows are read: the shape's name, which column holds which part, and why this was chosen.
+    """The shape of a source's rows: its name, which column holds which part, and why it was chosen.
 
-    ``share`` is the fraction of the sampled records that fit, 0 to 1. ``later`` holds the columns of optional parts
-    that no sampled record has: where they turn up, they are read too.
+    ``share`` is the fraction of the sampled records that fit, 0 to 1. ``later`` maps optional parts to columns that
+    no sampled record has: where they turn up later, they are read too.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Shape:
 
 
 def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) -> Shape:
-    """Return the most specific shape that fits at least half of the records, or the one a column map spells out.
+    """Return the most specific shape that fits at least half of the records, or the one that ``columns`` names.
 
-    When none fits half of them, the one that fits most is taken; what does not fit will be rejected by row.
-    One column alone (``text``, ``prompt``) makes a shape only where no other column could be meant.
+    If none fits half of them, the one that fits most is returned; records that do not fit will be rejected.
+    One column alone (``text``, ``prompt``) makes a shape only if no other column could be meant.
 
-    Raises ``DataError`` when there is no record, when no shape fits any of them, when they are of a format that keeps
-    its words deeper, and when the map is wrong.
+    Raises ``DataError`` when there is no record, when no shape fits any of them, when they are of a known foreign
+    format, and when the map is wrong.
     """
     sample = list(records)
     if not sample:
@@ -71,7 +71,7 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
         return shape_from_columns(columns, sample)
     names = _column_names(sample)
     best = _best(_shapes(names, sample, alone=False)) or _best(
-        shape for shape in _shapes(names, sample, alone=True) if not _other_meant(shape, names, sample)
+        shape for shape in _shapes(names, sample, alone=True) if not _has_more_parts(shape, names, sample)
     )
     if foreign := foreign_format(names, sample, best.name if best else None):
         raise foreign
@@ -91,9 +91,9 @@ def detect(records: Iterable[Record], columns: Mapping[str, str] | None = None) 
 
 
 def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> Shape:
-    """The shape whose parts the map names, for example ``{"prompt": "Question", "completion": "Answer"}``.
+    """Return the shape for a column map such as ``{"prompt": "Question", "completion": "Answer"}``.
 
-    Raises ``DataError`` on a part that no shape has and on a column that the records do not have.
+    Raises ``DataError`` for a part that no shape has and for a column that no record has.
     """
     parts = set(columns) - {"group"}
     names = [
@@ -111,7 +111,7 @@ def shape_from_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> 
 
 
 def to_row(record: Record, shape: Shape) -> Row:
-    """The record as a canonical row; raises ``DataError`` with the place, the field and the reason."""
+    """Return the record as a canonical row; raises ``DataError`` with the place, the field and the reason."""
     try:
         return build(shape.name, record.cells, {**shape.later, **shape.columns}, record.place)
     except DataError as error:
@@ -128,7 +128,7 @@ def fits(record: Record, shape: Shape) -> bool:
 
 
 def other_shape(record: Record, shape: Shape) -> str:
-    """How a record that lacks a column of ``shape`` could be read, in words; "" where it lacks none or fits none."""
+    """Return advice on how to read a record that lacks a column of ``shape``; "" if it lacks none or fits none."""
     if all(shape.columns[part] in record.cells for part in PARTS[shape.name].required):
         return ""
     try:
@@ -142,14 +142,17 @@ def other_shape(record: Record, shape: Shape) -> str:
 
 
 def _shapes(names: Mapping[str, str], sample: Sequence[Record], *, alone: bool | None) -> Iterator[Shape]:
-    """Every way to read these columns, likeliest first; ``alone``: with one column only, or with several."""
+    """Yield every way to read these columns, likeliest first.
+
+    ``alone``: only shapes of one column (True) or of several (False).
+    """
     for family in FAMILIES:
         if alone is None or family.alone == alone:
             yield from (_shape(family, columns, names, sample) for columns in family.readings(names))
 
 
 def _best(shapes: Iterable[Shape]) -> Shape | None:
-    """The first that fits half of the sample, else the one that fits most of it, if any."""
+    """Return the first shape that fits half of the sample, else the one that fits most of it, if any."""
     found: list[Shape] = []
     for shape in shapes:
         if shape.share >= GOOD_SHARE:
@@ -185,17 +188,20 @@ def _shape(
 
 
 def _without_whole_rows(columns: Mapping[str, str], sample: Sequence[Record]) -> Mapping[str, str]:
-    """Return the columns but for a context that is the whole row once more, its question and its answer."""
-    ask = columns.get("prompt", columns.get("instruction"))
+    """Return the columns without a context column that repeats the whole row, prompt and answer included.
+
+    Such a column would put the answer into the prompt.
+    """
+    prompt = columns.get("prompt", columns.get("instruction"))
     answer = columns.get("completion", columns.get("output"))
-    if "context" not in columns or ask is None or answer is None:
+    if "context" not in columns or prompt is None or answer is None:
         return columns
-    rows = ([record.cells.get(name) for name in (columns["context"], ask, answer)] for record in sample)
+    rows = ([record.cells.get(name) for name in (columns["context"], prompt, answer)] for record in sample)
     filled = [
         [str(cell).strip() for cell in cells] for cells in rows if all(isinstance(c, str) for c in cells)
     ]
     filled = [cells for cells in filled if all(cells)]
-    whole = sum(asked in text and said in text for text, asked, said in filled)
+    whole = sum(question in text and reply in text for text, question, reply in filled)
     if 2 * whole <= len(filled):
         return columns
     return {part: name for part, name in columns.items() if part != "context"}
@@ -206,10 +212,10 @@ def _not_used(names: Mapping[str, str], columns: Mapping[str, str]) -> str:
     return f"; not used: {listed(unused)}" if unused else ""
 
 
-def _other_meant(shape: Shape, names: Mapping[str, str], sample: Sequence[Record]) -> bool:
-    """Return whether a column beside those of a shape of one column is likely to be a part of the row too.
+def _has_more_parts(shape: Shape, names: Mapping[str, str], sample: Sequence[Record]) -> bool:
+    """Return whether another column than the one of ``shape`` is likely a part of the row too.
 
-    That is one with a name that parts have, and one that holds sentences.
+    That is a column with the name of a part, or one that holds sentences.
     """
     taken = set(shape.columns.values())
     known = [column for name, column in names.items() if name in PART_NAMES and column not in taken]
@@ -219,8 +225,8 @@ def _other_meant(shape: Shape, names: Mapping[str, str], sample: Sequence[Record
         for name in known
         if (value := record.cells.get(name)) not in (None, "", [])
     )
-    meant = any(shape.name != "text" or not _is_number(value) for value in cells)
-    return meant or bool(text_columns(sample, taken))
+    named = any(shape.name != "text" or not _is_number(value) for value in cells)
+    return named or bool(text_columns(sample, taken))
 
 
 def _is_number(value: Any) -> bool:
@@ -252,7 +258,7 @@ def _first_reason(shape: Shape, sample: Sequence[Record]) -> str:
 
 
 def _column_names(sample: Sequence[Record]) -> dict[str, str]:
-    """Every column by its name in lower case, first spelling first."""
+    """Return every column by its name in lower case; of several spellings the first."""
     names: dict[str, str] = {}
     for record in sample:
         for column in record.cells:
@@ -274,14 +280,14 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
 
 
 def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
-    """Return what to do about a column that is not used, as a sentence with the flags that would use it."""
+    """Return advice about a column that is not used, with the flags that would use it."""
     renamed = {"instruction": "prompt", "output": "completion", "text": "prompt"}
     columns = {renamed.get(part, part): column for part, column in shape.columns.items()}
     if unused.holds == "marks":
         return "Write rows that are not for training into a file of their own, or leave them out."
     if unused.holds == "scores":
         flags = column_flags({**columns, "label": unused.name})
-        return f"If low ones are of bad answers, leave those rows out; to name good (1) and bad (0) ones: {flags}."
+        return f"If low scores mean bad answers, remove those rows; if it is 1 for good and 0 for bad ones: {flags}."
     if unused.holds == "rating" and (
         WORSE.search(unused.name.lower())
         or any(word in unused.name.lower() for word in ("reject", "prefer", "chosen"))
@@ -300,7 +306,7 @@ def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
 
 
 def _free_part(name: str, shape: Shape) -> str:
-    """The part of a shape that an unused column is likeliest meant for."""
+    """Return the part of a shape that an unused column is most likely meant for."""
     likeliest = ("reasoning",) if _THOUGHTS.search(name.lower()) else ("context", "input")
     free = (part for part in PARTS[shape.name].optional if part not in shape.columns)
     return min(free, key=lambda part: (part not in likeliest, part != "context"), default="system")

@@ -1,6 +1,6 @@
-"""Paraphrases of prompts by a model, which reach training only through a file that a person has reviewed.
+"""Paraphrases of prompts, written by a model and trained only after a person has accepted them in a file.
 
-What fails the plain tests (same numbers, same negations, similar length, not a copy) is never proposed.
+A paraphrase is proposed only if it has the same numbers and negations, a similar length, and is not a copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from backend.utils.text_utils import normalise
 REQUEST = (
     "Say this in other words. Keep every name, number and condition. Answer with the new wording alone.\n\n"
 )
-"""What a model is asked before each prompt."""
+"""The instruction to the model, before each prompt."""
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NEGATION = re.compile(r"\b(?:no|not|never|none|without|nor|neither|cannot)\b|n't\b", re.IGNORECASE)
@@ -28,7 +28,7 @@ _NEGATION = re.compile(r"\b(?:no|not|never|none|without|nor|neither|cannot)\b|n'
 
 @dataclass(frozen=True)
 class Proposal:
-    """A paraphrase of one row's prompt; ``accepted`` is set to true by the person who reviews it."""
+    """A paraphrase of one row's prompt; the reviewer sets ``accepted`` to true."""
 
     place: str
     before: str
@@ -37,15 +37,15 @@ class Proposal:
 
 
 def propose(rows: Sequence[Row], paraphrase: Callable[[Sequence[str]], Sequence[str]]) -> list[Proposal]:
-    """A proposal for each row whose last user turn is reworded without changing what can be tested.
+    """Return a proposal for each row whose last user message could be reworded.
 
-    ``paraphrase`` is given all of these turns at once and gives as many texts back, '' for one it has none for.
+    ``paraphrase`` takes all of these messages at once and returns as many texts, '' for none.
     """
-    asked = [(row.place, before) for row in rows if (before := _asked(row))]
-    reworded = [text.strip() for text in paraphrase([before for _, before in asked])]
+    prompts = [(row.place, before) for row in rows if (before := _last_prompt(row))]
+    reworded = [text.strip() for text in paraphrase([before for _, before in prompts])]
     return [
         Proposal(place, before, after)
-        for (place, before), after in zip(asked, reworded, strict=True)
+        for (place, before), after in zip(prompts, reworded, strict=True)
         if same_meaning_possible(before, after)
     ]
 
@@ -61,10 +61,10 @@ def same_meaning_possible(before: str, after: str) -> bool:
 
 
 def check_place(path: Path) -> None:
-    """Raise ``DataError`` when a review lies there already, perhaps with decisions, or its folder is missing."""
+    """Raise ``DataError`` when a review exists at ``path`` already, or its folder is missing."""
     if path.exists():
         raise DataError(
-            f"{path} is there already, perhaps with decisions in it.",
+            f"{path} exists already, perhaps with decisions in it.",
             remedy="Name another file, or delete this one.",
             code="review-exists",
         )
@@ -73,7 +73,7 @@ def check_place(path: Path) -> None:
 
 
 def write_review(proposals: Iterable[Proposal], path: Path) -> None:
-    """Write proposals as JSONL for a person to set ``accepted`` in; raises ``DataError`` when that is impossible."""
+    """Write proposals as JSONL for a reviewer to set ``accepted`` in. Raises ``DataError`` on failure."""
     text = "".join(json.dumps(asdict(proposal), ensure_ascii=False) + "\n" for proposal in proposals)
     try:
         write_text_durably(path, text)
@@ -82,7 +82,7 @@ def write_review(proposals: Iterable[Proposal], path: Path) -> None:
 
 
 def read_review(path: Path) -> list[Proposal]:
-    """The accepted proposals of a reviewed file; raises ``DataError`` naming the line that cannot be read."""
+    """Return the accepted proposals of a reviewed file; raises ``DataError`` naming the line that cannot be read."""
     try:
         lines = regular_file(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeError) as error:
@@ -95,8 +95,8 @@ def read_review(path: Path) -> list[Proposal]:
             proposal = Proposal(**json.loads(line))
         except (ValueError, TypeError) as error:
             raise DataError(
-                f"{path}:{number} is no reviewed paraphrase: {error}.",
-                remedy="Change nothing but accepted: true or false.",
+                f"{path}:{number} is not a reviewed paraphrase: {error}.",
+                remedy="Change only accepted, to true or false.",
                 code="bad-review",
             ) from None
         if proposal.accepted is True:
@@ -105,20 +105,20 @@ def read_review(path: Path) -> list[Proposal]:
 
 
 def synthetic_rows(rows: Sequence[Row], accepted: Iterable[Proposal], share: float = 0.5) -> list[Row]:
-    """New rows with the accepted wording and the answer of their source, at most ``share`` of ``rows``.
+    """Return new rows with the accepted wording and the answer of their source, at most ``share`` of ``rows``.
 
-    Their place is the source's with ``#paraphrase`` behind it; proposals whose row has changed are left out.
+    Their place is that of the source followed by ``#paraphrase``; proposals whose row has changed are ignored.
     """
     by_place = {row.place: row for row in rows}
     made: list[Row] = []
     for proposal in accepted:
         row = by_place.get(proposal.place)
-        if row is not None and _asked(row) == proposal.before and len(made) < share * len(rows):
+        if row is not None and _last_prompt(row) == proposal.before and len(made) < share * len(rows):
             made.append(_reworded(row, proposal.after))
     return made
 
 
-def _asked(row: Row) -> str:
+def _last_prompt(row: Row) -> str:
     return next((message["content"] for message in reversed(row.messages) if message["role"] == "user"), "")
 
 

@@ -1,7 +1,4 @@
-"""What to say of rows that fit no shape: of which format they are, or which columns would read them.
-
-Nothing is read here; ``formats`` asks for the error once it knows that no shape fits.
-"""
+"""The errors for rows that fit no shape: they name the foreign format, or the flags that would read the rows."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from backend.data.chat import ROLES, is_conversation
 from backend.data.column_words import WORSE
 from backend.data.families import (
     ANSWERS,
+    AROUND_NAMES,
     CLASSES,
     DIGESTS,
     DOCUMENTS,
@@ -20,7 +18,6 @@ from backend.data.families import (
     PART_NAMES,
     PARTS,
     QUESTIONS,
-    ROUND_NAMES,
     SPEAKERS,
     UTTERANCES,
 )
@@ -31,27 +28,28 @@ from backend.utils.text_utils import shorten
 
 COLUMNS_NAMED = 20
 PLACEHOLDERS: Mapping[str, str] = {"prompt": "Question", "completion": "Answer"}
-"""A column map as an example, where the columns themselves tell nothing."""
+"""An example of a column map, for columns that give no hint."""
 
 _TWIN = re.compile(r"[ _-]?(?:(?<=[ _-])[ab]|(?<![0-9])[0-9])$")
 _TABLES = (".csv", ".tsv", ".tab", ".psv", ".xlsx", ".xlsm")
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Return the first columns in a line, without what a terminal would obey, and how many more there are."""
+    """Return the first columns in a line, safe for a terminal, and how many more there are."""
     more = f" and {len(columns) - COLUMNS_NAMED:,} more" if len(columns) > COLUMNS_NAMED else ""
     return ", ".join(shorten(column, 60) for column in columns[:COLUMNS_NAMED]) + more
 
 
 def column_flags(columns: Mapping[str, str]) -> str:
-    """Return the flags that say which column holds which part, as a shell takes them."""
+    """Return the flags for a map of parts to columns, quoted for a shell."""
     return " ".join(f"--columns.{part} {shlex.quote(column)}" for part, column in columns.items())
 
 
 def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str | None) -> DataError | None:
-    """Return the error for a known format that is none of ours, if the rows are of one.
+    """Return the error for rows of a known foreign format, else None.
 
-    ``best`` is the shape that fits them best; single messages would pass for plain texts.
+    ``best`` is the shape that fits them best. If that is ``text``, the rows may still be single messages of a
+    conversation.
     """
     if best not in (None, "text"):
         return None
@@ -72,16 +70,16 @@ def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str
 
 
 def _take_turns(column: str, sample: Sequence[Record]) -> bool:
-    """Return whether a column names who speaks: the roles of a chat, or several speakers that come again."""
-    spoken = [str(value).strip().lower() for record in sample if (value := record.cells.get(column))]
-    roles = sum(name in ROLES for name in spoken)
-    return 2 * roles > len(spoken) or (len(spoken) > 3 and 1 < len(set(spoken)) <= len(spoken) // 2)
+    """Return whether a column names speakers: mostly chat roles, or a few names that recur."""
+    speakers = [str(value).strip().lower() for record in sample if (value := record.cells.get(column))]
+    roles = sum(name in ROLES for name in speakers)
+    return 2 * roles > len(speakers) or (len(speakers) > 3 and 1 < len(set(speakers)) <= len(speakers) // 2)
 
 
 def one_object(sample: Sequence[Record]) -> DataError | None:
-    """Return the error for one record that holds all others, if it does.
+    """Return the error for a single record that holds all rows, else None.
 
-    It holds nothing but objects with the same keys, or lists of as many texts.
+    Such a record consists of objects with the same keys, or of lists of equally many texts.
     """
     cells = list(sample[0].cells.values()) if len(sample) == 1 else []
     objects = [cell.keys() for cell in cells if isinstance(cell, dict) and cell]
@@ -91,28 +89,28 @@ def one_object(sample: Sequence[Record]) -> DataError | None:
     if not (by_name or by_column):
         return None
     return DataError(
-        f"{_file(sample)} is one object, and its rows stand inside it, by column or by name.",
+        f"{_file(sample)} is one object with all rows inside it, by column or by name.",
         remedy="Write a list with an object for each row (pandas: orient='records').",
         code="one-object",
     )
 
 
 def unknown_parts(parts: set[str]) -> DataError:
-    """Return the error for a column map whose parts make up no shape."""
+    """Return the error for a column map whose parts are no known shape."""
     known = "; ".join(
         f"{name}: {', '.join(each.required)}"
         + (f" (and {', '.join(each.optional)})" if each.optional else "")
         for name, each in PARTS.items()
     )
     return DataError(
-        f"data.columns names the parts {', '.join(sorted(parts)) or '(none)'}, which make up no shape.",
+        f"data.columns names the parts {', '.join(sorted(parts)) or '(none)'}, which are no known shape.",
         remedy=f"Name the parts of one of these. {known}.",
         code="unknown-columns",
     )
 
 
 def unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataError:
-    """Return the error for columns that make up no shape, with the flags that would read them."""
+    """Return the error for columns of no known shape, with the flags that would read them."""
     columns, file = list(names.values()), _file(sample)
     cells = (cell for record in sample for cell in record.cells.items())
     deep = listed(sorted({name for name, value in cells if value and isinstance(value, dict | list)}))
@@ -121,22 +119,22 @@ def unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataErr
         return DataError(
             f"{file} has one column only, {columns[0]!r}. No known shape has that.",
             remedy="Name the columns in the first line, for example prompt,completion (or text, for plain texts), "
-            f"or set data.delimiter if they are parted by something unusual{_likely_delimiter(columns[0], sample)}.",
+            f"or set data.delimiter if the separator is an unusual one{_likely_delimiter(columns[0], sample)}.",
             code="unknown-shape",
         )
-    headless = "If these are no names but a row, write a line of names above it. " * file.endswith(_TABLES)
+    headless = "If these are not names but a row, write a line of names above it. " * file.endswith(_TABLES)
     ways = _ways_out(names, sample)
     first = ", ".join(f"{part}: {column}" for part, column in ways[0].items())
     return DataError(
         f"{file}: No known shape has the columns {listed(columns)}.",
-        remedy=f"{headless}{nested if PLACEHOLDERS in ways else ''}Say which of them holds what: "
+        remedy=f"{headless}{nested if PLACEHOLDERS in ways else ''}Name the column of each part: "
         f"{', or '.join(map(column_flags, ways))}, or data.columns: {{{first}}} in a run's settings.",
         code="unknown-shape",
     )
 
 
 def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
-    """The flag for a sign that stands as often in each row as in the line of names; "" without one."""
+    """Return the flag for a sign that occurs as often in each row as in the header; "" without one."""
     signs = [
         sign
         for sign in dict.fromkeys(header)
@@ -149,21 +147,23 @@ def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
 
 
 def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mapping[str, str]]:
-    """Column maps that would read these rows, likeliest first; an example where nothing can be said."""
+    """Return column maps that would read these rows, likeliest first; an example if the columns give no hint."""
     chats = [name for name in names.values() if any(is_conversation(each.cells.get(name)) for each in sample)]
     if len(chats) == 1:
         return [{"messages": chats[0]}]
-    told = [column.name for column in text_columns(sample, ()) if not WORSE.search(column.name.lower())]
-    if twins := _twins(told):
-        asks = [name for name in told if name not in twins][:1]
-        return [{**dict(zip(("prompt",), asks, strict=False)), "chosen": twins[0], "rejected": twins[1]}]
-    by_name = [column for name, column in names.items() if name in PART_NAMES and name not in ROUND_NAMES]
-    asked = [names[name] for name in (*QUESTIONS, "instruction", *DOCUMENTS) if name in names] + told
-    answers = (
-        [names[name] for name in (*ANSWERS, *DIGESTS, *CLASSES) if name in names] + told[::-1] + by_name[::-1]
-    )
+    texts = [column.name for column in text_columns(sample, ()) if not WORSE.search(column.name.lower())]
+    if twins := _twins(texts):
+        prompts = [name for name in texts if name not in twins][:1]
+        return [{**dict(zip(("prompt",), prompts, strict=False)), "chosen": twins[0], "rejected": twins[1]}]
+    by_name = [column for name, column in names.items() if name in PART_NAMES and name not in AROUND_NAMES]
+    prompts = [names[name] for name in (*QUESTIONS, "instruction", *DOCUMENTS) if name in names] + texts
+    answers = [names[name] for name in (*ANSWERS, *DIGESTS, *CLASSES) if name in names]
+    answers += texts[::-1] + by_name[::-1]
     pairs = [
-        {"prompt": ask, "completion": answer} for ask in asked[:1] for answer in answers if answer != ask
+        {"prompt": prompt, "completion": answer}
+        for prompt in prompts[:1]
+        for answer in answers
+        if answer != prompt
     ]
     if not pairs:
         return [PLACEHOLDERS]
@@ -178,9 +178,9 @@ def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mappin
 
 
 def _twins(columns: Sequence[str]) -> list[str]:
-    """The first two columns that are called alike but for a letter or a number at the end: two answers of one model.
+    """Return the first two columns whose names differ only in a letter or number at the end, such as answer_a.
 
-    Which of them is the better one is not known; that they are compared is.
+    They are likely two answers to compare; which one is better is not known.
     """
     stems: dict[str, list[str]] = {}
     for column in columns:

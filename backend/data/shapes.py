@@ -1,4 +1,4 @@
-"""How the cells of each shape become a row; a cell that does not fit is refused with its field and the reason."""
+"""Build a row from the cells of each shape; a cell that does not fit is refused with its field and the reason."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ FLAGS: Mapping[str, bool] = {
     **dict.fromkeys(("schlecht", "falsch", "mala", "malo", "incorrecto", "incorrecta", "mauvais"), False),
     **dict.fromkeys(("mauvaise", "差", "坏", "不好", "错"), False),
 }
-"""How people write that an answer is good (True) or bad."""
+"""Spellings of a good (True) or bad answer."""
 
 
 def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
-    """The row that ``cells`` hold when read as ``shape``; raises ``DataError`` with the reason it is none."""
+    """Return the row in ``cells`` read as ``shape``; raises ``DataError`` with the reason if it is none."""
     for part in PARTS[shape].required:
         if columns[part] not in cells:
             raise bad_row(f"the field {columns[part]!r} is missing")
@@ -126,27 +126,27 @@ def _prompt(cells: Cells, columns: Columns, place: str) -> Row:
 
 def _prompt_messages(cells: Cells, columns: Columns) -> tuple[Message, ...]:
     prompt = _untrained(_turns(cells[columns["prompt"]], columns["prompt"], "user"))
-    return _framed(prompt, cells, columns)
+    return _with_surroundings(prompt, cells, columns)
 
 
-def _framed(prompt: tuple[Message, ...], cells: Cells, columns: Columns) -> tuple[Message, ...]:
-    """Return the prompt with all that belongs to it.
+def _with_surroundings(prompt: tuple[Message, ...], cells: Cells, columns: Columns) -> tuple[Message, ...]:
+    """Return the prompt with its optional parts.
 
-    Context stands above its last message, input and choices under it; before it are the system message and history.
+    Context goes above the text of its last message, input and choices below; system message and history go first.
     """
-    asked = str(prompt[-1]["content"])
+    text = str(prompt[-1]["content"])
     if context := _optional_text(cells, columns, "context"):
-        asked = f"{context}\n\n{asked}"
+        text = f"{context}\n\n{text}"
     if extra := _optional_text(cells, columns, "input"):
-        asked = f"{asked}\n{extra}"
+        text = f"{text}\n{extra}"
     for label, choice in _choices(cells, columns).items():
-        asked = f"{asked}\n{label}. {choice}"
-    prompt = (*_history(cells, columns), *prompt[:-1], {**prompt[-1], "content": asked})
+        text = f"{text}\n{label}. {choice}"
+    prompt = (*_history(cells, columns), *prompt[:-1], {**prompt[-1], "content": text})
     return _with_system(prompt, cells, columns)
 
 
 def _first_answer(value: Any, field: str) -> Any:
-    """The first answer of SQuAD's ``{"text": [...], "answer_start": [...]}``; any other cell as it is."""
+    """Return the first answer of SQuAD's ``{"text": [...], "answer_start": [...]}``; any other cell as it is."""
     if not isinstance(value, Mapping) or not isinstance(value.get("text"), list):
         return value
     if not value["text"]:
@@ -155,7 +155,7 @@ def _first_answer(value: Any, field: str) -> Any:
 
 
 def _choices(cells: Cells, columns: Columns) -> dict[str, str]:
-    """The choices of a question by their letter: from a list, ARC's ``{"text": […], "label": […]}`` or by letter."""
+    """Return the choices of a question by letter, from a list, an object or ARC's ``{"text": […], "label": […]}``."""
     value = cells.get(columns["choices"]) if "choices" in columns else None
     if value in (None, "", [], {}):
         return {}
@@ -176,7 +176,7 @@ def _choices(cells: Cells, columns: Columns) -> dict[str, str]:
 
 
 def _chosen_letter(answer: Any, choices: Mapping[str, str], field: str) -> Any:
-    """The letter that an answer which counts the choices from 0 means; any other answer as it is."""
+    """Return the letter for an answer that is an index into the choices; any other answer as it is."""
     counts = (
         isinstance(answer, Spelled | int | str) and not isinstance(answer, bool) and str(answer).isdecimal()
     )
@@ -185,7 +185,7 @@ def _chosen_letter(answer: Any, choices: Mapping[str, str], field: str) -> Any:
         return answer
     if written and str(answer) in choices.values():
         raise bad_row(
-            f"the field {field!r} is {answer!r}, which is a choice and may count them too; write a letter"
+            f"the field {field!r} is {answer!r}, which is a choice but may also be the index of one; write a letter"
         )
     if int(answer) >= len(choices):
         raise bad_row(f"the field {field!r} is {answer}; counted from 0, there are {len(choices)} choices")
@@ -193,7 +193,7 @@ def _chosen_letter(answer: Any, choices: Mapping[str, str], field: str) -> Any:
 
 
 def _history(cells: Cells, columns: Columns) -> tuple[Message, ...]:
-    """Earlier turns: a list of [user, assistant] pairs, or of messages; their answers are trained."""
+    """Return earlier turns from a list of [user, assistant] pairs or of messages; their answers are trained."""
     value = cells.get(columns["history"]) if "history" in columns else None
     if value in (None, "", []):
         return ()
@@ -224,16 +224,16 @@ def _preference(cells: Cells, columns: Columns, place: str) -> Row:
     else:
         prompt = _turns(value, columns["prompt"], "user")
     prompt = _untrained(prompt)
-    framed = _framed(prompt, cells, columns)
-    for asked in (framed, prompt):
-        if _begins_with(chosen, asked) and _begins_with(rejected, asked):
-            chosen, rejected = chosen[len(asked) :], rejected[len(asked) :]
+    whole = _with_surroundings(prompt, cells, columns)
+    for shared in (whole, prompt):
+        if _begins_with(chosen, shared) and _begins_with(rejected, shared):
+            chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
             break
-    return Row(place, messages=framed, chosen=chosen, rejected=rejected, tools=tools)
+    return Row(place, messages=whole, chosen=chosen, rejected=rejected, tools=tools)
 
 
-def _begins_with(replies: tuple[Message, ...], asked: tuple[Message, ...]) -> bool:
-    return len(replies) > len(asked) and _untrained(replies[: len(asked)]) == asked
+def _begins_with(replies: tuple[Message, ...], prompt: tuple[Message, ...]) -> bool:
+    return len(replies) > len(prompt) and _untrained(replies[: len(prompt)]) == prompt
 
 
 def _reply(value: Any, field: str) -> tuple[Message, ...]:
@@ -245,7 +245,7 @@ def _reply(value: Any, field: str) -> tuple[Message, ...]:
 def _shared_prompt(
     chosen: tuple[Message, ...], rejected: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """The prompt that both replies begin with, and what is left of each."""
+    """Return the prompt that both replies begin with, and the rest of each."""
     if len(chosen) == len(rejected) == 1:
         texts = [chosen[0]["content"], rejected[0]["content"]]
         same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
@@ -301,7 +301,7 @@ def _integers(value: Any, field: str, *, lowest: int) -> tuple[int, ...]:
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != len(items) or min(numbers, default=0) < lowest or max(numbers, default=0) >= 2**31:
-        raise bad_row(f"the field {field!r} holds something that is no token id")
+        raise bad_row(f"the field {field!r} holds something that is not a token id")
     return numbers
 
 
@@ -318,7 +318,7 @@ def _segments(cells: Cells, columns: Columns, place: str) -> Row:
 
 
 def _turns(value: Any, field: str, role: str) -> tuple[Message, ...]:
-    """A cell that holds either one text or a list of messages."""
+    """Return the messages of a cell that holds one text or a list of messages."""
     given = as_given(value, field)
     if is_message(given):
         return (read_message(given, field),)
@@ -343,7 +343,7 @@ def _tools(cells: Cells, columns: Columns) -> str | None:
 
 
 def _tool_list(value: Any, field: str) -> str | None:
-    """Tools as one JSON string, each as servers are given them: a function that says that it is one."""
+    """Return tools as one JSON string, each as ``{"type": "function", "function": {…}}``."""
     text = json_text(value, field)
     if text is None or not isinstance(tools := json.loads(text), list):
         return text

@@ -1,4 +1,4 @@
-"""XLSX workbooks, one sheet as a table. Needs openpyxl (the extra ``tunesmith[xlsx]``)."""
+"""Read one sheet of an XLSX workbook as a table. Needs openpyxl (the extra ``tunesmith[xlsx]``)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from backend.errors import DataError
 from backend.utils.text_utils import shorten
 
 WIDEST_GAP = 50
-"""Columns without a name between two that have one."""
+"""The header ends before a gap of more empty cells than this."""
 
-# What openpyxl, zipfile and the XML parser raise on a damaged workbook.
+# The errors of openpyxl, zipfile and the XML parser on a damaged workbook.
 _DAMAGE = (
     *(
         KeyError,
@@ -47,13 +47,13 @@ def is_workbook(archive: zipfile.ZipFile) -> bool:
 def read_workbook(
     stream: Any, name: str, sheet: str | None, allowance: Allowance, limit: int = 16_000_000
 ) -> Iterator[Record | Rejected | Skipped]:
-    """Yield the rows under the first row of a sheet (default: the first that is not hidden).
+    """Yield the rows below the header of a sheet (default: the first that is not hidden).
 
     Places are the sheet's own row numbers; ``limit`` is the most characters one row may have. A title above the
-    names, what stands far to the right of them, and the other sheets come out as ``Skipped``.
+    header, cells far to the right of it, and the other sheets come out as ``Skipped``.
 
-    Text cells are the text given; numbers and dates are spelled out (a formula is its last result). Raises
-    ``DataError`` when openpyxl is missing, the sheet does not exist or the workbook is damaged.
+    Text cells stay as they are; numbers and dates become text (a formula its last result). Raises ``DataError`` when
+    openpyxl is missing, the sheet does not exist or the workbook is damaged.
     """
     try:
         openpyxl = importlib.import_module("openpyxl")
@@ -77,7 +77,7 @@ def read_workbook(
             book.close()
     except _DAMAGE as error:
         raise DataError(
-            f"{name} is no workbook that can be read: {error}.",
+            f"{name} is not a readable workbook: {error}.",
             remedy="Open it in a spreadsheet and save it as XLSX or CSV.",
             code="damaged-file",
         ) from None
@@ -104,7 +104,7 @@ def _sheet(book: Any, wanted: str | None, name: str) -> Any:
 
 
 def _rows(sheet: Any, name: str, limit: int) -> Iterator[Record | Rejected | Skipped]:
-    sheet.reset_dimensions()  # what a sheet says of its size may be a million empty rows and more
+    sheet.reset_dimensions()  # the stored size of a sheet may include a million empty rows
     texts = ([_text(value) for value in values] for values in sheet.iter_rows(values_only=True))
     rows = (
         (number, cells) for number, cells in enumerate(texts, 1) if any(cell is not None for cell in cells)
@@ -118,7 +118,7 @@ def _rows(sheet: Any, name: str, limit: int) -> Iterator[Record | Rejected | Ski
         number, cells = first.pop(0)
         width = _width(cells)
         if stray := [cell for cell in cells[width:] if cell is not None]:
-            yield Skipped(f"{name}:{number}", f"far beside the names: {shorten(stray[0], 60)!r}")
+            yield Skipped(f"{name}:{number}", f"far to the right of the header: {shorten(stray[0], 60)!r}")
         header = _header(cells[:width], name)
     for number, cells in chain(first, rows):
         yield _row(f"{name}:{number}", cells, header, limit)
@@ -135,7 +135,7 @@ def _row(place: str, cells: list[str | None], header: list[str], limit: int) -> 
 
 
 def _width(cells: list[str | None]) -> int:
-    """How many columns the line of names has: up to a gap of more than ``WIDEST_GAP`` empty cells."""
+    """Return the number of columns of a header, which ends before a gap of more than ``WIDEST_GAP`` empty cells."""
     named = [column for column, cell in enumerate(cells) if cell is not None]
     gaps = (left + 1 for left, right in pairwise(named) if right - left > WIDEST_GAP)
     return next(gaps, named[-1] + 1 if named else 0)

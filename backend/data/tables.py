@@ -1,7 +1,7 @@
-"""CSV, TSV and their cousins: every cell stays the text it is.
+"""Read CSV, TSV and similar tables; every cell stays the text it is.
 
-The delimiter is found from the first rows. A row whose quotes do not close or whose width is wrong costs only
-itself: the lines it swallowed are read again one by one.
+The delimiter is found from the first rows. A row whose quotes do not close or whose width is wrong is refused alone:
+the lines that it took in are read again one by one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from backend.utils.text_utils import counted, shorten
 
 DELIMITERS = (",", "\t", ";", "|")
 
-# What Excel writes above the header, and obeys, so that a table opens in every country.
+# Excel writes and reads such a line above the header, so that the table opens under every locale.
 _SEPARATOR = re.compile(r"sep=([^\r\n])\r?\n", re.IGNORECASE)
 
 # Quoted cells over several lines are common in CSV files and rare in tables with tabs.
@@ -33,19 +33,19 @@ _SUSPICIOUS_LINES_WITH_TABS = 2
 def read_table(
     stream: TextIO, head: str, name: str, limit: int, *, delimiter: str | None = None
 ) -> Iterator[Record | Rejected | Skipped]:
-    """The rows of a delimited text with a header line, each cell as given.
+    """Yield the rows of a delimited text with a header line, each cell as given.
 
-    ``head`` is the beginning of the file and decides the delimiter (unless given) and whether quotes quote. A line
-    such as ``sep=;`` above the header names the delimiter; it and a title above the header come out as ``Skipped``.
-    ``limit`` is the most characters one row may have. Raises ``DataError`` on a header that names a column twice and
-    on a file without a header.
+    ``head`` is the beginning of the file, from which the delimiter (unless given) and the use of quotes are found. A
+    line such as ``sep=;`` above the header names the delimiter; it and titles above the header come out as
+    ``Skipped``. ``limit`` is the most characters one row may have. Raises ``DataError`` for a header that names a
+    column twice and for a file without a header.
     """
-    csv.field_size_limit(sys.maxsize)  # it is the whole process's; a row's own limit is kept by its reader
+    csv.field_size_limit(sys.maxsize)  # one limit for the whole process; _TableReader enforces that of a row
     lines = bounded_lines(stream, limit)
     named = _SEPARATOR.match(head)
     if named:
         next(lines)
-        yield Skipped(f"{name}:1", f"it says that {named[1]!r} parts the cells")
+        yield Skipped(f"{name}:1", f"it names the delimiter {named[1]!r}")
     bare, sample = _bare_title(_sample_lines(head[named.end() if named else 0 :]))
     chosen = delimiter or (named[1] if named else _find_delimiter(sample))
     dialect = _dialect(chosen, quotes=_quotes_quote(sample, chosen))
@@ -60,10 +60,10 @@ def read_table(
 
 
 class _TableReader:
-    """Reads records and keeps the physical lines of the one being read, so that a bad one can be undone.
+    """Reads rows and keeps the physical lines of the current one, so that a bad row can be read again by line.
 
-    Quotation marks that close are believed (RFC 4180). A record over many lines, each of which could be a row, is
-    pointed out; where marks are ``rarely_quoted`` (tables with tabs) it is taken for rows joined by mistake.
+    Quotation marks that close are trusted (RFC 4180). A row over many lines, each of which could be a row, is
+    reported as ``Skipped``; with ``rarely_quoted`` (tables with tabs) it is read as separate rows.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class _TableReader:
         self._rows = csv.reader(iter(self._next_line, None), dialect)
 
     def _next_row(self) -> list[str]:
-        """The fields of the next row. Raises StopIteration, and csv.Error for one too long or with odd quotes."""
+        """Return the fields of the next row. Raises StopIteration, and csv.Error if too long or badly quoted."""
         self._taken.clear()
         self._length = 0
         return next(self._rows)
@@ -95,13 +95,13 @@ class _TableReader:
         return line.text
 
     def skip(self) -> str:
-        """Pass over the next row, which is no header, and say where it stands."""
+        """Skip the next row that is not empty and return its place."""
         while not self._next_row():
             pass
         return f"{self._name}:{self._taken[-1].number}"
 
     def header(self) -> tuple[str, ...]:
-        """The column names; a column without a name is called by its number."""
+        """Return the column names; a column without a name gets its number."""
         fields: list[str] = []
         try:
             while not fields:
@@ -119,7 +119,7 @@ class _TableReader:
         return names
 
     def records(self, header: Sequence[str]) -> Iterator[Record | Rejected | Skipped]:
-        """Every row under the header."""
+        """Yield every row below the header."""
         width = len(header)
         while True:
             try:
@@ -141,7 +141,7 @@ class _TableReader:
             yield self._record(header, fields, self._taken)
 
     def _joins_rows(self, width: int) -> bool:
-        """Return whether the lines of a record could be rows, which a stray quotation mark would have joined."""
+        """Return whether each line of the current row could be a row, joined by a stray quotation mark."""
         fewest = _SUSPICIOUS_LINES_WITH_TABS if self._rarely_quoted else _SUSPICIOUS_LINES
         if len(self._taken) < fewest or width < 2:
             return False
@@ -149,7 +149,7 @@ class _TableReader:
         return all(len(row) == width for row in csv.reader([line.text for line in self._taken], unquoted))
 
     def _one_by_one(self, header: Sequence[str]) -> Iterator[Record | Rejected]:
-        """The lines just taken, each as a row of its own."""
+        """Yield the lines of the current row, each as a row of its own."""
         for line in self._taken:
             reason = f"the line has more than {self._limit:,} characters" if line.too_long else ""
             fields: list[str] = []
@@ -178,7 +178,10 @@ class _TableReader:
         return Record(place, dict(zip(header, fields, strict=True)))
 
     def _unfit(self, field: str) -> str | None:
-        """Why a field cannot be taken as it is; in a table without quoting one may still look quoted."""
+        """Return the reason why a field cannot be used as it is, or None.
+
+        In a table read without quoting a field may still look quoted.
+        """
         unquoted = self._dialect.quoting == csv.QUOTE_NONE
         if unquoted and len(field) > 3 and field[0] == field[-1] == '"' and '""' in field[1:-1]:
             return "a field is quoted, but the first rows of the table quote none; quote the column names too"
@@ -192,9 +195,9 @@ def _sample_lines(head: str) -> list[str]:
 
 
 def _bare_title(sample: list[str]) -> tuple[list[str], list[str]]:
-    """A title without a delimiter above the names, if any, and the lines that follow it.
+    """Return a title without delimiters above the header, if any, and the lines after it.
 
-    There is one where the line below parts into names of which one is known, and the title is none.
+    The first line is a title if the next one splits into column names of which one is known, and it is no such name.
     """
     for delimiter in DELIMITERS:
         rows = _parse(sample, _dialect(delimiter, quotes=True))
@@ -207,7 +210,7 @@ def _bare_title(sample: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _find_delimiter(sample: list[str]) -> str:
-    """The delimiter that makes the most rows as wide as the header, and the widest of those."""
+    """Return the delimiter by which the most rows are as wide as the header; of equals the one with most columns."""
 
     def score(delimiter: str) -> tuple[float, int]:
         parsed = [_parse(sample, _dialect(delimiter, quotes=quotes)) for quotes in (True, False)]
@@ -224,9 +227,9 @@ def _evenness(rows: list[list[str]]) -> tuple[float, int]:
 
 
 def _quotes_quote(sample: list[str], delimiter: str) -> bool:
-    """Return whether quotation marks enclose fields: no, when only reading them as plain text makes even rows.
+    """Return whether quotation marks enclose fields; not if rows get equal widths only without quoting.
 
-    A table with tabs has no quoting (text/tab-separated-values of IANA) unless its first rows show some.
+    A table with tabs has no quoting (IANA's text/tab-separated-values) unless its first rows show some.
     """
     unquoted = _dialect(delimiter, quotes=False)
     fields = [field for row in _parse(sample, unquoted) for field in row if '"' in field]
@@ -239,9 +242,9 @@ def _quotes_quote(sample: list[str], delimiter: str) -> bool:
 
 
 def _titles(rows: list[list[str]]) -> list[str]:
-    """The titles that a spreadsheet put above the header: rows with a text in the first cell and nothing beside it.
+    """Return the titles above the header of a spreadsheet: rows with a text in the first cell only.
 
-    A name that columns have is no title, and behind a title there are at least two names.
+    A known column name is no title, and the header below a title has at least two names.
     """
     titles: list[str] = []
     for row in rows:
@@ -260,7 +263,7 @@ def _even(lines: list[str], dialect: type[csv.Dialect]) -> bool:
 
 
 def _parse(lines: list[str], dialect: type[csv.Dialect]) -> list[list[str]]:
-    """The rows that can be read; an error adds an empty row, which no header is as wide as."""
+    """Return the rows up to an error, which adds an empty row: it is never as wide as a header."""
     reader = csv.reader(lines, dialect)
     rows: list[list[str]] = []
     try:

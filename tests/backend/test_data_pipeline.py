@@ -284,7 +284,7 @@ class TestAddedRows:
             load(pinned, seed=42, augmentation=AugmentationConfig(paraphrases=str(review)))
 
     def test_a_review_file_that_is_none(self, rows_file: Path, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="no reviewed paraphrase") as caught:
+        with pytest.raises(DataError, match="not a reviewed paraphrase") as caught:
             self.loaded(rows_file, paraphrases=str(write_rows(tmp_path / "rows.jsonl")))
         assert caught.value.code == "bad-review"
 

@@ -1,4 +1,4 @@
-"""What the data doctor looks for, a file for each kind of question; ``ALL`` has every check in the order of harm."""
+"""The checks of the data doctor, a file for each kind; ``ALL`` lists them by number, most harmful first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks 3, 9, 18 and 20: what shows in the set as a whole: one answer for all, sides swapped, lengths, numbers."""
+"""Checks 3, 9, 18 and 20: faults of the whole set: one answer for all, swapped columns, odd lengths, few rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from backend.utils.interval_utils import score_interval
 from backend.utils.text_utils import shorten
 
 ALIKE_ROWS = 20
-"""Rows from which on one answer for all, or questions where answers belong, show that columns were mixed up."""
+"""In fewer rows one answer for all, or questions as answers, may be chance."""
 ASKS_SHARE = 0.5
 FEW_ROWS = 50
 FEW_HELD_OUT = 20
 MANY_EPOCHS = 10
 
 
-# How English requests begin; a question mark shows one in most languages.
+# The first words of English requests. In other languages a question mark shows one.
 _REQUEST = re.compile(
     r"(?i)\W{0,3}(?:(?:what|which|who|whom|whose|why|how|where|when)\b|(?:can|could|would|will|do|does|did|is|are|was|were|"
     r"should|has|have)\s+(?:you|i|we|it|he|she|they|there|this|that|the|a|an|my|your)\b|(?:please|write|explain|describe|"
@@ -34,7 +34,7 @@ _ONE_SENTENCE = re.compile(r"[^.!?。！？؟\n]{1,400}[?？؟\u037e]\s*")
 
 
 def one_answer(scan: Scan) -> Iterator[Example]:
-    """One example when every row has the same answer, to different questions."""
+    """Yield one example if every row has the same answer, to different questions."""
     rows = scan.rows
     if len(rows) < ALIKE_ROWS or rows[0].chosen or rows[0].label is not None:
         return
@@ -45,20 +45,20 @@ def one_answer(scan: Scan) -> Iterator[Example]:
 
 
 def swapped_sides(scan: Scan) -> Iterator[Example]:
-    """One example when at least half more of the answers than of the prompts are questions or requests."""
-    asked = array("b")
+    """Yield one example if questions and requests are 50 percentage points more common in answers than prompts."""
+    asks = array("b")
     for row in scan.rows:
         question, reply = prompt_text(row), last_reply(row)
         if row.messages and question.strip() and reply.strip():
-            asked.extend((_asks(question), _asks(reply)))
-    prompts, replies = np.frombuffer(asked, np.bool_).reshape(-1, 2).T
+            asks.extend((_asks(question), _asks(reply)))
+    prompts, replies = np.frombuffer(asks, np.bool_).reshape(-1, 2).T
     if len(prompts) < ALIKE_ROWS or replies.mean() - prompts.mean() < ASKS_SHARE:
         return
     row = scan.rows[0]
     yield Example(
         row.place,
-        f"{replies.mean():.0%} of the answers ask for something and {prompts.mean():.0%} of the prompts: "
-        f"{shorten(prompt_text(row), 60)!r} is answered {shorten(last_reply(row), 60)!r}",
+        f"{replies.mean():.0%} of the answers ask for something, but {prompts.mean():.0%} of the prompts: "
+        f"the answer to {shorten(prompt_text(row), 60)!r} is {shorten(last_reply(row), 60)!r}",
     )
 
 
@@ -67,9 +67,9 @@ def _asks(text: str) -> bool:
 
 
 def extreme_lengths(scan: Scan) -> Iterator[Example]:
-    """Rows over four times as long as 99 % of the others, and one-word answers where most are long.
+    """Yield rows over four times as long as 99 % of the rows, and one-word answers if most are long.
 
-    Lengths are in words; sets under 100 rows are left alone.
+    Lengths are in words; sets under 100 rows are not checked.
     """
     if len(scan.rows) < 100:
         return
@@ -90,7 +90,7 @@ def extreme_lengths(scan: Scan) -> Iterator[Example]:
 
 
 def too_few(scan: Scan) -> Iterator[Example]:
-    """One example each: none to hold out or few training rows, few held-out rows, many epochs over few rows."""
+    """Yield one example each for: no rows to hold out, few training rows, few held-out rows, many epochs."""
     count, held_out = len(scan.rows), len(scan.validation)
     place = scan.rows[0].place
     first = group_text(scan.rows[0])

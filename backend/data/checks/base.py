@@ -1,4 +1,4 @@
-"""The words of the doctor's checks: what one is, what it looks at, and what it finds."""
+"""The types of the doctor's checks: a check, the data it examines, and an example of what it finds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Level = Literal["block", "warn", "info"]
 Need = Literal["validation", "encoder", "template"]
 
 ENCODED_ROWS = 2_000
-"""At most so many rows are looked at as tokens."""
+"""The number of rows that are tokenised at most."""
 LABEL_CHARACTERS = 60
 MAX_LABELS = 100
 MAX_NUMBERS = 10
@@ -36,27 +36,27 @@ class EncodedRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One place where a check found something, and what it found there."""
+    """A place where a check found something, and what."""
 
     place: str
     detail: str
 
 
 def given_answer(row: Row) -> str:
-    """The answer of a row as given; '' for rows of plain text."""
+    """Return the answer of a row as given; '' for rows of plain text."""
     return answer_text(row) if row.text is None else ""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """All that the checks may look at. Facts about all rows are worked out once, when first asked for.
+    """The data that checks examine. Facts about all rows are computed once, when first used.
 
-    Rows may be many: a check reads them one after the other and keeps numbers and hashes, no texts.
+    There may be very many rows: a check reads them one after the other and keeps numbers and hashes, not texts.
 
     ``encode`` turns a row into token ids and mask and ``decode`` ids into text; ``end_ids`` are the ids that end a
-    turn, ``special_ids`` those of all special tokens, such as may end a tool call; ``max_length`` is in tokens;
-    ``look`` says what the chat template does to a row, by the slug of the check. Without a model they are None or
-    empty, and the checks that need them do not run.
+    turn, ``special_ids`` those of all special tokens, since one may end a tool call; ``max_length`` is in tokens;
+    ``look`` returns the faults of the chat template with a row, by the slug of the check. Without a model they are
+    None or empty, and the checks that need them do not run.
     """
 
     rows: Sequence[Row]
@@ -72,19 +72,19 @@ class Scan:
 
     @cached_property
     def encoded(self) -> list[tuple[Row, EncodedRow | TunesmithError]]:
-        """An even sample of the rows with their tokens, or the reason why there are none; empty without a model."""
-        return [(row, _tokens(self.encode, row)) for row in looked_at(self.rows)] if self.encode else []
+        """An even sample of the rows, each with its tokens or the error of encoding; empty without a model."""
+        return [(row, _tokens(self.encode, row)) for row in sampled_rows(self.rows)] if self.encode else []
 
     @cached_property
     def template_faults(self) -> list[Mapping[str, str]]:
-        """What the chat template does to each row, by the slug of the check."""
+        """The faults of the chat template with each row, by the slug of the check."""
         return [self.look(row) for row in self.rows] if self.look else [{} for _ in self.rows]
 
     @cached_property
     def labels(self) -> list[str]:
-        """The answer of each row when the rows look like a labelling task, else an empty list.
+        """The answer of each row if the rows look like a classification task, else an empty list.
 
-        They do when every answer is one short line and there are few distinct ones for the number of rows.
+        They do if every answer is one short line and there are few distinct ones for the number of rows.
         """
         labels: list[str] = []
         distinct: dict[str, str] = {}
@@ -95,22 +95,22 @@ class Scan:
             if row.chosen or not short or len(distinct) > min(MAX_LABELS, len(self.rows) // 3):
                 return []
         numbers = sum(each.strip().isdecimal() for each in distinct)
-        counts = numbers > MAX_NUMBERS and 2 * numbers > len(distinct)  # sums and amounts are no classes
+        counts = numbers > MAX_NUMBERS and 2 * numbers > len(distinct)  # results of sums are not classes
         return labels if len(distinct) > 1 and not counts else []
 
     @cached_property
     def duplicates(self) -> dict[int, int]:
-        """For each row that says the same as an earlier one, the number of that one."""
+        """``{later: earlier}``, by numbers, for each row that equals an earlier one."""
         return exact_duplicates(self.rows)
 
     @cached_property
     def leaks(self) -> list[Leak]:
-        """The rows that stand among the held-out rows."""
+        """The rows that held-out rows repeat."""
         return find_leaks(self.rows, self.validation)
 
 
-def looked_at(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows whose tokens are looked at: an even sample of a large set."""
+def sampled_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows to tokenise: all, or an even sample of a large set."""
     step = -(-len(rows) // ENCODED_ROWS)
     return rows[:: max(1, step)]
 
@@ -124,13 +124,13 @@ def _tokens(encode: Callable[[Row], EncodedRow], row: Row) -> EncodedRow | Tunes
 
 @dataclass(frozen=True)
 class Check:
-    """One question to the data. Exactly one of ``by_row`` and ``over_all`` is set.
+    """One check of the data. Exactly one of ``by_row`` and ``over_all`` is set.
 
-    ``by_row`` says what is wrong with one row, or None; ``over_all`` yields an example for each row concerned.
-    ``escalate`` raises the level once more than a share (0 to 1) of the rows is concerned. ``of_rows`` is False
-    for findings about the set, which have no share. ``summary`` adds to the harm what the rows found say together.
-    ``fix`` is among the fixes chosen by default where at most the share ``chosen_up_to`` of the rows is concerned; 0
-    is for fixes that may take away what is meant.
+    ``by_row`` returns what is wrong with one row, or None; ``over_all`` yields an example for each affected row.
+    ``escalate`` raises the level if more than a share (0 to 1) of the rows is affected. ``of_rows`` is False for
+    findings about the whole set, which have no share. ``summary`` returns sentences about all affected rows, added to
+    the harm. ``fix`` is applied by default if at most the share ``chosen_up_to`` of rows is affected; 0 is for fixes
+    that may remove what is meant.
     """
 
     number: int

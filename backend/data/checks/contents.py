@@ -1,4 +1,4 @@
-"""Checks 4, 11, 15 and 19: what stands in the texts themselves."""
+"""Checks 4, 11, 15 and 19: empty, damaged, refusing, repetitive and foreign texts."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ _SCRIPT_CHARACTERS = 300
 
 
 def is_blank_answer(message: Message) -> bool:
-    """Return whether an assistant message says nothing: no visible character, no call of a tool, no reasoning."""
-    beside = (message.get(key) for key in ("tool_calls", "reasoning_content", "thinking"))
-    return is_blank(message["content"]) and not any(beside)
+    """Return whether an assistant message is empty: no visible character, no tool call, no reasoning."""
+    others = (message.get(key) for key in ("tool_calls", "reasoning_content", "thinking"))
+    return is_blank(message["content"]) and not any(others)
 
 
 def empty_answer(row: Row) -> str | None:
-    """Why the row teaches nothing: no answer, or one without a visible character. A bad answer may be empty."""
-    if row.input_ids or row.segments or row.label is False:
+    """Return the reason if a row has no trained answer or an empty one, else None."""
+    if row.input_ids or row.segments or row.label is False:  # an answer labelled as bad may be empty
         return None
     if row.text is not None:
         return f"the text is {shorten(json.dumps(row.text), 40)}" if is_blank(row.text) else None
@@ -72,20 +72,20 @@ def empty_answer(row: Row) -> str | None:
 
 
 def empty_prompt(row: Row) -> str | None:
-    """A row with an answer to a question that has no visible character."""
+    """Return the reason if the question of a row has no visible character, else None."""
     questions = [message for message in prompt_messages(row) if message["role"] in ("user", "tool")]
     if not questions or row.chosen or not is_blank(questions[-1]["content"]):
         return None
     return f"the question is {shorten(json.dumps(questions[-1]['content']), 40)}"
 
 
-def spoken_answer(row: Row) -> str:
-    """The words of a row's answers, calls left aside; '' for plain text."""
+def worded_answer(row: Row) -> str:
+    """Return the texts of a row's answers without tool calls; '' for plain text."""
     return "\n".join(answers(row)) if row.text is None else ""
 
 
 def missing_answers(scan: Scan) -> Iterator[Example]:
-    """Rows whose answer only says that there is none, such as NA or null; a common label "none" is an answer."""
+    """Yield rows whose answer only says that there is none, such as NA or null; not "none" as a common label."""
     classes = {label for label, count in Counter(scan.labels).items() if count >= COMMON_LABEL}
     for row in scan.rows:
         found = (answer.strip() for answer in answers(row) if answer.strip().lower() in _NOTHING)
@@ -95,7 +95,7 @@ def missing_answers(scan: Scan) -> Iterator[Example]:
 
 
 def damaged_text(row: Row) -> str | None:
-    """Mojibake, replacement characters, NUL or a byte-order mark in a row."""
+    """Return the text with mojibake, replacement characters, NUL or a byte-order mark in a row; None without one."""
     for text in texts(row):
         if is_damaged(text):
             return f"damaged characters in: {shorten(text, 80)}"
@@ -103,7 +103,7 @@ def damaged_text(row: Row) -> str | None:
 
 
 def refusal(row: Row) -> str | None:
-    """An answer that refuses or speaks of itself as a language model."""
+    """Return the words in which an answer refuses or calls itself a language model; None if none does."""
     for answer in answers(row):
         if found := _REFUSAL.search(answer.replace("’", "'")):
             return f"the answer says {found.group()!r}"
@@ -111,7 +111,7 @@ def refusal(row: Row) -> str | None:
 
 
 def same_opening(scan: Scan) -> Iterator[Example]:
-    """Answers that open with the same eight words as more than a twentieth of the others (and ten of them)."""
+    """Yield answers with the same first eight words as a twentieth of all rows or more, and at least ten."""
     if scan.labels:
         return
     hashes = np.fromiter((text_hash(_opening(row)) for row in scan.rows), np.uint64)
@@ -123,15 +123,15 @@ def same_opening(scan: Scan) -> Iterator[Example]:
 
 
 def _opening(row: Row) -> str:
-    """The first eight words of an answer that has more; '' for others."""
-    words = normalise(spoken_answer(row)).split(" ", 8)
+    """Return the first eight words of an answer with more than eight; '' for a shorter one."""
+    words = normalise(worded_answer(row)).split(" ", 8)
     return " ".join(words[:8]) if len(words) > 8 else ""
 
 
 def mixed_scripts(scan: Scan) -> Iterator[Example]:
-    """Rows written in another script than nine tenths of the others."""
-    spoken = spoken_answer if any(map(spoken_answer, scan.rows)) else prompt_text
-    scripts = [script_of(spoken(row)) for row in scan.rows]
+    """Yield rows in another script than nine tenths of the rows."""
+    text_of = worded_answer if any(map(worded_answer, scan.rows)) else prompt_text
+    scripts = [script_of(text_of(row)) for row in scan.rows]
     times = Counter(script for script in scripts if script)
     if len(times) < 2:
         return
@@ -145,9 +145,9 @@ def mixed_scripts(scan: Scan) -> Iterator[Example]:
 
 
 def script_of(text: str) -> str:
-    """The script that most letters of a text belong to, in capitals; '' when it has fewer than five letters.
+    """Return the script of most letters of a text, in capitals; '' for fewer than five letters.
 
-    Kana and the Chinese characters beside them count as Japanese.
+    Kana, and Chinese characters in a text with kana, count as Japanese.
     """
     sample = text[:_SCRIPT_CHARACTERS]
     if sample.isascii():

@@ -1,4 +1,4 @@
-"""Checks 8, 22 and 23: whether conversations, preferences and tool calls are well formed."""
+"""Checks 8, 22 and 23: malformed conversations, preferences, ratings and tool calls."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from backend.utils.text_utils import shorten
 
 
 def role_order(row: Row) -> str | None:
-    """What is wrong with the order of the speakers; None for rows that are no conversation."""
+    """Return the first fault in the order of a conversation's roles, else None."""
     return next(_order_problems(row), None) if row.messages else None
 
 
 def _order_problems(row: Row) -> Iterator[str]:
-    turns = [message["role"] for message in row.messages]
-    if "system" in turns[1:]:
-        yield f"a system message stands at place {turns.index('system', 1) + 1} instead of first"
-    spoken = turns[1:] if turns[0] == "system" else turns
-    if not spoken:
+    roles = [message["role"] for message in row.messages]
+    if "system" in roles[1:]:
+        yield f"the system message is number {roles.index('system', 1) + 1} instead of first"
+    turns = roles[1:] if roles[0] == "system" else roles
+    if not turns:
         yield "there is nothing but a system message"
         return
-    if spoken[0] == "assistant" and not row.chosen:
+    if turns[0] == "assistant" and not row.chosen:
         yield "the conversation begins with the assistant"
-    for place, (one, two) in enumerate(pairwise(spoken), 1 + len(turns) - len(spoken)):
+    for number, (one, two) in enumerate(pairwise(turns), 1 + len(roles) - len(turns)):
         if one == two != "tool":
-            yield f"two {one} messages follow each other at place {place}"
-    if spoken[-1] != "assistant" and not row.chosen:
-        yield f"the conversation ends with the {spoken[-1]}, so the last answer is missing"
+            yield f"two {one} messages follow each other at message {number}"
+    if turns[-1] != "assistant" and not row.chosen:
+        yield f"the conversation ends with the {turns[-1]}, so the last answer is missing"
 
 
 def equal_pair(row: Row) -> str | None:
-    """A preference row whose two replies say the same."""
-    if row.chosen and [_said(each) for each in row.chosen] == [_said(each) for each in row.rejected]:
+    """Return the reason if both replies of a preference row are the same, else None."""
+    if row.chosen and [_reply(each) for each in row.chosen] == [_reply(each) for each in row.rejected]:
         return f"chosen and rejected are both {shorten(row.chosen[-1]['content'], 60)!r}"
     return None
 
 
 def preference_prompt(row: Row) -> str | None:
-    """A preference row without anything to reply to."""
+    """Return the reason if a preference row has no prompt, else None."""
     if row.chosen and not any(message["content"].strip() for message in row.messages):
         return "there is no prompt that both replies answer"
     return None
 
 
 def untrainable(row: Row) -> str | None:
-    """A row that no training method here learns from: an answer preferred to another, or judged good or bad."""
+    """Return the kind of a row that no training method here learns from, else None."""
     if row.label is not None:
         return "an answer that is judged good or bad"
     return "an answer that is preferred to another" if row.chosen or row.rejected else None
 
 
 def length_bias(scan: Scan) -> Iterator[Example]:
-    """One example when the preferred reply is the longer one in more than nine of ten preference rows."""
+    """Yield one example if the chosen reply is the longer one in more than nine of ten preference rows."""
     pairs, longer, place = 0, 0, ""
     for row in scan.rows:
         if row.chosen and row.rejected:
@@ -69,7 +69,7 @@ def length_bias(scan: Scan) -> Iterator[Example]:
 
 
 def one_sided(scan: Scan) -> Iterator[Example]:
-    """One example when nearly all ratings say the same (under a tenth say the other)."""
+    """Yield one example if over nine tenths of the ratings are the same."""
     rated, good, place = 0, 0, ""
     for row in scan.rows:
         if row.label is not None:
@@ -81,7 +81,7 @@ def one_sided(scan: Scan) -> Iterator[Example]:
 
 
 def tool_calls(row: Row) -> str | None:
-    """A tool call with arguments that are not JSON, to an unknown tool, or an answer to no call."""
+    """Return the first fault: arguments that are not JSON, an unknown tool, a result without a call; else None."""
     known = _tool_names(row.tools)
     open_ids: set[str] = set()
     for number, message in enumerate(row.messages, 1):
@@ -92,9 +92,9 @@ def tool_calls(row: Row) -> str | None:
             open_ids.add(str(call.get("id", "")))
         wanted = message.get("tool_call_id")
         if wanted is not None and wanted not in open_ids:
-            return f"message {number} answers the tool call {wanted!r}, which nobody made"
+            return f"message {number} answers the tool call {wanted!r}, which was never made"
         if message["role"] == "tool" and not open_ids:
-            return f"message {number} is the answer of a tool that nobody called"
+            return f"message {number} is the result of a tool that was never called"
     return None
 
 
@@ -121,7 +121,7 @@ def _tool_names(tools: str | None) -> set[str]:
     return {str(each["name"]) for each in items if isinstance(each, dict) and "name" in each}
 
 
-def _said(message: Message) -> tuple[str, str]:
+def _reply(message: Message) -> tuple[str, str]:
     return message["content"].strip(), json.dumps(message.get("tool_calls"), sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""Checks 12 and 21: rows that are a labelling task, their labels and their order."""
+"""Checks 12 and 21: the labels of a classification task and their order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _JOINT = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
 
 
 def variants(labels: Sequence[str]) -> dict[str, str]:
-    """For each spelling of a label that differs from the most common one in case, space or end mark, that one."""
+    """Return ``{spelling: most common spelling}`` for labels that differ only in case, spacing or end marks."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for label in labels:
         groups[_key(label)][label] += 1
@@ -35,22 +35,22 @@ def variants(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _key(label: str) -> str:
-    """What spellings of one label share. Signs stay: -1 is not 1, and C is neither C++ nor C#."""
+    """Return the common form of a label's spellings. Signs stay: -1 is not 1, and C is neither C++ nor C#."""
     words = _JOINT.sub(" ", " ".join(label.casefold().split()))
     return words.lstrip("\"'“‘").rstrip("\"'”’.,;: ") or label
 
 
 def label_variants(scan: Scan) -> Iterator[Example]:
-    """Rows whose label is another spelling of a more common one, or a likely typing mistake for it."""
+    """Yield rows whose label is another spelling of a more common one, or likely a typing mistake for it."""
     other = {**_misspelled(scan.labels), **variants(scan.labels)}
     found = [number for number, label in enumerate(scan.labels) if label in other]
     for row, number in zip(rows_at(scan.rows, np.asarray(found, np.int64)), found, strict=True):
         label = scan.labels[number]
-        yield Example(row.place, f"the label {label!r} stands beside the more common {other[label]!r}")
+        yield Example(row.place, f"the label {label!r} may mean the more common {other[label]!r}")
 
 
 def small_classes(scan: Scan) -> Iterator[Example]:
-    """One example for each label with fewer than ten rows, smallest first."""
+    """Yield one example for each label with fewer than ten rows, smallest first."""
     times = Counter(scan.labels)
     for label, count in sorted(times.items(), key=lambda pair: (pair[1], pair[0])):
         if count < SMALL_CLASS:
@@ -59,7 +59,7 @@ def small_classes(scan: Scan) -> Iterator[Example]:
 
 
 def imbalance(scan: Scan) -> Iterator[Example]:
-    """One example when the largest class has over ten times the rows of the middle one, or half of all rows."""
+    """Yield one example if the largest class has over ten times the rows of the median one, or half of all."""
     times = Counter(scan.labels).most_common()
     if not times:
         return
@@ -71,10 +71,9 @@ def imbalance(scan: Scan) -> Iterator[Example]:
 
 
 def sorted_labels(scan: Scan) -> Iterator[Example]:
-    """One example when labels stand in blocks: far fewer runs of equal labels than in random order.
+    """Yield one example if labels stand in blocks: far fewer runs of equal labels than in random order.
 
-    The test is that of Wald and Wolfowitz (1940) in its form for several kinds; it fires below ``SORTED_Z``
-    standard deviations.
+    The runs test of Wald and Wolfowitz (1940) for several kinds; it fires below ``SORTED_Z`` standard deviations.
     """
     labels = scan.labels
     count = len(labels)

@@ -1,4 +1,4 @@
-"""Checks 7, 16 and 17: what other programs left in the texts: template markup, unfilled gaps, web pages."""
+"""Checks 7, 16 and 17: leftovers of other programs in the texts: template markup, placeholders, HTML."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _ADDRESS = re.compile(r"\w{1,16}://\S++|\bdata:\S++")
 
 
 def template_markup(row: Row) -> str | None:
-    """Return markup of a chat template inside the words of a row, or a start token before a plain text."""
+    """Return where a message has chat-template markup, or a plain text begins with a start token; else None."""
     if row.text is not None:
         found = _DOUBLE_START.search(row.text)
         return f"the text begins with {found.group()}, which the tokenizer adds again" if found else None
@@ -68,7 +68,10 @@ def template_markup(row: Row) -> str | None:
 
 
 def _markup(text: str, row: Row) -> str:
-    """The first markup in a text; struck text in HTML and the speakers of a dialogue are none."""
+    """Return the first markup in a text, or "".
+
+    ``<s>`` in a row about HTML is struck text, and speakers' names in a dialogue are no markup.
+    """
     for found in _MARKUP.finditer(text):
         if found.group() not in ("<s>", "</s>") or not about_markup(row):
             return found.group().strip()
@@ -77,12 +80,12 @@ def _markup(text: str, row: Row) -> str:
 
 
 def about_markup(row: Row) -> bool:
-    """Return whether a row speaks of markup, so that tags and entities in it may be meant."""
+    """Return whether a row is about markup, so that tags and entities in it may be meant."""
     return any(_ABOUT_MARKUP.search(text) for text in texts(row))
 
 
 def unresolved_placeholder(row: Row) -> str | None:
-    """Return a gap that was never filled in, such as {{name}} or [Your Name], outside of code."""
+    """Return the first placeholder outside of code, such as {{name}} or [Your Name]; else None."""
     for text in texts(row):
         if not any(mark in text for mark in _PLACEHOLDER_MARKS) or "{%" in text:
             continue
@@ -94,7 +97,7 @@ def unresolved_placeholder(row: Row) -> str | None:
 
 
 def web_junk(row: Row) -> str | None:
-    """Return HTML tags, entities or very long strings without a space, where a row does not speak of markup."""
+    """Return HTML tags, entities or a very long string without spaces in a row not about markup; else None."""
     for text in texts(row):
         tags = _TAG.findall(text) if "<" in text else []
         if len(tags) >= 3 and "```" not in text and not about_markup(row):
@@ -114,7 +117,7 @@ def _first_entity(text: str) -> str:
 
 
 def _is_entity(found: re.Match[str]) -> str:
-    """The match when it is an entity that HTML knows, else ''."""
+    """Return the matched text if it is an HTML entity, else ''."""
     return found.group() if found.group()[1] == "#" or found.group()[1:] in html5 else ""
 
 
@@ -122,11 +125,11 @@ def _blob(text: str) -> str:
     if not _BLOB.search(text):
         return ""
     found = (each.group() for each in _BLOB.finditer(_ADDRESS.sub(" ", text)))
-    return next((each for each in found if each.strip("-=_+/")), "")  # a ruler is no blob
+    return next((each for each in found if each.strip("-=_+/")), "")  # a line of dashes is no blob
 
 
 def unescape_entities(text: str) -> str:
-    """Return the text with its HTML entities as characters, those with a semicolon, in prose alone."""
+    """Return the text with HTML entities that end with a semicolon as characters, in prose only."""
     return map_prose(text, lambda part: _ENTITY.sub(_character, part))
 
 
@@ -135,7 +138,7 @@ def _character(found: re.Match[str]) -> str:
 
 
 def unescape_row(row: Row) -> Row:
-    """Return the row with its entities as characters, as long as it does not speak of markup."""
+    """Return the row with its entities as characters, unless it is about markup."""
     return row if about_markup(row) else map_texts(row, unescape_entities)
 
 

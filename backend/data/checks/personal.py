@@ -1,8 +1,8 @@
-"""Check 14: personal data, by formats that states and standards define, with their check digits where they have some.
+"""Check 14: personal data, by formats that states and standards define, and their check digits where there are any.
 
 Card numbers pass the test of ISO/IEC 7812-1 and account numbers that of ISO 13616. National numbers are those of the
 United States, Canada, Brazil, Mexico, Britain, Germany, France, Spain, Italy, Poland, Belgium, Switzerland, Sweden,
-Finland, India, China, South Korea; others are found by the words before them.
+Finland, India, China and South Korea; others are found by the words before them.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ _TOLD_NUMBER = re.compile(
 
 
 def personal_data(row: Row) -> str | None:
-    """Return what the first personal data of a row is: an e-mail address, a number, a public network address."""
+    """Return the kind of the first personal data in a row, None if there is none."""
     return next(filter(None, map(find_personal, texts(row))), None)
 
 
 def find_personal(text: str) -> str | None:
-    """Return the kind of the first personal data in a text, None when there is none."""
+    """Return the kind of the first personal data in a text, such as "a phone number"; None if there is none."""
     if "@" in text and any(not _EXAMPLE_MAIL.search(found.group()) for found in _MAIL.finditer(text)):
         return "an e-mail address"
     return next(_numbers(text), None) if _DIGITS.search(text) else None
@@ -111,7 +111,7 @@ def passes_verhoeff(digits: str) -> bool:
 
 
 def _in_pentagon(one: int, other: int) -> int:
-    """The product of two elements of the dihedral group of the pentagon; 0 to 4 turn it, 5 to 9 mirror it."""
+    """Return the product of two elements of the pentagon's dihedral group: 0 to 4 rotate, 5 to 9 reflect."""
     if one < 5:
         return (one + other) % 5 if other < 5 else 5 + (one + other) % 5
     return 5 + (one - other) % 5 if other < 5 else (one - other) % 5
@@ -188,7 +188,7 @@ def _is_hetu(text: str) -> bool:
 
 
 def _is_public_6(text: str) -> bool:
-    """Return whether it is a global unicast address (RFC 4291); ranges kept for documentation are not."""
+    """Return whether a text is a global unicast IPv6 address (RFC 4291), outside the ranges for documentation."""
     try:
         return text[0] in "23" and text[4:5] == ":" and ipaddress.IPv6Address(text).is_global
     except ValueError:

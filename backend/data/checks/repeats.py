@@ -1,4 +1,4 @@
-"""Checks 1, 2, 3 and 9: what stands twice: among the rows, among the held-out rows, in a prompt and its answer."""
+"""Checks 1, 2, 3 and 9: repeats among the rows, in the held-out rows, and of an answer in its prompt."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ LEAK_CHARACTERS = 8
 
 
 def contamination(scan: Scan) -> Iterator[Example]:
-    """Training rows that ask, all turns and tools included, what a held-out row asks, word for word."""
+    """Yield training rows with the same prompt as a held-out row, all turns and tools included."""
     yield from _leaks(scan, "exact", "the same prompt as")
 
 
 def near_contamination(scan: Scan) -> Iterator[Example]:
-    """Training rows that nearly repeat a held-out row, or ask what it asks at an earlier turn."""
+    """Yield training rows that nearly repeat a held-out row, or have its prompt at an earlier turn."""
     yield from _leaks(scan, "near", "nearly the same as")
 
 
@@ -53,36 +53,39 @@ def _shown(row: Row) -> str:
 
 
 def duplicates(scan: Scan) -> Iterator[Example]:
-    """Rows that repeat an earlier one to the character, most repeated first."""
+    """Yield rows that equal an earlier one, most repeated first."""
     times = Counter(scan.duplicates.values())
     pairs = sorted(scan.duplicates.items(), key=lambda pair: (-times[pair[1]], pair))
     yield from _repeats(scan.rows, scan.rows, pairs, "the same as")
 
 
 def near_duplicates(scan: Scan) -> Iterator[Example]:
-    """Rows that nearly repeat an earlier one and are not exact duplicates; the first 300,000 rows are compared."""
+    """Yield near-duplicates of earlier rows that are not exact ones; only the first 300,000 rows are compared."""
     rows = scan.rows[:MAX_NEAR_ROWS]
     pairs = (pair for pair in near_duplicate_rows(rows).items() if pair[0] not in scan.duplicates)
     yield from _repeats(rows, rows, pairs, "nearly the same as")
 
 
 def shared_with_held_out(scan: Scan) -> Iterator[Example]:
-    """Rows whose answer, a sentence or more, held-out rows give to another question."""
+    """Yield rows whose answer, a sentence or more, held-out rows give to another question."""
     pairs = shared_answers(scan.rows, scan.validation).items()
     yield from _repeats(scan.rows, scan.validation, pairs, "has the same answer as")
 
 
 def shared_within(scan: Scan) -> Iterator[Example]:
-    """Rows whose answer, a sentence or more, an earlier row gives to another question."""
+    """Yield rows whose answer, a sentence or more, an earlier row gives to another question."""
     pairs = shared_answers(scan.rows, scan.rows).items()
     yield from _repeats(scan.rows, scan.rows, pairs, "has the same answer as")
 
 
 def conflicts(scan: Scan) -> Iterator[Example]:
-    """Rows whose question has another last answer in an earlier row; ratings and preferences compare by design."""
+    """Yield rows whose question has a different last answer in an earlier row.
+
+    Ratings and preferences give several answers to a question by design and are left out.
+    """
     hashes = array("Q")
     for row in scan.rows:
-        question, answer = _asked_exactly(row), last_reply(row).strip()
+        question, answer = _exact_question(row), last_reply(row).strip()
         counts = question and answer and row.label is None and not row.chosen and row.text is None
         hashes.extend((text_hash(question), text_hash(answer)) if counts else (0, 0))
     questions, replies = np.frombuffer(hashes, np.uint64).reshape(-1, 2).T
@@ -97,14 +100,14 @@ def conflicts(scan: Scan) -> Iterator[Example]:
         )
 
 
-def _asked_exactly(row: Row) -> str:
-    """What a row asks, blind to spacing but for indents: another case may ask for something else."""
+def _exact_question(row: Row) -> str:
+    """Return the question with its case and indentation but without other spacing; "" without a prompt."""
     question = " ".join(question_text(row).split()) if prompt_text(row).strip() else ""
     return f"{question}\x1f{indents(question_text(row))}" if question else ""
 
 
 def answer_in_prompt(scan: Scan) -> Iterator[Example]:
-    """Rows whose answer, 8 characters or more, stands in their own prompt as whole words; no labelling tasks."""
+    """Yield rows whose unique answer, 8 characters or more, is in their own prompt; not in classification."""
     if scan.labels:
         return
     hashes, held = array("Q"), array("b")

@@ -1,7 +1,7 @@
-"""Check 13: secrets, by the formats that their issuers document (prefix, letters, length) and by what stands before.
+"""Check 13: secrets, by the formats that issuers document (prefix, alphabet, length) and by the words before them.
 
-Placeholders of documentation (``AKIAIOSFODNN7EXAMPLE``, ``<password>``, ``$PASSWORD``) are no secrets. Each pattern
-is tried where its mark stands and takes a run of letters whole, so that time grows with the length of a text alone.
+Placeholders of documentation (``AKIAIOSFODNN7EXAMPLE``, ``<password>``, ``$PASSWORD``) do not count. Patterns take
+runs of characters possessively (``++``), so that the time is linear in the length of a text.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from backend.data.texts import texts
 
 @dataclass(frozen=True)
 class Secret:
-    """A kind of secret: its pattern, letters without one of which it cannot match, and a test of what was matched.
+    """A kind of secret: its pattern, and a test of the match.
 
-    ``token`` is the part of a match that is secret.
+    ``marks``: the pattern cannot match a text that contains none of these strings, which are quick to look for.
     """
 
     kind: str
@@ -28,12 +28,12 @@ class Secret:
     proves: Callable[[str], bool]
 
     def find(self, text: str) -> Iterator[re.Match[str]]:
-        """Each place that holds such a secret and no placeholder for one."""
+        """Yield each match of such a secret that is not a placeholder."""
         if any(mark in text for mark in self.marks):
             yield from (each for each in self.pattern.finditer(text) if self.proves(self.token(each)))
 
     def token(self, found: re.Match[str]) -> str:
-        """The secret part of a match."""
+        """Return the secret part of a match."""
         return found.group("token") if "token" in self.pattern.groupindex else found.group()
 
 
@@ -47,27 +47,27 @@ _USUAL = (
     "null true false postgres mysql mongo rabbitmq redis token key apikey api_key string str value pw p4ssw0rd "
     "passw0rd hello abc xyz demo sample todo"
 )
-"""What stands for a password where one is explained, and the passwords that programs come with."""
+"""Words for passwords in documentation, and default passwords of programs."""
 _COMMON = frozenset(_USUAL.split())
 
 
 def _is_random(token: str) -> bool:
-    """Return whether a token does not say that it stands for one."""
+    """Return whether a token does not look like a placeholder."""
     return not _PLACEHOLDER.search(token)
 
 
 def _is_no_name(token: str) -> bool:
-    """Return whether a token with digits is random and not the name of a thing, made of words."""
+    """Return whether a token has digits and is neither a placeholder nor a name made of words."""
     return _is_random(token) and bool(re.search(r"\d", token)) and not _WORDS.fullmatch(token)
 
 
 def _is_mixed(token: str) -> bool:
-    """Return whether a token is random and has letters and digits, as a word behind "basic" has not."""
+    """Return whether a token has letters and digits and is not a placeholder, unlike a word after "basic"."""
     return _is_random(token) and bool(re.search(r"\d", token) and re.search(r"[A-Za-z]", token))
 
 
 def _is_password(token: str) -> bool:
-    """Return whether a value is a password someone chose: no variable, no code, no word that stands for one."""
+    """Return whether a value is a real password: no variable, no code, no placeholder, no default."""
     plain = token.strip("\"'`.,;:!?")
     named = plain.lower().strip("0123456789!@#_-")
     return (
@@ -80,7 +80,7 @@ def _is_password(token: str) -> bool:
 
 
 def _is_url_password(token: str) -> bool:
-    """Return whether user and password of an address are no placeholders; there a plain word is a password too."""
+    """Return whether ``user:password`` of a URL is not a placeholder; here a plain word may be a password."""
     user, _, password = token.partition(":")
     named = password.lower()
     return (
@@ -228,12 +228,12 @@ SECRETS: tuple[Secret, ...] = (
 
 
 def find_secret(text: str) -> tuple[str, re.Match[str]] | None:
-    """The kind and the match of a secret in a text, None when there is none."""
+    """Return the kind and the match of the first secret found in a text, or None."""
     return next(((each.kind, found) for each in SECRETS for found in each.find(text)), None)
 
 
 def redact(text: str) -> str:
-    """The text with each secret replaced by its kind in brackets, for example ``[GitHub token]``."""
+    """Return the text with each secret replaced by its kind in brackets, for example ``[GitHub token]``."""
     for each in SECRETS:
         text = _without(text, each)
     return text
@@ -249,7 +249,7 @@ def _without(text: str, secret: Secret) -> str:
 
 
 def secret(row: Row) -> str | None:
-    """The first secret of a row, its tools included, shown by its first four characters only."""
+    """Return a description of a row's first secret, with its first four characters only; None if there is none."""
     for text in (*texts(row), row.tools or ""):
         if found := find_secret(text):
             return f"a {found[0]} beginning with {found[1].group()[:4]}…"

@@ -1,4 +1,4 @@
-"""Check 7 again: what the chat template does to rows that nobody sees. Whoever has a model says it of each row."""
+"""Check 7, second part: changes that the chat template makes to rows unseen, found with the model at hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from backend.data.checks.base import Check, Example, Scan
 
 
 def _found(slug: str) -> Callable[[Scan], Iterator[Example]]:
-    """The rows with a fault of that name."""
+    """Return the check that yields the rows with the template fault ``slug``."""
 
     def over_all(scan: Scan) -> Iterator[Example]:
         for row, faults in zip(scan.rows, scan.template_faults, strict=True):

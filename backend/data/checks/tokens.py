@@ -1,4 +1,4 @@
-"""Checks 5, 6, 7 and 10: rows as the model sees them. Most need an encoder; unfinished answers show without one."""
+"""Checks 5, 6, 7 and 10: rows as the model sees them. All but the unfinished and broken answers need an encoder."""
 
 from __future__ import annotations
 
@@ -29,14 +29,13 @@ _CODE = re.compile(r"[`(){}<>\[\]=_/\\|#$%&@*~+^]|\w\.\w")
 
 
 def end_not_trained(scan: Scan) -> Iterator[Example]:
-    """Rows in which an answer is trained without a token that ends a turn.
+    """Yield rows in which an answer is trained without a token that ends the turn.
 
-    A part of a turn, such as a tool call before its result, may end with another special token. Rows that are learned
-    as a whole may end in the middle of a text.
+    A part of a turn, such as a tool call before its result, may end with another special token.
     """
     for row, encoded in _encoded(scan):
         runs = _trained_runs(encoded)
-        if len(runs) == 1:
+        if len(runs) == 1:  # a row trained as a whole may go on after its end tokens
             unended = runs if scan.end_ids.isdisjoint(runs[0]) else []
         else:
             between = scan.end_ids | scan.special_ids
@@ -48,7 +47,7 @@ def end_not_trained(scan: Scan) -> Iterator[Example]:
 
 
 def mask_wrong(scan: Scan) -> Iterator[Example]:
-    """Rows in which nothing is trained, conversations in which everything is, or the result of a tool."""
+    """Yield rows in which nothing, or the result of a tool, is trained, and conversations trained as a whole."""
     for row, encoded in _encoded(scan):
         if not any(encoded.trained):
             yield Example(row.place, f"none of {len(encoded.input_ids):,} tokens is trained")
@@ -59,14 +58,14 @@ def mask_wrong(scan: Scan) -> Iterator[Example]:
 
 
 def not_rendered(scan: Scan) -> Iterator[Example]:
-    """Rows that the model's chat template refuses."""
+    """Yield rows that the model's chat template refuses."""
     for row, encoded in scan.encoded:
         if isinstance(encoded, TunesmithError) and not untrainable(row):
             yield Example(row.place, shorten(encoded.message, 200))
 
 
 def too_long(scan: Scan) -> Iterator[Example]:
-    """Rows with more tokens than ``max_length``, the longest first."""
+    """Yield rows with more tokens than ``max_length``, longest first."""
     long = _long(scan)
     for row, encoded in sorted(long, key=lambda each: -len(each[1].input_ids)):
         yield Example(row.place, f"{len(encoded.input_ids):,} tokens, {scan.max_length:,} fit")
@@ -78,10 +77,10 @@ def _long(scan: Scan) -> list[tuple[Row, EncodedRow]]:
 
 
 def long_rows(scan: Scan) -> str:
-    """What can be done about rows that are too long, and how many rows each way keeps."""
+    """Return the options for rows that are too long, and how many rows each keeps."""
     long, limit = _long(scan), scan.max_length or 0
     seen = len(scan.encoded)
-    about = "" if seen == len(scan.rows) else f" (looked at: {seen:,} rows)"
+    about = "" if seen == len(scan.rows) else f" (sample: {seen:,} rows)"
     longest = max(len(encoded.input_ids) for _, encoded in long)
     answered = sum(any(encoded.trained[1:limit]) for _, encoded in long)
     return (
@@ -92,7 +91,7 @@ def long_rows(scan: Scan) -> str:
 
 
 def unfinished(scan: Scan) -> Iterator[Example]:
-    """Answers that end in the middle of a sentence while more than four fifths of the long ones do not."""
+    """Yield answers that end in mid-sentence if more than four fifths of the long ones do not."""
     long = 0
     cut: list[Example] = []
     for row in scan.rows:
@@ -106,10 +105,10 @@ def unfinished(scan: Scan) -> Iterator[Example]:
 
 
 def _breaks_off(text: str) -> bool:
-    """Return whether a text ends in mid-sentence, as far as that shows without understanding it.
+    """Return whether a text seems to end in mid-sentence.
 
-    It does where its last word wants another one after it, and where it ends in prose without an end mark
-    although its sentences have them. Lists, code, headings and addresses need none.
+    It does if its last word needs another one after it, or if it ends in prose without an end mark although its other
+    sentences have one. Lists, code, headings and addresses need none.
     """
     last = _last_line(text)
     words = last.split()
@@ -124,7 +123,7 @@ def _breaks_off(text: str) -> bool:
 
 
 def _last_line(text: str) -> str:
-    """The last line, with those before it where it goes on from a full line: in lower case and as no list entry."""
+    """Return the last line, joined with the lines before it as far as the text was wrapped there."""
     lines = text.rstrip().split("\n")
     first = len(lines) - 1
     while first and len(lines[first - 1]) >= WRAPPED_CHARACTERS and _goes_on(lines[first]):
@@ -137,7 +136,7 @@ def _goes_on(line: str) -> bool:
 
 
 def broken_answer(row: Row) -> str | None:
-    """An answer that begins as JSON but is none, or opens a code block without closing it."""
+    """Return the problem of an answer that begins as JSON but is not, or has an unclosed code block; else None."""
     for text in answers(row):
         stripped = text.strip()
         if text.count("```") % 2:
@@ -156,7 +155,7 @@ def _is_json(text: str) -> bool:
 
 
 def _encoded(scan: Scan) -> Iterator[tuple[Row, EncodedRow]]:
-    """The rows of the sample that have tokens."""
+    """Yield the rows of the sample that could be encoded."""
     for row, encoded in scan.encoded:
         if not isinstance(encoded, TunesmithError):
             yield row, encoded
@@ -169,13 +168,13 @@ def _trained_runs(encoded: EncodedRow) -> list[list[int]]:
 
 
 def _trained_result(row: Row, encoded: EncodedRow, scan: Scan) -> str:
-    """Return the result of a tool that is trained more often than the answers themselves say it; else ""."""
+    """Return a tool result that is in the trained text more often than in the assistant's messages; else ""."""
     results = [message["content"].strip() for message in row.messages if message["role"] == "tool"]
     if scan.decode is None or not any(results):
         return ""
-    said = "\n".join(map(scan.decode, _trained_runs(encoded)))
+    trained = "\n".join(map(scan.decode, _trained_runs(encoded)))
     own = "\n".join(str(message) for message in row.messages if message["role"] == "assistant")
-    return next((each for each in results if each and said.count(each) > own.count(each)), "")
+    return next((each for each in results if each and trained.count(each) > own.count(each)), "")
 
 
 TOKEN_CHECKS = (

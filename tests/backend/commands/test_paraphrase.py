@@ -53,7 +53,7 @@ def test_from_proposals_over_a_review_to_training_rows(
     rows = load(data, seed=1, augmentation=AugmentationConfig(paraphrases=str(review))).train
     assert [[turn["content"] for turn in row.messages] for row in rows[6:]] == [["Sum up 2 and 3.", "5"]]
     assert main(words) == 2
-    assert "is there already, perhaps with decisions in it." in capsys.readouterr().err
+    assert "exists already, perhaps with decisions in it." in capsys.readouterr().err
     assert review.read_text(encoding="utf-8").count("true") == 1
 
 

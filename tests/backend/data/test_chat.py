@@ -149,7 +149,9 @@ def test_flags_of_other_tools_say_what_is_trained(flags, trained):
 
 @pytest.mark.parametrize("flags", [{"weight": 1, "loss": False}, {"weight": 0, "masked": False}])
 def test_flags_that_contradict_each_other_are_refused(flags):
-    with pytest.raises(DataError, match=f"m says with {' and '.join(flags)} both"):
+    with pytest.raises(
+        DataError, match=f"m contradicts itself about being trained: {' and '.join(flags)} differ"
+    ):
         read_message({"role": "assistant", "content": "x", **flags}, "m")
 
 

@@ -177,7 +177,7 @@ def test_what_a_copy_cannot_keep_is_named(tmp_path):
     ]
     assert notes(folder) == [
         "Written in the columns messages, not in those of the source.",
-        "Left out, as JSON cannot hold it or its name is taken: messages.",
+        "Left out, because JSON cannot hold them or their names are taken: messages.",
     ]
 
 

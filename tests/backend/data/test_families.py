@@ -1,6 +1,6 @@
 import pytest
 
-from backend.data.families import COLUMN_NAMES, FAMILIES, PART_NAMES, PARTS, ROUND_NAMES, Family
+from backend.data.families import AROUND_NAMES, COLUMN_NAMES, FAMILIES, PART_NAMES, PARTS, Family
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_readings_give_each_part_another_column_likeliest_first():
 
 def test_names_that_mean_a_part_are_among_the_known_ones():
     assert PART_NAMES < COLUMN_NAMES
-    assert ROUND_NAMES < COLUMN_NAMES
+    assert AROUND_NAMES < COLUMN_NAMES

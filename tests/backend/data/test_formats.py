@@ -78,7 +78,7 @@ def test_rows_whose_answers_cannot_be_read_are_no_prompts_alone():
 def test_a_table_that_may_lack_its_line_of_names_is_told_so():
     with pytest.raises(DataError) as caught:
         detect([Record("t.csv:2", {"What is up?": "b", "Not much.": "c"})])
-    assert caught.value.remedy.startswith("If these are no names but a row, write a line of names above it.")
+    assert caught.value.remedy.startswith("If these are not names but a row, write a line of names above it.")
 
 
 def test_no_rows_and_unknown_columns_are_errors():
@@ -120,7 +120,7 @@ def test_a_column_that_is_not_there_gets_the_likeliest_one():
 
 
 def test_parts_that_make_up_no_shape_are_an_error():
-    with pytest.raises(DataError, match="completion, text, which make up no shape") as caught:
+    with pytest.raises(DataError, match="completion, text, which are no known shape") as caught:
         shape_from_columns({"text": "a", "completion": "b"}, records({"a": "1", "b": "2"}))
     assert "prompt/completion: prompt, completion" in caught.value.remedy
 
@@ -172,7 +172,7 @@ def test_what_lies_deeper_than_a_column_is_named():
     ],
 )
 def test_one_object_that_holds_all_rows_is_called_so(cells):
-    with pytest.raises(DataError, match="one object, and its rows stand inside it") as caught:
+    with pytest.raises(DataError, match="one object with all rows inside it") as caught:
         detect([Record("f.json:1", cells)])
     assert "orient='records'" in caught.value.remedy
 

@@ -345,4 +345,4 @@ def test_a_row_of_another_shape_says_which(tmp_path, late, said):
 def test_what_excel_says_above_a_table_is_in_the_reason(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("sep=;\r\nprompt;completion\r\nWhat, now?;Yes\r\n", encoding="utf-8-sig")
-    assert load_rows(path).reason.endswith("; not read: rows.csv:1 (it says that ';' parts the cells)")
+    assert load_rows(path).reason.endswith("; not read: rows.csv:1 (it names the delimiter ';')")

@@ -52,7 +52,7 @@ def test_only_accepted_proposals_come_back_from_the_review(tmp_path):
 def test_a_broken_review_names_the_line(tmp_path, line):
     path = tmp_path / "review.jsonl"
     path.write_text('{"place": "x", "before": "", "after": ""}\n' + line, encoding="utf-8")
-    with pytest.raises(DataError, match=r"review\.jsonl:2 is no reviewed paraphrase"):
+    with pytest.raises(DataError, match=r"review\.jsonl:2 is not a reviewed paraphrase"):
         read_review(path)
 
 
@@ -81,7 +81,7 @@ def test_a_review_that_is_not_there_or_cannot_be_written_is_an_error(tmp_path):
 
 def test_a_review_with_decisions_is_never_written_over(tmp_path):
     (tmp_path / "review.jsonl").write_text("decided", encoding="utf-8")
-    with pytest.raises(DataError, match="there already") as caught:
+    with pytest.raises(DataError, match="exists already") as caught:
         check_place(tmp_path / "review.jsonl")
     assert caught.value.code == "review-exists"
     with pytest.raises(DataError, match="folder does not exist"):

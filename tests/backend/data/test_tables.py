@@ -33,7 +33,7 @@ def test_the_delimiter_given_beats_the_one_found():
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_a_line_of_excel_above_the_header_names_the_delimiter(mark, ending):
     told, *rows = read_all(ending.join([f"sep={mark}", f"a,x{mark}b", f"1,5{mark}2", ""]))
-    assert told == Skipped("t.csv:1", f"it says that {mark!r} parts the cells")
+    assert told == Skipped("t.csv:1", f"it names the delimiter {mark!r}")
     assert rows == [Record("t.csv:3", {"a,x": "1,5", "b": "2"})]
 
 

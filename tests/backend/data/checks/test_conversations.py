@@ -38,7 +38,7 @@ def preferred(chosen, rejected, prompt="why?"):
         (chat(assistant("b"), user("a"), assistant("c")), "begins with the assistant"),
         (chat(user("a"), user("b"), assistant("c")), "two user messages"),
         (chat(user("a")), "ends with the user"),
-        (chat(user("a"), system("s"), assistant("b")), "place 2 instead of first"),
+        (chat(user("a"), system("s"), assistant("b")), "number 2 instead of first"),
         (chat(system("s")), "nothing but a system message"),
     ],
 )
@@ -78,8 +78,8 @@ def test_one_sided_ratings():
         ((user("a"), called(), answered(), assistant("b")), None),
         ((user("a"), called("{half"), answered()), "not JSON"),
         ((user("a"), called(name="stocks"), answered()), "'stocks' is not among"),
-        ((user("a"), called(), answered("2")), "which nobody made"),
-        ((user("a"), {"role": "tool", "content": "sunny"}), "nobody called"),
+        ((user("a"), called(), answered("2")), "which was never made"),
+        ((user("a"), {"role": "tool", "content": "sunny"}), "never called"),
     ],
 )
 def test_tool_calls(messages, problem):
