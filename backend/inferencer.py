@@ -1,7 +1,7 @@
-"""Inference from Python: a run, a checkpoint or any model.
+"""The Python API for inference with a finished run, one of its checkpoints, or any model.
 
-``Inferencer(run).infer("text")`` answers; the prompt is rendered by the same code that rendered the training
-rows, so the model sees the ids it learned from.
+``Inferencer(run).infer("text")`` returns the answer. The functions that rendered the training rows render the prompt,
+so the model sees the ids it was trained on.
 """
 
 from __future__ import annotations
@@ -30,19 +30,17 @@ __all__ = ["Answer", "Inferencer", "Prompt", "answer_seed"]
 
 ROWS_AT_ONCE = 32
 TOKENS_AT_ONCE = 8192
-"""Most prompt tokens decoded side by side."""
+"""Most prompt tokens of one batch, padding included."""
 
 
 class Inferencer:
-    """A loaded model. Use it in a ``with`` block, or ``close`` it, to give its memory back.
+    """A loaded model. Use it in a ``with`` block, or call ``close``, to free its memory.
 
-    ``source`` is a run (folder or RunDir), a model folder, alias or hub id. ``checkpoint`` picks a step of a run
-    ("latest", "best" or a number) instead of its result; ``base=True`` leaves the adapter away; ``base_model`` is
-    where the base of a run lies now, if it was moved; ``strength`` is how much of the adapter counts. Weights are
-    used in float32 on CPU, which is what other readers compare against. A run whose weights are in use cannot be
-    deleted meanwhile.
-
-    ``dtype`` is float32, bfloat16 or auto, which takes whichever is faster here.
+    ``source`` is a run (folder or RunDir), a model folder, an alias or a Hub id. ``checkpoint`` picks a step of a run
+    ("latest", "best" or a number) instead of its result. ``base=True`` leaves the adapter out. ``base_model`` is
+    where the base of a run is now, if it was moved. ``strength`` scales the adapter, 0 to 2. ``dtype`` is float32,
+    bfloat16 or auto, which takes the faster of them here; other readers of an adapter compute in float32 on CPU. A
+    run cannot be deleted while its weights are loaded.
 
     Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint, base-changed) and ModelError.
     """
@@ -70,15 +68,15 @@ class Inferencer:
         base_model: str | Path | None = None,
         strength: float = 1.0,
     ) -> None:
-        """Answer from now on with another run, checkpoint or strength over the same base, which stays loaded.
+        """Switch to another run, checkpoint or strength over the same base, which stays loaded.
 
-        Raises what the class raises, and InferenceError ``another-base`` for a model over another base, or
-        ``bad-strength``; the model then goes on as it was.
+        Raises what the constructor raises, and InferenceError ``another-base`` for a model with another base, or
+        ``bad-strength``; the model is then unchanged.
         """
         found = find_model(source, checkpoint=checkpoint, base=base, base_model=base_model)
         if (found.base, found.base_marks) != (self._loaded.folder, self._loaded.marks):
             raise InferenceError(
-                f"{source} stands on another base model than the one that is loaded.",
+                f"{source} has another base model than the one that is loaded.",
                 remedy="Open it with an Inferencer of its own.",
                 code="another-base",
             )
@@ -97,7 +95,7 @@ class Inferencer:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The loaded model. Raises InferenceError (closed) once its memory was given back."""
+        """The loaded model. Raises InferenceError ``closed`` after ``close``."""
         return self._loaded.shared.model
 
     @property
@@ -107,12 +105,12 @@ class Inferencer:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter answers, which ``as_base`` leaves away."""
+        """True if an adapter is in use."""
         return self._loaded.shared.used is not None
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
-        """Meanwhile the base answers, to the same prompts; nothing is loaded."""
+        """Use the base without its adapter inside the block; prompts are rendered as before, nothing is loaded."""
         used = self._loaded.shared.used
         self._loaded.shared.use(None)
         try:
@@ -122,7 +120,7 @@ class Inferencer:
 
     @property
     def identity(self) -> list[str]:
-        """What answers: base, adapter, the time of its weights, and its strength."""
+        """Texts that identify the model in use: base, adapter, mtime of its weights, strength."""
         adapter, strength = self._loaded.shared.used or (None, 1.0)
         own = [str(adapter.folder), str(adapter.stamp), str(strength)] if adapter else []
         return [str(self._loaded.folder), *own]
@@ -133,7 +131,7 @@ class Inferencer:
         return self.renderer.context_length
 
     def render(self, prompt: Prompt, *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
-        """The exact token ids the model continues from; see ``PromptRenderer.render``."""
+        """Return the exact token ids that the model continues; see ``PromptRenderer.render``."""
         return self.renderer.render(prompt, tools=tools)
 
     def infer(
@@ -145,10 +143,10 @@ class Inferencer:
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> str:
-        """The model's answer to one prompt. ``sampling`` takes the fields of ``Sampling``; greedy by default.
+        """Return the model's answer to one prompt. ``sampling`` takes the fields of ``Sampling``; greedy by default.
 
-        ``tools`` are shown to the model by its chat template; ``constraint`` is the form its answer must have;
-        ``stop`` strings, one or several, end it.
+        ``tools`` are rendered by the chat template; ``constraint`` restricts the answer, see ``Constraint``; ``stop``
+        is one string or several that end it.
         """
         return "".join(self.stream(prompt, tools=tools, stop=stop, constraint=constraint, **sampling))
 
@@ -161,10 +159,11 @@ class Inferencer:
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> Iterator[str]:
-        """The answer piece by piece; joined, the pieces are what ``infer`` returns. Closing it ends the work."""
+        """Yield the answer in pieces; joined, they are what ``infer`` returns. Closing the iterator ends decoding."""
         ids = self.render(prompt, tools=tools)
         decoding = self._decoding([ids], [_sampling(sampling)], constraint)
         answer = AnswerText(self.tokenizer, stop)
+        # one lane of all threads: torch's thread count belongs to the calling thread, which is the caller's
         with Lanes(1, self._loaded.lanes) as lane:
             while not answer.finish:
                 (token,) = next(lane.map(lambda _: decoding.step(), [None]))
@@ -182,9 +181,9 @@ class Inferencer:
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> list[Answer]:
-        """``n`` answers to one prompt with their tokens and log-probabilities, each from a seed of its own.
+        """Return ``n`` answers to one prompt with their tokens and log-probabilities, each from its own seed.
 
-        The first is what ``infer`` answers. Raises InferenceError ``bad-sampling`` for an ``n`` out of range.
+        The first is what ``infer`` returns. Raises InferenceError ``bad-sampling`` for an ``n`` out of range.
         """
         if not 1 <= n <= MAX_ANSWERS:
             raise InferenceError(
@@ -194,10 +193,10 @@ class Inferencer:
         each = [_numbered(options, index) for index in range(n)]
         decoding = self._decoding([ids] * n, each, constraint)
         with Lanes(1, self._loaded.lanes) as lane:
-            said = next(lane.map(lambda _: self._read_out(decoding, n, stop), [None]))
-        for failed in (each for each in said if isinstance(each, TunesmithError)):
+            results = next(lane.map(lambda _: self._finish_all(decoding, n, stop), [None]))
+        for failed in (each for each in results if isinstance(each, TunesmithError)):
             raise failed
-        return [each for each in said if isinstance(each, Answer)]
+        return [each for each in results if isinstance(each, Answer)]
 
     def infer_batch(
         self,
@@ -210,15 +209,14 @@ class Inferencer:
         progress: Callable[[int], None] = lambda _: None,
         **sampling: Any,
     ) -> list[str | TunesmithError]:
-        """Return answers in the order of ``prompts``, the same as one by one under greedy decoding.
+        """Return the answers in the order of ``prompts``; under greedy decoding, the same as one by one.
 
-        With a ``seed`` every prompt is drawn as if it were alone. Without one the draws are numbered through, from
-        ``first`` on, so that equal prompts are answered differently, and the same again the next time. A prompt that
-        cannot be answered, or whose answer fails while it is written, has its error in its place, and the others are
-        answered all the same.
+        If ``seed`` is given, every prompt samples with it, as if it were alone. Otherwise prompt i samples with seed
+        number ``first`` + i: equal prompts get different answers, and the same ones in the next call. A prompt that
+        fails has its error in its place; the others are still answered.
 
-        ``tools`` are those of each prompt. ``progress`` is told how many more prompts are done. Raises InferenceError
-        for what is wrong with the call itself: ``bad-tools``, ``bad-sampling``, ``bad-constraint``.
+        ``tools`` has those of each prompt. ``progress`` is called with the number of prompts just done. Raises
+        InferenceError for faults of the call itself: ``bad-tools``, ``bad-sampling``, ``bad-constraint``.
         """
         if tools is not None and len(tools) != len(prompts):
             raise InferenceError(
@@ -228,7 +226,7 @@ class Inferencer:
             )
         options = _sampling(sampling)
         numbered = "seed" not in sampling
-        self.renderer.matcher(constraint)  # one that nothing can have is the caller's error, not a row's
+        self.renderer.matcher(constraint)  # raises here if nothing can satisfy it, and not once per row
         results: list[str | TunesmithError] = []
         rendered: dict[int, list[int]] = {}
         for index, (prompt, own) in enumerate(zip(prompts, tools or [None] * len(prompts), strict=True)):
@@ -267,8 +265,8 @@ class Inferencer:
         constraint: Constraint | None,
     ) -> list[str | TunesmithError]:
         decoding = self._decoding(prompts, samplings, constraint)
-        said = self._read_out(decoding, len(prompts), stop)
-        return [one.text if isinstance(one, Answer) else one for one in said]
+        results = self._finish_all(decoding, len(prompts), stop)
+        return [each.text if isinstance(each, Answer) else each for each in results]
 
     def _decoding(
         self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], constraint: Constraint | None
@@ -277,10 +275,10 @@ class Inferencer:
         matchers = [renderer.matcher(constraint) for _ in prompts]
         return Decoding(self.model, prompts, samplings, renderer.stop_ids, matchers, renderer.known)
 
-    def _read_out(
+    def _finish_all(
         self, decoding: Decoding, count: int, stop: str | Sequence[str]
     ) -> list[Answer | TunesmithError]:
-        """Decode until every row has ended; a row that failed has its error in its place."""
+        """Decode until every row has finished; a row that failed has its error in its place."""
         texts = [AnswerText(self.tokenizer, stop) for _ in range(count)]
         tokens: list[list[NewToken]] = [[] for _ in texts]
         failed: dict[int, TunesmithError] = {}
@@ -294,12 +292,12 @@ class Inferencer:
                 if texts[token.row].finish and not token.finish:
                     decoding.drop(token.row)
         return [
-            failed.get(row) or Answer(text.text, text.finish, tuple(said))
-            for row, (text, said) in enumerate(zip(texts, tokens, strict=True))
+            failed.get(row) or Answer(text.text, text.finish, tuple(generated))
+            for row, (text, generated) in enumerate(zip(texts, tokens, strict=True))
         ]
 
     def close(self) -> None:
-        """Give the model's memory back and let go of its run; it cannot be used then. Closing twice is harmless."""
+        """Free the model and release its run; nothing else may be called afterwards. Closing twice is harmless."""
         if self._base is not None:
             self._base.close()
         self._base = None
@@ -330,7 +328,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
 
 
 def _chunks(rendered: dict[int, list[int]]) -> Iterator[list[int]]:
-    """Indices of prompts of similar length, few enough to decode side by side."""
+    """Yield batches of prompt indices: similar in length, within ``ROWS_AT_ONCE`` and ``TOKENS_AT_ONCE``."""
     chunk: list[int] = []
     for index in sorted(rendered, key=lambda i: (len(rendered[i]), rendered[i])):
         if chunk and (len(chunk) == ROWS_AT_ONCE or (len(chunk) + 1) * len(rendered[index]) > TOKENS_AT_ONCE):

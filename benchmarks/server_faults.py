@@ -35,7 +35,7 @@ from serve_process import Served, tiny_run
 
 from backend.inference.answer_text import AnswerText
 from backend.inference.decoding import Decoding, Prefill
-from backend.inference.sampling import Chooser
+from backend.inference.sampling import Sampler
 from backend.inference.shared_base import SharedBase
 from backend.server import answers, embeddings
 from backend.server.hosts import Host
@@ -48,7 +48,7 @@ STAGES: list[tuple[Any, str, float]] = [
     (Prefill, "advance", 0.02),
     (Decoding, "join", 0.02),
     (Decoding, "step", 0.002),
-    (Chooser, "choose", 0.002),
+    (Sampler, "choose", 0.002),
     (AnswerText, "push", 0.002),
     (answers.Ticket, "deliver", 0.002),
     (embeddings, "embed_texts", 0.02),

@@ -158,9 +158,9 @@ def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_j
 
 def _show_tokens(model: Inferencer, prompt: str, options: dict[str, Any], *, as_json: bool) -> int:
     from backend.commands.look import print_look  # noqa: PLC0415
-    from backend.inference.token_view import look_inside  # noqa: PLC0415 - torch loads here
+    from backend.inference.token_view import view_tokens  # noqa: PLC0415 - torch loads here
 
-    found = look_inside(model, prompt, **options)
+    found = view_tokens(model, prompt, **options)
     if as_json:
         print_json(found)
     else:

@@ -13,7 +13,7 @@ Look = Mapping[str, Any]
 
 
 def print_look(look: Look) -> None:
-    """Print what ``look_inside`` found."""
+    """Print what ``view_tokens`` found."""
     prompt = look["prompt"]
     say(f"Prompt, {len(prompt['tokens'])} tokens:")
     say(_visible(prompt["text"]))

@@ -1,4 +1,4 @@
-"""One answer of a model, and what may be asked of whatever answers."""
+"""One answer of a model, and the interface of an object that gives answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_ANSWERS = 64
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: its text, how it ended (``stop`` or ``length``), and its tokens, the end token included."""
+    """One answer: its text, its finish reason (``stop`` or ``length``), and its tokens, the stop token included."""
 
     text: str
     finish: str
@@ -37,14 +37,14 @@ class Answerer(Protocol):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter answers."""
+        """True if an adapter is in use."""
 
     @property
     def identity(self) -> list[str]:
-        """What answers, as texts that change with it."""
+        """Texts that identify the model in use: base, adapter, strength."""
 
     def as_base(self) -> AbstractContextManager[None]:
-        """Let the base answer meanwhile."""
+        """Use the base without its adapter inside the block."""
 
     def render(self, prompt: Prompt) -> list[int]:
         """Return the token ids that the model continues from."""
@@ -53,9 +53,9 @@ class Answerer(Protocol):
         """Return answers with their tokens."""
 
     def infer_batch(self, prompts: Sequence[Prompt], **options: Any) -> list[str | TunesmithError]:
-        """Return a text, or what went wrong, for each prompt."""
+        """Return, for each prompt, the answer or the error."""
 
 
 def answer_seed(seed: int, index: int) -> int:
-    """The seed of answer ``index`` of several to one prompt; the first has the seed itself."""
+    """Return the seed of answer ``index`` to a prompt; answer 0 has ``seed`` itself."""
     return (seed + index * 0x9E3779B97F4A7C15) % 2**63

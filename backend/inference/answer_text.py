@@ -1,4 +1,4 @@
-"""One answer as its tokens come: text that is safe to show, stop strings, and how it ended."""
+"""Turn the tokens of one answer into text as they come: incremental decoding, stop strings, finish reason."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from backend.inference.decoding import NewToken
 
 
 class AnswerText:
-    """The text of one row; stop strings, one or several, end it and never show, not even in part.
+    """The text of one row. A stop string ends it and is never part of it, not even its first characters.
 
-    ``finish`` is "" while it goes on, then ``stop`` (an end token or a stop string) or ``length``. Raises
-    InferenceError ``bad-stop`` for a stop string that is empty or no text.
+    ``finish`` is "" until the end, then ``stop`` (stop token or stop string) or ``length``. Raises InferenceError
+    ``bad-stop`` for a stop string that is empty or no text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: str | Sequence[str] = ()) -> None:
@@ -27,13 +27,12 @@ class AnswerText:
             raise InferenceError(
                 f"A stop string is {odd!r}.", remedy="Give texts of at least one character.", code="bad-stop"
             )
-        self._held = ""
+        self._held = ""  # text that may be the beginning of a stop string
 
     def push(self, token: NewToken) -> str:
-        """Return the text that is safe to show after ``token``.
+        """Return the text that ``token`` adds and no stop string can take back.
 
-        Raises the error of a token that could not be chosen; InferenceError ``answer-failed`` for a fault of ours or
-        of a library.
+        Raises ``token.error`` if it is a TunesmithError; any other error becomes InferenceError ``answer-failed``.
         """
         if isinstance(token.error, TunesmithError):
             raise token.error
@@ -58,7 +57,7 @@ class AnswerText:
 
 
 def possible_start(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest ending of ``text`` that could be the beginning of one of ``stops``."""
+    """Return the length of the longest suffix of ``text`` that is a proper prefix of one of ``stops``."""
     longest = max((len(stop) for stop in stops), default=1) - 1
     return next(
         (

@@ -1,7 +1,7 @@
-"""A file of rows in, a file of answers out: in order, written as they come, and taken up again after a crash. F2.
+"""Batch inference: answer every row of a file into another file, in order, resumable after a crash.
 
-Rows are answered in windows of a fixed size, so that a row always has the same neighbours; that is why a run over a
-file that was killed and taken up again writes the same bytes as one that was not.
+Rows are answered in windows of a fixed size, so a row always shares a batch with the same neighbours: a call that was
+killed and resumed writes the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ OTHER_SHAPES = (
     {"prompt": "prompt", "completion": "completion"},
     {"prompt": "prompt"},
 )
-"""How rows are read that a file holds besides those of its own shape: a prompt can be asked in any of them."""
-_LAYOUT = 3  # of windows, lines and draws: raise it when one changes, so that no file mixes two
+"""Column mappings to try on rows that do not have the shape of most rows of the file."""
+_LAYOUT = 3  # version of windows, lines and seeds; raise it when one changes, so that no file mixes two
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One row to be answered: where it stands, its prompt, the answer a person would expect, its tools.
+    """One row to answer: its place in the file, prompt, expected answer ("" if unknown) and tools.
 
-    ``problem`` says why it cannot be asked at all.
+    ``problem`` is the reason why it cannot be answered; empty if it can.
     """
 
     place: str
@@ -52,7 +52,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answered:
-    """What became of a file: rows, how many have an answer, and how many were there from before."""
+    """Counts after answering a file: its rows, those with an answer, those taken over from an earlier call."""
 
     rows: int
     answered: int
@@ -60,17 +60,17 @@ class Answered:
 
     @property
     def failed(self) -> int:
-        """Rows that have an error instead."""
+        """Number of rows that have an error instead of an answer."""
         return self.rows - self.answered
 
 
 def read_asked(
     path: str | Path, columns: Mapping[str, str] | None = None, reading: ReadOptions | None = None
 ) -> list[Asked]:
-    """Every row of a file in order, those that cannot be used among them; a text file is a prompt a line.
+    """Return every row of a file in order, unusable ones with their ``problem``. Each line of a text file is one.
 
-    A row that is not like most of the others is read as ``OTHER_SHAPES`` say. Raises DataError where the file, or
-    all of it, cannot be read.
+    A row unlike most others is read by one of ``OTHER_SHAPES``. Raises DataError if the file, or every row of it,
+    cannot be read.
     """
     loaded = load_rows(path, columns, 1.0, reading)
     found = {item.place: _refused(item) for item in loaded.rejected}
@@ -111,12 +111,12 @@ def answer_file(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     **sampling: Any,
 ) -> Answered:
-    """Answer every row of ``source`` into ``out``, a JSON line a row, and go on where an earlier call was ended.
+    """Answer every row of ``source`` into ``out``, one JSON line per row, resuming an earlier call that was killed.
 
-    While it works, ``out`` grows and ``<out>.progress`` tells what it belongs to. ``progress`` is told how many rows
-    are done, of how many. Raises DataError, OSError, and InferenceError ``out-exists`` (finished answers are there
-    already; ``overwrite`` replaces them), ``out-is-source``, ``another-batch`` (unfinished answers to something else)
-    and ``out-in-use``.
+    Until the end, ``<out>.progress`` holds a hash of everything the answers depend on. ``progress`` is called with
+    (rows done, rows in total). Raises DataError, OSError, and InferenceError ``out-exists`` (``out`` is complete
+    already; ``overwrite`` replaces it), ``out-is-source``, ``another-batch`` (unfinished answers of another call),
+    ``out-in-use``.
     """
     if out.exists() and source.exists() and out.samefile(source):
         raise InferenceError(
@@ -192,7 +192,7 @@ def _key(
     constraint: Constraint | None,
     sampling: Mapping[str, Any],
 ) -> str:
-    """A text that changes with anything the answers depend on."""
+    """Return a hash of everything the answers depend on."""
     parts = [_LAYOUT, WINDOW_ROWS, _source_sha256(source), model.identity, list(stop), repr(constraint)]
     text = json.dumps([*parts, sorted(sampling.items())], ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -225,7 +225,7 @@ def _check_place(out: Path, notes: Path, key: str) -> None:
 
 
 def _done(out: Path, asked: Sequence[Asked]) -> list[dict[str, object]]:
-    """The lines that are there already. Raises DataError when they are not answers to the first rows."""
+    """Return the lines written so far. Raises DataError if they are not answers to the first rows."""
     found = read_jsonl_tail(out)
     places = [line.get("place") for line in found.records]
     if found.damaged or places != [one.place for one in asked[: len(places)]]:

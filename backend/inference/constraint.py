@@ -1,6 +1,6 @@
-"""Answers held to a form: one of some texts, a regular expression, JSON, a JSON schema, a call.
+"""Constrained decoding: an answer must be one of some texts, match a regular expression, or be JSON or a tool call.
 
-The automata are llguidance's; here they meet our tokenizers, our end tokens and our errors.
+llguidance compiles and runs the grammars; this module connects them to our tokenizers, stop tokens and errors.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _AS_PRINTED: JsonCompileOptions = {
     "item_separator": ", ",
     "key_separator": ": ",
 }
-"""JSON as chat templates print it, and as a model has seen calls."""
+"""JSON spaced as chat templates print it, and so as the model has seen tool calls."""
 
 
 Functions: TypeAlias = Mapping[str, Mapping[str, Any]]
-"""What may be called: by name, the JSON schema of its arguments."""
+"""Functions that may be called: name -> JSON schema of the arguments."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +50,24 @@ class Constraint:
 
     @classmethod
     def choice(cls, *texts: str) -> Constraint:
-        """Exactly one of ``texts``."""
+        """Return the constraint to be exactly one of ``texts``."""
         return cls("choice", texts)
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
-        """A text that ``pattern`` matches as a whole (Rust's syntax: no look-around, no back references)."""
+        """Return the constraint to match all of ``pattern`` (Rust's syntax: no look-around, no back references)."""
         return cls("regex", pattern)
 
     @classmethod
     def json(cls, schema: object = None) -> Constraint:
-        """JSON that is valid under ``schema``; any object without one."""
+        """Return the constraint to be JSON valid under ``schema``; any object if it is None."""
         return cls("json", json.dumps({"type": "object"} if schema is None else schema))
 
     @classmethod
     def call(
         cls, opening: str, functions: Functions, closing: str, *, form: Mapping[str, Any] | None = None
     ) -> Constraint:
-        """One call of a function as JSON between two texts; or, where ``form`` is given, JSON valid under it."""
+        """Return the constraint to be one function call as JSON between two texts, or JSON valid under ``form``."""
         parts, rules = [], []
         for place, (name, schema) in enumerate(functions.items()):
             head, tail = json.dumps(f"{opening}{_call_head(name)}"), json.dumps("}" + closing)
@@ -80,7 +80,7 @@ class Constraint:
 
     @classmethod
     def calls_in_text(cls, opening: str, functions: Functions, closing: str) -> Constraint:
-        """Any text, but where it says ``opening`` a call follows, as ``call`` makes it; then text again."""
+        """Return the constraint that each ``opening`` in free text must start a call as in ``call``."""
         tags = [
             llguidance.StructTag(
                 trigger=opening.strip(),
@@ -98,27 +98,27 @@ def _call_head(name: str) -> str:
 
 
 def _rule(schema: Mapping[str, Any], options: JsonCompileOptions) -> str:
-    """A schema for a grammar, with white space of its own."""
+    """Return ``schema`` as JSON text for a grammar, with its own rules for white space."""
     return json.dumps({**schema, "x-guidance": options})
 
 
 class Constrainer:
-    """Makes matchers for one tokenizer and a model of ``vocab_size`` logits; any thread may ask."""
+    """Makes matchers for one tokenizer and a model with ``vocab_size`` logits; safe from any thread."""
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, vocab_size: int, stop_ids: Collection[int]
     ) -> None:
         self._tokenizer = tokenizer
-        # a model may have fewer rows than there are tokens, or more; ``allowed`` is asked for its own number
+        # a model may have fewer logits than the tokenizer has tokens, or more; ``allowed`` returns as many as it has
         self._vocab_size = max(vocab_size, vocabulary_size(tokenizer))
         self._stop_ids = sorted(stop_ids)
         self._made: llguidance.LLTokenizer | None = None
         self._guard = threading.Lock()
 
     def matcher(self, constraint: Constraint) -> GrammarMatcher:
-        """A fresh matcher. Raises InferenceError ``bad-constraint`` for a form that nothing can have."""
+        """Return a new matcher. Raises InferenceError ``bad-constraint`` if nothing can satisfy ``constraint``."""
         grammar = _grammar(constraint)
-        with self._guard:  # making it takes a second, and only those who ask for a form shall wait for it
+        with self._guard:  # made on first use: it takes a second, which only constrained requests should pay
             if self._made is None:
                 self._made = llguidance.hf.from_tokenizer(
                     self._tokenizer, n_vocab=self._vocab_size, eos_token=self._stop_ids
@@ -130,13 +130,13 @@ class Constrainer:
 
 
 class GrammarMatcher:
-    """Follows one answer through its grammar."""
+    """The state of one answer in its grammar."""
 
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self._matcher = matcher
 
     def allowed(self, size: int) -> Tensor:
-        """Which of the first ``size`` token ids may come next, bool [size]; the end tokens where it may end."""
+        """Return, bool [size], which token ids may come next; stop ids among them if the answer may end here."""
         mask = self._matcher.compute_bitmask()
         if self._matcher.is_error():
             raise _refused("form", self._matcher.get_error())
@@ -144,7 +144,7 @@ class GrammarMatcher:
         return torch.from_numpy(np.pad(bits, (0, size - len(bits))).astype(bool))
 
     def accept(self, token_id: int) -> None:
-        """Take note of the token that came."""
+        """Advance by the token that was chosen."""
         self._matcher.consume_token(token_id)
 
 
@@ -171,9 +171,9 @@ def _grammar(constraint: Constraint) -> str:
 
 def _refused(kind: str, why: str) -> InferenceError:
     lines = why.strip().splitlines() or ["it cannot be read"]
-    told = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
+    reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
     return InferenceError(
-        f"This {kind} cannot hold an answer: {told.rstrip('. ')[:300]}.",
+        f"This {kind} cannot hold an answer: {reason.rstrip('. ')[:300]}.",
         remedy="Give a list of texts, a regular expression without look-around, or a JSON schema.",
         code="bad-constraint",
     )

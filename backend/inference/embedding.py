@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the last hidden states over the tokens of each, of length 1."""
+"""Text embeddings: the mean of the last hidden states over a text's tokens, scaled to length 1."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-PIECE_TOKENS = 256
-"""Most tokens of one piece of work, unless a single text is longer: whoever waits for a turn waits for a piece."""
+BATCH_TOKENS = 256
+"""Most tokens of one batch, unless a single text is longer. Small, since other requests wait for a whole batch."""
 
 
-def pieces(lengths: Sequence[int], border: int | None) -> Iterator[list[int]]:
-    """Yield the numbers of texts to be read together: alike in length, and few enough not to hold others up.
+def batches(lengths: Sequence[int], border: int | None) -> Iterator[list[int]]:
+    """Yield the indices of texts to embed together: similar in length, at most ``BATCH_TOKENS`` with padding.
 
-    ``lengths`` are in tokens; texts on two sides of ``border``, see ``rope.rope_border``, never share a piece.
+    ``lengths`` are in tokens. Texts on two sides of ``border``, see ``rope.rope_border``, never share a batch.
     """
-    piece: list[int] = []
+    batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
         length = lengths[number]
-        crosses = border is not None and bool(piece) and lengths[piece[-1]] <= border < length
-        if piece and (crosses or (len(piece) + 1) * length > PIECE_TOKENS):
-            yield piece
-            piece = []
-        piece.append(number)
-    if piece:
-        yield piece
+        crosses = border is not None and bool(batch) and lengths[batch[-1]] <= border < length
+        if batch and (crosses or (len(batch) + 1) * length > BATCH_TOKENS):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
 
 
 @torch.inference_mode()
 def embed_texts(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """Return the vector [hidden size] of each text, from the states that the head would read (after the last norm).
+    """Return the vector [hidden size] of each text of token ids, from the hidden states after the last norm.
 
-    Texts are padded on the right, where a causal model does not look.
+    Texts are padded on the right, where causal attention never looks, so no mask is needed.
     """
     rows = [torch.tensor(list(ids), device=model.device) for ids in texts]
     given = pad_sequence(rows, batch_first=True)

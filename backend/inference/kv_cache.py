@@ -1,7 +1,7 @@
-"""A key-value cache with room to grow: a new token is written in place instead of copying what came before. F1.
+"""A key-value cache with spare capacity: a new token is written in place instead of copying all earlier ones.
 
-Rows may take a seat in it while others are being continued: every row ends at the right edge, and whatever lies left
-of its beginning is masked.
+Rows can be added while others are being generated: each row ends at the right edge, and what stands to the left of
+its beginning is masked.
 """
 
 from __future__ import annotations
@@ -12,108 +12,114 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
-"""Tokens of room that a layer makes at least when it runs out; it also grows by half."""
+MIN_SPARE = 64
+"""Spare tokens that a full layer allocates at least; otherwise half of what it holds."""
 
 
-class RoomyLayer(DynamicLayer):
-    """Keys and values [batch, heads, length, width] as views of larger buffers."""
+class GrowingLayer(DynamicLayer):
+    """A DynamicLayer whose keys and values [batch, heads, length, width] are views into larger buffers.
 
-    _rooms: tuple[Tensor, Tensor] | None = None
+    transformers' own layer concatenates at every token, which copies the whole cache each time; growing by half
+    copies a constant number of times per token, on average.
+    """
+
+    _buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append the new states and return all of them."""
+        """Append new keys and values and return all of them."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         length = self.get_seq_length()
         grown = length + key_states.shape[-2]
-        if self._rooms is None or self._rooms[0].shape[-2] < grown:
-            self._rooms = self._make_room(key_states, value_states, length, grown)
-        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, length:grown] = new
-        self.keys, self.values = (room[:, :, :grown] for room in self._rooms)
+        if self._buffers is None or self._buffers[0].shape[-2] < grown:
+            self._buffers = self._grow(key_states, value_states, length, grown)
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, length:grown] = new
+        self.keys, self.values = (buffer[:, :, :grown] for buffer in self._buffers)
         return self.keys, self.values
 
-    def _make_room(self, keys: Tensor, values: Tensor, length: int, grown: int) -> tuple[Tensor, Tensor]:
-        capacity = grown + max(ROOM, grown // 2)
-        rooms = tuple(new.new_empty(*new.shape[:2], capacity, new.shape[-1]) for new in (keys, values))
+    def _grow(self, keys: Tensor, values: Tensor, length: int, grown: int) -> tuple[Tensor, Tensor]:
+        capacity = grown + max(MIN_SPARE, grown // 2)
+        buffers = tuple(new.new_empty(*new.shape[:2], capacity, new.shape[-1]) for new in (keys, values))
         if length:
-            for room, old in zip(rooms, (self.keys, self.values), strict=True):
-                room[:, :, :length] = old
-        return rooms[0], rooms[1]
+            for buffer, old in zip(buffers, (self.keys, self.values), strict=True):
+                buffer[:, :, :length] = old
+        return buffers[0], buffers[1]
 
-    def take(self, keys: Tensor, values: Tensor) -> None:
-        """Hold these states instead."""
-        self.keys, self.values, self._rooms = keys, values, None
+    def replace(self, keys: Tensor, values: Tensor) -> None:
+        """Hold these keys and values instead."""
+        self.keys, self.values, self._buffers = keys, values, None
 
-    def write(self, seat: int, other: DynamicLayer) -> None:
-        """Put the single row of ``other`` into ``seat``, its end at the right edge."""
+    def write(self, slot: int, other: DynamicLayer) -> None:
+        """Copy the single row of ``other`` into ``slot``, its end at the right edge."""
         length = other.get_seq_length()
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            mine[seat, :, mine.shape[2] - length :] = theirs[0]
+            mine[slot, :, mine.shape[2] - length :] = theirs[0]
 
     def drop_columns(self, count: int) -> None:
-        """Forget the leftmost ``count`` places of every row."""
+        """Drop the leftmost ``count`` positions of every row."""
         self.keys, self.values = self.keys[:, :, count:], self.values[:, :, count:]
-        if self._rooms is not None:
-            self._rooms = self._rooms[0][:, :, count:], self._rooms[1][:, :, count:]
+        if self._buffers is not None:
+            self._buffers = self._buffers[0][:, :, count:], self._buffers[1][:, :, count:]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
-        super().batch_repeat_interleave(repeats)
-        self._rooms = None
+        super().batch_repeat_interleave(repeats)  # makes new keys and values, so the buffers are stale
+        self._buffers = None
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows of the batch."""
         super().batch_select_indices(indices)
-        self._rooms = None
+        self._buffers = None
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows of the batch, in this order; a row may be named several times."""
         super().reorder_cache(beam_idx)
-        self._rooms = None
+        self._buffers = None
 
     def reset(self) -> None:
         """Forget everything."""
-        self._rooms = None
+        self._buffers = None
         super().reset()
 
 
-def _extended(old: Tensor, seats: int, columns: int) -> Tensor:
+def _extended(old: Tensor, slots: int, columns: int) -> Tensor:
+    """Return a copy of ``old`` with ``slots`` zero rows below and ``columns`` zero positions on the left."""
     rows, heads, length, width = old.shape
-    new = old.new_zeros(rows + seats, heads, length + columns, width)
+    new = old.new_zeros(rows + slots, heads, length + columns, width)
     new[:rows, :, columns:] = old
     return new
 
 
 def new_cache(config: PreTrainedConfig) -> DynamicCache:
-    """Return an empty cache for a model of this configuration; only full-attention layers get room."""
+    """Return an empty cache for a model of this configuration; only full-attention layers get spare capacity."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def takes_rows(cache: DynamicCache) -> bool:
-    """Whether rows may take a seat in ``cache`` while others are being continued: no layer forgets places."""
-    return all(isinstance(layer, RoomyLayer) for layer in cache.layers)
+def accepts_rows(cache: DynamicCache) -> bool:
+    """True if rows can be added to ``cache`` later: no layer has a window or a recurrent state."""
+    return all(isinstance(layer, GrowingLayer) for layer in cache.layers)
 
 
-def choose_rows(cache: DynamicCache, index: Tensor) -> None:
-    """Make ``cache`` hold its rows ``index`` [rows], in this order; a row may be named several times.
+def select_rows(cache: DynamicCache, index: Tensor) -> None:
+    """Keep the rows ``index`` [rows] of ``cache``, in this order; a row may occur several times.
 
-    Every kind of layer can do it, those of states as well: it is what beam search asks of them.
+    Done by ``reorder_cache``, which every kind of layer has, recurrent ones too, since beam search needs it.
     """
     for layer in cache.layers:
         layer.reorder_cache(index)
 
 
-def extend(cache: DynamicCache, seats: int, columns: int) -> None:
-    """Add ``seats`` rows of zeros below and ``columns`` zeros left of every row; on failure nothing has changed.
+def extend(cache: DynamicCache, slots: int, columns: int) -> None:
+    """Add ``slots`` zero rows and ``columns`` zero positions on the left; if memory runs out, nothing has changed.
 
-    Zeros and not whatever memory holds: a masked NaN times nothing is still NaN.
+    Zeros, not uninitialised memory: attention multiplies masked values by 0, and 0 * NaN is NaN.
     """
+    # all layers are built before the first is replaced
     made = [
-        tuple(_extended(old, seats, columns) for old in (layer.keys, layer.values)) for layer in cache.layers
+        tuple(_extended(old, slots, columns) for old in (layer.keys, layer.values)) for layer in cache.layers
     ]
     for layer, (keys, values) in zip(cache.layers, made, strict=True):
-        layer.take(keys, values)
+        layer.replace(keys, values)

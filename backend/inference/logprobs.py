@@ -1,4 +1,4 @@
-"""How likely an answer is, token by token, and how far two models part along it."""
+"""The log-probabilities of an answer, token by token, and how much two models differ along it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One token of an answer: its log-probability, the entropy of its place in nats, the likeliest tokens there."""
+class TokenScore:
+    """One token of an answer: its log-probability, and the entropy in nats and likeliest tokens at its position."""
 
     token_id: int
     logprob: float
@@ -21,7 +21,7 @@ class Judged:
     top: tuple[tuple[int, float], ...]
 
     def __post_init__(self) -> None:
-        """An entropy of nothing but certainty is 0 and never a hair below."""
+        """Clip an entropy that rounding made slightly negative to 0."""
         object.__setattr__(self, "entropy", max(0.0, self.entropy))
 
 
@@ -29,29 +29,31 @@ class Judged:
 def answer_logprobs(
     model: PreTrainedModel | PeftModel, prompt: Sequence[int], answer: Sequence[int]
 ) -> Tensor:
-    """Log-probabilities [len(answer), V], float32: those of every token at the place of each token of ``answer``."""
+    """Return log-probabilities, float32 [len(answer), V], of the whole vocabulary at each token of ``answer``."""
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.device)
     places = torch.arange(len(prompt) - 1, ids.shape[1], device=model.device)
     logits: Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=places).logits[0]
     return logits.float().log_softmax(-1)
 
 
-def judged(logprobs: Tensor, answer: Sequence[int], *, top: int) -> list[Judged]:
-    """Every token of ``answer`` under ``logprobs`` [len(answer), V], with the ``top`` likeliest at its place."""
+def token_scores(logprobs: Tensor, answer: Sequence[int], *, top: int) -> list[TokenScore]:
+    """Return a score for each token of ``answer``, given ``logprobs`` [len(answer), V], with ``top`` alternatives."""
     own = logprobs[torch.arange(len(answer)), torch.tensor(list(answer))].tolist()
     entropies = torch.special.entr(logprobs.exp()).sum(-1).tolist()
     values, ids = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
     likeliest = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
-    return [Judged(*one) for one in zip(answer, own, entropies, likeliest or [()] * len(answer), strict=True)]
+    return [
+        TokenScore(*one) for one in zip(answer, own, entropies, likeliest or [()] * len(answer), strict=True)
+    ]
 
 
 def divergence(first: Tensor, second: Tensor) -> list[float]:
-    """KL(first‖second) in nats at each place, from log-probabilities [places, V]."""
+    """Return KL(first‖second) in nats at each position, from log-probabilities [positions, V]."""
     return (first.exp() * (first - second)).sum(-1).clamp(min=0).tolist()
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
-    """The index of the first token that differs (one may be the other's beginning); None when they are equal."""
+    """Return the index of the first token that differs (one list may continue the other); None if they are equal."""
     shorter = min(len(one), len(other))
     found = next((index for index in range(shorter) if one[index] != other[index]), shorter)
     return None if found == len(one) == len(other) else found

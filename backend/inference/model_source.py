@@ -1,7 +1,7 @@
-"""What is meant by a model: a run's result or checkpoint, its base, or any model the loader knows.
+"""Resolve a model: a run's result or checkpoint, its base, or any model folder, alias or Hub id.
 
-Nothing is loaded here; the files are found and verified: read and hashed once, then only looked at until one of
-them changes.
+Nothing is loaded here. Files are found and verified by hash; a folder is hashed again only when one of its files has
+changed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from backend.utils.unchanged import FolderMarks, folder_marks, while_unchanged
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model lies: the folder of its ``base`` weights, the ``adapter`` over them, its ``tokenizer``.
+    """The files of a model: the folder of its ``base`` weights, the ``adapter`` over them, its ``tokenizer`` folder.
 
-    ``base_marks`` tell other weights in the same folder from these. ``chat_template`` is the setting of a run, where
-    its tokenizer still has the template of the base; ``template_time`` is the time that the template prints, where it
-    prints the date (None: the present one). ``run`` is the run that trained the weights, where one did.
+    ``base_marks`` change when the weights in that folder do. ``chat_template`` is the run's setting, to be applied to
+    the tokenizer of the base. ``template_time`` is the time that a template which prints the date prints (None: now).
+    ``run`` is the run that trained the weights, if one did.
     """
 
     base: Path
@@ -43,7 +43,7 @@ class ModelSource:
     run: RunDir | None = None
 
     def held(self) -> AbstractContextManager[None]:
-        """Keep the run from being deleted while its weights are in use. Raises RunError ``no-such-run``."""
+        """Return a context that keeps the run from being deleted. Raises RunError ``no-such-run``."""
         return nullcontext() if self.run is None else self.run.hold_for_reading()
 
 
@@ -54,12 +54,12 @@ def find_model(
     base: bool = False,
     base_model: str | Path | None = None,
 ) -> ModelSource:
-    """The model of a run (folder or RunDir), or in a folder, by an alias or a hub id.
+    """Return the files of a model, given a run (folder or RunDir), a model folder, an alias or a Hub id.
 
-    ``checkpoint`` picks a step of a run ("latest", "best" or a number) instead of its result; ``base=True`` leaves
-    away what was trained, and is asked under the template of the run all the same. A run that trained every weight
-    has its result as its base. ``base_model`` is where the base of a run lies, if it was moved. Raises RunError
-    (unfinished-run, damaged-checkpoint, no-such-checkpoint), those of ``base_of``, and ModelError.
+    ``checkpoint`` picks a step of a run ("latest", "best" or a number) instead of its result. ``base=True`` returns
+    the base without what was trained, still with the run's chat template. After full fine-tuning the result itself is
+    the ``base``. ``base_model`` is where the base of a run is now, if it was moved. Raises RunError (unfinished-run,
+    damaged-checkpoint, no-such-checkpoint), those of ``base_of``, and ModelError.
     """
     run = source if isinstance(source, RunDir) else _as_run(source)
     if run is None:
@@ -88,11 +88,11 @@ def find_model(
 
 
 def base_of(run: RunDir, base_model: str | Path | None = None) -> Path:
-    """Return the folder of the base that ``run`` was trained over; ``base_model`` is where it lies now, if it moved.
+    """Return the folder of the base that ``run`` was trained on; ``base_model`` is where it is now, if it was moved.
 
-    Every reader of a run's base asks here, so that none answers from, or exports, another model. A run that never
-    began to train has no base yet but what its configuration names. Raises RunError ``base-changed`` with both
-    fingerprints, and ModelError where there is no model.
+    Everything that needs a run's base calls this, so that nothing answers from, or exports, another model. A run that
+    never started training has only the base that its configuration names. Raises RunError ``base-changed`` with both
+    fingerprints, and ModelError if there is no model.
     """
     facts = run.read_environment().facts
     folder = _as_configured(run, facts) if base_model is None else resolve_model(str(base_model))
@@ -110,13 +110,13 @@ def base_of(run: RunDir, base_model: str | Path | None = None) -> Path:
 
 
 def is_base_of(run: RunDir, place: str | Path) -> bool:
-    """Return whether the model at ``place`` is the one that ``run`` was trained over. Raises ModelError."""
+    """Return True if the model at ``place`` is the one that ``run`` was trained on. Raises ModelError."""
     facts = run.read_environment().facts
     return facts is not None and facts.model == _fingerprint(resolve_model(str(place)))
 
 
 def base_revision(model: ModelConfig, facts: Facts | None) -> str | None:
-    """Return the revision of a base on the Hub: the commit that a run was trained over, before a name that moves."""
+    """Return the Hub revision of a base: the commit that a run was trained on, if known; a branch name may move."""
     return facts.revision if facts is not None and facts.revision else model.revision
 
 
@@ -137,7 +137,7 @@ _verify = while_unchanged(verify_folder)
 
 
 def tuned_folder(run: RunDir, checkpoint: int | str | None = None) -> Path:
-    """The verified folder with the trained weights: the result, or the checkpoint asked for.
+    """Return the verified folder of the trained weights: the result, or ``checkpoint``.
 
     Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint).
     """
@@ -164,13 +164,13 @@ def tuned_folder(run: RunDir, checkpoint: int | str | None = None) -> Path:
 
 
 def _as_run(source: str | Path) -> RunDir | None:
-    """The run in a folder, or None where the folder is no run."""
+    """Return the run in the folder ``source``, or None if it is no run."""
     path = Path(source)
     return RunDir.open(path) if (path / "config.yaml").is_file() else None
 
 
 def _step_meant(run: RunDir, steps: Sequence[int], checkpoint: int | str) -> int:
-    """Return the step of ``latest``, ``best``, a number or a checkpoint's name; -1 where there is no such thing."""
+    """Return the step that ``latest``, ``best``, a number or a checkpoint's name means; -1 if there is none."""
     if checkpoint == "best":
         best = best_step(held_out_losses(run.metrics().records))
         return -1 if best is None else best

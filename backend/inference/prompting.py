@@ -1,6 +1,6 @@
-"""How one model is spoken to: its tokenizer, its template, its end tokens and the forms it can be held to.
+"""Render prompts for one model: its tokenizer, chat template, stop tokens and constraints.
 
-Rendered by the same room that rendered the training rows, so the model sees the ids it learned from.
+The functions that rendered the training rows render the prompts, so the model sees the ids it was trained on.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Prompt: TypeAlias = str | Sequence[Message]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids that a model continues plain ``text`` from, without any template."""
+    """Return the ids of plain ``text`` to be continued, without a template."""
     whole = encode_prompt_completion(tokenizer, text, "")
     return whole.input_ids[: whole.trained.index(True)]
 
 
 class PromptRenderer:
-    """The tokenizer of ``source`` for ``model``. Any thread may use it.
+    """Prompts of ``source`` as token ids for ``model``; safe from any thread.
 
-    ``known`` says which of the model's ids stand for a token, see ``known_ids``; ``rope_border`` is the model's own.
+    ``known`` bool [V] marks the model's ids that stand for a token, see ``known_ids``.
     """
 
     def __init__(self, source: ModelSource, model: PreTrainedModel) -> None:
@@ -46,13 +46,13 @@ class PromptRenderer:
         self._constrainer = Constrainer(self.tokenizer, rows, self.stop_ids)
 
     def matcher(self, constraint: Constraint | None) -> GrammarMatcher | None:
-        """What holds one answer to ``constraint``; None for None. Raises InferenceError ``bad-constraint``."""
+        """Return a matcher for one answer; None without a constraint. Raises InferenceError ``bad-constraint``."""
         return None if constraint is None else self._constrainer.matcher(constraint)
 
     def render(self, prompt: Prompt, *, tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
-        """The exact token ids the model continues from: text as a user's message, or messages as they are.
+        """Return the token ids that the model continues: a text becomes a user message, messages stay as they are.
 
-        Raises InferenceError for an empty or over-long prompt and DataError for messages the template refuses.
+        Raises InferenceError for an empty or over-long prompt, DataError for messages that the template refuses.
         """
         if isinstance(prompt, str):
             if not prompt.strip():
@@ -75,7 +75,7 @@ class PromptRenderer:
         return ids
 
     def render_text(self, text: str) -> list[int]:
-        """The ids of plain text that is to be continued, without any template. Raises InferenceError."""
+        """Return the ids of plain text to be continued, without a template. Raises InferenceError."""
         ids = text_ids(self.tokenizer, text)
         check_prompt(ids, self.context_length)
         return ids

@@ -1,7 +1,8 @@
-"""Rows side by side in one cache: while answers are written, the model is called here and nowhere else.
+"""A batch of rows decoded over one key-value cache: the only place where decoding calls the model.
 
-How a model may be decoded differs: whether rows may share a batch, whether a prompt may be read in pieces, and where
-its rotary frequencies change with the length of a row. ``way_of`` says so; ``decode_proof`` puts it to the test.
+Models differ in how they can be decoded: whether rows of different lengths may share a batch, whether a prompt may be
+prefilled in chunks, and whether rotary frequencies change with a row's length. ``decoding_mode`` returns that for a
+model; ``decode_proof`` tests it.
 """
 
 from __future__ import annotations
@@ -24,48 +25,48 @@ from transformers import DynamicCache, PreTrainedModel
 from backend.core.encoding.examples import common_prefix
 from backend.core.rope import rope_border
 from backend.errors import ModelError
-from backend.inference.kv_cache import choose_rows, extend, new_cache, takes_rows
+from backend.inference.kv_cache import accepts_rows, extend, new_cache, select_rows
 
 MIN_SHARED = 8
-"""A common beginning shorter than this, in tokens, is not worth computing apart."""
-SPARE_SEATS = 0.5
-"""Seats that are made at once when one is wanted, as a share of those there are."""
+"""A common beginning shorter than this, in tokens, is not worth a forward pass of its own."""
+SPARE_SLOTS = 0.5
+"""Slots to add when one is missing, as a share of those there are, since each addition copies the whole cache."""
 CACHES = ("past_key_values", "cache_params")
-"""What models call the cache they are given."""
+"""The names of the argument by which models take a cache: attention models, pure state-space models."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a model is decoded. ``cache`` is the name of the argument that takes its cache.
+class DecodingMode:
+    """How a model can be decoded. ``cache`` is the name of the argument that takes its cache.
 
-    ``together``: rows of different lengths may share a batch. ``in_pieces``: a prompt may be read piece by piece.
-    ``border``: from so many tokens on, a row uses other rotary frequencies for all of its places (longrope).
+    ``batched``: rows of different lengths may share a batch. ``chunked_prefill``: a prompt may be prefilled in
+    chunks. ``rope_border``: rows of more tokens use other rotary frequencies, at all their positions (longrope).
     """
 
     cache: str
-    together: bool
-    in_pieces: bool
-    border: int | None
+    batched: bool
+    chunked_prefill: bool
+    rope_border: int | None
 
-    def is_beyond(self, length: int) -> bool:
-        """Whether a row of ``length`` tokens, the next input included, lies beyond the border."""
-        return self.border is not None and length > self.border
+    def is_past_border(self, length: int) -> bool:
+        """True if a row of ``length`` tokens, the next input included, is longer than ``rope_border``."""
+        return self.rope_border is not None and length > self.rope_border
 
-    def read_at_once(self, length: int) -> bool:
-        """Whether a prompt of ``length`` tokens has to be read in one go, by the step that continues it."""
-        return not (self.together and self.in_pieces) or self.is_beyond(length)
+    def needs_one_pass(self, length: int) -> bool:
+        """True if a prompt of ``length`` tokens must be processed whole, by the step that gives its first token."""
+        return not (self.batched and self.chunked_prefill) or self.is_past_border(length)
 
 
-_proved: WeakKeyDictionary[PreTrainedModel, Way] = WeakKeyDictionary()
+_proved: WeakKeyDictionary[PreTrainedModel, DecodingMode] = WeakKeyDictionary()
 
 
 def causal_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the language model itself, without peft's wrapper."""
+    """Return the transformers model, without a PEFT wrapper."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def way_of(model: PreTrainedModel | PeftModel) -> Way:
-    """Return how ``model`` is decoded: as it was proved, else as its class and configuration promise.
+def decoding_mode(model: PreTrainedModel | PeftModel) -> DecodingMode:
+    """Return how to decode ``model``: the proved mode, or before a proof what its class and configuration claim.
 
     Raises ModelError ``cannot-generate`` for a model that takes no cache.
     """
@@ -76,21 +77,21 @@ def way_of(model: PreTrainedModel | PeftModel) -> Way:
     cache = next((name for name in CACHES if name in arguments), None)
     if cache is None:
         raise cannot_generate(causal, "they take no cache of what they have read")
-    return Way(
+    return DecodingMode(
         cache=cache,
-        together="attention_mask" in arguments,
-        in_pieces=not causal._is_stateful,
-        border=rope_border(causal.config),
+        batched="attention_mask" in arguments,
+        chunked_prefill=not causal._is_stateful,
+        rope_border=rope_border(causal.config),
     )
 
 
-def set_way(model: PreTrainedModel | PeftModel, way: Way) -> None:
-    """Decode ``model`` in this way from now on."""
-    _proved[causal_of(model)] = way
+def set_decoding_mode(model: PreTrainedModel | PeftModel, mode: DecodingMode) -> None:
+    """Set how ``model`` is decoded from now on."""
+    _proved[causal_of(model)] = mode
 
 
 def cannot_generate(causal: PreTrainedModel, why: str) -> ModelError:
-    """Return the error for a model that cannot be decoded here, where ``why`` says the reason."""
+    """Return the error for a model that cannot be decoded; ``why`` completes "they cannot write answers: …"."""
     return ModelError(
         f"Models of type {causal.config.model_type} cannot write answers here: {why}.",
         remedy="Choose a model of another architecture.",
@@ -99,21 +100,21 @@ def cannot_generate(causal: PreTrainedModel, why: str) -> ModelError:
 
 
 class Runner:
-    """Rows that are continued in one cache. ``rows`` has the number of the row in each seat, None for an empty one.
+    """A batch of rows over one cache. ``rows`` holds the row number in each slot, None for an empty slot.
 
-    ``numbers`` are those of ``prompts``, which are read by the first ``logits``; a beginning that all of them share
-    is computed once.
+    ``numbers`` are the row numbers of ``prompts``. The first call of ``logits`` processes the prompts; a beginning
+    that all share is computed once.
     """
 
     def __init__(
         self, model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], numbers: Sequence[int]
     ) -> None:
         self._model = model
-        self._way = way_of(model)
+        self._mode = decoding_mode(model)
         self._device = next(model.parameters()).device
         self.rows: list[int | None] = list(numbers)
         self._cache = new_cache(model.config)
-        self._held = 0  # columns of the cache: it holds this much of every row
+        self._cached = 0  # columns in the cache; every row ends at its right edge
         shared = self._read_shared(prompts)
         self._inputs, mask = _left_padded([prompt[shared:] for prompt in prompts], self._device)
         self._positions = shared + (mask.cumsum(1) - 1).clamp(min=0)
@@ -127,12 +128,12 @@ class Runner:
         cache: DynamicCache,
         numbers: Sequence[int],
     ) -> Runner:
-        """Rows that all continue ``prompt``, of which ``cache`` holds everything but the last token."""
+        """Return a runner whose rows all continue ``prompt``, of which ``cache`` holds all but the last token."""
         runner = cls(model, [], numbers)
         shape, length = (len(numbers), 1), len(prompt)
-        runner._cache, runner._held = cache, length - 1
+        runner._cache, runner._cached = cache, length - 1
         if len(numbers) > 1:
-            choose_rows(cache, torch.zeros(len(numbers), dtype=torch.int64, device=runner._device))
+            select_rows(cache, torch.zeros(len(numbers), dtype=torch.int64, device=runner._device))
         runner._inputs = torch.full(shape, prompt[-1], device=runner._device)
         runner._positions = torch.full(shape, length - 1, device=runner._device)
         runner._mask = runner._inputs.new_ones(len(numbers), length)
@@ -140,154 +141,163 @@ class Runner:
 
     @torch.inference_mode()
     def _read_shared(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Compute the beginning that all prompts share once, for all; returns its length in tokens.
+        """Compute the beginning that all prompts share once for all of them; return its length in tokens.
 
-        Only where mask and positions are all that tells attention where a token stands: a window, a state or a
-        bias by distance would count the padding between the beginning and the rest. Beyond the border of the rotary
-        frequencies a beginning would be read with those of its own length.
+        Padding then stands between the beginning and the rest of shorter prompts. So this is done only if mask and
+        position ids alone define a token's position: an attention window, a recurrent state or a distance bias would
+        count the padding. Past the rope border the beginning would get the rotary frequencies of its own length.
         """
-        by_mask = takes_rows(self._cache) and self._model._supports_attention_backend
-        if len(prompts) < 2 or not by_mask or self._way.is_beyond(max(map(len, prompts))):
+        by_mask = accepts_rows(self._cache) and self._model._supports_attention_backend
+        if len(prompts) < 2 or not by_mask or self._mode.is_past_border(max(map(len, prompts))):
             return 0
         shortest = min(len(prompt) for prompt in prompts)
         arrays = [np.asarray(prompt[:shortest]) for prompt in prompts]
         shared = min(shortest - 1, *(common_prefix(arrays[0], array) for array in arrays[1:]))
         if shared < MIN_SHARED:
             return 0
-        read(self._model, self._cache, prompts[0][:shared], self._way)
-        choose_rows(self._cache, torch.zeros(len(prompts), dtype=torch.int64, device=self._device))
-        self._held = shared
+        prefill(self._model, self._cache, prompts[0][:shared], self._mode)
+        select_rows(self._cache, torch.zeros(len(prompts), dtype=torch.int64, device=self._device))
+        self._cached = shared
         return shared
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """The scores [seats, V], float32, of the next token of every row."""
-        # a model of nothing but states masks what it is given, any other what it holds as well
-        seen = self._mask if self._way.cache == CACHES[0] else self._mask[:, -self._inputs.shape[1] :]
-        places = {"attention_mask": seen, "position_ids": self._positions * self._taken}
-        said = _call(self._model, self._way, self._cache, input_ids=self._inputs, **places)
-        self._held = self._mask.shape[1]
-        logits: Tensor = said.logits[:, -1].float()
+        """Return the logits of each row's next token, float32 [slots, V]."""
+        # attention models take a mask over cache and input, pure state-space models one over the input alone
+        mask = self._mask if self._mode.cache == CACHES[0] else self._mask[:, -self._inputs.shape[1] :]
+        given = {"attention_mask": mask, "position_ids": self._positions * self._occupied}
+        output = _call(self._model, self._mode, self._cache, input_ids=self._inputs, **given)
+        self._cached = self._mask.shape[1]
+        logits: Tensor = output.logits[:, -1].float()
         return logits
 
     def advance(self, chosen: Mapping[int, int]) -> None:
-        """Make ``chosen`` (token ids by row) the next input."""
+        """Set the next input: the token ids ``chosen`` by row number."""
         ids = [[chosen.get(-1 if row is None else row, 0)] for row in self.rows]
         self._inputs = torch.tensor(ids, device=self._device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
         self._positions = self._positions[:, -1:] + 1
 
     @property
-    def left(self) -> list[int]:
-        """The numbers of the rows that are still continued, in the order of their seats."""
+    def active(self) -> list[int]:
+        """The numbers of the rows still being generated, in the order of their slots."""
         return [row for row in self.rows if row is not None]
 
     @property
-    def _taken(self) -> Tensor:
-        """1 for a seat that is taken, 0 for one that is empty, [seats, 1]: an empty one stands at the beginning.
+    def _occupied(self) -> Tensor:
+        """1 for an occupied slot, 0 for an empty one, [slots, 1]: multiplied by it, an empty slot's position is 0.
 
-        Left to itself its position would run beyond the context, and be the longest row for rotary frequencies.
+        Otherwise its position would grow past the context, and set the rotary frequencies as the longest row.
         """
         return torch.tensor([[row is not None] for row in self.rows], device=self._device)
 
     @property
     def has_begun(self) -> bool:
-        """Whether the cache holds all of every row but its last token, which is the next input."""
-        return bool(self._held) and self._mask.shape[1] == self._held + 1
+        """True if the cache holds all of every row but its last token, which is the next input."""
+        return bool(self._cached) and self._mask.shape[1] == self._cached + 1
 
     @property
-    def takes_rows(self) -> bool:
-        """Whether ``join`` may be called now."""
-        return self.has_begun and self._way.together and takes_rows(self._cache)
+    def accepts_rows(self) -> bool:
+        """True if ``join`` may be called now."""
+        return self.has_begun and self._mode.batched and accepts_rows(self._cache)
 
     @torch.inference_mode()
     def join(self, prompt: Sequence[int], cache: DynamicCache, numbers: Sequence[int]) -> None:
-        """Seats for rows that continue ``prompt``, of which ``cache`` holds all but the last token.
+        """Add rows that continue ``prompt``, of which ``cache`` holds all but the last token.
 
-        What the rows already here say does not change, nor when this fails for want of memory.
+        The answers of the rows already here do not change, nor do they if this runs out of memory.
         """
         length = len(prompt)
-        self._make_seats(len(numbers), columns=length - self._mask.shape[1])
-        seats = [seat for seat, row in enumerate(self.rows) if row is None][: len(numbers)]
-        for seat, number in zip(seats, numbers, strict=True):
+        self._add_slots(len(numbers), columns=length - self._mask.shape[1])
+        slots = [slot for slot, row in enumerate(self.rows) if row is None][: len(numbers)]
+        for slot, number in zip(slots, numbers, strict=True):
             if length > 1:
                 for layer, given in zip(self._cache.layers, cache.layers, strict=True):
-                    layer.write(seat, given)
-            self._mask[seat] = 0
-            self._mask[seat, -length:] = 1
-            self._inputs[seat], self._positions[seat] = prompt[-1], length - 1
-            self.rows[seat] = number
+                    layer.write(slot, given)
+            self._mask[slot] = 0
+            self._mask[slot, -length:] = 1
+            self._inputs[slot], self._positions[slot] = prompt[-1], length - 1
+            self.rows[slot] = number
 
-    def _make_seats(self, wanted: int, *, columns: int) -> None:
-        """Room for ``wanted`` more rows and, where ``columns`` is above 0, for longer ones."""
+    def _add_slots(self, wanted: int, *, columns: int) -> None:
+        """Make at least ``wanted`` slots free, and lengthen every row by ``columns`` on the left, if above 0."""
         free = self.rows.count(None)
-        more = 0 if free >= wanted else max(wanted - free, int(len(self.rows) * SPARE_SEATS))
+        more = 0 if free >= wanted else max(wanted - free, int(len(self.rows) * SPARE_SLOTS))
         columns = max(0, columns)
         if not more and not columns:
             return
         mask = F.pad(self._mask, (columns, 0, 0, more))
-        mask[:, -1] = 1  # an empty seat looks at itself: a row of nothing but masked places is NaN
+        mask[:, -1] = 1  # an empty slot attends to itself: softmax over a fully masked row is NaN
         inputs, positions = (F.pad(part, (0, 0, 0, more)) for part in (self._inputs, self._positions))
-        extend(self._cache, more, columns)  # all of it or nothing, and nothing after it asks for memory
+        extend(
+            self._cache, more, columns
+        )  # last of all that may run out of memory, so that a failure changes nothing
         self._mask, self._inputs, self._positions = mask, inputs, positions
-        self._held += columns
+        self._cached += columns
         self.rows += [None] * more
 
-    def let_go(self, leaving: Collection[int]) -> None:
-        """Go on without the rows ``leaving``; what only they needed is given up."""
+    def remove(self, leaving: Collection[int]) -> None:
+        """Remove the rows ``leaving`` and free what only they needed."""
         self.rows = [None if row in leaving else row for row in self.rows]
-        self._close_ranks()
+        self._compact()
         self._drop_columns()
 
-    def _close_ranks(self) -> None:
-        """Give up empty seats once half of them are: moving the others costs a copy."""
-        seats = [seat for seat, row in enumerate(self.rows) if row is not None]
-        if not seats or len(seats) > len(self.rows) // 2:
+    def _compact(self) -> None:
+        """Drop the empty slots once they are half of all; not sooner, since it copies the cache."""
+        slots = [slot for slot, row in enumerate(self.rows) if row is not None]
+        if not slots or len(slots) > len(self.rows) // 2:
             return
-        index = torch.tensor(seats, device=self._device)
-        if self._held:
-            choose_rows(self._cache, index)
-        self.rows = [self.rows[seat] for seat in seats]
+        index = torch.tensor(slots, device=self._device)
+        if self._cached:
+            select_rows(self._cache, index)
+        self.rows = [self.rows[slot] for slot in slots]
         self._inputs, self._mask, self._positions = (
             kept[index] for kept in (self._inputs, self._mask, self._positions)
         )
 
     def _drop_columns(self) -> None:
-        """Forget the places left of the beginning of the longest row."""
-        seats = [seat for seat, row in enumerate(self.rows) if row is not None]
-        if not seats or not self.has_begun or not takes_rows(self._cache):
+        """Drop the columns to the left of every row's beginning."""
+        slots = [slot for slot, row in enumerate(self.rows) if row is not None]
+        if not slots or not self.has_begun or not accepts_rows(self._cache):
             return
-        unused = min(int(self._mask[seats].argmax(1).min()), self._held - 1)
+        unused = min(int(self._mask[slots].argmax(1).min()), self._cached - 1)
         if unused:
             for layer in self._cache.layers:
                 layer.drop_columns(unused)
             self._mask = self._mask[:, unused:]
-            self._held -= unused
+            self._cached -= unused
 
 
 @torch.inference_mode()
-def read(model: PreTrainedModel | PeftModel, cache: DynamicCache, ids: Sequence[int], way: Way) -> None:
-    """Read ``ids`` of a single row into ``cache``, after what it holds."""
+def prefill(
+    model: PreTrainedModel | PeftModel, cache: DynamicCache, ids: Sequence[int], mode: DecodingMode
+) -> None:
+    """Append the tokens ``ids`` of a single row to ``cache``."""
     device = next(model.parameters()).device
-    _call(model, way, cache, input_ids=torch.tensor([list(ids)], device=device))
+    _call(model, mode, cache, input_ids=torch.tensor([list(ids)], device=device))
 
 
-_ONE_ROPE = threading.Lock()
-"""A model with two sets of rotary frequencies keeps the one in use in itself, so one thread calls it at a time."""
+_ROPE_LOCK = threading.Lock()
+"""A longrope model stores the rotary frequencies in use in its own module, so one thread calls it at a time."""
 
 
 def _call(
-    model: PreTrainedModel | PeftModel, way: Way, cache: DynamicCache, *, input_ids: Tensor, **given: Tensor
+    model: PreTrainedModel | PeftModel,
+    mode: DecodingMode,
+    cache: DynamicCache,
+    *,
+    input_ids: Tensor,
+    **given: Tensor,
 ) -> Any:
-    # an index, not a number: a slice would make the head a batched product over copies of its weight
+    # an index tensor, not 1: with a slice the head becomes a batched product over copies of its weight
     last = torch.tensor([-1], device=input_ids.device)
     given |= {"input_ids": input_ids, "logits_to_keep": last}
-    with nullcontext() if way.border is None else _ONE_ROPE:
-        return model(**given, **{way.cache: cache}, use_cache=True)
+    with nullcontext() if mode.rope_border is None else _ROPE_LOCK:
+        return model(**given, **{mode.cache: cache}, use_cache=True)
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), int64 [rows, longest]: prompts end at the right edge, the mask is 0 before they begin."""
+    """Return (ids, mask), int64 [rows, longest]: prompts end at the right edge, the mask is 0 on the padding."""
     width = max((len(prompt) for prompt in prompts), default=0)
     ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -1,4 +1,4 @@
-"""How the next token is chosen from a row's logits: penalties, constraint, temperature, cuts, seed."""
+"""Choose the next token from a row's logits: penalties, constraint, temperature, top_k, top_p, seed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import Tensor
 from backend.errors import InferenceError
 
 LIKELIEST = 512
-"""So many tokens are sorted first; all of them only where these hold too little of the probability."""
+"""For top_p, only this many tokens are sorted, unless they hold less probability than it asks for."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. ``temperature`` 0 is greedy: always the likeliest token.
+    """Sampling parameters. ``temperature`` 0 is greedy: always the likeliest token.
 
-    ``top_k`` 0 and ``top_p`` 1 mean no cut. ``seed`` fixes the draw of each row. ``repetition_penalty`` divides
-    the logits of tokens that are in prompt or answer (Keskar et al. 2019, section 4.1); ``presence_penalty`` and
-    ``frequency_penalty`` are taken off those of the answer, once and as often as they came (OpenAI's API reference).
-    ``top_logprobs`` alternatives come with every token. Raises InferenceError for values that make no sense.
+    ``top_k`` 0 and ``top_p`` 1 cut nothing. ``seed`` fixes the random draws. ``repetition_penalty`` divides the
+    positive and multiplies the negative logits of tokens in prompt or answer (Keskar et al., 2019, arXiv:1909.05858,
+    section 4.1). ``presence_penalty`` is subtracted once, ``frequency_penalty`` once per occurrence, from the logits
+    of tokens in the answer (OpenAI's API reference). ``top_logprobs`` is the number of alternatives reported with
+    each token. Raises InferenceError ``bad-sampling`` for a value out of range.
     """
 
     max_new_tokens: int = 256
@@ -65,33 +66,33 @@ class Sampling:
 
     @property
     def penalised(self) -> bool:
-        """Whether what was said before changes what is said next."""
+        """True if earlier tokens change the logits of the next one."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
 
 
 class Matcher(Protocol):
-    """What a row may say: see ``constraint``."""
+    """The tokens that a constrained answer may go on with; see ``constraint.GrammarMatcher``."""
 
     def allowed(self, size: int) -> Tensor:
-        """Which of the first ``size`` token ids may come next, bool [size]."""
+        """Return, bool [size], which of the first ``size`` token ids may come next."""
 
     def accept(self, token_id: int) -> None:
-        """Take note of the token that came."""
+        """Advance by the token that was chosen."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A chosen token, its log-probability under the model itself, and the likeliest tokens at its place."""
+class SampledToken:
+    """A chosen token, its log-probability under the model itself, and the likeliest tokens at its position."""
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Chooser:
-    """Chooses the tokens of one row, one after the other; rows share nothing.
+class Sampler:
+    """Chooses the tokens of one row; rows share no state.
 
-    ``known`` bool [V] says which ids stand for a token at all (None: every one); no other is drawn or shown.
+    ``known`` bool [V] marks the ids that stand for a token (None: all do); no other is drawn or reported.
     """
 
     def __init__(
@@ -104,57 +105,57 @@ class Chooser:
         self.sampling = sampling
         self._matcher = matcher
         self._known = known
+        # mixed with the length, so that one seed draws differently for different prompts
         seed = (sampling.seed * 0x9E3779B97F4A7C15 + len(prompt)) % 2**63
         self._generator = torch.Generator().manual_seed(seed)
         self._prompt = frozenset(prompt) if sampling.repetition_penalty != 1 else frozenset[int]()
-        self._said: Counter[int] = Counter()
+        self._generated: Counter[int] = Counter()
 
-    def choose(self, logits: Tensor) -> Choice:
-        """Return the next token from ``logits`` [V], float32.
+    def choose(self, logits: Tensor) -> SampledToken:
+        """Return the next token, given its ``logits`` [V], float32.
 
-        Raises InferenceError ``bad-constraint`` where the form leaves no token that this model has.
+        Raises InferenceError ``bad-constraint`` if the constraint allows no token that this model has.
         """
-        whole = torch.logsumexp(logits, -1)
+        log_norm = torch.logsumexp(logits, -1)  # before any change: log-probabilities are the model's own
         if self._known is not None:
             logits = logits.masked_fill(~self._known.to(logits.device), -torch.inf)
-        wanted = self._penalised(logits) if self.sampling.penalised else logits
+        scores = self._penalised(logits) if self.sampling.penalised else logits
         if self._matcher is not None:
             allowed = self._matcher.allowed(len(logits)).to(logits.device)
-            wanted = wanted.masked_fill(~allowed, -torch.inf)
-            if not torch.isfinite(wanted).any():
+            scores = scores.masked_fill(~allowed, -torch.inf)
+            if not torch.isfinite(scores).any():
                 raise _DEAD_END
-        token_id = draw(wanted, self.sampling, self._generator)
+        token_id = draw(scores, self.sampling, self._generator)
         if self._matcher is not None:
             self._matcher.accept(token_id)
-        self._said[token_id] += 1
+        self._generated[token_id] += 1
         top: tuple[tuple[int, float], ...] = ()
         if self.sampling.top_logprobs:
             values, ids = logits.topk(min(self.sampling.top_logprobs, int(torch.isfinite(logits).sum())))
-            top = tuple(zip(ids.tolist(), (values - whole).tolist(), strict=True))
-        return Choice(token_id, float(logits[token_id] - whole), top)
+            top = tuple(zip(ids.tolist(), (values - log_norm).tolist(), strict=True))
+        return SampledToken(token_id, float(logits[token_id] - log_norm), top)
 
     def _penalised(self, logits: Tensor) -> Tensor:
         changed = logits.clone()
-        seen = [token for token in {*self._prompt, *self._said} if token < len(logits)]
+        seen = [token for token in {*self._prompt, *self._generated} if token < len(logits)]
         if seen and self.sampling.repetition_penalty != 1:
             ids = torch.tensor(seen, device=logits.device)
-            old, by = logits[ids], self.sampling.repetition_penalty
-            changed[ids] = torch.where(old > 0, old / by, old * by)
-        if self._said:
-            ids = torch.tensor(list(self._said), device=logits.device)
-            times = torch.tensor(list(self._said.values()), device=logits.device, dtype=logits.dtype)
+            old, penalty = logits[ids], self.sampling.repetition_penalty
+            changed[ids] = torch.where(old > 0, old / penalty, old * penalty)
+        if self._generated:
+            ids = torch.tensor(list(self._generated), device=logits.device)
+            times = torch.tensor(list(self._generated.values()), device=logits.device, dtype=logits.dtype)
             changed[ids] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * times
         return changed
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token id from ``logits`` [V]: the likeliest, or drawn by inverting the cumulative distribution."""
+    """Return one token id from ``logits`` [V]: the likeliest, or drawn by inverting the cumulative distribution."""
     if sampling.temperature == 0:
         return int(logits.argmax())
     scores = logits.cpu().double()
-    scores = (
-        scores - scores.max()
-    ) / sampling.temperature  # the likeliest at 0, or a tiny temperature is no number
+    # the maximum is shifted to 0 before dividing: a tiny temperature would overflow
+    scores = (scores - scores.max()) / sampling.temperature
     probabilities, order = _cut(torch.softmax(scores, -1), sampling)
     cumulative = torch.cumsum(probabilities, -1)
     point = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
@@ -163,7 +164,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
 
 
 def _cut(probabilities: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-    """The probabilities that ``top_k`` and then ``top_p`` leave, and whose they are (None: everybody's, in order).
+    """Return (probabilities after ``top_k``, then ``top_p``; their token ids, None for all ids in order).
 
     ``top_p`` is a share of what ``top_k`` left, as in transformers, vLLM and llama.cpp.
     """

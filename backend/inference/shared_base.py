@@ -1,9 +1,8 @@
-"""One base model, many adapters: which of them answers is a matter of pointers.
+"""One base model shared by many adapters, switched by pointing its parameters at other tensors.
 
-A merged adapter is a set of tensors of its own; the base's are never written to. Going over to another adapter, or
-back to the base, points the parameters at other tensors, so decoding is as fast as that of a merged model and the
-base is bit for bit what it was. Each set costs the memory of the weights its adapter reaches (all linear layers:
-about as much as the base), and ``keep`` of them stay.
+Each adapter is merged into copies of the weights it changes; the base's own tensors are never written to. So decoding
+is as fast as with a merged model, and the base stays bit for bit the same. A merged set costs the memory of the
+weights its adapter changes (for all linear layers about as much as the base); ``keep`` sets are cached.
 """
 
 from __future__ import annotations
@@ -23,23 +22,24 @@ from backend.errors import InferenceError
 
 MAX_STRENGTH = 2.0
 KEEP = 3
+"""Merged sets of weights in memory at once."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's folder; ``stamp`` is the time of its weights, so that another adapter there is another one."""
+    """An adapter's folder and ``stamp``, the mtime of its weights: new weights in the folder are a new adapter."""
 
     folder: Path
     stamp: int
 
     @classmethod
     def at(cls, folder: Path) -> Adapter:
-        """The adapter that is in ``folder`` now. Raises OSError when there is none."""
+        """Return the adapter in ``folder`` as it is now. Raises OSError if there is none."""
         return cls(folder, (folder / "adapter_model.safetensors").stat().st_mtime_ns)
 
 
 class SharedBase:
-    """``model`` as the base of any number of adapters. One thread may use it at a time."""
+    """A base ``model`` and the adapters merged over it. Use it from one thread at a time."""
 
     def __init__(self, model: PreTrainedModel, *, keep: int = KEEP) -> None:
         self.model = model
@@ -49,11 +49,10 @@ class SharedBase:
         self._used: tuple[Adapter, float] | None = None
 
     def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
-        """Answer from now on with ``adapter`` at ``strength``: 0 is the base, 1 what was trained.
+        """Switch the model to ``adapter`` at ``strength``: 0 is the base, 1 the adapter as trained.
 
-        In between, and up to ``MAX_STRENGTH``, weights lie on the straight line through both. Raises
-        InferenceError ``bad-strength`` and what ``load_adapter`` and ``merge_adapter`` raise; the model then goes on
-        as it was.
+        Other strengths up to ``MAX_STRENGTH`` interpolate or extrapolate the weights linearly. Raises InferenceError
+        ``bad-strength`` and what ``load_adapter`` and ``merge_adapter`` raise; the model is then unchanged.
         """
         if not 0 <= strength <= MAX_STRENGTH:
             raise InferenceError(
@@ -71,22 +70,22 @@ class SharedBase:
 
     @property
     def used(self) -> tuple[Adapter, float] | None:
-        """The adapter in use and its strength; None for the base."""
+        """The adapter in use and its strength; None if it is the base."""
         return self._used
 
     @property
     def adapters(self) -> set[Adapter]:
-        """Whose weights are kept in memory."""
+        """The adapters with merged weights in memory."""
         return {adapter for adapter, _ in self._sets}
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of all weights that are held: the base's and those of every kept set."""
+        """Bytes of all weights in memory: the base's and those of every merged set."""
         sets = [self._own, *self._sets.values()]
         return sum(part.numel() * part.element_size() for held in sets for part in held.values())
 
     def _set(self, adapter: Adapter, strength: float) -> dict[str, Tensor]:
-        """The weights that differ from the base's, from memory or made anew."""
+        """Return the merged weights of ``adapter``, cached or new; only those that differ from the base's."""
         key = (adapter, strength)
         if key not in self._sets:
             if strength == 1:
@@ -101,8 +100,8 @@ class SharedBase:
         return self._sets[key]
 
     def _merged(self, folder: Path) -> dict[str, Tensor]:
-        """The weights that the adapter in ``folder`` changes, as they are with it added."""
-        with self._as_it_came():
+        """Merge the adapter in ``folder`` and return the weights that it changes."""
+        with self._restored():
             merge_adapter(load_adapter(self.model, folder))
             return {
                 name: part.data.detach()
@@ -111,10 +110,13 @@ class SharedBase:
             }
 
     @contextmanager
-    def _as_it_came(self) -> Iterator[None]:
-        """Undo whatever is done to the model meanwhile: modules, weights and notes are the base's again."""
+    def _restored(self) -> Iterator[None]:
+        """Undo, after the block, what PEFT did to the model: its modules, weights and attributes.
+
+        PEFT replaces modules and adds attributes in place; merging writes new weights into them.
+        """
         modules = {name: module for name, module in self.model.named_modules() if name}
-        notes = set(vars(self.model))
+        attributes = set(vars(self.model))
         before = {name: part.data for name, part in self.model.named_parameters()}
         for name, part in self.model.named_parameters():
             part.data = self._own[name]
@@ -124,8 +126,8 @@ class SharedBase:
             for name, module in modules.items():
                 parent, _, child = name.rpartition(".")
                 setattr(modules[parent] if parent else self.model, child, module)
-            for note in set(vars(self.model)) - notes:
-                delattr(self.model, note)
+            for added in set(vars(self.model)) - attributes:
+                delattr(self.model, added)
             for name, part in self.model.named_parameters():
                 part.requires_grad_(False)
                 part.data = before[name]

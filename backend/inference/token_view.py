@@ -1,6 +1,6 @@
-"""A look inside: the exact prompt, how likely each token of an answer is, and base against tuned.
+"""View a prompt and an answer token by token with log-probabilities, and compare the tuned model with its base.
 
-The shapes are those of the server's ``token-view`` and ``compare``; see docs/serving.md.
+The dictionaries have the shapes of the server's ``token-view`` and ``compare``; see docs/serving.md.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch import Tensor
 from backend.core import vocabulary
 from backend.errors import InferenceError
 from backend.inference.answer import Answer, Answerer
-from backend.inference.logprobs import Judged, answer_logprobs, divergence, first_difference, judged
+from backend.inference.logprobs import TokenScore, answer_logprobs, divergence, first_difference, token_scores
 from backend.inference.prompting import Prompt, PromptRenderer
 
 MAX_ANSWER_TOKENS = 512
-"""Longest answer that is judged: all its probabilities are held at once, about 100 MB at 50,000 tokens a place."""
+"""Longest answer to view: its log-probabilities are held at once, 100 MB with a vocabulary of 50,000."""
 TOP = 5
-"""Likeliest tokens shown at each place."""
+"""Number of likeliest tokens shown at each position."""
 
 
-def look_inside(
+def view_tokens(
     model: Answerer, prompt: Prompt, *, max_new_tokens: int = 128, **options: Any
 ) -> dict[str, Any]:
-    """The prompt as ``model`` sees it, and its answer token by token. ``options`` are those of ``answers``.
+    """Return the prompt as ``model`` sees it and its answer token by token. ``options`` are those of ``answers``.
 
-    An adapter is held against its base: both answer with the same seed, and both judge what the tuned one said.
-    Raises InferenceError.
+    With an adapter, its base answers too, with the same seed, and both models score the tuned answer. Raises
+    InferenceError.
     """
     if max_new_tokens > MAX_ANSWER_TOKENS:
         raise InferenceError(
@@ -38,44 +38,44 @@ def look_inside(
             code="bad-sampling",
         )
 
-    def speak() -> Answer:
+    def answer() -> Answer:
         return model.answers(prompt, max_new_tokens=max_new_tokens, **options)[0]
 
-    ids, said = model.render(prompt), speak()
-    said_ids = _ids(said)
-    along = answer_logprobs(model.model, ids, said_ids)
-    shown, tuned = shown_prompt(model.renderer, ids), _side(model.renderer, said, along)
+    ids, own = model.render(prompt), answer()
+    own_ids = _ids(own)
+    logprobs = answer_logprobs(model.model, ids, own_ids)
+    shown, tuned = shown_prompt(model.renderer, ids), _side(model.renderer, own, logprobs)
     if not model.has_adapter:
         return {"prompt": shown, "answer": tuned}
     with model.as_base():
-        other = speak()
-        own, base_along = (answer_logprobs(model.model, ids, each) for each in (_ids(other), said_ids))
+        base = answer()
+        of_base, base_logprobs = (answer_logprobs(model.model, ids, each) for each in (_ids(base), own_ids))
     return {
         "prompt": shown,
         "tuned": tuned,
-        "base": _side(model.renderer, other, own),
-        "first_difference": first_difference(said_ids, _ids(other)),
-        **shown_divergence(model.renderer, said_ids, along, base_along),
+        "base": _side(model.renderer, base, of_base),
+        "first_difference": first_difference(own_ids, _ids(base)),
+        **shown_divergence(model.renderer, own_ids, logprobs, base_logprobs),
     }
 
 
-def _ids(said: Answer) -> list[int]:
-    return [token.token_id for token in said.tokens]
+def _ids(answer: Answer) -> list[int]:
+    return [token.token_id for token in answer.tokens]
 
 
-def _side(renderer: PromptRenderer, said: Answer, logprobs: Tensor) -> dict[str, Any]:
-    tokens = shown_tokens(renderer, judged(logprobs, _ids(said), top=TOP))
-    return {"text": said.text, "finish_reason": said.finish, "tokens": tokens}
+def _side(renderer: PromptRenderer, answer: Answer, logprobs: Tensor) -> dict[str, Any]:
+    tokens = shown_tokens(renderer, token_scores(logprobs, _ids(answer), top=TOP))
+    return {"text": answer.text, "finish_reason": answer.finish, "tokens": tokens}
 
 
 def shown_prompt(renderer: PromptRenderer, prompt: Sequence[int]) -> dict[str, Any]:
-    """The prompt as text with its special tokens, and token by token."""
+    """Return the prompt as text, special tokens included, and token by token."""
     text = renderer.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return {"text": text, "tokens": [_token(renderer, token_id) for token_id in prompt]}
 
 
-def shown_tokens(renderer: PromptRenderer, tokens: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Every token of an answer: how likely it was, and what else was."""
+def shown_tokens(renderer: PromptRenderer, tokens: Sequence[TokenScore]) -> list[dict[str, Any]]:
+    """Return each token of an answer with its probability, entropy and likeliest alternatives."""
     return [
         {
             **_token(renderer, each.token_id),
@@ -93,7 +93,7 @@ def shown_tokens(renderer: PromptRenderer, tokens: Sequence[Judged]) -> list[dic
 def shown_divergence(
     renderer: PromptRenderer, ids: Sequence[int], tuned: Tensor, base: Tensor
 ) -> dict[str, Any]:
-    """How far two models part along ``ids``, from their log-probabilities [len(ids), V]."""
+    """Return the KL divergence of two models at each of ``ids``, from their log-probabilities [len(ids), V]."""
     gaps = divergence(tuned, base)
     places = [
         {
@@ -109,12 +109,12 @@ def shown_divergence(
 
 
 def token_text(renderer: PromptRenderer, token_id: int) -> str:
-    """Return one token as text, special tokens by their name."""
+    """Return one token as text, a special token by its name."""
     return vocabulary.token_text(renderer.tokenizer, token_id)
 
 
 def finite(value: float) -> float:
-    """A log-probability that JSON can hold."""
+    """Return ``value``, with -9999 in place of minus infinity, which JSON cannot hold."""
     return value if math.isfinite(value) else -9999.0
 
 

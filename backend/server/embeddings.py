@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from backend.inference.embedding import embed_texts, pieces
+from backend.inference.embedding import batches, embed_texts
 from backend.server.answers import Service
 from backend.server.errors import ApiError
 from backend.server.schemas import EmbeddingRequest
@@ -30,11 +30,11 @@ async def embed(service: Service, request: EmbeddingRequest) -> dict[str, Any]:
             said = f"{param}: It has {len(ids)} tokens, and at most {MAX_TEXT_TOKENS} can be embedded."
             raise ApiError(400, said, code="text_too_long", param=param)
     vectors: dict[int, list[float]] = {}
-    for piece in pieces([len(ids) for ids in rendered], renderer.rope_border):
-        texts = [rendered[place] for place in piece]
+    for batch in batches([len(ids) for ids in rendered], renderer.rope_border):
+        texts = [rendered[place] for place in batch]
         work = service.engine.compute((source, 1.0), partial(embed_texts, texts=texts))
         made = await service.wait(work)
-        vectors |= dict(zip(piece, made, strict=True))
+        vectors |= dict(zip(batch, made, strict=True))
     found = [
         {
             "object": "embedding",

@@ -30,7 +30,7 @@ from backend.inference.answer_text import AnswerText
 from backend.inference.decoding import Decoding, NewToken, Prefill, Sampling
 from backend.inference.model_source import ModelSource
 from backend.inference.prompting import PromptRenderer
-from backend.inference.sampling import Chooser
+from backend.inference.sampling import Sampler
 from backend.server.faults import caught
 from backend.server.hosts import Host, Hosts
 from backend.server.jobs import Failure, Job, Piece, Variant
@@ -259,17 +259,17 @@ class Engine:
 
     def _join(self, host: Host, job: Job, prefill: Prefill) -> None:
         renderer = host.renderer(job.variant[0])
-        choosers = [
-            Chooser(sampling, job.prompt, matcher, renderer.known)
+        samplers = [
+            Sampler(sampling, job.prompt, matcher, renderer.known)
             for sampling, matcher in zip(job.samplings, job.matchers, strict=True)
         ]
-        texts = [AnswerText(renderer.tokenizer, job.stop) for _ in choosers]
+        texts = [AnswerText(renderer.tokenizer, job.stop) for _ in samplers]
         group = host.groups.get(job.variant, [])
-        decoding = next((each for each in group if each.takes_rows), None)
+        decoding = next((each for each in group if each.accepts_rows), None)
         if decoding is None:
             decoding = Decoding(host.shared.model, [], Sampling(), renderer.stop_ids)
             host.groups[job.variant] = [*group, decoding]
-        for choice, row in enumerate(decoding.join(prefill, choosers), job.first):
+        for choice, row in enumerate(decoding.join(prefill, samplers), job.first):
             job.texts[choice] = texts[choice - job.first]
             self._rows[decoding, row] = job, choice
 

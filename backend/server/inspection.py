@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from backend.core.tokenizer import encode_messages, encode_prompt_completion
-from backend.inference.logprobs import answer_logprobs, first_difference, judged
+from backend.inference.logprobs import answer_logprobs, first_difference, token_scores
 from backend.inference.prompting import PromptRenderer
 from backend.inference.token_view import MAX_ANSWER_TOKENS, shown_divergence, shown_prompt, shown_tokens
 from backend.run.root import BASE
@@ -43,7 +43,7 @@ async def token_view(service: Service, request: TokenViewRequest) -> dict[str, A
         "answer": {
             "text": said.text,
             "finish_reason": said.finish,
-            "tokens": shown_tokens(renderer, judged(logprobs, said.ids, top=request.top)),
+            "tokens": shown_tokens(renderer, token_scores(logprobs, said.ids, top=request.top)),
         },
     }
 
@@ -112,5 +112,5 @@ def _given(renderer: PromptRenderer, request: Looked, answer: str, prompt: Seque
 
 
 def _side(name: str, renderer: PromptRenderer, said: _Said, logprobs: Tensor, top: int) -> dict[str, Any]:
-    tokens = shown_tokens(renderer, judged(logprobs, said.ids, top=top))
+    tokens = shown_tokens(renderer, token_scores(logprobs, said.ids, top=top))
     return {"model": name, "text": said.text, "finish_reason": said.finish, "tokens": tokens}

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from backend.inference.decoding import Decoding, NewToken, Prefill, Sampling
-from backend.inference.sampling import Chooser
+from backend.inference.sampling import Sampler
 from tests.backend.core.rows import lively_model
 
 LONG = tuple(range(40, 70))
@@ -151,9 +151,9 @@ def joined(
     said: dict[int, list[int]] = {}
     waiting, step = list(arrivals), 0
     while waiting or decoding.rows:
-        while waiting and waiting[0][0] <= step and decoding.takes_rows:
+        while waiting and waiting[0][0] <= step and decoding.accepts_rows:
             _, prompt, sampling = waiting.pop(0)
-            (row,) = decoding.join(read_whole(prompt, model=model), [Chooser(sampling, prompt)])
+            (row,) = decoding.join(read_whole(prompt, model=model), [Sampler(sampling, prompt)])
             said[row] = []
         for token in decoding.step():
             said[token.row].append(token.token_id)

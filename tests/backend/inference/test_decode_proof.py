@@ -10,7 +10,7 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM, PreTrainedModel
 from backend.errors import ModelError
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling
-from backend.inference.runner import way_of
+from backend.inference.runner import decoding_mode
 from tests.backend.core.decoding import LONG, SIZES, decoder
 from tests.tiny import tiny_model
 
@@ -19,10 +19,10 @@ GOOD = ["llama", "gpt2", "sliding window", "capped scores", "states", "states an
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_what_decodes_rightly_is_taken_the_fastest_way(kind: str) -> None:
-    way = prove_decoding(decoder(kind))
+    mode = prove_decoding(decoder(kind))
 
-    assert (way.together, way.in_pieces) == (True, True)
-    assert way_of(decoder(kind)) == way
+    assert (mode.batched, mode.chunked_prefill) == (True, True)
+    assert decoding_mode(decoder(kind)) == mode
 
 
 def _cache_of_its_own() -> PreTrainedModel:
@@ -74,10 +74,10 @@ def test_rows_are_taken_one_by_one_where_padding_is_not_heeded(monkeypatch: pyte
         ),
     )
 
-    way = prove_decoding(model)
+    mode = prove_decoding(model)
     decoding = Decoding(model, [LONG, LONG[:5]], Sampling(max_new_tokens=1), ())
 
-    assert not way.together
+    assert not mode.batched
     assert len(decoding._runners) == 2
 
 

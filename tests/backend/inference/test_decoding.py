@@ -22,7 +22,7 @@ from backend.inference.decoding import (
     for_inference,
 )
 from backend.inference.runner import MIN_SHARED
-from backend.inference.sampling import Chooser
+from backend.inference.sampling import Sampler
 from backend.training.forward import choose_forward
 from backend.training.tuning import make_trainable
 from tests.backend.core.decoding import (
@@ -231,7 +231,7 @@ def test_rows_of_states_or_two_ropes_leave_and_the_others_do_not_notice(kind: st
 
 
 def test_an_empty_seat_does_not_count_as_a_long_row() -> None:
-    """A row that ended keeps its seat for a while, and would have crossed the border of the rope there."""
+    """A row that ended keeps its slot for a while, and would have crossed the border of the rope there."""
     model = decoder("two ropes")
     prompts, counts = [LONG[: BORDER - 2], (5,), (6, 7), (8, 9, 10)], [1, 6, 6, 6]
 
@@ -249,7 +249,7 @@ def test_several_answers_to_one_prompt_whatever_the_cache(kind: str) -> None:
 
     decoding.join(
         read_whole(PROMPTS[1], model=model),
-        [Chooser(Sampling(max_new_tokens=9), PROMPTS[1]) for _ in range(3)],
+        [Sampler(Sampling(max_new_tokens=9), PROMPTS[1]) for _ in range(3)],
     )
 
     assert ids_of(to_the_end(decoding)) == [reference(PROMPTS[1], 9, model=model)] * 3
@@ -266,7 +266,7 @@ def test_a_row_that_cannot_join_leaves_the_others_as_they_were(
 
     monkeypatch.setattr(kv_cache, "_extended", _fails_the_second_time(kv_cache._extended))
     with pytest.raises(MemoryError):
-        decoding.join(prefill, [Chooser(Sampling(), LONG)])
+        decoding.join(prefill, [Sampler(Sampling(), LONG)])
     said += [decoding.step() for _ in range(8)]
 
     assert [[token.token_id for token in row] for row in zip(*said, strict=True)] == [
@@ -315,10 +315,10 @@ def test_whoever_comes_and_goes_a_row_says_the_same(
 
 def test_one_prompt_is_read_once_for_several_answers() -> None:
     decoding = Decoding(decoder(), [], Sampling(), ())
-    decoding.join(read_whole(PROMPTS[1]), [Chooser(Sampling(max_new_tokens=6), PROMPTS[1])])
+    decoding.join(read_whole(PROMPTS[1]), [Sampler(Sampling(max_new_tokens=6), PROMPTS[1])])
     decoding.step()
 
-    rows = decoding.join(read_whole(LONG), [Chooser(Sampling(max_new_tokens=6), LONG) for _ in range(3)])
+    rows = decoding.join(read_whole(LONG), [Sampler(Sampling(max_new_tokens=6), LONG) for _ in range(3)])
     said = {row: [] for row in rows}
     for token in [token for _ in range(6) for token in decoding.step() if token.row in said]:
         said[token.row].append(token.token_id)
@@ -329,7 +329,7 @@ def test_one_prompt_is_read_once_for_several_answers() -> None:
 def test_what_the_longest_row_needed_is_forgotten_when_it_leaves() -> None:
     decoding = Decoding(decoder(), [], Sampling(), ())
     for prompt, count in ((range(3, 203), 1), ((5, 6), 9), ((7, 8, 9), 9)):
-        decoding.join(read_whole(list(prompt), 50), [Chooser(Sampling(max_new_tokens=count), [])])
+        decoding.join(read_whole(list(prompt), 50), [Sampler(Sampling(max_new_tokens=count), [])])
         decoding.step()
 
     (runner,) = decoding._runners
@@ -351,10 +351,10 @@ def test_a_prompt_is_read_in_pieces() -> None:
 
 def test_nobody_joins_rows_that_have_not_begun() -> None:
     decoding = Decoding(decoder(), PROMPTS, Sampling(max_new_tokens=3), ())
-    before = decoding.takes_rows
+    before = decoding.accepts_rows
     decoding.step()
 
-    assert (before, decoding.takes_rows) == (False, True)
+    assert (before, decoding.accepts_rows) == (False, True)
 
 
 def test_rows_of_one_call_may_want_different_things() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.inference.embedding import PIECE_TOKENS, embed_texts, pieces
+from backend.inference.embedding import BATCH_TOKENS, batches, embed_texts
 from tests.backend.core.decoding import LONG, PROMPTS, decoder
 from tests.tiny import Architecture, tiny_model
 
@@ -39,17 +39,17 @@ def test_texts_of_both_sides_of_a_rope_border_are_read_apart() -> None:
     model, texts = decoder("two ropes"), [LONG[:5], LONG]
     apart = [embed_texts(model, [text])[0] for text in texts]
 
-    read = [embed_texts(model, [texts[number] for number in piece]) for piece in pieces([5, len(LONG)], 16)]
+    read = [embed_texts(model, [texts[number] for number in batch]) for batch in batches([5, len(LONG)], 16)]
 
     assert torch.equal(torch.tensor([vector for each in read for vector in each]), torch.tensor(apart))
 
 
-@given(st.lists(st.integers(1, 2 * PIECE_TOKENS), max_size=40), st.none() | st.integers(1, 300))
+@given(st.lists(st.integers(1, 2 * BATCH_TOKENS), max_size=40), st.none() | st.integers(1, 300))
 def test_every_text_is_in_one_piece_and_no_piece_is_large(lengths: list[int], border: int | None) -> None:
-    found = list(pieces(lengths, border))
+    found = list(batches(lengths, border))
 
-    assert sorted(number for piece in found for number in piece) == list(range(len(lengths)))
-    widths = [(len(piece), max(lengths[number] for number in piece)) for piece in found]
-    assert all(count == 1 or count * width <= PIECE_TOKENS for count, width in widths)
-    sides = [{border is not None and lengths[number] > border for number in piece} for piece in found]
+    assert sorted(number for batch in found for number in batch) == list(range(len(lengths)))
+    widths = [(len(batch), max(lengths[number] for number in batch)) for batch in found]
+    assert all(count == 1 or count * width <= BATCH_TOKENS for count, width in widths)
+    sides = [{border is not None and lengths[number] > border for number in batch} for batch in found]
     assert all(len(side) == 1 for side in sides)

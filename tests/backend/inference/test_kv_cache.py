@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache, MistralConfig
 from transformers.cache_utils import DynamicLayer
 
-from backend.inference.kv_cache import ROOM, RoomyLayer, choose_rows, extend, new_cache, takes_rows
+from backend.inference.kv_cache import MIN_SPARE, GrowingLayer, accepts_rows, extend, new_cache, select_rows
 from tests.tiny import tiny_model
 
-Layers = tuple[RoomyLayer, DynamicLayer]
+Layers = tuple[GrowingLayer, DynamicLayer]
 
 
 def _states(rows: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def _append(layers: Layers, length: int, seed: int) -> None:
 
 
 def _filled(*lengths: int) -> Layers:
-    layers = RoomyLayer(), DynamicLayer()
+    layers = GrowingLayer(), DynamicLayer()
     for seed, length in enumerate(lengths):
         _append(layers, length, seed)
     return layers
@@ -82,7 +82,7 @@ def test_after_a_change_of_rows_or_length_it_goes_on_rightly(
 
 
 def test_one_token_at_a_time_is_written_in_place() -> None:
-    layer = RoomyLayer()
+    layer = GrowingLayer()
     layer.update(*_states(3, 10, 0))
     places = [layer.update(*_states(3, 1, seed))[0].data_ptr() for seed in range(1, 200)]
 
@@ -92,14 +92,14 @@ def test_one_token_at_a_time_is_written_in_place() -> None:
 
 
 def test_room_grows_by_half_and_by_a_block_at_least() -> None:
-    layer = RoomyLayer()
+    layer = GrowingLayer()
     layer.update(*_states(1, 4, 0))
-    small = layer._rooms[0].shape[-2]
+    small = layer._buffers[0].shape[-2]
 
     layer.update(*_states(1, 1000, 1))
 
-    assert small == 4 + ROOM
-    assert layer._rooms[0].shape[-2] == 1004 + 502
+    assert small == 4 + MIN_SPARE
+    assert layer._buffers[0].shape[-2] == 1004 + 502
 
 
 def test_only_layers_that_keep_everything_get_room() -> None:
@@ -108,24 +108,24 @@ def test_only_layers_that_keep_everything_get_room() -> None:
     plain = new_cache(tiny_model().config)
     sliding = new_cache(MistralConfig(**sizes, sliding_window=8))
 
-    assert [type(layer) for layer in plain.layers] == [RoomyLayer, RoomyLayer]
-    assert not [layer for layer in sliding.layers if isinstance(layer, RoomyLayer)]
+    assert [type(layer) for layer in plain.layers] == [GrowingLayer, GrowingLayer]
+    assert not [layer for layer in sliding.layers if isinstance(layer, GrowingLayer)]
     assert isinstance(sliding, DynamicCache)
 
 
-def _cache_of(*layers: RoomyLayer) -> DynamicCache:
+def _cache_of(*layers: GrowingLayer) -> DynamicCache:
     cache = DynamicCache()
     cache.layers = list(layers)
     return cache
 
 
 def test_a_row_takes_a_seat_with_its_end_at_the_right_edge() -> None:
-    layer, guest = RoomyLayer(), RoomyLayer()
+    layer, guest = GrowingLayer(), GrowingLayer()
     layer.update(*_states(2, 4, 0))
     keys, values = guest.update(*_states(1, 6, 1))
     before = layer.keys.clone()
 
-    extend(_cache_of(layer), seats=1, columns=2)
+    extend(_cache_of(layer), slots=1, columns=2)
     layer.write(2, guest)
 
     assert torch.equal(layer.keys[2], keys[0])
@@ -135,11 +135,11 @@ def test_a_row_takes_a_seat_with_its_end_at_the_right_edge() -> None:
 
 
 def test_a_cache_that_cannot_be_extended_is_as_it_was() -> None:
-    layers = [RoomyLayer(), RoomyLayer()]
+    layers = [GrowingLayer(), GrowingLayer()]
     layers[0].update(*_states(2, 4, 0))
 
     with pytest.raises(AttributeError):
-        extend(_cache_of(*layers), seats=1, columns=2)  # the second layer holds nothing to be extended
+        extend(_cache_of(*layers), slots=1, columns=2)  # the second layer holds nothing to be extended
 
     assert layers[0].keys.shape == (2, 2, 4, 3)
 
@@ -150,14 +150,14 @@ def test_rows_are_chosen_in_any_order_and_number(index: list[int]) -> None:
     wanted = torch.tensor(index)
     keys = layers[0].keys[wanted]
 
-    choose_rows(_cache_of(layers[0]), wanted)
+    select_rows(_cache_of(layers[0]), wanted)
     layers[0].update(*_states(len(index), 1, 7))
 
     assert torch.equal(layers[0].keys[:, :, :6], keys)
 
 
 def test_columns_are_dropped_on_the_left_and_it_goes_on_in_place() -> None:
-    layer = RoomyLayer()
+    layer = GrowingLayer()
     layer.update(*_states(2, 4, 0))
     layer.update(*_states(2, 1, 1))
     before, place = layer.keys.clone(), layer.keys[:, :, 3:].data_ptr()
@@ -173,5 +173,5 @@ def test_columns_are_dropped_on_the_left_and_it_goes_on_in_place() -> None:
 def test_only_a_cache_that_forgets_nothing_takes_rows() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 
-    assert takes_rows(new_cache(tiny_model().config))
-    assert not takes_rows(new_cache(MistralConfig(**sizes, sliding_window=8)))
+    assert accepts_rows(new_cache(tiny_model().config))
+    assert not accepts_rows(new_cache(MistralConfig(**sizes, sliding_window=8)))

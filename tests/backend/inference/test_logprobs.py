@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.inference.logprobs import answer_logprobs, divergence, first_difference, judged
+from backend.inference.logprobs import answer_logprobs, divergence, first_difference, token_scores
 from tests.tiny import tiny_model
 
 PROMPT, ANSWER = [5, 6, 7, 8], [9, 300, 2]
@@ -28,7 +28,7 @@ def test_probabilities_are_the_models_own_at_each_place() -> None:
 def test_each_token_is_judged_where_it_stands() -> None:
     logprobs = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).log()
 
-    first, second = judged(logprobs, [1, 2], top=2)
+    first, second = token_scores(logprobs, [1, 2], top=2)
 
     assert first.logprob == pytest.approx(math.log(0.25))
     assert first.entropy == pytest.approx(1.5 * math.log(2))
@@ -37,11 +37,11 @@ def test_each_token_is_judged_where_it_stands() -> None:
 
 
 def test_none_of_the_likeliest_may_be_wanted() -> None:
-    assert [each.top for each in judged(torch.zeros(2, 3).log_softmax(-1), [0, 1], top=0)] == [(), ()]
+    assert [each.top for each in token_scores(torch.zeros(2, 3).log_softmax(-1), [0, 1], top=0)] == [(), ()]
 
 
 def test_certainty_has_no_entropy() -> None:
-    (one,) = judged(torch.tensor([[0.0, -torch.inf]]), [0], top=1)
+    (one,) = token_scores(torch.tensor([[0.0, -torch.inf]]), [0], top=1)
 
     assert one.entropy == 0
 

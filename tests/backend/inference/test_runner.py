@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import pytest
 
-from backend.inference.runner import Way, way_of
+from backend.inference.runner import DecodingMode, decoding_mode
 from backend.training.tuning import make_trainable
 from tests.backend.core.decoding import BORDER, decoder
 from tests.backend.core.rows import LORA, lively_model
 
 
 @pytest.mark.parametrize(
-    ("kind", "cache", "in_pieces", "border"),
+    ("kind", "cache", "chunked_prefill", "rope_border"),
     [
         ("llama", "past_key_values", True, None),
         ("states", "cache_params", False, None),
         ("two ropes", "past_key_values", True, BORDER),
     ],
 )
-def test_the_way_is_read_off_the_model(kind: str, cache: str, in_pieces: bool, border: int | None) -> None:
-    way = Way(cache, together=True, in_pieces=in_pieces, border=border)
+def test_the_mode_is_read_off_the_model(
+    kind: str, cache: str, chunked_prefill: bool, rope_border: int | None
+) -> None:
+    mode = DecodingMode(cache, batched=True, chunked_prefill=chunked_prefill, rope_border=rope_border)
 
-    assert way == _unproved(kind)
+    assert mode == _unproved(kind)
 
 
-def _unproved(kind: str) -> Way:
-    return way_of(type(decoder(kind))(decoder(kind).config))
+def _unproved(kind: str) -> DecodingMode:
+    return decoding_mode(type(decoder(kind))(decoder(kind).config))
 
 
 def test_an_adapter_is_decoded_as_its_base() -> None:
     model = lively_model("llama")
     tuned = make_trainable(lively_model("llama"), LORA, seed=0)
 
-    assert way_of(tuned) == way_of(model)
+    assert decoding_mode(tuned) == decoding_mode(model)
 
 
 @pytest.mark.parametrize(
-    ("together", "in_pieces", "length", "at_once"),
+    ("together", "chunked_prefill", "length", "one_pass"),
     [
         (True, True, 16, False),
         (True, True, 17, True),
@@ -44,5 +46,8 @@ def test_an_adapter_is_decoded_as_its_base() -> None:
         (False, True, 5, True),
     ],
 )
-def test_what_is_read_in_one_go(together: bool, in_pieces: bool, length: int, at_once: bool) -> None:
-    assert Way("past_key_values", together, in_pieces, border=16).read_at_once(length) is at_once
+def test_what_is_read_in_one_go(together: bool, chunked_prefill: bool, length: int, one_pass: bool) -> None:
+    assert (
+        DecodingMode("past_key_values", together, chunked_prefill, rope_border=16).needs_one_pass(length)
+        is one_pass
+    )

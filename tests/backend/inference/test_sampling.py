@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from backend.errors import InferenceError
-from backend.inference.sampling import LIKELIEST, Chooser, Sampling, _cut, draw
+from backend.inference.sampling import LIKELIEST, Sampler, Sampling, _cut, draw
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, -1.0, -2.0])
 
@@ -46,35 +46,35 @@ class Only:
 def test_penalties_turn_the_choice_away_from_what_was_said(
     penalties: dict[str, float], expected: list[int]
 ) -> None:
-    chooser = Chooser(Sampling(**penalties), [9, 9])
+    sampler = Sampler(Sampling(**penalties), [9, 9])
 
-    assert [chooser.choose(LOGITS).token_id for _ in range(5)] == expected
+    assert [sampler.choose(LOGITS).token_id for _ in range(5)] == expected
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-9])
 @pytest.mark.parametrize("cut", [{}, {"top_k": 3}, {"top_p": 0.5}, {"top_p": 5e-324}], ids=str)
 def test_a_tiny_temperature_draws_the_likeliest(temperature: float, cut: dict[str, Any]) -> None:
-    chooser = Chooser(Sampling(temperature=temperature, **cut), [])
+    sampler = Sampler(Sampling(temperature=temperature, **cut), [])
 
-    assert {chooser.choose(LOGITS.flip(0)).token_id for _ in range(9)} == {4}
+    assert {sampler.choose(LOGITS.flip(0)).token_id for _ in range(9)} == {4}
 
 
 def test_only_the_repetition_penalty_looks_at_the_prompt() -> None:
-    assert Chooser(Sampling(repetition_penalty=4.0), [0]).choose(LOGITS).token_id == 1
-    assert Chooser(Sampling(presence_penalty=2.0, frequency_penalty=2.0), [0]).choose(LOGITS).token_id == 0
+    assert Sampler(Sampling(repetition_penalty=4.0), [0]).choose(LOGITS).token_id == 1
+    assert Sampler(Sampling(presence_penalty=2.0, frequency_penalty=2.0), [0]).choose(LOGITS).token_id == 0
 
 
 def test_a_repetition_penalty_makes_an_unlikely_token_less_likely_too() -> None:
-    chooser = Chooser(Sampling(repetition_penalty=4.0), [0])
+    sampler = Sampler(Sampling(repetition_penalty=4.0), [0])
 
-    assert chooser.choose(torch.tensor([-1.0, -2.0])).token_id == 1
+    assert sampler.choose(torch.tensor([-1.0, -2.0])).token_id == 1
 
 
 def test_logprobs_are_the_models_own_whatever_is_done_to_the_choice() -> None:
     own = LOGITS.log_softmax(-1).tolist()
     sampling = Sampling(temperature=3.0, presence_penalty=2.0, top_logprobs=2)
 
-    chosen = [Chooser(sampling, [0], Only(3)).choose(LOGITS) for _ in range(2)][1]
+    chosen = [Sampler(sampling, [0], Only(3)).choose(LOGITS) for _ in range(2)][1]
 
     assert chosen.token_id == 3
     assert chosen.logprob == pytest.approx(own[3])
@@ -83,15 +83,15 @@ def test_logprobs_are_the_models_own_whatever_is_done_to_the_choice() -> None:
 
 
 def test_no_more_alternatives_than_tokens() -> None:
-    assert len(Chooser(Sampling(top_logprobs=20), []).choose(LOGITS).top) == 5
+    assert len(Sampler(Sampling(top_logprobs=20), []).choose(LOGITS).top) == 5
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_matcher_has_the_last_word_and_hears_what_came(temperature: float) -> None:
     matcher = Only(2, 4)
-    chooser = Chooser(Sampling(temperature=temperature, presence_penalty=-2.0), [1], matcher)
+    sampler = Sampler(Sampling(temperature=temperature, presence_penalty=-2.0), [1], matcher)
 
-    came = [chooser.choose(LOGITS).token_id for _ in range(20)]
+    came = [sampler.choose(LOGITS).token_id for _ in range(20)]
 
     assert matcher.came == came
     assert set(came) <= {2, 4}
@@ -175,11 +175,11 @@ def test_of_many_equal_tokens_top_p_is_a_share_of_what_top_k_left() -> None:
 def test_a_prompt_and_a_seed_give_the_same_tokens_in_every_version() -> None:
     """Written down once: a change here changes what everybody's seeds give."""
     logits = torch.tensor([(token * 37 % 64) / 8 for token in range(64)])
-    choosers = [
-        Chooser(Sampling(temperature=1.0, seed=seed, top_k=40, top_p=0.9), [1, 2, 3]) for seed in (0, 7)
+    samplers = [
+        Sampler(Sampling(temperature=1.0, seed=seed, top_k=40, top_p=0.9), [1, 2, 3]) for seed in (0, 7)
     ]
 
-    assert [[chooser.choose(logits).token_id for _ in range(8)] for chooser in choosers] == GOLDEN
+    assert [[sampler.choose(logits).token_id for _ in range(8)] for sampler in samplers] == GOLDEN
 
 
 GOLDEN = [[19, 57, 62, 38, 62, 5, 38, 12], [19, 19, 17, 31, 62, 19, 43, 31]]
@@ -191,9 +191,9 @@ def test_ids_that_stand_for_no_token_are_neither_drawn_nor_shown(
     temperature: float, matcher: Only | None
 ) -> None:
     known = torch.tensor([False, True, True, False, True])
-    chooser = Chooser(Sampling(temperature=temperature, top_logprobs=5), [], matcher, known)
+    sampler = Sampler(Sampling(temperature=temperature, top_logprobs=5), [], matcher, known)
 
-    chosen = [chooser.choose(LOGITS) for _ in range(40)]
+    chosen = [sampler.choose(LOGITS) for _ in range(40)]
 
     assert {choice.token_id for choice in chosen} <= {1, 2, 4}
     assert [token for token, _ in chosen[0].top] == [1, 2, 4]
@@ -202,7 +202,7 @@ def test_ids_that_stand_for_no_token_are_neither_drawn_nor_shown(
 
 def test_a_form_that_only_tokens_of_another_model_fit_is_said() -> None:
     with pytest.raises(InferenceError) as caught:
-        Chooser(Sampling(), [], Only(99)).choose(LOGITS)
+        Sampler(Sampling(), [], Only(99)).choose(LOGITS)
 
     assert caught.value.code == "bad-constraint"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backend.errors import InferenceError
-from backend.inference.token_view import MAX_ANSWER_TOKENS, TOP, finite, look_inside, token_text
+from backend.inference.token_view import MAX_ANSWER_TOKENS, TOP, finite, token_text, view_tokens
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
 
@@ -23,7 +23,7 @@ def model(trained: RunDir) -> Iterator[Inferencer]:
 
 @pytest.fixture(scope="module")
 def look(model: Inferencer) -> dict[str, Any]:
-    return look_inside(model, "food pork", max_new_tokens=6)
+    return view_tokens(model, "food pork", max_new_tokens=6)
 
 
 def test_the_prompt_is_what_the_model_reads(model: Inferencer, look: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def test_both_answer_as_they_would_alone(model: Inferencer, trained: RunDir, loo
     assert look["tuned"]["text"] == model.infer("food pork") == "meat"
     with Inferencer(trained, base=True) as base:
         assert look["base"]["text"] == base.infer("food pork", max_new_tokens=6)
-        assert "answer" in look_inside(base, "food pork", max_new_tokens=2)
+        assert "answer" in view_tokens(base, "food pork", max_new_tokens=2)
     assert look["first_difference"] == 0
     places = look["divergence"]
     assert [place["tuned_logprob"] for place in places] == [t["logprob"] for t in look["tuned"]["tokens"]]
@@ -65,7 +65,7 @@ def test_the_adapter_is_back_afterwards(model: Inferencer) -> None:
 
 def test_an_answer_too_long_to_be_held_is_refused(model: Inferencer) -> None:
     with pytest.raises(InferenceError) as caught:
-        look_inside(model, "a", max_new_tokens=MAX_ANSWER_TOKENS + 1)
+        view_tokens(model, "a", max_new_tokens=MAX_ANSWER_TOKENS + 1)
     assert caught.value.code == "bad-sampling"
 
 

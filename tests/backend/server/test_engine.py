@@ -22,7 +22,7 @@ from backend.inference import shared_base
 from backend.inference.answer_text import AnswerText
 from backend.inference.decoding import Decoding, Prefill, Sampling
 from backend.inference.model_source import ModelSource, find_model
-from backend.inference.sampling import Chooser
+from backend.inference.sampling import Sampler
 from backend.inference.shared_base import SharedBase
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
@@ -256,7 +256,7 @@ STAGES: dict[str, tuple[Any, str, Callable[[Engine, Job], Callable[..., bool]]]]
     "prefill": (Prefill, "advance", lambda _, job: lambda prefill, _: prefill.prompt == job.prompt),
     "join": (Decoding, "join", lambda _, job: lambda _self, prefill, _: prefill.prompt == job.prompt),
     "step": (Decoding, "step", lambda engine, job: lambda self: job in engine._jobs_in(self)),
-    "chooser": (Chooser, "choose", lambda _, job: lambda chooser, _: chooser.sampling == job.samplings[0]),
+    "sampler": (Sampler, "choose", lambda _, job: lambda sampler, _: sampler.sampling == job.samplings[0]),
     "text": (AnswerText, "push", lambda _, job: lambda text, _: text in job.texts.values()),
 }
 
@@ -287,7 +287,7 @@ def test_a_request_that_fails_at_any_stage_is_told_and_harms_no_other(
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("stage", ["begin", "prefill", "join", "chooser", "text"])
+@pytest.mark.parametrize("stage", ["begin", "prefill", "join", "sampler", "text"])
 def test_nor_those_that_are_decoded_in_the_same_batch(
     make: Callable[..., Engine],
     trained: RunDir,
