@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -24,6 +25,16 @@ TUNINGS: Mapping[str, Tuning] = {
     "full": Tuning(result="model", trains_all=True, rate_at_576=2e-4),
 }
 """By ``tuning.method``; a test holds its keys against the choices of the configuration."""
+
+
+def is_target(name: str, targets: str | Sequence[str]) -> bool:
+    """Return whether peft's ``target_modules`` match the module ``name``; ``all-linear`` is no name."""
+    if isinstance(targets, str):
+        try:
+            return re.fullmatch(targets, name) is not None
+        except re.error:
+            return False
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def default_learning_rate(method: str, width: int) -> float:

@@ -20,8 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from backend.core.fused_lora import fuse_lora, run_experts_in_turn
 from backend.core.model_loader import load_skeleton
 from backend.errors import ModelError
-from backend.manager.planning.model_shape import is_target
 from backend.run.config import TuningConfig
+from backend.run.methods import is_target
 from backend.training.reach import Reach, fixed_parameters, reach_of_text
 from backend.utils.warning_utils import unwarned
 

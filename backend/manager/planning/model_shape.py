@@ -6,12 +6,13 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.errors import ModelError
+from backend.run.methods import is_target
 from backend.utils.file_utils import DamagedFileError, read_json_object
 
 MAX_HEADER_BYTES = 100_000_000
@@ -50,16 +51,6 @@ class ModelShape:
         return sum(
             rank * (one.inputs + one.outputs) for one in self.linears if every or is_target(one.name, targets)
         )
-
-
-def is_target(name: str, targets: str | Sequence[str]) -> bool:
-    """Whether the module ``name`` is meant, by the rule of peft's ``target_modules``; ``all-linear`` is no name."""
-    if isinstance(targets, str):
-        try:
-            return re.fullmatch(targets, name) is not None
-        except re.error:
-            return False
-    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def read_shape(folder: Path) -> ModelShape:

@@ -8,7 +8,7 @@ import pytest
 
 from backend.run.config import TuningConfig
 from backend.run.files import RunFiles
-from backend.run.methods import TUNINGS, default_learning_rate
+from backend.run.methods import TUNINGS, default_learning_rate, is_target
 
 
 def test_every_choice_has_its_record() -> None:
@@ -36,3 +36,22 @@ def test_the_usual_rate_is_the_measured_one_and_falls_with_width() -> None:
         rates = [default_learning_rate(method, width) for width in (64, 576, 1024, 4096, 16384)]
         assert rates == sorted(rates, reverse=True)
         assert len(set(rates)) == len(rates)
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (["q_proj"], True),
+        (["layers.0.attn.q_proj"], True),
+        (["proj"], False),
+        ([], False),
+        (r".*\.q_proj", True),
+        ("q_proj", False),
+        ("all-linear", False),
+        ("(", False),
+    ],
+)
+def test_targets_match_the_end_of_a_name_or_a_pattern_the_whole(
+    targets: str | list[str], found: bool
+) -> None:
+    assert is_target("layers.0.attn.q_proj", targets) is found
