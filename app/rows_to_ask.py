@@ -30,12 +30,17 @@ def read_prompts(name: str, content: bytes) -> list[Conversation]:
 
 
 def _lines(_: str, text: str) -> list[Conversation]:
-    return [_question(line) for line in text.splitlines() if line.strip()]
+    return [_question(line) for line in _split(text) if line.strip()]
+
+
+def _split(text: str) -> list[str]:
+    """The lines of a file; a line separator of Unicode inside a text ends none, as ``str.splitlines`` has it."""
+    return io.StringIO(text, newline=None).read().split("\n")
 
 
 def _jsonl(name: str, text: str) -> list[Conversation]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_split(text), 1):
         if line.strip():
             try:
                 rows.append(_conversation(json.loads(line)))

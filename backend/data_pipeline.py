@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.dataset import EncodedRows, encode
 from backend.core.encoding.examples import Question
-from backend.core.encoding.row import prompt_and_answer, read_tools
+from backend.core.encoding.row import single_exchange
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion
 from backend.data.augmentation import oversample
 from backend.data.dataset import Dataset
@@ -110,14 +110,14 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
     """Rows as questions: everything before the last answer is the prompt. Rows without one are left out."""
     found: list[Question] = []
     for row in rows:
-        if row.text is not None or len(row.messages) < 2 or row.messages[-1]["role"] != "assistant":
+        asked, answer = row.prompt_and_answer() or ("", "")
+        if isinstance(asked, str) or not asked or len(asked) == len(row.messages):
             continue
-        asked, answer = list(row.messages[:-1]), str(row.messages[-1]["content"])
         if tokenizer.chat_template is None:
-            whole = encode_prompt_completion(tokenizer, *prompt_and_answer(row))
+            whole = encode_prompt_completion(tokenizer, *single_exchange(row))
             ids = whole.input_ids[: whole.trained.index(True)]
         else:
-            ids = encode_prompt(tokenizer, asked, tools=read_tools(row))
+            ids = encode_prompt(tokenizer, asked, tools=row.tool_list())
         found.append(Question(row.place, str(asked[-1]["content"]), tuple(ids), answer))
     return found
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend import data_pipeline
-from backend.core.encoding.row import read_tools
 from backend.core.tokenizer import decode, encode_prompt
 from backend.data.records import Row
 from backend.errors import DataError, ExportError, ModelError
@@ -170,16 +169,18 @@ def _long_row(model: PreTrainedModel | PeftModel, rows: Sequence[PanelRow]) -> L
 
 def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
     """A row as a question, or None where it asks none."""
-    messages = list(row.messages)
-    expected = str(messages.pop()["content"]) if messages and messages[-1]["role"] == "assistant" else ""
-    text = row.text if row.text is not None else str(messages[0]["content"]) if len(messages) == 1 else None
-    tools = read_tools(row)
+    prompt, expected = row.prompt_and_answer() or ("", "")
+    if not prompt:
+        return None
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    text = str(messages[0]["content"]) if len(messages) == 1 else None
+    tools = row.tool_list()
     try:
         if tokenizer.chat_template is None:
             ids = text_ids(tokenizer, text) if text else []
             return PanelRow(row.place, None, text, None, expected, ids)
-        asked = messages or [{"role": "user", "content": row.text}]
-        return PanelRow(row.place, asked, None, tools, expected, encode_prompt(tokenizer, asked, tools=tools))
+        ids = encode_prompt(tokenizer, messages, tools=tools)
+        return PanelRow(row.place, messages, None, tools, expected, ids)
     except (DataError, ModelError):
         return None
 

@@ -31,6 +31,12 @@ def test_every_form_asks_the_same(name: str, content: bytes) -> None:
     assert read_prompts(name, content) == ASKED
 
 
+def test_a_line_ends_where_the_back_end_ends_it() -> None:
+    line = '{"prompt": "one\u2028two\x85three"}'
+    assert read_prompts("p.jsonl", f"{line}\r\n{line}\n".encode())[1][0]["content"] == "one\u2028two\x85three"
+    assert len(read_prompts("p.txt", "one\u2028two\x0cthree\rfour".encode())) == 2
+
+
 def test_a_conversation_keeps_its_turns() -> None:
     line = b'{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]}'
     assert [each["role"] for each in read_prompts("p.jsonl", line)[0]] == ["system", "user"]

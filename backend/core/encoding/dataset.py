@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.encoding.examples import Example, require_fit
+from backend.core.encoding.examples import Example, fate_of, require_fit, teaches
 from backend.core.encoding.row import encode_each
 from backend.core.encoding.token_cache import Tokens, TokenTable, key_of, load_cached, write_through
 from backend.data.records import Row
@@ -150,14 +150,13 @@ class EncodedRows(Sequence[Example]):
             require_fit(self[first : self._looked_at], *self._limits)
 
     def _truncate(self, row: Row, ids: np.ndarray, trained: np.ndarray) -> bool:
-        """Whether anything of a row that is too long is trained on; it is noted as cut or dropped."""
-        limit = self._data.max_length
-        if self._data.truncation == "error":
-            self._long.append((row.place, len(ids), bool(trained[1:limit].any())))
+        """Note what becomes of a row that is too long; return whether it stays among the examples."""
+        fate = fate_of(trained, self._data)
+        if fate == "too-long":
+            self._long.append((row.place, len(ids), teaches(trained[: self._data.max_length])))
             return True
-        stays = self._data.truncation == "cut" and bool(trained[1:limit].any())
-        (self.cut if stays else self.dropped).append(row.place)
-        return stays
+        (self.cut if fate == "cut" else self.dropped).append(row.place)
+        return fate == "cut"
 
     def _example(self, number: int, row: Row) -> Example:
         limit = self._data.max_length

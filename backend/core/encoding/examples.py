@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from backend.errors import DataError
+from backend.run.config import DataConfig
+
+Fate = Literal["whole", "cut", "dropped", "too-long", "untrained"]
+"""What becomes of a row: all of it is trained on, its beginning, or nothing; or training does not begin."""
+
+
+def teaches(trained: Sequence[bool] | np.ndarray) -> bool:
+    """Return whether a mask leaves a token to learn; the first is none, as nothing stands before it."""
+    after = trained[1:]
+    return bool(after.any()) if isinstance(after, np.ndarray) else any(after)
+
+
+def fate_of(trained: Sequence[bool] | np.ndarray, data: DataConfig) -> Fate:
+    """Return what ``data.max_length`` and ``data.truncation`` make of a row with this mask."""
+    if not teaches(trained):
+        return "untrained"
+    if len(trained) <= data.max_length:
+        return "whole"
+    if data.truncation == "error":
+        return "too-long"
+    return "cut" if data.truncation == "cut" and teaches(trained[: data.max_length]) else "dropped"
 
 
 @dataclass(frozen=True)
@@ -25,7 +47,7 @@ class Example:
                 remedy="Report this row: ids and mask must have one length.",
                 code="bad-mask",
             )
-        if not self.trained[1:].any():
+        if not teaches(self.trained):
             raise DataError(
                 f"{self.row} has no token to learn: its answer is empty or cut off.",
                 remedy="Give the row an answer, or raise data.max_length.",

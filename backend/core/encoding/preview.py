@@ -8,7 +8,8 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.encoding.row import encode_row, read_tools
+from backend.core.encoding import examples
+from backend.core.encoding.row import encode_row
 from backend.core.encoding.template_faults import template_warnings
 from backend.core.templates.answer_spans import render_answers
 from backend.core.templates.probe import Chat, printed
@@ -173,17 +174,15 @@ def preview_row(
 
 def _fate(encoded: Encoded, data: DataConfig) -> tuple[Fate, str]:
     """What becomes of a row, as ``data_pipeline.encode`` decides it, and why when that is not the whole row."""
-    length, limit = len(encoded.input_ids), data.max_length
-    if not any(encoded.trained[1:]):
-        return "refused", "It has no token to learn: its answer is empty."
-    if length <= limit:
-        return "whole", ""
-    too_long = f"It has {length:,} tokens and data.max_length is {limit:,}"
-    if data.truncation == "error":
-        return "refused", f"{too_long}, so a run would stop here."
-    if data.truncation == "drop" or not any(encoded.trained[1:limit]):
-        return "dropped", f"{too_long}, so it is left out."
-    return "cut", f"{too_long}: the end is cut off."
+    too_long = f"It has {len(encoded.input_ids):,} tokens and data.max_length is {data.max_length:,}"
+    words: dict[examples.Fate, tuple[Fate, str]] = {
+        "untrained": ("refused", "It has no token to learn: its answer is empty."),
+        "whole": ("whole", ""),
+        "too-long": ("refused", f"{too_long}, so a run would stop here."),
+        "dropped": ("dropped", f"{too_long}, so it is left out."),
+        "cut": ("cut", f"{too_long}: the end is cut off."),
+    }
+    return words[examples.fate_of(encoded.trained, data)]
 
 
 def _measure(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> _Measure:
@@ -239,15 +238,15 @@ def _epoch(dataset: Dataset, measures: Sequence[_Measure], rows_per_step: int) -
 
 def _pieces(row: Row, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
     """Return for each token the text it covers and whether the template put it there."""
-    if row.input_ids:
+    if row.kind == "tokens":
         return [(tokenizer.decode([token], skip_special_tokens=False), False) for token in row.input_ids]
-    if row.segments:
+    if row.kind == "segments":
         return [(piece, False) for text, _ in row.segments for piece in _token_texts(text, tokenizer)]
     if row.text is not None:
         return _framed([row.text], encoded, tokenizer)
     if tokenizer.chat_template is None:
         return _framed([str(message["content"]) for message in row.messages], encoded, tokenizer)
-    text = render_answers(tokenizer, row.messages, tools=read_tools(row)).text
+    text = render_answers(tokenizer, row.messages, tools=row.tool_list()).text
     offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
     own = _content_spans(text, row, tokenizer)
     return [
@@ -287,7 +286,7 @@ def _content_spans(text: str, row: Row, tokenizer: PreTrainedTokenizerBase) -> l
     Each content is rendered once more as a mark, which shows where the template prints it. Where the template prints
     something else around such a mark, the content is looked for behind those before it.
     """
-    tools = read_tools(row)
+    tools = row.tool_list()
     chat = Chat(tokenizer, row.messages, tools, render(tokenizer, row.messages, tools=tools), frozenset())
     spans: list[Span] = []
     for index, message in enumerate(row.messages):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from backend.core.encoding.examples import teaches
 from backend.core.tokenizer import (
     Encoded,
     encode_batch,
@@ -40,12 +39,7 @@ def encode_each(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> Iter
 
 
 def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
-    plain = row.text is None and row.tools is None and not row.input_ids and not row.segments
-    return plain and not _is_preference(row) and tokenizer.chat_template is not None
-
-
-def _is_preference(row: Row) -> bool:
-    return bool(row.chosen) or bool(row.rejected) or row.label is not None
+    return row.kind == "chat" and row.tools is None and tokenizer.chat_template is not None
 
 
 def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -60,21 +54,21 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """One row as ids and mask, uncut. Raises DataError and ModelError where the template refuses it."""
-    if _is_preference(row):
+    if row.kind in {"preference", "judged"}:
         raise DataError(
             f"{row.place} is a preference row (an answer preferred to another, or judged good or bad).",
             remedy="Give prompt and completion rows: this method learns from answers as they are.",
             code="preference-rows",
         )
-    if row.input_ids:
+    if row.kind == "tokens":
         return Encoded(list(row.input_ids), [label != IGNORED_LABEL for label in row.labels])
-    if row.segments:
+    if row.kind == "segments":
         return _encode_segments(row, tokenizer)
     if row.text is not None:
         return encode_text(tokenizer, row.text)
     if tokenizer.chat_template is None:
-        return encode_prompt_completion(tokenizer, *prompt_and_answer(row))
-    return encode_messages(tokenizer, row.messages, tools=read_tools(row))
+        return encode_prompt_completion(tokenizer, *single_exchange(row))
+    return encode_messages(tokenizer, row.messages, tools=row.tool_list())
 
 
 def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -89,7 +83,7 @@ def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _at_row(row: Row, encoded: Encoded) -> Encoded:
-    if not any(encoded.trained[1:]):
+    if not teaches(encoded.trained):
         raise DataError(
             f"{row.place} has no token to learn: its answer is empty.",
             remedy="Give the row an answer or leave it out.",
@@ -98,8 +92,11 @@ def _at_row(row: Row, encoded: Encoded) -> Encoded:
     return encoded
 
 
-def prompt_and_answer(row: Row) -> tuple[str, str]:
-    """A single exchange as (prompt, answer), for a model without a chat template."""
+def single_exchange(row: Row) -> tuple[str, str]:
+    """Return the prompt and the answer of a row as texts, for a model without a chat template.
+
+    Raises DataError ``no-chat-template`` for any other conversation.
+    """
     roles = [message["role"] for message in row.messages]
     if roles != ["user", "assistant"]:
         raise DataError(
@@ -108,8 +105,3 @@ def prompt_and_answer(row: Row) -> tuple[str, str]:
             code="no-chat-template",
         )
     return str(row.messages[0]["content"]), str(row.messages[1]["content"])
-
-
-def read_tools(row: Row) -> list[dict[str, Any]] | None:
-    """The tools of a row as the template wants them, or None."""
-    return None if row.tools is None else json.loads(row.tools)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.encoding.row import encode_row, read_tools
+from backend.core.encoding.row import encode_row
 from backend.core.templates.answer_spans import render_answers
 from backend.core.templates.template import (
     THOUGHTS,
@@ -102,7 +102,7 @@ def _kind(message: Message, first: bool, last: bool) -> tuple[object, ...]:
 
 
 def _faults(tokenizer: PreTrainedTokenizerBase, row: Row) -> Faults:
-    tools = read_tools(row)
+    tools = row.tool_list()
     found = {}
     for slug, fault in (("asked-otherwise", _asked), ("added-words", _added), ("lost-parts", _lost)):
         try:

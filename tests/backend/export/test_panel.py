@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from backend.data.records import Row
 from backend.data_pipeline import load
 from backend.errors import DataError, ExportError
 from backend.export import panel as panel_module
@@ -141,6 +142,20 @@ def test_rows_that_ask_nothing_make_way_for_others(tmp_path: Path) -> None:
     )
     panel = read_panel(config, trained.tokenizer, trained.model, rows=2)
     assert [row.place for row in panel.rows] == ["rows.jsonl:3", "rows.jsonl:2"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row("r:1", input_ids=(5, 6), labels=(5, 6)),
+        Row("r:1", segments=(("Q: x A: ", False), ("y", True))),
+        Row("r:1", messages=({"role": "assistant", "content": "Hello."},)),
+        Row("r:1", text=""),
+    ],
+    ids=["tokens", "segments", "an answer alone", "an empty text"],
+)
+def test_what_is_asked_is_what_the_row_asks_and_never_made_up(llama: Asked, row: Row) -> None:
+    assert panel_module._panel_row(row, llama.trained.tokenizer) is None
 
 
 def test_a_model_without_a_template_continues_text(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from backend.core.encoding.examples import Example, Question, require_fit
+from backend.core.encoding.examples import Example, Question, fate_of, require_fit, teaches
 from backend.errors import DataError
+from backend.run.config import DataConfig
 
 
 def example(ids: list[int], trained: list[int], row: str) -> Example:
@@ -24,6 +25,37 @@ def test_a_row_with_an_answer_is_kept_as_it_is() -> None:
         [False, False, True],
         "foods.jsonl:1",
     )
+
+
+@pytest.mark.parametrize(
+    ("trained", "learns"),
+    [([], False), ([1], False), ([1, 0], False), ([0, 0], False), ([0, 1], True), ([1, 0, 1], True)],
+)
+def test_a_mask_teaches_where_it_leaves_a_token_after_the_first(trained: list[int], learns: bool) -> None:
+    assert teaches([bool(one) for one in trained]) is learns
+    assert teaches(np.array(trained, dtype=bool)) is learns
+
+
+@pytest.mark.parametrize(
+    ("trained", "error", "drop", "cut"),
+    [
+        ([0, 1, 1], "whole", "whole", "whole"),
+        ([0, 1, 1, 1], "too-long", "dropped", "cut"),
+        ([0, 0, 0, 1], "too-long", "dropped", "dropped"),
+        ([1, 0, 0, 1], "too-long", "dropped", "dropped"),
+        ([1, 0, 0, 0], "untrained", "untrained", "untrained"),
+        ([0, 0], "untrained", "untrained", "untrained"),
+    ],
+)
+def test_what_becomes_of_a_row_of_at_most_eight_tokens(
+    trained: list[int], error: str, drop: str, cut: str
+) -> None:
+    fates = []
+    for truncation in ("error", "drop", "cut"):
+        data = DataConfig.model_validate({"train": "x", "max_length": 8, "truncation": truncation})
+        mask = [*trained[:1], *[0] * 5, *trained[1:]]
+        fates.append(fate_of(np.array(mask, dtype=bool), data))
+    assert fates == [error, drop, cut]
 
 
 @pytest.mark.parametrize(

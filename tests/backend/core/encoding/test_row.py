@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from backend.core.encoding import row as row_encoding
-from backend.core.encoding.row import encode_each, encode_row, prompt_and_answer, read_tools
+from backend.core.encoding.row import encode_each, encode_row, single_exchange
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import DataError, ModelError
@@ -52,14 +50,8 @@ class TestRows:
         assert BASE.decode(encoded.input_ids) == "Q: x A: y"
         assert BASE.decode(learned(encoded)) == "y"
 
-    def test_prompt_and_answer(self) -> None:
-        assert prompt_and_answer(chat("r:1", "a", "b")) == ("a", "b")
-
-    @pytest.mark.parametrize(
-        ("tools", "read"), [(None, None), ('[{"type": "function"}]', [{"type": "function"}])]
-    )
-    def test_tools(self, tools: str | None, read: Any) -> None:
-        assert read_tools(Row("r:1", tools=tools)) == read
+    def test_a_single_exchange(self) -> None:
+        assert single_exchange(chat("r:1", "a", "b")) == ("a", "b")
 
 
 def test_whole_sets_and_single_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
