@@ -29,7 +29,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
-from backend.core.device import apply_plan, left_as_found, seed_everything, torch_dtype
+from backend.core.device import apply_plan, restored_globals, seed_everything, torch_dtype
 from backend.core.encoding.dataset import EncodedRows
 from backend.core.encoding.examples import require_fit
 from backend.core.model_loader import load_base
@@ -89,7 +89,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
     world = World.of(os.environ)
     if world.size > 1:  # before anything is touched: a stray process is none of this run's
         require_asked(world, run_config(run_dir))
-    with _held(run_dir, world), _log_file(run_dir, world), left_as_found(), StopSignals() as signals:
+    with _held(run_dir, world), _log_file(run_dir, world), restored_globals(), StopSignals() as signals:
         attempt = _begin(run_dir, world)
         try:
             with joined(world, os.environ, lambda: signals.reason or run_dir.stop_requested()):

@@ -1,4 +1,4 @@
-"""What this machine can do: device, precision, threads and memory. Nothing is probed at import."""
+"""Device, precision and threads of a run on this machine; random seeds; memory. Nothing is probed at import."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ __all__ = [
     "ComputePlan",
     "apply_plan",
     "is_out_of_memory",
-    "left_as_found",
     "memory_bytes",
     "plan_compute",
     "processor",
+    "restored_globals",
     "seed_everything",
     "step_seed",
     "torch_dtype",
@@ -38,23 +38,23 @@ DTYPES = ("auto", "float32", "bfloat16")
 MAX_LANES = 8
 
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-"""Environment variables that let oneDNN, which computes torch's products, use fewer instructions than there are."""
+"""Environment variables that restrict the instruction set of oneDNN, which computes torch's matrix products."""
 _ISA_WITHOUT_BFLOAT16 = frozenset(
     {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 )
-"""Limits of oneDNN under which bfloat16 products are emulated, and slower than float32 ones."""
+"""Values of them under which bfloat16 products are emulated, slower than float32 ones."""
 
 
 def torch_dtype(plan: ComputePlan) -> torch.dtype:
-    """The precision of the frozen weights as torch names it."""
+    """Return the dtype of the frozen weights."""
     return torch.bfloat16 if plan.dtype == "bfloat16" else torch.float32
 
 
 def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePlan:
-    """Choose device, precision and threads for this machine, the same at each call: nothing is timed.
+    """Choose device, precision and threads for this machine; the same at every call, since nothing is timed.
 
-    ``dtype`` auto takes bfloat16 where the processor multiplies it faster than float32; else it is taken as given.
-    Raises ModelError ``bad-dtype`` for a precision that nothing is computed in.
+    ``dtype`` "auto" means bfloat16 where this processor multiplies it faster than float32, else float32.
+    Raises ModelError ``bad-dtype`` for any other name.
     """
     if dtype not in DTYPES:
         raise ModelError(
@@ -71,7 +71,7 @@ def plan_compute(dtype: str = "auto", *, cores: int | None = None) -> ComputePla
 
 
 def processor(device: str) -> str:
-    """Return the kind of processor behind ``device`` and the instructions in use, which decide the bits."""
+    """Return the processor of ``device`` and its instruction set, which together decide the bits of results."""
     if device.startswith("cuda"):
         major, minor = torch.cuda.get_device_capability()
         return f"{torch.cuda.get_device_name()}, sm_{major}{minor}"
@@ -80,7 +80,7 @@ def processor(device: str) -> str:
 
 
 def _model_name() -> str:
-    """Return the model of this machine's processor, as the system names it."""
+    """Return the processor's name as the operating system gives it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -90,14 +90,14 @@ def _model_name() -> str:
 
 
 def apply_plan(plan: ComputePlan) -> None:
-    """Set matmul precision and the threads of the calling thread."""
+    """Set torch's matmul precision and the number of threads of the calling thread."""
     torch.set_float32_matmul_precision(plan.matmul_precision)
     torch.set_num_threads(plan.threads)
 
 
 @contextmanager
-def left_as_found() -> Iterator[None]:
-    """Afterwards the calling thread's threads, the matmul precision and the global generators are as they were."""
+def restored_globals() -> Iterator[None]:
+    """Restore, after the block, the thread count, the matmul precision and all global random generators."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     drawn, drawn_by_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -115,7 +115,7 @@ _PROBING = threading.Lock()
 
 @contextmanager
 def _medium_products() -> Iterator[None]:
-    """Medium products for a probe, and what was before again; one probe at a time, since all threads share it."""
+    """Set matmul precision "medium" inside the block; one thread at a time, since the setting is global."""
     with _PROBING:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
@@ -127,9 +127,10 @@ def _medium_products() -> Iterator[None]:
 
 @cache
 def _matmul_precision() -> str:
-    """Medium sends fp32 products to oneDNN, over twice as fast on AMD; kept only if it stays exact here.
+    """Return "medium" if fp32 products stay exact under it on this processor, else "highest".
 
-    With AMX it does not: oneDNN then computes them in bfloat16.
+    With "medium" torch hands fp32 products to oneDNN, over twice as fast on AMD. With AMX it is not exact: oneDNN
+    then computes them in bfloat16.
     """
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(256, 256, generator=generator) for _ in range(2))
@@ -144,34 +145,34 @@ def _auto(fast: bool) -> str:
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16 products (AMX-BF16, AVX512-BF16), and may use them."""
+    """True if this processor has bfloat16 matrix instructions (AMX-BF16, AVX512-BF16) and may use them."""
     limits = {os.environ.get(name, "").upper() for name in _ISA_LIMITS}
     if limits & _ISA_WITHOUT_BFLOAT16 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
-    # torch has no public name for these; a version without them has no such products
-    asked = (
+    # private in torch; in a version without them, bool() stands in and returns False
+    checks = (
         getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
-    return any(has() for has in asked)
+    return any(is_supported() for is_supported in checks)
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every global generator. Nothing of ours draws from them once training runs."""
+    """Seed all global random generators (Python, NumPy, torch)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def step_seed(seed: int, step: int, part: int) -> int:
-    """A seed that is a pure function of where we are: run seed, step and micro-batch."""
+    """Return a seed for one micro-batch, a pure function of (run seed, step, micro-batch)."""
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1)[0])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out; on a processor torch says so in words alone."""
+    """True if ``error`` means that memory ran out; on CPU torch raises RuntimeError with a message."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process now, in bytes."""
+    """Return the resident memory of this process in bytes."""
     return int(psutil.Process().memory_info().rss)

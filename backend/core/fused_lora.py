@@ -1,8 +1,8 @@
-"""LoRA layers computed in one function: one product with the frozen weight, two thin ones, no fp32 copies.
+"""LoRA linear layers as one autograd function, without fp32 copies of activations.
 
-PEFT's own layer casts its input to fp32 and adds a full-size fp32 update, several passes over memory. The
-mathematics is the same (LoRA, Hu et al., 2021, arXiv:2106.09685): y = x W^T + s (x A^T) B^T, with A and B kept
-in fp32 and used in the precision of x.
+PEFT's own layer casts its input to fp32 and adds a full-size fp32 update: several passes over memory. The mathematics
+is the same (LoRA, Hu et al., 2021, arXiv:2106.09685): y = x W^T + s (x A^T) B^T, with A and B stored in fp32 and cast
+to the precision of x.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ class _FusedLora(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         low_a, low_b = a.to(x.dtype), (b * scale).to(x.dtype)
         inner = flat @ low_a.t()
-        y = F.linear(flat, weight, bias).addmm_(inner, low_b.t())
+        y = F.linear(flat, weight, bias).addmm_(
+            inner, low_b.t()
+        )  # adds the update into the output, no second buffer
         ctx.save_for_backward(flat, weight, low_a, low_b, inner)
         ctx.scale, ctx.shape = scale, x.shape
-        # some models add to what comes out in place, which autograd forbids for a view; y is not used again
+        # Some models modify the output in place, which autograd forbids for a view that a custom function returns.
+        # An unsafe view is not tracked as one; y itself is never used again.
         whole: Tensor = torch.ops.aten._unsafe_view.default(y, [*x.shape[:-1], y.shape[-1]])
         return whole
 
@@ -41,6 +44,7 @@ class _FusedLora(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         flat, weight, low_a, low_b, inner = ctx.saved_tensors
         dy = grad_outputs[0].reshape(-1, weight.shape[0])
+        # low_b holds the factor s already, so dx and da have it; db is the gradient of b alone and needs it here
         d_inner = dy @ low_b
         da = (d_inner.t() @ flat).float()
         db = (dy.t() @ inner).float().mul_(ctx.scale)
@@ -61,7 +65,7 @@ def _forward(self: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _fusible_adapter(layer: LoraLinear) -> str | None:
-    """The adapter's name when this layer is plain LoRA right now: one active adapter, unmerged, no extras."""
+    """Return the adapter's name if the layer is plain LoRA now: one adapter, unmerged, no variant, no dropout."""
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return None
     name: str = layer.active_adapters[0]
@@ -75,9 +79,9 @@ def _fusible_adapter(layer: LoraLinear) -> str | None:
 
 
 def fuse_lora(model: nn.Module) -> int:
-    """Let every plain LoRA linear layer of ``model`` compute fused; returns how many do.
+    """Make the plain LoRA linear layers of ``model`` use the fused function; return how many were patched.
 
-    Layers with dropout, DoRA or several adapters keep PEFT's own computation, decided at each call.
+    Each call decides anew: with dropout, DoRA or several adapters a layer uses PEFT's own computation.
     """
     fused = 0
     for layer in model.modules():
@@ -88,10 +92,10 @@ def fuse_lora(model: nn.Module) -> int:
 
 
 def run_experts_in_turn(model: nn.Module) -> None:
-    """Let one thread at a time compute adapted experts of ``model``.
+    """Make adapted experts of ``model`` run in one thread at a time.
 
-    PEFT lays their update over the weights while it computes and takes it off again; threads side by side would
-    see each other's.
+    PEFT adds their update to the weights for the time of the forward pass and removes it again, so parallel threads
+    would see each other's.
     """
     for layer in model.modules():
         if isinstance(layer, ParamWrapper):

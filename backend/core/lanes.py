@@ -1,8 +1,8 @@
-"""Lanes: independent pieces of work side by side, results in order, bits independent of how many lanes there are.
+"""Lanes: a thread pool that runs independent pieces of work in parallel and returns the results in order.
 
-On CPU a step is split into micro-batches that run on one thread each instead of one product over all cores. No
-thread ever waits at a barrier inside a product, so a core taken away by another program costs its share of the
-time and no more.
+On CPU, micro-batches run in parallel on one thread each, instead of one after the other on all threads. No thread
+waits at a barrier inside a matrix product, so a core that another program takes away costs its share of the time and
+no more. The result has the same bits for any number of lanes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def _begin(threads: int, gpu: int | None) -> None:
-    """Give the calling thread its number of threads and the GPU of the thread that made the lanes.
+def _start_thread(threads: int, gpu: int | None) -> None:
+    """Set the calling thread's number of torch threads and its GPU.
 
-    CUDA's current device belongs to a thread and is not inherited: without this every lane computes on GPU 0.
+    CUDA's current device belongs to a thread and is not inherited: without this every lane would use GPU 0.
     """
     torch.set_num_threads(threads)
     if gpu is not None:
@@ -31,9 +31,9 @@ def _begin(threads: int, gpu: int | None) -> None:
 
 
 class Lanes:
-    """A pool of ``count`` threads, each computing on ``threads`` threads of its own. Close it when done.
+    """A pool of ``count`` threads, each with ``threads`` torch threads of its own. Close it when done.
 
-    They compute on the GPU of the thread that makes them.
+    They use the current GPU of the thread that creates the pool.
     """
 
     def __init__(self, count: int, threads: int = 1) -> None:
@@ -41,13 +41,14 @@ class Lanes:
         in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         gpu = torch.cuda.current_device() if in_use else None
         self._pool = ThreadPoolExecutor(
-            count, thread_name_prefix="lane", initializer=_begin, initargs=(threads, gpu)
+            count, thread_name_prefix="lane", initializer=_start_thread, initargs=(threads, gpu)
         )
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Results of ``work`` in the order of ``items``; at most one item more than lanes is in flight.
+        """Yield the results of ``work`` in the order of ``items``, with at most one more item in flight than lanes.
 
-        An exception of ``work`` is raised here once the pieces in flight have ended.
+        The limit bounds memory: results, such as gradients, are as large as the model. An exception of ``work`` is
+        raised here after the items in flight have ended.
         """
         waiting: deque[Future[Result]] = deque()
         try:
@@ -65,7 +66,7 @@ class Lanes:
                     future.exception()
 
     def close(self) -> None:
-        """End the threads after the work in flight."""
+        """Stop the threads after the work in flight."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Lanes:

@@ -1,8 +1,8 @@
-"""The JSON files beside the weights of a model, written so that readers of any age understand them.
+"""Write the JSON files beside a model's weights so that transformers 4 and other programs read them too.
 
-transformers 5 renamed what every earlier reader looks for: ``rope_theta`` and ``rope_scaling`` became
-``rope_parameters``, ``torch_dtype`` became ``dtype``, the class ``PreTrainedTokenizerFast`` became
-``TokenizersBackend``. A reader that misses a name takes its own default in silence, so both names are written.
+transformers 5 renamed keys: ``rope_theta`` and ``rope_scaling`` became ``rope_parameters``, ``torch_dtype`` became
+``dtype``, the class ``PreTrainedTokenizerFast`` became ``TokenizersBackend``. A reader that does not find a key uses
+its default without a warning, so both names are written.
 
 Source of the classic names: the configuration classes of transformers 4.57.
 """
@@ -24,10 +24,10 @@ GENERAL_TOKENIZER = "PreTrainedTokenizerFast"
 """The class that reads any tokenizer.json, under the name that every version of transformers knows."""
 
 _PRIVATE = frozenset({"is_local", "local_files_only", "backend", "name_or_path", "tokenizer_file"})
-"""What transformers notes about how it read a tokenizer on this machine."""
+"""Keys by which transformers records how it loaded a tokenizer on this machine."""
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
-"""Rules of generation that have no effect unless ``do_sample`` is on, and that transformers 4 then calls invalid."""
+"""Generation settings without effect unless ``do_sample`` is on; transformers 4 then rejects them as invalid."""
 
 _OWN_NAMES = {
     "gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"},
@@ -40,14 +40,14 @@ _PHI3_SCALING = ("type", "short_factor", "long_factor")
 """All that a Phi-3 configuration of transformers 4 accepts in ``rope_scaling``."""
 
 _MISREAD = (KeyError, ValueError, TypeError, AttributeError, StrictDataclassError)
-"""What a configuration class raises on names that it does not understand."""
+"""Exceptions of configuration classes on keys that they cannot read."""
 
 
 def write_config(config: PretrainedConfig, folder: Path, *, dtype: str) -> None:
-    """Write ``config.json`` into ``folder``, classic names beside the new; ``dtype`` is that of the stored weights.
+    """Write ``config.json`` into ``folder`` under classic and new names; ``dtype`` is that of the stored weights.
 
-    Classic names are written only where transformers itself reads the same settings from them, alone and beside the
-    new ones: families younger than version 5 never had any.
+    Classic names are added only if transformers reads the same settings from them, alone and beside the new ones:
+    model families newer than version 5 never had any.
     """
     config.save_pretrained(folder)
     file = folder / "config.json"
@@ -59,9 +59,9 @@ def write_config(config: PretrainedConfig, folder: Path, *, dtype: str) -> None:
 def classic_settings(
     config: PretrainedConfig, settings: Mapping[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Return the settings of ``config`` under both names; None where no reader understands the classic ones.
+    """Return the settings of ``config`` under both names; None if transformers cannot read the classic ones.
 
-    ``settings`` is what transformers writes of it, if that is at hand.
+    ``settings`` is its serialised form, if the caller has it.
     """
     settings, kind = settings or json.loads(config.to_json_string()), type(config)
     both = with_classic_names(settings)
@@ -73,7 +73,7 @@ def classic_settings(
 
 
 def with_classic_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the names that transformers 4 reads added, in nested configurations as well."""
+    """Return ``settings`` with the names that transformers 4 reads added, in nested configurations too."""
     both = {
         name: with_classic_names(part) if name.endswith("_config") and isinstance(part, Mapping) else part
         for name, part in settings.items()
@@ -89,7 +89,7 @@ def with_classic_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a reader of classic names sees of a configuration."""
+    """Return ``settings`` as a reader of classic names sees them."""
     return {
         name: without_new_names(part) if isinstance(part, Mapping) else part
         for name, part in settings.items()
@@ -98,7 +98,7 @@ def without_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_settings(text: str) -> dict[str, Any]:
-    """Return a config.json as plain values; transformers spells infinity and NaN as objects of one key."""
+    """Parse a config.json; transformers writes infinity and NaN as objects with the one key ``__float__``."""
 
     def plain(part: dict[str, Any]) -> Any:
         return float(part["__float__"]) if part.keys() == {"__float__"} else part
@@ -108,13 +108,13 @@ def parse_settings(text: str) -> dict[str, Any]:
 
 
 def effective(config: PretrainedConfig) -> dict[str, Any]:
-    """Return every setting of a configuration as plain JSON values, with what transformers derives filled in."""
+    """Return all settings of a configuration as JSON values, including those that transformers derives."""
     settings: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=str))
     return _derived(settings)
 
 
 def _derived(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` with positions in one spelling: "type" is an old name, a longrope factor may be left to derive."""
+    """Return ``settings`` with rope settings in one spelling: without the old name "type", with a longrope factor."""
     nested = {name: _derived(part) for name, part in settings.items() if isinstance(part, dict)}
     derived = settings | nested
     if derived.get("rope_type") and "type" in derived:
@@ -128,7 +128,7 @@ def _derived(settings: dict[str, Any]) -> dict[str, Any]:
 def without_classic_names(
     settings: Mapping[str, Any], plain: Mapping[str, Any], both: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what a reader of new names alone sees of ``settings``: no name of ``both`` that ``plain`` lacks."""
+    """Return ``settings`` as a reader of new names sees them: without names of ``both`` that ``plain`` lacks."""
     kept = {name: part for name, part in settings.items() if name in plain or name not in both}
     return kept | {
         name: without_classic_names(part, plain[name], both[name])
@@ -138,8 +138,8 @@ def without_classic_names(
 
 
 def write_generation_config(rules: GenerationConfig, folder: Path) -> None:
-    """Write ``generation_config.json`` into ``folder`` without rules that have no effect."""
-    # not by save_pretrained, which refuses rules that a published model may have
+    """Write ``generation_config.json`` into ``folder`` without settings that have no effect."""
+    # not save_pretrained: it rejects settings that published models have
     written = json.loads(rules.to_json_string())
     idle = () if written.get("do_sample") else _SAMPLING
     _write(
@@ -151,7 +151,7 @@ def write_generation_config(rules: GenerationConfig, folder: Path) -> None:
 def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write ``tokenizer.json``, ``tokenizer_config.json`` and the chat template into ``folder``.
 
-    What decides about ids lies in tokenizer.json alone, so that the general class gives the same ids everywhere.
+    The general class is named, since tokenizer.json alone decides the ids: every reader then gets the same.
     """
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer_config.json"
@@ -164,7 +164,7 @@ def write_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def _classic_positions(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_parameters`` under classic names; where kinds of layers differ, only the full ones were scaled."""
+    """Return ``rope_parameters`` under classic names, which could scale only full-attention layers."""
     kinds = {kind: part for kind, part in rope.items() if isinstance(part, Mapping)}
     full = kinds.get("full_attention", {}) if kinds else rope
     own = ("rope_theta", "partial_rotary_factor")
@@ -176,7 +176,7 @@ def _classic_positions(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(kind: type[PretrainedConfig], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration class makes of ``settings``; nothing where it cannot read them."""
+    """Return ``settings`` as the configuration class ``kind`` reads them; {} if it cannot."""
     try:
         with unwarned():
             return effective(kind.from_dict(deepcopy(dict(settings))))

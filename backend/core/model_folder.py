@@ -1,7 +1,7 @@
-"""What a folder must and must not hold before a model library may touch it, and a fingerprint of its content.
+"""Check a model folder before any library opens it: safe, complete, a causal language model; and fingerprint it.
 
-A config.json can ask transformers to run its author's code and a pickle runs it by being read; both are refused
-here, by looking at JSON only.
+A config.json can make transformers run its author's code, and reading a pickle runs code. Both are refused here by
+reading JSON only.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HASH_BLOCKS = 64
 
 
 def check_model_folder(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, once it is known to be safe, complete and a causal language model.
+    """Check that ``folder`` is safe, complete and a causal language model; return its config.json.
 
     Raises ModelError: ``no-config``, ``damaged-config``, ``remote-code``, ``not-causal``, ``no-weights``,
     ``pickled-weights``, ``missing-shard``.
@@ -50,7 +50,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> dict[str, Any]:
-    """``check_model_folder`` but for ``not-causal``, which is not asked here: torch would load, for seconds."""
+    """Check as ``check_model_folder`` does, except for ``not-causal``, which would import torch for seconds."""
     config = read_object(folder / "config.json", missing="no-config", damaged="damaged-config")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         refuse_code(folder / name)
@@ -59,7 +59,7 @@ def check_files(folder: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path, *, missing: str, damaged: str) -> dict[str, Any]:
-    """The JSON object in ``path``; ``missing`` and ``damaged`` are the codes of the ModelError otherwise."""
+    """Return the JSON object in ``path``; ``missing`` and ``damaged`` are the codes of the ModelErrors."""
     remedy = f"Give a folder in Hugging Face layout, with a whole {path.name}."
     try:
         value = read_json(path)
@@ -75,10 +75,10 @@ def read_object(path: Path, *, missing: str, damaged: str) -> dict[str, Any]:
 
 
 def refuse_code(path: Path) -> None:
-    """Raise ModelError (``remote-code``) if the JSON file ``path`` asks a library to fetch or run code.
+    """Raise ModelError ``remote-code`` if the JSON file ``path`` asks a library to fetch or run code.
 
-    An ``auto_map`` beside a type that transformers has a class of its own for passes: it takes that class, since
-    nothing here allows it another.
+    An ``auto_map`` is accepted if transformers has its own class for the type: without trust_remote_code it uses that
+    class.
     """
     if not path.is_file():
         return
@@ -95,7 +95,7 @@ def refuse_code(path: Path) -> None:
 
 
 def _has_own_class(file: str, holder: dict[str, object]) -> bool:
-    """Whether transformers knows the type of a model, or the class of a tokenizer, that ``holder`` describes."""
+    """True if transformers has its own class for the model type or tokenizer class that ``holder`` names."""
     from transformers.models.auto.configuration_auto import (  # noqa: PLC0415 - torch loads here
         CONFIG_MAPPING_NAMES,
     )
@@ -112,7 +112,7 @@ def _has_own_class(file: str, holder: dict[str, object]) -> bool:
 
 
 def _items(value: object) -> Iterator[tuple[dict[str, object], str, object]]:
-    """Every key with its value, and the object that holds it, at any depth."""
+    """Yield (object, key, value) for every key in ``value``, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield value, str(key), inner
@@ -175,11 +175,11 @@ def _check_shards(index: Path) -> None:
 
 
 def model_fingerprint(folder: str | Path) -> str:
-    """32 hexadecimal digits that tell one model's content from another's: the same files, the same digits.
+    """Return a fingerprint of a model's files, 32 hexadecimal digits.
 
     XXH3-128 over the name, size and content of every .json, .jinja and .safetensors file directly in the folder.
-    Above 2 GiB in total, a weight file counts with its header and 64 blocks of 1 MiB spread evenly: this says
-    "another model", not "a flipped bit". Raises ModelError (``no-config``) where there is nothing to read.
+    Above 2 GiB in total, only the header and 64 evenly spread blocks of 1 MiB of each weight file are read: enough to
+    tell models apart, not to find a flipped bit. Raises ModelError ``no-config`` if there is no such file.
     """
     folder = Path(folder)
     files = sorted(p for p in folder.glob("*") if p.suffix in {".json", ".jinja", ".safetensors"})

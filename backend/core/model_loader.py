@@ -1,7 +1,4 @@
-"""A model folder in; a base model, with or without an adapter, out.
-
-Only safetensors are read and no code of a model's author is ever run.
-"""
+"""Load base models and adapters from folders. Only safetensors are read; no code of a model's author is ever run."""
 
 from __future__ import annotations
 
@@ -25,21 +22,21 @@ from backend.core.model_folder import check_model_folder, read_object, refuse_co
 from backend.errors import ModelError
 from backend.utils.warning_utils import unwarned
 
-# what transformers raises on a config.json that makes no sense
+# what transformers raises on an invalid config.json
 _CONFIG_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, ImportError),
     StrictDataclassError,
 )
 
 
-@torch.inference_mode(mode=False)  # experts refuse weights that were made in it
+@torch.inference_mode(mode=False)  # mixture-of-experts layers reject weights created in inference mode
 def load_base(
     path: str | Path, *, dtype: torch.dtype = torch.float32, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """The causal language model in folder ``path``, all weights from its files, in ``dtype`` and eval mode.
+    """Load the causal language model in folder ``path`` in ``dtype`` and eval mode.
 
     Raises ModelError: those of ``check_model_folder``, ``damaged-weights``, ``weights-do-not-fit`` (a weight is
-    missing, left over or of another shape: never filled with random values), ``model-not-loadable``.
+    missing, unexpected or of another shape: none is ever initialised randomly), ``model-not-loadable``.
     """
     folder = Path(path)
     check_model_folder(folder)
@@ -58,13 +55,13 @@ def load_base(
     for kind, names in odd.items():
         if names:
             raise _misfit(folder, f"{len(names)} {kind} weights, {names[0]} first")
-    vars(model.config).pop("auto_map", None)  # nothing that is saved later shall name the author's code
+    vars(model.config).pop("auto_map", None)  # or every copy saved later would refer to its author's code
     loaded: PreTrainedModel = model.eval()
     return loaded
 
 
 def load_skeleton(path: str | Path) -> PreTrainedModel:
-    """The causal language model in folder ``path`` without its weights: every tensor has a shape and no numbers.
+    """Build the causal language model in folder ``path`` on the meta device: shapes without weights.
 
     Raises ModelError ``model-not-loadable``.
     """
@@ -76,10 +73,10 @@ def load_skeleton(path: str | Path) -> PreTrainedModel:
 
 
 def _without_buffers(folder: Path, model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    """Return the names that are no buffers: older versions of some families saved their causal masks as well.
+    """Return ``names`` without old buffers: earlier versions of some families saved their causal masks.
 
-    A buffer is a mask [1, 1, n, n], or [n, n] of truth values, or what stood for minus infinity, at a module that has
-    no weights of its own; a weight that is left over is none.
+    Such a buffer belongs to a module without weights and is a mask [1, 1, n, n] or a boolean [n, n], or is called
+    ``masked_bias``. Any other unexpected name is a real weight.
     """
     weightless = {name for name in names if _is_weightless(model, name.rpartition(".")[0])}
     buffers = set[str]()
@@ -98,14 +95,14 @@ def _is_mask(shape: Sequence[int], dtype: str) -> bool:
 
 
 def _is_weightless(model: PreTrainedModel, name: str) -> bool:
-    """Whether ``name``, with or without the body's name before it, is a module without weights of its own."""
+    """True if ``name``, with or without the model's base prefix, is a module without weights of its own."""
     modules = dict(model.named_modules())
     module = modules.get(name) or modules.get(f"{model.base_model_prefix}.{name}")
     return module is not None and not any(True for _ in module.parameters(recurse=False))
 
 
 def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainable: bool = False) -> PeftModel:
-    """``model`` with the adapter in ``adapter_folder`` laid over it; ``model`` itself is changed in place.
+    """Return ``model`` with the adapter in ``adapter_folder`` added, unmerged; ``model`` is changed in place.
 
     Raises ModelError: ``no-adapter``, ``remote-code``, ``damaged-weights``, ``adapter-does-not-fit``,
     ``tied-target``.
@@ -138,19 +135,19 @@ def load_adapter(model: PreTrainedModel, adapter_folder: str | Path, *, trainabl
 
 
 def adapter_weights(model: PeftModel) -> dict[str, Tensor]:
-    """Return the trained tensors of an adapter by name, as its file holds them, and nothing of the base.
+    """Return the tensors of an adapter by the names in its file, without any of the base.
 
-    Whoever saves, restores or compares an adapter asks here: peft itself adds the base's embeddings where an adapter
-    reaches them, or does not, as it is asked.
+    Use this to save, restore or compare adapters: by default PEFT adds the base's embeddings if the adapter touches
+    them.
     """
     tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     return tensors
 
 
 def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
-    """Raise ModelError ``tied-target`` where the adapter changes one end of a model whose ends share their weights.
+    """Raise ModelError ``tied-target`` if the adapter changes one of embeddings and head, and they share weights.
 
-    It was trained to change that end alone; added into the weights it would change the other one as well.
+    It was trained to change that one alone; merged into the shared weights it would change both.
     """
     base = model.get_base_model()
     ends = base.get_input_embeddings(), base.get_output_embeddings()
@@ -164,9 +161,9 @@ def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
-    """The base model with its adapter added into the weights; ``model`` is used up.
+    """Merge the adapter into the base's weights and return the base; ``model`` must not be used again.
 
-    Raises ModelError (``adapter-not-finite``) where the adapter holds NaN or infinity.
+    Raises ModelError ``adapter-not-finite`` if the adapter has NaN or infinity.
     """
     try:
         merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
@@ -180,13 +177,13 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
 
 
 _LOADING = threading.Lock()
-"""One model is loaded at a time: transformers makes it under settings of the whole process, so that two threads get
-models with weights missing, and its verbosity is one of them."""
+"""Held while a model is loaded: transformers builds it under process-wide settings, so two threads at once get models
+with weights missing."""
 
 
 @contextmanager
 def _alone_and_quiet() -> Iterator[None]:
-    """Load nothing else meanwhile, and silence transformers' bars and advice; what matters is raised."""
+    """Load nothing else inside the block, and silence transformers' progress bars and warnings; errors are raised."""
     with _LOADING:
         level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
         transformers_logging.set_verbosity_error()

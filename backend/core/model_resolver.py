@@ -1,6 +1,6 @@
-"""A name in, the local folder of its model out: a folder, a GGUF file, an alias, or a repository of the Hub.
+"""Resolve a model name to a local folder: a folder, a GGUF file, an alias, or a Hub repository.
 
-Nothing heavy is loaded unless a GGUF file is converted.
+torch is imported only to convert a GGUF file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from backend.utils.path_utils import user_path
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 
-# those of the HTTP library that the hub client uses, whichever that is, and what a senseless answer leads to
+# The base classes are those of whichever HTTP library the Hub client uses; the others follow from a malformed answer.
 _HUB_ERRORS: tuple[type[Exception], ...] = (
     *HfHubHTTPError.__bases__,
     *(OSError, HFValidationError, ValueError, TypeError, LookupError),
@@ -36,10 +36,10 @@ def resolve_model(
     local_only: bool = False,
     cache_dir: Path | None = None,
 ) -> Path:
-    """The local folder of a model: its own, a converted GGUF file's, an alias's or a Hub snapshot's.
+    """Return the local folder of a model, converting a GGUF file or downloading from the Hub if needed.
 
-    An alias is looked for in our cache, then in its package (converted once), then on the Hub. ``local_only`` and
-    HF_HUB_OFFLINE forbid the network. ``cache_dir`` is where converted models go, else ``models`` under
+    An alias is searched for in our cache, then in its package (converted once), then on the Hub. ``local_only`` and
+    HF_HUB_OFFLINE forbid the network. Converted models are stored in ``cache_dir``, by default ``models`` under
     TUNESMITH_CACHE or ~/.cache/tunesmith. Raises ModelError: ``model-not-found``, ``model-not-installed``,
     ``hub-unreachable``, and those of ``convert_gguf``.
     """
@@ -84,7 +84,7 @@ def _resolve_alias(name: str, cache: Path, revision: str | None, *, local_only: 
 
 
 def _carried_gguf(package: str) -> Path | None:
-    """The GGUF file in an installed package, which is found without being imported."""
+    """Return the GGUF file in an installed package, without importing it; None if there is none."""
     spec = importlib.util.find_spec(package)
     places = [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
     return next((path for place in places for path in sorted(place.glob("*.gguf"))), None)
@@ -110,7 +110,7 @@ def _converted(gguf: Path, folder: Path) -> Path:
 
 
 def hub_commit(folder: Path) -> str:
-    """Return the commit whose files are in ``folder`` of the Hub's cache; empty for any other folder."""
+    """Return the commit of a snapshot ``folder`` in the Hub's cache; "" for any other folder."""
     in_cache = folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name)
     return folder.name if in_cache else ""
 

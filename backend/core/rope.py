@@ -1,8 +1,8 @@
-"""Rotary positions whose frequencies depend on the length of the row: where that begins, and one row at a time.
+"""Rotary embeddings whose frequencies depend on the length of the row.
 
-Two kinds of transformers do so (``dynamic``, and ``longrope``: LongRoPE, Ding et al., 2024, arXiv:2402.13753).
-transformers keeps the frequencies of the longest row it saw in the module, so that rows side by side, and rows
-before, change each other.
+In transformers these are the rope types ``dynamic`` and ``longrope`` (LongRoPE, Ding et al., 2024, arXiv:2402.13753).
+It stores the frequencies of the longest row so far in the module, so rows of one batch, and of earlier batches,
+change each other's positions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 
 def steady_length(model: nn.Module) -> int | None:
-    """Return the longest row in tokens whose positions do not depend on its length; None where no row's do."""
+    """Return the most tokens up to which positions do not depend on a row's length; None if they never do."""
     borders = [border for module in model.modules() for border in _borders(module)]
     return min(borders, default=None)
 
@@ -34,10 +34,10 @@ def _borders(module: nn.Module) -> Iterator[int]:
 
 
 def rope_border(config: PreTrainedConfig) -> int | None:
-    """Return the most tokens of a row that longrope's short factors are for; None without longrope.
+    """Return the most tokens for which longrope uses its short factors; None without longrope.
 
-    Of interest where answers are written: the other scaling that looks at the length, ``dynamic``, changes nothing
-    inside ``max_position_embeddings``, which no such row exceeds.
+    Decoding asks for this one only: ``dynamic`` changes nothing within ``max_position_embeddings``, which limits
+    every prompt and answer anyway.
     """
     text = config.get_text_config()
     given = getattr(text, "rope_parameters", None) or {}
@@ -52,14 +52,17 @@ def rope_border(config: PreTrainedConfig) -> int | None:
 
 
 def forget_lengths(model: nn.Module) -> None:
-    """Let every pass of ``model`` take its frequencies from its own rows, whatever passes ran before or beside it."""
+    """Make each forward pass of ``model`` compute its rotary frequencies anew, unaffected by other passes."""
     for module in model.modules():
         if any(True for _ in _borders(module)):
-            module.forward = types.MethodType(_afresh, module)
+            module.forward = types.MethodType(_forward_in_copy, module)
 
 
-def _afresh(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Compute in a copy: what the pass writes into it, buffers in place among it, is gone with it."""
+def _forward_in_copy(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Run the module's own forward on a copy, since it writes frequencies into its attributes and buffers.
+
+    A copy and not a reset: lanes run the same module at once. It is cheap: a few vectors of half a head's size.
+    """
     own = copy.copy(self)
     own._buffers = {name: None if kept is None else kept.clone() for name, kept in self._buffers.items()}
     return type(self).forward(own, *args, **kwargs)

@@ -1,7 +1,7 @@
-"""The renderer: messages or text in, token ids and loss mask out, and ids back to text.
+"""Load tokenizers; messages or text -> token ids and loss mask; ids -> text.
 
-Training, inference and export all use this room, so that a model sees at inference exactly the ids it was
-trained on. Ids are always those of the model's own chat template.
+Training, inference and export all use this module, so that at inference a model sees exactly the ids it was trained
+on. The ids are always those of the model's own chat template.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from backend.core.templates.template import (
 from backend.errors import DataError, ModelError
 
 _GENERAL = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
-"""The class that reads any tokenizer.json, as transformers calls it before and since version 5."""
+"""The class that reads any tokenizer.json: its names before and since transformers 5."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example: ``input_ids`` and, for each, whether it is a target of the loss (same length)."""
+    """One example: ``input_ids``, and ``trained[i]``, True if token i is a target of the loss."""
 
     input_ids: list[int]
     trained: list[bool]
@@ -51,14 +51,12 @@ class Encoded:
 def load_tokenizer(
     path: str | Path, *, chat_template: str | None = None, now: datetime | None = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer in folder ``path``, with a pad token and without truncation or padding set.
+    """Load the tokenizer in folder ``path``, with a pad token and with truncation and padding switched off.
 
-    ``chat_template`` replaces its own template, see ``set_chat_template``. ``now`` is the time that a template which
-    prints the date prints, see ``set_template_time``.
-
-    Where there is no pad token, EOS stands in: masks come from positions, never from pad ids, and the
-    vocabulary is never resized. Raises ModelError: ``no-tokenizer``, ``damaged-tokenizer``, ``remote-code``,
-    ``no-eos``, ``greedy-template``.
+    ``chat_template`` replaces its own template, see ``set_chat_template``. ``now`` is the time for a template that
+    prints the date, see ``set_template_time``. If there is no pad token, EOS takes its place: masks come from
+    positions, never from pad ids, and the vocabulary is never resized. Raises ModelError: ``no-tokenizer``,
+    ``damaged-tokenizer``, ``remote-code``, ``no-eos``, ``greedy-template``.
     """
     folder = Path(path)
     if not (folder / "tokenizer.json").is_file():
@@ -69,7 +67,7 @@ def load_tokenizer(
         )
     for name in ("config.json", "tokenizer_config.json"):
         refuse_code(folder / name)
-    with _collector_paused(), _Translated(folder):
+    with _gc_paused(), _ModelErrors(folder):
         tokenizer = _read(folder)
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -79,7 +77,7 @@ def load_tokenizer(
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.init_kwargs.pop("auto_map", None)  # nothing that is saved later shall name the author's code
+    tokenizer.init_kwargs.pop("auto_map", None)  # or every copy saved later would refer to its author's code
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     set_template_time(tokenizer, now)
@@ -93,7 +91,7 @@ def load_tokenizer(
 
 
 def _model_stops(folder: Path) -> set[int]:
-    """Return the ids at which the model in ``folder`` stops: ``eos_token_id`` of its own files, one or several."""
+    """Return the model's stop ids: ``eos_token_id`` of the files in ``folder``, one or several."""
     stops: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
@@ -106,9 +104,9 @@ def _model_stops(folder: Path) -> set[int]:
 
 
 def _read(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``folder``: one that its settings call general is what tokenizer.json says.
+    """Load the tokenizer of ``folder``, without AutoTokenizer if its settings name the general class.
 
-    For the others transformers knows classes of their own, and loads torch to find them, which takes seconds.
+    AutoTokenizer imports torch to look for a special class, which takes seconds.
     """
     settings = folder / "tokenizer_config.json"
     named = (
@@ -128,10 +126,10 @@ def _read(folder: Path) -> PreTrainedTokenizerBase:
 def encode_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools | None = None
 ) -> Encoded:
-    """The template's own ids for a whole conversation; each answer and its end-of-turn token are trained.
+    """Return the template's ids for a whole conversation; each answer and its end-of-turn token are trained.
 
-    The ids end with the last trained token: what the template prints after it (a newline, a turn that nobody
-    trains on) can teach nothing. Raises DataError (``nothing-trained``, ``template-refused``) and ModelError
+    The ids end with the last trained token: what follows it (a newline, a turn that is not trained) has no effect on
+    the loss. Raises DataError (``nothing-trained``, ``template-refused``) and ModelError
     (``no-chat-template``, ``unmaskable-template``, ``no-turn-end``).
     """
     chat = _with_answers(render_answers(tokenizer, messages, tools=tools))
@@ -142,7 +140,7 @@ def encode_messages(
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools | None = None
 ) -> list[int]:
-    """The ids that a model continues from: the conversation and the opening of the answer's turn.
+    """Return the ids that a model continues: the conversation and the beginning of the answer's turn.
 
     Raises DataError (``template-refused``) and ModelError (``no-chat-template``).
     """
@@ -150,15 +148,15 @@ def encode_prompt(
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
-    """Plain text, every token trained: BOS where this tokenizer puts one, the text, EOS."""
+    """Return plain text with every token trained: BOS if this tokenizer adds one, the text, EOS."""
     ids = [*_opening(tokenizer), *_ids(tokenizer, text), _eos(tokenizer)]
     return Encoded(ids, [True] * len(ids))
 
 
 def encode_prompt_completion(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> Encoded:
-    """A prompt, not trained, then completion and EOS, trained; for a model without a chat template.
+    """Return a prompt, not trained, then completion and EOS, trained; for a model without a chat template.
 
-    The two are tokenised apart, as at inference, where the completion does not exist yet.
+    The two are tokenised separately, as at inference, where the completion does not exist yet.
     """
     head = [*_opening(tokenizer), *_ids(tokenizer, prompt)]
     tail = [*_ids(tokenizer, completion), _eos(tokenizer)]
@@ -168,11 +166,11 @@ def encode_prompt_completion(tokenizer: PreTrainedTokenizerBase, prompt: str, co
 def encode_batch(
     tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]]
 ) -> list[Encoded]:
-    """``encode_messages`` of every conversation, in order; for a whole data set in one call.
+    """Return ``encode_messages`` of every conversation, in order, much faster than one by one.
 
-    Raises what ``encode_messages`` raises, with the number of the first conversation that cannot be encoded.
+    Raises what ``encode_messages`` raises, naming the number of the first conversation that cannot be encoded.
     """
-    with _collector_paused():
+    with _gc_paused():
         size = tokenizer.backend_tokenizer.get_vocab_size()
         today = template_time(tokenizer).date()
         encoder = _batch_encoder(tokenizer, str(tokenizer.chat_template), size, today)
@@ -190,26 +188,26 @@ def encode_batch(
 def stop_token_ids(
     tokenizer: PreTrainedTokenizerBase, eos_token_ids: int | Iterable[int] | None = None
 ) -> set[int]:
-    """Ids that end an answer: the tokenizer's EOS, the model's ``eos_token_ids``, the template's turn end."""
+    """Return the ids that end an answer: the tokenizer's EOS, ``eos_token_ids``, the template's end of turn."""
     given = [eos_token_ids] if isinstance(eos_token_ids, int) else list(eos_token_ids or ())
     stops = {_eos(tokenizer), *given}
     probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with suppress(DataError, ModelError):  # no template, or one without a turn end: the others stand
+    with suppress(DataError, ModelError):  # no template, or one without a turn end
         stops.add(encode_messages(tokenizer, probe).input_ids[-1])
     return stops
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of ``ids``, special tokens left out, nothing cleaned up."""
+    """Return the text of ``ids`` without special tokens and without cleaning up spaces."""
     text: str = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text
 
 
 class IncrementalDecoder:
-    """Text pieces of a growing sequence; joined, they equal ``decode`` of all its ids.
+    """Decode a growing sequence piece by piece; the pieces joined equal ``decode`` of all ids.
 
-    No piece ends inside a character: text is held back while its last bytes are unfinished, and a run of single
-    bytes until it ends, since one more byte can change how the whole run reads.
+    No piece ends inside a character: text is held back while its last bytes are incomplete. A run of byte tokens is
+    held back to its end, since one more byte can change how the whole run decodes.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -218,35 +216,37 @@ class IncrementalDecoder:
         decoder = tokenizer.backend_tokenizer.decoder
         self._has_byte_tokens = decoder is not None and b"ByteFallback" in decoder.__getstate__()
         self._ids: list[int] = []
-        self._start = 0  # of the window that is decoded again: what was emitted before is settled
-        self._read = 0  # ids whose text has been emitted
+        # Only a window of ids is decoded again for each token; a token's text can depend on the one before it, so the
+        # window begins one emitted piece earlier.
+        self._start = 0
+        self._emitted = 0  # ids whose text has been returned
 
     def push(self, token_id: int) -> str:
-        """The text that ``token_id`` completes; "" while a character is unfinished."""
+        """Return the text that ``token_id`` completes; "" while a character is incomplete."""
         if token_id in self._skipped:
             return ""
         self._ids.append(token_id)
         if self._has_byte_tokens and str(self._tokenizer.convert_ids_to_tokens(token_id)).startswith("<0x"):
             return ""
-        return self._take(final=False)
+        return self._emit(final=False)
 
     def finish(self) -> str:
-        """Whatever is still held back, unfinished bytes as U+FFFD."""
-        return self._take(final=True)
+        """Return the text still held back, incomplete bytes as U+FFFD."""
+        return self._emit(final=True)
 
-    def _take(self, *, final: bool) -> str:
-        before = decode(self._tokenizer, self._ids[self._start : self._read])
+    def _emit(self, *, final: bool) -> str:
+        before = decode(self._tokenizer, self._ids[self._start : self._emitted])
         after = decode(self._tokenizer, self._ids[self._start :])
         if len(after) <= len(before) or (after.endswith("\ufffd") and not final):
             return ""
-        self._start, self._read = self._read, len(self._ids)
+        self._start, self._emitted = self._emitted, len(self._ids)
         return after[len(before) :]
 
 
-class _Translated:
-    """Turns whatever reading a tokenizer raises into ModelError.
+class _ModelErrors:
+    """A context that turns the errors of reading a tokenizer into ModelError.
 
-    The tokenizers library raises plain ``Exception`` from Rust, and only that exact class means a damaged file.
+    The tokenizers library raises plain ``Exception`` from Rust, so that exact class is caught too, and no subclass.
     """
 
     _KNOWN = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError)
@@ -269,10 +269,11 @@ class _Translated:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Stop Python's collector from walking all of torch's objects while many containers are made.
+def _gc_paused() -> Iterator[None]:
+    """Pause Python's garbage collector inside the block.
 
-    A vocabulary or a data set makes them by the 100,000; paused, a tokenizer loads in two thirds of the time.
+    A vocabulary or a data set creates containers by the 100,000, and each collection walks all of torch's objects.
+    Paused, a tokenizer loads in two thirds of the time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -287,12 +288,12 @@ def _collector_paused() -> Iterator[None]:
 def _batch_encoder(
     tokenizer: PreTrainedTokenizerBase, _template: str, _size: int, _today: date
 ) -> BatchEncoder:
-    """The encoder of the last tokenizers used, until template, vocabulary or the date that some print changes."""
+    """Return a cached encoder; the extra arguments make a new one when template, vocabulary or date change."""
     return BatchEncoder(tokenizer)
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], number: int) -> RenderedChat:
-    """A conversation and the spans trained in it; an error says which conversation it is."""
+    """Return a rendered conversation with its trained spans; an error names its ``number``."""
     try:
         return _with_answers(render_answers(tokenizer, messages))
     except (DataError, ModelError) as error:
@@ -301,7 +302,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], n
 
 
 def _with_answers(chat: RenderedChat) -> RenderedChat:
-    """Return ``chat``; raise DataError (``nothing-trained``) where none of it is trained."""
+    """Return ``chat``. Raises DataError ``nothing-trained`` if no part of it is trained."""
     if not chat.spans:
         raise DataError(
             "No token of this conversation would be trained.",
@@ -312,7 +313,7 @@ def _with_answers(chat: RenderedChat) -> RenderedChat:
 
 
 def _masked(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> tuple[list[int], list[bool]]:
-    """Trained: every token that shares a character with a span. Cut after the last of them."""
+    """Return (ids, trained): tokens that share a character with a span are trained; cut after the last."""
     trained = [False] * len(ids)
     begins, ends = [begin for begin, _ in offsets], [end for _, end in offsets]
     last = 0
@@ -334,7 +335,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """``[bos]`` where this tokenizer puts one before plain text, else nothing."""
+    """Return ``[bos]`` if this tokenizer adds one before plain text, else []."""
     bos = tokenizer.bos_token_id
     ids = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
     return [bos] if bos is not None and ids[:1] == [bos] else []

@@ -1,4 +1,4 @@
-"""What each token id stands for: whether anything at all, its text, and its bytes."""
+"""Token ids: which of them stand for a token, its text, its bytes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _HIDDEN = [byte for byte in range(256) if byte not in _SHOWN]
 _BYTES = {chr(byte): byte for byte in _SHOWN} | {chr(256 + place): byte for place, byte in enumerate(_HIDDEN)}
-"""The byte that each letter of a byte-level vocabulary stands for (GPT-2, Radford et al. 2019: bytes that cannot be
-shown are moved above 255, in order)."""
+"""The byte that each character of a byte-level vocabulary stands for (GPT-2, Radford et al., 2019: bytes without a
+visible character are mapped to code points above 255, in order)."""
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return one more than the largest token id; ids below it may stand for nothing."""
+    """Return one more than the largest token id; not every id below it has to be a token."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def known_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor | None:
-    """Return which of the first ``rows`` ids stand for a token, bool [rows]; None where all of them do.
+    """Return, bool [rows], which of the first ``rows`` ids are tokens; None if all are.
 
-    Many models have more rows than their tokenizer has tokens: padding that nobody trained.
+    Many models have a padded embedding matrix, with more rows than their tokenizer has tokens.
     """
     known = torch.zeros(rows, dtype=torch.bool)
     known[[token_id for token_id in tokenizer.get_vocab().values() if token_id < rows]] = True
@@ -35,10 +35,10 @@ def known_ids(tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor | None:
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int, *, first: bool = False) -> str:
-    """Return one token as it reads inside a text, special tokens by their name, "" for an id that is no token.
+    """Return the text of one token inside a text, the name of a special token, "" for an id that is no token.
 
-    ``first`` is as it reads at the beginning, where some tokenizers leave a space away. A part of a character has
-    ``UNFINISHED`` for what is missing; its bytes are those of ``token_bytes``.
+    ``first``: its text at the beginning, where some tokenizers drop a space. Part of a character is shown as
+    ``UNFINISHED``; ``token_bytes`` has its bytes.
     """
     inside = _inside(tokenizer, token_id)
     if not inside:
@@ -49,9 +49,9 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int, *, first: bool
 def token_bytes(
     tokenizer: PreTrainedTokenizerBase, token_id: int, *, first: bool = False
 ) -> list[int] | None:
-    """Return the bytes of one token's own text, also where they are a part of a character; None for a special one.
+    """Return the bytes of one token, complete characters or not; None for a special token.
 
-    Byte-level vocabularies spell bytes as letters, SentencePiece falls back to tokens such as ``<0xE4>``.
+    Byte-level vocabularies spell bytes as characters; SentencePiece falls back to tokens such as ``<0xE4>``.
     """
     inside = _inside(tokenizer, token_id)
     if not inside:
@@ -66,12 +66,12 @@ def token_bytes(
 
 
 def is_special(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
-    """Whether a token has a name and no text."""
+    """True if a token has a name but no text."""
     return not _inside(tokenizer, token_id)
 
 
 def _inside(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """What a token adds to a text that stands before it: at the beginning a lone space would be left away."""
+    """Return the text that a token adds after other text; decoded alone, it could lose a leading space."""
     before = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
     start, whole = decode(tokenizer, before), decode(tokenizer, [*before, token_id])
     return whole[len(start) :] if whole.startswith(start) else decode(tokenizer, [token_id])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.core import packed_attention
-from backend.core.device import ComputePlan, left_as_found
+from backend.core.device import ComputePlan, restored_globals
 from backend.core.encoding.examples import Example
 from backend.core.lanes import one_thread
 from backend.core.packed_attention import MicroBatch
@@ -177,7 +177,7 @@ def choose_forward(
     own = ForwardPass(model, packed=False, steady_length=steady_length(model))
     own_attention = own.causal.config._attn_implementation
     precision = own.autocast(plan) if plan else nullcontext()
-    with left_as_found(), one_thread(), torch.enable_grad(), precision, translated(own.causal):
+    with restored_globals(), one_thread(), torch.enable_grad(), precision, translated(own.causal):
         proof = _Proof(own)
         chosen = proof.packed(longest_row)
         if chosen is None:

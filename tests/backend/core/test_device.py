@@ -17,10 +17,10 @@ from backend.core.device import (
     MAX_LANES,
     ComputePlan,
     apply_plan,
-    left_as_found,
     memory_bytes,
     plan_compute,
     processor,
+    restored_globals,
     seed_everything,
     step_seed,
     torch_dtype,
@@ -214,7 +214,7 @@ def settings_of_the_process() -> tuple[object, ...]:
 def test_a_process_is_left_as_it_was_found_also_by_what_fails() -> None:
     before = settings_of_the_process()
     another = replace(PLAN, threads=torch.get_num_threads() + 1, matmul_precision="high")
-    with contextlib.suppress(ModelError), left_as_found():
+    with contextlib.suppress(ModelError), restored_globals():
         seed_everything(7)
         apply_plan(another)
         during = settings_of_the_process()
