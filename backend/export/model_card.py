@@ -77,7 +77,7 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
         _section("Answers on held-out rows", _samples(samples)),
         _section("How to load", _how_to_load(folder, trained, target)),
         _section("Is this what was trained?", _parity(certificate)),
-        _section("Limits", "\n".join(_limits(config, base, trained.base_note))),
+        _section("Limits", "\n".join(_limits(trained, target))),
     ]
     (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
@@ -235,11 +235,17 @@ def _parity(certificate: Certificate) -> str:
     return f"The parity certificate is **{certificate.light}**; see [{PAGE}]({PAGE}).{reasons}"
 
 
-def _limits(config: RunConfig, base: str, base_note: str) -> Iterator[str]:
+def _limits(trained: Trained, target: str) -> Iterator[str]:
     """What is not known, said as plainly as what is."""
+    config, base = trained.config, trained.base_words
     yield "- It learned from the rows above and from nothing else."
-    if base_note:
-        yield f"- {base_note}"
+    if trained.base_note:
+        yield f"- {trained.base_note}"
+    if target == "adapter" and trained.adapts_experts:
+        yield (
+            "- It adapts experts as transformers 5 stores them. Under transformers 4, which stores those of most "
+            "families otherwise, peft leaves their part out without an error."
+        )
     yield f"- Whatever {base} does badly, it may do as well."
     yield "- The held-out rows come from the same source as the training rows. Other questions were not measured."
     yield "- Safety, fairness and other languages were not measured."

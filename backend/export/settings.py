@@ -34,18 +34,19 @@ WITHOUT_MEANING = {
     "chunk_size_feed_forward": "how much is computed at once",
     "gradient_checkpointing": "memory in training",
     "router_aux_loss_coef": "a part of the loss in training",
-    "output_router_logits": "what is returned beside the answer",
     "output_attentions": "what is returned beside the answer",
     "output_hidden_states": "what is returned beside the answer",
     "output_scores": "what is returned beside the answer",
     "output_logits": "what is returned beside the answer",
-    "return_dict": "how it is returned",
     "return_dict_in_generate": "how it is returned",
     "id2label": "of classifiers",
     "label2id": "of classifiers",
     "problem_type": "of classifiers",
 }
-"""Keys that change no answer, and why."""
+"""Keys that change no answer, and why.
+
+Not among them: return_dict and output_router_logits, on other values of which some readers fail.
+"""
 _DROPOUT = ("dropout", "pdrop", "_drop")
 """What names of dropout end with or hold: nothing is dropped outside training."""
 

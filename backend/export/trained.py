@@ -47,6 +47,11 @@ class Trained:
         return self.config.tuning.trains_all
 
     @property
+    def adapts_experts(self) -> bool:
+        """Whether some adapters stand on parameters that are no modules, as experts and their routers are."""
+        return isinstance(self.model, PeftModel) and bool(self.model.peft_config["default"].target_parameters)
+
+    @property
     def slug(self) -> str:
         """The middle of the run's id: what it was named; and the checkpoint, where it is one."""
         named = "-".join(self.run.id.split("-")[2:-1]) or self.run.id

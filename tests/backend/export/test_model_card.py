@@ -16,8 +16,9 @@ from backend.export.model_card import write_card
 from backend.run.folder import RunDir
 from backend.run.model_names import cache_folder, converted_name
 from backend.run.reports import DataCheck, DataFinding
-from tests.backend.export.conftest import Asked
-from tests.backend.export.results import finished
+from tests.backend.export.conftest import Asked, ask
+from tests.backend.export.families import family_folder
+from tests.backend.export.results import finished, finished_over
 
 CERTIFICATE = Certificate(
     "run", "merged", "bfloat16", "x", 4, [Check("a", Light.AMBER, "It is odd.")], {}, []
@@ -171,6 +172,13 @@ def test_what_to_know_of_the_base_is_a_limit(learned: Asked, tmp_path: Path) -> 
     carried = cache_folder() / converted_name("smollm2-135m")
     _, body = card(learned, tmp_path, model="smollm2-135m", base=carried)
     assert "a GGUF file of fewer bits" in body.split("## Limits")[1]
+
+
+def test_adapters_of_experts_name_the_transformers_that_reads_them(learned: Asked, tmp_path: Path) -> None:
+    over = ask(finished_over(family_folder(tmp_path / "model", "mixtral"), tmp_path), rows=2)
+    assert "as transformers 5 stores them" in card(over, tmp_path, target="adapter")[1].split("## Limits")[1]
+    assert "transformers 5" not in card(over, tmp_path, target="merged")[1].split("## Limits")[1]
+    assert "transformers 5" not in card(learned, tmp_path, target="adapter")[1].split("## Limits")[1]
 
 
 def test_no_place_on_this_machine_is_told(learned: Asked, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig
 
 from backend.core.model_files import write_config, write_generation_config
 from backend.export.settings import (
@@ -19,7 +20,7 @@ from backend.export.settings import (
     unknown_rules,
     unknown_settings,
 )
-from tests.backend.export.families import family_config
+from tests.backend.export.families import family_config, family_folder
 from tests.backend.export.harm import edit_json
 from tests.backend.export.spoil import spoilt
 
@@ -65,6 +66,7 @@ def test_every_setting_that_is_changed_alone_is_named(name: str, tmp_path: Path)
         ({"model_type": "qwen2"}, "model_type is qwen2, and llama in the trained model"),
         ({"hidden_act": {}}, "config.json cannot be read"),
         ({"transformers_version": "none"}, "transformers_version is none"),
+        ({"return_dict": False}, "return_dict is False, and True in the trained model"),
     ],
 )
 def test_it_says_which_setting_and_how(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -90,6 +92,55 @@ def test_a_key_that_nobody_knows_is_named_and_not_wrong(tmp_path: Path) -> None:
     edit_json(file, foo=1, use_cache=False, some_dropout=0.5, transformers_version="4.40.0.dev0")
     assert list(check_config(file, config, "bfloat16")) == []
     assert unknown_settings(file, config) == ["config.json says foo"]
+
+
+OTHERWISE: dict[str, Any] = {
+    "_name_or_path": "other/model",
+    "_from_model_config": True,
+    "use_cache": False,
+    "initializer_range": 0.9,
+    "initializer_factor": 0.9,
+    "pretraining_tp": 2,
+    "chunk_size_feed_forward": 1,
+    "gradient_checkpointing": True,
+    "router_aux_loss_coef": 0.7,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "output_scores": True,
+    "output_logits": True,
+    "return_dict_in_generate": True,
+    "id2label": {"0": "A", "1": "B", "2": "C"},
+    "label2id": {"A": 0, "B": 1, "C": 2},
+    "problem_type": "regression",
+}
+"""Every key without meaning with a value that it seldom has."""
+
+
+def test_a_model_answers_the_same_whatever_the_keys_without_meaning_say(tmp_path: Path) -> None:
+    assert OTHERWISE.keys() == WITHOUT_MEANING.keys()
+    folder = family_folder(tmp_path / "model", "mixtral")
+    before = _answer(folder)
+    edit_json(folder / "config.json", **OTHERWISE)
+    assert _answer(folder) == before
+
+
+def _answer(folder: Path) -> list[int]:
+    """Six tokens that transformers itself says, with its cache."""
+    ids = torch.tensor([[5, 9, 11, 40, 3]])
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+    tokens: list[int] = getattr(said, "sequences", said)[0].tolist()
+    return tokens
+
+
+def test_what_a_reader_fails_on_has_a_meaning(tmp_path: Path) -> None:
+    """transformers 4 cannot answer with a cache where a mixture of experts returns its router's logits."""
+    config = family_config("mixtral")
+    file = written(config, tmp_path)
+    edit_json(file, output_router_logits=True)
+    assert [*check_config(file, config, "bfloat16")] == [
+        "output_router_logits is True, and False in the trained model"
+    ]
 
 
 def test_every_key_without_meaning_has_its_reason() -> None:

@@ -15,7 +15,8 @@ from backend.export.trained import Trained, load_trained, model_weights
 from backend.run.folder import RunDir
 from backend.run.model_names import cache_folder, converted_name
 from tests.backend.export.conftest import Asked
-from tests.backend.export.results import finished
+from tests.backend.export.families import family_folder
+from tests.backend.export.results import finished, finished_over
 from tests.runs import make_run, write_rows
 
 
@@ -46,6 +47,13 @@ def test_a_checkpoint_leaves_under_its_step(trained: RunDir) -> None:
     found = load_trained(trained, "latest")
     assert (found.step, found.result, found.slug) == (20, trained.checkpoint(20), "tiny-step-000020")
     assert found.base == load_trained(trained).base
+
+
+def test_adapters_of_experts_are_known(llama: Asked, tmp_path: Path) -> None:
+    mixtral = load_trained(finished_over(family_folder(tmp_path / "model", "mixtral"), tmp_path))
+    assert mixtral.adapts_experts
+    assert not llama.fresh().adapts_experts
+    assert not load_trained(finished(tmp_path / "full", method="full")).adapts_experts
 
 
 def test_without_a_result_it_says_what_to_do(learner: Path, tmp_path: Path) -> None:
