@@ -1,7 +1,7 @@
-"""Whole data sets of conversations to ids and masks, without running the template or the tokenizer on each row.
+"""Encode many conversations without running the chat template or the tokenizer on each of them.
 
-Two caches do the work: the template's shape joins a row by hand, and the word cache looks its words up. Both
-apply only where they are proved to give the ids of the slow way; a row for which they are not comes back as None.
+The template's shape gives the fixed text between the messages' contents, and a cache gives the ids of words. Both are
+used only where they are proved to give the ids that ``encode_messages`` does; other rows come back as None.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class _Piece:
-    """Fixed text of a shape: plain ``head``, then ``ids`` from its first to its last special token, ``tail``.
+    """Fixed text of a shape: plain text ``head``, the ``ids`` from first to last special token, plain text ``tail``.
 
-    ``ids`` is empty, and everything is ``tail``, where the piece holds no special token.
+    Without a special token ``ids`` is empty and all is ``tail``.
     """
 
     head: str
@@ -37,18 +37,19 @@ class _Piece:
 
 @dataclass
 class _Plan:
-    """One row, cut at special tokens: texts to look up, what follows each, and where the answers begin.
+    """One row, cut at special tokens: the ``texts`` between them and the ``fixed`` ids after each text.
 
-    ``ends``: for each text, how many of the tokens that follow it end a trained answer; 0 where none begins in it.
+    ``boundaries``: for each text, the number of characters before a trained answer. ``ends``: how many of the ids
+    after it end that answer; 0 if no trained answer begins in it.
     """
 
     texts: list[str] = field(default_factory=list)
-    boundaries: list[int] = field(default_factory=list)  # of trained texts: characters before the answer
+    boundaries: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     fixed: list[tuple[int, ...]] = field(default_factory=list)
 
-    def pass_piece(self, text: str, boundary: int, piece: _Piece, *, ends: int) -> tuple[str, int, int]:
-        """Close the text before the piece's first special token; the text, boundary and ends after its last."""
+    def add_piece(self, text: str, boundary: int, piece: _Piece, *, ends: int) -> tuple[str, int, int]:
+        """End the current text at the piece's first special token; return (text, boundary, ends) after its last."""
         if not piece.ids:
             return text + piece.tail, boundary, ends
         self.texts.append(text + piece.head)
@@ -59,7 +60,7 @@ class _Plan:
 
 
 class BatchEncoder:
-    """Encodes rows of one tokenizer; ``encode`` gives None for each row that has to go the slow way."""
+    """Encodes rows for one tokenizer; ``encode`` returns None for each row that needs ``encode_messages``."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -69,7 +70,7 @@ class BatchEncoder:
         self._pieces: dict[tuple[str, ...], tuple[TemplateShape, list[_Piece]] | None] = {}
 
     def encode(self, conversations: Sequence[Sequence[Message]]) -> list[Row | None]:
-        """Ids and mask of each conversation, cut after its last trained token."""
+        """Return the ids and mask of each conversation, cut after its last trained token."""
         if self._words is None:
             return [None] * len(conversations)
         rows: list[Row | None] = []
@@ -93,12 +94,12 @@ class BatchEncoder:
         if not all(shape.conditions.met_by(message["content"]) for message in messages):
             return None
         plan = _Plan()
-        text, boundary, ends = plan.pass_piece("", 0, pieces[0], ends=0)
+        text, boundary, ends = plan.add_piece("", 0, pieces[0], ends=0)
         for index, message in enumerate(messages):
             if message["role"] == "assistant" and is_trained(message):
                 boundary, ends = len(text) - shape.leads[index], shape.ends[index]
             text += message["content"]
-            text, boundary, ends = plan.pass_piece(text, boundary, pieces[index + 1], ends=ends)
+            text, boundary, ends = plan.add_piece(text, boundary, pieces[index + 1], ends=ends)
         return plan
 
     def _known(self, roles: tuple[str, ...]) -> tuple[TemplateShape, list[_Piece]] | None:
@@ -123,14 +124,14 @@ class BatchEncoder:
         return _Piece(text[:start], tuple(ids), text[stop:])
 
     def _overlapping(self, shape: TemplateShape) -> bool:
-        """Whether an added token could reach from a content into a special token of the shape, or extend one."""
+        """True if an added token could begin in a content and overlap a special token of the shape, or extend one."""
         used = {match for piece in shape.pieces for match in self._special.findall(piece)}
         added = [token.content for token in self._tokenizer.added_tokens_decoder.values()]
         return any(_collide(special, other) for special in used for other in added if other != special)
 
 
 def _is_plain(message: Message) -> bool:
-    """Whether it has only a role and a content, both text, and the content is not half a character."""
+    """True if a message has only a role and a text content, and that content is valid Unicode."""
     content = message.get("content")
     return (
         _PLAIN_KEYS.issuperset(message)
@@ -146,7 +147,7 @@ def _collide(special: str, other: str) -> bool:
 
 
 def _assemble(plan: _Plan, encoded: list[tuple[list[int], int]]) -> Row | None:
-    """The row, or None if nothing in it is trained."""
+    """Return the ids and mask of a row; None if nothing in it is trained."""
     ids: list[int] = []
     trained: list[bool] = []
     length = 0

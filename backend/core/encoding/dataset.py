@@ -1,4 +1,4 @@
-"""Rows as examples: tokenised once, made where they are asked for, and many of them while training runs."""
+"""The rows of a run as examples: tokenised once, cached on disk if many, and if very many while training runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import overload
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.encoding.examples import Example, fate_of, require_fit, teaches
+from backend.core.encoding.examples import Example, has_targets, require_fit, row_use
 from backend.core.encoding.row import encode_each
 from backend.core.encoding.token_cache import Tokens, TokenTable, key_of, load_cached, write_through
 from backend.data.records import Row
@@ -18,22 +18,22 @@ from backend.errors import DataError
 from backend.run.config import DataConfig
 
 BLOCK_ROWS = 2_000
-"""Rows that are tokenised together. Smaller sets are not kept: it takes as long to look for their tokens."""
+"""Rows tokenised per block. Smaller data sets are not cached: looking them up takes as long as tokenising them."""
 _AROUND = 64
-"""More tokens than a chat template is likely to put around a message."""
+"""Upper estimate of the tokens that a chat template adds around a message."""
 _NAMED = 3
 LARGE_ROWS = 10_000
-"""From so many rows on, training can begin before all are tokenised."""
+"""From this many rows on, training can start before all are tokenised."""
 
 
 def encode(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig, *, all_now: bool = True
 ) -> EncodedRows:
-    """Rows as token ids with a mask on what is learned, in order.
+    """Tokenise ``rows``: ids with a mask on trained tokens, in order.
 
-    Not ``all_now``: of a large set only the first rows are tokenised here, and the rest by ``EncodedRows.go_on``;
-    but where ``data.truncation`` may leave rows out, their number has to be known, and where rows may be too long,
-    that has to be told before training: then all are.
+    With ``all_now`` False, only the first block of a large data set is tokenised here; the caller goes on with
+    ``EncodedRows.tokenise_next``. All rows are still tokenised if ``data.truncation`` may drop some, since the number
+    of steps depends on it, or if a row may be too long, since that error must come before training.
     Raises DataError (too-long, nothing-trained, template-refused, no-rows) naming the row.
     """
     encoded = EncodedRows(rows, tokenizer, data)
@@ -52,11 +52,11 @@ def encode(
 
 
 class EncodedRows(Sequence[Example]):
-    """Examples ready to train on, each made where it is asked for; a row not yet tokenised is tokenised for it alone.
+    """A sequence of examples; each is built on access, and a row not yet tokenised is tokenised on access.
 
-    ``numbers``: for each example the index of its row among those given. ``cut`` and ``dropped`` name the rows that
-    were too long. ``whole`` says whether every row is tokenised; ``tokens``, and ``trained_tokens`` that the model
-    learns to say, are those of the rows that are.
+    ``numbers``: for each example, the index of its row among those given. ``cut`` and ``dropped``: places of rows
+    that were too long. ``is_complete``: all rows are tokenised. ``tokens`` and ``trained_tokens`` (targets of the
+    loss) count the rows tokenised so far.
     """
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
@@ -70,8 +70,8 @@ class EncodedRows(Sequence[Example]):
         self._key = key_of(rows, tokenizer) if len(rows) >= BLOCK_ROWS else None
         self._table = load_cached(self._key) if self._key else None
         self._tables = self._blocks()
-        self._staying: list[np.ndarray] = []
-        self._looked_at = self._longest = self._highest = 0
+        self._kept: list[np.ndarray] = []
+        self._encoded_rows = self._longest = self._highest = 0
         self._limits: tuple[int, int] | None = None
 
     def __len__(self) -> int:
@@ -91,14 +91,14 @@ class EncodedRows(Sequence[Example]):
         return map(self._example, self.numbers.tolist(), rows_at(self._rows, self.numbers))
 
     def tokenise_next(self, *, to_the_end: bool = False) -> bool:
-        """Tokenise the next rows, or all that are left, in their order; whether there are more.
+        """Tokenise the next block of rows, or all that are left; return True if there may be more.
 
-        Raises as ``encode`` does: rows that are too long are told together.
+        Raises what ``encode`` raises, one error for all rows that are too long.
         """
         while (more := self._next()) and to_the_end:
             pass
         if self._long:
-            raise _too_long(self._long, self._looked_at, self._data.max_length)
+            raise _too_long(self._long, self._encoded_rows, self._data.max_length)
         return more
 
     def _next(self) -> bool:
@@ -106,22 +106,22 @@ class EncodedRows(Sequence[Example]):
             return False
         table = next(self._tables, None)
         if table is not None:
-            self._look_at(table)
+            self._add_block(table)
             return True
         self.is_complete = True
-        self.numbers = np.concatenate([self.numbers[:0], *self._staying])
+        self.numbers = np.concatenate([self.numbers[:0], *self._kept])
         if self._key and self._table is None:
             self._table = load_cached(self._key)
         return False
 
     def require_fit(self, longest: int, vocabulary: int) -> None:
-        """As ``core.examples.require_fit``, for the rows tokenised so far now and for every other in its turn."""
+        """Apply ``examples.require_fit`` to the rows tokenised so far, and to all others when they are."""
         self._limits = (longest, vocabulary)
         if self._longest > longest or self._highest >= vocabulary:
             require_fit(self, longest, vocabulary)
 
     def _blocks(self) -> Iterator[TokenTable]:
-        """All rows as tables of at most ``BLOCK_ROWS``: of the kept one, or tokenised now and kept where many."""
+        """Yield all rows as tables of at most ``BLOCK_ROWS``, from the cache, or tokenised now and cached if many."""
         if self._table is not None:
             starts = range(0, len(self._rows), BLOCK_ROWS)
             return iter([self._table[start : start + BLOCK_ROWS] for start in starts])
@@ -129,34 +129,36 @@ class EncodedRows(Sequence[Example]):
         blocks = map(TokenTable.of, iter(lambda: list(itertools.islice(encoded, BLOCK_ROWS)), []))
         return write_through(self._key, blocks) if self._key else blocks
 
-    def _look_at(self, table: TokenTable) -> None:
-        """Count the next rows and decide which of them stay; raises DataError for one that may not be so long."""
+    def _add_block(self, table: TokenTable) -> None:
+        """Count the tokens of the next block, decide which rows to keep, and check the limits of ``require_fit``."""
         limit, starts = self._data.max_length, table.ends[:-1] - table.ends[0]
         lengths = np.diff(table.ends)
-        stays = np.ones(len(table), bool)
+        keep = np.ones(len(table), bool)
         for index in np.flatnonzero(lengths > limit).tolist():
-            stays[index] = self._truncate(self._rows[self._looked_at + index], *table[index])
-        said = np.cumsum(np.append(False, table.all_trained), dtype=np.int64)
+            keep[index] = self._truncate(self._rows[self._encoded_rows + index], *table[index])
+        trained_before = np.cumsum(np.append(False, table.all_trained), dtype=np.int64)
         lengths = np.minimum(lengths, limit)
-        self.tokens += int(lengths[stays].sum())
-        self.trained_tokens += int((said[starts + lengths] - said[starts + 1])[stays].sum())
-        self._staying.append(self._looked_at + np.flatnonzero(stays))
+        self.tokens += int(lengths[keep].sum())
+        # targets from the second token of a row on, since nothing predicts the first
+        targets = trained_before[starts + lengths] - trained_before[starts + 1]
+        self.trained_tokens += int(targets[keep].sum())
+        self._kept.append(self._encoded_rows + np.flatnonzero(keep))
         longest, highest = int(lengths.max()), int(table.all_ids.max())
         self._longest, self._highest = max(self._longest, longest), max(self._highest, highest)
         if not self._key:
             self._table = table
-        first, self._looked_at = self._looked_at, self._looked_at + len(table)
+        first, self._encoded_rows = self._encoded_rows, self._encoded_rows + len(table)
         if self._limits and (longest > self._limits[0] or highest >= self._limits[1]):
-            require_fit(self[first : self._looked_at], *self._limits)
+            require_fit(self[first : self._encoded_rows], *self._limits)
 
     def _truncate(self, row: Row, ids: np.ndarray, trained: np.ndarray) -> bool:
-        """Note what becomes of a row that is too long; return whether it stays among the examples."""
-        fate = fate_of(trained, self._data)
-        if fate == "too-long":
-            self._long.append((row.place, len(ids), teaches(trained[: self._data.max_length])))
+        """Apply ``data.truncation`` to an over-long row and record its place; return True if the row is kept."""
+        use = row_use(trained, self._data)
+        if use == "too-long":
+            self._long.append((row.place, len(ids), has_targets(trained[: self._data.max_length])))
             return True
-        (self.cut if fate == "cut" else self.dropped).append(row.place)
-        return fate == "cut"
+        (self.cut if use == "cut" else self.dropped).append(row.place)
+        return use == "cut"
 
     def _example(self, number: int, row: Row) -> Example:
         limit = self._data.max_length
@@ -174,7 +176,7 @@ class EncodedRows(Sequence[Example]):
 
 
 def _may_be_long(row: Row, limit: int) -> bool:
-    """Whether a row may have more than ``limit`` tokens: none is shorter than a byte of its texts."""
+    """True if a row may have more than ``limit`` tokens, judged by its bytes: a token has one byte at least."""
     texts = [row.text or "", row.tools or "", *(str(message) for message in row.messages)]
     texts += [text for text, _ in row.segments]
     size = sum(len(text.encode("utf-8", "surrogatepass")) + _AROUND for text in texts)
@@ -182,15 +184,15 @@ def _may_be_long(row: Row, limit: int) -> bool:
 
 
 def _too_long(long: Sequence[tuple[str, int, bool]], rows: int, limit: int) -> DataError:
-    """The error that names the rows that are too long, the longest first, and what each way out keeps."""
+    """Return the error that names the over-long rows, the longest first, and how many rows each remedy keeps."""
     places = ", ".join(place for place, _, _ in sorted(long, key=lambda each: -each[1])[:_NAMED])
-    longest, taught = max(length for _, length, _ in long), sum(teaches for _, _, teaches in long)
+    longest, targets = max(length for _, length, _ in long), sum(has_target for _, _, has_target in long)
     are = "row is" if rows == 1 else "rows are"
     return DataError(
         f"{len(long):,} of {rows:,} {are} longer than {limit:,} tokens ({places}); the longest has {longest:,}.",
         remedy=(
             f"Set data.max_length to {longest} or more to keep all, or data.truncation to drop, which keeps the "
-            f"other {rows - len(long):,}, or to cut, which also keeps the beginnings of {taught:,} answers."
+            f"other {rows - len(long):,}, or to cut, which also keeps the beginnings of {targets:,} answers."
         ),
         code="too-long",
     )

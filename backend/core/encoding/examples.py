@@ -1,4 +1,4 @@
-"""Rows as token ids: one that is trained on, one that is asked. It needs no tensors."""
+"""A row as token ids, to train on (Example) or to answer (Question). NumPy only; torch is not imported."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy as np
 from backend.errors import DataError
 from backend.run.config import DataConfig
 
-Fate = Literal["whole", "cut", "dropped", "too-long", "untrained"]
-"""What becomes of a row: all of it is trained on, its beginning, or nothing; or training does not begin."""
+RowUse = Literal["whole", "cut", "dropped", "too-long", "untrained"]
+"""How much of a row is trained on: all, its beginning, or nothing; for the last two, training refuses to start."""
 
 
-def teaches(trained: Sequence[bool] | np.ndarray) -> bool:
-    """Return whether a mask leaves a token to learn; the first is none, as nothing stands before it."""
+def has_targets(trained: Sequence[bool] | np.ndarray) -> bool:
+    """Return True if a mask has a target of the loss; the first token is never one, as nothing predicts it."""
     after = trained[1:]
     return bool(after.any()) if isinstance(after, np.ndarray) else any(after)
 
 
-def fate_of(trained: Sequence[bool] | np.ndarray, data: DataConfig) -> Fate:
-    """Return what ``data.max_length`` and ``data.truncation`` make of a row with this mask."""
-    if not teaches(trained):
+def row_use(trained: Sequence[bool] | np.ndarray, data: DataConfig) -> RowUse:
+    """Apply ``data.max_length`` and ``data.truncation`` to a row with the mask ``trained``."""
+    if not has_targets(trained):
         return "untrained"
     if len(trained) <= data.max_length:
         return "whole"
     if data.truncation == "error":
         return "too-long"
-    return "cut" if data.truncation == "cut" and teaches(trained[: data.max_length]) else "dropped"
+    return "cut" if data.truncation == "cut" and has_targets(trained[: data.max_length]) else "dropped"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One row as token ids: ``trained[i]`` says whether token i is something the model learns to say."""
+    """One row as token ids; ``trained[i]`` is True if token i is a target of the loss. ``row`` is its place."""
 
     input_ids: np.ndarray
     trained: np.ndarray
@@ -47,7 +47,7 @@ class Example:
                 remedy="Report this row: ids and mask must have one length.",
                 code="bad-mask",
             )
-        if not teaches(self.trained):
+        if not has_targets(self.trained):
             raise DataError(
                 f"{self.row} has no token to learn: its answer is empty or cut off.",
                 remedy="Give the row an answer, or raise data.max_length.",
@@ -57,7 +57,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out row to be answered: prompt ids, the prompt as text, and the answer a person would expect."""
+    """A held-out row to answer: its place, the prompt as text and as ids, the expected answer."""
 
     row: str
     prompt: str
@@ -66,9 +66,9 @@ class Question:
 
 
 def require_fit(examples: Sequence[Example], longest: int, vocabulary: int) -> None:
-    """Pass rows of at most ``longest`` tokens with ids below ``vocabulary``.
+    """Check that rows have at most ``longest`` tokens, and ids below ``vocabulary``.
 
-    Raises DataError (``too-long``, ``unknown-token``) naming the first row that is not so.
+    Raises DataError ``too-long`` or ``unknown-token``, naming the first row that fails.
     """
     for example in examples:
         if len(example.input_ids) > longest:
@@ -86,7 +86,7 @@ def require_fit(examples: Sequence[Example], longest: int, vocabulary: int) -> N
 
 
 def common_prefix(first: np.ndarray, second: np.ndarray) -> int:
-    """Number of leading tokens that two id arrays share."""
+    """Return the number of leading tokens that two id arrays share."""
     length = min(len(first), len(second))
     differs = np.flatnonzero(first[:length] != second[:length])
     return int(differs[0]) if len(differs) else length

@@ -1,4 +1,4 @@
-"""Rows as the model will see them: every token, whether it is trained, who put it there, and what an epoch costs."""
+"""Preview of training rows token by token: what is trained, what the template added; and the size of an epoch."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ VARIED_SHOWN = 20
 
 @dataclass(frozen=True)
 class PreviewToken:
-    """One token: ``text`` is what it covers, "" for a further token of one character.
+    """One token. ``text`` is the characters it covers, "" for all but the first token of one character.
 
-    ``trained`` tokens are targets of the loss, ``context`` is only read, ``cut`` never reaches the model.
-    ``from_template``: the chat template or the tokenizer put it there, not the person. ``ends_turn``: it is the
-    trained token by which the model learns to stop.
+    A ``trained`` token is a target of the loss, ``context`` is input only, ``cut`` is truncated away.
+    ``from_template``: added by the chat template or the tokenizer. ``ends_turn``: the trained token from which the
+    model learns to stop.
     """
 
     id: int
@@ -48,7 +48,7 @@ class PreviewToken:
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One row, token by token. ``problem`` says why it cannot be used; it may have no tokens then."""
+    """One row, token by token. ``problem``: the reason why it is not used whole; it may have no tokens then."""
 
     place: str
     fate: Fate
@@ -58,7 +58,7 @@ class PreviewRow:
 
 @dataclass(frozen=True)
 class LengthBin:
-    """How many rows have from ``low`` to ``high`` tokens, both included."""
+    """The number of rows with ``low`` to ``high`` tokens, both included."""
 
     low: int
     high: int
@@ -77,9 +77,9 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training rows costs. ``is_estimate``: worked out from a sample of the rows.
+    """The size of one pass over the training rows. ``is_estimate``: extrapolated from a sample.
 
-    ``rows`` are those that train; ``cut``, ``dropped`` and ``refused`` count the others.
+    ``rows`` counts those that are trained on, cut ones included; ``dropped`` and ``refused`` are not among them.
     """
 
     rows: int
@@ -94,11 +94,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Preview:
-    """The first training rows token by token, and the whole training side in figures.
+    """The first training rows token by token, and statistics of all training rows.
 
-    ``rejected`` counts the records that could not be read at all. ``varied`` are rows that augmentation changes in
-    the first epoch, before and after; ``varied_share`` says what part of the training rows does change, 0 to 1.
-    ``warnings``: what of the rows is not read, and what the chat template does to them that nobody sees.
+    ``rejected`` counts records that could not be read. ``varied`` are rows that augmentation changes in the first
+    epoch, before and after; ``varied_share`` is the share of rows that it changes, 0 to 1. ``warnings``: parts of
+    rows that are not read, and side effects of the chat template.
     """
 
     read_as: str
@@ -131,9 +131,9 @@ def preview(
     rows: int = 3,
     augmentation: AugmentationConfig | None = None,
 ) -> Preview:
-    """Show the first ``rows`` training rows of a run on ``dataset``, its lengths and the cost of an epoch.
+    """Return the first ``rows`` training rows of a run on ``dataset``, its row lengths and the size of an epoch.
 
-    A row that cannot be used is part of the answer, with the reason.
+    A row that cannot be used is included, with the reason.
     """
     measured = dataset.train[:MEASURED_ROWS]
     varied = varied_pairs(measured, augmentation or AugmentationConfig(), seed=seed)
@@ -156,7 +156,7 @@ def preview(
 def preview_row(
     row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig, stops: set[int] | None = None
 ) -> PreviewRow:
-    """One row token by token; ``stops`` are the ids that end a turn, worked out when not given."""
+    """Return one row token by token; ``stops`` are the ids that end a turn, by default those of the tokenizer."""
     stops = stop_token_ids(tokenizer) if stops is None else stops
     try:
         encoded = encode_row(row, tokenizer)
@@ -175,14 +175,14 @@ def preview_row(
 def _fate(encoded: Encoded, data: DataConfig) -> tuple[Fate, str]:
     """What becomes of a row, as ``data_pipeline.encode`` decides it, and why when that is not the whole row."""
     too_long = f"It has {len(encoded.input_ids):,} tokens and data.max_length is {data.max_length:,}"
-    words: dict[examples.Fate, tuple[Fate, str]] = {
+    words: dict[examples.RowUse, tuple[Fate, str]] = {
         "untrained": ("refused", "It has no token to learn: its answer is empty."),
         "whole": ("whole", ""),
         "too-long": ("refused", f"{too_long}, so a run would stop here."),
         "dropped": ("dropped", f"{too_long}, so it is left out."),
         "cut": ("cut", f"{too_long}: the end is cut off."),
     }
-    return words[examples.fate_of(encoded.trained, data)]
+    return words[examples.row_use(encoded.trained, data)]
 
 
 def _measure(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> _Measure:
@@ -198,7 +198,7 @@ def _measure(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> 
 
 
 def _sampled(rows: Sequence[Row]) -> Sequence[Row]:
-    """At most ``MEASURED_ROWS`` rows, evenly spread."""
+    """Return at most ``MEASURED_ROWS`` rows, evenly spread."""
     return rows[:: max(1, -(-len(rows) // MEASURED_ROWS))]
 
 
@@ -237,7 +237,7 @@ def _epoch(dataset: Dataset, measures: Sequence[_Measure], rows_per_step: int) -
 
 
 def _pieces(row: Row, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
-    """Return for each token the text it covers and whether the template put it there."""
+    """Return for each token the text it covers and whether the template added it."""
     if row.kind == "tokens":
         return [(tokenizer.decode([token], skip_special_tokens=False), False) for token in row.input_ids]
     if row.kind == "segments":
@@ -258,7 +258,7 @@ def _pieces(row: Row, encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> l
 def _framed(
     texts: Sequence[str], encoded: Encoded, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[str, bool]]:
-    """The person's texts one after the other, with whatever the tokenizer puts before and after them."""
+    """Return the tokens of ``texts``, and those that the tokenizer adds before and after them."""
     body: list[tuple[str, bool]] = []
     for text in texts:
         body += [(piece, False) for piece in _token_texts(text, tokenizer)]
@@ -268,12 +268,12 @@ def _framed(
 
 
 def _token_texts(text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """Return the characters of each token of a text that stands for itself."""
+    """Yield the characters of each token of a text tokenised by itself."""
     return _texts(text, tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 def _texts(text: str, offsets: Sequence[Span]) -> Iterator[str]:
-    """The characters of each token; those that two tokens share go to the first, gaps to the token after them."""
+    """Yield the characters of each token; shared ones go to the first token, gaps to the token after them."""
     done = 0
     for _, stop in offsets:
         yield text[done : max(done, stop)]
@@ -281,10 +281,10 @@ def _texts(text: str, offsets: Sequence[Span]) -> Iterator[str]:
 
 
 def _content_spans(text: str, row: Row, tokenizer: PreTrainedTokenizerBase) -> list[Span]:
-    """Return where the person's words stand in ``text``, the rendered conversation.
+    """Return where the messages' contents stand in ``text``, the rendered conversation.
 
-    Each content is rendered once more as a mark, which shows where the template prints it. Where the template prints
-    something else around such a mark, the content is looked for behind those before it.
+    Each content is replaced by a mark and rendered again, which shows where the template prints it. If the template
+    prints other text around the mark, the content is searched for after those before it.
     """
     tools = row.tool_list()
     chat = Chat(tokenizer, row.messages, tools, render(tokenizer, row.messages, tools=tools), frozenset())

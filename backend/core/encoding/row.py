@@ -1,4 +1,4 @@
-"""A row as token ids, with a mask on what is learned: the one place that knows what each kind of row becomes. F2."""
+"""Encode each kind of row (chat, text, tokens, segments) as token ids with a mask on what is trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.encoding.examples import teaches
+from backend.core.encoding.examples import has_targets
 from backend.core.tokenizer import (
     Encoded,
     encode_batch,
@@ -19,13 +19,13 @@ from backend.data.records import Row
 from backend.errors import DataError, ModelError, TunesmithError
 
 ROWS_AT_ONCE = 1024
-_OF_THE_MODEL = frozenset({"no-chat-template", "bad-template"})  # faults that no row can have a part in
+_OF_THE_MODEL = frozenset({"no-chat-template", "bad-template"})  # faults of the model: an error names no row
 IGNORED_LABEL = -100
-"""Label of a token that is not learned, as transformers and TRL write it."""
+"""Label of a token that is not trained, as in transformers and TRL."""
 
 
 def encode_each(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
-    """Every row, uncut and in order; runs of plain chats take the fast path together. Raises as ``encode`` does."""
+    """Yield every row encoded, untruncated, in order; plain chats in batches. Raises what ``encode_row`` does."""
     for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
         if not plain:
             yield from (_at_row(row, _encode_named(row, tokenizer)) for row in group)
@@ -43,7 +43,7 @@ def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """One row; an error names it."""
+    """Encode one row; an error names its place."""
     try:
         return encode_row(row, tokenizer)
     except (DataError, ModelError) as error:
@@ -53,7 +53,7 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """One row as ids and mask, uncut. Raises DataError and ModelError where the template refuses it."""
+    """Return one row as ids and mask, untruncated. Raises DataError and ModelError if the template rejects it."""
     if row.kind in {"preference", "judged"}:
         raise DataError(
             f"{row.place} is a preference row (an answer preferred to another, or judged good or bad).",
@@ -72,7 +72,7 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Pieces of text that want no template, each tokenised on its own and trained or not."""
+    """Encode text segments without a template, each tokenised by itself and trained or not."""
     ids: list[int] = []
     trained: list[bool] = []
     for text, learns in row.segments:
@@ -83,7 +83,7 @@ def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def _at_row(row: Row, encoded: Encoded) -> Encoded:
-    if not teaches(encoded.trained):
+    if not has_targets(encoded.trained):
         raise DataError(
             f"{row.place} has no token to learn: its answer is empty.",
             remedy="Give the row an answer or leave it out.",

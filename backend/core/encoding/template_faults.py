@@ -1,6 +1,6 @@
-"""What a chat template does to rows that nobody sees: asks otherwise than it trains, adds words, leaves parts out.
+"""Find hidden effects of a chat template on rows: other prompts than in training, added words, dropped parts.
 
-Found by rendering with the model's own template, once for each distinct kind of row.
+Each distinct kind of row is rendered once with the model's own template.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SHOWN_TOKENS = 8
 SHOWN_CHARACTERS = 50
 
 Faults = Mapping[str, str]
-"""The slug of a check of the doctor → what it finds in a row."""
+"""The slug of a data check -> what it found in a row."""
 
 
 def template_faults(tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Faults]:
-    """What looks at a row and says what its template does to it; nothing for rows without a template.
+    """Return a function that finds the faults of a row; it finds none if the tokenizer has no template.
 
-    Rows of one kind have the same faults: only the first of a kind is rendered.
+    Rows of one kind have the same faults, so only the first of each kind is rendered.
     """
     known: dict[object, Faults] = {}
     templated = tokenizer.chat_template is not None
@@ -61,7 +61,7 @@ def template_faults(tokenizer: PreTrainedTokenizerBase) -> Callable[[Row], Fault
 
 
 def seen_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what ``examine`` needs to look at rows as the model of this tokenizer sees them."""
+    """Return the arguments with which ``doctor.examine`` checks rows as this tokenizer encodes them."""
     model_ends = tokenizer.convert_tokens_to_ids(sorted(end_tokens(tokenizer)))
     return {
         "encode": lambda row: encode_row(row, tokenizer),
@@ -73,13 +73,13 @@ def seen_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def template_warnings(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """What the template does to ``rows``, a paragraph a fault; what the doctor's report says, in short."""
+    """Return the faults of the template in ``rows``, one paragraph each."""
     findings, _ = run_checks(Scan(rows, look=template_faults(tokenizer)), TEMPLATE_CHECKS)
     return template_sentences(findings, len(rows))
 
 
 def template_sentences(findings: Iterable[Finding], rows: int) -> tuple[str, ...]:
-    """Return what ``findings`` say of a chat template, a paragraph each; ``rows`` is how many were looked at."""
+    """Return the ``findings`` about a chat template, one paragraph each; ``rows`` is the number of rows checked."""
     slugs = {check.slug for check in TEMPLATE_CHECKS}
     return tuple(
         f"{each.title}, in {each.count:,} of {rows:,} rows ({each.examples[0].place}: "
@@ -90,7 +90,7 @@ def template_sentences(findings: Iterable[Finding], rows: int) -> tuple[str, ...
 
 
 def _kind(message: Message, first: bool, last: bool) -> tuple[object, ...]:
-    """What decides how a message is rendered, but for its words: its place, its keys, how an answer begins."""
+    """Return what the rendering of a message depends on besides its words: place, keys, how an answer begins."""
     role, content = message["role"], message["content"]
     more = len(message) > 2 and frozenset(key for key, value in message.items() if value)
     place = role, bool(content), more, first, last, is_trained(message)
@@ -115,7 +115,7 @@ def _faults(tokenizer: PreTrainedTokenizerBase, row: Row) -> Faults:
 
 
 def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools | None) -> str:
-    """Where the ids that answering begins with are not those with which the row goes on."""
+    """Return where the prompt at inference differs from the beginning of the training row; "" if nowhere."""
     ids = encode_messages(tokenizer, messages, tools=tools).input_ids
     for index in _answers(messages):
         prompt = encode_prompt(tokenizer, messages[:index], tools=tools)
@@ -129,7 +129,7 @@ def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tool
 
 
 def _added(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools | None) -> str:
-    """Words that the model has to write before an answer and that the row does not have."""
+    """Return words that the template puts before an answer and the row does not have; "" if there are none."""
     chat = render_answers(tokenizer, messages, tools=tools)
     text = chat.text
     for index, spans in zip(_answers(messages), chat.answers, strict=True):
@@ -151,7 +151,7 @@ def _answers(messages: Sequence[Message]) -> list[int]:
 
 
 def _lost(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools | None) -> str:
-    """The parts that could as well not be there: the render has nothing of them."""
+    """Return the parts of a row that the template leaves out; "" if there are none."""
     text = render(tokenizer, messages, tools=tools)
     word = fresh_sentinel(text)
     lost = ["the tools"] if tools and _rendered(tokenizer, messages, None) == text else []
@@ -166,7 +166,7 @@ def _lost(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], tools: Tools | None, refused: str = ""
 ) -> str:
-    """The render, or ``refused``: a template that refuses a change has looked at it."""
+    """Return the rendered text, or ``refused``: a template that rejects a changed part does read it."""
     try:
         return render(tokenizer, messages, tools=tools)
     except TunesmithError:
@@ -174,7 +174,7 @@ def _rendered(
 
 
 def _marked(message: Message, word: str, *, last: bool) -> list[tuple[str, Message]]:
-    """The message with ``word`` in place of one part after the other, and what that part is called."""
+    """Return (name of a part, the message with ``word`` in place of that part), for each part."""
     role, content = message["role"], message["content"]
     thoughts = f"the reasoning of {'the last' if last else 'an earlier'} answer"
     parts: list[tuple[str, Message]] = []

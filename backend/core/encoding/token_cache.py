@@ -1,8 +1,9 @@
-"""Token ids of large data sets on disk, mapped: the second start on the same rows tokenises nothing.
+"""A disk cache of token ids: a second start on the same large data set tokenises nothing.
 
-An entry is a folder named after a hash of all that its ids depend on: the rows' content, the tokenizer, its chat
-template, the date where a template prints one, and the code that renders. So it is never stale. Its bytes are
-checked before use; what is damaged is made again, and a disk that refuses only costs time.
+An entry is a folder named after a hash of everything its ids depend on: the rows' content, the tokenizer, its chat
+template, the date if the template prints it, and the version of the encoding code. So it is never stale. Its bytes
+are verified before use and then memory-mapped. A damaged entry is made again; a disk that cannot be written costs
+only time.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ from backend.utils.file_utils import (
 )
 
 MAX_BYTES = 4 * 2**30
-"""All entries together; the least recently used go first."""
+"""Limit of all entries together; the least recently used are deleted first."""
 
 ENCODING = "1"
-"""Part of every entry's key. Raise it when the same rows become other ids or masks; a test holds it to them."""
+"""Part of every key. Raise it when the same rows get other ids or masks; a test fails if you do not."""
 _PARTS = {"ids": np.dtype(np.int32), "trained": np.dtype(np.bool_), "ends": np.dtype(np.int64)}
 
 Tokens = tuple[np.ndarray, np.ndarray]
@@ -55,9 +56,9 @@ log = logging.getLogger("tunesmith")
 
 @dataclass(frozen=True)
 class TokenTable(Sequence[Tokens]):
-    """The tokens of rows, one after the other: ``ids`` int32 [T], ``trained`` bool [T], ``ends`` int64 [rows + 1].
+    """The tokens of many rows, concatenated: ``ids`` int32 [T], ``trained`` bool [T], ``ends`` int64 [rows + 1].
 
-    Row ``i`` has the tokens from ``ends[i]`` to ``ends[i + 1]``.
+    Row ``i`` has the tokens from ``ends[i]`` to ``ends[i + 1]``. A slice shares ``ids`` and ``trained``.
     """
 
     ids: np.ndarray
@@ -66,7 +67,7 @@ class TokenTable(Sequence[Tokens]):
 
     @classmethod
     def of(cls, encoded: Sequence[Encoded]) -> Self:
-        """The rows in memory."""
+        """Return the rows as a table in memory."""
         ends = np.cumsum([0, *(len(row.input_ids) for row in encoded)])
         ids = itertools.chain.from_iterable(row.input_ids for row in encoded)
         trained = itertools.chain.from_iterable(row.trained for row in encoded)
@@ -78,12 +79,12 @@ class TokenTable(Sequence[Tokens]):
 
     @property
     def all_ids(self) -> np.ndarray:
-        """The ids of these rows, one after the other."""
+        """The ids of all rows of this table, concatenated."""
         return self.ids[self.ends[0] : self.ends[-1]]
 
     @property
     def all_trained(self) -> np.ndarray:
-        """The mask of these rows, one after the other."""
+        """The mask of all rows of this table, concatenated."""
         return self.trained[self.ends[0] : self.ends[-1]]
 
     def __len__(self) -> int:
@@ -103,7 +104,7 @@ class TokenTable(Sequence[Tokens]):
 
 
 def load_cached(key: str, folder: Path | None = None) -> TokenTable | None:
-    """The entry ``key``, mapped; None where there is no good one, or none that the disk gives out."""
+    """Return the entry ``key``, memory-mapped; None if there is none, it is damaged, or the disk fails."""
     entry = (folder or _folder()) / key
     try:
         if not _is_good(entry):
@@ -111,28 +112,28 @@ def load_cached(key: str, folder: Path | None = None) -> TokenTable | None:
         table = TokenTable(
             *(np.asarray(np.memmap(entry / name, dtype=kind, mode="r")) for name, kind in _PARTS.items())
         )
-    except OSError as error:  # another process makes room just now, or the disk refuses
+    except OSError as error:  # another process may have just deleted it
         log.warning("The kept tokens in %s cannot be used and are made again: %s", entry, error)
         return None
-    with contextlib.suppress(OSError):  # on a disk that may not be written no entry is removed for its age
+    with contextlib.suppress(OSError):  # marks it as used; on a read-only disk nothing is evicted anyway
         os.utime(entry)
     return table
 
 
 def write_through(key: str, tables: Iterable[TokenTable], folder: Path | None = None) -> Iterator[TokenTable]:
-    """Hand ``tables`` through; once the last has been taken, their rows are the entry ``key``.
+    """Yield ``tables`` unchanged and write them to the entry ``key``, which appears after the last one.
 
-    Nothing is kept where taking them ends earlier or raises. A disk that refuses is told and costs no row.
+    Nothing is cached if the iteration stops early or raises. If the disk fails, a warning is logged and no row lost.
     """
-    with contextlib.closing(_Writing((folder or _folder()) / key)) as writing:
+    with contextlib.closing(_EntryWriter((folder or _folder()) / key)) as writer:
         for table in tables:
             yield table
-            writing.add(table)
-        writing.publish()
+            writer.add(table)
+        writer.publish()
 
 
 def key_of(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of everything that decides the ids and masks of ``rows``; where they stand does not matter."""
+    """Return a hash of everything that decides the ids and masks of ``rows``; their places in files do not matter."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (*_code(), *_settings(tokenizer)):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
@@ -159,11 +160,11 @@ def _folder() -> Path:
     try:
         return cache_folder().with_name("tokens")
     except ConfigError:  # no home, as in some containers
-        return Path(os.devnull)  # where nothing can be kept
+        return Path(os.devnull)  # not a folder: every read and write fails, and nothing is cached
 
 
-class _Writing:
-    """An entry while it is written, aside. The first refusal of the disk is told and ends it. ``close`` it."""
+class _EntryWriter:
+    """Writes an entry into a temporary folder. The first OSError is logged and ends the writing. ``close`` it."""
 
     def __init__(self, entry: Path) -> None:
         self._entry = entry
@@ -172,27 +173,27 @@ class _Writing:
         self._ends = [np.zeros(1, _PARTS["ends"])]
         self._files: list[IO[bytes]] = []
         self._refused = False
-        with self._told():
+        with self._stopped_by_oserror():
             entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             sweep_temporaries(entry.parent)
             self._staging.mkdir(mode=0o700)
             self._files = [(self._staging / name).open("wb") for name in ("ids", "trained")]
 
     def add(self, table: TokenTable) -> None:
-        """Write the rows of a table, unless the disk has refused some before."""
+        """Append the rows of a table, unless writing failed before."""
         if self._refused:
             return
-        with self._told():
+        with self._stopped_by_oserror():
             for file, values in zip(self._files, (table.all_ids, table.all_trained), strict=True):
                 file.write(values.tobytes())
             self._ends.append(table.ends[1:] - table.ends[0] + self._ends[-1][-1])
-            os.utime(self._staging)  # it is still being written: nobody shall sweep it
+            os.utime(self._staging)  # a fresh mtime, or another process sweeps it as a leftover
 
     def publish(self) -> None:
-        """Make the entry appear, whole, unless the disk has refused some of it; one made meanwhile stays."""
+        """Publish the entry, unless writing failed; one that another process published meanwhile stays."""
         if self._refused:
             return
-        with self._told():
+        with self._stopped_by_oserror():
             for file in self._files:
                 file.close()
             (self._staging / "ends").write_bytes(np.concatenate(self._ends).tobytes())
@@ -200,18 +201,18 @@ class _Writing:
             write_json_durably(self._staging / "manifest.json", digests)
             with contextlib.suppress(FileExistsError):
                 publish_folder(self._staging, self._entry)
-            _make_room(self._entry)
+            _evict(self._entry)
 
     def close(self) -> None:
-        """Leave nothing but what was published."""
+        """Close the files and delete what was not published."""
         for file in self._files:
             with contextlib.suppress(OSError):
                 file.close()
         shutil.rmtree(self._staging, ignore_errors=True)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Take the disk's refusal as the end of this entry."""
+    def _stopped_by_oserror(self) -> Iterator[None]:
+        """Log an OSError inside the block and give this entry up."""
         try:
             yield
         except OSError as error:
@@ -221,7 +222,7 @@ class _Writing:
 
 
 def _is_good(entry: Path) -> bool:
-    """Whether the entry is there and whole; a damaged one is removed."""
+    """True if the entry exists and matches its hashes; a damaged one is deleted."""
     if not entry.is_dir():
         return False
     try:
@@ -241,8 +242,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()
 
 
-def _make_room(newest: Path) -> None:
-    """Remove the least recently used entries until all fit; the newest stays, however large."""
+def _evict(newest: Path) -> None:
+    """Delete the least recently used entries until all fit into ``MAX_BYTES``; ``newest`` always stays."""
     entries = sorted(
         (path for path in newest.parent.iterdir() if path != newest and not path.name.startswith(".")),
         key=modified_ns,

@@ -1,9 +1,8 @@
-"""Ids of many texts fast: each text is cut into words at places no tokenizer of a known kind merges across.
+"""A cache of the ids of words, for byte-level BPE tokenizers whose tokens never cross a word boundary.
 
-A byte-level BPE never makes a token that holds a visible character and then a space: every word rule of this
-family lets a space only begin a word. So a text can be cut before a single space that stands between two visible
-characters, the words looked up, and only new words given to the tokenizers library. Where a tokenizer is not of
-such a kind, there is no cache.
+In these tokenizers no token has a visible character followed by a space: their pre-tokenizer lets a space only begin
+a word. So a text can be cut before each single space between two visible characters; words are looked up, and only
+new ones go to the tokenizers library. For any other tokenizer there is no cache.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _KNOWN_SPLITS = frozenset(
 
 
 class WordCache:
-    """Ids and offsets of words already met, for one tokenizer; made by ``word_cache``."""
+    """The ids and offsets of the words seen so far, for one tokenizer; created by ``word_cache``."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -40,7 +39,7 @@ class WordCache:
         self._ends: dict[str, tuple[int, ...]] = {}
 
     def encode(self, texts: Sequence[str], boundaries: Sequence[int]) -> list[tuple[list[int], int]]:
-        """For each text its ids, and how many of its tokens end at or before its boundary (in characters)."""
+        """Return for each text its ids, and how many of its tokens end at or before its boundary (in characters)."""
         if len(self._ids) > _CAPACITY:
             self._ids.clear()
             self._ends.clear()
@@ -77,7 +76,7 @@ class WordCache:
 
 
 def word_cache(tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
-    """An empty cache for ``tokenizer``, or None where cutting its texts into words is not known to be safe."""
+    """Return an empty cache for ``tokenizer``; None if cutting its texts into words is not known to be safe."""
     backend: Tokenizer = tokenizer.backend_tokenizer
     model = backend.model
     normalizer = _state(backend.normalizer)
@@ -92,13 +91,13 @@ def word_cache(tokenizer: PreTrainedTokenizerBase) -> WordCache | None:
 
 
 def _state(component: Any) -> dict[str, Any] | None:
-    """A part of a tokenizer as tokenizer.json spells it."""
+    """Return a component of a tokenizer as tokenizer.json describes it."""
     state: dict[str, Any] | None = None if component is None else json.loads(component.__getstate__())
     return state
 
 
 def _only_begins_words(rule: dict[str, Any] | None) -> bool:
-    """Whether this pre-tokenizer lets a single space between visible characters only begin a word."""
+    """True if under this pre-tokenizer a single space between visible characters can only begin a word."""
     if rule is None:
         return False
     match rule:
@@ -123,10 +122,10 @@ def _only_begins_words(rule: dict[str, Any] | None) -> bool:
 
 
 def _reaches_out(token: AddedToken) -> bool:
-    """Whether an added token looks beyond its own characters, or holds a space."""
+    """True if an added token matches more than its own characters, or contains white space."""
     return token.lstrip or token.rstrip or token.single_word or any(map(str.isspace, token.content))
 
 
 def _text(word: str) -> str:
-    """What a word of the cache stands for: a first one as it is, a later one after its space."""
+    """Return the text of a cached word: the first of a text as it is, a later one with its space before it."""
     return word[1:] if word.startswith(_FIRST) else " " + word

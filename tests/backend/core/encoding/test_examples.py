@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 
-from backend.core.encoding.examples import Example, Question, fate_of, require_fit, teaches
+from backend.core.encoding.examples import Example, Question, has_targets, require_fit, row_use
 from backend.errors import DataError
 from backend.run.config import DataConfig
 
@@ -32,8 +32,8 @@ def test_a_row_with_an_answer_is_kept_as_it_is() -> None:
     [([], False), ([1], False), ([1, 0], False), ([0, 0], False), ([0, 1], True), ([1, 0, 1], True)],
 )
 def test_a_mask_teaches_where_it_leaves_a_token_after_the_first(trained: list[int], learns: bool) -> None:
-    assert teaches([bool(one) for one in trained]) is learns
-    assert teaches(np.array(trained, dtype=bool)) is learns
+    assert has_targets([bool(one) for one in trained]) is learns
+    assert has_targets(np.array(trained, dtype=bool)) is learns
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_becomes_of_a_row_of_at_most_eight_tokens(
     for truncation in ("error", "drop", "cut"):
         data = DataConfig.model_validate({"train": "x", "max_length": 8, "truncation": truncation})
         mask = [*trained[:1], *[0] * 5, *trained[1:]]
-        fates.append(fate_of(np.array(mask, dtype=bool), data))
+        fates.append(row_use(np.array(mask, dtype=bool), data))
     assert fates == [error, drop, cut]
 
 
