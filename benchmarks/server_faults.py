@@ -37,12 +37,12 @@ from backend.inference.answer_text import AnswerText
 from backend.inference.decoding import Decoding, Prefill
 from backend.inference.sampling import Sampler
 from backend.inference.shared_base import SharedBase
-from backend.server import answers, embeddings
-from backend.server.hosts import Host
+from backend.server import embeddings, generation
+from backend.server.bases import ServedBase
 from backend.server.process import ServerOptions, opened
 
 STAGES: list[tuple[Any, str, float]] = [
-    (Host, "__init__", 0.2),
+    (ServedBase, "__init__", 0.2),
     (SharedBase, "_set", 0.02),
     (Prefill, "__init__", 0.02),
     (Prefill, "advance", 0.02),
@@ -50,7 +50,7 @@ STAGES: list[tuple[Any, str, float]] = [
     (Decoding, "step", 0.002),
     (Sampler, "choose", 0.002),
     (AnswerText, "push", 0.002),
-    (answers.Ticket, "deliver", 0.002),
+    (generation.EventQueue, "deliver", 0.002),
     (embeddings, "embed_texts", 0.02),
 ]
 """Where faults are planted, and in which share of the calls."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from backend.core import vocabulary
 from backend.errors import InferenceError
@@ -21,6 +22,64 @@ MAX_ANSWER_TOKENS = 512
 """Longest answer to view: its log-probabilities are held at once, 100 MB with a vocabulary of 50,000."""
 TOP = 5
 """Number of likeliest tokens shown at each position."""
+
+
+class ShownToken(TypedDict):
+    """A token as text, a special token by its name."""
+
+    id: int
+    text: str
+    special: bool
+
+
+class ShownPrompt(TypedDict):
+    """A prompt as text, special tokens included, and token by token."""
+
+    text: str
+    tokens: list[ShownToken]
+
+
+class _Likelihood(TypedDict):
+    logprob: float
+    probability: float
+
+
+class LikelyToken(TypedDict):
+    """One of the likeliest tokens at a position."""
+
+    id: int
+    text: str
+    logprob: float
+    probability: float
+
+
+class ScoredToken(TypedDict):
+    """A token of an answer with its probability, the entropy at its position, and the likeliest tokens there."""
+
+    id: int
+    text: str
+    special: bool
+    logprob: float
+    probability: float
+    entropy: float
+    top: list[LikelyToken]
+
+
+class DivergingToken(TypedDict):
+    """A token as two models score it, and the KL divergence of the tuned one from its base at its position, in nats."""
+
+    id: int
+    text: str
+    tuned_logprob: float
+    base_logprob: float
+    kl: float
+
+
+class ShownDivergence(TypedDict):
+    """The KL divergence of two models along an answer, at each position and in the mean."""
+
+    divergence: list[DivergingToken]
+    mean_kl: float
 
 
 def view_tokens(
@@ -68,13 +127,13 @@ def _side(renderer: PromptRenderer, answer: Answer, logprobs: Tensor) -> dict[st
     return {"text": answer.text, "finish_reason": answer.finish, "tokens": tokens}
 
 
-def shown_prompt(renderer: PromptRenderer, prompt: Sequence[int]) -> dict[str, Any]:
+def shown_prompt(renderer: PromptRenderer, prompt: Sequence[int]) -> ShownPrompt:
     """Return the prompt as text, special tokens included, and token by token."""
     text = renderer.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return {"text": text, "tokens": [_token(renderer, token_id) for token_id in prompt]}
 
 
-def shown_tokens(renderer: PromptRenderer, tokens: Sequence[TokenScore]) -> list[dict[str, Any]]:
+def shown_tokens(renderer: PromptRenderer, tokens: Sequence[TokenScore]) -> list[ScoredToken]:
     """Return each token of an answer with its probability, entropy and likeliest alternatives."""
     return [
         {
@@ -92,10 +151,10 @@ def shown_tokens(renderer: PromptRenderer, tokens: Sequence[TokenScore]) -> list
 
 def shown_divergence(
     renderer: PromptRenderer, ids: Sequence[int], tuned: Tensor, base: Tensor
-) -> dict[str, Any]:
+) -> ShownDivergence:
     """Return the KL divergence of two models at each of ``ids``, from their log-probabilities [len(ids), V]."""
     gaps = divergence(tuned, base)
-    places = [
+    places: list[DivergingToken] = [
         {
             "id": token_id,
             "text": token_text(renderer, token_id),
@@ -118,10 +177,10 @@ def finite(value: float) -> float:
     return value if math.isfinite(value) else -9999.0
 
 
-def _token(renderer: PromptRenderer, token_id: int) -> dict[str, Any]:
+def _token(renderer: PromptRenderer, token_id: int) -> ShownToken:
     special = vocabulary.is_special(renderer.tokenizer, token_id)
     return {"id": token_id, "text": token_text(renderer, token_id), "special": special}
 
 
-def _likely(logprob: float) -> dict[str, float]:
+def _likely(logprob: float) -> _Likelihood:
     return {"logprob": finite(logprob), "probability": math.exp(logprob)}

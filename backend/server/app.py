@@ -1,4 +1,4 @@
-"""The routes. A handler parses, calls one function, and puts the result on the wire."""
+"""The routes and their handlers: each parses its request, calls one function and sends what that returns."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,14 +17,22 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from backend.server import answers, embeddings, inspection
-from backend.server.answers import Answering, Service
-from backend.server.catalogue import Served
+from backend.server import embeddings, generation, inspection
 from backend.server.errors import INTERNAL, ApiError
-from backend.server.guard import Guard, gone, read_body
+from backend.server.generation import Generation
+from backend.server.guard import Guard, disconnected, read_body
 from backend.server.metrics import CONTENT_TYPE
 from backend.server.openapi import openapi
 from backend.server.parsing import parse
+from backend.server.responses import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Error,
+    Health,
+    Models,
+)
 from backend.server.schemas import (
     ChatRequest,
     CompareRequest,
@@ -33,20 +40,23 @@ from backend.server.schemas import (
     EmbeddingRequest,
     TokenViewRequest,
 )
+from backend.server.service import Service
 
 BODY_BYTES = 2**20
 BODY_SECONDS = 30.0
 _CLIENT_GONE = 499
-_SAID = {
+"""A status for the metrics alone, as nginx counts it: nobody is left to read it."""
+_HTTP_MESSAGES = {
     404: "There is no such endpoint; GET /openapi.json lists those there are.",
     405: "This endpoint wants another method.",
 }
 _log = logging.getLogger("tunesmith.server")
+Result = TypeVar("Result")
 Handler = Callable[[Service, Request], Awaitable[Response]]
 
 
 def make_app(service: Service, *, loopback: bool, token: str | None) -> Starlette:
-    """The application over ``service``, whose engine it starts and ends."""
+    """Return the application over ``service``, whose engine it starts and ends."""
     document = openapi(service.version)
 
     async def describe(_: Request) -> Response:
@@ -78,59 +88,61 @@ def make_app(service: Service, *, loopback: bool, token: str | None) -> Starlett
         ],
         middleware=[Middleware(Guard, loopback=loopback, token=token)],
         exception_handlers={
-            HTTPException: _told(_refused),
-            ApiError: _told(lambda error: error),
-            Exception: _fault,
+            HTTPException: _error_handler(_from_http),
+            ApiError: _error_handler(lambda error: error),
+            Exception: _internal_error,
         },
         lifespan=life,
     )
 
 
 async def _models(service: Service, _: Request) -> Response:
-    found = await service.in_thread(service.catalogue.served)
-    return JSONResponse({"object": "list", "data": [_shown(each) for each in found]})
+    served = await service.in_thread(service.catalogue.served)
+    models: Models = {"object": "list", "data": [each.response() for each in served]}
+    return JSONResponse(models)
 
 
 async def _model(service: Service, request: Request) -> Response:
     name = request.path_params["name"]
-    return JSONResponse(_shown(await service.in_thread(lambda: service.catalogue.describe(name))))
-
-
-def _shown(served: Served) -> dict[str, Any]:
-    return {**asdict(served), "object": "model", "owned_by": "tunesmith"}
+    served = await service.in_thread(lambda: service.catalogue.describe(name))
+    return JSONResponse(served.response())
 
 
 async def _chat(service: Service, request: Request) -> Response:
-    wanted = parse(ChatRequest, await _body(request))
-    return await _answered(request, answers.chat(service, wanted), stream=wanted.stream)
+    chat = parse(ChatRequest, await _body(request))
+    return await _respond(request, generation.chat(service, chat), stream=chat.stream)
 
 
 async def _complete(service: Service, request: Request) -> Response:
-    wanted = parse(CompletionRequest, await _body(request))
-    return await _answered(request, answers.complete(service, wanted), stream=wanted.stream)
+    completion = parse(CompletionRequest, await _body(request))
+    return await _respond(request, generation.complete(service, completion), stream=completion.stream)
 
 
 async def _embed(service: Service, request: Request) -> Response:
-    wanted = parse(EmbeddingRequest, await _body(request))
-    return JSONResponse(await _unless_gone(request, embeddings.embed(service, wanted)))
+    texts = parse(EmbeddingRequest, await _body(request))
+    return JSONResponse(await _until_disconnect(request, embeddings.embed(service, texts)))
 
 
 async def _token_view(service: Service, request: Request) -> Response:
-    wanted = parse(TokenViewRequest, await _body(request))
-    return JSONResponse(await _unless_gone(request, inspection.token_view(service, wanted)))
+    view = parse(TokenViewRequest, await _body(request))
+    return JSONResponse(await _until_disconnect(request, inspection.token_view(service, view)))
 
 
 async def _compare(service: Service, request: Request) -> Response:
-    wanted = parse(CompareRequest, await _body(request))
-    return JSONResponse(await _unless_gone(request, inspection.compare(service, wanted)))
+    comparison = parse(CompareRequest, await _body(request))
+    return JSONResponse(await _until_disconnect(request, inspection.compare(service, comparison)))
 
 
 async def _health(service: Service, _: Request) -> Response:
-    told = {"instance": service.instance, "version": service.version}
-    if service.engine.is_alive:
-        return JSONResponse({"status": "ok", **told})
-    service.engine.revive()
-    return JSONResponse({"status": "restarting", **told}, 503)
+    alive = service.engine.is_alive
+    health: Health = {
+        "status": "ok" if alive else "restarting",
+        "instance": service.instance,
+        "version": service.version,
+    }
+    if not alive:
+        service.engine.revive()
+    return JSONResponse(health, 200 if alive else 503)
 
 
 async def _metrics(service: Service, _: Request) -> Response:
@@ -141,28 +153,32 @@ async def _body(request: Request) -> bytes:
     return await read_body(request, limit=BODY_BYTES, seconds=BODY_SECONDS)
 
 
-async def _answered(
-    request: Request, coming: AbstractAsyncContextManager[Answering], *, stream: bool
+async def _respond(
+    request: Request, accepted: AbstractAsyncContextManager[Generation], *, stream: bool
 ) -> Response:
-    """The answer as one object or, once it was let in, as a stream of events; a client who leaves ends it."""
+    """Return the response as one object or, once the request was accepted, as a stream of events.
+
+    A client that disconnects ends the generation either way.
+    """
     if not stream:
 
-        async def whole() -> dict[str, Any]:
-            async with coming as answering:
-                return await answering.whole()
+        async def whole() -> ChatCompletion | Completion:
+            async with accepted as running:
+                return await running.response()
 
-        return JSONResponse(await _unless_gone(request, whole()))
+        return JSONResponse(await _until_disconnect(request, whole()))
+    # entered here and not in the stream: what is refused must become an error status, not a 200 with an error in it
     stack = AsyncExitStack()
-    return _Events(await stack.enter_async_context(coming), stack)
+    return _EventStream(await stack.enter_async_context(accepted), stack)
 
 
-class _Events(StreamingResponse):
-    """An answer as events. ``held`` is let go in any case, even where the client went before the first of them."""
+class _EventStream(StreamingResponse):
+    """A generation as server-sent events. ``held`` is closed even where the client left before the first of them."""
 
-    def __init__(self, answering: Answering, held: AsyncExitStack) -> None:
+    def __init__(self, running: Generation, held: AsyncExitStack) -> None:
         self._held = held
         super().__init__(
-            _events(answering), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            _events(running), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,23 +186,23 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(answering: Answering) -> AsyncIterator[str]:
+async def _events(running: Generation) -> AsyncIterator[str]:
     try:
-        async for chunk in answering.chunks():
+        async for chunk in running.chunks():
             yield _event(chunk)
-    except ApiError as error:
+    except ApiError as error:  # the status is sent already, so the error is an event of its own
         yield _event(error.body())
     yield "data: [DONE]\n\n"
 
 
-def _event(value: dict[str, Any]) -> str:
+def _event(value: ChatCompletionChunk | CompletionChunk | Error) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _unless_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """The result of ``work``, which ends when the client goes. Raises ClientDisconnect then."""
+async def _until_disconnect(request: Request, work: Awaitable[Result]) -> Result:
+    """Return the result of ``work``; cancel it and raise ClientDisconnect when the client goes first."""
     task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(gone(request))
+    leaving = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -195,11 +211,12 @@ async def _unless_gone(request: Request, work: Awaitable[dict[str, Any]]) -> dic
     finally:
         for each in (task, leaving):
             each.cancel()
+        # waited for, so that the generation has let go of its rows before anything else happens
         await asyncio.gather(task, leaving, return_exceptions=True)
 
 
 def _counted(service: Service, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """``handler``, its requests counted by endpoint and status."""
+    """Return ``handler`` with its requests counted by endpoint and status."""
 
     async def handle(request: Request) -> Response:
         status = 500
@@ -219,19 +236,21 @@ def _counted(service: Service, handler: Handler) -> Callable[[Request], Awaitabl
     return handle
 
 
-def _told(read: Callable[[Any], ApiError]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def tell(_: Request, error: Exception) -> Response:
-        refused = read(error)
-        return JSONResponse(refused.body(), refused.status, headers=refused.headers)
+def _error_handler(read: Callable[[Any], ApiError]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Return a handler that answers with the ApiError that ``read`` makes of an exception."""
 
-    return tell
+    async def handle(_: Request, error: Exception) -> Response:
+        found = read(error)
+        return JSONResponse(found.body(), found.status, headers=found.headers)
 
-
-def _refused(error: HTTPException) -> ApiError:
-    said = _SAID.get(error.status_code, "The request cannot be read.")
-    return ApiError(error.status_code, said, code="bad_request", headers=error.headers)
+    return handle
 
 
-async def _fault(_: Request, error: Exception) -> Response:
+def _from_http(error: HTTPException) -> ApiError:
+    message = _HTTP_MESSAGES.get(error.status_code, "The request cannot be read.")
+    return ApiError(error.status_code, message, code="bad_request", headers=error.headers)
+
+
+async def _internal_error(_: Request, error: Exception) -> Response:
     _log.error("a request failed", exc_info=error)
     return JSONResponse(INTERNAL.body(), INTERNAL.status)

@@ -1,4 +1,4 @@
-"""Which models there are to be served: the base, and every finished run under the root, with its checkpoints."""
+"""The models that can be served, by name: the base, and every finished run under the root, with its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from backend.run.folder import RunDir
 from backend.run.metrics import best_step, held_out_losses
 from backend.run.root import BASE
 from backend.server.errors import no_such_model
+from backend.server.responses import Model
 
 
 @dataclass(frozen=True)
 class Served:
-    """One model as a client sees it; ``created`` is in seconds since 1970."""
+    """One model that can be asked; ``created`` is in seconds since 1970."""
 
     id: str
     created: int
@@ -28,11 +29,24 @@ class Served:
     checkpoints: tuple[int, ...] = ()
     best_checkpoint: int | None = None
 
+    def response(self) -> Model:
+        """Return the model as clients get it."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "name": self.name,
+            "base_model": self.base_model,
+            "checkpoints": list(self.checkpoints),
+            "best_checkpoint": self.best_checkpoint,
+            "object": "model",
+            "owned_by": "tunesmith",
+        }
+
 
 class Catalogue:
-    """The runs under ``root`` and those named one by one; ``first`` (a run or a model) says what ``base`` is.
+    """The runs under ``root`` and those in ``named``; the first of these (a run or a model) decides what ``base`` is.
 
-    ``base_model`` is where the base of those runs lies now that were trained over that very model.
+    ``base_model`` is where the base of the runs lies now, for those that were trained over that very model.
     """
 
     def __init__(
@@ -44,17 +58,16 @@ class Catalogue:
         self._manager = RunManager(root) if root is not None else None
 
     def served(self) -> list[Served]:
-        """What can be asked for now, the base first."""
+        """Return the models that can be asked now, the base first."""
         runs = [_served(summary) for summary in self._summaries() if RunDir(summary.path).result_folder()]
         base = self._base_name()
         own = [Served(BASE, 0, BASE, base)] if base is not None else []
         return own + runs
 
     def describe(self, name: str) -> Served:
-        """Return one model by any name that answers, those of checkpoints among them. Raises ApiError."""
-        found = self.served()
+        """Return one model by any name that ``find`` knows, those of checkpoints among them. Raises ApiError."""
         model, at, checkpoint = name.rpartition("@") if "@" in name else (name, "", "")
-        known = next((each for each in found if model in {each.id, each.name}), None)
+        known = next((each for each in self.served() if model in {each.id, each.name}), None)
         if known is None or (at and known.id == BASE):
             raise no_such_model(name)
         if not at:
@@ -67,7 +80,10 @@ class Catalogue:
         return replace(known, id=f"{known.id}@{checkpoint}", name=name)
 
     def find(self, name: str) -> ModelSource:
-        """Return what a name stands for. Raises ApiError for a name of nothing, and what ``find_model`` raises."""
+        """Return the model of that name: ``base``, a run, or RUN@CHECKPOINT.
+
+        Raises ApiError for an unknown name, and what ``find_model`` raises.
+        """
         model, at, checkpoint = name.rpartition("@") if "@" in name else (name, "", "")
         if name == BASE:
             first = self._first if self._first is not None else self._newest()
@@ -80,6 +96,7 @@ class Catalogue:
         return self._open(run, checkpoint=checkpoint if at else None)
 
     def _open(self, model: RunDir | str, **which: Any) -> ModelSource:
+        # runs over another base keep their own: the one that was moved would be refused for them
         moved = isinstance(model, RunDir) and self._base_model and is_base_of(model, self._base_model)
         return find_model(model, base_model=self._base_model if moved else None, **which)
 

@@ -1,4 +1,4 @@
-"""What a client may say in a conversation: messages, tools, and which of the tools is to be called."""
+"""The conversation in a request: messages, tools, and which of the tools is to be called."""
 
 from __future__ import annotations
 
@@ -7,59 +7,62 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 
-from backend.server.no_effect import Cacheable, Echoed, EchoedMessage, PlaceInStream
+from backend.server.no_effect import CacheControlField, EchoedFields, EchoedMessageFields, StreamIndexField
 from backend.server.parsing import StrictModel, given
 
 Name = Annotated[str, Field(max_length=256)]
 
 
-class TextPart(Cacheable):
-    """A part of a content; only text is understood."""
+class TextPart(CacheControlField):
+    """A part of a message's content; only text is understood."""
 
     type: Literal["text"]
     text: str
 
 
-class FunctionCall(Echoed):
-    """The function of a tool call, its arguments as JSON text."""
+class FunctionCall(EchoedFields):
+    """The function that was called, its arguments as JSON text."""
 
     name: Name
     arguments: str
 
 
-class ToolCall(PlaceInStream):
-    """A call of a tool that the assistant made before."""
+class ToolCall(StreamIndexField):
+    """A tool call that the assistant made earlier in the conversation."""
 
     id: Name
     type: Literal["function"]
     function: FunctionCall
 
     def plain(self) -> dict[str, Any]:
-        """The call as chat templates want it."""
+        """Return the call as chat templates want it."""
         function = {"name": self.function.name, "arguments": self.function.arguments}
         return {"id": self.id, "type": self.type, "function": function}
 
 
-_SAID: JsonDict = given("content")
-_REFUSED: JsonDict = {"required": ["refusal"], "properties": {"refusal": {"type": "string", "minLength": 1}}}
-_CALLS: JsonDict = {
+_HAS_CONTENT: JsonDict = given("content")
+_HAS_REFUSAL: JsonDict = {
+    "required": ["refusal"],
+    "properties": {"refusal": {"type": "string", "minLength": 1}},
+}
+_HAS_CALLS: JsonDict = {
     "required": ["tool_calls"],
     "properties": {"tool_calls": {"type": "array", "minItems": 1}},
 }
-_BY_THE_ASSISTANT: JsonDict = {"properties": {"role": {"const": "assistant"}}}
+_IS_ASSISTANT: JsonDict = {"properties": {"role": {"const": "assistant"}}}
 
 
-class ChatMessage(EchoedMessage):
-    """One message of a conversation. A developer is a system by another name, as in training rows.
+class ChatMessage(EchoedMessageFields):
+    """One message of a conversation. The role developer means system, as in training rows.
 
-    What an assistant thought, under either of the two names that servers use, reaches the template as in training.
+    An assistant's reasoning, under either of the two names that servers use, reaches the template as in training.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
-                {"allOf": [_SAID, {"not": _CALLS}]},
-                {"allOf": [_BY_THE_ASSISTANT, {"anyOf": [_SAID, _CALLS, _REFUSED]}]},
+                {"allOf": [_HAS_CONTENT, {"not": _HAS_CALLS}]},
+                {"allOf": [_IS_ASSISTANT, {"anyOf": [_HAS_CONTENT, _HAS_CALLS, _HAS_REFUSAL]}]},
             ]
         }
     )
@@ -75,7 +78,7 @@ class ChatMessage(EchoedMessage):
     thinking: str | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> ChatMessage:
+    def _has_content(self) -> ChatMessage:
         if self.tool_calls and self.role != "assistant":
             raise ValueError("only an assistant's message may have tool_calls")
         if self.content is None and not self.tool_calls and not (self.role == "assistant" and self.refusal):
@@ -83,7 +86,7 @@ class ChatMessage(EchoedMessage):
         return self
 
     def plain(self) -> dict[str, Any]:
-        """The message as chat templates want it; the renderer spells the arguments of calls."""
+        """Return the message as chat templates want it; the renderer spells the arguments of calls."""
         content = self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)
@@ -91,18 +94,18 @@ class ChatMessage(EchoedMessage):
         if self.tool_calls:
             fields["tool_calls"] = [call.plain() for call in self.tool_calls]
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, **fields, **self._thought, "content": content or self.refusal or ""}
+        return {"role": role, **fields, **self._reasoning, "content": content or self.refusal or ""}
 
     @property
-    def _thought(self) -> dict[str, str]:
-        """What was thought, by the keys under which training rows have it."""
+    def _reasoning(self) -> dict[str, str]:
+        """The reasoning, by the keys under which training rows have it."""
         content = self.reasoning_content if self.reasoning_content is not None else self.reasoning
         found = {"reasoning_content": content, "thinking": self.thinking}
         return {key: text for key, text in found.items() if text is not None}
 
 
 def _well_formed(function: dict[str, Any]) -> dict[str, Any]:
-    """The function as it came: templates print it, key by key in the client's order."""
+    """Return the function as it came, since templates print it key by key in the client's order."""
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError("a function needs a name")
@@ -127,7 +130,7 @@ Function = Annotated[
 ]
 
 
-class FunctionTool(Cacheable):
+class FunctionTool(CacheControlField):
     """A tool that is shown to the model by its chat template."""
 
     type: Literal["function"]
@@ -148,7 +151,7 @@ class NamedTool(StrictModel):
 
 
 class WithTools(StrictModel):
-    """What a request says of tools."""
+    """A request that may have tools."""
 
     tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
 
@@ -159,7 +162,7 @@ class WithTools(StrictModel):
 
 
 class WithToolChoice(WithTools):
-    """Which of the tools may or must be called."""
+    """A request that may say which of its tools may or must be called."""
 
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
@@ -180,7 +183,7 @@ class WithToolChoice(WithTools):
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer has to be a call."""
+        """Whether the answer must be a tool call."""
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
     @property

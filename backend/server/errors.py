@@ -1,4 +1,4 @@
-"""What a client is told when something cannot be done: OpenAI's error shape, and never a path or a traceback."""
+"""Errors as clients get them: OpenAI's error shape, and never a path or a traceback."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import re
 from collections.abc import Mapping
 
 from backend.errors import DataError, InferenceError, RunError, TunesmithError
+from backend.server.responses import Error
 
-_PLAIN = re.compile(r"[\w.@ -]{1,100}$")
-_STATUS = {"closed": 503, "unfinished-run": 404, "no-such-checkpoint": 404, "no-such-run": 404}
+RETRY_SECONDS = 2
+_PLAIN_NAME = re.compile(r"[\w.@ -]{1,100}$")
+_NOT_FOUND = {"unfinished-run", "no-such-checkpoint", "no-such-run"}
+_STATUS = {"queue-full": 429, "busy": 503, "closed": 503, "time-limit": 504} | dict.fromkeys(_NOT_FOUND, 404)
+_RETRY_SOON = {"queue-full", "busy"}
 _PARAMS = {"bad-strength": "adapter_strength"}
-_OF_A_PROMPT = {"empty-prompt", "prompt-too-long", "template-refused", "not-unicode", "no-chat-template"}
+_ABOUT_A_PROMPT = {"empty-prompt", "prompt-too-long", "template-refused", "not-unicode", "no-chat-template"}
 
 
 class ApiError(Exception):
-    """An answer that is an error: HTTP status, a sentence, the field at fault and a stable code."""
+    """An error as the client gets it: HTTP status, a sentence, the field at fault and a stable code."""
 
     def __init__(
         self,
@@ -32,8 +36,8 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
 
-    def body(self) -> dict[str, object]:
-        """The JSON that OpenAI's clients read."""
+    def body(self) -> Error:
+        """Return the JSON that OpenAI's clients read."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         if self.status == 429:
             kind = "rate_limit_error"
@@ -41,8 +45,9 @@ class ApiError(Exception):
 
 
 def no_such_model(name: str) -> ApiError:
-    """404 for a name that nothing answers to."""
-    shown = name if _PLAIN.match(name) else "of that name"
+    """Return the 404 for a model name that is unknown."""
+    # a name that is no plain name is not repeated: it could be an attack on whoever reads the message
+    shown = name if _PLAIN_NAME.match(name) else "of that name"
     return ApiError(
         404,
         f"There is no model {shown}. GET /v1/models lists those there are.",
@@ -51,16 +56,17 @@ def no_such_model(name: str) -> ApiError:
     )
 
 
-def translated(error: TunesmithError, *, prompt: str) -> ApiError:
-    """What a client may know of one of our errors; ``prompt`` is the field that a prompt came in.
+def to_api_error(error: TunesmithError, *, prompt: str = "messages") -> ApiError:
+    """Return what a client may know of ``error``; ``prompt`` is the field of the request that holds the prompt.
 
-    Those about a prompt speak for themselves. Those about files name paths, so only their kind is told.
+    Errors about a prompt are passed on as they are. Those about files name paths, so the client gets only their code.
     """
     code = error.code.replace("-", "_")
     if isinstance(error, InferenceError | DataError):
-        param = prompt if error.code in _OF_A_PROMPT else _PARAMS.get(error.code)
-        return ApiError(_STATUS.get(error.code, 400), str(error), code=code, param=param)
-    if isinstance(error, RunError) and error.code in _STATUS:
+        param = prompt if error.code in _ABOUT_A_PROMPT else _PARAMS.get(error.code)
+        headers = {"Retry-After": str(RETRY_SECONDS)} if error.code in _RETRY_SOON else None
+        return ApiError(_STATUS.get(error.code, 400), str(error), code=code, param=param, headers=headers)
+    if isinstance(error, RunError) and error.code in _NOT_FOUND:
         return ApiError(404, error.message, code=code, param="model")
     return ApiError(
         503, "This model cannot be loaded just now; the server's log says why.", code=code, param="model"
@@ -68,4 +74,4 @@ def translated(error: TunesmithError, *, prompt: str) -> ApiError:
 
 
 INTERNAL = ApiError(500, "Something went wrong here; the server's log says what.", code="internal_error")
-"""What is told of a fault of ours."""
+"""What a client gets for a fault of ours; the log has the cause."""

@@ -1,4 +1,4 @@
-"""Whatever fails is given to those it concerns: an error, a lack of memory, a panic in the code of a library."""
+"""One way to catch whatever fails: an error, a lack of memory, a panic in the code of a library."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def caught(tell: Callable[[BaseException], None]) -> Iterator[None]:
-    """Give whatever fails in here to ``tell`` and go on after it.
+def caught(report: Callable[[BaseException], None]) -> Iterator[None]:
+    """Give whatever fails in the block to ``report``, and go on after the block.
 
     A panic of Rust code (tokenizers, llguidance) reaches Python as a BaseException, so those are caught as well; one
-    that asks the process to end is told and raised on.
+    that asks the process to end is reported and raised on.
     """
     try:
         yield
     except BaseException as error:
-        tell(error)
+        report(error)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise

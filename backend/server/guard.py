@@ -1,4 +1,4 @@
-"""Who is let in: this machine's own pages and programs, or whoever has the token; and how much they may send."""
+"""Access to the server: this machine's own pages and programs, or whoever has the token; and the size of a body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from backend.server.errors import ApiError
 
 READ_AND_FORGET_BYTES = 64 * 2**20
-"""A body that is too large is read to its announced end, up to this, since few clients listen while they send."""
+"""A body that is too large is still read to its announced end, up to this: few clients listen while they send."""
 _OPEN = frozenset({"/health"})
 
 
@@ -48,17 +48,19 @@ class Guard:
         if self._loopback and not is_loopback(_host_of(headers.get("host", ""))):
             return ApiError(403, "This Host is not served here.", code="host_not_allowed")
         origin = headers.get("origin")
-        if origin is not None and not self._same(origin, headers.get("host", "")):
+        if origin is not None and not self._is_allowed(origin, headers.get("host", "")):
             return ApiError(403, "Pages of other origins are not served.", code="origin_not_allowed")
         if self._token is not None and path not in _OPEN:
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()
             if not secrets.compare_digest(given.encode(), self._token.encode()):
-                told = {"WWW-Authenticate": "Bearer"}
-                return ApiError(401, "Send the server's token as API key.", code="bad_token", headers=told)
+                challenge = {"WWW-Authenticate": "Bearer"}
+                return ApiError(
+                    401, "Send the server's token as API key.", code="bad_token", headers=challenge
+                )
         return None
 
-    def _same(self, origin: str, host: str) -> bool:
-        """Whether a page may ask: one of this machine, or of the very host it asks."""
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        """Return whether a page may send requests: one of this machine, or of the very host it sends them to."""
         try:
             name = urlsplit(origin).hostname or ""
         except ValueError:
@@ -67,7 +69,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own and nobody else's."""
+    """Return whether only this machine itself can be meant by a name or address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -84,12 +86,12 @@ def _host_of(header: str) -> str:
 
 
 async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
-    """The JSON body of a request. Raises ApiError 408, 413 or 415, and ClientDisconnect."""
+    """Return the JSON body of a request. Raises ApiError 408, 413 or 415, and ClientDisconnect."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "Send JSON with Content-Type: application/json.", code="not_json")
     announced = request.headers.get("content-length", "")
-    told = int(announced[:20]) if announced.isdecimal() else 0
+    length = int(announced[:20]) if announced.isdecimal() else 0
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(seconds):
@@ -97,7 +99,7 @@ async def read_body(request: Request, *, limit: int, seconds: float) -> bytes:
                 size += len(piece)
                 if size <= limit:
                     body += piece
-                elif not size <= told <= READ_AND_FORGET_BYTES:
+                elif not size <= length <= READ_AND_FORGET_BYTES:
                     raise _too_large(limit)
     except TimeoutError as error:
         raise ApiError(408, "The body did not come in time.", code="body_timeout") from error
@@ -116,8 +118,8 @@ def _too_large(limit: int) -> ApiError:
     )
 
 
-async def gone(request: Request) -> None:
-    """Return when the client has gone. The body must have been read."""
+async def disconnected(request: Request) -> None:
+    """Wait until the client has gone. The body must have been read."""
     try:
         while (await request.receive())["type"] != "http.disconnect":
             pass

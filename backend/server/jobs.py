@@ -1,4 +1,4 @@
-"""What the engine is asked for, and the news it gives of it."""
+"""What goes in and out of the engine: a job goes in, events come back while it is worked on."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from backend.inference.model_source import ModelSource
 from backend.inference.sampling import Matcher
 
 Variant: TypeAlias = tuple[ModelSource, float]
-"""Which weights answer: a model, and the strength of its adapter."""
+"""The weights that answer: a model, and the strength of its adapter."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one step added to answer ``choice``: text, its token, and ``finish`` when it ended there."""
+class TokenDelta:
+    """One new token of answer ``choice``, the text it adds, and ``finish`` (stop or length) when the answer ended."""
 
     choice: int
     text: str
@@ -28,24 +28,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Failure:
-    """The end of a request that could not be answered."""
+    """The end of a job that failed; ``error`` is None for a fault of ours, which only the log tells."""
 
     error: TunesmithError | None
 
 
 class Listener(Protocol):
-    """Who is told what comes; called from the engine's thread."""
+    """Receives the events of a job, in the engine's thread."""
 
-    def deliver(self, news: Sequence[Piece | Failure]) -> None:
-        """Take note, and return at once."""
+    def deliver(self, events: Sequence[TokenDelta | Failure]) -> None:
+        """Take ``events``, and return at once: every other job waits meanwhile."""
 
 
 @dataclass(eq=False)
 class Job:
-    """A prompt and as many answers as there are ``samplings``, numbered from ``first`` on.
+    """A prompt and its answers, one for each of ``samplings``, numbered from ``first`` on.
 
-    Set ``cancelled`` to end it within one token. ``deadline`` is in seconds of the monotonic clock; ``begun`` once it
-    has left the queue.
+    Set ``cancelled`` to end it within one token. ``deadline`` is in seconds of the monotonic clock; ``begun`` is set
+    when the job leaves the queue. Jobs are equal only to themselves, so that they can be keys.
     """
 
     variant: Variant

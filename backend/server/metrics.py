@@ -1,4 +1,4 @@
-"""What a monitor reads of the server, in Prometheus' text format."""
+"""The metrics of the server, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """Counters of one server."""
+    """Counters of one server, in a registry of its own: a process may hold several, as tests do."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -32,5 +32,5 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """All of it."""
+        """Return all metrics as a monitor reads them."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""Fields that are accepted and change nothing, each with the reason why nothing is promised by taking it.
+"""Request fields that are accepted and have no effect, each with the reason why accepting it promises nothing.
 
 This is the whole list: any other field that is not understood is refused, since it could have changed the answer. A
 value that would be a promise (``store: true``) is refused too, with the reason that stands here.
@@ -15,14 +15,14 @@ from backend.server.parsing import StrictModel
 Label = Annotated[str, Field(max_length=512)]
 
 
-class WhoAsks(StrictModel):
-    """What any request may say of the one who asks."""
+class UserField(StrictModel):
+    """Who asks, in any request."""
 
     user: Label | None = Field(None, description="Nobody is watched or counted here by name.")
 
 
-class Hosted(WhoAsks):
-    """What a chat request may say to a hosted service: its ledgers, its queues, its caches."""
+class HostedServiceFields(UserField):
+    """What a chat request tells a hosted service: for its bookkeeping, its queues and its caches."""
 
     safety_identifier: Label | None = Field(None, description="Nobody is watched or counted here by name.")
     metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = Field(
@@ -45,37 +45,37 @@ class Hosted(WhoAsks):
     )
 
 
-class Inserted(StrictModel):
-    """What a plain completion may say of its surroundings."""
+class InsertionFields(StrictModel):
+    """What a plain completion may say that only hosted services do: fill in, and choose among several."""
 
     suffix: Literal[""] | None = Field(None, description="A text is continued here, not filled in.")
     best_of: Literal[1] | None = Field(None, description="No more answers are made than are given.")
 
 
-class StreamPadding(StrictModel):
-    """What a stream may be padded with."""
+class StreamPaddingField(StrictModel):
+    """Random text in every chunk of a stream, which hides the lengths of tokens from a network."""
 
     include_obfuscation: Literal[False] | None = Field(None, description="Streams are not padded here.")
 
 
-class Cacheable(StrictModel):
-    """What a client may mark for a hosted service to keep."""
+class CacheControlField(StrictModel):
+    """A mark for a hosted service to keep this part of the prompt."""
 
     cache_control: dict[str, object] | None = Field(
         None, description="No prompt is kept from one request to another."
     )
 
 
-class Echoed(StrictModel):
-    """What a client adds to a part of an answer before it sends it back."""
+class EchoedFields(StrictModel):
+    """What client libraries add to a part of an answer before they send it back."""
 
     provider_specific_fields: dict[str, None] | None = Field(
         None, description="LiteLLM keeps the null fields of an answer there."
     )
 
 
-class EchoedMessage(Echoed, Cacheable):
-    """What stands on a message of an assistant and is no part of what was said."""
+class EchoedMessageFields(EchoedFields, CacheControlField):
+    """Fields of an assistant's message that are not part of its text."""
 
     id: Label | None = Field(None, description="A message is known by its place.")
     annotations: Annotated[list[dict[str, object]], Field(max_length=1000)] | None = Field(
@@ -83,8 +83,8 @@ class EchoedMessage(Echoed, Cacheable):
     )
 
 
-class PlaceInStream(Echoed):
-    """Where a call stood in a stream that a client put together and sends back."""
+class StreamIndexField(EchoedFields):
+    """The place of a tool call in the stream that a client put it together from."""
 
     index: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Calls stand in the order of the list."

@@ -131,8 +131,8 @@ def _depth(value: object) -> int:
 def _refused(model: type[BaseModel], value: object, error: ValidationError) -> ApiError:
     """Return the error a client gets.
 
-    A field that may be of several types has one fault for each of them; the one deepest in the value is told, since
-    its type came closest to what was meant.
+    A field that may be of several types has one fault for each of them; the one deepest in the value is named,
+    since its type came closest to what was meant.
     """
     faults = error.errors(include_url=False)
     found = max(faults, key=lambda fault: (len(_path(value, fault)), not fault["type"].endswith("_type")))

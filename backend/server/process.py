@@ -1,4 +1,4 @@
-"""The server's process: a socket, the application, and one thread that computes. See docs/serving.md.
+"""The server's process: its socket, the application and the engine. See docs/serving.md.
 
 ``python -m backend.server.process ROOT FOLDER INSTANCE`` is how the server manager starts one.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from backend.utils.process_utils import collect_as_usual, collect_rarely, identify
 
-if __name__ == "__main__":  # before the heavy rooms come up
+if __name__ == "__main__":  # before torch and transformers are imported
     collect_rarely()
 
 import os
@@ -24,12 +24,12 @@ import uvicorn
 
 from backend.errors import ConfigError, Problem, RunError
 from backend.run.folder import RunDir
-from backend.server.answers import Service
 from backend.server.app import make_app
 from backend.server.catalogue import Catalogue
 from backend.server.engine import Engine, Limits
 from backend.server.guard import is_loopback
 from backend.server.metrics import Metrics
+from backend.server.service import Service
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import LockedError, hold_lock
 
@@ -41,8 +41,8 @@ ANSWER_SECONDS = 600.0
 class ServerOptions:
     """What to serve and where.
 
-    ``base_model`` is where the base of runs lies now, if it was moved. ``port`` 0 takes a free one; ``instance`` is
-    told by ``/health``.
+    ``base_model`` is where the base of runs lies now, if it was moved. ``port`` 0 takes a free one; ``/health`` shows
+    ``instance``, by which a manager knows the server that it started.
     """
 
     root: Path | None = None
@@ -55,7 +55,7 @@ class ServerOptions:
 
 
 def serve(options: ServerOptions, *, ready: Callable[[str, int], None] = lambda *_: None) -> None:
-    """Serve until SIGINT or SIGTERM; ``ready`` is told the address once it can be reached. Raises as ``opened``."""
+    """Serve until SIGINT or SIGTERM; ``ready`` gets host and port once they answer. Raises as ``opened``."""
     with opened(options) as (server, listener):
         collect_as_usual()
         ready(options.host, listener.getsockname()[1])
@@ -64,7 +64,7 @@ def serve(options: ServerOptions, *, ready: Callable[[str, int], None] = lambda 
 
 @contextmanager
 def opened(options: ServerOptions) -> Iterator[tuple[uvicorn.Server, socket.socket]]:
-    """The server and its socket, which accepts already; ``server.run(sockets=[…])`` answers.
+    """Yield the server and its listening socket; ``server.run(sockets=[…])`` serves.
 
     Raises ConfigError ``token-required`` for an address other than loopback without a token, and RunError
     ``address-in-use``.
@@ -87,7 +87,7 @@ def opened(options: ServerOptions) -> Iterator[tuple[uvicorn.Server, socket.sock
         engine=Engine(options.limits, metrics),
         catalogue=Catalogue(options.root, options.models, options.base_model),
         metrics=metrics,
-        seconds=ANSWER_SECONDS,
+        answer_seconds=ANSWER_SECONDS,
         instance=options.instance,
         version=_version(),
     )
@@ -125,9 +125,9 @@ def _version() -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve the runs under a root on a free port of loopback, and say so in ``folder/server.json``.
+    """Serve the runs under a root on a free port of loopback, which is written to ``folder/server.json``.
 
-    ``folder/alive.lock`` is held as long as the process lives. Exit code 2 when another server holds it.
+    ``folder/alive.lock`` is held as long as the process lives. Returns the exit code: 2 when another server holds it.
     """
     root, folder, instance = Path(argv[0]), Path(argv[1]), argv[2]
 

@@ -1,4 +1,4 @@
-"""What a client may ask: every field with its type and bounds, and no field besides. Nothing is converted."""
+"""The requests, field by field with types and bounds. Values are never converted, and unknown fields are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.inference.constraint import Constraint
 from backend.inference.sampling import Sampling
 from backend.inference.shared_base import MAX_STRENGTH
 from backend.server.conversation import ChatMessage, WithToolChoice, WithTools
-from backend.server.no_effect import Hosted, Inserted, StreamPadding, WhoAsks
+from backend.server.no_effect import HostedServiceFields, InsertionFields, StreamPaddingField, UserField
 from backend.server.parsing import StrictModel, exactly_one
 from backend.server.tool_calls import calls_by_schema, one_call
 
@@ -20,8 +20,8 @@ MAX_TEXTS = 128
 """Most texts of one request, to be continued or embedded."""
 
 
-class StreamOptions(StreamPadding):
-    """What a stream holds besides the answer."""
+class StreamOptions(StreamPaddingField):
+    """What a stream contains besides the answer."""
 
     include_usage: bool = False
 
@@ -36,7 +36,7 @@ class JsonSchema(StrictModel):
 
 
 class PlainText(StrictModel):
-    """An answer of any form."""
+    """An answer without a fixed form."""
 
     type: Literal["text"]
 
@@ -76,7 +76,7 @@ class StructuredOutputs(StrictModel):
         return self
 
     def constraint(self) -> Constraint:
-        """The form in our words."""
+        """Return the form as a constraint of decoding."""
         if self.choice:
             return Constraint.choice(*self.choice)
         return Constraint.regex(self.regex) if self.regex else Constraint.json(self.json_)
@@ -95,8 +95,8 @@ def _no_ids(value: object) -> object:
     return value
 
 
-class Generation(WhoAsks):
-    """What all requests for an answer have in common."""
+class GenerationRequest(UserField):
+    """The fields of every request for an answer: the model, and how its tokens are sampled."""
 
     model: ModelName
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -110,11 +110,11 @@ class Generation(WhoAsks):
 
     @property
     def fixed_seed(self) -> int | None:
-        """The seed as we draw with it, 0 or more; None where the draw is free: no seed, or -1, as other servers."""
+        """The seed, 0 or more; None where none is given: no seed or -1, which means the same to other servers."""
         return None if self.seed in {None, -1} else (self.seed or 0) % 2**63
 
     def sampling(self, *, seed: int, max_new_tokens: int, top_logprobs: int = 0) -> Sampling:
-        """How the tokens of one answer are chosen."""
+        """Return how the tokens of one answer are chosen."""
         return Sampling(
             max_new_tokens=max_new_tokens,
             temperature=self.temperature,
@@ -128,8 +128,8 @@ class Generation(WhoAsks):
         )
 
 
-class Streamed(Generation):
-    """What chat and plain completions have in common."""
+class StreamableRequest(GenerationRequest):
+    """The fields that chat and plain completions share."""
 
     n: Annotated[int, Field(ge=1, le=MAX_ANSWERS)] = 1
     stream: bool = False
@@ -138,7 +138,7 @@ class Streamed(Generation):
     structured_outputs: StructuredOutputs | None = None
 
     @model_validator(mode="after")
-    def _options_of_a_stream(self) -> Streamed:
+    def _options_of_a_stream(self) -> StreamableRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
         return self
@@ -150,15 +150,15 @@ class Streamed(Generation):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with what it cost."""
+        """Whether a stream ends with a chunk that counts its tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def constraint(self) -> Constraint | None:
-        """The form the answer must have, if any."""
+        """Return the form the answer must have, if any."""
         return self.structured_outputs.constraint() if self.structured_outputs is not None else None
 
 
-class ChatRequest(Streamed, WithToolChoice, Hosted):
+class ChatRequest(StreamableRequest, WithToolChoice, HostedServiceFields):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
@@ -187,11 +187,11 @@ class ChatRequest(Streamed, WithToolChoice, Hosted):
         return {"type": "object"} if isinstance(self.response_format, JsonObject) else None
 
     def constraint(self) -> Constraint | None:
-        """The form the answer must have, if any, where it is no call of a tool."""
+        """Return the form the answer must have, if any, where it is no tool call."""
         return super().constraint() if self._json_schema is None else Constraint.json(self._json_schema)
 
     def calls_constraint(self) -> Constraint | None:
-        """What holds calls of tools to their form, if anything: they are asked for, strict, or beside JSON."""
+        """Return the constraint on tool calls, if any: where one is required, strict, or an alternative to JSON."""
         functions = self.callable
         if functions and (self.must_call or self._json_schema is not None):
             return one_call(functions, form=self._json_schema)
@@ -199,12 +199,12 @@ class ChatRequest(Streamed, WithToolChoice, Hosted):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens that are wanted, by either of the two names or by both."""
+        """The most new tokens, by either of the two names; the smaller where both are given."""
         given = [count for count in (self.max_tokens, self.max_completion_tokens) if count is not None]
         return min(given, default=None)
 
 
-class CompletionRequest(Streamed, Inserted):
+class CompletionRequest(StreamableRequest, InsertionFields):
     """``POST /v1/completions``."""
 
     prompt: Annotated[
@@ -229,8 +229,8 @@ class CompletionRequest(Streamed, Inserted):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
 
-class Looked(Generation, WithTools):
-    """What the looks inside have in common."""
+class InspectionRequest(GenerationRequest, WithTools):
+    """The fields that token view and comparison share."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one("messages", "prompt"))
 
@@ -241,31 +241,31 @@ class Looked(Generation, WithTools):
     top: Annotated[int, Field(ge=0, le=20)] = 5
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> Looked:
+    def _one_prompt(self) -> InspectionRequest:
         if len(self.model_fields_set & {"messages", "prompt"}) != 1:
             raise ValueError("give exactly one of messages and prompt")
         return self
 
     def conversation(self) -> list[dict[str, Any]]:
-        """The messages; a prompt is a user's."""
+        """Return the messages; a prompt is a user's message."""
         if not self.messages:
             return [{"role": "user", "content": self.prompt}]
         return [message.plain() for message in self.messages]
 
 
-class TokenViewRequest(Looked):
+class TokenViewRequest(InspectionRequest):
     """``POST /tunesmith/v1/token-view``."""
 
     answer: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
 
 
-class CompareRequest(Looked):
+class CompareRequest(InspectionRequest):
     """``POST /tunesmith/v1/compare``."""
 
     against: ModelName | None = None
 
 
-class EmbeddingRequest(WhoAsks):
+class EmbeddingRequest(UserField):
     """``POST /v1/embeddings``."""
 
     model: ModelName

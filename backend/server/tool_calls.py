@@ -1,4 +1,4 @@
-"""Calls of tools in an answer, read and asked for: ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``.
+"""Tool calls in an answer, read and constrained: ``<tool_call>{"name": …, "arguments": {…}}</tool_call>``.
 
 Source of the form: NousResearch's Hermes function-calling format, which Qwen's chat templates print as well.
 """
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from backend.inference.answer_text import possible_start
 from backend.inference.constraint import Constraint
+from backend.server.responses import AnsweredToolCall, ToolCallDelta
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 Function: TypeAlias = Mapping[str, Any]
@@ -20,12 +21,12 @@ _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": Fal
 
 
 def one_call(functions: Sequence[Function], *, form: Mapping[str, Any] | None = None) -> Constraint:
-    """An answer that is a call of one of ``functions``; or, where ``form`` is given, JSON valid under it."""
+    """Return the constraint to a call of one of ``functions`` or, where ``form`` is given, to JSON valid under it."""
     return Constraint.call(f"{OPEN}\n", _schemas(functions), f"\n{CLOSE}", form=form)
 
 
 def calls_by_schema(functions: Sequence[Function]) -> Constraint:
-    """An answer that may say anything, but calls only these functions, with arguments as their schema wants them."""
+    """Return the constraint to text that calls only these functions, with arguments valid under their schema."""
     return Constraint.calls_in_text(f"{OPEN}\n", _schemas(functions), f"\n{CLOSE}")
 
 
@@ -34,9 +35,9 @@ def _schemas(functions: Sequence[Function]) -> dict[str, Any]:
 
 
 class CallReader:
-    """One answer as its text comes, calls taken out of it; what turns out to be no call is given back as text.
+    """Takes the calls out of one answer as its text comes; what turns out to be no call is given back as text.
 
-    ``calls`` counts those that were found. A call that the answer ends in need not be closed. White space around
+    ``calls`` counts those that were found. A call at the end of the answer need not be closed. White space around
     calls is not part of the text.
     """
 
@@ -44,10 +45,11 @@ class CallReader:
         self.calls = 0
         self._held = ""
 
-    def push(self, text: str, *, last: bool) -> tuple[str, list[dict[str, Any]]]:
-        """The text that is safe to show and the calls that are whole; ``last`` with the end of the answer."""
+    def push(self, text: str, *, last: bool) -> tuple[str, list[ToolCallDelta]]:
+        """Return the text that is safe to show and the calls that are complete; ``last`` at the end of the answer."""
         self._held += text
-        shown, found = "", []
+        shown = ""
+        found: list[ToolCallDelta] = []
         while True:
             before, _, rest = self._held.partition(OPEN)
             inside, closed, after = rest.partition(CLOSE)
@@ -56,8 +58,9 @@ class CallReader:
                 break
             self._held = after
             shown += before.rstrip() if call else f"{before}{OPEN}{inside}{CLOSE}"
-            found += [{"index": self.calls, **call}] if call else []
-            self.calls += bool(call)
+            if call:
+                found.append({"index": self.calls, **call})
+                self.calls += 1
         safe = self._held.partition(OPEN)[0]
         safe = safe[: len(safe) - possible_start(safe, (OPEN,))] if safe == self._held else safe
         safe = self._held if last else safe.rstrip()
@@ -65,18 +68,18 @@ class CallReader:
         return (shown.rstrip() if last and self.calls else shown), found
 
 
-def _read(inside: str) -> dict[str, Any] | None:
-    """A call as OpenAI's clients want it, or None where ``inside`` is none."""
+def _read(inside: str) -> AnsweredToolCall | None:
+    """Return the call as OpenAI's clients want it, or None where ``inside`` is none."""
     try:
-        said = json.loads(inside)
+        call = json.loads(inside)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return None
-    arguments = said.get("arguments", {})
+    arguments = call.get("arguments", {})
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return {
         "id": f"call_{uuid.uuid4().hex[:24]}",
         "type": "function",
-        "function": {"name": said["name"], "arguments": text},
+        "function": {"name": call["name"], "arguments": text},
     }

@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 
 from backend.run.folder import RunDir
+from backend.server.catalogue import Catalogue
+from backend.server.engine import Engine, Limits
+from backend.server.metrics import Metrics
 from backend.server.process import ServerOptions, opened
+from backend.server.service import Service
 
 QUESTION = [{"role": "user", "content": "test input"}]
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What came back: ``json`` is None where the body is none."""
+class Reply:
+    """The response to one request."""
 
     status: int
     headers: dict[str, str]
@@ -50,9 +54,7 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
-    ) -> Answered:
+    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
         """One request; ``body`` is sent as it is when it is bytes, else as JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         sent = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -61,20 +63,20 @@ class Server:
             connection.request(method, path, sent, {**kind, **(headers or {})})
             response = connection.getresponse()
             text = response.read().decode()
-            return Answered(response.status, {k.lower(): v for k, v in response.getheaders()}, text)
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, text)
         finally:
             connection.close()
 
-    def chat(self, **fields: Any) -> Answered:
+    def chat(self, **fields: Any) -> Reply:
         """A chat completion; greedy, of the run, unless ``fields`` say otherwise."""
         asked = {"model": self.run, "messages": QUESTION, "temperature": 0, **fields}
         return self.ask("POST", "/v1/chat/completions", asked)
 
     def say(self, **fields: Any) -> str:
         """The text of a chat completion that must succeed."""
-        answered = self.chat(**fields)
-        assert answered.status == 200, answered.text
-        return str(answered.json["choices"][0]["message"]["content"])
+        reply = self.chat(**fields)
+        assert reply.status == 200, reply.text
+        return str(reply.json["choices"][0]["message"]["content"])
 
     def metric(self, name: str) -> float:
         """One number of ``/metrics``, labels summed."""
@@ -94,3 +96,14 @@ def server(trained: RunDir) -> Iterator[Server]:
         uvicorn.should_exit = True
         thread.join(timeout=20)
         assert not thread.is_alive()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """A service without models, its engine at work."""
+    metrics = Metrics()
+    engine = Engine(Limits(), metrics)
+    engine.start()
+    made = Service(engine, Catalogue(None), metrics, 5.0, "me", "1")
+    yield made
+    made.close()

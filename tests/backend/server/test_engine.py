@@ -26,9 +26,9 @@ from backend.inference.sampling import Sampler
 from backend.inference.shared_base import SharedBase
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
-from backend.server import hosts
+from backend.server import bases
 from backend.server.engine import Engine, Limits
-from backend.server.jobs import Failure, Job, Piece
+from backend.server.jobs import Failure, Job, TokenDelta
 from backend.server.metrics import Metrics
 from tests.eventually import eventually
 from tests.tiny import tiny_model_folder
@@ -37,27 +37,27 @@ LONG = 300
 
 
 @dataclass
-class Heard:
-    """Everything that came, and the end of each answer."""
+class Recorder:
+    """A listener that keeps all events."""
 
-    news: queue.SimpleQueue[Piece | Failure] = field(default_factory=queue.SimpleQueue)
-    texts: dict[int, str] = field(default_factory=dict)
+    events: queue.SimpleQueue[TokenDelta | Failure] = field(default_factory=queue.SimpleQueue)
+    _texts: dict[int, str] = field(default_factory=dict)
 
-    def deliver(self, news: Sequence[Piece | Failure]) -> None:
-        for each in news:
-            self.news.put(each)
+    def deliver(self, events: Sequence[TokenDelta | Failure]) -> None:
+        for each in events:
+            self.events.put(each)
 
-    def to_the_end(self, answers: int = 1) -> list[str]:
+    def answers(self, count: int = 1) -> list[str]:
         ended = 0
-        while ended < answers:
-            piece = self.news.get(timeout=60)
-            assert isinstance(piece, Piece), piece
-            self.texts[piece.choice] = self.texts.get(piece.choice, "") + piece.text
-            ended += bool(piece.finish)
-        return [self.texts[choice] for choice in range(answers)]
+        while ended < count:
+            delta = self.events.get(timeout=60)
+            assert isinstance(delta, TokenDelta), delta
+            self._texts[delta.choice] = self._texts.get(delta.choice, "") + delta.text
+            ended += bool(delta.finish)
+        return [self._texts[choice] for choice in range(count)]
 
     def failure(self) -> Any:
-        while isinstance(found := self.news.get(timeout=60), Piece):
+        while isinstance(found := self.events.get(timeout=60), TokenDelta):
             pass
         return found.error
 
@@ -80,34 +80,34 @@ def make() -> Iterator[Callable[..., Engine]]:
 
 def _job(
     engine: Engine, source: ModelSource, text: str = "test input", *, strength: float = 1.0, **sampling: Any
-) -> tuple[Job, Heard]:
-    heard = Heard()
+) -> tuple[Job, Recorder]:
+    listener = Recorder()
     prompt = engine.renderer(source).result(60).render(text)
     samplings = [Sampling(**sampling)]
-    job = Job((source, strength), prompt, samplings, [None], (), heard)
-    return job, heard
+    job = Job((source, strength), prompt, samplings, [None], (), listener)
+    return job, listener
 
 
-def _endless(engine: Engine, source: ModelSource) -> tuple[Job, Heard]:
+def _endless(engine: Engine, source: ModelSource) -> tuple[Job, Recorder]:
     """A job that goes on for as long as a test may take."""
     return _job(engine, source, temperature=100.0, max_new_tokens=LONG)
 
 
 def test_an_answer_is_that_of_the_inferencer(make: Callable[..., Engine], trained: RunDir) -> None:
     engine = make()
-    job, heard = _job(engine, find_model(trained))
+    job, listener = _job(engine, find_model(trained))
     engine.submit(job)
 
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
 
 
 def test_answers_are_numbered_from_where_the_job_says(make: Callable[..., Engine], trained: RunDir) -> None:
     engine = make()
-    job, heard = _job(engine, find_model(trained), max_new_tokens=1)
+    job, listener = _job(engine, find_model(trained), max_new_tokens=1)
     job.first = 5
     engine.submit(job)
 
-    assert heard.news.get(timeout=60) == Piece(5, "e", ANY, "length")
+    assert listener.events.get(timeout=60) == TokenDelta(5, "e", ANY, "length")
 
 
 def test_whatever_stands_beside_it(make: Callable[..., Engine], trained: RunDir) -> None:
@@ -120,11 +120,11 @@ def test_whatever_stands_beside_it(make: Callable[..., Engine], trained: RunDir)
         options, strength = variants[index % 5]
         text = texts[index % 4]
         sampling = {"temperature": float(index % 3), "seed": index, "max_new_tokens": 9}
-        job, heard = _job(engine, find_model(trained, **options), text, strength=strength, **sampling)
+        job, listener = _job(engine, find_model(trained, **options), text, strength=strength, **sampling)
         engine.submit(job)
-        jobs.append((text, sampling, heard))
+        jobs.append((text, sampling, listener))
 
-    said = [heard.to_the_end()[0] for *_, heard in jobs]
+    said = [listener.answers()[0] for *_, listener in jobs]
 
     with Inferencer(trained) as model:
         for first, (options, strength) in enumerate(variants):
@@ -140,8 +140,8 @@ def test_no_more_rows_than_there_is_room_for(make: Callable[..., Engine], traine
     for job, _ in jobs:
         engine.submit(job)
     eventually(lambda: len(engine._rows) == 2)
-    waiting = [heard for _, heard in jobs[2:]]
-    assert all(heard.news.empty() for heard in waiting)
+    waiting = [listener for _, listener in jobs[2:]]
+    assert all(listener.events.empty() for listener in waiting)
 
     for job, _ in jobs:
         job.cancelled = True
@@ -177,25 +177,25 @@ def test_so_is_more_work_than_may_wait(trained: RunDir) -> None:
 
 def test_who_was_cancelled_gets_no_further_token(make: Callable[..., Engine], trained: RunDir) -> None:
     engine = make()
-    job, heard = _endless(engine, find_model(trained, base=True))
+    job, listener = _endless(engine, find_model(trained, base=True))
     engine.submit(job)
-    assert isinstance(heard.news.get(timeout=60), Piece)
+    assert isinstance(listener.events.get(timeout=60), TokenDelta)
 
     job.cancelled = True
     eventually(lambda: not engine._rows)
-    count = heard.news.qsize()
+    count = listener.events.qsize()
 
     assert count < LONG - 5
-    assert heard.news.qsize() == count
+    assert listener.events.qsize() == count
 
 
 def test_what_takes_too_long_ends(make: Callable[..., Engine], trained: RunDir) -> None:
     engine = make()
-    job, heard = _endless(engine, find_model(trained, base=True))
+    job, listener = _endless(engine, find_model(trained, base=True))
     job.deadline = time.monotonic() + 0.05
     engine.submit(job)
 
-    assert heard.failure().code == "time-limit"
+    assert listener.failure().code == "time-limit"
     eventually(lambda: not engine._rows)
 
 
@@ -204,15 +204,15 @@ def test_a_fault_that_is_nobodys_fails_who_waits_and_the_next_is_answered(
 ) -> None:
     engine = make()
     source = find_model(trained)
-    job, heard = _job(engine, source)
+    job, listener = _job(engine, source)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_step", lambda *_: 1 / 0)
+        patch.setattr(Engine, "_decode", lambda *_: 1 / 0)
         engine.submit(job)
-        assert heard.failure() is None
+        assert listener.failure() is None
 
-    again, said = _job(engine, source)
+    again, second = _job(engine, source)
     engine.submit(again)
-    assert said.to_the_end() == ["expected output"]
+    assert second.answers() == ["expected output"]
 
 
 class _PanicError(BaseException):
@@ -281,7 +281,7 @@ def test_a_request_that_fails_at_any_stage_is_told_and_harms_no_other(
             engine.submit(job)
 
     assert failed.failure() is None
-    assert [heard.to_the_end() for _, heard in beside] == [["expected output"]] * 2
+    assert [listener.answers() for _, listener in beside] == [["expected output"]] * 2
     eventually(lambda: not engine._jobs)
     assert (engine._queued, engine._rows, engine.is_alive) == (0, {}, True)
 
@@ -306,7 +306,7 @@ def test_nor_those_that_are_decoded_in_the_same_batch(
             engine.submit(job)
 
     assert failed.failure() is None
-    assert [heard.to_the_end() for _, heard in beside] == [["expected output"]] * 2
+    assert [listener.answers() for _, listener in beside] == [["expected output"]] * 2
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
@@ -318,44 +318,49 @@ def test_a_base_that_cannot_be_loaded_is_told_and_harms_no_other(
     fault: BaseException,
 ) -> None:
     engine, source = make(), find_model(trained)
-    good, heard = _job(engine, source)
-    victim, failed = Job((find_model(tiny_folder), 1.0), [5, 6], [Sampling()], [None], (), Heard()), Heard()
+    good, listener = _job(engine, source)
+    victim, failed = (
+        Job((find_model(tiny_folder), 1.0), [5, 6], [Sampling()], [None], (), Recorder()),
+        Recorder(),
+    )
     victim.listener = failed
-    monkeypatch.setattr(hosts.Host, "__init__", _fails(fault, lambda *_: True)(hosts.Host.__init__))
+    monkeypatch.setattr(
+        bases.ServedBase, "__init__", _fails(fault, lambda *_: True)(bases.ServedBase.__init__)
+    )
 
     engine.submit(victim)
     engine.submit(good)
 
     assert failed.failure() is None
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
 
 
 @dataclass
-class _HardOfHearing(Heard):
-    """Fails the first times that it is told something."""
+class _FailingListener(Recorder):
+    """A listener whose first deliveries fail."""
 
     faults: list[BaseException] = field(default_factory=list)
 
-    def deliver(self, news: Sequence[Piece | Failure]) -> None:
+    def deliver(self, events: Sequence[TokenDelta | Failure]) -> None:
         for fault in [self.faults.pop() for _ in self.faults[:1]]:
             raise fault
-        super().deliver(news)
+        super().deliver(events)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-def test_news_that_could_not_be_delivered_fail_their_own_request_alone(
+def test_events_that_could_not_be_delivered_fail_their_own_request_alone(
     make: Callable[..., Engine], trained: RunDir, fault: BaseException
 ) -> None:
     engine, source = make(), find_model(trained)
-    (deaf, _), (good, heard) = (_job(engine, source) for _ in range(2))
-    failed = _HardOfHearing(faults=[fault, fault])
-    deaf.listener = failed
+    (failing, _), (good, listener) = (_job(engine, source) for _ in range(2))
+    failed = _FailingListener(faults=[fault, fault])
+    failing.listener = failed
 
-    engine.submit(deaf)
+    engine.submit(failing)
     engine.submit(good)
 
     assert failed.failure() is None
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
@@ -363,55 +368,55 @@ def test_other_work_that_fails_is_its_askers(
     make: Callable[..., Engine], trained: RunDir, fault: BaseException
 ) -> None:
     engine, source = make(), find_model(trained)
-    good, heard = _job(engine, source)
+    good, listener = _job(engine, source)
     engine.submit(good)
 
     failed = engine.compute((source, 1.0), _fails(fault, lambda _: True)(None))
 
     assert failed.exception(60) is fault
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
 
 
 def test_a_dead_engine_tells_who_waits_and_is_replaced(
     make: Callable[..., Engine], trained: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, source = make(), find_model(trained)
-    job, heard = _job(engine, source)
+    job, listener = _job(engine, source)
     with monkeypatch.context() as patch:
-        patch.setattr(Engine, "_step", _fails(SystemExit(), lambda *_: True)(None))
-        patch.setattr(Engine, "_begin_anew", _fails(SystemExit(), lambda *_: True)(None))
+        patch.setattr(Engine, "_decode", _fails(SystemExit(), lambda *_: True)(None))
+        patch.setattr(Engine, "_fail_all", _fails(SystemExit(), lambda *_: True)(None))
         engine.submit(job)
-        assert heard.failure().code == "closed"
+        assert listener.failure().code == "closed"
         eventually(lambda: not engine.is_alive)
 
-    again, said = _job(engine, source)
+    again, second = _job(engine, source)
     engine.submit(again)
 
-    assert said.to_the_end() == ["expected output"]
+    assert second.answers() == ["expected output"]
     assert engine.is_alive
 
 
 def test_other_work_takes_turns_with_the_answers(make: Callable[..., Engine], trained: RunDir) -> None:
-    """However much of it waits: one piece between two steps, and who comes later is let in at once."""
+    """However much of it waits: one delta between two steps, and who comes later is let in at once."""
     engine, source = make(), find_model(trained)
-    job, heard = _job(engine, source)
+    job, listener = _job(engine, source)
     done: list[int] = []
     before: list[int] = []
-    deliver = heard.deliver
+    deliver = listener.deliver
 
-    def note(news: Sequence[Piece | Failure]) -> None:
+    def note(events: Sequence[TokenDelta | Failure]) -> None:
         before.append(len(done))
-        deliver(news)
+        deliver(events)
 
     job.listener = SimpleNamespace(deliver=note)
     with _held_up(engine, source):
         pieces = [engine.compute((source, 1.0), lambda _: done.append(1)) for _ in range(40)]
         engine.submit(job)
 
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
     assert before[0] <= 2
     assert {later - earlier for earlier, later in pairwise(before)} <= {0, 1}
-    assert [piece.result(60) for piece in pieces] == [None] * 40
+    assert [delta.result(60) for delta in pieces] == [None] * 40
 
 
 def test_how_a_model_is_spoken_to_is_told_at_once_where_it_is_known(
@@ -438,13 +443,13 @@ def test_a_form_that_cannot_be_followed_fails_its_own_request_alone(
     make: Callable[..., Engine], trained: RunDir
 ) -> None:
     engine = make()
-    (broken, failed), (good, heard) = (_job(engine, find_model(trained)) for _ in range(2))
+    (broken, failed), (good, listener) = (_job(engine, find_model(trained)) for _ in range(2))
     broken.matchers = [_Broken()]
     engine.submit(broken)
     engine.submit(good)
 
     assert failed.failure().code == "bad-constraint"
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
     assert not engine._rows
 
 
@@ -460,31 +465,31 @@ def test_an_adapter_that_is_gone_fails_its_own_requests_alone(
     engine.compute((find_model(trained, base=True), 1.0), lambda _: None).result(60)
     engine.compute((find_model(trained, base=True), 1.0), lambda _: _forget(engine)).result(60)
 
-    good, heard = _job(engine, find_model(trained))
+    good, listener = _job(engine, find_model(trained))
     engine.submit(good)
     assert isinstance(failed.failure(), ModelError)
-    assert heard.to_the_end() == ["expected output"]
+    assert listener.answers() == ["expected output"]
 
 
 def _forget(engine: Engine) -> None:
     """Drop every kept set of weights, as more adapters than are kept would."""
-    for host in engine._hosts.values():
-        host.shared._sets.clear()
+    for base in engine._bases.values():
+        base.shared._sets.clear()
 
 
 def test_another_base_takes_the_place_of_an_idle_one(
     make: Callable[..., Engine], trained: RunDir, tiny_folder: Path, learner: Path
 ) -> None:
     engine = make(bases=1)
-    first, heard = _job(engine, find_model(trained))
+    first, listener = _job(engine, find_model(trained))
     engine.submit(first)
-    heard.to_the_end()
+    listener.answers()
 
-    other, said = _job(engine, find_model(tiny_folder), max_new_tokens=3)
+    other, second = _job(engine, find_model(tiny_folder), max_new_tokens=3)
     engine.submit(other)
-    said.to_the_end()
+    second.answers()
 
-    assert list(engine._hosts) == [tiny_folder]
+    assert list(engine._bases) == [tiny_folder]
 
 
 def test_other_weights_in_the_folder_of_a_loaded_base_are_another_base(
@@ -498,7 +503,7 @@ def test_other_weights_in_the_folder_of_a_loaded_base_are_another_base(
     second = engine.compute((find_model(folder), 1.0), id).result(60)
 
     assert second != first
-    assert list(engine._hosts) == [folder]
+    assert list(engine._bases) == [folder]
 
 
 def test_a_base_at_work_is_not_put_out(
@@ -525,7 +530,7 @@ def test_more_adapters_than_are_kept_wait_for_each_other(
     for job, _ in jobs:
         engine.submit(job)
 
-    assert [len(heard.to_the_end()) for _, heard in jobs] == [1] * len(jobs)
+    assert [len(listener.answers()) for _, listener in jobs] == [1] * len(jobs)
 
 
 def test_a_model_that_cannot_be_loaded_is_the_askers_error(
@@ -546,7 +551,7 @@ def test_the_end_is_told_to_whoever_waits(trained: RunDir) -> None:
         engine.submit(job)
     engine.close()
 
-    assert {heard.failure().code for _, heard in jobs} == {"closed"}
+    assert {listener.failure().code for _, listener in jobs} == {"closed"}
     with pytest.raises(InferenceError):
         engine.submit(jobs[0][0])
     with pytest.raises(InferenceError):

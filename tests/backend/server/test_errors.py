@@ -1,11 +1,11 @@
-"""What a client is told: backend/server/errors.py."""
+"""What a client is refused: backend/server/errors.py."""
 
 from __future__ import annotations
 
 import pytest
 
 from backend.errors import DataError, InferenceError, ModelError, RunError, TunesmithError
-from backend.server.errors import INTERNAL, ApiError, no_such_model, translated
+from backend.server.errors import INTERNAL, ApiError, no_such_model, to_api_error
 
 SECRET = "/somewhere/private/model"
 
@@ -24,17 +24,17 @@ SECRET = "/somewhere/private/model"
     ],
 )  # fmt: skip
 def test_what_is_told_of_one_of_ours(error: TunesmithError, status: int, param: str, shown: str) -> None:
-    told = translated(error, prompt="messages")
+    refused = to_api_error(error, prompt="messages")
 
-    assert (told.status, told.param) == (status, param)
-    assert shown in told.message
-    assert SECRET not in str(told.body())
-    assert told.body()["error"]["code"] == error.code.replace("-", "_")
+    assert (refused.status, refused.param) == (status, param)
+    assert shown in refused.message
+    assert SECRET not in str(refused.body())
+    assert refused.body()["error"]["code"] == error.code.replace("-", "_")
 
 
 def test_an_error_about_a_prompt_names_the_field_it_came_in() -> None:
     error = InferenceError("It is empty.", remedy="Write.", code="empty-prompt")
-    assert translated(error, prompt="input").param == "input"
+    assert to_api_error(error, prompt="input").param == "input"
 
 
 @pytest.mark.parametrize(

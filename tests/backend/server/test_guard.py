@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from backend.server.errors import ApiError
-from backend.server.guard import Guard, gone, is_loopback, read_body
+from backend.server.guard import Guard, disconnected, is_loopback, read_body
 
 JSON = [(b"content-type", b"application/json")]
 
@@ -131,5 +131,5 @@ def test_a_client_who_goes_is_noticed() -> None:
     async def receive() -> dict[str, Any]:
         return next(messages)
 
-    asyncio.run(gone(Request({"type": "http", "headers": []}, receive)))
+    asyncio.run(disconnected(Request({"type": "http", "headers": []}, receive)))
     assert list(messages) == []

@@ -1,0 +1,102 @@
+"""The base models in memory, what is decoded over each, and which of them is unloaded to make room for another."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from backend.errors import InferenceError
+from backend.inference.decoding import Decoding
+from backend.inference.loaded import LoadedBase
+from backend.inference.model_source import ModelSource
+from backend.inference.shared_base import KEEP
+from backend.server.jobs import Variant
+from backend.server.metrics import Metrics
+
+_log = logging.getLogger("tunesmith.server")
+
+
+class ServedBase(LoadedBase):
+    """A loaded base and the decodings over it, grouped by the variant (adapter and strength) whose weights they use.
+
+    At most ``shared_base.KEEP`` variants have a group at a time, which is how many merged adapters a SharedBase keeps
+    in memory. Groups take turns at every token: with one group more than that, each turn would merge anew the adapter
+    that the turn before has evicted, which takes far longer than the token.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        super().__init__(source)
+        self.groups: dict[Variant, list[Decoding]] = {}
+
+    def takes(self, variant: Variant) -> bool:
+        """Return whether rows of ``variant`` may be decoded now: it has a group, or there may be one more."""
+        return variant in self.groups or len(self.groups) < KEEP
+
+    def drop_finished(self) -> None:
+        """Forget decodings without rows, and groups without decodings."""
+        for variant, group in list(self.groups.items()):
+            self.groups[variant] = left = [decoding for decoding in group if decoding.rows]
+            if not left:
+                del self.groups[variant]
+
+
+class BaseCache(dict[Path, ServedBase]):
+    """At most ``limit`` loaded bases by folder, least recently used first. Only the engine's thread changes it."""
+
+    def __init__(self, limit: int, metrics: Metrics) -> None:
+        super().__init__()
+        self._limit = limit
+        self._metrics = metrics
+
+    def loaded(self, source: ModelSource) -> ServedBase | None:
+        """Return the base of ``source`` if it is loaded; other weights in the same folder are another base."""
+        base = self.get(source.base)
+        return base if base is not None and base.marks == source.base_marks else None
+
+    def has_room(self, variant: Variant) -> bool:
+        """Return whether ``variant`` could be decoded now, if need be after loading its base."""
+        source = variant[0]
+        base = self.loaded(source)
+        if base is not None:
+            return base.takes(variant)
+        idle = self._idle(None)
+        # other weights in a folder can only take the place of those that were loaded from it
+        return source.base in idle or (source.base not in self and (len(self) < self._limit or bool(idle)))
+
+    def load(self, source: ModelSource, *, reading: Path | None = None) -> ServedBase:
+        """Return the base of ``source``, loading it if needed; an idle base is unloaded for it, but not ``reading``.
+
+        Raises InferenceError ``busy`` where none is idle, and what loading raises.
+        """
+        folder = source.base
+        base = self.loaded(source)
+        if base is None:
+            self._make_room(folder, reading)
+            started = time.monotonic()
+            base = ServedBase(source)
+            self._metrics.loads.inc()
+            _log.info("loaded a base model in %.1f s", time.monotonic() - started)
+        self.pop(folder, None)
+        self[folder] = base  # most recently used last
+        return base
+
+    def _make_room(self, folder: Path, reading: Path | None) -> None:
+        """Unload what was loaded from ``folder`` before, or else the idle base that was not used for longest."""
+        if folder not in self and len(self) < self._limit:
+            return
+        idle = self._idle(reading)
+        leaving = folder if folder in self else next(iter(idle), None)
+        if leaving not in idle:
+            raise InferenceError("All loaded models are at work.", remedy="Try again soon.", code="busy")
+        self.pop(leaving).close()
+
+    def _idle(self, reading: Path | None) -> list[Path]:
+        """Return the bases that nothing is decoded over; the one whose prompt is being read has no group yet."""
+        return [folder for folder, base in self.items() if not base.groups and folder != reading]
+
+    def close(self) -> None:
+        """Unload all of them."""
+        for base in self.values():
+            base.close()
+        self.clear()
