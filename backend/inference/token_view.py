@@ -66,7 +66,7 @@ class ScoredToken(TypedDict):
 
 
 class DivergingToken(TypedDict):
-    """A token as two models score it, and the KL divergence of the tuned one from its base at its position, in nats."""
+    """A token as two models score it, and the KL divergence of the tuned one from its base there, in nats."""
 
     id: int
     text: str
