@@ -11,26 +11,24 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import streamlit as st
 
 from app.views.text import plain
 from backend.errors import Problem
+from backend.manager.programs import COMMANDS, child_environ, python_command
 
 KEPT = 64
 POLL_SECONDS = 0.4
 TIMEOUT_SECONDS = 900.0
 _TERM_SECONDS = 5.0
-_CODE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,11 @@ class Command:
         self._cancelled = False
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed when read
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "backend.commands.cli", *self.words, "--json"],
+            python_command(COMMANDS, *self.words, "--json"),
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
-            env={**os.environ, "PYTHONPATH": str(_CODE), "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"},
+            env={**child_environ(), "PYTHONWARNINGS": "ignore", "NO_COLOR": "1"},
         )
         self._waiter = threading.Thread(target=self._wait, args=(timeout_seconds,), daemon=True)
         self._waiter.start()

@@ -358,6 +358,7 @@ class TestWheel:
 
 
 SPELT_ONCE = {
+    "backend/manager/programs.py": r"['\"]backend\.(trainer_main|manager\.\w+|server\.process|commands\.cli)['\"]",
     "backend/run/metrics.py": r"['\"](train|eval)/\w+['\"]",
     "backend/run/handover.py": r"TUNESMITH_(ATTEMPT|RUN_LOCK_FD|RUN_TOKEN|MEETING_FILE)",
     "backend/run/checkpoints.py": r"['\"]step-",

@@ -13,11 +13,11 @@ from cyclopts import Parameter
 
 from backend.commands.output import say
 from backend.errors import RunError
+from backend.manager.programs import child_environ, python_command
 
 HOST = "127.0.0.1"
 USUAL_PORT = 8501
 _TRIES = 20
-_CODE = Path(__file__).resolve().parents[2]
 
 
 def studio(
@@ -85,7 +85,7 @@ def studio_command(port: int, *, headless: bool) -> list[str]:
         **({"server.headless": ("true",)} if headless else {}),
     }
     flags = [f"--{name}={value}" for name, values in options.items() for value in values]
-    return [sys.executable, "-P", "-m", "app", *flags]
+    return list(python_command("app", *flags))
 
 
 def studio_environment(root: Path) -> dict[str, str]:
@@ -93,10 +93,9 @@ def studio_environment(root: Path) -> dict[str, str]:
 
     Settings of Streamlit are left out, and cookies are signed with a secret that no file knows.
     """
-    paths = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    kept = {name: value for name, value in child_environ().items() if not name.startswith("STREAMLIT_")}
     kept["STREAMLIT_SERVER_COOKIE_SECRET"] = secrets.token_hex(32)
-    return {**kept, "TUNESMITH_ROOT": str(root.absolute()), "PYTHONPATH": os.pathsep.join(paths)}
+    return {**kept, "TUNESMITH_ROOT": str(root.absolute())}
 
 
 def _free_port() -> socket.socket:

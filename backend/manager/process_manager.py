@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import os
 import select
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from backend.errors import RunError
 from backend.manager.attempt_processes import is_supervised, kill_all, members
 from backend.manager.escalation import Escalation, Policy
+from backend.manager.programs import SUPERVISOR, TRAINER, child_environ, python_command
 from backend.manager.ranks import torchrun_command
 from backend.manager.system_manager import forecast_disk
 from backend.run.folder import RunDir
@@ -26,12 +25,11 @@ from backend.utils.detach import spawn_detached
 START_SECONDS = 30.0
 POLL_SECONDS = 0.05
 _AFTER_GRACE_SECONDS = 5.0
-_CODE = Path(__file__).resolve().parents[2]
 
 
 def trainer_command(run: RunDir) -> tuple[str, ...]:
     """The command that trains a run in one process."""
-    return (sys.executable, "-P", "-u", "-m", "backend.trainer_main", str(run.path))
+    return python_command(TRAINER, str(run.path), unbuffered=True)
 
 
 def start(run: RunDir, *, policy: Policy | None = None, command: Sequence[str] | None = None) -> RunState:
@@ -97,13 +95,7 @@ def _supervisor_command(run: RunDir, policy: Policy, command: Sequence[str], rea
         "--ready-fd": ready,
     }
     flags = [f"{name}={value}" for name, value in options.items() if value is not None]
-    return [sys.executable, "-P", "-m", "backend.manager.supervisor", *flags, "--", str(run.path), *command]
-
-
-def child_environ() -> dict[str, str]:
-    """Ours, with our own code first on the path, wherever the caller stands."""
-    paths = [str(_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return [*python_command(SUPERVISOR), *flags, "--", str(run.path), *command]
 
 
 def _await_message(run: RunDir, reader: int) -> None:

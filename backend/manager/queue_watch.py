@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.manager.process_manager import child_environ
+from backend.manager.programs import QUEUE_WATCH, child_environ, python_command
 from backend.manager.queue_manager import QueueManager
 from backend.run.folder import RunDir
 from backend.utils.detach import spawn_detached
@@ -34,7 +34,7 @@ def move_on(queue: QueueManager) -> list[RunDir]:
     started = queue.schedule()
     if queue.moves() and not is_locked(queue.root / _LOCK):
         spawn_detached(
-            [sys.executable, "-P", "-m", "backend.manager.queue_watch", str(queue.root)],
+            python_command(QUEUE_WATCH, str(queue.root)),
             log=queue.root / _LOG,
             environ=child_environ(),
         )

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import ConfigError
+from backend.manager.programs import TRAINER
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
 from backend.run.settings import run_config
@@ -96,7 +97,7 @@ def torchrun_command(run: RunDir) -> str:
         return ""
     words = ["torchrun", f"--nnodes={machines}", f"--nproc-per-node={processes}"]
     words += ["--rdzv-backend=c10d", f"--rdzv-id={run.id}", "--rdzv-endpoint=FIRST_MACHINE:29500"]
-    return shlex.join([*words, "-m", "backend.trainer_main", str(run.path)])
+    return shlex.join([*words, "-m", TRAINER, str(run.path)])
 
 
 def _asked(run: RunDir) -> tuple[int, int]:

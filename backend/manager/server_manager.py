@@ -7,16 +7,14 @@ Control wing: F0 only; the model is in the server's process.
 from __future__ import annotations
 
 import secrets
-import sys
 from dataclasses import dataclass
 
 from backend.manager.loopback import HOST, LoopbackManager, ask_json
-from backend.manager.process_manager import child_environ
+from backend.manager.programs import SERVER, child_environ, python_command
 from backend.utils.lock_utils import is_locked
 from backend.utils.process_utils import ProcessIdentity
 
 _ANSWER_SECONDS = 5.0
-_MODULE = "backend.server.process"
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ServerManager(LoopbackManager[InferenceServer]):
         self._record.unlink(missing_ok=True)
         arguments = [str(self.root), str(self._folder), instance]
         process = self._spawn(
-            [sys.executable, "-P", "-u", "-m", _MODULE, *arguments],
+            python_command(SERVER, *arguments, unbuffered=True),
             {**child_environ(), "PYTHONWARNINGS": "ignore"},
         )
 

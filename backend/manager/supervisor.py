@@ -25,6 +25,7 @@ from backend.manager.attempt_end import AttemptEvidence, detail_of, kernel_oom_k
 from backend.manager.attempt_processes import kill_all
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.housekeeping import Housekeeping
+from backend.manager.programs import SUPERVISOR
 from backend.manager.queue_manager import QueueManager
 from backend.manager.queue_watch import move_on
 from backend.manager.ranks import Ranks, launch, nproc_per_node
@@ -264,7 +265,7 @@ def _broken(run: RunDir, error: Exception) -> RunError:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="backend.manager.supervisor")
+    parser = argparse.ArgumentParser(prog=SUPERVISOR)
     parser.add_argument("run")
     parser.add_argument("--restarts", type=int, default=Policy.restarts)
     parser.add_argument("--backoff", type=float, default=Policy.backoff_seconds)

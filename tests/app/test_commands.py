@@ -52,6 +52,16 @@ def test_an_answer_is_the_commands_json(tmp_path: Path) -> None:
     assert answer.value["slots"]["mine"] == 3  # of no other folder's queue
 
 
+def test_a_command_finds_what_the_person_put_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "sitecustomize.py").write_text(f"open({str(tmp_path / 'found')!r}, 'x')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "theirs"))
+    assert done(Command(["runs", "queue", "list"], PATIENCE)).ok
+    assert (tmp_path / "found").exists()
+
+
 def test_what_can_be_mended_comes_as_words() -> None:
     answer = done(Command(["train", "--training.max_steps=many"], PATIENCE))
     assert not answer.ok

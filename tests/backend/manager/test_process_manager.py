@@ -143,7 +143,7 @@ class TestStarting:
         assert str(run.path) in caught.value.message
 
     def test_a_run_of_several_machines_is_torchrun_s_to_start(self, run: RunDir) -> None:
-        run.config.write_text(f"training:\n  nnodes: 2\n{CONFIG_END}\n")
+        run.config.write_text(f"data:\n  train: rows.jsonl\ntraining:\n  nnodes: 2\n{CONFIG_END}\n")
         with pytest.raises(RunError, match="for several machines") as caught:
             start(run, command=stand_in(run))
         assert caught.value.code == "several-machines"

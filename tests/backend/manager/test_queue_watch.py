@@ -49,7 +49,7 @@ class TestWhoWatches:
     ) -> None:
         assert move_on(QueueManager(root)) == []
         (command,), _ = spawn.call_args
-        assert command == [sys.executable, "-P", "-m", "backend.manager.queue_watch", str(root)]
+        assert list(command) == [sys.executable, "-P", "-m", "backend.manager.queue_watch", str(root)]
 
     def test_one_is_enough(self, root: Path, held: ExitStack, spawn: Mock) -> None:
         with hold_lock(root / ".queue-watch.lock"):

@@ -69,7 +69,7 @@ def test_a_life_after_a_sudden_death(manager: ServerManager, root: Path) -> None
 def test_a_server_that_does_not_come_up_says_why(
     manager: ServerManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_manager, "_MODULE", "backend.no_such_room")
+    monkeypatch.setattr(server_manager, "SERVER", "backend.no_such_room")
     with pytest.raises(RunError, match=r"did not start.*no_such_room") as caught:
         manager.start()
     assert caught.value.code == "server-failed"
