@@ -270,7 +270,7 @@ def main() -> int:
             wheels(folder)
         found = templates(folder)
     names = sorted(name for name in found if not name.endswith("_training"))
-    print(f"| template ({len(names)}) | equal to TRL | TRL has no mask: our law holds | otherwise |")
+    print(f"| template ({len(names)}) | equal to TRL | TRL has no mask: our rule holds | difference |")
     print("|---|---|---|---|")
     wrong = 0
     for name in names:
