@@ -16,18 +16,17 @@ from transformers.utils import logging as transformers_logging
 from tests.families import FAMILIES, row
 
 DOCS = Path(__file__).parents[1] / "docs" / "families.md"
-HEAD = """# Families of models
+HEAD = """# Model families
 
-Written by `make families` with transformers {version}; `tests/integration/test_families.py` holds it against what
-happens.
-Each family is built tiny, with random weights in float32, and tried as a run tries its model before the first step:
+Written by `make families` with transformers {version}; `tests/integration/test_families.py` checks that it is still true.
+A tiny model of each family, with random weights in float32, is tested as a run tests its model before the first step:
 
 - **trained**: packed rows, padded rows, or refused with the reason;
-- **gradient**: of a step of rows that share beginnings, beside the model's own forward pass, row by row;
-- **draws**: whether random numbers are drawn while training, with the family's own settings (dropout, a router);
-- **answers**: written with a cache and side by side, one by one, or not at all, as without a cache and alone.
+- **gradient**: of a step with rows that share beginnings, compared with the model's own forward pass, row by row;
+- **draws**: whether training draws random numbers with the family's own settings (dropout, a router);
+- **answers**: whether decoding with a cache gives the same as without one: side by side, one by one, or not at all.
 
-{built} families; a published model may have settings that decide otherwise (a window shorter than the rows, dropout).
+{built} families. The settings of a published model may give another result (a window shorter than the rows, dropout).
 
 | family | trained | gradient | draws | answers |
 |---|---|---|---|---|
