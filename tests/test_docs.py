@@ -72,6 +72,16 @@ def test_the_tests_below_see_the_docs() -> None:
     assert {("README.md", "demo"), ("README.md", "test")} <= set(TARGETS)
 
 
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name not in {"CHANGELOG.md", "families.md"}],
+    ids=lambda page: page.name,
+)
+def test_no_line_of_prose_is_longer_than_118(page: Path) -> None:
+    lines = _FENCE.sub("", text_of(page)).splitlines()
+    assert [line for line in lines if len(line) > 118 and not line.startswith("|")] == []
+
+
 @pytest.mark.parametrize(("page", "target"), TARGETS)
 def test_every_target_exists(page: str, target: str) -> None:
     assert target in made_targets()
