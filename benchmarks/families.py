@@ -18,7 +18,7 @@ from tests.families import FAMILIES, row
 DOCS = Path(__file__).parents[1] / "docs" / "families.md"
 HEAD = """# Model families
 
-Written by `make families` with transformers {version}; `tests/integration/test_families.py` checks that it is still true.
+Written by `make families` with transformers {version}; `tests/integration/test_families.py` checks it.
 A tiny model of each family, with random weights in float32, is tested as a run tests its model before the first step:
 
 - **trained**: packed rows, padded rows, or refused with the reason;
