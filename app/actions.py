@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 import streamlit as st
 
+from app.phrases import what_to_do
 from app.views.text import plain
 from backend.errors import RunError, TunesmithError
 from backend.manager import process_manager
@@ -23,7 +24,8 @@ def told() -> Iterator[None]:
     try:
         yield
     except TunesmithError as error:
-        st.error(f"{plain(error.message, 600)}  \n{plain(error.remedy, 600)}", icon=":material/error:")
+        remedy = what_to_do(error.remedy, error.next_step, error.about)
+        st.error(f"{plain(error.message, 600)}  \n{plain(remedy, 600)}", icon=":material/error:")
     except OSError as error:  # a run that went away meanwhile, a disk that refuses
         where = f"{error.filename}: " if error.filename else ""
         st.error(plain(f"{where}{error.strerror or error}.", 600), icon=":material/error:")

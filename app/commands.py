@@ -21,8 +21,9 @@ from typing import IO, Any
 
 import streamlit as st
 
+from app.phrases import what_to_do, without_marks
 from app.views.text import plain
-from backend.errors import Problem
+from backend.errors import NextStep, Problem
 from backend.manager.programs import COMMANDS, child_environ, python_command
 
 KEPT = 64
@@ -129,10 +130,13 @@ def _read(out: str, err: str, code: int) -> Answer:
     error = value.get("error")
     if not isinstance(error, dict):
         return Answer(value)
-    problems = tuple(Problem(**each) for each in error.get("problems", ()))
-    return Answer(
-        {}, str(error.get("message")), str(error.get("remedy", "")), str(error.get("code", "")), problems
+    problems = tuple(
+        Problem(**{name: without_marks(value) for name, value in each.items()})
+        for each in error.get("problems", ())
     )
+    step = NextStep(error["next_step"]) if "next_step" in error else None
+    remedy = what_to_do(str(error.get("remedy", "")), step, str(error.get("about", "")))
+    return Answer({}, str(error.get("message")), remedy, str(error.get("code", "")), problems)
 
 
 class Commands:

@@ -17,6 +17,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app.drafts import draft, keep_draft
+from app.phrases import without_marks
 from app.views.text import plain
 from backend.errors import Problem
 from backend.run.config import config_schema
@@ -148,7 +149,7 @@ def mark(problems: Sequence[Problem], places: Mapping[str, DeltaGenerator]) -> l
     """Each problem beside its widget; those of settings that are not drawn come back."""
     for problem in problems:
         if problem.field in places:
-            text = plain(f"{problem.message} {problem.remedy}", 400)
+            text = plain(f"{problem.message} {without_marks(problem.remedy)}", 400)
             places[problem.field].error(text, icon=":material/error:")
     return [problem for problem in problems if problem.field not in places]
 

@@ -21,7 +21,14 @@ PHRASES: Mapping[NextStep, str] = MappingProxyType(
         NextStep.COMPUTE_LESS: "Branch off from a command line: "
         "tunesmith runs resume {about} --training.micro_batch_tokens N",
         NextStep.EXPLAIN: "Its log shows what happened, and what to go on from.",
+        NextStep.LIST_RUNS: "The page Runs has them all.",
+        NextStep.MAKE_SLOTS: "The page Queue says how many may train at once.",
+        NextStep.EXPORT_BUNDLE: "From a command line: tunesmith runs export-bundle RUN",
+        NextStep.STOP_SERVER: "The Playground has a button for the server.",
+        NextStep.SERVE: "Try it by hand from a command line: tunesmith serve --port 0",
+        NextStep.CHECK_INSTALLATION: "Check the installation from a command line: tunesmith doctor",
         NextStep.WATCH: "Its page shows how far it is.",
+        NextStep.STOP: "Press Stop to let it save and stop.",
         NextStep.END: "To go on from its newest checkpoint, press Stop, and Resume once it has ended.",
     }
 )

@@ -11,7 +11,8 @@ TunesmithError
 └── TrainingError        training itself had to stop (non-finite values, memory, disk)
 
 Each carries three things a person needs: a stable ``code`` for machines, a message that says what is wrong
-and where, and a remedy that says what to do.
+and where, and a remedy that says what to do. Commands, flags and buttons are added where it is shown: see
+``NextStep`` and ``MARKED_SETTING``.
 """
 
 from __future__ import annotations
@@ -46,21 +47,33 @@ class NextStep(StrEnum):
     COMPUTE_LESS = "compute-less"
     EXPLAIN = "explain"
     WATCH = "watch"
+    STOP = "stop"
     END = "end"
+    LIST_RUNS = "list-runs"
+    MAKE_SLOTS = "make-slots"
+    EXPORT_BUNDLE = "export-bundle"
+    STOP_SERVER = "stop-server"
+    SERVE = "serve"
+    CHECK_INSTALLATION = "check-installation"
 
 
 class TunesmithError(Exception):
     """What went wrong in one sentence, and what to do about it in another.
 
     ``code`` is stable and lower-case with dashes; it is what scripts and tests compare. A message that ends with the
-    words of another program has one end mark, whether or not those brought their own.
+    words of another program has one end mark, whether or not those brought their own. ``next_step`` comes after the
+    remedy; ``about`` is what it is done to, such as the id of a run.
     """
 
-    def __init__(self, message: str, *, remedy: str, code: str) -> None:
+    def __init__(
+        self, message: str, *, remedy: str, code: str, next_step: NextStep | None = None, about: str = ""
+    ) -> None:
         self.message = _DOUBLED_STOP.sub(r"\1", message)
         super().__init__(self.message)
         self.remedy = remedy
         self.code = code
+        self.next_step = next_step
+        self.about = about
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()

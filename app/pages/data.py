@@ -15,6 +15,7 @@ from app.fingerprints import fingerprint
 from app.forms import change, draw, settings, typed
 from app.kept_choice import called, choose_kept, is_kept
 from app.mending import choose_fix, draw_mending
+from app.phrases import without_marks
 from app.studio import studio
 from app.uploads import keep
 from app.views.cards import draw_nothing_yet
@@ -213,7 +214,7 @@ def _figures(preview: Mapping[str, Any]) -> None:
             " · ".join(f"{counted(count, 'row')} {how}" for count, how in lost), icon=":material/content_cut:"
         )
     for warning in preview["warnings"]:
-        st.warning(plain(warning, 1000))
+        st.warning(plain(without_marks(warning), 1000))
     bars = {f"{one['low']}–{one['high']}": one["rows"] for one in lengths["bins"]}
     if bars:
         draw_bars(bars, "Length of a row in tokens", "Rows")

@@ -16,6 +16,7 @@ from app.fingerprints import fingerprint
 from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
 from app.kept_choice import choose_kept, is_kept
 from app.local_models import local_models
+from app.phrases import without_marks
 from app.start import begin
 from app.studio import studio
 from app.views.estimate_card import draw_estimate
@@ -71,7 +72,7 @@ def _model_card(name: str) -> None:
             facts = [f"{shape.parameters:,} parameters", f"{shape.context:,} tokens of context"]
             facts += ["see its card for the licence"]
         except ModelError as error:
-            facts = [f"{error.message} {error.remedy}"]
+            facts = [f"{error.message} {without_marks(error.remedy)}"]
     elif not folder and not alias:
         facts = ["not on this machine yet: it is fetched from the Hugging Face Hub, if that is a name there"]
     st.caption(":material/deployed_code: " + plain(" · ".join(facts), 300))
@@ -185,7 +186,7 @@ def _cost(config: RunConfig) -> Answer | None:
         )
     )
     for warning in answer.value["warnings"]:
-        st.warning(plain(warning, 1000))
+        st.warning(plain(without_marks(warning), 1000))
     return answer
 
 
@@ -205,7 +206,7 @@ def _accepted(stops: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
     if not stops:
         return ()
     for stop in stops:
-        st.error(plain(f"{stop['message']} {stop['remedy']}", 1000), icon=":material/block:")
+        st.error(plain(without_marks(f"{stop['message']} {stop['remedy']}"), 1000), icon=":material/block:")
     anyway = st.checkbox(
         "Train anyway",
         help="The run and its model card say that this was found and accepted.",

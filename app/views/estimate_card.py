@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.phrases import without_marks
 from app.views.text import plain, rough, size
 from backend.manager.planning.estimator import Estimate, Interval
 
@@ -26,7 +27,9 @@ def draw_estimate(cost: Estimate) -> None:
             f"{plain(cost.basis, 200)}"
         )
         for problem in cost.problems:
-            st.warning(plain(f"{problem.message} {problem.remedy}", 300), icon=":material/warning:")
+            st.warning(
+                plain(f"{problem.message} {without_marks(problem.remedy)}", 300), icon=":material/warning:"
+            )
 
 
 def _line(label: str, value: str, bounds: str, about: str) -> None:

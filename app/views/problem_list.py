@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.phrases import without_marks
 from app.views.text import plain
 from backend.utils.text_utils import counted
 
@@ -55,7 +56,7 @@ def _draw_finding(finding: Mapping[str, Any], offer: Callable[[Mapping[str, Any]
             st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
             share = "" if finding["share"] is None else f", {finding['share']:.0%}"
             st.markdown(f"**{plain(finding['title'])}** · {counted(finding['count'], 'row')}{share}")
-        st.markdown(plain(finding["harm"], 400))
+        st.markdown(plain(without_marks(finding["harm"]), 400))
         for example in finding["examples"]:
             st.caption(f"**{plain(example['place'])}**  {plain(example['detail'], 300)}")
         if finding["fix"]:

@@ -130,7 +130,7 @@ def _print_report(report: Report, path: str, words: Sequence[str], *, as_json: b
 def _print_table(report: Report) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from backend.data.doctor import table  # noqa: PLC0415
+    from backend.commands.data_report import table  # noqa: PLC0415 - rich loads here
 
     Console(highlight=False).print(table(report))
 

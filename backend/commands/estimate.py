@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
+from backend.commands.phrases import error_text, with_flags
 from backend.commands.train import Accept, Settings, resolve_config
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def estimate(
         return int(bool(found.stops))
     _print(cost)
     for warning in found.warnings:
-        say(f"Warning: {warning}")
+        say(f"Warning: {with_flags(warning)}")
     if found.stops:
-        say(f"STOP: {unsound(config, found.stops)}")
+        say(f"STOP: {error_text(unsound(config, found.stops))}")
     return int(bool(found.stops))
 
 

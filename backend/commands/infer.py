@@ -20,6 +20,7 @@ from backend.commands.options import (
     find_run,
 )
 from backend.commands.output import print_json, say, say_on, table
+from backend.commands.phrases import error_text
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
 from backend.run.folder import RunDir
 from backend.run.model_names import MODEL_ALIASES
@@ -340,7 +341,7 @@ def _take_turn(
     except KeyboardInterrupt:
         pass
     except (DataError, InferenceError) as error:
-        say(str(error))
+        say(error_text(error))
         return []
     say()
     return [asked[-1], {"role": "assistant", "content": "".join(pieces)}]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from backend.commands.phrases import error_text
 from backend.errors import ConfigError, TrainingError, TunesmithError, UnsoundDataError
 from backend.utils.text_utils import without_controls
 
@@ -157,14 +158,19 @@ def report_error(error: TunesmithError, *, as_json: bool) -> int:
     if as_json:
         print_json({"error": error_record(error)})
     else:
-        said = visible(str(error))
+        said = visible(error_text(error))
         sys.stderr.write(f"Error: {said}\n" if "\n" not in said else f"Errors:\n{said}\n")
     return EXIT_FAILED if isinstance(error, TrainingError) else EXIT_BAD_INPUT
 
 
 def error_record(error: TunesmithError) -> dict[str, Any]:
-    """An error as plain values: code, message, remedy, and every problem of a configuration or of the data."""
+    """An error as plain values: code, message, remedy, and every problem of a configuration or of the data.
+
+    ``next_step`` and what it is ``about`` are there where there is one.
+    """
     record: dict[str, Any] = {"code": error.code, "message": error.message, "remedy": error.remedy}
+    if error.next_step:
+        record |= {"next_step": str(error.next_step), "about": error.about}
     if isinstance(error, (ConfigError, UnsoundDataError)):
         record["problems"] = [vars(problem) for problem in error.problems]
     return record

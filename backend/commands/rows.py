@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows
 from backend.commands.output import error_record, print_json, say
+from backend.commands.phrases import with_flags
 from backend.errors import TunesmithError
 from backend.utils.text_utils import counted
 
@@ -133,7 +134,7 @@ def _reading(sample: list[Record], columns: dict[str, str] | None) -> tuple[Shap
 
 def _print(found: dict[str, Any]) -> None:
     problem = found["problem"]
-    say(found["read_as"] or f"{problem['message']} {problem['remedy']}")
+    say(found["read_as"] or f"{problem['message']} {with_flags(problem['remedy'])}")
     for row in found["rows"]:
         say(f"{row['place']}  {json.dumps(row['cells'], ensure_ascii=False)}")
     say(f"{found['matching']:,} of {found['total']:,} records.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from backend.commands.phrases import with_flags
 from backend.commands.plot import bar
 from backend.utils.text_utils import without_controls
 
@@ -48,7 +49,7 @@ def _summary(preview: Preview) -> Text:
         refused = f" {preview.rejected:,} rows cannot be read: `tunesmith data check` names them."
         text.append(refused, style="red")
     for warning in preview.warnings:
-        text.append(f"\nWarning: {without_controls(warning)}", style="yellow")
+        text.append(f"\nWarning: {without_controls(with_flags(warning))}", style="yellow")
     return text
 
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from backend.commands.options import AsJson, RunsFolder, shown
 from backend.commands.output import NOTHING, after_run, print_json, say, say_to_nobody
-from backend.commands.phrases import next_action, outcome_record
+from backend.commands.phrases import next_action, outcome_record, with_flags
 from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunCo
 def _warn(warnings: Sequence[str]) -> None:
     """Say what was found that a run may go on with."""
     for warning in warnings:
-        say(f"Warning: {warning}")
+        say(f"Warning: {with_flags(warning)}")
 
 
 def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:

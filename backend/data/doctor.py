@@ -10,10 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow, sampled_rows
 from backend.data.checks.secrets import redact
@@ -21,7 +17,7 @@ from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unused import Holds
-from backend.utils.text_utils import counted, shorten, without_controls
+from backend.utils.text_utils import shorten
 
 EXAMPLES = 3
 REPORT_VERSION = 1
@@ -47,8 +43,6 @@ _OF_READING = (
 NAMES = frozenset((*(check.slug for check in ALL), *_OF_READING))
 """The slug of every possible finding."""
 _ORDER: dict[Level, int] = {"block": 0, "warn": 1, "info": 2}
-_COLOURS: dict[Level, str] = {"block": "red", "warn": "yellow", "info": "cyan"}
-_WORDS: dict[Level, str] = {"block": "STOP", "warn": "LOOK", "info": "note"}
 
 
 @dataclass(frozen=True)
@@ -168,63 +162,6 @@ def run_checks(
 
 def _by_harm(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda each: (_ORDER[each.level], each.number)))
-
-
-def table(report: Report) -> RenderableType:
-    """Return the report for a terminal: a summary line, then a table of findings with harm, examples and fix."""
-    stops = sum(finding.level == "block" for finding in report.findings)
-    looks = sum(finding.level == "warn" for finding in report.findings)
-    summary = Text(
-        f"{report.source}: {report.rows:,} rows, {report.rejected:,} refused; "
-        f"{counted(stops, 'finding')} that should stop a run, {looks} to look at.",
-        style="bold red" if stops else "bold green",
-    )
-    lines: list[RenderableType] = [
-        summary,
-        Text(report.shape[:1].upper() + report.shape[1:] + ".", style="dim"),
-    ]
-    if report.findings:
-        lines.append(_findings_table(report.findings))
-    if report.not_run:
-        reasons: dict[str, list[str]] = {}
-        for slug, reason in report.not_run:
-            reasons.setdefault(reason, []).append(slug)
-        lines += [
-            Text(f"Not checked ({reason}): {', '.join(slugs)}", style="dim")
-            for reason, slugs in reasons.items()
-        ]
-    return Group(*lines)
-
-
-def _findings_table(findings: tuple[Finding, ...]) -> Table:
-    grid = Table(show_lines=True, expand=False)
-    grid.add_column("")
-    grid.add_column("what", ratio=3, overflow="fold")
-    grid.add_column("rows", justify="right")
-    grid.add_column("where, for example", ratio=4, overflow="fold")
-    for finding in findings:
-        what = Text(finding.title, style="bold")
-        what.append(f"\n{finding.harm}", style="not bold")
-        if finding.fix:
-            unchosen = (
-                "" if finding.fix_is_chosen else f" (not by itself: --only {finding.fix}, after a look)"
-            )
-            what.append(f"\nFix: {_fix(finding)}{unchosen}", style="not bold green")
-        rows = f"{'about ' * finding.is_estimate}{finding.count:,}"
-        rows += f"\n{finding.share:.1%}" if finding.share is not None else ""
-        where = Text("\n").join(_where(example) for example in finding.examples)
-        grid.add_row(Text(_WORDS[finding.level], style=f"bold {_COLOURS[finding.level]}"), what, rows, where)
-    return grid
-
-
-def _fix(finding: Finding) -> str:
-    """Return the name of the fix, and how many rows it removes at most."""
-    drops = str(finding.fix).startswith("drop-")
-    return f"{finding.fix}, removes up to {counted(finding.count, 'row')}" if drops else str(finding.fix)
-
-
-def _where(example: Example) -> Text:
-    return Text.assemble((without_controls(example.place), "bold"), f"  {without_controls(example.detail)}")
 
 
 def _cannot_run(check: Check, scan: Scan) -> str:

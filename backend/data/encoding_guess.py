@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from backend.errors import marked
+
 SAMPLE_BYTES = 65_536
 ADVICE = "set the encoding"
 LARGE_SCRIPT_WEIGHT = 1.5
@@ -118,7 +120,7 @@ def encoding_advice(data: bytes) -> str:
     """Return the part of a sentence that advises which encoding to set for bytes that are not UTF-8."""
     fitting = fitting_encoding(data)
     return (
-        f"{ADVICE}: {fitting} fits (--data.encoding {fitting})"
+        f"{ADVICE}: {fitting} fits ({marked('data.encoding', fitting)})"
         if fitting
         else f"{ADVICE}, for example cp1252"
     )

@@ -21,7 +21,7 @@ from backend.data.families import (
 )
 from backend.data.records import Record, Row
 from backend.data.refusals import (
-    column_flags,
+    column_settings,
     foreign_format,
     listed,
     one_object,
@@ -280,29 +280,30 @@ def _check_columns(columns: Mapping[str, str], sample: Sequence[Record]) -> None
 
 
 def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
-    """Return advice about a column that is not used, with the flags that would use it."""
+    """Return advice about a column that is not used, with the settings that would use it."""
     renamed = {"instruction": "prompt", "output": "completion", "text": "prompt"}
     columns = {renamed.get(part, part): column for part, column in shape.columns.items()}
     if unused.holds == "marks":
         return "Write rows that are not for training into a file of their own, or leave them out."
     if unused.holds == "scores":
-        flags = column_flags({**columns, "label": unused.name})
-        return f"If low scores mean bad answers, remove those rows; if it is 1 for good and 0 for bad ones: {flags}."
+        settings = column_settings({**columns, "label": unused.name})
+        good = "if it is 1 for good and 0 for bad ones"
+        return f"If low scores mean bad answers, remove those rows; {good}: {settings}."
     if unused.holds == "rating" and (
         WORSE.search(unused.name.lower())
         or any(word in unused.name.lower() for word in ("reject", "prefer", "chosen"))
     ):
         return (
-            "If it belongs to pairs of answers, name them with --columns.prompt, --columns.chosen and "
-            "--columns.rejected; else leave the column out of the file."
+            "If it belongs to pairs of answers, name them with `columns.prompt`, `columns.chosen` and "
+            "`columns.rejected`; else leave the column out of the file."
         )
     if unused.holds == "rating":
-        flags = column_flags({**columns, "label": unused.name})
-        return f"If it says which answers are good (1) or bad (0): {flags}; else leave the column out of the file."
+        settings = column_settings({**columns, "label": unused.name})
+        return f"If it says which answers are good (1) or bad (0): {settings}; else leave the column out of the file."
     if _CHOICES.match(unused.name.strip().lower()) and "choices" not in shape.columns:
         return "To show the choices of a question, write them as a list in one column, named choices."
     part = "completion" if shape.name == "text" else _free_part(unused.name, shape)
-    return f"To train on it: {column_flags({**columns, part: unused.name})}."
+    return f"To train on it: {column_settings({**columns, part: unused.name})}."
 
 
 def _free_part(name: str, shape: Shape) -> str:

@@ -1,9 +1,8 @@
-"""The errors for rows that fit no shape: they name the foreign format, or the flags that would read the rows."""
+"""The errors for rows that fit no shape: they name the foreign format, or the settings that would read the rows."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 
 from backend.data.chat import ROLES, is_conversation
@@ -23,7 +22,7 @@ from backend.data.families import (
 )
 from backend.data.records import Record
 from backend.data.unused import text_columns
-from backend.errors import DataError
+from backend.errors import DataError, marked
 from backend.utils.text_utils import shorten
 
 COLUMNS_NAMED = 20
@@ -40,9 +39,9 @@ def listed(columns: Sequence[str]) -> str:
     return ", ".join(shorten(column, 60) for column in columns[:COLUMNS_NAMED]) + more
 
 
-def column_flags(columns: Mapping[str, str]) -> str:
-    """Return the flags for a map of parts to columns, quoted for a shell."""
-    return " ".join(f"--columns.{part} {shlex.quote(column)}" for part, column in columns.items())
+def column_settings(columns: Mapping[str, str]) -> str:
+    """Return the settings for a map of parts to columns, as they stand in a remedy."""
+    return " ".join(marked(f"columns.{part}", column) for part, column in columns.items())
 
 
 def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str | None) -> DataError | None:
@@ -110,7 +109,7 @@ def unknown_parts(parts: set[str]) -> DataError:
 
 
 def unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataError:
-    """Return the error for columns of no known shape, with the flags that would read them."""
+    """Return the error for columns of no known shape, with the settings that would read them."""
     columns, file = list(names.values()), _file(sample)
     cells = (cell for record in sample for cell in record.cells.items())
     deep = listed(sorted({name for name, value in cells if value and isinstance(value, dict | list)}))
@@ -128,13 +127,13 @@ def unknown_shape(names: Mapping[str, str], sample: Sequence[Record]) -> DataErr
     return DataError(
         f"{file}: No known shape has the columns {listed(columns)}.",
         remedy=f"{headless}{nested if PLACEHOLDERS in ways else ''}Name the column of each part: "
-        f"{', or '.join(map(column_flags, ways))}, or data.columns: {{{first}}} in a run's settings.",
+        f"{', or '.join(map(column_settings, ways))}, or data.columns: {{{first}}} in a run's settings.",
         code="unknown-shape",
     )
 
 
 def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
-    """Return the flag for a sign that occurs as often in each row as in the header; "" without one."""
+    """Return the setting for a sign that occurs as often in each row as in the header; "" without one."""
     signs = [
         sign
         for sign in dict.fromkeys(header)
@@ -143,7 +142,7 @@ def _likely_delimiter(header: str, sample: Sequence[Record]) -> str:
     cells = [str(record.cells.get(header, "")) for record in sample]
     even = (sign for sign in signs if all(cell.count(sign) == header.count(sign) for cell in cells))
     sign = next(even, "")
-    return f": --data.delimiter {shlex.quote(sign)}" if sign else ""
+    return f": {marked('data.delimiter', sign)}" if sign else ""
 
 
 def _ways_out(names: Mapping[str, str], sample: Sequence[Record]) -> list[Mapping[str, str]]:

@@ -67,7 +67,7 @@ def check_form(trained: Trained, target: Target) -> None:
     if target in {"adapter", "lora-gguf"} and trained.full:
         raise ExportError(
             f"The run {trained.run.id} trained every weight: there is no adapter.",
-            remedy="Export it with --to merged or --to gguf.",
+            remedy="Export it with `to=merged` or `to=gguf`.",
             code="no-adapter",
         )
     if target in GGUF_TARGETS:

@@ -91,7 +91,7 @@ def find_word_rule(tokenizer: PreTrainedTokenizerBase) -> str:
     if model["type"] != "BPE" or model.get("byte_fallback") or name is None:
         raise ExportError(
             f"GGUF cannot carry this tokenizer ({model['type']}) with a word rule we know.",
-            remedy=f"Known are byte-level BPE with the rules {', '.join(known)}. Export it with --to merged instead.",
+            remedy=f"Known are byte-level BPE with the rules {', '.join(known)}. Export it with `to=merged` instead.",
             code="unsupported-tokenizer",
         )
     return name

@@ -131,7 +131,7 @@ def write_lora_gguf(
     if adapter.get("peft_type") != "LORA" or odd:
         raise ExportError(
             f"llama.cpp cannot read this adapter ({', '.join(odd) or adapter.get('peft_type')}).",
-            remedy="Export it with --to gguf, which merges it.",
+            remedy="Export it with `to=gguf`, which merges it.",
             code="unsupported-adapter",
         )
     check_model(config)
@@ -150,7 +150,7 @@ def write_lora_gguf(
         if part is None or side not in {"A.weight", "B.weight"}:
             raise ExportError(
                 f"The adapter has {key}, for which GGUF has no name.",
-                remedy="Export it with --to gguf, which merges it.",
+                remedy="Export it with `to=gguf`, which merges it.",
                 code="unsupported-adapter",
             )
         turned = _permuted(config, f"{module}.weight", values) if side == "B.weight" else values
@@ -206,7 +206,7 @@ def check_model(config: PretrainedConfig) -> None:
 
 
 def _unsupported(message: str, code: str) -> ExportError:
-    return ExportError(message, remedy="Export it with --to merged instead.", code=code)
+    return ExportError(message, remedy="Export it with `to=merged` instead.", code=code)
 
 
 def _add_settings(writer: GGUFWriter, config: PretrainedConfig) -> None:
@@ -253,7 +253,7 @@ def _model_tensors(config: PretrainedConfig, weights: Mapping[str, Tensor]) -> I
         if part is None:
             raise ExportError(
                 f"GGUF has no name for the weight {name} of a {config.model_type} model.",
-                remedy="Export it with --to merged instead.",
+                remedy="Export it with `to=merged` instead.",
                 code="unsupported-architecture",
             )
         yield part, _permuted(config, name, values)

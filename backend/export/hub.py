@@ -66,7 +66,7 @@ def check_push(repo: str, *, dry_run: bool) -> str:
     """
     if not _REPO.fullmatch(repo):
         raise ExportError(
-            f"{repo!r} is no repository name.", remedy="Give --repo owner/name.", code="bad-repo"
+            f"{repo!r} is no repository name.", remedy="Give `repo=owner/name`.", code="bad-repo"
         )
     token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
     if not token and not dry_run:
@@ -84,7 +84,7 @@ def _upload(api: HfApi, folder: Path, files: Iterable[str], repo: str, token: st
         if not public and not _is_private(api, repo, token):
             raise ExportError(
                 f"{repo} exists already and is public.",
-                remedy="Choose another name, or say --public.",
+                remedy="Choose another name, or say `public`.",
                 code="already-public",
             )
         done: Any = api.upload_folder(
@@ -121,7 +121,7 @@ def _certified(folder: Path, run: str) -> str:
     if certificate.get("run") != run:
         raise ExportError(
             f"{folder} is an export of {certificate.get('run')}, not of {run}.",
-            remedy="Choose another folder with --out.",
+            remedy="Choose another folder as `out`.",
             code="another-run",
         )
     light = str(certificate.get("light"))

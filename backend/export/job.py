@@ -128,7 +128,7 @@ def _check_room(out: Path, trained: Trained) -> None:
     if free < needed:
         raise ExportError(
             f"{place} has {free / 1e9:.1f} GB free, and this export may need {needed / 1e9:.1f} GB.",
-            remedy="Make room there, or choose another disk with --out.",
+            remedy="Make room there, or choose another disk as `out`.",
             code="disk-full",
         )
 
@@ -146,7 +146,7 @@ def _staged(out: Path) -> Iterator[Path]:
             raise _exists(out) from error
         raise ExportError(
             f"{out} cannot be written: {error.strerror or error}.",
-            remedy="Make room there or mend its permissions, or choose another folder with --out.",
+            remedy="Make room there or mend its permissions, or choose another folder as `out`.",
             code="cannot-write",
         ) from error
 
@@ -154,6 +154,6 @@ def _staged(out: Path) -> Iterator[Path]:
 def _exists(out: Path) -> ExportError:
     return ExportError(
         f"{out} exists already.",
-        remedy="Choose another folder with --out; nothing is overwritten.",
+        remedy="Choose another folder as `out`; nothing is overwritten.",
         code="exists",
     )

@@ -44,7 +44,7 @@ def check_graph(config: PretrainedConfig) -> None:
     if config.model_type not in ARCHITECTURES:
         raise ExportError(
             f"ONNX export knows {', '.join(ARCHITECTURES)}; this model is {config.model_type}.",
-            remedy="Export it with --to merged instead.",
+            remedy="Export it with `to=merged` instead.",
             code="unsupported-architecture",
         )
     rule = config.rope_parameters.get("rope_type", "default")
@@ -52,7 +52,7 @@ def check_graph(config: PretrainedConfig) -> None:
     if rule not in POSITIONS or windows:
         raise ExportError(
             f"ONNX export does not know positions scaled by {rule} or attention in windows.",
-            remedy="Export it with --to merged instead.",
+            remedy="Export it with `to=merged` instead.",
             code="unsupported-positions",
         )
 

@@ -120,7 +120,7 @@ def read_panel(
     if not chosen:
         raise ExportError(
             "None of the rows of this run asks a question that fits the model.",
-            remedy="Export it with --rows 0, which checks nothing and says so.",
+            remedy="Export it with `rows=0`, which checks nothing and says so.",
             code="no-panel",
         )
     notes = [] if dataset.validation else ["The run held out no rows: these are rows that it was trained on."]

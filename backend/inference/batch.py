@@ -120,7 +120,7 @@ def answer_file(
     """
     if out.exists() and source.exists() and out.samefile(source):
         raise InferenceError(
-            f"{out} holds the questions.", remedy="Give another --out.", code="out-is-source"
+            f"{out} holds the questions.", remedy="Give another `out`.", code="out-is-source"
         )
     asked = read_asked(source, columns, reading)
     notes = out.with_name(f"{out.name}.progress")
@@ -208,7 +208,7 @@ def _check_place(out: Path, notes: Path, key: str) -> None:
         if out.exists():
             raise InferenceError(
                 f"{out} is there already.",
-                remedy="Give another --out, or --overwrite to replace it.",
+                remedy="Give another `out`, or `overwrite` to replace it.",
                 code="out-exists",
             )
         return
@@ -219,7 +219,7 @@ def _check_place(out: Path, notes: Path, key: str) -> None:
     if known != key:
         raise InferenceError(
             f"{out} holds unfinished answers to another file, by another model or with other settings.",
-            remedy="Give another --out, or --overwrite to begin anew.",
+            remedy="Give another `out`, or `overwrite` to begin anew.",
             code="another-batch",
         )
 
@@ -231,7 +231,7 @@ def _done(out: Path, asked: Sequence[Asked]) -> list[dict[str, object]]:
     if found.damaged or places != [one.place for one in asked[: len(places)]]:
         raise DataError(
             f"{out} was changed since its answers were written.",
-            remedy="Give another --out, or --overwrite to begin anew.",
+            remedy="Give another `out`, or `overwrite` to begin anew.",
             code="answers-changed",
         )
     return found.records

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backend.core.model_folder import model_fingerprint
 from backend.core.model_resolver import resolve_model
-from backend.errors import ModelError, RunError
+from backend.errors import ModelError, NextStep, RunError
 from backend.inference.shared_base import Adapter
 from backend.run.checkpoints import step_meant, step_name, verify_folder
 from backend.run.config import ModelConfig
@@ -66,7 +66,7 @@ def find_model(
         if base_model is not None:
             raise RunError(
                 f"{source} is no run, so it has no base model at another place.",
-                remedy="Leave --base-model out.",
+                remedy="Leave `base_model` out.",
                 code="no-such-run",
             )
         folder = resolve_model(str(source))
@@ -103,7 +103,7 @@ def base_of(run: RunDir, base_model: str | Path | None = None) -> Path:
         raise RunError(
             f"{folder} is not the base model that {run.id} was trained over: its fingerprint is {now}, "
             f"that of the base is {before}.",
-            remedy="Put that model back there, or name the place where it lies now with --base-model.",
+            remedy="Put that model back there, or name the place where it lies now as `base_model`.",
             code="base-changed",
         )
     return folder
@@ -127,7 +127,7 @@ def _as_configured(run: RunDir, facts: Facts | None) -> Path:
     except ModelError as error:
         raise ModelError(
             f"The base model of {run.id} is not where it was: {error.message}",
-            remedy="Put it back there, or name the place where it lies now with --base-model.",
+            remedy="Put it back there, or name the place where it lies now as `base_model`.",
             code=error.code,
         ) from error
 
@@ -146,8 +146,10 @@ def tuned_folder(run: RunDir, checkpoint: int | str | None = None) -> Path:
         if folder is None:
             raise RunError(
                 f"The run {run.id} has no result: it is {run.status()}.",
-                remedy=f"Finish it with `tunesmith runs resume {run.id}`, or use a checkpoint.",
+                remedy="Finish it, or use a checkpoint.",
                 code="unfinished-run",
+                next_step=NextStep.RESUME,
+                about=run.id,
             )
     else:
         steps = run.checkpoint_steps()

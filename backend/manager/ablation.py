@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from backend.errors import ConfigError, Problem
+from backend.errors import ConfigError, Problem, marked
 from backend.run.config import AugmentationConfig, RunConfig
 
 MAX_SEEDS = 10
@@ -41,7 +41,11 @@ def pairs(config: RunConfig, seeds: int, steps: int) -> Iterator[tuple[RunConfig
     problems = []
     if not 2 <= seeds <= MAX_SEEDS:
         problems.append(
-            Problem("--ablate", f"{seeds} is no number of seeds.", f"Give 2 to {MAX_SEEDS}, such as 3.")
+            Problem(
+                "ablate",
+                f"{seeds} is no number of seeds.",
+                f"Give 2 to {MAX_SEEDS}, such as {marked('ablate', '3')}.",
+            )
         )
     if _without(config) == config:
         remedy = "Switch something on, such as augmentation.typos or training.neftune_noise_alpha."
@@ -49,7 +53,7 @@ def pairs(config: RunConfig, seeds: int, steps: int) -> Iterator[tuple[RunConfig
     if config.evaluation.early_stopping_patience is not None:
         remedy = "Leave it empty: the runs of a pair train for equally many steps."
         problems.append(
-            Problem("evaluation.early_stopping_patience", "cannot be used with --ablate.", remedy)
+            Problem("evaluation.early_stopping_patience", "cannot be used in an ablation.", remedy)
         )
     if not config.data.validation:
         problems.append(

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
 from backend.utils.file_utils import free_bytes, scratch_folder, temporary_name
 from backend.utils.lock_utils import hold_folder
@@ -50,9 +50,7 @@ def write_bundle(run: RunDir, out: Path, *, checkpoints: bool = False) -> Path:
     while a trainer may drop them.
     """
     if out.exists():
-        raise RunError(
-            f"{out} exists already.", remedy="Choose another name with --out.", code="bundle-exists"
-        )
+        raise RunError(f"{out} exists already.", remedy="Choose another name as `out`.", code="bundle-exists")
     staged = temporary_name(out)
     try:
         with run.hold_for_reading(), run.lock() if checkpoints else nullcontext():
@@ -61,7 +59,7 @@ def write_bundle(run: RunDir, out: Path, *, checkpoints: bool = False) -> Path:
     except OSError as error:
         raise RunError(
             f"{out} could not be written ({error.strerror or error}).",
-            remedy="Choose another place with --out, or make room there.",
+            remedy="Choose another place as `out`, or make room there.",
             code="cannot-write",
         ) from error
     finally:
@@ -158,6 +156,7 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> 
 def _bad_bundle(bundle: Path, why: str) -> RunError:
     return RunError(
         f"{bundle} is no bundle of a run: {why}.",
-        remedy="Give a run folder, or a file that `tunesmith runs export-bundle` wrote.",
+        remedy="Give a run folder, or the bundle of a run.",
         code="bad-bundle",
+        next_step=NextStep.EXPORT_BUNDLE,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.records import read_record
 from backend.utils.detach import spawn_detached
 from backend.utils.lock_utils import hold_lock
@@ -53,8 +53,8 @@ class LoopbackManager(ABC, Generic[S]):
     folder_name: ClassVar[str]
     start_seconds: ClassVar[float]
     stop_seconds: ClassVar[float]
-    failure: ClassVar[tuple[str, str, str]]
-    """What a person is told when it does not come up: the sentence, the remedy, the code."""
+    failure: ClassVar[tuple[str, str, NextStep]]
+    """What a person is told when it does not come up: the sentence, the code, and what to do next."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -122,8 +122,9 @@ class LoopbackManager(ABC, Generic[S]):
             time.sleep(POLL_SECONDS)
         end_process(process, patience_seconds=self.stop_seconds)
         last_words = self._said().strip().splitlines()[-1:]
-        what, remedy, code = self.failure
-        raise RunError(" ".join([what, *last_words]), remedy=remedy, code=code)
+        what, code, next_step = self.failure
+        remedy = "Mend that, and try again."
+        raise RunError(" ".join([what, *last_words]), remedy=remedy, code=code, next_step=next_step)
 
     def _said(self) -> str:
         return self.log.read_text("utf-8", errors="replace")

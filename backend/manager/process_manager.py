@@ -11,7 +11,7 @@ import select
 import time
 from collections.abc import Sequence
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.manager.attempt_processes import is_supervised, kill_all, members
 from backend.manager.escalation import Escalation, Policy
 from backend.manager.programs import SUPERVISOR, TRAINER, child_environ, python_command
@@ -70,8 +70,10 @@ def _refuse_unless_startable(run: RunDir) -> None:
     if state.is_live:
         raise RunError(
             f"The run {run.id} is being worked on already.",
-            remedy=f"Watch it with: tunesmith runs watch {run.id}",
+            remedy="Wait until it is over, or stop it.",
             code="already-running",
+            next_step=NextStep.WATCH,
+            about=run.id,
         )
     run.require(Event.START)
     by_hand = torchrun_command(run)
@@ -110,7 +112,14 @@ def _await_message(run: RunDir, reader: int) -> None:
         )
     error = json.loads(text)
     if error:
-        raise RunError(error["message"], remedy=error["remedy"], code=error["code"])
+        next_step = None if error["next_step"] is None else NextStep(error["next_step"])
+        raise RunError(
+            error["message"],
+            remedy=error["remedy"],
+            code=error["code"],
+            next_step=next_step,
+            about=error["about"],
+        )
 
 
 def stop(
@@ -197,8 +206,10 @@ def _own_process(run: RunDir, attempt: Attempt) -> RunError:
     where = f" (process {attempt.process.pid})" if attempt.process else ""
     return RunError(
         f"The run {run.id} trains in a command, script or notebook of yours{where}, which is not killed from here.",
-        remedy=f"Press Ctrl-C there, twice to leave at once; or let it save: tunesmith runs stop {run.id}",
+        remedy="Press Ctrl-C there, twice to leave at once; or let it save and stop.",
         code="own-process",
+        next_step=NextStep.STOP,
+        about=run.id,
     )
 
 

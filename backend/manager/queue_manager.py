@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from backend.errors import RunError, TunesmithError
+from backend.errors import NextStep, RunError, TunesmithError
 from backend.manager import process_manager
 from backend.run.folder import RunDir
 from backend.run.lifecycle import Event
@@ -63,9 +63,10 @@ class QueueManager:
         meant = f"Did you mean {near[0]}? Else give" if near else "Give"
         return RunError(
             f"No run can start on the device {device!r}: it has no slots.",
-            remedy=f"{meant} one of {', '.join(known)}, or make slots: "
-            f"tunesmith runs queue slots 1 --device {device}",
+            remedy=f"{meant} one of {', '.join(known)}, or make slots.",
             code="no-such-device",
+            next_step=NextStep.MAKE_SLOTS,
+            about=device,
         )
 
     def waiting(self) -> list[tuple[RunDir, QueueTicket]]:

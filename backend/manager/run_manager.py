@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backend.errors import RunError, TunesmithError
+from backend.errors import NextStep, RunError, TunesmithError
 from backend.manager.listing_cache import Entries, load_listing, save_listing
 from backend.manager.run_import import import_folder, without_name
 from backend.manager.run_summary import Labels, RunSummary, read_labels, summarise
@@ -216,8 +216,9 @@ class RunManager:
     def _not_whole(self, run: str) -> RunError:
         return RunError(
             f"{run!r} is not the whole id of a run in {self.root}; nothing was deleted.",
-            remedy="See the ids with: tunesmith runs list",
+            remedy="Give its whole id.",
             code="no-such-run",
+            next_step=NextStep.LIST_RUNS,
         )
 
     def import_folder(self, source: Path) -> RunDir:

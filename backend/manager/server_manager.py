@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from backend.errors import NextStep
 from backend.manager.loopback import HOST, LoopbackManager, ask_json
 from backend.manager.programs import SERVER, child_environ, python_command
 from backend.utils.lock_utils import is_locked
@@ -38,7 +39,7 @@ class ServerManager(LoopbackManager[InferenceServer]):
     folder_name = ".server"
     start_seconds = 120.0
     stop_seconds = 10.0
-    failure = ("The server did not start.", "Try it by hand with: tunesmith serve --port 0", "server-failed")
+    failure = ("The server did not start.", "server-failed", NextStep.SERVE)
 
     def _launch(self) -> InferenceServer:
         instance = secrets.token_hex(16)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from backend.errors import RunError, TunesmithError
+from backend.errors import NextStep, RunError, TunesmithError
 from backend.manager.alerts import Alert, AlertSettings, send
 from backend.manager.attempt_end import AttemptEvidence, detail_of, kernel_oom_kills, reason_of
 from backend.manager.attempt_processes import kill_all
@@ -68,7 +68,8 @@ class Ready:
         """Send the message, once; whether anybody still listens does not matter."""
         if self._descriptor is None:
             return
-        message = {"message": error.message, "remedy": error.remedy, "code": error.code} if error else {}
+        names = ("message", "remedy", "code", "next_step", "about") if error else ()
+        message = {name: getattr(error, name) for name in names}
         with contextlib.suppress(BrokenPipeError):
             os.write(self._descriptor, json.dumps(message).encode())
         os.close(self._descriptor)
@@ -168,8 +169,9 @@ class Supervisor:
             self._run.end_attempt(attempt, "error", exit_code=127)
             raise RunError(
                 f"The trainer could not be started ({error}).",
-                remedy="Check the installation with: tunesmith doctor",
+                remedy="Mend that, and start the run again.",
                 code="cannot-start",
+                next_step=NextStep.CHECK_INSTALLATION,
             ) from error
 
     def _watch(self, attempt: Attempt, trainer: Ranks) -> bool:

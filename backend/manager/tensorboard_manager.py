@@ -12,6 +12,7 @@ import secrets
 import sys
 from dataclasses import dataclass
 
+from backend.errors import NextStep
 from backend.manager.loopback import HOST, LoopbackManager, ask_json
 from backend.utils.file_utils import write_json_durably
 from backend.utils.process_utils import ProcessIdentity
@@ -42,11 +43,7 @@ class TensorBoardManager(LoopbackManager[TensorBoardServer]):
     folder_name = ".tensorboard"
     start_seconds = 60.0
     stop_seconds = 5.0
-    failure = (
-        "TensorBoard did not start.",
-        "Check the installation with: tunesmith doctor",
-        "tensorboard-failed",
-    )
+    failure = ("TensorBoard did not start.", "tensorboard-failed", NextStep.CHECK_INSTALLATION)
 
     def _launch(self) -> TensorBoardServer:
         secret = secrets.token_urlsafe(16)

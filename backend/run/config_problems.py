@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from backend.errors import Problem
+from backend.errors import Problem, marked
 from backend.utils.config_utils import closest, dotted_names, field_schema
 
 
@@ -27,14 +27,24 @@ def problems_of(error: ValidationError, schema: Mapping[str, Any]) -> list[Probl
     return list(problems.values())
 
 
+def _known(name: str, settings: Sequence[str]) -> str:
+    """The settings beside one that there is not, or the sections where there is no such section."""
+    section = f"{name.rpartition('.')[0]}."
+    beside = [setting.removeprefix(section) for setting in settings if setting.startswith(section)]
+    if beside:
+        return f"{section[:-1]} has {', '.join(beside)}."
+    sections = dict.fromkeys(setting.partition(".")[0] for setting in settings if "." in setting)
+    return f"The sections are {', '.join(sections)}."
+
+
 def _problem(name: str, detail: Any, schema: Mapping[str, Any], *, key: str) -> Problem:
     kind, value = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
         near = closest(name, dotted_names(schema))
-        remedy = f"Did you mean {near}?" if near else "See `tunesmith config schema` for all settings."
+        remedy = f"Did you mean {near}?" if near else _known(name, dotted_names(schema))
         return Problem(name, "there is no such setting.", remedy)
     if kind == "missing":
-        return Problem(name, "is required.", f"Set it, for example --{name} rows.jsonl.")
+        return Problem(name, "is required.", f"Set it, for example {marked(name, 'rows.jsonl')}.")
     if name == "version":
         remedy = "Use the version of Tunesmith that wrote it, or a newer one."
         return Problem(name, f"{_shown(value)} is a format that this version does not read.", remedy)

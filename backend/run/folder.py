@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run import evidence as run_state
 from backend.run.environment import Environment
 from backend.run.evidence import Records, read_records
@@ -73,7 +73,7 @@ class RunDir(RunFiles):
         except (OSError, ValueError) as error:
             raise RunError(
                 f"A run folder could not be written in {root} ({getattr(error, 'strerror', None) or error}).",
-                remedy="Choose another folder with --runs, or make room there.",
+                remedy="Choose another folder as `runs`, or make room there.",
                 code="runs-not-writable",
             ) from error
 
@@ -358,5 +358,8 @@ class RunDir(RunFiles):
 
 def _not_a_run(path: Path) -> RunError:
     return RunError(
-        f"{path} is no run folder.", remedy="See the runs with: tunesmith runs list", code="not-a-run"
+        f"{path} is no run folder.",
+        remedy="Choose the folder of a run.",
+        code="not-a-run",
+        next_step=NextStep.LIST_RUNS,
     )

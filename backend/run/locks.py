@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.handover import Handover
 from backend.utils.lock_utils import LockedError, hold_folder, hold_lock, share_folder, share_lock
 
@@ -81,15 +81,18 @@ class RunLocks:
     def _is_worked_on(self) -> RunError:
         return RunError(
             f"The run {self.run} is being worked on already.",
-            remedy=f"Watch it with: tunesmith runs watch {self.run}",
+            remedy="Wait until it is over, or stop it.",
             code="already-running",
+            next_step=NextStep.WATCH,
+            about=self.run,
         )
 
     def _is_in_use(self) -> RunError:
         return RunError(
             f"The run {self.run} is in use: it is being served, exported or sent.",
-            remedy="Stop the server (the Playground has a button), or let the export end; then delete the run.",
+            remedy="Stop the server, or let the export end; then delete the run.",
             code="in-use",
+            next_step=NextStep.STOP_SERVER,
         )
 
     def _is_gone(self) -> RunError:
@@ -100,6 +103,7 @@ def gone(run: str) -> RunError:
     """The error for a run that was there a moment ago: ``no-such-run``."""
     return RunError(
         f"The run {run} is gone or being deleted.",
-        remedy="See the runs with: tunesmith runs list",
+        remedy="Choose another.",
         code="no-such-run",
+        next_step=NextStep.LIST_RUNS,
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.files import RunFiles
 from backend.utils.file_utils import FileSystem, UnsafeNameError, publish_folder, safe_join, temporary_name
 
@@ -155,5 +155,9 @@ def match_name(wanted: str, names: Sequence[str]) -> str:
             code="ambiguous-run",
         )
     near = difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
-    remedy = f"Did you mean {' or '.join(near)}?" if near else "See them all with: tunesmith runs list"
-    raise RunError(f"There is no run {wanted!r}.", remedy=remedy, code="no-such-run")
+    raise RunError(
+        f"There is no run {wanted!r}.",
+        remedy=f"Did you mean {' or '.join(near)}?" if near else "Choose another.",
+        code="no-such-run",
+        next_step=None if near else NextStep.LIST_RUNS,
+    )

@@ -30,7 +30,7 @@ def require_alone(environ: Mapping[str, str]) -> None:
     if world.size > 1:
         raise RunError(
             f"RANK and WORLD_SIZE say that this is process {world.rank} of {world.size}, and a run is made by one.",
-            remedy="Unset these variables; tunesmith and torchrun set them for the processes they start.",
+            remedy="Unset these variables; Tunesmith and torchrun set them for the processes they start.",
             code="bad-rank",
         )
 
@@ -44,8 +44,8 @@ def require_asked(world: World, config: RunConfig) -> None:
     if world.size != asked:
         raise RunError(
             f"This run is for {asked} process{'es' * (asked > 1)}, not {world.size}.",
-            remedy="Start it with: tunesmith runs resume RUN. Where RANK and WORLD_SIZE in the environment "
-            "mean other processes, unset them.",
+            remedy="Resume the run, which starts as many. Where RANK and WORLD_SIZE in the environment mean other "
+            "processes, unset them.",
             code="other-process-count",
         )
 

@@ -107,7 +107,7 @@ def _starting_point(run: RunDir, step: int | None) -> Checkpoint | None:
     if start and start.notes.get("done"):
         raise RunError(
             f"The checkpoint of step {start.step} is the last of {run.id}; nothing is left to train from there.",
-            remedy=f"Choose an earlier one with --from-step: {_steps(run, start.step)}.",
+            remedy=f"Choose an earlier one as `from_step`: {_steps(run, start.step)}.",
             code="nothing-left",
         )
     return start

@@ -73,7 +73,7 @@ class World:
             said = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
             raise RunError(
                 f"The environment names a place among processes that there cannot be: {said}.",
-                remedy="Unset these variables; tunesmith and torchrun set them for the processes they start.",
+                remedy="Unset these variables; Tunesmith and torchrun set them for the processes they start.",
                 code="bad-rank",
             )
         return cls(rank, size, local_size, local_rank)
@@ -233,7 +233,7 @@ def _reach_store(world: World, environ: Mapping[str, str]) -> Store | None:
         raise RunError(
             f"RANK and WORLD_SIZE say that this is process {world.rank} of {world.size}, but MASTER_ADDR and "
             "MASTER_PORT do not say where they meet.",
-            remedy="Start all of them with tunesmith runs resume or torchrun, or unset RANK and WORLD_SIZE.",
+            remedy="Resume the run or use torchrun, which start all of them; or unset RANK and WORLD_SIZE.",
             code="no-meeting",
         ) from error
     has_agent = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

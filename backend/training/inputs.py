@@ -5,7 +5,6 @@ Every way to train asks here, so that what the data check calls STOP stops them 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,7 +22,7 @@ from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import NAMES, Finding, Report, examine
 from backend.data.fixes import mend
 from backend.data_pipeline import Dataset
-from backend.errors import ConfigError, Problem, UnsoundDataError
+from backend.errors import ConfigError, Problem, UnsoundDataError, marked
 from backend.run.config import DataConfig, RunConfig
 from backend.run.reports import DataFinding
 
@@ -202,9 +201,8 @@ def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
 
 def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:
     """What to say where held-out rows ask what training rows ask."""
-    command = ["tunesmith", "data", "check", data.train, "--validation", str(data.validation)]
     words = (
         f"{count:,} of the {held_out:,} held-out rows ask what training rows ask: scores on them prove nothing. "
-        f"See them with: {shlex.join(command)}"
+        f"A data check of {data.train} names them, with {marked('validation', str(data.validation))}."
     )
     return [words] if count else []

@@ -29,6 +29,18 @@ def test_what_can_be_mended_is_said_in_place() -> None:
     assert unescaped(error.value) == "No *room*.  \nMake some."
 
 
+def test_what_comes_next_is_a_button_here() -> None:
+    def script() -> None:
+        from app.actions import told
+        from backend.errors import NextStep, RunError
+
+        with told():
+            raise RunError("Served.", remedy="Stop it.", code="in-use", next_step=NextStep.STOP_SERVER)
+
+    (error,) = AppTest.from_function(script).run(timeout=30).error
+    assert unescaped(error.value) == "Served.  \nStop it. The Playground has a button for the server."
+
+
 def test_anything_else_is_no_message() -> None:
     from app.actions import told
 

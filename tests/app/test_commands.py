@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -67,6 +68,23 @@ def test_what_can_be_mended_comes_as_words() -> None:
     assert not answer.ok
     assert answer.code == "bad-config"
     assert "training.max_steps" in [problem.field for problem in answer.problems]
+
+
+def test_what_to_do_is_said_as_in_the_studio() -> None:
+    error = {
+        "message": "It trains.",
+        "remedy": "Give `out`.",
+        "code": "x",
+        "next_step": "watch",
+        "about": "food",
+    }
+    assert (
+        module._read(json.dumps({"error": error}), "", 2).remedy == "Give out. Its page shows how far it is."
+    )
+    problem = {"field": "data.train", "message": "is required.", "remedy": "Set `data.train=a.jsonl`."}
+    error = {"message": "", "remedy": "", "code": "bad-config", "problems": [problem]}
+    (read,) = module._read(json.dumps({"error": error}), "", 2).problems
+    assert read.remedy == "Set data.train = a.jsonl."
 
 
 def test_a_command_that_is_none_is_words_too() -> None:

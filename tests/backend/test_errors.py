@@ -7,7 +7,7 @@ import re
 import pytest
 
 from backend import errors
-from backend.errors import ConfigError, Problem, TunesmithError
+from backend.errors import MARKED_SETTING, ConfigError, NextStep, Problem, TunesmithError, marked, unmarked
 
 PLAIN = [
     *(errors.DataError, errors.ModelError, errors.RunError, errors.InferenceError),
@@ -39,6 +39,26 @@ def test_a_sentence_that_quotes_another_has_one_end_mark(quoted: str, said: str)
 
 def test_without_a_remedy_nothing_trails() -> None:
     assert str(TunesmithError("It is full.", remedy="", code="full")) == "It is full."
+
+
+def test_what_comes_next_and_for_what_stands_beside_the_words() -> None:
+    error = TunesmithError("It trains.", remedy="Wait.", code="x", next_step=NextStep.WATCH, about="food")
+    assert (error.next_step, error.about) == ("watch", "food")
+    assert str(error) == "It trains. Wait."
+    plain = TunesmithError("It is full.", remedy="", code="full")
+    assert (plain.next_step, plain.about) == (None, "")
+
+
+@pytest.mark.parametrize("value", ["a", "two words", "a`b", "`", "``", "", "x=y"])
+def test_a_marked_setting_is_found_with_its_value(value: str) -> None:
+    text = f"Set {marked('data.delimiter', value)} and {marked('data.encoding', 'cp1252')}, or `out`."
+    found = [unmarked(each) for each in MARKED_SETTING.finditer(text)]
+    assert found == [("data.delimiter", value), ("data.encoding", "cp1252"), ("out", None)]
+
+
+@pytest.mark.parametrize("text", ["`Two`", "`rm -rf`", "``x``", "`=1`", "none"])
+def test_other_backticks_mark_nothing(text: str) -> None:
+    assert MARKED_SETTING.search(text) is None
 
 
 def test_a_configuration_error_holds_every_problem() -> None:

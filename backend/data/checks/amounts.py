@@ -126,7 +126,7 @@ AMOUNT_CHECKS = (
         "swapped-sides",
         "Prompts and answers look swapped",
         "warn",
-        "The model learns to ask instead of to answer. Swap the columns (--columns.prompt, --columns.completion), "
+        "The model learns to ask instead of to answer. Swap the columns (`columns.prompt`, `columns.completion`), "
         "unless questions are what it should write.",
         over_all=swapped_sides,
         of_rows=False,

@@ -10,7 +10,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from backend.commands.output import after_run, error_record, print_json, report_error, say, say_on, table
-from backend.errors import ConfigError, DataError, Problem, TrainingError, TunesmithError
+from backend.errors import ConfigError, DataError, NextStep, Problem, RunError, TrainingError, TunesmithError
 from backend.manager import process_manager
 from backend.manager.queue_manager import QueueManager
 from backend.run.folder import RunDir
@@ -18,6 +18,7 @@ from backend.run.reports import RunStatus
 
 ONE = ConfigError([Problem("seed", "is odd.", "Choose 42.")])
 TWO = ConfigError([Problem("seed", "is odd.", "Choose 42."), Problem("name", "is long.", "Cut it.")])
+BUSY = RunError("It trains.", remedy="Wait.", code="already-running", next_step=NextStep.WATCH, about="food")
 FULL = TrainingError("The disk is full.", remedy="Make room.", code="disk-full")
 
 
@@ -116,6 +117,13 @@ def test_the_record_of_an_error() -> None:
         "code": "disk-full",
         "message": "The disk is full.",
         "remedy": "Make room.",
+    }
+    assert error_record(BUSY) == {
+        "code": "already-running",
+        "message": "It trains.",
+        "remedy": "Wait.",
+        "next_step": "watch",
+        "about": "food",
     }
     assert error_record(TWO)["problems"] == [
         {"field": "seed", "message": "is odd.", "remedy": "Choose 42."},

@@ -3,11 +3,10 @@ import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from backend.data import doctor, store
 from backend.data.checks import ALL, Check, Scan
-from backend.data.doctor import Report, examine, run_checks, table
+from backend.data.doctor import Report, examine, run_checks
 from backend.data.load import load_rows
 from tests.backend.data.rows import pairs
 
@@ -63,24 +62,6 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     assert content["version"] == 1
     assert content["blocks"] is True
     assert content["findings"][0]["examples"][0] == {"detail": 'the answer is ""', "place": "t.jsonl:66"}
-
-
-def test_the_table_says_what_where_and_how_to_mend(tmp_path):
-    report = report_on(tmp_path / "t.jsonl", [*SOUND, {"prompt": "a [b]", "completion": ""}])
-    console = Console(width=140, record=True, file=(tmp_path / "out").open("w", encoding="utf-8"))
-    console.print(table(report))
-    text = console.export_text()
-    console.file.close()
-    assert "train.jsonl: 61 rows, 0 refused; 1 finding that should stop a run, 0 to look at." in text
-    for part in (
-        "STOP",
-        "Answers are empty",
-        "t.jsonl:61",
-        "drop-empty",
-        "Not checked (no model was given)",
-        "1.6%",
-    ):
-        assert part in text
 
 
 def test_no_rows_run_no_check():
@@ -190,8 +171,8 @@ def test_ratings_that_nobody_reads_stop_a_run_and_words_are_looked_at(tmp_path):
         "unused-ratings": ("block", 60, "score: 0.5"),
         "unused-columns": ("warn", 60, "note: Sum 0 of the book"),
     }
-    assert "--columns.context note" in report.findings[1].harm
-    assert "--columns.label score" in report.findings[0].harm
+    assert "`columns.context=note`" in report.findings[1].harm
+    assert "`columns.label=score`" in report.findings[0].harm
     warnings = load_rows(tmp_path / "t.jsonl").warnings
     assert [each.partition(" (")[0] for each in warnings] == [
         "A column is not used: 'score'",

@@ -47,4 +47,4 @@ def test_a_character_cut_at_the_end_of_the_sample_does_no_harm():
 
 
 def test_the_advice_names_the_flag():
-    assert encoding_advice("für".encode("cp1252")) == "set the encoding: cp1252 fits (--data.encoding cp1252)"
+    assert encoding_advice("für".encode("cp1252")) == "set the encoding: cp1252 fits (`data.encoding=cp1252`)"

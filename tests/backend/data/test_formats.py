@@ -86,7 +86,7 @@ def test_no_rows_and_unknown_columns_are_errors():
         detect([])
     with pytest.raises(DataError, match="f: No known shape has the columns a, b") as caught:
         detect(records({"a": "1", "b": "2"}))
-    assert "--columns.prompt Question" in caught.value.remedy
+    assert "`columns.prompt=Question`" in caught.value.remedy
     assert "data.columns" in caught.value.remedy
 
 
@@ -324,20 +324,20 @@ def test_a_worse_answer_beside_a_good_one_makes_a_preference_row(cells):
 @pytest.mark.parametrize(
     ("cells", "flags"),
     [
-        ({"prompt": "Sum up.", "text": "A story"}, "--columns.prompt prompt --columns.completion text"),
-        ({"content": "A story", "title": "Of a fox"}, "--columns.prompt content --columns.completion title"),
-        ({"text": "A story", "translation": "Eine Geschichte"}, "or --columns.text text"),
+        ({"prompt": "Sum up.", "text": "A story"}, "`columns.prompt=prompt` `columns.completion=text`"),
+        ({"content": "A story", "title": "Of a fox"}, "`columns.prompt=content` `columns.completion=title`"),
+        ({"text": "A story", "translation": "Eine Geschichte"}, "or `columns.text=text`"),
         (
             {"prompt": "Sum up.", "my reply": "It is so"},
-            "--columns.prompt prompt --columns.completion 'my reply'",
+            "`columns.prompt=prompt` `columns.completion=my reply`",
         ),
         (
             {"ctx": "He opens the door", "endings": ["a", "b"], "label": "1"},
-            "--columns.prompt ctx --columns.completion label",
+            "`columns.prompt=ctx` `columns.completion=label`",
         ),
-        ({"text": "A story", "prompt": "x", "input_ids": None}, "--columns.prompt prompt"),
-        ({"Frage": "Was ist das hier?", "Antwort": "Das ist ein Fuchs"}, "--columns.prompt Frage"),
-        ({"id": 1, "thread": MESSAGES}, "--columns.messages thread"),
+        ({"text": "A story", "prompt": "x", "input_ids": None}, "`columns.prompt=prompt`"),
+        ({"Frage": "Was ist das hier?", "Antwort": "Das ist ein Fuchs"}, "`columns.prompt=Frage`"),
+        ({"id": 1, "thread": MESSAGES}, "`columns.messages=thread`"),
     ],
 )
 def test_one_column_is_not_read_where_another_could_be_meant(cells, flags):
@@ -384,19 +384,19 @@ def test_a_role_beside_question_and_answer_is_no_message_a_row():
     [
         (
             {"question": "q", "answer": "a", "score": 4},
-            "--columns.prompt question --columns.completion answer",
+            "`columns.prompt=question` `columns.completion=answer`",
         ),
-        ({"question": "q", "answer": "a", "rejected_by": "Ann"}, "--columns.chosen"),
-        ({"instruction": "q", "output": "a", "rating": 4}, "--columns.label rating"),
-        ({"question": "q", "answer": "a", "notes": "some words here"}, "--columns.context notes"),
-        ({"question": "q", "answer": "a", "rationale": "it is so"}, "--columns.reasoning rationale"),
+        ({"question": "q", "answer": "a", "rejected_by": "Ann"}, "`columns.chosen`"),
+        ({"instruction": "q", "output": "a", "rating": 4}, "`columns.label=rating`"),
+        ({"question": "q", "answer": "a", "notes": "some words here"}, "`columns.context=notes`"),
+        ({"question": "q", "answer": "a", "rationale": "it is so"}, "`columns.reasoning=rationale`"),
         ({"question": "q", "answer": "a", "option_a": "a cat"}, "a list in one column, named choices"),
         (
             {"question": "q", "context": "c", "answer": "a", "notes": "some words here"},
-            "--columns.input notes",
+            "`columns.input=notes`",
         ),
-        ({"messages": MESSAGES, "persona": "You are a pirate today"}, "--columns.system persona"),
-        ({"text": "t", "kind": "food"}, "--columns.prompt text --columns.completion kind"),
+        ({"messages": MESSAGES, "persona": "You are a pirate today"}, "`columns.system=persona`"),
+        ({"text": "t", "kind": "food"}, "`columns.prompt=text` `columns.completion=kind`"),
     ],
 )
 def test_what_is_not_used_comes_with_the_flags_that_would_use_it(cells, said):
@@ -430,7 +430,7 @@ def test_a_text_that_is_the_whole_row_once_more_is_no_context(ask, say):
                 "good_answer": "It is on the Hull",
                 "bad_answer": "There is no port",
             },
-            "--columns.completion good_answer",
+            "`columns.completion=good_answer`",
         ),
         (
             {
@@ -438,11 +438,11 @@ def test_a_text_that_is_the_whole_row_once_more_is_no_context(ask, say):
                 "reply_a": "It is on the Hull",
                 "reply_b": "There is no port",
             },
-            "--columns.prompt prompt --columns.chosen reply_a --columns.rejected reply_b",
+            "`columns.prompt=prompt` `columns.chosen=reply_a` `columns.rejected=reply_b`",
         ),
         (
             {"text_1": "It is on the Hull", "text_2": "There is no port"},
-            "--columns.chosen text_1 --columns.rejected text_2",
+            "`columns.chosen=text_1` `columns.rejected=text_2`",
         ),
     ],
 )

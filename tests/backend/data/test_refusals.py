@@ -2,7 +2,7 @@ import pytest
 
 from backend.data.records import Record
 from backend.data.refusals import (
-    column_flags,
+    column_settings,
     foreign_format,
     listed,
     one_object,
@@ -26,8 +26,8 @@ def refused(*cells):
 
 
 def test_flags_are_as_a_shell_takes_them():
-    assert column_flags({"prompt": "my question", "completion": "a"}) == (
-        "--columns.prompt 'my question' --columns.completion a"
+    assert column_settings({"prompt": "my question", "completion": "a"}) == (
+        "`columns.prompt=my question` `columns.completion=a`"
     )
 
 
@@ -38,17 +38,17 @@ def test_many_columns_are_listed_to_a_number():
 @pytest.mark.parametrize(
     ("cells", "flags"),
     [
-        ({"Q": "1", "A": "2"}, "--columns.prompt Question --columns.completion Answer"),
+        ({"Q": "1", "A": "2"}, "`columns.prompt=Question` `columns.completion=Answer`"),
         (
             {"Frage": "Was ist das hier?", "Antwort": "Das ist es ja"},
-            "--columns.prompt Frage --columns.completion Antwort",
+            "`columns.prompt=Frage` `columns.completion=Antwort`",
         ),
         (
             {"question": "q", "verdict": "It is so indeed"},
-            "--columns.prompt question --columns.completion verdict",
+            "`columns.prompt=question` `columns.completion=verdict`",
         ),
-        ({"content": "c", "title": "Of some old foxes"}, "or --columns.text content"),
-        ({"log": [user("q"), assistant("a")], "x": "1"}, "--columns.messages log"),
+        ({"content": "c", "title": "Of some old foxes"}, "or `columns.text=content`"),
+        ({"log": [user("q"), assistant("a")], "x": "1"}, "`columns.messages=log`"),
     ],
 )
 def test_the_way_out_names_the_columns_that_are_there(cells, flags):
@@ -59,7 +59,7 @@ def test_the_way_out_names_the_columns_that_are_there(cells, flags):
 def test_one_column_that_parts_evenly_is_told_its_delimiter(delimiter):
     sign = f"a{delimiter}b{delimiter}c"
     error = refused({sign: f"1{delimiter}2{delimiter}3"}, {sign: f"4{delimiter}5{delimiter}6"})
-    assert f"--data.delimiter '{delimiter}'" in error.remedy.replace(
+    assert f"`data.delimiter={delimiter}`" in error.remedy.replace(
         f"delimiter {delimiter}.", f"delimiter '{delimiter}'."
     )
 

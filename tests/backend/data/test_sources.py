@@ -291,7 +291,7 @@ def test_every_row_in_another_encoding_is_offered_the_one_that_fits_the_file(tmp
     (tmp_path / name).write_bytes("".join(map(row.format, ["text", text, f"{text}1"])).encode(encoding))
     refused = [item.reason for item in read(tmp_path / name) if isinstance(item, Rejected)]
     assert len(refused) == 2
-    assert all(reason.endswith(f"{encoding} fits (--data.encoding {encoding})") for reason in refused)
+    assert all(reason.endswith(f"{encoding} fits (`data.encoding={encoding}`)") for reason in refused)
     assert not [item for item in read(tmp_path / name, ReadOptions(encoding)) if isinstance(item, Rejected)]
 
 

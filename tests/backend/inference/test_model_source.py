@@ -172,7 +172,7 @@ class TestBase:
         assert facts is not None
         assert facts.model in caught.value.message
         assert len([word for word in caught.value.message.split() if len(word.strip(",.")) == 32]) == 2
-        assert "--base-model" in caught.value.remedy
+        assert "`base_model`" in caught.value.remedy
 
     def test_a_base_put_back_is_taken_again(self, copied: RunDir, base: Path) -> None:
         weights = base / "model.safetensors"
@@ -187,7 +187,7 @@ class TestBase:
         moved = base.rename(base.with_name("moved"))
         with pytest.raises(ModelError, match="is not where it was") as caught:
             find_model(copied)
-        assert "--base-model" in caught.value.remedy
+        assert "`base_model`" in caught.value.remedy
         found = find_model(copied, base_model=moved)
         assert (found.base, found.tokenizer) == (moved, copied.adapter)
         assert find_model(copied, base=True, base_model=str(moved)).base == moved

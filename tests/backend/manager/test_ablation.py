@@ -43,8 +43,8 @@ class TestPairs:
     @pytest.mark.parametrize(
         ("changes", "seeds", "field"),
         [
-            ({}, 1, "--ablate"),
-            ({}, 11, "--ablate"),
+            ({}, 1, "ablate"),
+            ({}, 11, "ablate"),
             ({"augmentation": {}}, 3, "augmentation"),
             ({"data": {"train": "rows.jsonl", "validation": 0}}, 3, "data.validation"),
             ({"evaluation": {"early_stopping_patience": 2}}, 3, "evaluation.early_stopping_patience"),

@@ -10,7 +10,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
 from backend.run.locks import RunLocks
@@ -42,9 +42,10 @@ class TestWorking:
                 assert held == (heir, True)
 
     def test_the_second_worker_is_told_how_to_watch(self, locks: RunLocks) -> None:
-        with locks.work(), pytest.raises(RunError, match="runs watch a run") as caught, locks.work():
+        with locks.work(), pytest.raises(RunError, match="Wait until it is over") as caught, locks.work():
             pytest.fail("two workers")
         assert caught.value.code == "already-running"
+        assert (caught.value.next_step, caught.value.about) == (NextStep.WATCH, "a run")
 
     def test_f39_a_run_that_is_gone_has_no_worker(self, run: RunDir) -> None:
         shutil.rmtree(run.path)

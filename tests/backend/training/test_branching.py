@@ -155,7 +155,7 @@ class TestBranch:
 class TestRefusals:
     def test_nothing_is_left_after_the_last_checkpoint(self, stopped: RunDir) -> None:
         assert run(stopped).code == "completed"
-        with pytest.raises(RunError, match="--from-step: 2") as caught:
+        with pytest.raises(RunError, match="`from_step`: 2") as caught:
             branch(stopped, changed_config(stopped))
         assert caught.value.code == "nothing-left"
 
