@@ -17,7 +17,6 @@ from app.views.text import title_of
 from backend.errors import InferenceError
 
 TIMEOUT_SECONDS = 600.0
-_HEALTH_SECONDS = 2.0
 Message = Mapping[str, str]
 
 
@@ -46,15 +45,6 @@ class ChatClient:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._timeout = timeout_seconds
-
-    def is_healthy(self) -> bool:
-        """Return whether a server answers there."""
-        try:
-            with closing(self._connection(_HEALTH_SECONDS)) as connection:
-                connection.request("GET", "/health")
-                return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
 
     def models(self) -> list[ServedModel]:
         """Everything that can be asked. Raises InferenceError."""

@@ -156,11 +156,6 @@ class Commands:
             self._kept.move_to_end(key)
             return self._kept[key]
 
-    def at_work(self) -> list[Command]:
-        """The commands that have not answered yet."""
-        with self._guard:
-            return [command for command in self._kept.values() if command.answer is None]
-
     def forget(self, words: Sequence[str], version: str) -> None:
         """Let the same words be run again."""
         with self._guard:

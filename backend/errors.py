@@ -57,13 +57,20 @@ class NextStep(StrEnum):
     CHECK_INSTALLATION = "check-installation"
 
 
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_STOPPED = 1, 2, 3
+"""Exit codes of our programs, beside 0 and those of signals; the table is in docs/cli.md."""
+
+
 class TunesmithError(Exception):
     """What went wrong in one sentence, and what to do about it in another.
 
     ``code`` is stable and lower-case with dashes; it is what scripts and tests compare. A message that ends with the
     words of another program has one end mark, whether or not those brought their own. ``next_step`` comes after the
-    remedy; ``about`` is what it is done to, such as the id of a run.
+    remedy; ``about`` is what it is done to, such as the id of a run. ``exit_code`` is that
+    of a program which it ends.
     """
+
+    exit_code = EXIT_BAD_INPUT
 
     def __init__(
         self, message: str, *, remedy: str, code: str, next_step: NextStep | None = None, about: str = ""
@@ -136,6 +143,8 @@ class TrainingError(TunesmithError):
 
     ``step_record`` is what is known of the step that could not be taken, for the flight record.
     """
+
+    exit_code = EXIT_FAILED
 
     def __init__(
         self, message: str, *, remedy: str, code: str, step_record: Mapping[str, object] | None = None

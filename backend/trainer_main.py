@@ -39,7 +39,7 @@ from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data.records import Row
 from backend.data_pipeline import Dataset
-from backend.errors import RunError, TrainingError, TunesmithError
+from backend.errors import RunError, TunesmithError
 from backend.inference.decoding import context_length
 from backend.inference.model_source import base_revision
 from backend.run.checkpoints import saved_step
@@ -387,7 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = run(RunDir.open(Path(arguments[0])))
     except TunesmithError as error:
         print(error, file=sys.stderr)  # noqa: T201 - a door
-        return 1 if isinstance(error, TrainingError) else 2
+        return error.exit_code
     except OSError as error:
         advice = "Make room or mend its permissions."
         print(f"The run folder cannot be written: {error}. {advice}", file=sys.stderr)  # noqa: T201 - a door

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App, CycloptsError
 
-from backend.commands.output import EXIT_BAD_INPUT, make_writable, print_json, report_error, say_to_nobody
-from backend.errors import TunesmithError
+from backend.commands.output import make_writable, print_json, report_error, say_to_nobody
+from backend.errors import EXIT_BAD_INPUT, TunesmithError
 from backend.utils.process_utils import collect_rarely
 
 EXIT_INTERRUPTED = 130

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run
-from backend.commands.output import EXIT_FAILED, print_json, say, table
-from backend.errors import ConfigError, Problem
+from backend.commands.output import print_json, say, table
+from backend.errors import EXIT_FAILED, ConfigError, Problem
 
 if TYPE_CHECKING:
     from backend.export.job import ExportResult

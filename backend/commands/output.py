@@ -13,14 +13,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from backend.commands.phrases import error_text
-from backend.errors import ConfigError, TrainingError, TunesmithError, UnsoundDataError
+from backend.errors import ConfigError, TunesmithError, UnsoundDataError
 from backend.utils.text_utils import without_controls
 
 if TYPE_CHECKING:
     from backend.run.folder import RunDir
 
-EXIT_BAD_INPUT = 2
-EXIT_FAILED = 1
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _CONTROLS_OF_JSON = re.compile(r"[\x7f-\x9f]")
 READABLE = 8
@@ -160,7 +158,7 @@ def report_error(error: TunesmithError, *, as_json: bool) -> int:
     else:
         said = visible(error_text(error))
         sys.stderr.write(f"Error: {said}\n" if "\n" not in said else f"Errors:\n{said}\n")
-    return EXIT_FAILED if isinstance(error, TrainingError) else EXIT_BAD_INPUT
+    return error.exit_code
 
 
 def error_record(error: TunesmithError) -> dict[str, Any]:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
-from backend.commands.output import EXIT_FAILED, print_json, say, visible
+from backend.commands.output import print_json, say, visible
 from backend.commands.phrases import next_action, state_record
 from backend.commands.plot import bar, curve_lines, sparkline
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
 from backend.run.metrics import EVAL_LOSS, LEARNING_RATE, TOKENS_PER_SECOND, TRAIN_LOSS
+from backend.run.outcomes import watched_exit_code
 from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 LOG_LINES = 5
 CURVE_POINTS = 400
-EXIT_STOPPED = 3
 _COLOURS = {
     RunStatus.FINISHED: "green",
     RunStatus.FAILED: "red",
@@ -109,9 +109,9 @@ def _follow(run: RunDir, scalars: RunScalars, *, once: bool, interval: float) ->
     snapshot = _look(run, scalars)
     if once or not snapshot.goes_on:
         _print_once(console, snapshot)
-        return 0 if once else exit_code(snapshot.state)
+        return 0 if once else watched_exit_code(snapshot.state)
     follow = _follow_live if console.is_terminal else _follow_plainly
-    return exit_code(follow(console, run, scalars, interval).state)
+    return watched_exit_code(follow(console, run, scalars, interval).state)
 
 
 def _print_once(console: Any, snapshot: Snapshot) -> None:
@@ -160,13 +160,6 @@ def _look(run: RunDir, scalars: RunScalars) -> Snapshot:
     with contextlib.suppress(OSError):  # a folder that cannot be written: it waits, and that is shown
         move_on(QueueManager(run.path.parent))
     return take_snapshot(run, scalars)
-
-
-def exit_code(state: RunState) -> int:
-    """0 for a run that finished or never began, 3 for a stopped one, 1 for one that did not get through."""
-    if state.status in {RunStatus.FAILED, RunStatus.INTERRUPTED}:
-        return EXIT_FAILED
-    return EXIT_STOPPED if state.status is RunStatus.STOPPED else 0
 
 
 def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:

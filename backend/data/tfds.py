@@ -44,7 +44,7 @@ def fetch(name: str, split: str | None) -> Path:
             code="tfds-dataset",
         ) from None
     safe = re.sub(r"[^\w.-]+", "-", str(source.dataset_info.full_name))
-    path = cache_folder().with_name("tfds") / f"{safe}-{wanted}.jsonl"
+    path = cache_folder("tfds") / f"{safe}-{wanted}.jsonl"
     if not path.exists():
         _write(source, path)
     return path

@@ -43,7 +43,6 @@ from backend.run.reports import (
 from backend.run.root import match_name, publish_new, stamps
 from backend.utils.file_utils import FileSystem, file_system, sweep_temporaries, write_json_durably
 from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep_lines, read_jsonl_tail
-from backend.utils.lock_utils import is_folder_held
 from backend.utils.process_utils import ProcessIdentity, identify
 from backend.utils.record_utils import record_to_json
 from backend.utils.reserve_utils import release, set_aside, with_reserve
@@ -302,10 +301,6 @@ class RunDir(RunFiles):
         Raises RunError ``already-running`` or ``no-such-run``.
         """
         return self._locks.still()
-
-    def is_in_use(self) -> bool:
-        """Whether somebody holds the run for reading."""
-        return is_folder_held(self.path)
 
     def hold_for_deleting(self) -> AbstractContextManager[None]:
         """Hold the run against trainers and readers. Raises RunError (``already-running``, ``in-use``, …)."""

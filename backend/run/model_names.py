@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from backend.errors import ConfigError, Problem
 from backend.utils.path_utils import user_path
@@ -33,8 +34,8 @@ MODEL_ALIASES = {
 }
 
 
-def cache_folder() -> Path:
-    """Where converted models go: ``models`` under TUNESMITH_CACHE or ~/.cache/tunesmith.
+def cache_folder(kind: Literal["models", "tokens", "tfds"] = "models") -> Path:
+    """Where converted models, tokens of rows, or data sets of TFDS go, under TUNESMITH_CACHE or ~/.cache/tunesmith.
 
     Raises ConfigError where the user has no home folder, as in some containers, and the variable is not set.
     """
@@ -42,7 +43,7 @@ def cache_folder() -> Path:
     if root.parts[:1] and root.parts[0].startswith("~"):
         remedy = "Set it to a folder for models and tokens."
         raise ConfigError([Problem(CACHE_VARIABLE, "is not set, and this user has no home folder.", remedy)])
-    return root / "models"
+    return root / kind
 
 
 def converted_name(name: str) -> str:

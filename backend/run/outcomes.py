@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backend.errors import TunesmithError
+from backend.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, TunesmithError
 from backend.run.files import RunFiles
-from backend.run.reports import Outcome, RunStatus
+from backend.run.reports import Outcome, RunState, RunStatus
 from backend.utils.file_utils import free_bytes
 from backend.utils.reserve_utils import is_disk_full
 
@@ -44,5 +44,16 @@ def exit_code(outcome: Outcome) -> int:
     if outcome.status is RunStatus.FINISHED:
         return 0
     if outcome.status is RunStatus.STOPPED:
-        return STOP_EXIT_CODES.get(outcome.code, 3)
-    return 1 if outcome.code in TRAINING_FAILURES else 2
+        return STOP_EXIT_CODES.get(outcome.code, EXIT_STOPPED)
+    return EXIT_FAILED if outcome.code in TRAINING_FAILURES else EXIT_BAD_INPUT
+
+
+def watched_exit_code(state: RunState) -> int:
+    """The exit code of a program that watched a run until it came to rest in ``state``.
+
+    0 finished, or never begun · 1 failed or interrupted · 3 stopped, also where a signal stopped it: that was sent to
+    the trainer, and the codes of signals would say that they ended the watching.
+    """
+    if state.status in {RunStatus.FAILED, RunStatus.INTERRUPTED}:
+        return EXIT_FAILED
+    return EXIT_STOPPED if state.status is RunStatus.STOPPED else 0

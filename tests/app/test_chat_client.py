@@ -70,12 +70,6 @@ def test_what_the_server_refuses_comes_in_its_words(client: ChatClient, way: str
     assert caught.value.code == "too-long"
 
 
-def test_health(client: ChatClient, server: Answering) -> None:
-    assert client.is_healthy()
-    server.close()
-    assert not client.is_healthy()
-
-
 @pytest.mark.parametrize("way", ["answer", "stream"])
 def test_nobody_there(server: Answering, way: str) -> None:
     client = ChatClient(server.url, timeout_seconds=2)

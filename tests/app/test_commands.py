@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from app import commands as module
 from app.commands import Answer, Command, Commands
 from backend.manager.queue_manager import QueueManager
-from tests.app.waiting import settled, texts
+from tests.app.waiting import at_work, settled, texts
 from tests.eventually import eventually
 
 PATIENCE = 60.0
@@ -132,7 +132,7 @@ def test_the_same_question_is_asked_once_until_it_changes() -> None:
     assert again is not first
     for command in (first, other, again):
         done(command)
-    assert kept.at_work() == []
+    assert at_work(kept) == []
 
 
 def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     done(first)
     done(kept.start(["nonsense"], "2", PATIENCE))
     assert kept.start(["nonsense"], "1", PATIENCE) is not first
-    for command in kept.at_work():
+    for command in at_work(kept):
         done(command)
 
 

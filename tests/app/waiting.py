@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamlit.testing.v1 import AppTest
 
-from app.commands import commands
+from app.commands import Command, Commands, commands
 from tests.eventually import eventually
 
 PATIENCE_SECONDS = 120.0
@@ -16,11 +16,16 @@ def settled(app: AppTest) -> AppTest:
     return app
 
 
+def at_work(kept: Commands) -> list[Command]:
+    """The commands that have not answered yet."""
+    return [command for command in [*kept._kept.values()] if command.answer is None]
+
+
 def _answered(app: AppTest) -> bool:
-    for command in commands().at_work():
+    for command in at_work(commands()):
         command.wait(PATIENCE_SECONDS)
     app.run()
-    return not commands().at_work()
+    return not at_work(commands())
 
 
 def texts(app: AppTest) -> str:

@@ -158,7 +158,7 @@ def _settings(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 def _folder() -> Path:
     try:
-        return cache_folder().with_name("tokens")
+        return cache_folder("tokens")
     except ConfigError:  # no home, as in some containers
         return Path(os.devnull)  # not a folder: every read and write fails, and nothing is cached
 

@@ -144,8 +144,10 @@ def estimate(
         tokens=work.tokens,
         trainable_parameters=work.trainable_parameters,
         seconds=_start_and_work(start, work.operations / speed, own_error(alike, _work_ratio)),
-        memory_bytes=_corrected(work.memory_bytes, [one for one in alike if one.memory_bytes], _memory_ratio),
-        disk_bytes=_corrected(work.disk_bytes, alike, _disk_ratio),
+        memory_bytes=_corrected(
+            "memory_bytes", work.memory_bytes, [one for one in alike if one.memory_bytes]
+        ),
+        disk_bytes=_corrected("disk_bytes", work.disk_bytes, alike),
         based_on=len(alike),
         basis=_basis(alike),
     )
@@ -276,23 +278,18 @@ def _time_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
     return (start + one.seconds) / expected
 
 
-def _memory_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
-    return one.memory_bytes / one.work.memory_bytes / _factor(rest, "memory_bytes")
-
-
-def _disk_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
-    return one.disk_bytes / one.work.disk_bytes / _factor(rest, "disk_bytes")
-
-
 def _factor(runs: Sequence[PastRun], name: str) -> float:
     """What the formula has to be multiplied by to give what the runs took."""
     known = [getattr(one, name) / getattr(one.work, name) for one in runs if getattr(one, name)]
     return typical(known) if known else 1.0
 
 
-def _corrected(value: float, runs: Sequence[PastRun], ratio: Ratio) -> Interval:
+def _corrected(name: str, value: float, runs: Sequence[PastRun]) -> Interval:
     """The formula's value, corrected by what past runs really took; formulas of bytes need less room for error."""
-    name = "memory_bytes" if ratio is _memory_ratio else "disk_bytes"
+
+    def ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
+        return float(getattr(one, name) / getattr(one.work, name) / _factor(rest, name))
+
     return around(value * _factor(runs, name), min(ONCE, own_error(runs, ratio)))
 
 

@@ -17,7 +17,7 @@ from tests.app.reading import unescaped
 from tests.app.states import Runs
 from tests.app.test_exports import make_export
 from tests.app.test_hostile import EVIL, assert_only_shown
-from tests.app.waiting import press, settled, texts
+from tests.app.waiting import at_work, press, settled, texts
 
 
 def look_at(app: AppTest, view: str) -> AppTest:
@@ -63,7 +63,7 @@ def test_the_command_says_what_was_chosen(
     out = exports_folder(root) / f"{run.id}-merged-float16"
     words = ["export", str(run.path), "--to", "merged", "--out", str(out), "--rows=32", "--dtype", "float16"]
     assert list(app.session_state["exporting"]) == words
-    assert module.commands().at_work() == []
+    assert at_work(module.commands()) == []
     app.toggle[0].set_value(True).run()
     press(app, "Export and check")
     best = [*words[:5], str(exports_folder(root) / f"{run.id}-best-merged-float16"), *words[6:]]

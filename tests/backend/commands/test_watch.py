@@ -18,7 +18,6 @@ from backend.commands.cli import main
 from backend.commands.watch import (
     LOG_LINES,
     Snapshot,
-    exit_code,
     figures,
     headline,
     machine,
@@ -102,13 +101,6 @@ class TestWords:
         assert machine(snapshot(system={})) == ""
         gpus = [{"index": 0, "busy_percent": 55.0}, {"index": 1, "busy_percent": 5.0}]
         assert machine(snapshot(system={"gpus": gpus})) == "GPU 0 55 % · GPU 1 5 %"
-
-    @pytest.mark.parametrize(
-        ("status", "code"),
-        [("finished", 0), ("created", 0), ("failed", 1), ("interrupted", 1), ("stopped", 3)],
-    )
-    def test_the_exit_code_says_how_it_ended(self, status: str, code: int) -> None:
-        assert exit_code(snapshot(RunStatus(status)).state) == code
 
 
 class TestView:

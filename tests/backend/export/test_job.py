@@ -17,6 +17,7 @@ from backend.export.job import default_folder, export
 from backend.export.modelfile import MODELFILE
 from backend.run.folder import RunDir
 from backend.utils import file_utils
+from backend.utils.lock_utils import is_folder_held
 from tests.backend.export.results import finished
 from tests.fakes import FailingFileSystem
 from tests.runs import make_run, tree, write_rows
@@ -77,9 +78,9 @@ def test_who_comes_second_overwrites_nothing_and_leaves_nothing(run: RunDir, tmp
 
 def test_nobody_deletes_the_run_meanwhile(run: RunDir, tmp_path: Path) -> None:
     used: list[bool] = []
-    export(run, "adapter", out=tmp_path / "out", rows=0, say=lambda _: used.append(run.is_in_use()))
+    export(run, "adapter", out=tmp_path / "out", rows=0, say=lambda _: used.append(is_folder_held(run.path)))
     assert set(used) == {True}
-    assert not run.is_in_use()
+    assert not is_folder_held(run.path)
 
 
 def test_no_rows_is_amber_and_says_so(run: RunDir, tmp_path: Path) -> None:

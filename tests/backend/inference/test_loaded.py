@@ -16,6 +16,7 @@ from backend.inference.loaded import LoadedBase
 from backend.inference.model_source import ModelSource, find_model
 from backend.inference.shared_base import KEEP
 from backend.run.folder import RunDir
+from backend.utils.lock_utils import is_folder_held
 from tests.runs import SHORT, make_run
 
 
@@ -40,22 +41,22 @@ class TestHolding:
     def test_an_adapter_is_held_until_it_makes_room(self, trained: RunDir, tmp_path: Path) -> None:
         runs = [RunDir(Path(shutil.copytree(trained.path, tmp_path / f"run{n}"))) for n in range(KEEP + 1)]
         loaded = LoadedBase(find_model(runs[0]))
-        assert not runs[0].is_in_use()  # its base is another's
+        assert not is_folder_held(runs[0].path)  # its base is another's
         for run in runs:
             loaded.use(find_model(run))
-        assert [run.is_in_use() for run in runs] == [False, *[True] * KEEP]
+        assert [is_folder_held(run.path) for run in runs] == [False, *[True] * KEEP]
         loaded.use(find_model(runs[1], base=True))
-        assert runs[1].is_in_use()  # it may be asked for again
+        assert is_folder_held(runs[1].path)  # it may be asked for again
         loaded.close()
         loaded.close()
-        assert [run.is_in_use() for run in runs] == [False] * (KEEP + 1)
+        assert [is_folder_held(run.path) for run in runs] == [False] * (KEEP + 1)
 
     def test_a_whole_model_is_held_from_before_it_is_read(self, tiny_folder: Path, tmp_path: Path) -> None:
         run = RunDir.create(tmp_path, "full", "seed: 1")
         source = replace(find_model(tiny_folder), run=run)
         loaded = LoadedBase(source)
         loaded.use(source)
-        assert run.is_in_use()
+        assert is_folder_held(run.path)
         loaded.close()
         run.path.rename(tmp_path / "elsewhere")
         with pytest.raises(RunError, match="gone") as caught:
@@ -67,7 +68,7 @@ class TestHolding:
         loaded, source = LoadedBase(find_model(run)), find_model(run)
         with pytest.raises(InferenceError):
             loaded.use(source, 99.0)
-        assert not run.is_in_use()
+        assert not is_folder_held(run.path)
         shutil.rmtree(run.path)
         for _ in range(2):
             with pytest.raises(RunError, match="gone"):

@@ -14,7 +14,7 @@ from backend.errors import NextStep, RunError
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
 from backend.run.locks import RunLocks
-from backend.utils.lock_utils import hold_lock, share_folder
+from backend.utils.lock_utils import hold_lock, is_folder_held, share_folder
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ class TestWorking:
 
 class TestReading:
     def test_readers_share_a_run_with_its_trainer(self, run: RunDir) -> None:
-        assert not run.is_in_use()
+        assert not is_folder_held(run.path)
         with run.hold_for_reading(), run.hold_for_reading(), run.lock():
-            assert run.is_in_use()
-        assert not run.is_in_use()
+            assert is_folder_held(run.path)
+        assert not is_folder_held(run.path)
 
     def test_f39_nothing_deletes_under_a_reader(self, run: RunDir) -> None:
         with (

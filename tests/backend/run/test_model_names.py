@@ -37,6 +37,7 @@ def test_every_alias_says_what_a_person_wants_to_know() -> None:
 
 def test_the_cache_is_where_the_variable_says(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() == cache
+    assert [cache_folder("tokens"), cache_folder("tfds")] == [cache.parent / "tokens", cache.parent / "tfds"]
     monkeypatch.delenv("TUNESMITH_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "tunesmith" / "models"
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 from pathlib import Path
 
 import pytest
 
-from backend.errors import DataError
+from backend.errors import DataError, TrainingError
 from backend.run.files import RunFiles
-from backend.run.outcomes import exit_code, failure
-from backend.run.reports import Outcome, RunStatus
+from backend.run.outcomes import TRAINING_FAILURES, exit_code, failure, watched_exit_code
+from backend.run.reports import Outcome, RunState, RunStatus
+from tests.house import BACKEND, parsed
 
 RUN = RunFiles(Path("/runs/a"))
 
@@ -66,3 +68,36 @@ def test_all_else_is_unforeseen_and_says_where_to_look(error: Exception) -> None
 )
 def test_the_exit_code_says_how_it_ended(status: RunStatus, code: str, exits: int) -> None:
     assert exit_code(Outcome(status, code, "…")) == exits
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [("finished", 0), ("created", 0), ("failed", 1), ("interrupted", 1), ("stopped", 3)],
+)
+def test_whoever_watches_a_run_ends_as_it_did(status: str, code: int) -> None:
+    assert watched_exit_code(RunState(RunStatus(status), "sigterm", "…")) == code
+
+
+def raised(error: type[Exception]) -> set[str]:
+    """The codes with which an error of this class is made anywhere."""
+    return {
+        word.value.value
+        for path in BACKEND
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == error.__name__
+        for word in node.keywords
+        if word.arg == "code" and isinstance(word.value, ast.Constant)
+    }
+
+
+def test_a_failure_of_training_has_one_exit_code_in_the_run_and_on_the_command_line() -> None:
+    codes = raised(TrainingError)
+    assert {"out-of-memory", "disk-full"} <= codes <= TRAINING_FAILURES
+    for code in codes:
+        error = TrainingError("It failed.", remedy="", code=code)
+        assert error.exit_code == exit_code(failure(error, RUN)) == 1
+
+
+def test_what_cannot_be_used_has_one_exit_code_in_the_run_and_on_the_command_line() -> None:
+    error = DataError("Row 3 is empty.", remedy="Fill it.", code="no-text")
+    assert error.exit_code == exit_code(failure(error, RUN)) == 2

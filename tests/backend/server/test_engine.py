@@ -30,6 +30,7 @@ from backend.server import bases
 from backend.server.engine import Engine, Limits
 from backend.server.jobs import Failure, Job, TokenDelta
 from backend.server.metrics import Metrics
+from backend.utils.lock_utils import is_folder_held
 from tests.eventually import eventually
 from tests.tiny import tiny_model_folder
 
@@ -564,9 +565,9 @@ def test_f39_what_is_loaded_is_held_until_it_makes_room_or_the_engine_ends(
     run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
     served = find_model(run), 1.0
     engine = make(bases=1)
-    seen = [engine.compute(served, lambda _: run.is_in_use()).result(60)]
+    seen = [engine.compute(served, lambda _: is_folder_held(run.path)).result(60)]
     engine.renderer(find_model(tiny_folder)).result(60)
-    seen.append(run.is_in_use())
-    seen.append(engine.compute(served, lambda _: run.is_in_use()).result(60))
+    seen.append(is_folder_held(run.path))
+    seen.append(engine.compute(served, lambda _: is_folder_held(run.path)).result(60))
     engine.close()
-    assert (seen, run.is_in_use()) == ([True, False, True], False)
+    assert (seen, is_folder_held(run.path)) == ([True, False, True], False)
