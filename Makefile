@@ -57,7 +57,7 @@ compat: $(STAMP) ## The unit tests under the oldest versions that pyproject.toml
 	$(COMPAT)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not model' -k 'not transformers_own_reading' \
 		-W 'ignore:Could not find a config file:UserWarning' tests/backend
 
-check: lint types contracts test journeys ## Everything CI runs
+check: lint types contracts test matrix journeys ## Everything CI runs
 
 lint: $(STAMP) ## Lint and formatting
 	$(BIN)/ruff check .
@@ -146,7 +146,7 @@ certificate-fuzz: $(STAMP) ## Exports spoilt one setting at a time; read by tran
 	$(CLASSIC)/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" transformers==4.57.1 peft==0.17.1 accelerate==1.10.1
 	$(BIN)/python benchmarks/certificate_fuzz.py --readers --classic $(CLASSIC)/bin/python $(FAMILY)
 
-matrix: $(STAMP) ## The slice of the tests that CI runs, on other people's machines: processors, shells, clocks, users, paths
+matrix: $(STAMP) ## A slice of the tests on other people's machines: processors, shells, clocks, users, paths
 	$(BIN)/python benchmarks/matrix.py $(if $(TESTS),$(TESTS),--quick)
 
 matrix-whole: $(STAMP) ## Every test but those in a browser, on each of these machines; hours
