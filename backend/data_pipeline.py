@@ -68,7 +68,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
 
 
 def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -> list[Row]:
-    """The accepted paraphrases of a review file as rows, but for those that ask what a held-out row asks."""
+    """Return the accepted paraphrases of a review file, without those whose question is also held out."""
     asked = {group_text(row) for row in validation}
     made = synthetic_rows(rows, read_review(review))
     return [row for row in made if group_text(row) not in asked]
@@ -107,7 +107,7 @@ def _check_pinned(path: str, sha256: str, data: DataConfig) -> None:
 
 
 def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Question]:
-    """Rows as questions: everything before the last answer is the prompt. Rows without one are left out."""
+    """Return rows as questions: the prompt is all before the last answer. Rows without an answer are left out."""
     found: list[Question] = []
     for row in rows:
         asked, answer = row.prompt_and_answer() or ("", "")
@@ -123,16 +123,16 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
 
 
 def load_prompts(path: Path) -> list[tuple[str, Any, str]]:
-    """(place, prompt, expected answer or "") of every row of a file, in order.
+    """Return (place, prompt, expected answer or "") of every row of a file, in order.
 
-    A prompt is text or messages. A row may hold a prompt alone (a prompt, a line of text, messages that end with the
-    user), or a whole example, whose last answer is then the expected one. Raises DataError.
+    A prompt is text or messages. A row is a prompt alone (a prompt, a line of text, messages that end with the user),
+    or a whole example, whose last answer is then the expected one. Raises DataError.
     """
     return [_as_prompt(row) for row in load_rows(path).rows]
 
 
 def held_out_prompts(config: RunConfig) -> list[tuple[str, Any, str]]:
-    """The held-out rows of a run as (place, prompt, expected answer), split as its trainer split them."""
+    """Return the held-out rows of a run as (place, prompt, expected answer), split as its trainer split them."""
     return [_as_prompt(row) for row in load(config.data, seed=config.seed).validation]
 
 

@@ -52,7 +52,7 @@ from backend.run.outcomes import exit_code, failure
 from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run.schedule import resolve_steps, total_steps
 from backend.run.settings import run_config
-from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_asked
+from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_process_count
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
 from backend.training.evaluation import Evaluator, HeldOut, held_out
@@ -73,22 +73,22 @@ from backend.training.tuning import make_trainable
 from backend.training.varied_rows import VariedRows
 from backend.utils.stop_signals import StopSignals
 
-OVER = "over"
-"""What the first process tells the others when no step is left to train."""
+FINISHED = "finished"
+"""The value that rank 0 broadcasts to the other processes after the last step."""
 
 log = logging.getLogger("tunesmith")
 
 
 def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
-    """Carry out the run: from its newest good checkpoint where there is one, else from the start.
+    """Carry out the run, from its newest good checkpoint if there is one, else from the start; return the outcome.
 
-    Returns the outcome, which is also written to the folder. Raises RunError: already-running when another process
-    holds the run, bad-rank and other-process-count where the environment gives this process a place that the run does
-    not have; every other failure comes back as a failed outcome.
+    The outcome is also written to the folder. Raises RunError ``already-running`` if another process holds the run,
+    ``bad-rank`` and ``other-process-count`` if the environment describes other processes than the run is configured
+    for; every other failure is returned as a failed outcome.
     """
     world = World.of(os.environ)
-    if world.size > 1:  # before anything is touched: a stray process is none of this run's
-        require_asked(world, run_config(run_dir))
+    if world.size > 1:  # before anything is written, since this process may not belong to the run
+        require_process_count(world, run_config(run_dir))
     with _held(run_dir, world), _log_file(run_dir, world), restored_globals(), StopSignals() as signals:
         attempt = _begin(run_dir, world)
         try:
@@ -102,7 +102,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
         except Exception as error:  # a door: whatever happens is written down whole
             log.exception("The run failed")
             outcome = failure(error, run_dir)
-        if world.is_main or outcome.status is RunStatus.FAILED:  # whoever fails says why
+        if world.is_main or outcome.status is RunStatus.FAILED:  # whichever process fails records why
             run_dir.write_outcome(outcome)
         if attempt is not None:
             run_dir.end_attempt(attempt, "exited", exit_code=exit_code(outcome))
@@ -110,13 +110,13 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
 
 
 def _held(run_dir: RunDir, world: World) -> AbstractContextManager[object]:
-    """The run's lock. Who only follows inherits that of a supervisor, or as torchrun's child holds none."""
+    """Return the run's lock. A process other than rank 0 inherits a supervisor's; under torchrun it needs none."""
     inherits = Handover.of(os.environ).lock is not None
     return run_dir.lock() if world.is_main or inherits else contextlib.nullcontext()
 
 
 def _begin(run_dir: RunDir, world: World) -> Attempt | None:
-    """A new attempt, where no supervisor has recorded it and none else does."""
+    """Record and return a new attempt, unless a supervisor or rank 0 does."""
     if not world.is_main:
         return None
     for aside in run_dir.set_damage_aside():
@@ -128,7 +128,7 @@ def _begin(run_dir: RunDir, world: World) -> Attempt | None:
 
 @contextlib.contextmanager
 def _log_file(run_dir: RunDir, world: World) -> Any:
-    """Send our log to train.log, unless our output goes there already or another process writes there."""
+    """Write the log to train.log inside the block, unless a supervisor redirects it there or rank 0 writes it."""
     if Handover.of(os.environ).attempt is not None or not world.is_main:
         yield
         return
@@ -149,7 +149,7 @@ def _log_file(run_dir: RunDir, world: World) -> Any:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a run trains from, read and found to be what it began with."""
+    """The inputs of a run, verified to be those that it began with."""
 
     model_path: Path
     tokenizer: PreTrainedTokenizerBase
@@ -159,10 +159,10 @@ class _Inputs:
 
 
 def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
-    """The run, top to bottom."""
+    """Train the run, from reading its configuration to saving its result."""
     began = time.perf_counter()
     config = run_config(run_dir)
-    require_asked(world, config)
+    require_process_count(world, config)
     newest = _newest_checkpoint(run_dir) if world.is_main else None
     checkpoint = agreed_checkpoint(run_dir, newest, world)
     done = checkpoint is not None and bool(checkpoint.notes.get("done"))
@@ -172,7 +172,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     watch(Progress("reading the data"))
     seed_everything(config.seed)
     known = run_dir.read_environment()
-    inputs = _read_inputs(run_dir, config, known, world, look=checkpoint is None and not config.data.sha256)
+    inputs = _read_inputs(run_dir, config, known, world, check=checkpoint is None and not config.data.sha256)
     rows = inputs.rows
 
     watch(Progress("loading the model"))
@@ -181,7 +181,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     plan = replace(kept, device=world.own_device(kept.device))
     apply_plan(plan)
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
-    state = _before_the_first_step(inputs.model_path, plan, rows, held, config)
+    state = _initial_state(inputs.model_path, plan, rows, held, config)
     if checkpoint is not None:
         restore(checkpoint, state)
     require_agreement(world, config, inputs.facts, state)
@@ -198,39 +198,38 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     steps = total_steps(len(rows), config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows))
-    assess = Evaluator(config, plan, state, inputs.tokenizer, held, watch)
+    evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch)
     notes = checkpoint.notes if checkpoint else {}
     with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
-        if checkpoint is None and assess.possible:
-            recorder.evaluation(assess(0, 0.0))
+        if checkpoint is None and evaluator.possible:
+            recorder.evaluation(evaluator(0, 0.0))
         for report in reports:
             recorder.step(report)
             watch(Progress("training", report))
             _tokenise_on(rows, run_dir)
-            over = _judge(report, config, assess, recorder)
-            reason = world.broadcast(OVER if over else run_dir.stop_requested() or signals.reason)
+            over = _evaluate_and_save(report, config, evaluator, recorder)
+            reason = world.broadcast(FINISHED if over else run_dir.stop_requested() or signals.reason)
             if over:
                 break
             if reason:
                 recorder.checkpoint()
                 return _stopped(reason, report)
     watch(Progress("saving the result"))
-    message = _choose(run_dir, state, steps, recorder.result_step)
+    message = _load_best(run_dir, state, steps, recorder.result_step)
     folder = run_dir.path / TUNINGS[config.tuning.method].result
     result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
 
 
 def _read(
-    run_dir: RunDir, world: World, tokenizer: PreTrainedTokenizerBase, config: RunConfig, *, look: bool
+    run_dir: RunDir, world: World, tokenizer: PreTrainedTokenizerBase, config: RunConfig, *, check: bool
 ) -> tuple[Dataset, EncodedRows]:
-    """The rows, and those to train on as tokens; what cannot be read is kept beside the run.
+    """Return the data set and its training rows as tokens; unreadable rows are written to the run folder.
 
-    ``look``: ask the data check first, for a run that was made without it. It may say STOP:
-    UnsoundDataError.
+    ``check``: run the data check first, for a run that was created without it. Raises UnsoundDataError for its STOP.
     """
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
-    found = require_sound(dataset, tokenizer, config) if look else None
+    found = require_sound(dataset, tokenizer, config) if check else None
     rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
     if world.is_main and found:
         run_dir.write_data_check(DataCheck(noted(found), tuple(config.data.accept)))
@@ -240,7 +239,7 @@ def _read(
 
 
 def _finished(run_dir: RunDir, last: Checkpoint) -> Outcome:
-    """The outcome of a run that was killed after it had its result, or that is asked to go on when it is finished."""
+    """Return the outcome of a run that has its result: killed just after, or started again when finished."""
     result = run_dir.result_folder()
     step = saved_step(result) if result else None
     step = last.step if step is None else step
@@ -248,14 +247,14 @@ def _finished(run_dir: RunDir, last: Checkpoint) -> Outcome:
 
 
 def _read_inputs(
-    run_dir: RunDir, config: RunConfig, known: Environment, world: World, *, look: bool
+    run_dir: RunDir, config: RunConfig, known: Environment, world: World, *, check: bool
 ) -> _Inputs:
-    """Read data, tokenizer and model folder. Raises RunError ``inputs-changed`` where one is not that of before."""
+    """Read data, tokenizer and model folder. Raises RunError ``inputs-changed`` if one has changed."""
     revision = base_revision(config.model, known.facts)
     model_path = resolve_model(config.model.model_name_or_path, revision=revision)
     now = (known.facts and known.facts.template_time) or datetime.now().astimezone()
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.broadcast(now))
-    dataset, rows = _read(run_dir, world, tokenizer, config, look=look)
+    dataset, rows = _read(run_dir, world, tokenizer, config, check=check)
     facts = facts_of(dataset, model_path, tokenizer)
     require_same_inputs(known.facts, facts)
     return _Inputs(model_path, tokenizer, dataset, rows, facts)
@@ -264,57 +263,61 @@ def _read_inputs(
 def _with_changes(
     run_dir: RunDir, known: Environment, here: Environment, step: int, watch: Watcher
 ) -> Environment:
-    """``here`` with the changes of all attempts; one of this attempt is told to whoever watches."""
-    what = machine_changes(known, here)
-    if not what:
+    """Return ``here`` with the recorded changes of machine; log a new one and report it to ``watch``."""
+    difference = machine_changes(known, here)
+    if not difference:
         return replace(here, changes=known.changes)
-    note = f"This attempt runs on something else: {what}. From step {step} on the last bits may be others."
+    note = (
+        f"This attempt runs on something else: {difference}. From step {step} on the last bits may be others."
+    )
     log.warning("%s", note)
     watch(Progress("loading the model", note=note))
-    change = Change(run_dir.latest_attempt_number(), step, what)
+    change = Change(run_dir.latest_attempt_number(), step, difference)
     return replace(here, changes=(*known.changes, change))
 
 
 def _tokenise_on(rows: EncodedRows, run_dir: RunDir) -> None:
-    """Tokenise the next of the rows that training did not wait for; their tokens are noted after the last."""
+    """Tokenise the next block of rows, if some are left; record the token counts after the last."""
     if not rows.is_complete and not rows.tokenise_next():
         run_dir.write_environment(with_tokens(run_dir.read_environment(), rows))
 
 
-def _judge(report: StepReport, config: RunConfig, assess: Evaluator, recorder: Recorder) -> bool:
-    """Evaluate and save after a step where it is time to; whether it was the last one to train."""
+def _evaluate_and_save(
+    report: StepReport, config: RunConfig, evaluator: Evaluator, recorder: Recorder
+) -> bool:
+    """Evaluate and save a checkpoint if they are due after this step; return True if training is over."""
     eval_every, save_every = (
         resolve_steps(often, report.total_steps)
         for often in (config.evaluation.eval_steps, config.training.save_steps)
     )
     last, improved = report.step == report.total_steps, False
-    if assess.possible and (last or _due(report.step, eval_every)):
-        improved = recorder.evaluation(assess(report.step, report.epoch, score=last))
+    if evaluator.possible and (last or _due(report.step, eval_every)):
+        improved = recorder.evaluation(evaluator(report.step, report.epoch, score=last))
     over = last or recorder.has_waited_enough
     if over or improved or _due(report.step, save_every):
         recorder.checkpoint(done=over)
     return over
 
 
-def _choose(run_dir: RunDir, state: TrainState, steps: int, best: int | None) -> str:
-    """Put the model of step ``best``, where it is another than the last, into ``state``; what was done, in words."""
-    words = f"Trained {state.step} steps."
+def _load_best(run_dir: RunDir, state: TrainState, steps: int, best: int | None) -> str:
+    """Load the model of step ``best`` into ``state``, unless it is the last; return a message about it."""
+    message = f"Trained {state.step} steps."
     if state.step < steps:
-        words = f"Stopped early after step {state.step} of {steps}: the held-out loss fell no more."
+        message = f"Stopped early after step {state.step} of {steps}: the held-out loss fell no more."
     if best is None or best == state.step:
-        return words
+        return message
     try:
         restore(read_checkpoint(run_dir.checkpoint(best)), state)
     except RunError as error:
         log.warning("%s The result is the last model instead.", error.message)
-        return f"{words} The best model, of step {best}, is damaged; the result is the last one."
-    return f"{words} The result is the model of step {best}, where the held-out loss was lowest."
+        return f"{message} The best model, of step {best}, is damaged; the result is the last one."
+    return f"{message} The result is the model of step {best}, where the held-out loss was lowest."
 
 
-def _before_the_first_step(
+def _initial_state(
     model_path: Path, plan: ComputePlan, rows: EncodedRows, held: HeldOut, config: RunConfig
 ) -> TrainState:
-    """The model, made trainable, and its optimizer; raises DataError where rows do not fit the model."""
+    """Load the base, make it trainable and create the optimizer. Raises DataError if rows do not fit the model."""
     base = load_base(model_path, dtype=torch.float32 if config.tuning.trains_all else torch_dtype(plan)).to(
         plan.device
     )
@@ -332,12 +335,12 @@ def _before_the_first_step(
 
 
 def _follow(reports: Iterable[StepReport], rows: EncodedRows, world: World) -> Outcome:
-    """What every process but the first does: its share of each step, until the first one says stop."""
-    nothing: str | None = None  # it is the first process that knows
+    """Train as a process other than rank 0: its share of each step, until rank 0 broadcasts the end."""
+    nothing: str | None = None  # ignored: broadcast returns rank 0's value
     for report in reports:
         rows.tokenise_next()
         reason = world.broadcast(nothing)
-        if reason == OVER:
+        if reason == FINISHED:
             break
         if reason and report.step < report.total_steps:
             return Outcome(RunStatus.STOPPED, reason, f"Stopped after step {report.step}.", step=report.step)
@@ -350,7 +353,7 @@ def _variation(
     tokenizer: PreTrainedTokenizerBase,
     config: RunConfig,
 ) -> Variation | None:
-    """What the rows are in each epoch; None where they never vary."""
+    """Return the function that varies the rows of each epoch; None without augmentation."""
     if not varies(config.augmentation):
         return None
     return VariedRows(rows, encoded, tokenizer, config.augmentation, config.data.max_length, config.seed)
@@ -377,7 +380,7 @@ def _stopped(reason: str, report: StepReport) -> Outcome:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry out the run in the folder that is the one argument; returns the exit code."""
+    """Carry out the run in the folder given as the only argument; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if len(arguments) != 1 or arguments[0].startswith("-"):

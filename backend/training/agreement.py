@@ -1,7 +1,7 @@
-"""What several processes that train one run must have in common, compared before the first step and now and then.
+"""Check that all processes of a run have the same settings, data, model and weights.
 
-Each reads the run's folder, its data and its model by itself, perhaps on another machine over another mount; what one
-of them sees otherwise would be trained without a word.
+Each process reads the run's folder, data and model by itself, perhaps on another machine and mount. If one of them
+read something else, training would go on without an error.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from backend.training.distributed import World, weights_checksum
 from backend.training.loop import TrainState
 
 COMPARE_STEPS = 50
-"""Steps between two comparisons of the weights: rare enough to cost nothing, and they read the weights once."""
+"""Steps between two comparisons of the weights; a comparison reads all weights once."""
 
 
 def require_alone(environ: Mapping[str, str]) -> None:
-    """Pass an environment in which a run can be made: each of several processes would make one.
+    """Check that this is a single process, as creating a run requires: each of several would create one.
 
-    Raises RunError ``bad-rank`` where RANK, WORLD_SIZE and their like name others, or make no sense.
+    Raises RunError ``bad-rank`` if RANK, WORLD_SIZE and the others say that there are several, or are contradictory.
     """
     world = World.of(environ)
     if world.size > 1:
@@ -35,10 +35,10 @@ def require_alone(environ: Mapping[str, str]) -> None:
         )
 
 
-def require_asked(world: World, config: RunConfig) -> None:
-    """Raise RunError ``other-process-count`` when the run is for another number of processes.
+def require_process_count(world: World, config: RunConfig) -> None:
+    """Raise RunError ``other-process-count`` if the run is configured for another number of processes.
 
-    With another number it could not end with the same bits.
+    With another number the result would have other bits.
     """
     asked = config.training.nproc_per_node * config.training.nnodes
     if world.size != asked:
@@ -51,16 +51,16 @@ def require_asked(world: World, config: RunConfig) -> None:
 
 
 def agreed_checkpoint(run: RunDir, newest: Checkpoint | None, world: World) -> Checkpoint | None:
-    """Return the checkpoint that the first process goes on from, its ``newest``; None to begin anew.
+    """Return the checkpoint to resume from, in every process the one that is ``newest`` for rank 0; None for none.
 
-    The others read that very one, whatever their own listing says. Raises RunError where one of them cannot.
+    On a network mount the others may still list an older one. Raises RunError if one of them cannot read it.
     """
     step = world.broadcast(newest.step if newest else None)
     return newest if world.is_main or step is None else read_checkpoint(run.checkpoint(step))
 
 
 def require_agreement(world: World, config: RunConfig, facts: Facts, state: TrainState) -> None:
-    """Raise RunError ``processes-disagree`` unless all processes are about to take the same first step."""
+    """Raise RunError ``processes-disagree`` unless settings, data, model, step and weights are the same in all."""
     world.require_same(
         settings=config,
         base_model=facts.model,
@@ -72,7 +72,7 @@ def require_agreement(world: World, config: RunConfig, facts: Facts, state: Trai
 
 
 def compared(reports: Iterable[StepReport], state: TrainState, world: World) -> Iterator[StepReport]:
-    """Hand ``reports`` through; every ``COMPARE_STEPS`` raise RunError where the processes' weights have parted."""
+    """Yield ``reports``; every ``COMPARE_STEPS`` steps, raise RunError if the processes' weights differ."""
     for report in reports:
         if world.size > 1 and report.step % COMPARE_STEPS == 0:
             world.require_same(

@@ -1,7 +1,7 @@
-"""A branch: a new run that goes on from a checkpoint of another one with other settings.
+"""Create a branch: a new run that continues from a checkpoint of another run with changed settings.
 
-The other run stays as it is. The branch holds copies of its checkpoints up to the branching point, its curves so
-far and what it ran on, so that its trainer resumes as if the run were its own.
+The other run is not changed. The branch gets copies of its checkpoints up to the branching point, its metrics so far
+and its recorded environment, so that the trainer resumes it like any run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from backend.utils.file_utils import publish_folder, scratch_folder
 
 @dataclass(frozen=True)
 class Branch:
-    """A new run, not started, and the step it goes on from; 0 when it begins anew."""
+    """A new run, not started, and the step it continues from; 0 if from the beginning."""
 
     run: RunDir
     step: int
@@ -38,10 +38,10 @@ def changed_config(
     micro_batch_tokens: int | None = None,
     base_model: str | None = None,
 ) -> RunConfig:
-    """The configuration of ``run`` without the rows in these places and with the peak learning rate scaled.
+    """Return the configuration of ``run``, changed: without the rows in the places ``skip_rows``, and so on.
 
-    ``micro_batch_tokens`` is how much is computed at once from now on, ``base_model`` where the base lies now. Raises
-    RunError for a factor that is not between 0 and 1 and as ``base_of``, ConfigError for a size out of range.
+    ``rate_factor`` scales the peak learning rate. ``base_model`` is where the base is now. Raises RunError
+    ``bad-factor`` for a factor not between 0 and 1 and those of ``base_of``, ConfigError for a size out of range.
     """
     config = run_config(run)
     if rate_factor is not None and not 0 < rate_factor < 1:
@@ -70,14 +70,14 @@ def changed_config(
 
 
 def _default_peak(run: RunDir, config: RunConfig, base_model: str | None) -> float:
-    """The peak that the trainer chooses where none is set, by method and model width."""
+    """Return the peak learning rate that the trainer chooses by default, from method and model width."""
     folder = base_of(run, base_model)
     model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     return default_learning_rate(config.tuning.method, int(model.get_text_config().hidden_size))
 
 
 def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> Branch:
-    """A new run beside ``run`` that goes on with ``config`` from its newest good checkpoint, or from that of a step.
+    """Create a run beside ``run`` that continues with ``config`` from its newest good checkpoint, or ``from_step``.
 
     It appears whole or not at all. Raises RunError: ``already-running``, ``no-such-checkpoint``, ``nothing-left``
     when that checkpoint is the last one, ``cannot-branch`` when the disk refuses.
@@ -129,7 +129,7 @@ def _steps(run: RunDir, below: int | None = None) -> str:
 
 
 def _fill(made: RunDir, run: RunDir, start: Checkpoint | None) -> None:
-    """What the new run takes over; a run without a good checkpoint gives nothing but what it ran on."""
+    """Copy environment, checkpoints and metrics into the new run; without a checkpoint ``start``, the first alone."""
     if run.environment.exists():
         made.write_environment(run.read_environment())
     if start is None:

@@ -1,8 +1,8 @@
-"""Trainer state on disk: written aside, hashed, published by one rename; the newest good one found again.
+"""Save, verify and restore checkpoints. A checkpoint appears whole, by one rename, or not at all.
 
-A checkpoint is a folder in PEFT or Hugging Face layout that any reader can load, plus optimizer moments and
-counters. ``manifest.json`` holds the SHA-256 of every other file and is checked before anything is read: neither
-safetensors nor a file system notices a flipped bit.
+It is a folder in PEFT or Hugging Face layout that any program can load, plus optimizer state and counters.
+``manifest.json`` holds the SHA-256 of every other file and is checked before anything is read: neither safetensors
+nor a file system notices a flipped bit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files all match their hashes. ``notes`` is what the trainer wrote beside the counters."""
+    """A checkpoint whose files all match their hashes. ``notes`` are further values that the recorder saved."""
 
     path: Path
     step: int
@@ -65,9 +65,9 @@ def save_checkpoint(
     *,
     fs: FileSystem | None = None,
 ) -> Path:
-    """Write ``folder/step-<step>`` whole or not at all and return it; a good one is left, a damaged one replaced.
+    """Write ``folder/step-<step>`` and return its path; an existing good one is left, a damaged one replaced.
 
-    ``tokenizer`` goes into it where it is not that of the base model.
+    Pass ``tokenizer`` if it differs from that of the base model.
     Raises TrainingError (disk-full, cannot-save) naming the path; no other checkpoint is touched.
     """
     final = folder / step_name(state.step)
@@ -103,9 +103,9 @@ def save_result(
     step: int | None = None,
     fs: FileSystem | None = None,
 ) -> Path:
-    """Write the trained adapter or model with its tokenizer as ``folder``, whole or not at all, replacing it.
+    """Write the trained adapter or model with its tokenizer as ``folder``, replacing it whole or not at all.
 
-    ``step`` is the one that it is the model of, which its manifest keeps.
+    ``step`` is the step of these weights, stored in the manifest.
     """
 
     def fill(staging: Path) -> None:
@@ -157,7 +157,7 @@ def _disk_full(path: Path, needed: int) -> TrainingError:
 
 
 def write_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Write what was trained as other readers expect it: PEFT layout for an adapter, Hugging Face layout else."""
+    """Write the trained weights: an adapter in PEFT layout, a whole model in Hugging Face layout."""
     if isinstance(model, PeftModel):
         tensors = adapter_weights(model)
         model.peft_config["default"].save_pretrained(str(folder))
@@ -174,7 +174,7 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The state dict with each shared tensor under its first name only."""
+    """Return the state dict with each shared tensor under its first name only, as safetensors requires."""
     seen: set[int] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -185,7 +185,7 @@ def _untied(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in ``path`` after every file matched its hash.
+    """Return the checkpoint in ``path`` after verifying the hash of every file.
 
     Raises RunError (damaged-checkpoint, foreign-checkpoint) naming the file that is wrong.
     """
@@ -209,9 +209,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and a sentence for every newer one that does not.
+    """Return the newest checkpoint that verifies, and an error message for each newer one that does not.
 
-    Raises RunError (foreign-checkpoint) for one of another format: it is not damaged, and what it holds is not lost.
+    Raises RunError ``foreign-checkpoint`` for one of another format version: it is intact, so it is not skipped.
     """
     complaints: list[str] = []
     for path in reversed(checkpoint_folders(folder)):
@@ -225,7 +225,7 @@ def newest_good(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def restore(checkpoint: Checkpoint, state: TrainState) -> None:
-    """Put a verified checkpoint into ``state``. Raises RunError when it is of another model or method."""
+    """Load a verified checkpoint into ``state``. Raises RunError if it is of another model or method."""
     model = state.forward.model
     try:
         if isinstance(model, PeftModel):
@@ -255,7 +255,7 @@ def _same_names(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:
 
 
 def prune(folder: Path, *, keep_last: int, best_step: int | None) -> list[Path]:
-    """Delete all but the newest ``keep_last`` checkpoints and the best one; returns what was deleted."""
+    """Delete all but the newest ``keep_last`` checkpoints and the best one; return the deleted paths."""
     kept = {step_name(best_step)} if best_step is not None else set()
     old = checkpoint_folders(folder)[:-keep_last]
     deleted = [path for path in old if path.name not in kept]
@@ -265,7 +265,7 @@ def prune(folder: Path, *, keep_last: int, best_step: int | None) -> list[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Take a folder from its name in one step, then delete it."""
+    """Rename a folder away in one step, then delete it, so that no half-deleted checkpoint keeps the name."""
     aside = temporary_name(path)
     path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)

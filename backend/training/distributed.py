@@ -1,9 +1,9 @@
-"""Several processes train one model: each computes its share of a step's micro-batches, then they add up.
+"""Data-parallel training: each process computes its share of a step's micro-batches, then gradients are summed.
 
 Every process holds the whole model, reads the same rows and takes the same step from the same summed gradient, so
-weights and optimizer stay equal without ever being sent. Rank 0 alone writes files. The processes are told of each
-other as torchrun tells them (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``): those our supervisor started meet through
-a file, those of torchrun, on one machine or several, at the address that it gives them.
+weights and optimizer state stay equal without being sent. Rank 0 alone writes files. Ranks come from torchrun's
+variables (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``). Processes that our supervisor started meet through a file, those
+of torchrun, on one machine or several, at the address it gives them.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from backend.errors import RunError
 from backend.run.handover import Handover
 
 BUCKET_ELEMENTS = 2**24
-"""Numbers that are sent at once: enough to hide the latency, few enough not to need a second copy of the model."""
+"""Elements per all-reduce: enough to hide the latency, few enough not to need a second copy of the model."""
 MEETING_SECONDS = 600.0
-"""How long a process waits for the others to come at all; torchrun lets a machine's wait for the others' before."""
+"""How long a process waits at start for the others; torchrun waits for the other machines before it starts any."""
 _POLL_SECONDS = 0.05
 _PATIENCE = timedelta(days=1)
-"""Others wait while rank 0 evaluates and saves; one that died is noticed at once, by its closed connection."""
+"""Limit of one collective operation, long since others wait while rank 0 evaluates and saves; a process that died
+is noticed at once, by its closed connection."""
 
 T = TypeVar("T")
 
 
 class LostPeerError(Exception):
-    """Another process of this run is gone; whoever watches them knows why."""
+    """Another process of this run is gone; the supervisor that watches them knows why."""
 
 
 class StoppedWaitingError(Exception):
-    """This process was asked to stop while it waited for the others; ``reason`` is the reason it was given."""
+    """This process was asked to stop, for ``reason``, while it waited for the others to start."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Stopped while waiting for the other processes: {reason}.")
@@ -49,7 +50,7 @@ class StoppedWaitingError(Exception):
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together; ``World()`` is a process alone, for which nothing changes."""
+    """The rank of this process and the number of processes; in ``World()``, a single one, nothing is ever sent."""
 
     rank: int = 0
     size: int = 1
@@ -58,9 +59,9 @@ class World:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> World:
-        """The place that the environment gives this process; ``local_size`` of them share its machine.
+        """Read the ranks from environment variables; ``local_size`` processes share this machine.
 
-        Raises RunError ``bad-rank`` where RANK, WORLD_SIZE and their like make no sense.
+        Raises RunError ``bad-rank`` if RANK, WORLD_SIZE and the others contradict each other.
         """
         try:
             rank, size = int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1"))
@@ -70,9 +71,9 @@ class World:
             rank = size = local_size = local_rank = -1
         if not (0 <= rank < size and 0 <= local_rank < local_size <= size):
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-            said = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+            given = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
             raise RunError(
-                f"The environment names a place among processes that there cannot be: {said}.",
+                f"The environment names a place among processes that there cannot be: {given}.",
                 remedy="Unset these variables; Tunesmith and torchrun set them for the processes they start.",
                 code="bad-rank",
             )
@@ -80,22 +81,22 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the run's files."""
+        """True for rank 0, the process that writes the run's files."""
         return self.rank == 0
 
     def my_share(self, parts: Sequence[T]) -> list[T]:
-        """What this process computes of the parts of a step, which are of about equal work."""
+        """Return this process's share of ``parts``, every ``size``-th of them; they take about equal time."""
         return list(parts[self.rank :: self.size])
 
     def all_reduce(self, loss: float, gradients: Sequence[Tensor]) -> float:
-        """The sum of every process's ``loss``; ``gradients`` become the sums of theirs, in place.
+        """Return the sum of all processes' ``loss``, and sum their ``gradients`` in place.
 
         All processes get the same bits. Raises LostPeerError.
         """
         if self.size == 1:
             return loss
         total = torch.tensor(loss, dtype=torch.float64, device=gradients[0].device)
-        with _peers():
+        with _lost_peers():
             dist.all_reduce(total)
             for bucket in _buckets(gradients):
                 flat = torch.cat([part.flatten() for part in bucket])
@@ -107,17 +108,17 @@ class World:
         return float(total)
 
     def require_same(self, **values: object) -> None:
-        """Raise RunError ``processes-disagree``, in every process, unless all of them have the same ``values``.
+        """Raise RunError ``processes-disagree``, in every process, unless ``values`` are the same in all of them.
 
-        A value is compared, and shown, as text. Raises LostPeerError.
+        Values are compared, and shown, as text. Raises LostPeerError.
         """
         if self.size == 1:
             return
-        said: list[Any] = [None] * self.size
-        with _peers():
-            dist.all_gather_object(said, {name: str(value) for name, value in values.items()})
-        for rank, other in enumerate(said):
-            for name, value in said[0].items():
+        gathered: list[Any] = [None] * self.size
+        with _lost_peers():
+            dist.all_gather_object(gathered, {name: str(value) for name, value in values.items()})
+        for rank, other in enumerate(gathered):
+            for name, value in gathered[0].items():
                 if other[name] != value:
                     raise RunError(
                         f"Process {rank} of {self.size} has another {name.replace('_', ' ')} than process 0: "
@@ -128,25 +129,25 @@ class World:
                     )
 
     def own_device(self, device: str) -> str:
-        """Return ``device``, where each of several processes has a GPU of its own with its index on this machine."""
+        """Return ``device``; for "cuda" and several processes, the GPU with the index of ``local_rank``."""
         return f"{device}:{self.local_rank}" if self.size > 1 and device == "cuda" else device
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's ``value``, everywhere; what the others pass is not looked at. Raises LostPeerError."""
+        """Return rank 0's ``value`` in every process; those of the others are ignored. Raises LostPeerError."""
         if self.size == 1:
             return value
-        told: list[Any] = [value]
-        with _peers():
-            dist.broadcast_object_list(told)
-        agreed: T = told[0]
-        return agreed
+        values: list[Any] = [value]
+        with _lost_peers():
+            dist.broadcast_object_list(values)
+        of_main: T = values[0]
+        return of_main
 
 
 ALONE = World()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one precision, as many as go into one message."""
+    """Yield runs of neighbouring tensors of one dtype, with at most ``BUCKET_ELEMENTS`` or a single larger one."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         full = sum(part.numel() for part in bucket) + tensor.numel() > BUCKET_ELEMENTS
@@ -158,7 +159,11 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def weights_checksum(parameters: Iterable[Tensor]) -> str:
-    """Return 16 hexadecimal digits that change with any bit of any of ``parameters``, float32, read once each."""
+    """Return a checksum of float32 ``parameters``, 16 hexadecimal digits.
+
+    Each tensor's bits are summed as integers: fast, on its own device, and independent of the order of the sum. A
+    single changed bit changes the checksum.
+    """
     sums = [int(part.detach().view(torch.int32).sum(dtype=torch.int64)) for part in parameters]
     return xxhash.xxh3_64_hexdigest(repr(sums).encode())
 
@@ -167,19 +172,19 @@ def weights_checksum(parameters: Iterable[Tensor]) -> str:
 def joined(
     world: World, environ: Mapping[str, str], stopped: Callable[[], str | None] = lambda: None
 ) -> Iterator[None]:
-    """Be connected to the other processes inside the block, and leave it together with them.
+    """Connect to the other processes for the time of the block; all leave it together.
 
-    While the others have not come, ``stopped`` is asked for a reason to give up waiting. Raises LostPeerError,
-    StoppedWaitingError, and RunError: ``too-few-gpus`` where each process should have a GPU of its own,
-    ``no-meeting`` where nothing says where they meet, ``peers-missing`` where some do not come.
+    While waiting for the others, ``stopped`` is polled for a reason to give up. Raises LostPeerError,
+    StoppedWaitingError, and RunError: ``too-few-gpus`` if there is no GPU for each process, ``no-meeting`` if the
+    environment has no address to meet at, ``peers-missing`` if some processes do not come.
     """
     if world.size == 1:
         yield
         return
     if torch.cuda.is_available():
-        _take_gpu(world.local_rank)
+        _set_gpu(world.local_rank)
     store = _meet(world, environ, stopped)
-    with _peers():
+    with _lost_peers():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             store=store,
@@ -189,15 +194,16 @@ def joined(
         )
     try:
         yield
-        world.broadcast(None)
+        world.broadcast(None)  # a barrier: none closes its connection while another still computes
     finally:
         dist.destroy_process_group()
 
 
 def _meet(world: World, environ: Mapping[str, str], stopped: Callable[[], str | None]) -> Store:
-    """Return the store through which all processes of ``world`` have found each other.
+    """Return the store that all processes of ``world`` have joined.
 
-    Torch's own waiting hears no signal for as long as it lasts; here each leaves its name and looks for the others'.
+    torch's own waiting cannot be interrupted by a signal. Here each process sets a key and polls for those of the
+    others.
     """
     names = [f"here/{rank}" for rank in range(world.size)]
     deadline = time.monotonic() + MEETING_SECONDS
@@ -220,9 +226,9 @@ def _meet(world: World, environ: Mapping[str, str], stopped: Callable[[], str | 
 
 
 def _reach_store(world: World, environ: Mapping[str, str]) -> Store | None:
-    """Return the store that the environment names; None while the process that keeps it does not answer yet.
+    """Return the store that the environment names; None while the process that hosts it does not answer yet.
 
-    The variables are those of torchrun, whose agent keeps the store for its processes; without it rank 0 does.
+    The variables are torchrun's. Its agent hosts the store for its processes; without an agent rank 0 does.
     """
     meeting = Handover.of(environ).meeting
     if meeting:
@@ -246,13 +252,13 @@ def _reach_store(world: World, environ: Mapping[str, str]) -> Store | None:
             multi_tenant=True,
             timeout=timedelta(seconds=1),
         )
-    except RuntimeError:  # nobody listens there yet
+    except RuntimeError:  # nothing listens there yet
         return None
     attempt = environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"tunesmith/attempt_{attempt}", store)
 
 
-def _take_gpu(local_rank: int, count: Callable[[], int] = torch.cuda.device_count) -> None:
+def _set_gpu(local_rank: int, count: Callable[[], int] = torch.cuda.device_count) -> None:
     if local_rank >= count():
         raise RunError(
             f"There are {count()} GPUs for more than {local_rank} processes.",
@@ -263,8 +269,8 @@ def _take_gpu(local_rank: int, count: Callable[[], int] = torch.cuda.device_coun
 
 
 @contextlib.contextmanager
-def _peers() -> Iterator[None]:
-    """Torch says RuntimeError when the other end of a connection is gone."""
+def _lost_peers() -> Iterator[None]:
+    """Raise LostPeerError for the RuntimeError of torch when another process has closed its connection."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""What a configuration would train on, looked at before anything is written: rows, chat template, model.
+"""Check the inputs of a run (rows, chat template, model) before anything is written.
 
-Every way to train asks here, so that what the data check calls STOP stops them all alike.
+Every way to start a run calls this, so that a STOP of the data check stops them all.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from backend.run.config import DataConfig, RunConfig
 from backend.run.reports import DataFinding
 
 THOROUGH_ROWS = 20_000
-"""Up to so many rows every check runs before training, in seconds; of more, those that matter to a run."""
+"""Up to this many rows all checks run before training, in seconds; with more rows, only those that can stop it."""
 _SHOWN_PLACES = 3
 REFUSED = frozenset({"untrainable-rows"})
-"""STOP findings that nobody can accept: no training method learns from such rows. Rows that are too long are
-refused where all of them are tokenised."""
+"""STOP findings that cannot be accepted: no training method learns from such rows. (Over-long rows are refused later,
+when all rows are tokenised.)"""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run would train on: the model's folder, how the rows were read, and what there is of them.
+    """The inputs of a run: the model's folder, how the rows were read, and their counts.
 
-    ``sha256`` holds the fingerprint of each source, ``findings`` what the data check found, most harmful first,
-    ``stops`` what of it prevents the run as it is configured, with the rows that are left once it is fixed.
+    ``sha256``: the fingerprint of each source. ``findings``: those of the data check, most harmful first. ``stops``:
+    those of them that prevent the run, with the number of rows that their fix leaves.
     """
 
     model: str
@@ -56,11 +56,12 @@ class Inputs:
 
 
 def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
-    """Look at data, tokenizer and model as the trainer will, before anything is written; return what was found.
+    """Load data, tokenizer and model settings as the trainer will, and return what was found; nothing is written.
 
-    Not ``all_now``: of a large set only the first rows are tokenised; training looks at the rest as it goes.
+    The trainer reads and hashes everything again: what was checked is what is trained on. With ``all_now`` False only
+    the first rows of a large data set are tokenised, the rest during training.
 
-    Raises UnsoundDataError where the data check says STOP, else the TunesmithError that the trainer would end with.
+    Raises UnsoundDataError if the data check says STOP, else the TunesmithError that the trainer would end with.
     """
     from backend.training.tuning import check_tuning  # noqa: PLC0415 - torch and peft load here
 
@@ -73,7 +74,7 @@ def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
 
 
 def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
-    """Return what ``check_inputs`` does, STOP or not, without asking whether the model can be trained (torch)."""
+    """Return what ``check_inputs`` does, STOP or not, without the checks of the model that need torch."""
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     check_files(folder)
@@ -106,7 +107,7 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
 
 
 def noted(report: Report) -> tuple[DataFinding, ...]:
-    """Return the findings of a report as a run keeps them, most harmful first."""
+    """Return the findings of a report in the form that a run stores, most harmful first."""
     return tuple(
         DataFinding(
             each.check,
@@ -121,10 +122,10 @@ def noted(report: Report) -> tuple[DataFinding, ...]:
 
 
 def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Report:
-    """Return what the data check finds in the rows of a run, before they are augmented.
+    """Run the data check on the rows of a run, before augmentation.
 
-    Rows that are too long, or cannot be read, are told where they are refused; ``data.truncation`` and
-    ``data.max_rejected_share`` may allow them.
+    Over-long and unreadable rows are not among its findings: they are reported where they are refused, since
+    ``data.truncation`` and ``data.max_rejected_share`` may allow them.
     """
     thorough = len(dataset.source.rows) <= THOROUGH_ROWS
     return examine(
@@ -138,13 +139,13 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
 
 
 def _matters(check: Check) -> bool:
-    """Whether a check can stop a run, or says what the chat template does to the rows."""
+    """True if a check can stop a run, or is about side effects of the chat template."""
     stops = check.level == "block" or (check.escalate is not None and check.escalate[1] == "block")
     return stops or check in TEMPLATE_CHECKS
 
 
 def require_sound(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Report:
-    """Return the report on the rows of a run. Raises UnsoundDataError where it says STOP and nobody accepted that."""
+    """Return the report on the rows of a run. Raises UnsoundDataError for a STOP that was not accepted."""
     report = data_report(dataset, tokenizer, config)
     if stops := stopping(report, dataset, config.data.accept):
         raise unsound(config, stops)
@@ -152,9 +153,9 @@ def require_sound(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: 
 
 
 def stopping(report: Report, dataset: Dataset, accepted: Sequence[str]) -> tuple[Problem, ...]:
-    """Return the STOP findings that were not accepted: what, in which rows, and how many rows each fix leaves.
+    """Return the STOP findings that were not accepted, with their rows and the number of rows each fix leaves.
 
-    Raises ConfigError where ``accepted`` names a check that does not exist.
+    Raises ConfigError if ``accepted`` names a check that does not exist.
     """
     if unknown := [name for name in accepted if name not in NAMES]:
         raise ConfigError([_unknown_check(name) for name in unknown])
@@ -188,7 +189,7 @@ def _way_out(finding: Finding, dataset: Dataset) -> str:
 
 
 def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
-    """Return the error that tells ``stops`` and the ways to go on."""
+    """Return the error that names ``stops`` and their remedies."""
     names = [each.field for each in stops]
     may_pass = [name for name in names if name not in REFUSED]
     accept = f", or name what you accept in data.accept: {', '.join(may_pass)}" if may_pass else ""
@@ -200,7 +201,7 @@ def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
 
 
 def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:
-    """What to say where held-out rows ask what training rows ask."""
+    """Return the warning about held-out rows whose question is also in a training row, if there are any."""
     words = (
         f"{count:,} of the {held_out:,} held-out rows ask what training rows ask: scores on them prove nothing. "
         f"A data check of {data.train} names them, with {marked('validation', str(data.validation))}."

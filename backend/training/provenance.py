@@ -1,4 +1,4 @@
-"""What a run was trained on: written down by each attempt, and the same in all of them."""
+"""The data, model and machine of a run, recorded by each attempt; data and model must stay the same."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMED_ROWS = 1000
 
 
 def facts_of(dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Facts:
-    """Return the facts of a run over ``dataset`` and the base in ``folder``, whose rows ``tokenizer`` renders."""
+    """Return the fingerprints of data, base model (in ``folder``) and chat template of a run."""
     template = str(tokenizer.chat_template or "")
     return Facts(
         data=dataset.fingerprints,
@@ -35,10 +35,10 @@ def facts_of(dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase)
 
 
 def plan_here(known: Environment, dtype: str, *, cores: int) -> ComputePlan:
-    """Return the run's compute plan: that of its attempts so far, on another kind of processor one for this machine.
+    """Return the compute plan: that of earlier attempts, or a new one if this is another kind of processor.
 
-    Its precision stays in any case; ``dtype`` is for the first attempt. What is exact and fast is a property of the
-    machine (``matmul_precision``), so it is never taken from the record.
+    The precision is kept in both cases; ``dtype`` is used in the first attempt. ``matmul_precision`` depends on the
+    processor, so it is compared and never carried over to another one.
     """
     fresh = plan_compute(known.plan.dtype if known.plan else dtype, cores=max(1, cores))
     if known.plan is None or _other_processor(known, fresh):
@@ -55,7 +55,7 @@ def _other_processor(known: Environment, fresh: ComputePlan) -> bool:
 
 
 def machine(plan: ComputePlan) -> Environment:
-    """Return what an attempt runs on, as far as it is known before training: versions, processor and plan."""
+    """Return the environment of this attempt: versions, processor and plan."""
     packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
     return Environment(
         python=platform.python_version(),
@@ -67,7 +67,7 @@ def machine(plan: ComputePlan) -> Environment:
 
 
 def machine_changes(known: Environment, here: Environment) -> str:
-    """Return what decides the bits and differs between the last attempt and this one, in words; empty for nothing."""
+    """Return the differences to the last attempt that may change the bits of a result, in words; "" if none."""
     found = []
     if here.plan is not None and _other_processor(known, here.plan):
         found.append(f"the processor ({known.processor or 'another one'} → {here.processor})")
@@ -82,10 +82,10 @@ def machine_changes(known: Environment, here: Environment) -> str:
 def provenance(
     here: Environment, facts: Facts, dataset: Dataset, rows: EncodedRows, start_seconds: float
 ) -> Environment:
-    """What an attempt runs on, for ``environment.json``: its ``machine``, the facts, and what became of the rows.
+    """Return the record for ``environment.json``: ``here`` with the facts, and counts and names of rows.
 
-    ``start_seconds`` is how long the trainer took from its imports to its first step, the same span however it was
-    started. At most ``NAMED_ROWS`` rows of a kind are named.
+    ``start_seconds`` is the time from the trainer's imports to its first step. At most ``NAMED_ROWS`` rows of each
+    kind are named.
     """
     return replace(
         here,
@@ -110,7 +110,7 @@ def provenance(
 
 
 def with_tokens(known: Environment, rows: EncodedRows) -> Environment:
-    """What ``provenance`` said, with the tokens of ``rows``, which are counted when all are tokenised."""
+    """Return ``known`` with the token counts of ``rows``, if all of them are tokenised by now."""
     return replace(known, data=_counted(known.data, rows))
 
 
@@ -119,7 +119,7 @@ def _counted(read: RowsRead, rows: EncodedRows) -> RowsRead:
 
 
 def require_same_inputs(before: Facts | None, now: Facts) -> None:
-    """Raise RunError ``inputs-changed`` when the facts are not those of the run's first attempt, with both hashes."""
+    """Raise RunError ``inputs-changed`` with both hashes if the facts differ from those of the first attempt."""
     if before is None:
         return
     changed = [
@@ -129,7 +129,7 @@ def require_same_inputs(before: Facts | None, now: Facts) -> None:
     ]
     if before.model != now.model:
         changed.append(f"the model ({before.model[:12]} → {now.model[:12]})")
-    # an older version wrote down no template
+    # runs of older versions have no template recorded
     if before.chat_template and before.chat_template != now.chat_template:
         changed.append(f"the chat template ({before.chat_template[:12]} → {now.chat_template[:12]})")
     if not changed:

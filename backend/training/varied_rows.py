@@ -1,7 +1,7 @@
-"""The training rows of any epoch as examples, where augmentation lets them vary.
+"""The training examples of an epoch when augmentation varies the rows.
 
-What a row becomes depends on (seed, epoch, index) alone: a resume, or any number of workers that share the indices
-out among themselves, sees the same rows.
+A row's variation is a pure function of (seed, epoch, index): a resumed run, and every process of several, sees the
+same rows.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from backend.run.config import AugmentationConfig
 
 @dataclass(frozen=True)
 class VariedRows:
-    """Calling it with an epoch, from 0, and indices gives the examples at these indices in that epoch.
+    """A function (epoch, indices) -> the examples at these indices in that epoch, counted from 0.
 
-    ``encoded`` are ``rows`` as examples; a row that does not vary is as it is there. One whose variation the
-    template refuses, or that would be longer than ``max_length`` tokens, is used as it was: an epoch has all its
-    rows, always.
+    ``encoded``: the unvaried ``rows`` as examples, used for rows that do not vary, and for variations that the
+    template rejects or that are longer than ``max_length`` tokens. So an epoch always has all its rows.
     """
 
     rows: Sequence[Row]
@@ -38,7 +37,7 @@ class VariedRows:
     seed: int
 
     def __call__(self, epoch: int, indices: Sequence[int]) -> list[Example]:
-        """The examples of ``epoch`` at ``indices``, in their order."""
+        """Return the examples of ``epoch`` at ``indices``, in their order."""
         numbers = self.encoded.numbers[list(indices)].tolist()
         rows = [self.rows[number] for number in numbers]
         varied = [

@@ -581,7 +581,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     ("told", "status", "steps"),
     [
         ([None, None, None], RunStatus.FINISHED, 3),
-        ([None, trainer_main.OVER], RunStatus.FINISHED, 2),
+        ([None, trainer_main.FINISHED], RunStatus.FINISHED, 2),
         ([None, "stop-requested"], RunStatus.STOPPED, 2),
     ],
     ids=["every step", "stopped early", "stopped by a person"],

@@ -24,7 +24,7 @@ from backend.training.agreement import (
     compared,
     require_agreement,
     require_alone,
-    require_asked,
+    require_process_count,
 )
 from backend.training.checkpoint import newest_good
 from backend.training.distributed import World
@@ -59,9 +59,9 @@ def state() -> TrainState:
 
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_another_number_of_processes_is_refused(size: int) -> None:
-    require_asked(World(0, 6), CONFIG)
+    require_process_count(World(0, 6), CONFIG)
     with pytest.raises(RunError, match=f"for 6 processes, not {size}") as caught:
-        require_asked(World(0, size), CONFIG)
+        require_process_count(World(0, size), CONFIG)
     assert caught.value.code == "other-process-count"
 
 

@@ -256,7 +256,7 @@ return [world.all_reduce(0.0, [torch.zeros(3)]) for _ in range(2)]"""
 
 def test_more_processes_than_gpus_is_refused() -> None:
     with pytest.raises(RunError, match="2 GPUs") as caught:
-        distributed._take_gpu(2, count=lambda: 2)
+        distributed._set_gpu(2, count=lambda: 2)
     assert caught.value.code == "too-few-gpus"
     assert "nproc_per_node" in str(caught.value)
 
@@ -264,5 +264,5 @@ def test_more_processes_than_gpus_is_refused() -> None:
 def test_each_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    distributed._take_gpu(1, count=lambda: 2)
+    distributed._set_gpu(1, count=lambda: 2)
     assert taken == [1]
