@@ -1,4 +1,4 @@
-"""Every error a person can mend, as one tree.
+"""Every error a user can fix, as one tree.
 
 TunesmithError
 ├── ConfigError          a setting is unknown, missing or out of range (all problems at once)
