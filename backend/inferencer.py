@@ -1,4 +1,4 @@
-"""The Python API for inference with a finished run, one of its checkpoints, or any model.
+"""The Python API for inference with a run, a checkpoint or any model.
 
 ``Inferencer(run).infer("text")`` returns the answer. The functions that rendered the training rows render the prompt,
 so the model sees the ids it was trained on.
