@@ -8,16 +8,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from backend.commands.output import after_run, print_json, say, table
-from backend.commands.phrases import outcome_record
+from backend.commands.carry_out import train_here
+from backend.commands.output import print_json, say
+from backend.commands.run_phrases import outcome_record
+from backend.commands.tables import table
+from backend.manager.ablation import Difference, compare, last_scores, pairs
+from backend.manager.launch import launch
+from backend.run.config import RunConfig
 from backend.run.folder import RunDir
-from backend.run.metrics import EVAL_LOSS, EXACT_MATCH
-
-SCORES = {"loss": EVAL_LOSS, "exact_match": EXACT_MATCH}
+from backend.run.outcomes import exit_code
+from backend.run.reports import DataCheck
+from backend.run.schedule import total_steps
 
 if TYPE_CHECKING:
-    from backend.manager.ablation import Difference
-    from backend.run.config import RunConfig
     from backend.training.inputs import Inputs
 
 
@@ -26,11 +29,6 @@ def ablate(config: RunConfig, found: Inputs, seeds: int, runs: Path, *, as_json:
 
     ``found`` is what ``check_inputs`` says. Every run stays in ``runs`` under its own name.
     """
-    from backend.manager.ablation import compare, pairs  # noqa: PLC0415
-    from backend.manager.launch import launch  # noqa: PLC0415
-    from backend.run.reports import DataCheck  # noqa: PLC0415
-    from backend.run.schedule import total_steps  # noqa: PLC0415 - torch loads here
-
     checked = DataCheck(found.findings, tuple(config.data.accept))
     steps = total_steps(found.train_rows, config.training)
     planned = list(pairs(config, seeds, steps))
@@ -43,7 +41,7 @@ def ablate(config: RunConfig, found: Inputs, seeds: int, runs: Path, *, as_json:
         if code:
             return code
     with_it, without = made[::2], made[1::2]
-    differences = compare([_scores(run) for run in with_it], [_scores(run) for run in without])
+    differences = compare([last_scores(run) for run in with_it], [last_scores(run) for run in without])
     if as_json:
         names = {"with": [run.id for run in with_it], "without": [run.id for run in without]}
         found_out = {"differences": [asdict(each) for each in differences], "warnings": found.warnings}
@@ -55,26 +53,14 @@ def ablate(config: RunConfig, found: Inputs, seeds: int, runs: Path, *, as_json:
 
 def _carried_out(run: RunDir, *, as_json: bool) -> int:
     """Train one run; the exit code. A run that does not finish says so, since nothing follows it."""
-    from backend.commands.progress import ProgressView  # noqa: PLC0415
-    from backend.run.outcomes import exit_code  # noqa: PLC0415
-    from backend.trainer_main import run as train_run  # noqa: PLC0415
-
-    with ProgressView(quiet=as_json) as view:
-        outcome = train_run(run, view)
+    outcome = train_here(run, quiet=as_json)
     code = exit_code(outcome)
     record = outcome_record(run, outcome)
     if not as_json:
         say(f"{run.id}: {outcome.message} {record['remedy']}".strip())
     elif code:
         print_json({"run": run.id, "path": run.path, **record})
-    after_run(run)
     return code
-
-
-def _scores(run: RunDir) -> dict[str, float]:
-    """The scores of the last evaluation of a run."""
-    last = [record for record in run.metrics().records if record["kind"] == "eval"][-1]
-    return {name: float(str(last[tag])) for name, tag in SCORES.items() if tag in last}
 
 
 def _print(differences: Sequence[Difference]) -> None:

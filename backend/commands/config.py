@@ -10,6 +10,8 @@ from cyclopts import App, Parameter
 
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem
+from backend.run.config import commented_yaml, config_schema
+from backend.utils.file_utils import write_text_durably
 
 config = App(name="config")
 
@@ -22,8 +24,6 @@ def schema() -> int:
     -------
     tunesmith config schema > schema.json
     """
-    from backend.run.config import config_schema  # noqa: PLC0415 - pydantic is not needed for --help
-
     print_json(config_schema())
     return 0
 
@@ -38,9 +38,6 @@ def init(
     -------
     tunesmith config init run.yaml
     """
-    from backend.run.config import commented_yaml  # noqa: PLC0415
-    from backend.utils.file_utils import write_text_durably  # noqa: PLC0415
-
     if path is None:
         say(commented_yaml().rstrip())
         return 0

@@ -8,21 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.console import Console
+from rich.text import Text
 
-from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows, column_words
+from backend.commands import lazy
+from backend.commands.data_report import table
+from backend.commands.options import AsJson
 from backend.commands.output import print_json, say
+from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading, Rows, column_words
+from backend.commands.token_view import print_preview
+from backend.core.model_resolver import resolve_model
+from backend.data.copies import difference, notes, shown_record, write_copy
+from backend.data.doctor import Report, examine
+from backend.data.fixes import Change, Mended, mend
+from backend.data.load import Loaded, load_rows
+from backend.data.records import Row
 from backend.errors import DataError
+from backend.run.config import DataConfig, TrainingConfig, parse_config
+from backend.utils.config_utils import parse_value
 from backend.utils.path_utils import user_path
-from backend.utils.text_utils import counted
-
-if TYPE_CHECKING:
-    from backend.data.doctor import Report
-    from backend.data.fixes import Change, Mended
-    from backend.data.load import Loaded
-    from backend.data.records import Row
+from backend.utils.text_utils import counted, shorten
 
 Model = Annotated[str, Parameter(help="The model whose tokenizer and chat template count.")]
 MaxLength = Annotated[int | None, Parameter(help="Longest example in tokens; data.max_length if left out.")]
@@ -65,8 +73,6 @@ def check(
 
     tunesmith data check rows.jsonl --only drop-duplicates --dry-run
     """
-    from backend.data.load import load_rows  # noqa: PLC0415 - pyarrow loads here
-
     mending = dry_run or fix is not None
     if only and not mending:
         raise DataError(
@@ -90,25 +96,20 @@ def _token_options(model: str | None, chat_template: str | None, max_length: int
     """What the checks of tokens need; nothing without a model, so that torch is not loaded."""
     if model is None:
         return {}
-    from backend.core.encoding.template_faults import seen_by  # noqa: PLC0415
-    from backend.run.config import DataConfig, TrainingConfig  # noqa: PLC0415
 
     return {
-        **seen_by(_tokenizer(model, chat_template)),
+        **lazy.template_faults.seen_by(_tokenizer(model, chat_template)),
         "max_length": max_length or DataConfig.model_fields["max_length"].default,
         "epochs": TrainingConfig.model_fields["num_train_epochs"].default,
     }
 
 
 def _tokenizer(model: str, chat_template: str | None) -> Any:
-    from backend.core.model_resolver import resolve_model  # noqa: PLC0415
-    from backend.core.tokenizer import load_tokenizer  # noqa: PLC0415
 
-    return load_tokenizer(resolve_model(model), chat_template=chat_template)
+    return lazy.tokenizer.load_tokenizer(resolve_model(model), chat_template=chat_template)
 
 
 def _examine(loaded: Loaded, path: str, held_out: Sequence[Row], options: dict[str, Any]) -> Report:
-    from backend.data.doctor import examine  # noqa: PLC0415
 
     return examine(loaded, path, validation=held_out, **options)
 
@@ -128,15 +129,11 @@ def _print_report(report: Report, path: str, words: Sequence[str], *, as_json: b
 
 
 def _print_table(report: Report) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
-    from backend.commands.data_report import table  # noqa: PLC0415 - rich loads here
 
     Console(highlight=False).print(table(report))
 
 
 def _mend(report: Report, loaded: Loaded, held_out: Sequence[Row], only: list[str] | None) -> Mended:
-    from backend.data.fixes import mend  # noqa: PLC0415
 
     found = [finding.fix for finding in report.findings if finding.fix and finding.fix_is_chosen]
     return mend(loaded.rows, found if only is None else only, held_out)
@@ -154,8 +151,6 @@ def _show_fixed(
     as_json: bool,
 ) -> int:
     """Write the copy if there is a place for it, say what changed and what is left; the exit code is the copy's."""
-    from backend.data.copies import notes, write_copy  # noqa: PLC0415
-
     copy = None
     if out:
         folder = write_copy(
@@ -193,7 +188,6 @@ def _show_fixed(
 
 
 def _listed(change: Change) -> dict[str, object]:
-    from backend.data.copies import difference  # noqa: PLC0415
 
     return difference(change)
 
@@ -218,8 +212,6 @@ def change_counts(changes: Sequence[Change], rejected: int) -> dict[str, tuple[i
 
 
 def _print_change(change: Change) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(f"    {change.place}", style="dim"))
@@ -232,9 +224,6 @@ def _print_change(change: Change) -> None:
 
 def changed_part(change: Change) -> tuple[str, str]:
     """The part of a row that a fix changed, before and after, with a little of what stands around it."""
-    from backend.data.copies import shown_record  # noqa: PLC0415
-    from backend.utils.text_utils import shorten  # noqa: PLC0415
-
     before = json.dumps(shown_record(change.before), ensure_ascii=False)
     if change.after is None:
         return shorten(before, 100), ""
@@ -271,12 +260,6 @@ def preview(
 
     tunesmith data preview rows.jsonl --augmentation.typos 0.02
     """
-    from backend.commands.token_view import print_preview  # noqa: PLC0415
-    from backend.core.encoding.preview import preview as look  # noqa: PLC0415 - torch loads here
-    from backend.data_pipeline import load  # noqa: PLC0415
-    from backend.run.config import parse_config  # noqa: PLC0415
-    from backend.utils.config_utils import parse_value  # noqa: PLC0415
-
     data: dict[str, Any] = {
         "train": path,
         "validation": 0,
@@ -289,8 +272,8 @@ def preview(
     varied = {name: parse_value(text) for name, text in (augmentation or {}).items()}
     training = {"per_device_train_batch_size": batch_size}
     config = parse_config({"data": data, "augmentation": varied, "training": training})
-    dataset = load(config.data, seed=config.seed, augmentation=config.augmentation)
-    found = look(
+    dataset = lazy.data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
+    found = lazy.preview.preview(
         dataset,
         config.data,
         _tokenizer(model, chat_template),

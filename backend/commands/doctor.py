@@ -10,8 +10,11 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backend.commands import lazy
 from backend.commands.options import AsJson
 from backend.commands.output import print_json, say
+from backend.manager.system_manager import is_network_path
+from backend.utils.machine_utils import available_cores, available_memory
 
 GIB = 2**30
 NEEDED_DISK = 2 * GIB
@@ -80,16 +83,13 @@ def _model() -> Finding:
 
 
 def _cores() -> Finding:
-    from backend.core.device import plan_compute  # noqa: PLC0415 - torch loads here
-    from backend.utils.machine_utils import available_cores  # noqa: PLC0415
 
-    plan = plan_compute()
+    plan = lazy.device.plan_compute()
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Finding("processor", True, f"{available_cores()} cores, load {busy:.1f}, trains in {plan.dtype}")
 
 
 def _memory() -> Finding:
-    from backend.utils.machine_utils import available_memory  # noqa: PLC0415
 
     memory = available_memory()
     text = f"{memory.available_bytes / GIB:.1f} of {memory.total_bytes / GIB:.1f} GiB free"
@@ -100,7 +100,6 @@ def _memory() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
-    from backend.manager.system_manager import is_network_path  # noqa: PLC0415
 
     free = shutil.disk_usage(folder).free
     enough = free >= NEEDED_DISK
@@ -110,9 +109,4 @@ def _disk(folder: Path) -> Finding:
 
 
 def _accelerator() -> Finding:
-    import torch  # noqa: PLC0415
-
-    name = (
-        torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none, training runs on the processor"
-    )
-    return Finding("gpu", True, name)
+    return Finding("gpu", True, lazy.device.gpu_name() or "none, training runs on the processor")

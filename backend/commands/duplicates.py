@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows
+from backend.commands.options import AsJson
 from backend.commands.output import print_json, say
-
-if TYPE_CHECKING:
-    from backend.data.records import Row
+from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading, Rows
+from backend.data.checks.repeats import MAX_NEAR_ROWS
+from backend.data.cleaning import exact_duplicates, near_duplicate_rows
+from backend.data.load import load_rows
+from backend.data.records import Row
+from backend.data.write import row_record
 
 SHOWN_ROWS = 5
 """Rows shown of a group."""
@@ -36,10 +39,6 @@ def duplicates(
     -------
     tunesmith data duplicates rows.jsonl --limit 5
     """
-    from backend.data.checks.repeats import MAX_NEAR_ROWS  # noqa: PLC0415 - numpy loads here
-    from backend.data.cleaning import exact_duplicates, near_duplicate_rows  # noqa: PLC0415
-    from backend.data.load import load_rows  # noqa: PLC0415
-
     rows = load_rows(path, columns, 1.0, reading.options()).rows
     exact = exact_duplicates(rows)
     near = near_duplicate_rows(rows[:MAX_NEAR_ROWS])
@@ -80,7 +79,6 @@ def _kind(rows: Sequence[Row], groups: Sequence[Sequence[int]], limit: int) -> d
 
 
 def _group(rows: Sequence[Row], numbers: Sequence[int]) -> dict[str, Any]:
-    from backend.data.write import row_record  # noqa: PLC0415
 
     shown = [rows[number] for number in numbers[:SHOWN_ROWS]]
     return {

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from backend.commands.options import AsJson, RunsFolder
+from backend.commands import lazy
+from backend.commands.options import Accept, AsJson, RunsFolder, Settings
 from backend.commands.output import print_json, say
 from backend.commands.phrases import error_text, with_flags
-from backend.commands.train import Accept, Settings, resolve_config
-
-if TYPE_CHECKING:
-    from backend.manager.planning.estimator import Estimate, Interval, Machine
+from backend.manager.planning.estimator import DataFigures, Estimate, Interval, Machine
+from backend.manager.planning.estimator import estimate as work_out
+from backend.manager.planning.model_shape import read_shape
+from backend.manager.planning.past_runs import read_past
+from backend.manager.scalars import duration
+from backend.run.settings import resolve_config
+from backend.utils.file_utils import free_bytes
+from backend.utils.machine_utils import available_cores, available_memory
 
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """What the drivers of NVIDIA, AMD and Windows (WSL) put there on Linux, containers included."""
@@ -36,14 +40,8 @@ def estimate(
 
     tunesmith estimate --data.train rows.jsonl --training.num_train_epochs 3
     """
-    from backend.manager.planning.estimator import DataFigures  # noqa: PLC0415
-    from backend.manager.planning.estimator import estimate as work_out  # noqa: PLC0415
-    from backend.manager.planning.model_shape import read_shape  # noqa: PLC0415
-    from backend.manager.planning.past_runs import read_past  # noqa: PLC0415
-    from backend.training.inputs import read_inputs, unsound  # noqa: PLC0415 - transformers loads here
-
     config = resolve_config(settings, accept)
-    found = read_inputs(config)
+    found = lazy.inputs.read_inputs(config)
     shape = read_shape(Path(found.model))
     data = DataFigures(
         found.train_rows, found.tokens_per_epoch, found.trained_tokens_per_epoch, found.validation_rows
@@ -67,29 +65,19 @@ def estimate(
     for warning in found.warnings:
         say(f"Warning: {with_flags(warning)}")
     if found.stops:
-        say(f"STOP: {error_text(unsound(config, found.stops))}")
+        say(f"STOP: {error_text(lazy.inputs.unsound(config, found.stops))}")
     return int(bool(found.stops))
 
 
 def this_machine(folder: Path) -> Machine:
-    """What there is to run on; ``folder``, which need not exist yet, says which disk is meant."""
-    from backend.manager.planning.estimator import Machine  # noqa: PLC0415
-    from backend.utils.file_utils import free_bytes  # noqa: PLC0415
-    from backend.utils.machine_utils import available_cores, available_memory  # noqa: PLC0415
-
+    """Return what there is to run on; ``folder``, which need not exist yet, says which disk is meant."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
-    graphics = _gpu_memory_bytes()
+    no_driver = sys.platform == "linux" and not any(map(Path.exists, GPU_DRIVERS))
+    graphics = (
+        0 if no_driver else lazy.device.gpu_memory_bytes()
+    )  # torch is not loaded where it would find none
     memory, device = (graphics, "cuda") if graphics else (available_memory().total_bytes, "cpu")
     return Machine(available_cores(), memory, free_bytes(there), device)
-
-
-def _gpu_memory_bytes() -> int:
-    """Memory of the first GPU, 0 without one; torch, which takes seconds to load, is asked where a driver is."""
-    if sys.platform == "linux" and not any(map(Path.exists, GPU_DRIVERS)):
-        return 0
-    import torch  # noqa: PLC0415
-
-    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
 
 
 def _print(cost: Estimate) -> None:
@@ -103,7 +91,6 @@ def _print(cost: Estimate) -> None:
 
 
 def _time(seconds: Interval) -> str:
-    from backend.manager.scalars import duration  # noqa: PLC0415
 
     return f"about {duration(seconds.likely)} ({duration(seconds.low)} to {duration(seconds.high)})"
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from backend.commands import lazy
 from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run
-from backend.commands.output import print_json, say, table
+from backend.commands.output import print_json, say
+from backend.commands.tables import table
 from backend.errors import EXIT_FAILED, ConfigError, Problem
+from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
     from backend.export.job import ExportResult
-    from backend.run.folder import RunDir
 
 Form = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 
@@ -75,10 +77,9 @@ def export(
 
 
 def _export(run: RunDir, target: str, options: dict[str, Any], *, as_json: bool) -> ExportResult:
-    from backend.export.job import export as write  # noqa: PLC0415 - torch loads here
 
     silent: dict[str, Any] = {} if as_json else {"say": say}
-    return write(run, target, **options, **silent)  # type: ignore[arg-type]
+    return lazy.job.export(run, target, **options, **silent)  # type: ignore[arg-type]
 
 
 def _record(done: ExportResult) -> dict[str, Any]:
@@ -117,14 +118,12 @@ def _push(
     as_json: bool,
 ) -> int:
     """Upload an export that is there already under --out, or make one first."""
-    from backend.export.hub import check_push, push  # noqa: PLC0415
-
-    check_push(repo, dry_run=dry_run)
+    lazy.hub.check_push(repo, dry_run=dry_run)
     folder = options["out"]
     if folder is None or not folder.exists():
         done = _export(run, form, options, as_json=as_json)
         folder = done.folder
-    pushed = push(folder, repo, run.id, public=public, dry_run=dry_run)
+    pushed = lazy.hub.push(folder, repo, run.id, public=public, dry_run=dry_run)
     if as_json:
         print_json({"folder": folder, **vars(pushed)})
         return 0

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from backend.commands.options import (
-    AS_THE_FILE_SAYS,
-    AsJson,
-    BaseModel,
-    Checkpoint,
-    Columns,
-    Reading,
-    RunsFolder,
-    find_run,
-)
-from backend.commands.output import print_json, say, say_on, table
+from backend.commands import lazy
+from backend.commands.look import print_look
+from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run, find_source
+from backend.commands.output import print_json, say, say_on
 from backend.commands.phrases import error_text
+from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading
+from backend.commands.tables import table
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
 from backend.run.folder import RunDir
-from backend.run.model_names import MODEL_ALIASES
+from backend.run.reports import HeldOutScores, same_answer
+from backend.run.settings import run_config
+from backend.utils.file_utils import write_json_durably
 from backend.utils.path_utils import user_path
+from backend.utils.record_utils import record_to_json
 
 if TYPE_CHECKING:
     from backend.inferencer import Inferencer
@@ -109,20 +109,17 @@ def infer(
 
 
 def _constraint(choice: tuple[str, ...], regex: str | None) -> Any:
-    from backend.inference.constraint import Constraint  # noqa: PLC0415 - torch loads here
 
     if choice and regex is not None:
         raise _choose("--choice or --regex", "An answer has one form.")
     if choice:
-        return Constraint.choice(*choice)
-    return None if regex is None else Constraint.regex(regex)
+        return lazy.constraint.Constraint.choice(*choice)
+    return None if regex is None else lazy.constraint.Constraint.regex(regex)
 
 
 def _check_files(file: Path, out: Path | None, how: dict[str, Any]) -> None:
     """Say what is wrong with the files before a model is loaded for them."""
-    from backend.inference.batch import read_asked  # noqa: PLC0415
-
-    read_asked(file, **how)
+    lazy.batch.read_asked(file, **how)
     if out is not None and not out.absolute().parent.is_dir():
         raise _choose("--out", f"There is no folder {out.absolute().parent}.")
 
@@ -132,19 +129,8 @@ def _choose(field: str, message: str) -> ConfigError:
 
 
 def _open(run: str, runs: Path, **options: Any) -> Inferencer:
-    from backend.inferencer import Inferencer  # noqa: PLC0415 - torch loads here
 
-    return Inferencer(find_source(run, runs), **options)
-
-
-def find_source(name: str, runs: Path) -> RunDir | str:
-    """What a person means by a name: a run under ``runs`` or anywhere, else a model."""
-    path = user_path(name)
-    if name in MODEL_ALIASES or (path.exists() and not (path / "config.yaml").exists()):
-        return name
-    if "/" in name and not path.exists() and name.count("/") == 1 and not name.startswith((".", "~", "/")):
-        return name
-    return find_run(runs, name)
+    return lazy.inferencer.Inferencer(find_source(run, runs), **options)
 
 
 def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_json: bool) -> int:
@@ -158,10 +144,7 @@ def _answer_one(model: Inferencer, prompt: str, options: dict[str, Any], *, as_j
 
 
 def _show_tokens(model: Inferencer, prompt: str, options: dict[str, Any], *, as_json: bool) -> int:
-    from backend.commands.look import print_look  # noqa: PLC0415
-    from backend.inference.token_view import view_tokens  # noqa: PLC0415 - torch loads here
-
-    found = view_tokens(model, prompt, **options)
+    found = lazy.token_view.view_tokens(model, prompt, **options)
     if as_json:
         print_json(found)
     else:
@@ -170,10 +153,6 @@ def _show_tokens(model: Inferencer, prompt: str, options: dict[str, Any], *, as_
 
 
 def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, Any], *, as_json: bool) -> int:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
-
-    from backend.inference.batch import answer_file  # noqa: PLC0415
 
     console = Console(stderr=True)
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -183,7 +162,7 @@ def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, An
         def show(done: int, total: int) -> None:
             bars.update(task, completed=done, total=total)
 
-        found = answer_file(model, file, out, progress=show, **options)
+        found = lazy.batch.answer_file(model, file, out, progress=show, **options)
     if as_json:
         counts = {"rows": found.rows, "answered": found.answered, "failed": found.failed}
         print_json({**counts, "taken_up": found.taken_up, "out": out})
@@ -197,8 +176,6 @@ def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, An
 def _with_bar(
     model: Inferencer, prompts: list[Any], max_new_tokens: int, *, quiet: bool
 ) -> list[str | TunesmithError]:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import Progress  # noqa: PLC0415
 
     console = Console(stderr=True)
     with Progress(console=console, disable=quiet or not console.is_terminal) as bars:
@@ -227,13 +204,12 @@ def evaluate(
     -------
     tunesmith evaluate RUN
     """
-    from backend.data_pipeline import held_out_prompts, load_prompts  # noqa: PLC0415
-    from backend.inferencer import Inferencer  # noqa: PLC0415
-    from backend.run.reports import same_answer  # noqa: PLC0415
-    from backend.run.settings import run_config  # noqa: PLC0415
-
     folder = find_run(runs, run)
-    asked = load_prompts(data) if data else held_out_prompts(run_config(folder))
+    asked = (
+        lazy.data_pipeline.load_prompts(data)
+        if data
+        else lazy.data_pipeline.held_out_prompts(run_config(folder))
+    )
     asked = [item for item in asked if item[2]][:rows]
     if not asked:
         raise InferenceError(
@@ -243,7 +219,7 @@ def evaluate(
     for name, base in (("base", True), ("tuned", False)):
         if not as_json:
             say(f"Answering {len(asked)} rows with the {name} model")
-        with Inferencer(folder, base=base, base_model=base_model) as model:
+        with lazy.inferencer.Inferencer(folder, base=base, base_model=base_model) as model:
             answers = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
         said[name] = ["" if isinstance(answer, TunesmithError) else answer for answer in answers]
     unasked = sum(isinstance(answer, TunesmithError) for answer in answers)
@@ -271,10 +247,6 @@ def evaluate(
 
 def _keep_scores(run: RunDir, rows: int, unanswered: int, scores: dict[str, float]) -> None:
     """Keep what held-out rows said about a result beside it; where the disk refuses, say so and go on."""
-    from backend.run.reports import HeldOutScores  # noqa: PLC0415
-    from backend.utils.file_utils import write_json_durably  # noqa: PLC0415
-    from backend.utils.record_utils import record_to_json  # noqa: PLC0415
-
     outcome = run.read_outcome()
     if outcome is None or run.result_folder() is None:
         return

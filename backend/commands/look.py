@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from backend.commands.output import say, table
+from backend.commands.output import say
+from backend.commands.tables import table
 from backend.utils.text_utils import without_controls
 
 Look = Mapping[str, Any]

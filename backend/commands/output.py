@@ -8,21 +8,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backend.commands.phrases import error_text
 from backend.errors import ConfigError, TunesmithError, UnsoundDataError
 from backend.utils.text_utils import without_controls
 
-if TYPE_CHECKING:
-    from backend.run.folder import RunDir
-
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _CONTROLS_OF_JSON = re.compile(r"[\x7f-\x9f]")
-READABLE = 8
-"""Characters that a column has at least where it wraps."""
 
 
 def print_json(value: object) -> None:
@@ -92,63 +87,6 @@ def say_on(text: str) -> None:
     """Print a piece of an answer: as it is to a file or a pipe, as ``visible`` on a screen."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
-
-
-def after_run(run: RunDir) -> None:
-    """Do what follows a run that trained in this process: let the queue use its slot, and send the alerts.
-
-    What goes wrong with that goes to standard error.
-    """
-    from backend.manager.alerts import Alert, AlertSettings, send  # noqa: PLC0415
-    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415
-    from backend.manager.queue_watch import move_on  # noqa: PLC0415
-
-    try:
-        move_on(QueueManager(run.path.parent))
-    except OSError as error:
-        sys.stderr.write(f"The queue in {run.path.parent} could not be moved on: {error}\n")
-    for problem in send(Alert.about(run.id, run.state()), AlertSettings.from_environ(os.environ)):
-        sys.stderr.write(problem + "\n")
-
-
-def table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    title: str = "",
-    whole: Sequence[str] = (),
-    spare: Sequence[str] = (),
-) -> None:
-    """A table for a person; cells are text and are never read as markup.
-
-    The columns in ``whole`` never wrap. Where the screen is too narrow, those in ``spare`` are left out one by one;
-    if that is not enough, the first column wraps after all.
-    """
-    from rich.console import Console  # noqa: PLC0415 - a tenth of a second, only when a table is drawn
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    console = Console()
-    lines = list(rows)
-    kept = [(column, [row[place] for row in lines]) for place, column in enumerate(columns)]
-    for column in spare:
-        if _needed(kept, whole) > console.width:
-            kept = [each for each in kept if each[0] != column]
-    fits = _needed(kept, whole) <= console.width
-    drawn = Table(title=title or None, title_justify="left", title_style="bold")
-    for place, (column, _) in enumerate(kept):
-        drawn.add_column(visible(column), overflow="fold", no_wrap=column in whole and (fits or place > 0))
-    for row in zip(*(cells for _, cells in kept), strict=True):
-        drawn.add_row(*(Text(visible(cell)) for cell in row))
-    console.print(drawn)
-
-
-def _needed(columns: Sequence[tuple[str, Sequence[str]]], whole: Sequence[str]) -> int:
-    """The width of a table with borders, in characters, whose columns that may wrap are as narrow as can be read."""
-    from rich.cells import cell_len  # noqa: PLC0415
-
-    widths = [max(map(cell_len, (name, *cells))) if name in whole else READABLE for name, cells in columns]
-    return sum(widths) + 3 * len(widths) + 1
 
 
 def report_error(error: TunesmithError, *, as_json: bool) -> int:

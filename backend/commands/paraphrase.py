@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from backend.commands.infer import find_source
-from backend.commands.options import (
-    AS_THE_FILE_SAYS,
-    AsJson,
-    BaseModel,
-    Columns,
-    Reading,
-    Rows,
-    RunsFolder,
-)
+from backend.commands import lazy
+from backend.commands.options import AsJson, BaseModel, RunsFolder, find_source
 from backend.commands.output import print_json, say
+from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading, Rows
+from backend.data.load import load_rows
+from backend.data.paraphrase import REQUEST, check_place, propose, write_review
 from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
@@ -52,14 +47,10 @@ def paraphrase(
     -------
     tunesmith data paraphrase rows.jsonl --model latest --out review.jsonl
     """
-    from backend.data.load import load_rows  # noqa: PLC0415 - pyarrow loads here
-    from backend.data.paraphrase import check_place, propose, write_review  # noqa: PLC0415
-    from backend.inferencer import Inferencer  # noqa: PLC0415 - torch loads here
-
     out = user_path(out)
     check_place(out)
     rows = load_rows(path, columns, 1.0, reading.options()).rows[: max(0, limit)]
-    with Inferencer(find_source(model, runs), base_model=base_model) as loaded:
+    with lazy.inferencer.Inferencer(find_source(model, runs), base_model=base_model) as loaded:
         proposals = propose(rows, lambda asked: _reworded(loaded, asked, temperature, seed))
     write_review(proposals, out)
     found = {"rows": len(rows), "proposals": len(proposals), "review": str(out)}
@@ -74,7 +65,6 @@ def paraphrase(
 
 
 def _reworded(model: Inferencer, asked: Sequence[str], temperature: float, seed: int) -> list[str]:
-    from backend.data.paraphrase import REQUEST  # noqa: PLC0415
 
     said = model.infer_batch([REQUEST + text for text in asked], temperature=temperature, seed=seed)
     return [text if isinstance(text, str) else "" for text in said]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
+from backend.commands import lazy
+from backend.commands.carry_out import carry_out, start_detached
+from backend.commands.options import AsJson, Detach, OneRun, RunsFolder, find_run
 from backend.commands.output import say
-from backend.commands.train import Detach, carry_out, start_detached
-from backend.run.folder import RunDir
+from backend.manager.alerts import check_environ
+from backend.manager.run_manager import RunManager
 
 
 def resume(
@@ -55,8 +56,6 @@ def resume(
 
     tunesmith runs resume RUN --training.micro_batch_tokens 512
     """
-    from backend.manager.alerts import check_environ  # noqa: PLC0415
-
     check_environ(os.environ)
     found = find_run(runs, run)
     places = [place.strip() for place in skip_rows.split(",") if place.strip()]
@@ -67,28 +66,8 @@ def resume(
         "base_model": base_model,
     }
     if from_step is not None or any(value not in (None, []) for value in changes.values()):
-        found = _branch(found, changes, from_step, as_json=as_json)
+        found, origin = lazy.branching.branch_off(found, from_step=from_step, **changes)
+        RunManager(found.path.parent).note(found.id, origin)
+        if not as_json:
+            say(f"{origin} That run stays as it is.")
     return start_detached(found, as_json=as_json) if detach else carry_out(found, as_json=as_json)
-
-
-def _branch(run: RunDir, changes: Mapping[str, Any], from_step: int | None, *, as_json: bool) -> RunDir:
-    """A new run off ``run``; its note says where it comes from. ``changes`` are those of ``changed_config``."""
-    from backend.manager.run_manager import RunManager  # noqa: PLC0415
-    from backend.training.branching import branch, changed_config  # noqa: PLC0415 - torch loads here
-    from backend.training.inputs import read_inputs  # noqa: PLC0415
-
-    config = changed_config(run, **changes)
-    read_inputs(config)  # what the data check says of these rows was settled when the first run began
-    made = branch(run, config, from_step=from_step)
-    what = {
-        "rate_factor": f"learning rate {config.training.learning_rate:g}" if changes["rate_factor"] else "",
-        "skip_rows": f"without {', '.join(changes['skip_rows'])}",
-        "micro_batch_tokens": f"{config.training.micro_batch_tokens} tokens at once",
-        "base_model": f"over the base model in {config.model.model_name_or_path}",
-    }
-    told = "".join(f", {words}" for name, words in what.items() if changes[name])
-    origin = f"Branched off {run.id} at step {made.step}{told}."
-    RunManager(made.run.path.parent).note(made.run.id, origin)
-    if not as_json:
-        say(f"{origin} That run stays as it is.")
-    return made.run

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from backend.commands.options import AS_THE_FILE_SAYS, AsJson, Columns, Reading, Rows
+from backend.commands.options import AsJson
 from backend.commands.output import error_record, print_json, say
 from backend.commands.phrases import with_flags
+from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading, Rows
+from backend.data.families import PARTS
+from backend.data.formats import Shape, detect, fits
+from backend.data.load import SAMPLE_RECORDS, sample_for_shape
+from backend.data.locate import Located, locate, take_part
+from backend.data.records import Record, Rejected
+from backend.data.sources import ReadOptions, read_file
 from backend.errors import TunesmithError
 from backend.utils.text_utils import counted
-
-if TYPE_CHECKING:
-    from backend.data.formats import Shape
-    from backend.data.locate import Located
-    from backend.data.records import Record, Rejected
-    from backend.data.sources import ReadOptions
 
 EXAMPLES = 3
 """Records that cannot be read of which the reason is shown."""
@@ -43,9 +44,6 @@ def rows(
     -------
     tunesmith data rows rows.jsonl --text pork --limit 5
     """
-    from backend.data.load import SAMPLE_RECORDS, sample_for_shape  # noqa: PLC0415 - pyarrow loads here
-    from backend.data.locate import locate  # noqa: PLC0415
-
     located, options = locate(path), reading.options()
     sample = list(islice(_records(located, options), SAMPLE_RECORDS))
     sample = sample_for_shape(sample, located, options)
@@ -80,9 +78,6 @@ def _records(
     located: Located, options: ReadOptions, refused: list[Rejected] | None = None
 ) -> Iterator[Record]:
     """Every record of the files; what is none of them goes into ``refused``."""
-    from backend.data.records import Record, Rejected  # noqa: PLC0415
-    from backend.data.sources import read_file  # noqa: PLC0415
-
     for file in located.files:
         for item in read_file(file, options):
             if isinstance(item, Record):
@@ -95,9 +90,6 @@ def _within(
     located: Located, options: ReadOptions, shape: Shape | None, refused: list[Rejected]
 ) -> Iterator[Record]:
     """The records of the slice that was asked for; as in training only those count that make a row."""
-    from backend.data.formats import fits  # noqa: PLC0415
-    from backend.data.locate import take_part  # noqa: PLC0415
-
     if located.part is None:
         return _records(located, options, refused)
 
@@ -115,9 +107,6 @@ def _line(record: Record) -> str:
 
 def _reading(sample: list[Record], columns: dict[str, str] | None) -> tuple[Shape | None, dict[str, Any]]:
     """How the records are read: the reason, the column of each part, and what stands in the way."""
-    from backend.data.families import PARTS  # noqa: PLC0415
-    from backend.data.formats import detect  # noqa: PLC0415
-
     parts = {name: [*each.required, *each.optional] for name, each in PARTS.items()}
     try:
         shape = detect(sample, columns)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter, validators
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
-from backend.commands.output import print_json, say, table
-from backend.commands.phrases import advice_lines, explanation_record, state_record, what_to_do
+from backend.commands.output import print_json, say
+from backend.commands.phrases import what_to_do
+from backend.commands.run_phrases import advice_lines, explanation_record, state_record
 from backend.commands.runs import summary_record
+from backend.commands.tables import table
 from backend.errors import RunError
+from backend.manager import process_manager
+from backend.manager.bundle import BUNDLE_SUFFIX, bundle_parts, opened_bundle, write_bundle
+from backend.manager.explain import Explanation
+from backend.manager.explain import explain as explain_run
+from backend.manager.run_manager import Comparison, RunManager
+from backend.manager.run_summary import Labels, summarise, what_goes
+from backend.manager.scalars import duration
+from backend.manager.system_manager import folder_bytes
 from backend.run.folder import RunDir
-
-if TYPE_CHECKING:
-    from backend.manager.explain import Explanation
-    from backend.manager.run_manager import Comparison, RunManager
-    from backend.manager.run_summary import Labels
-    from backend.run.reports import RunState
+from backend.run.pace import patience
+from backend.run.reports import RunState
 
 Wait = Annotated[
     float | None,
@@ -31,7 +37,6 @@ Wait = Annotated[
 
 
 def _manager_of(run: RunDir) -> RunManager:
-    from backend.manager.run_manager import RunManager  # noqa: PLC0415
 
     return RunManager(run.path.parent)
 
@@ -52,8 +57,6 @@ def stop(
 
     tunesmith runs stop RUN --wait 600
     """
-    from backend.manager import process_manager  # noqa: PLC0415 - psutil loads here
-
     found = find_run(runs, run)
     if now:
         return _print_state(found, process_manager.kill(found), as_json)
@@ -68,8 +71,6 @@ def pause(run: OneRun, *, wait: Wait = None, runs: RunsFolder = Path("runs"), as
     -------
     tunesmith runs pause RUN
     """
-    from backend.manager import process_manager  # noqa: PLC0415
-
     found = find_run(runs, run)
     _say_what_it_waits_for(found, "pauses", wait, as_json)
     return _print_state(found, process_manager.pause(found, wait_seconds=wait), as_json)
@@ -79,8 +80,6 @@ def _say_what_it_waits_for(run: RunDir, does: str, wait: float | None, as_json: 
     """Say what the command is about to do and how long that may take; nothing for a run that is over."""
     if as_json or not run.is_held():
         return
-    from backend.manager.scalars import duration  # noqa: PLC0415
-    from backend.run.pace import patience  # noqa: PLC0415
 
     attempt = run.look()[1].attempt
     own = attempt is not None and attempt.is_own_process
@@ -219,8 +218,6 @@ def explain(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = F
     -------
     tunesmith runs explain RUN
     """
-    from backend.manager.explain import explain as explain_run  # noqa: PLC0415
-
     found = find_run(runs, run)
     explanation = explain_run(found)
     if as_json:
@@ -289,8 +286,6 @@ def delete(
 
 
 def _confirmed(run: RunDir) -> bool:
-    from backend.manager.run_summary import summarise, what_goes  # noqa: PLC0415
-    from backend.manager.system_manager import folder_bytes  # noqa: PLC0415
 
     summary = summarise(run)
     steps = f", step {summary.step} of {summary.total_steps}" if summary.total_steps else ""
@@ -309,9 +304,6 @@ def import_(source: Path, *, runs: RunsFolder = Path("runs"), as_json: AsJson = 
     -------
     tunesmith runs import /mnt/elsewhere/runs/20260101-120000-food-ab12
     """
-    from backend.manager.bundle import opened_bundle  # noqa: PLC0415
-    from backend.manager.run_manager import RunManager  # noqa: PLC0415
-
     manager = RunManager(runs)
     if source.is_file():
         with opened_bundle(source, manager.root) as folder:
@@ -340,8 +332,6 @@ def export_bundle(
     -------
     tunesmith runs export-bundle RUN --out run.tar.gz
     """
-    from backend.manager.bundle import BUNDLE_SUFFIX, bundle_parts, write_bundle  # noqa: PLC0415
-
     found = find_run(runs, run)
     parts = [part.name for part in bundle_parts(found, checkpoints=checkpoints)]
     written = write_bundle(found, out or Path(f"{found.id}{BUNDLE_SUFFIX}"), checkpoints=checkpoints)

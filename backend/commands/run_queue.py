@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
-from backend.commands.output import NOTHING, print_json, say, table
+from backend.commands.output import NOTHING, print_json, say
 from backend.commands.phrases import what_to_do
+from backend.commands.tables import table
+from backend.manager.queue_manager import QueueManager
+from backend.manager.queue_watch import move_on
 from backend.run.folder import RunDir
-
-if TYPE_CHECKING:
-    from backend.manager.queue_manager import QueueManager
-    from backend.run.reports import QueueTicket
+from backend.run.reports import QueueTicket
 
 queue = App(name="queue")
 
@@ -24,13 +24,11 @@ Device = Annotated[str, Parameter(help="The queue's name for what the run trains
 
 
 def _manager(root: Path) -> QueueManager:
-    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415 - psutil loads here
 
     return QueueManager(root)
 
 
 def _move_on(manager: QueueManager) -> list[RunDir]:
-    from backend.manager.queue_watch import move_on  # noqa: PLC0415
 
     return move_on(manager)
 

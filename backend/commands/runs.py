@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run
-from backend.commands.output import print_json, say, table
-from backend.commands.phrases import next_action, state_record
+from backend.commands.output import print_json, say
+from backend.commands.run_phrases import next_action, state_record
+from backend.commands.tables import table
 from backend.errors import RunError
+from backend.manager.run_manager import RunManager
+from backend.manager.run_summary import RunSummary, summarise
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
 from backend.run.reports import RunStatus
-
-if TYPE_CHECKING:
-    from backend.manager.run_summary import RunSummary
 
 
 def list_(
@@ -37,8 +38,6 @@ def list_(
 
     tunesmith runs list --status failed --tag baseline
     """
-    from backend.manager.run_manager import RunManager  # noqa: PLC0415
-
     found = RunManager(runs).list(status=status, text=text, tag=tag, archived=archived)
     if as_json:
         print_json([summary_record(summary) for summary in found])
@@ -85,8 +84,6 @@ def _loss(value: float | None) -> str:
 
 def summary_record(summary: RunSummary) -> dict[str, Any]:
     """A run's summary as plain values."""
-    from dataclasses import asdict  # noqa: PLC0415
-
     return {**state_record(summary.id, asdict(summary)), "path": str(summary.path)}
 
 
@@ -97,8 +94,6 @@ def show(run: OneRun, *, runs: RunsFolder = Path("runs"), as_json: AsJson = Fals
     -------
     tunesmith runs show RUN --json
     """
-    from backend.manager.run_summary import summarise  # noqa: PLC0415
-
     folder = find_run(runs, run)
     record = summary_record(summarise(folder)) | {"next_action": next_action(folder, folder.state())}
     record |= _machines(folder)

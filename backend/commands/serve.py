@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from backend.commands.infer import find_source
-from backend.commands.options import AsJson, BaseModel, RunsFolder, shown
+from backend.commands import lazy
+from backend.commands.options import AsJson, BaseModel, RunsFolder, find_source, shown
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem, RunError
 from backend.run.folder import RunDir
@@ -55,19 +55,18 @@ def serve(
     if with_ is not None:
         return _print_command(with_, found, base_model, host, port, as_json=as_json)
     _check_range(rows=rows, queue=queue, port=port + 1)
-    from backend.inference.model_source import find_model  # noqa: PLC0415
-    from backend.server import process  # noqa: PLC0415
-    from backend.server.engine import Limits  # noqa: PLC0415 - torch loads here
 
     for model in found:  # before anybody is told that it is served
-        find_model(model, base=True, base_model=base_model if isinstance(model, RunDir) else None)
-    options = process.ServerOptions(
+        lazy.model_source.find_model(
+            model, base=True, base_model=base_model if isinstance(model, RunDir) else None
+        )
+    options = lazy.process.ServerOptions(
         root=runs,
         models=found,
         base_model=base_model,
         host=host,
         port=port,
-        limits=Limits(rows=rows, waiting=queue),
+        limits=lazy.engine.Limits(rows=rows, waiting=queue),
     )
 
     def ready(at: str, on: int) -> None:
@@ -78,7 +77,7 @@ def serve(
             say(f"Serving at {url} until Ctrl-C")
         sys.stdout.flush()  # whoever reads it through a pipe waits for it
 
-    process.serve(options, ready=ready)
+    lazy.process.serve(options, ready=ready)
     return 0
 
 
@@ -110,9 +109,8 @@ def _print_command(
 
 
 def _vllm(model: RunDir | str, base_model: str | None, host: str, port: int) -> list[str]:
-    from backend.inference.model_source import find_model  # noqa: PLC0415 - torch loads here
 
-    found = find_model(model, base_model=base_model)
+    found = lazy.model_source.find_model(model, base_model=base_model)
     words = ["vllm", "serve", str(found.base), "--host", host, "--port", str(port)]
     words += ["--tokenizer", str(found.tokenizer)]
     if found.adapter is None:

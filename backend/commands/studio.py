@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from backend.commands.output import say
 from backend.errors import RunError
+from backend.manager.alerts import check_environ
 from backend.manager.programs import child_environ, python_command
 
 HOST = "127.0.0.1"
@@ -34,8 +35,6 @@ def studio(
     -------
     tunesmith studio
     """
-    from backend.manager.alerts import check_environ  # noqa: PLC0415
-
     check_environ(os.environ)
     if root.exists() and not root.is_dir():
         raise RunError(

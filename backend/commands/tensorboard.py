@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -11,10 +11,10 @@ from backend.commands.options import AsJson, RunsFolder
 from backend.commands.output import print_json, say
 from backend.commands.plot import curve_lines
 from backend.errors import RunError
+from backend.manager.event_files import EventFolder
+from backend.manager.scalars import decimate
+from backend.manager.tensorboard_manager import TensorBoardManager, TensorBoardServer
 from backend.utils.path_utils import user_path
-
-if TYPE_CHECKING:
-    from backend.manager.tensorboard_manager import TensorBoardManager, TensorBoardServer
 
 tensorboard = App(name="tensorboard")
 
@@ -22,7 +22,6 @@ _WIDTH, _HEIGHT = 100, 8
 
 
 def _manager(runs: Path) -> TensorBoardManager:
-    from backend.manager.tensorboard_manager import TensorBoardManager  # noqa: PLC0415 - psutil loads here
 
     return TensorBoardManager(runs)
 
@@ -99,9 +98,6 @@ def curves(
     -------
     tunesmith tensorboard curves logs --tag loss
     """
-    from backend.manager.event_files import EventFolder  # noqa: PLC0415 - tensorboard loads here
-    from backend.manager.scalars import decimate  # noqa: PLC0415
-
     place = user_path(folder)
     events = EventFolder(place)
     events.poll()

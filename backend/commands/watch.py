@@ -7,25 +7,30 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
 
 from backend.commands.options import AsJson, OneRun, RunsFolder, find_run, shown
 from backend.commands.output import print_json, say, visible
-from backend.commands.phrases import next_action, state_record
 from backend.commands.plot import bar, curve_lines, sparkline
+from backend.commands.run_phrases import next_action, state_record
+from backend.manager.curves import time_left
+from backend.manager.log_view import LogTail
+from backend.manager.queue_manager import QueueManager
+from backend.manager.queue_watch import move_on
+from backend.manager.run_summary import summarise
+from backend.manager.scalars import RunScalars, duration
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
 from backend.run.metrics import EVAL_LOSS, LEARNING_RATE, TOKENS_PER_SECOND, TRAIN_LOSS
 from backend.run.outcomes import watched_exit_code
 from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from backend.manager.scalars import RunScalars
 
 LOG_LINES = 5
 CURVE_POINTS = 400
@@ -88,8 +93,6 @@ def watch(
     -------
     tunesmith runs watch latest
     """
-    from backend.manager.scalars import RunScalars  # noqa: PLC0415
-
     found = find_run(runs, run)
     scalars = RunScalars(found)
     if as_json:
@@ -103,7 +106,6 @@ def watch(
 
 
 def _follow(run: RunDir, scalars: RunScalars, *, once: bool, interval: float) -> int:
-    from rich.console import Console  # noqa: PLC0415 - rich loads only when something is drawn
 
     console = Console(highlight=False)
     snapshot = _look(run, scalars)
@@ -122,7 +124,6 @@ def _print_once(console: Any, snapshot: Snapshot) -> None:
 
 
 def _follow_live(console: Any, run: RunDir, scalars: RunScalars, interval: float) -> Snapshot:
-    from rich.live import Live  # noqa: PLC0415
 
     snapshot = _look(run, scalars)
     with Live(view(snapshot, console.width), console=console, auto_refresh=False) as live:
@@ -151,9 +152,6 @@ def _follow_plainly(_: Any, run: RunDir, scalars: RunScalars, interval: float) -
 
 def _look(run: RunDir, scalars: RunScalars) -> Snapshot:
     """The run as it is now; one that waits is started where it has its turn, since who watches looks at the queue."""
-    from backend.manager.queue_manager import QueueManager  # noqa: PLC0415
-    from backend.manager.queue_watch import move_on  # noqa: PLC0415
-
     snapshot = take_snapshot(run, scalars)
     if snapshot.state.status is not RunStatus.QUEUED:
         return snapshot
@@ -164,9 +162,6 @@ def _look(run: RunDir, scalars: RunScalars) -> Snapshot:
 
 def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
     """The run as it is now; ``scalars`` are its curves, brought up to date here, and the source of every figure."""
-    from backend.manager.curves import time_left  # noqa: PLC0415
-    from backend.manager.run_summary import summarise  # noqa: PLC0415
-
     state = run.state()
     scalars.poll()
     left = time_left(scalars)
@@ -191,7 +186,6 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
 
 
 def _last_lines(run: RunDir) -> tuple[str, ...]:
-    from backend.manager.log_view import LogTail  # noqa: PLC0415
 
     return tuple([line for line in LogTail(run.train_log).poll().lines if line][-LOG_LINES:])
 
@@ -214,10 +208,6 @@ def snapshot_record(snapshot: Snapshot) -> dict[str, Any]:
 
 def view(snapshot: Snapshot, width: int) -> RenderableType:
     """The snapshot as a panel for a terminal of ``width`` characters."""
-    from rich.console import Group  # noqa: PLC0415
-    from rich.panel import Panel  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
     inner = max(40, min(width, 110) - 4)
     colour = _COLOURS.get(snapshot.state.status, "cyan")
     parts: list[RenderableType] = [Text(visible(headline(snapshot)), style=f"bold {colour}")]
@@ -247,8 +237,6 @@ def headline(snapshot: Snapshot) -> str:
 
 def progress_words(snapshot: Snapshot) -> str:
     """``120/200 · 1:23 min left``."""
-    from backend.manager.scalars import duration  # noqa: PLC0415
-
     left = "" if snapshot.eta_seconds is None else f" · {duration(snapshot.eta_seconds)} left"
     return f"{snapshot.step:,}/{snapshot.total_steps:,}{left}"
 

@@ -24,6 +24,8 @@ from backend.utils.machine_utils import available_cores
 __all__ = [
     "ComputePlan",
     "apply_plan",
+    "gpu_memory_bytes",
+    "gpu_name",
     "is_out_of_memory",
     "memory_bytes",
     "plan_compute",
@@ -171,6 +173,16 @@ def step_seed(seed: int, step: int, part: int) -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """True if ``error`` means that memory ran out; on CPU torch raises RuntimeError with a message."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def gpu_name() -> str:
+    """Return the name of the first GPU; empty where there is none."""
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+
+
+def gpu_memory_bytes() -> int:
+    """Return the memory of the first GPU; 0 where there is none."""
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
 
 
 def memory_bytes() -> int:

@@ -13,8 +13,11 @@ from typing import Literal
 
 from backend.errors import ConfigError, Problem, marked
 from backend.run.config import AugmentationConfig, RunConfig
+from backend.run.folder import RunDir
+from backend.run.metrics import EVAL_LOSS, EXACT_MATCH
 
 MAX_SEEDS = 10
+SCORES = {"loss": EVAL_LOSS, "exact_match": EXACT_MATCH}
 
 # Student's t, two-sided 95 %, by degrees of freedom from 1.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -78,6 +81,12 @@ def _named(config: RunConfig, side: str, seed: int) -> str:
     return f"{config.name[:30]} {side} augmentation, seed {seed}".strip()
 
 
+def last_scores(run: RunDir) -> dict[str, float]:
+    """Return the scores of the last evaluation of a run."""
+    last = [record for record in run.metrics().records if record["kind"] == "eval"][-1]
+    return {name: float(str(last[tag])) for name, tag in SCORES.items() if tag in last}
+
+
 def compare(
     with_it: Sequence[Mapping[str, float]], without: Sequence[Mapping[str, float]]
 ) -> list[Difference]:
@@ -85,7 +94,7 @@ def compare(
 
     The verdict is "no difference" where the interval holds 0.
     """
-    scores = [name for name in ("loss", "exact_match") if all(name in each for each in (*with_it, *without))]
+    scores = [name for name in SCORES if all(name in each for each in (*with_it, *without))]
     return [
         _difference(name, [each[name] for each in with_it], [each[name] for each in without])
         for name in scores

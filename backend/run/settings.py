@@ -1,15 +1,25 @@
-"""The configuration of a run: made to mean the same from anywhere, and read from its folder."""
+"""The configuration of a run: read from a command line, made to mean the same from anywhere, read from its folder."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 from backend.errors import ModelError
 from backend.run.config import LONGEST_TEMPLATE, RunConfig, parse_config
 from backend.run.files import RunFiles
 from backend.run.model_names import MODEL_ALIASES
 from backend.run.records import read_config_text
-from backend.utils.config_utils import parse_yaml
+from backend.utils.config_utils import (
+    apply_overrides,
+    environment_overrides,
+    parse_flags,
+    parse_yaml,
+    read_yaml,
+)
 from backend.utils.path_utils import absolute_source, user_path
 
 TEMPLATE_NAMES = ("chatml", "alpaca", "vicuna", "plain", "thinking", "no-thinking")
@@ -28,6 +38,19 @@ def run_config(run: RunFiles) -> RunConfig:
 def _parsed(text: str, where: str) -> RunConfig:
     """Parse a configuration once: a server is asked for the same runs at every request."""
     return parse_config(parse_yaml(text, where=where))
+
+
+def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunConfig:
+    """Return the configuration of a command line: file, then environment, then flags; ``accept`` joins data.accept.
+
+    Paths are made absolute, and the content of a chat template's file stands in place of its path, so that the run
+    folder holds all it needs. Raises ConfigError with every problem at once, and those of ``template_text``.
+    """
+    files = [settings[0]] if settings and not settings[0].startswith("--") else []
+    raw: dict[str, Any] = read_yaml(Path(files[0])) if files else {}
+    overrides = environment_overrides(os.environ) | parse_flags(settings[len(files) :])
+    raw = apply_overrides(raw, overrides)
+    return with_absolute_paths(parse_config(raw).accepting(accept))
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

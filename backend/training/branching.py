@@ -19,6 +19,7 @@ from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
 from backend.run.settings import run_config
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint
+from backend.training.inputs import read_inputs
 from backend.utils.file_utils import publish_folder, scratch_folder
 
 
@@ -28,6 +29,39 @@ class Branch:
 
     run: RunDir
     step: int
+
+
+def branch_off(
+    run: RunDir,
+    *,
+    skip_rows: Sequence[str] = (),
+    rate_factor: float | None = None,
+    micro_batch_tokens: int | None = None,
+    base_model: str | None = None,
+    from_step: int | None = None,
+) -> tuple[RunDir, str]:
+    """Make a new run off ``run`` with these changes; return it and its note, which says where it comes from.
+
+    Raises what ``changed_config``, ``read_inputs`` and ``branch`` raise, before anything is written.
+    """
+    config = changed_config(
+        run,
+        skip_rows=skip_rows,
+        rate_factor=rate_factor,
+        micro_batch_tokens=micro_batch_tokens,
+        base_model=base_model,
+    )
+    read_inputs(config)  # what the data check says of these rows was settled when the first run began
+    made = branch(run, config, from_step=from_step)
+    changes = [
+        (rate_factor, f"learning rate {config.training.learning_rate:g}" if rate_factor else ""),
+        (skip_rows, f"without {', '.join(skip_rows)}"),
+        (micro_batch_tokens, f"{config.training.micro_batch_tokens} tokens at once"),
+        (base_model, f"over the base model in {config.model.model_name_or_path}"),
+    ]
+    changed = "".join(f", {words}" for change, words in changes if change)
+    note = f"Branched off {run.id} at step {made.step}{changed}."
+    return made.run, note
 
 
 def changed_config(

@@ -65,7 +65,7 @@ def test_the_table_for_a_person(
 
     monkeypatch.setattr(trainer_main, "run", create_autospec(trainer_main.run, side_effect=trained))
     alerted = create_autospec(alerts.send, return_value=("Nobody heard.",))
-    monkeypatch.setattr(alerts, "send", alerted)
+    monkeypatch.setattr("backend.commands.carry_out.send", alerted)
     assert main(["train", *short(learner, rows_file), *VARIED, "--ablate", "2"]) == 0
     screen, problems = capsys.readouterr()
     made = {run.id for run in RunDir.all_under(Path("runs"))}

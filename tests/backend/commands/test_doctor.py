@@ -119,7 +119,5 @@ def test_a_graphics_card_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_a_disk_over_the_network_is_named(
     network: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "backend.manager.system_manager.is_network_path", lambda path: network and path == tmp_path
-    )
+    monkeypatch.setattr("backend.commands.doctor.is_network_path", lambda path: network and path == tmp_path)
     assert said in doctor._disk(tmp_path).found

@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from backend.commands import estimate as estimate_module
 from backend.commands.cli import main
 from backend.commands.estimate import this_machine
 from tests.runs import write_rows
@@ -46,7 +48,7 @@ def test_as_json_with_everything_the_formulas_need(
 def test_what_will_not_fit_is_said(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.utils.file_utils.free_bytes", lambda _: 10)
+    monkeypatch.setattr("backend.commands.estimate.free_bytes", lambda _: 10)
     assert main(words) == 0
     assert "Will not fit: training.save_total_limit" in capsys.readouterr().out
 
@@ -65,13 +67,6 @@ def test_bad_input_is_refused(words: list[str], capsys: pytest.CaptureFixture[st
     assert "training.max_steps" in capsys.readouterr().err
 
 
-def test_the_machine_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
-    machine = this_machine(tmp_path / "not" / "yet")
-    assert machine.cores >= 1
-    assert machine.memory_bytes > 10**8
-    assert machine.disk_free_bytes > 0
-
-
 def test_what_the_data_check_stops_is_said_with_the_cost(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,3 +80,31 @@ def test_what_the_data_check_stops_is_said_with_the_cost(
     record = json.loads(capsys.readouterr().out)
     assert [each["field"] for each in record["stops"]] == ["duplicates"]
     assert record["estimate"]["steps"] > 0
+
+
+def test_the_machine_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    machine = this_machine(tmp_path / "not" / "yet")
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 10**8
+    assert machine.disk_free_bytes > 0
+
+
+class Card:
+    """What torch tells of a GPU."""
+
+    total_memory = 24 * 2**30
+
+
+def test_a_gpu_is_what_counts_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate_module, "GPU_DRIVERS", (tmp_path,))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card())
+    found = this_machine(tmp_path)
+    assert (found.device, found.memory_bytes) == ("cuda", 24 * 2**30)
+
+
+def test_torch_is_not_asked_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate_module, "GPU_DRIVERS", (tmp_path / "none",))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(torch.cuda, "is_available", pytest.fail)
+    assert this_machine(tmp_path).device == "cpu"

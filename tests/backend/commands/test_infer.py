@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from backend.commands.cli import main
-from backend.commands.infer import find_source, shown_prompt
-from backend.errors import RunError
+from backend.commands.infer import shown_prompt
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
 from tests.runs import ROWS, lines, make_run, tree, write_rows
@@ -286,25 +285,6 @@ class TestChatting:
 
 
 class TestWhatAPersonMeans:
-    def test_a_model_or_a_run(
-        self, trained: RunDir, learner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        root = trained.path.parent
-        assert find_source("smollm2-135m", root) == "smollm2-135m"
-        assert find_source("org/model", root) == "org/model"
-        assert find_source(str(learner), root) == str(learner)
-        assert find_source(str(trained.path), tmp_path) == trained
-        assert find_source(trained.id[:15], root) == trained
-        assert find_source("latest", root) == trained
-        monkeypatch.chdir(root)
-        assert find_source(f"./{trained.id}", tmp_path) == trained
-
-    @pytest.mark.parametrize("name", ["nothing", "latest", "a/b/c", "./x", "/no/where"])
-    def test_neither(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(RunError) as caught:
-            find_source(name, tmp_path)
-        assert caught.value.remedy
-
     def test_an_unfinished_run(
         self, tmp_path: Path, learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.commands.options import Reading, column_words, find_run, shown
-from backend.data.sources import ReadOptions
+from backend.commands.options import find_run, find_source, shown
 from backend.errors import RunError
 from backend.run.folder import RunDir
 
@@ -67,18 +66,22 @@ class TestLatest:
         assert find_run(tmp_path, "latest") == new
 
 
-def test_how_a_file_is_read_as_options_and_as_words() -> None:
-    assert Reading().options() == ReadOptions()
-    reading = Reading("cp1252", ";", "Sheet 2", whole_file=True)
-    assert reading.options() == ReadOptions("cp1252", ";", whole_file=True, sheet="Sheet 2")
-    assert reading.words() == [
-        "--encoding",
-        "cp1252",
-        "--delimiter",
-        ";",
-        "--sheet",
-        "Sheet 2",
-        "--whole-file",
-    ]
-    assert column_words({"prompt": "a b"}) == ["--columns.prompt", "a b"]
-    assert column_words(None) == []
+class TestARunOrAModel:
+    def test_a_model_or_a_run(
+        self, trained: RunDir, learner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        root = trained.path.parent
+        assert find_source("smollm2-135m", root) == "smollm2-135m"
+        assert find_source("org/model", root) == "org/model"
+        assert find_source(str(learner), root) == str(learner)
+        assert find_source(str(trained.path), tmp_path) == trained
+        assert find_source(trained.id[:15], root) == trained
+        assert find_source("latest", root) == trained
+        monkeypatch.chdir(root)
+        assert find_source(f"./{trained.id}", tmp_path) == trained
+
+    @pytest.mark.parametrize("name", ["nothing", "latest", "a/b/c", "./x", "/no/where"])
+    def test_neither(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(RunError) as caught:
+            find_source(name, tmp_path)
+        assert caught.value.remedy

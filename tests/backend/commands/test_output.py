@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
 
 import pytest
 
-from backend.commands.output import after_run, error_record, print_json, report_error, say, say_on, table
+from backend.commands.output import error_record, print_json, report_error, say, say_on
 from backend.errors import ConfigError, DataError, NextStep, Problem, RunError, TrainingError, TunesmithError
-from backend.manager import process_manager
-from backend.manager.queue_manager import QueueManager
-from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
 
 ONE = ConfigError([Problem("seed", "is odd.", "Choose 42.")])
@@ -50,42 +46,6 @@ def test_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     say("one")
     say()
     assert capsys.readouterr() == ("one\n\n", "")
-
-
-@pytest.mark.parametrize(
-    ("width", "run", "gone"),
-    [
-        (80, 34, ["loss", "step"]),
-        (80, 41, ["loss", "step"]),
-        (86, 34, ["loss"]),
-        (95, 34, []),
-        (50, 34, ["loss", "step"]),
-    ],
-)
-def test_a_narrow_screen_cuts_no_figure(
-    width: int, run: int, gone: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    figures = {"status": "interrupted", "step": "1200/1200", "loss": "0.1234", "held-out loss": "0.4321"}
-    row = ("r" * run, "name of it", *figures.values())
-    table(["run", "name", *figures], [row], whole=["run", "status", "step", "loss"], spare=["loss", "step"])
-    shown = capsys.readouterr().out
-    assert shown.count("r") >= run
-    assert [name for name, value in figures.items() if value not in shown] == sorted(gone, reverse=True)
-    assert max(map(len, shown.splitlines())) <= width
-
-
-def test_a_table_shows_cells_as_they_are(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    table(["question", "answer"], [("[red]x[/red]", "[/]"), ("two", "z" * 200)], title="A few")
-    shown = capsys.readouterr().out
-    assert "A few" in shown
-    assert "question" in shown
-    assert "[red]x[/red]" in shown
-    assert "[/]" in shown
-    assert shown.count("z") == 200
 
 
 @pytest.mark.parametrize(
@@ -138,7 +98,6 @@ ESCAPES = ["\x1b[2J", "\x1b]0;title\x07", "\x1b]8;;http://evil\x1b\\", "\x9b31m"
 def test_c8_text_of_a_run_is_only_text(escape: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"before{escape}after"
     say(words)
-    table([words], [[words]], whole=[words])
     report_error(DataError(words, remedy=words, code="x"), as_json=False)
     print_json({words: words})
     said = capsys.readouterr()
@@ -164,16 +123,3 @@ def test_c8_an_answer_is_exact_in_a_file_and_harmless_on_a_screen(
     monkeypatch.setattr("sys.stdout.isatty", lambda: is_screen)
     say_on("a\x1bb")
     assert capsys.readouterr().out == said
-
-
-def test_b2_the_slot_of_a_run_in_the_foreground_is_filled_when_it_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start = create_autospec(process_manager.start)
-    monkeypatch.setattr(QueueManager.__init__, "__defaults__", (start,))
-    over, waiting = (RunDir.create(tmp_path, name, "seed: 1") for name in ("over", "waiting"))
-    QueueManager(tmp_path).enqueue(waiting, hold=True)
-    QueueManager(tmp_path).change(waiting, hold=False)
-    monkeypatch.setattr("backend.manager.queue_watch.spawn_detached", lambda *_, **__: 0)
-    after_run(over)
-    start.assert_called_once_with(waiting)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import shutil
-import signal
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -14,23 +11,17 @@ from unittest.mock import create_autospec
 import pytest
 import yaml
 
-from backend import trainer_main
 from backend.commands.cli import main
 from backend.commands.options import find_run
-from backend.commands.output import after_run
-from backend.commands.train import carry_out, resolve_config
 from backend.core.tokenizer import encode_prompt, load_tokenizer
-from backend.errors import ConfigError
 from backend.inferencer import Inferencer
 from backend.manager import alerts, process_manager
 from backend.manager.queue_manager import QueueManager
-from backend.manager.ranks import torchrun_command
 from backend.manager.run_manager import RunManager
-from backend.run.config import commented_yaml
 from backend.run.folder import RunDir
-from backend.run.reports import RunState, RunStatus
-from backend.run.settings import run_config
-from tests.runs import ROWS, SHORT, do_harm, make_run, series, settings, tree, write_rows
+from backend.run.reports import RunStatus
+from backend.run.settings import resolve_config, run_config
+from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
 from tests.tiny import tiny_model_folder
 
 
@@ -61,24 +52,6 @@ def test_a_place_among_processes_of_somebody_else_leaves_no_run(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_reader_who_leaves_hides_no_exit_code_and_holds_up_no_queue(
-    learner: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.max_steps": 1})
-    told = create_autospec(after_run)
-    monkeypatch.setitem(carry_out.__globals__, "after_run", told)
-    monkeypatch.setattr("sys.stdout", Gone())
-    assert carry_out(run, as_json=True) == 0
-    told.assert_called_once_with(run)
-
-
-class Gone(io.StringIO):
-    """A stream that nobody reads any more."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
-
-
 class TestTraining:
     def test_from_flags_to_adapter(
         self,
@@ -89,7 +62,7 @@ class TestTraining:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         told = create_autospec(alerts.send, return_value=("Nobody heard.",))
-        monkeypatch.setattr(alerts, "send", told)
+        monkeypatch.setattr("backend.commands.carry_out.send", told)
         assert main(["train", *short(learner, rows_file), "--evaluation.score_rows", "0"]) == 0
         (run,) = RunDir.all_under(tmp_path / "runs")
         printed, screen = capsys.readouterr()
@@ -145,92 +118,6 @@ class TestTraining:
         assert screen == ""
         assert "-mine-" in run.id
         assert max(line["step"] for line in series(run)) == 2
-
-    def test_a_stop_is_told_with_the_way_on(
-        self, tmp_path: Path, learner: Path, rows_file: Path, capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
-        run = make_run(tmp_path / "runs", learner, rows_file)
-        real = trainer_main.train_steps
-
-        def interrupted(*args: Any, **options: Any) -> Any:
-            for report in real(*args, **options):
-                os.kill(os.getpid(), {2: signal.SIGINT}.get(report.step, 0))
-                yield report
-
-        monkeypatch.setattr(trainer_main, "train_steps", interrupted)
-        assert carry_out(run, as_json=False) == 130
-        printed = capsys.readouterr().out
-        assert "Stopped: Stopped after step 2 of 4; a checkpoint is saved." in printed
-        assert f"tunesmith runs resume {run.id}" in printed
-
-    def test_a_failure_is_told_with_its_remedy(
-        self, tmp_path: Path, learner: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        rows = write_rows(tmp_path / "rows.jsonl")
-        run = make_run(tmp_path / "runs", learner, rows)
-        write_rows(rows, [])
-        assert carry_out(run, as_json=False) == 2
-        printed = capsys.readouterr().out
-        assert "Failed: " in printed
-        assert "is empty" in printed
-        assert "Traceback" not in printed
-
-    def test_the_folder_is_named_where_the_id_is_not_enough(
-        self, tmp_path: Path, trained: RunDir, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
-        run.samples_file.write_text("")  # as without held-out rows, which alone can be evaluated
-        assert carry_out(run, as_json=False) == 0
-        printed = capsys.readouterr().out
-        assert f"tunesmith chat {run.path}" in printed
-        assert "tunesmith evaluate" not in printed
-
-    def test_a_run_that_did_harm_is_not_one_to_talk_to(
-        self,
-        tmp_path: Path,
-        learner: Path,
-        rows_file: Path,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        run = make_run(tmp_path / "runs", learner, rows_file)
-        trained = create_autospec(trainer_main.run, side_effect=lambda run, _: do_harm(run))
-        monkeypatch.setattr(trainer_main, "run", trained)
-        assert carry_out(run, as_json=False) == 0
-        printed = capsys.readouterr().out
-        assert f"tunesmith runs resume {run.id} --from-step 20" in printed
-        assert "tunesmith chat" not in printed
-
-    def test_several_processes_train_in_the_background(
-        self,
-        tmp_path: Path,
-        learner: Path,
-        rows_file: Path,
-        capsys: pytest.CaptureFixture[str],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        state = RunState(RunStatus.STARTING, "starting", "", "")
-        start = create_autospec(process_manager.start, return_value=state)
-        monkeypatch.setattr(process_manager, "start", start)
-        run = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.nproc_per_node": 2})
-        assert carry_out(run, as_json=False) == 0
-        start.assert_called_once_with(run)
-        assert "trains in the background" in capsys.readouterr().out
-
-    @pytest.mark.parametrize("as_json", [False, True])
-    def test_a_run_of_several_machines_is_made_and_handed_over(
-        self,
-        learner: Path,
-        rows_file: Path,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
-        as_json: bool,
-    ) -> None:
-        run = make_run(tmp_path / "runs", learner, rows_file, SHORT | {"training.nnodes": 2})
-        assert carry_out(run, as_json=as_json) == 0
-        assert torchrun_command(run) in capsys.readouterr().out
-        assert run.status() is RunStatus.CREATED
 
 
 class TestDryRun:
@@ -301,39 +188,11 @@ class TestDryRun:
 
 
 class TestTheConfiguration:
-    def test_file_then_environment_then_flags(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "run.yaml").write_text(
-            "seed: 1\ndata: {train: x}\ntraining: {max_steps: 1, warmup_steps: 1}"
-        )
-        monkeypatch.setenv("TUNESMITH__SEED", "2")
-        monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "2")
-        config = resolve_config(["run.yaml", "--training.max_steps", "3"])
-        assert (config.seed, config.training.max_steps, config.training.warmup_steps) == (2, 3, 1)
-
-    def test_an_environment_variable_that_is_wrong_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "many")
-        with pytest.raises(ConfigError, match=r"training\.max_steps: 'many'"):
-            resolve_config(["--data.train", "x"])
-
-    def test_paths_do_not_depend_on_where_the_trainer_stands(self, tmp_path: Path) -> None:
-        config = resolve_config(["--data.train", "rows.jsonl"])
-        assert config.data.train == str(tmp_path / "rows.jsonl")
-
     def test_somebody_whose_home_is_nowhere_is_only_a_name(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["train", "--data.train", "~no-such-person/rows.jsonl", "--dry-run"]) == 2
         assert "~no-such-person/rows.jsonl does not exist" in capsys.readouterr().err
-
-    def test_a_template_is_kept_however_long_it_is(self) -> None:
-        jinja = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + "{# long #}" * 1000
-        config = resolve_config(["--data.train", "x", f"--model.chat_template={jinja}"])
-        assert config.model.chat_template == jinja
-
-    def test_the_file_that_init_writes_is_taken(self, tmp_path: Path) -> None:
-        (tmp_path / "run.yaml").write_text(commented_yaml())
-        config = resolve_config(["run.yaml"])
-        assert config.data.train == str(tmp_path / "rows.jsonl")
 
 
 class TestInTheBackground:

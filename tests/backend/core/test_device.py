@@ -6,6 +6,7 @@ import contextlib
 import random
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -17,6 +18,8 @@ from backend.core.device import (
     MAX_LANES,
     ComputePlan,
     apply_plan,
+    gpu_memory_bytes,
+    gpu_name,
     memory_bytes,
     plan_compute,
     processor,
@@ -244,3 +247,18 @@ def test_memory_is_counted_in_bytes() -> None:
     resident = psutil.Process().memory_info().rss
 
     assert memory_bytes() == pytest.approx(resident, rel=0.2)
+
+
+@pytest.mark.parametrize(("there", "name"), [(True, "Test GPU"), (False, "")])
+def test_the_first_gpu_by_name(there: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Test GPU")
+    assert gpu_name() == name
+
+
+@pytest.mark.parametrize(("there", "memory"), [(True, 24 * 2**30), (False, 0)])
+def test_the_memory_of_the_first_gpu(there: bool, memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(total_memory=24 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    assert gpu_memory_bytes() == memory

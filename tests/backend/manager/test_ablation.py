@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.errors import ConfigError
-from backend.manager.ablation import compare, pairs
+from backend.manager.ablation import compare, last_scores, pairs
 from backend.run.config import AugmentationConfig, RunConfig, parse_config
+from backend.run.folder import RunDir
 
 
 def config(**changes: Any) -> RunConfig:
@@ -97,3 +99,23 @@ class TestCompare:
     def test_every_number_of_seeds_has_its_interval(self, seeds: int) -> None:
         (found,) = compare(losses(*range(seeds)), losses(*[0] * seeds))
         assert found.low < found.mean < found.high
+
+
+class TestLastScores:
+    @pytest.mark.parametrize(
+        ("score", "found"),
+        [({}, {"loss": 1.5}), ({"eval/exact_match": 0.25}, {"loss": 1.5, "exact_match": 0.25})],
+    )
+    def test_those_of_the_last_evaluation(
+        self, tmp_path: Path, score: dict[str, float], found: dict[str, float]
+    ) -> None:
+        run = RunDir.create(tmp_path, "a", "seed: 1")
+        with run.metrics_writer() as writer:
+            writer.append({"kind": "eval", "step": 0, "eval/loss": 9.0})
+            writer.append({"kind": "eval", "step": 4, "eval/loss": 1.5, **score})
+            writer.append({"kind": "train", "step": 5, "train/loss": 3.0})
+        assert last_scores(run) == found
+
+    def test_a_run_that_was_never_evaluated_has_none(self, tmp_path: Path) -> None:
+        with pytest.raises(IndexError):
+            last_scores(RunDir.create(tmp_path, "a", "seed: 1"))

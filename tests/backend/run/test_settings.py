@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.errors import ConfigError, ModelError, RunError
-from backend.run.config import LONGEST_TEMPLATE, RunConfig, config_yaml, parse_config
+from backend.run.config import LONGEST_TEMPLATE, RunConfig, commented_yaml, config_yaml, parse_config
 from backend.run.folder import RunDir
-from backend.run.settings import run_config, template_text, with_absolute_paths
+from backend.run.settings import resolve_config, run_config, template_text, with_absolute_paths
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +130,37 @@ class TestReading:
         run.config.write_text("seed: 1\n")
         with pytest.raises(RunError, match=r"config\.yaml"):
             run_config(run)
+
+
+class TestOfACommandLine:
+    @pytest.fixture(autouse=True)
+    def _no_settings_around(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _ = [monkeypatch.delenv(name) for name in os.environ if name.startswith("TUNESMITH__")]
+
+    def test_file_then_environment_then_flags(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "run.yaml").write_text(
+            "seed: 1\ndata: {train: x}\ntraining: {max_steps: 1, warmup_steps: 1}"
+        )
+        monkeypatch.setenv("TUNESMITH__SEED", "2")
+        monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "2")
+        config = resolve_config(["run.yaml", "--training.max_steps", "3"])
+        assert (config.seed, config.training.max_steps, config.training.warmup_steps) == (2, 3, 1)
+
+    def test_an_environment_variable_that_is_wrong_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "many")
+        with pytest.raises(ConfigError, match=r"training\.max_steps: 'many'"):
+            resolve_config(["--data.train", "x"])
+
+    def test_paths_do_not_depend_on_where_the_trainer_stands(self, tmp_path: Path) -> None:
+        config = resolve_config(["--data.train", "rows.jsonl"])
+        assert config.data.train == str(tmp_path / "rows.jsonl")
+
+    def test_a_template_is_kept_however_long_it_is(self) -> None:
+        jinja = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + "{# long #}" * 1000
+        config = resolve_config(["--data.train", "x", f"--model.chat_template={jinja}"])
+        assert config.model.chat_template == jinja
+
+    def test_the_file_that_init_writes_is_taken(self, tmp_path: Path) -> None:
+        (tmp_path / "run.yaml").write_text(commented_yaml())
+        config = resolve_config(["run.yaml"])
+        assert config.data.train == str(tmp_path / "rows.jsonl")

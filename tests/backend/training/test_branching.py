@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import ConfigError, RunError
+from backend.errors import ConfigError, DataError, RunError
 from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
 from backend.run.reports import Progress, RunStatus
 from backend.run.settings import run_config
 from backend.trainer_main import run
 from backend.training import branching
-from backend.training.branching import branch, changed_config
+from backend.training.branching import branch, branch_off, changed_config
 from tests.runs import SHORT, lines, make_run, tree
 from tests.tiny import tiny_model_folder
 
@@ -47,6 +47,24 @@ def rates(made: RunDir) -> dict[int, float]:
 
 def rows_after(made: RunDir, step: int) -> set[str]:
     return {row for line in lines(made.flight_file) if line["step"] > step for row in line["rows"]}
+
+
+class TestBranchOff:
+    def test_the_note_says_where_it_comes_from(self, stopped: RunDir) -> None:
+        made, note = branch_off(stopped, rate_factor=0.5, skip_rows=["foods.jsonl:1"], micro_batch_tokens=64)
+        changes = "learning rate 0.015, without foods.jsonl:1, 64 tokens at once"
+        assert note == f"Branched off {stopped.id} at step 1, {changes}."
+        assert run_config(made).data.skip_rows == ["foods.jsonl:1"]
+        assert made.status() is RunStatus.CREATED
+
+    def test_nothing_changed_is_a_branch_all_the_same(self, stopped: RunDir) -> None:
+        _, note = branch_off(stopped)
+        assert note == f"Branched off {stopped.id} at step 1."
+
+    def test_rows_that_cannot_be_left_out_make_no_branch(self, stopped: RunDir) -> None:
+        with pytest.raises(DataError, match="no training row"):
+            branch_off(stopped, skip_rows=["foods.jsonl:999"])
+        assert RunDir.all_under(stopped.path.parent) == [stopped]
 
 
 class TestChangedConfig:
