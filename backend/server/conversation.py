@@ -183,7 +183,7 @@ class WithToolChoice(WithTools):
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer must be a tool call."""
+        """True if the answer must be a tool call."""
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
     @property

@@ -47,7 +47,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Limits:
-    """How many answers are decoded at once, how many jobs may wait, and how many base models stay loaded."""
+    """The most answers decoded at once, jobs that may wait, and base models that stay loaded."""
 
     rows: int = 16
     waiting: int = 256
@@ -75,9 +75,9 @@ class _Task:
 class Engine:
     """The queue and its thread, from ``start`` to ``close``. Public methods may be called from any thread.
 
-    Only the inbox, ``_jobs`` and ``_queued`` are shared between threads: other threads add to them under ``_lock``,
-    and everything else belongs to the engine's own thread. A thread that died is replaced at the next submit or task,
-    or by ``revive``.
+    Other threads only add to the inbox, ``_jobs`` and ``_queued`` and set the two flags, under ``_lock``; everything
+    else belongs to the engine's own thread. A thread that died is replaced at the next submit or task, or by
+    ``revive``.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:

@@ -57,7 +57,7 @@ def no_such_model(name: str) -> ApiError:
 
 
 def to_api_error(error: TunesmithError, *, prompt: str = "messages") -> ApiError:
-    """Return what a client may know of ``error``; ``prompt`` is the field of the request that holds the prompt.
+    """Return ``error`` as far as a client may know it; ``prompt`` is the field of the request that holds the prompt.
 
     Errors about a prompt are passed on as they are. Those about files name paths, so the client gets only their code.
     """
@@ -74,4 +74,4 @@ def to_api_error(error: TunesmithError, *, prompt: str = "messages") -> ApiError
 
 
 INTERNAL = ApiError(500, "Something went wrong here; the server's log says what.", code="internal_error")
-"""What a client gets for a fault of ours; the log has the cause."""
+"""The response to a fault of ours; the log has the cause."""

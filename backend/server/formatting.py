@@ -38,7 +38,7 @@ from backend.server.tool_calls import CallReader
 
 
 class ResponseFormat(Protocol):
-    """How one endpoint puts its answers."""
+    """The format of one endpoint's responses."""
 
     def response(self, answers: Sequence[Sequence[TokenDelta]], usage: Usage) -> ChatCompletion | Completion:
         """Return the whole response."""
@@ -63,7 +63,7 @@ class _Head(TypedDict):
 
 
 class _Format:
-    """What both formats share: the head of every response, and how a token is spelled."""
+    """The parts that both formats share: the head of a response, and the spelling of tokens."""
 
     prefix: ClassVar[str]
 
@@ -186,7 +186,7 @@ class ChatFormat(_Format):
 
 
 class CompletionFormat(_Format):
-    """``/v1/completions``; ``echoes`` are what the answers begin with: the prompt of each, or nothing."""
+    """``/v1/completions``; ``echoes`` are the texts that the answers begin with: the prompt of each, or nothing."""
 
     prefix = "cmpl"
 

@@ -1,4 +1,4 @@
-"""What goes in and out of the engine: a job goes in, events come back while it is worked on."""
+"""The input and output of the engine: jobs go in, and events come back while they are worked on."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ Label = Annotated[str, Field(max_length=512)]
 
 
 class UserField(StrictModel):
-    """Who asks, in any request."""
+    """The name of the user, in any request."""
 
     user: Label | None = Field(None, description="Nobody is watched or counted here by name.")
 
 
 class HostedServiceFields(UserField):
-    """What a chat request tells a hosted service: for its bookkeeping, its queues and its caches."""
+    """Fields of chat requests for a hosted service: for its bookkeeping, its queues and its caches."""
 
     safety_identifier: Label | None = Field(None, description="Nobody is watched or counted here by name.")
     metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = Field(
@@ -46,7 +46,7 @@ class HostedServiceFields(UserField):
 
 
 class InsertionFields(StrictModel):
-    """What a plain completion may say that only hosted services do: fill in, and choose among several."""
+    """Fields of plain completions for filling in and for choosing among several answers."""
 
     suffix: Literal[""] | None = Field(None, description="A text is continued here, not filled in.")
     best_of: Literal[1] | None = Field(None, description="No more answers are made than are given.")
@@ -67,7 +67,7 @@ class CacheControlField(StrictModel):
 
 
 class EchoedFields(StrictModel):
-    """What client libraries add to a part of an answer before they send it back."""
+    """Fields that client libraries add to a part of an answer before they send it back."""
 
     provider_specific_fields: dict[str, None] | None = Field(
         None, description="LiteLLM keeps the null fields of an answer there."

@@ -166,7 +166,7 @@ _EXPECTED = {
     "literal_error": "{expected}",
     "union_tag_invalid": "{expected_tags}",
 }
-"""What a field must be, by pydantic's type of the error."""
+"""The words for the value a field must have, by pydantic's type of the error."""
 _TOO_SHORT = {"string_too_short", "too_short"}
 _TOO_LONG = {"string_too_long": "characters", "too_long": "entries"}
 

@@ -39,7 +39,7 @@ ANSWER_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What to serve and where.
+    """The settings of a server: its models, its address and its limits.
 
     ``base_model`` is where the base of runs lies now, if it was moved. ``port`` 0 takes a free one; ``/health`` shows
     ``instance``, by which a manager knows the server that it started.

@@ -1,7 +1,7 @@
 """The JSON that clients get, one typed dictionary for each shape; ``openapi`` documents exactly these.
 
 They are dictionaries and no models, since a stream makes one for every token: they cost nothing when they are made,
-mypy holds every literal to its type, and tests hold what the server really sends to the schema of it.
+mypy checks every literal, and tests check what the server really sends against the schema.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _no_other_fields = with_config(ConfigDict(extra="forbid"))
 
 
 class ErrorDetail(TypedDict):
-    """What is wrong, the field at fault and a stable code."""
+    """The message, the field at fault and a stable code."""
 
     message: str
     type: str
@@ -40,7 +40,7 @@ class Error(TypedDict):
 
 @_no_other_fields
 class Health(TypedDict):
-    """Whether the engine is at work; ``instance`` tells this server from another one on the same port."""
+    """The state of the engine; ``instance`` tells this server from another one on the same port."""
 
     status: Literal["ok", "restarting"]
     instance: str
@@ -159,7 +159,7 @@ class ChatCompletion(TypedDict):
 
 
 class ChatDelta(TypedDict):
-    """What a chunk adds to an answer; the role in its first chunk, nothing in its last."""
+    """The part of an answer that a chunk adds: the role in its first chunk, nothing in its last."""
 
     role: NotRequired[Literal["assistant"]]
     content: NotRequired[str]

@@ -21,7 +21,7 @@ MAX_TEXTS = 128
 
 
 class StreamOptions(StreamPaddingField):
-    """What a stream contains besides the answer."""
+    """The options of a stream."""
 
     include_usage: bool = False
 
@@ -150,7 +150,7 @@ class StreamableRequest(GenerationRequest):
 
     @property
     def with_usage(self) -> bool:
-        """Whether a stream ends with a chunk that counts its tokens."""
+        """True if a stream ends with a chunk that counts its tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def constraint(self) -> Constraint | None:

@@ -1,4 +1,4 @@
-"""What every handler needs: the engine, the models by name, and a thread for work that would block the event loop."""
+"""The services that all handlers share: engine, models by name, a thread for work that would block the event loop."""
 
 from __future__ import annotations
 
