@@ -97,7 +97,8 @@ class RunDir(RunFiles):
 
         Damaged runs are found too. Raises RunError (``no-such-run``, ``ambiguous-run``) with near names.
         """
-        if "/" in run or (run and Path(run).is_dir()):
+        # unlike Path.is_dir, this is False for a name that is too long for any file
+        if "/" in run or os.path.isdir(run):  # noqa: PTH112
             found = cls(Path(run).absolute())
             if found.exists():
                 return found

@@ -77,6 +77,12 @@ class TestFinding:
             RunDir.find(run.path.parent, run.id[:-1] + "x")
         assert caught.value.code == "no-such-run"
 
+    @pytest.mark.parametrize("name", ["", "x" * 256])
+    def test_a_name_that_no_folder_can_have_is_no_run(self, run: RunDir, name: str) -> None:
+        with pytest.raises(RunError) as caught:
+            RunDir.find(run.path.parent, name)
+        assert caught.value.code == "no-such-run"
+
     @pytest.mark.parametrize("name", ["", "nothing", "..", "."])
     def test_nothing_is_never_found(self, run: RunDir, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(run.path.parent)

@@ -48,7 +48,7 @@ class TestModels:
         assert run["best_checkpoint"] in run["checkpoints"]
         assert server.ask("GET", f"/v1/models/{server.run}").json == run
 
-    @pytest.mark.parametrize("name", ["nothing", "..", "a/b", "%2e%2e%2f", "x" * 300])
+    @pytest.mark.parametrize("name", ["nothing", "..", "a/b", "%2e%2e%2f", "x" * 256, "x" * 300])
     def test_one_that_is_not_there(self, server: Server, name: str) -> None:
         assert server.ask("GET", f"/v1/models/{name}").status == 404
         refused = server.chat(model=name)
