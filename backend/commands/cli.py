@@ -31,6 +31,7 @@ app = App(
     version=_version,
     help_format="markdown",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # else SystemExit(130), which would be taken for a reader who has gone
 )
 runs = App(name="runs", help="Look at runs, steer them and carry them on.")
 data = App(name="data", help="What is wrong with the rows, and what the model will see of them.")

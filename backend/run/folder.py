@@ -64,6 +64,7 @@ class RunDir(RunFiles):
         be written.
         """
         config = f"{config_yaml.rstrip()}\n{CONFIG_END}\n"
+        _require_utf8(root.absolute())
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(OSError):  # what others left is no reason not to begin
@@ -173,6 +174,7 @@ class RunDir(RunFiles):
         token: str = "",
     ) -> Attempt:
         """Record that a new attempt begins; only who holds the lock may. ``pid`` may follow by ``set_process``."""
+        _require_utf8(self.path)
         sweep_temporaries(self.path)
         sweep_temporaries(self.checkpoints, older_than_seconds=0)  # only a holder of the lock writes there
         ticket = self.read_ticket()
@@ -350,6 +352,18 @@ class RunDir(RunFiles):
         if records.outcome and self.attempt_file(records.number) in broken:
             broken.append(self.outcome_file)
         return [path.rename(path.with_name(f"{path.name}.damaged-{secrets.token_hex(2)}")) for path in broken]
+
+
+def _require_utf8(folder: Path) -> None:
+    """Raise RunError for a place in which safetensors and tokenizers could write nothing at the end of a run."""
+    try:
+        str(folder).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RunError(
+            f"No run can be trained in {folder}: the name is not UTF-8, and libraries that save models refuse that.",
+            remedy="Choose another folder with --runs, or move the runs there.",
+            code="runs-not-writable",
+        ) from error
 
 
 def _not_a_run(path: Path) -> RunError:

@@ -100,9 +100,9 @@ def _with_adapters(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -
         with unwarned(*_OF_PEFT):
             adapted = get_peft_model(model, settings)
     except (ValueError, re.error) as error:
-        reason = str(error).partition(". ")[0]
-        why = f"cannot be adapted: {reason}" if "incompatible" in reason else "fits no layer of this model"
-        raise _no_target(f"{targets!r} {why}", usable) from error
+        if "incompatible" not in str(error):
+            raise _no_target(f"{targets!r} fits no layer of this model", usable) from error
+        raise _incompatible(targets, usable, str(error)) from error
     # PEFT silently skips a name of a list that fits nothing; by now it has translated old names of layers
     wanted = adapted.peft_config["default"].target_modules
     for target in sorted(wanted) if isinstance(targets, list) else ():
@@ -141,6 +141,17 @@ def _no_target(what: str, usable: Sequence[str]) -> ModelError:
     return ModelError(
         f"tuning.lora_target_modules {what}.",
         remedy=f"Use all-linear or some of {', '.join(usable) or 'its linear layers'}.",
+        code="no-target-modules",
+    )
+
+
+def _incompatible(targets: str | list[str], usable: Sequence[str], refusal: str) -> ModelError:
+    """Return the error for modules that peft refuses by name in this architecture, such as out_proj in Mamba."""
+    refused = set(re.findall(r"'(\w+)'", refusal))
+    others = [name for name in usable if name not in refused]
+    return ModelError(
+        f"tuning.lora_target_modules {targets!r} cannot be adapted: {refusal.partition('. ')[0]}.",
+        remedy=f"Set tuning.method to full, or name some of {', '.join(others)}.",
         code="no-target-modules",
     )
 

@@ -175,6 +175,14 @@ class TestHowCommandsEnd:
         assert main(["x"]) == 130
         assert capsys.readouterr() == ("", "Interrupted.\n")
 
+    def test_ctrl_c_inside_a_command(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The library would make it a SystemExit, as rich does for a reader who has gone."""
+        monkeypatch.setattr("backend.run.config.config_schema", raising(KeyboardInterrupt()))
+        assert main(["config", "schema"]) == 130
+        assert capsys.readouterr() == ("", "Interrupted.\n")
+
     def test_the_words_of_the_command_line_are_the_default(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -46,6 +46,16 @@ class TestCreating:
     def test_w06_two_in_one_second_do_not_collide(self, tmp_path: Path) -> None:
         assert len({RunDir.create(tmp_path, "a", "seed: 1").id for _ in range(50)}) == 50
 
+    def test_a_place_whose_name_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
+        """The libraries that save a model could write nothing there when the run ends."""
+        with pytest.raises(RunError, match="not UTF-8") as caught:
+            RunDir.create(tmp_path / os.fsdecode(b"ru\xffns"), "a", "seed: 1")
+        assert caught.value.code == "runs-not-writable"
+        assert list(tmp_path.iterdir()) == []
+        moved = RunDir.create(tmp_path, "a", "seed: 1").path.rename(tmp_path / os.fsdecode(b"ru\xff"))
+        with pytest.raises(RunError, match="not UTF-8"):
+            RunDir(moved).begin_attempt(("x",))
+
     @pytest.mark.parametrize("fail_at", range(1, 7))
     def test_a_refusing_disk_leaves_nothing(self, tmp_path: Path, fail_at: int) -> None:
         with pytest.raises(RunError, match="No space left") as caught:

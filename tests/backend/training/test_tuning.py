@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig, MixtralForCausalLM
 
 from backend.core.lanes import Lanes
 from backend.errors import ModelError
@@ -107,6 +107,16 @@ def test_target_modules_that_fit_nothing_are_refused_with_the_names_that_would(
 
     assert caught.value.code == "no-target-modules"
     assert all(name in caught.value.remedy for name in LINEAR | {"all-linear"})
+
+
+def test_modules_that_peft_refuses_are_not_among_the_names_that_would_do() -> None:
+    """all-linear is refused for Mamba, and so is out_proj."""
+    mamba = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)
+    )
+    with pytest.raises(ModelError, match="'out_proj' is incompatible with Mamba") as caught:
+        make_trainable(mamba, LORA, seed=0)
+    assert caught.value.remedy == "Set tuning.method to full, or name some of dt_proj, in_proj, x_proj."
 
 
 @pytest.mark.parametrize(
