@@ -14,9 +14,9 @@ from backend.utils.process_utils import collect_rarely
 
 SERVER = Path(__file__).with_name("guarded.py")
 SWITCH_SECONDS = 0.0005
-"""A tenth of what is usual: a page that computes would hold up each file that a browser asks for meanwhile."""
-_LOOK_SECONDS = 0.02
-_WANTED_SOON = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
+"""A tenth of Python's default: else a page that computes would delay every file that the browser requests."""
+_POLL_SECONDS = 0.02
+_PRELOADED = ("app.studio", "pyarrow", "app.run_bodies", "app.forms")
 
 
 def main() -> None:
@@ -27,23 +27,23 @@ def main() -> None:
     from streamlit.runtime.pages_manager import PagesManager  # noqa: PLC0415
     from streamlit.web.cli import main as streamlit  # noqa: PLC0415
 
-    # Else an address that is opened before any other would draw its file alone, without the navigation.
+    # Without this, the first address that is opened would run its page file alone, without the navigation.
     PagesManager.uses_pages_directory = False
     sys.argv = ["streamlit", "run", str(SERVER), *sys.argv[1:]]
-    threading.Thread(target=_load_what_pages_want, name="load", daemon=True).start()
+    threading.Thread(target=_preload, name="preload", daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt, click.Abort):  # Ctrl-C is how it ends
         streamlit(standalone_mode=False)
 
 
-def _load_what_pages_want() -> None:
-    """Load it once the server stands, while the browser is on its way; else the first pages would wait for it."""
+def _preload() -> None:
+    """Import the modules of the first pages once the server runs, while the browser is still connecting."""
     from streamlit import runtime  # noqa: PLC0415
 
     while not runtime.exists():
-        time.sleep(_LOOK_SECONDS)
-    for name in _WANTED_SOON:
+        time.sleep(_POLL_SECONDS)
+    for name in _PRELOADED:
         importlib.import_module(name)
-    gc.freeze()  # what is loaded by now stays
+    gc.freeze()  # loaded modules stay, so the collector need not visit them
 
 
 if __name__ == "__main__":

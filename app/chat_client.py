@@ -1,6 +1,6 @@
-"""A small client of our inference server: the OpenAI protocol over HTTP, with the standard library alone.
+"""A client of our inference server: the OpenAI protocol over HTTP, with the standard library only.
 
-Closing a stream closes its connection, which ends the work on the other side within one token.
+Closing a stream closes its connection, which makes the server stop within one token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model of the server: ``id`` is what one asks for, ``checkpoints`` are the steps that can be asked too."""
+    """A model of the server: ``id`` is its name in requests, ``checkpoints`` are the steps it can be asked at."""
 
     id: str
     name: str = ""
@@ -31,12 +31,14 @@ class ServedModel:
 
     @property
     def title(self) -> str:
-        """What it is called: the name that the person gave, or its id without the date. The server names all."""
-        return title_of(self.id, "" if self.name == self.id else self.name)
+        """The name that the person gave, or the id without the date."""
+        return title_of(
+            self.id, "" if self.name == self.id else self.name
+        )  # unnamed, a model's name is its id
 
 
 class ChatClient:
-    """Speaks to the server at ``url`` (``http://127.0.0.1:PORT/v1``); ``token`` is sent where there is one."""
+    """Sends requests to the server at ``url`` (``http://127.0.0.1:PORT/v1``), with ``token`` if there is one."""
 
     def __init__(self, url: str, token: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         parts = urlsplit(url)
@@ -47,7 +49,7 @@ class ChatClient:
         self._timeout = timeout_seconds
 
     def models(self) -> list[ServedModel]:
-        """Everything that can be asked. Raises InferenceError."""
+        """Return the models of the server. Raises InferenceError."""
         found = self._ask("GET", "/v1/models").get("data", [])
         return [
             ServedModel(
@@ -60,13 +62,13 @@ class ChatClient:
         ]
 
     def answer(self, model: str, messages: Sequence[Message], **options: Any) -> str:
-        """A whole answer. Raises InferenceError."""
+        """Return a whole answer. Raises InferenceError."""
         body = {"model": model, "messages": list(messages), **options}
         choices = self._ask("POST", "/v1/chat/completions", body).get("choices") or [{}]
         return str(choices[0].get("message", {}).get("content") or "")
 
     def stream(self, model: str, messages: Sequence[Message], **options: Any) -> Generator[str, None, None]:
-        """An answer in pieces, as they come; close it to end the work. Raises InferenceError."""
+        """Yield an answer in pieces as they come; close the generator to stop it. Raises InferenceError."""
         body = {"model": model, "messages": list(messages), "stream": True, **options}
         connection = self._connection(self._timeout)
         try:
@@ -81,13 +83,13 @@ class ChatClient:
             connection.close()
 
     def token_view(self, model: str, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
-        """The exact prompt, and how likely each token of an answer is. Raises InferenceError."""
+        """Return the exact prompt and the probability of each token of an answer. Raises InferenceError."""
         return self._ask(
             "POST", "/tunesmith/v1/token-view", {"model": model, "messages": list(messages), **options}
         )
 
     def compare(self, model: str, messages: Sequence[Message], **options: Any) -> dict[str, Any]:
-        """Base and tuned side by side with the same seed. Raises InferenceError."""
+        """Return the answers of base and tuned model with the same seed. Raises InferenceError."""
         return self._ask(
             "POST", "/tunesmith/v1/compare", {"model": model, "messages": list(messages), **options}
         )
@@ -117,7 +119,7 @@ class ChatClient:
         return response
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
-        """The JSON objects of server-sent events, until ``[DONE]``."""
+        """Yield the JSON objects of server-sent events up to ``[DONE]``."""
         for line in response:
             text = line.decode("utf-8", "replace").strip()
             if not text.startswith("data:"):

@@ -1,7 +1,7 @@
-"""Commands of ours as child processes: whatever is heavy runs there, and never in the studio.
+"""Run ``tunesmith`` commands as child processes: heavy work is never done in the studio's own process.
 
-``ask`` is all a page needs: it starts the command once, draws its progress with a way to cancel, and hands out the
-answer. Answers are kept by the command's words and ``version``, a fingerprint of what it reads.
+A page calls ``ask``: it starts the command once, draws its progress with a Cancel button, and returns the answer.
+Answers are cached by the command's arguments and ``version``, a fingerprint of what the command reads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TERM_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said: ``value`` from its JSON, or what went wrong in ``message`` and ``remedy``."""
+    """The result of a command: ``value`` from its JSON, or ``message`` and ``remedy`` of its error."""
 
     value: dict[str, Any]
     message: str = ""
@@ -49,7 +49,7 @@ class Answer:
 
 
 class Command:
-    """One ``tunesmith … --json`` at work or done; it is waited for, ended in time and its words are read."""
+    """One ``tunesmith … --json``, running or done; a thread waits for it, ends it in time and reads its output."""
 
     def __init__(self, words: Sequence[str], timeout_seconds: float) -> None:
         self.words = tuple(words)
@@ -69,21 +69,21 @@ class Command:
 
     @property
     def seconds(self) -> float:
-        """How long it has been at work."""
+        """The seconds since it was started."""
         return time.monotonic() - self.started
 
     def cancel(self) -> None:
-        """End it; its answer then says that it was cancelled, unless it has answered already."""
+        """End the command; its answer is then "Cancelled", unless it has answered already."""
         self._cancelled = True
         self._process.terminate()
 
     def wait(self, seconds: float) -> Answer | None:
-        """Its answer, if it comes within ``seconds``."""
+        """Return the answer if it comes within ``seconds``, else None."""
         self._waiter.join(seconds)
         return self.answer
 
-    def last_words(self) -> str:
-        """The last line it printed for people, so far."""
+    def last_line(self) -> str:
+        """Return the last line of progress that the command has printed so far."""
         lines = _text(self._err, 4096).splitlines() if self.answer is None else []
         return lines[-1][:200] if lines else ""
 
@@ -102,7 +102,7 @@ class Command:
         answer = _read(_text(self._out), _text(self._err, 4096), code)
         if (late or self._cancelled) and not answer.ok:
             what = f"It took longer than {timeout_seconds:.0f} s." if late else "Cancelled."
-            message = f"{what} What was finished before stays."
+            message = f"{what} Finished parts are kept."
             answer = Answer({}, message, "Try again.", "timeout" if late else "cancelled")
         self._out.close()
         self._err.close()
@@ -140,14 +140,14 @@ def _read(out: str, err: str, code: int) -> Answer:
 
 
 class Commands:
-    """The commands of this studio by their key; the oldest answers are forgotten."""
+    """The commands of this studio with their answers; the oldest answers are dropped."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Command] = OrderedDict()
         self._guard = threading.Lock()
 
     def start(self, words: Sequence[str], version: str, timeout_seconds: float) -> Command:
-        """The command, started unless it runs already or its answer is known."""
+        """Return the command; start it unless it is running or its answer is known."""
         key = _key(words, version)
         with self._guard:
             if key not in self._kept:
@@ -157,7 +157,7 @@ class Commands:
             return self._kept[key]
 
     def forget(self, words: Sequence[str], version: str) -> None:
-        """Let the same words be run again."""
+        """Drop the answer to a command, so that it can run again."""
         with self._guard:
             self._kept.pop(_key(words, version), None)
 
@@ -173,16 +173,16 @@ def _key(words: Sequence[str], version: str) -> str:
 
 @st.cache_resource(show_spinner=False)
 def commands() -> Commands:
-    """The commands of this process."""
+    """Return the commands of this process."""
     return Commands()
 
 
 def ask(
     label: str, words: Sequence[str], *, version: str = "", timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Answer | None:
-    """The answer of ``tunesmith WORDS --json``; until it is there, its progress is drawn and None comes back.
+    """Return the answer of ``tunesmith WORDS --json``; until it comes, draw the progress and return None.
 
-    A failed or cancelled command is run again when its words or ``version`` change, or when a person asks.
+    A failed or cancelled command runs again when its words or ``version`` change, or on "Try again".
     """
     command = commands().start(words, version, timeout_seconds)
     if command.answer is None:
@@ -202,12 +202,12 @@ def _progress(command: Command, label: str) -> None:
         command.cancel()
         command.wait(_TERM_SECONDS)
         st.rerun()
-    if words := command.last_words():
-        st.caption(plain(words, 200))
+    if line := command.last_line():
+        st.caption(plain(line, 200))
 
 
 def show_failure(answer: Answer, *, words: Sequence[str] = (), version: str = "") -> None:
-    """What went wrong in plain words, with a way to try again when ``words`` are given."""
+    """Draw the error of an answer, with a button to try again if ``words`` are given."""
     listed = [f"{each.field}: {each.message} {each.remedy}" for each in answer.problems] or [
         f"{answer.message} {answer.remedy}".strip()
     ]

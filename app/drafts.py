@@ -1,4 +1,4 @@
-"""What a person was in the middle of, kept in the studio's folder: a reload of the browser loses nothing of it."""
+"""Keep drafts of what a person types in the studio's folder, so that a reload of the browser loses nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def draft(name: str) -> dict[str, Any]:
-    """Return the draft of this name as this session left it; in a new session, as the last one did."""
+    """Return the draft of this name as this session left it, or in a new session as the last one left it."""
     kept: dict[str, Any] | None = st.session_state.get(_key(name))
     if kept is None:
         kept = _read(name)
@@ -27,7 +27,7 @@ def draft(name: str) -> dict[str, Any]:
 
 
 def keep_draft(name: str, values: Mapping[str, Any] | None = None) -> None:
-    """Replace the draft by ``values``, where given, and save it in the studio's folder, if its disk allows."""
+    """Replace the draft by ``values``, if given, and save it in the studio's folder; a write error is only logged."""
     if values is not None:
         st.session_state[_key(name)] = dict(values)
     now = draft(name)

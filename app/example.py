@@ -1,4 +1,4 @@
-"""The example that one click starts: the food rows that come with Tunesmith."""
+"""The example run that one click starts, on the food rows that come with Tunesmith."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FILE = Path("examples") / "food-category.yaml"
 
 
 def example_config() -> RunConfig:
-    """The example's configuration, with the environment's settings over it, as ``tunesmith train`` reads it.
+    """Return the example's configuration with overrides of the environment, as ``tunesmith train`` reads it.
 
-    It is pinned to its data files as they are now.
+    It is pinned to the present content of its data files.
     """
     base = _base()
     raw: dict[str, Any] = apply_overrides(read_yaml(base / _FILE), environment_overrides(os.environ))
@@ -32,6 +32,6 @@ def example_config() -> RunConfig:
 
 
 def _base() -> Path:
-    """Where ``examples`` lies: within this package when it was installed, beside it in a checkout."""
+    """Return the folder of ``examples``: inside this package if it is installed, beside it in a checkout."""
     here = Path(__file__).parent
     return here if (here / _FILE).is_file() else here.parent

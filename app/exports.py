@@ -1,4 +1,4 @@
-"""The exports that lie in the studio's folder, each read from its certificate."""
+"""Find and delete exports in the studio's folder, each read from its certificate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CERTIFICATE = "certificate.json"
 
 @dataclass(frozen=True)
 class Export:
-    """One export: its folder, how good its certificate is (``light``), why not better, and what each check found."""
+    """One export: its folder, the ``light`` of its certificate, the reasons if not green, and every check."""
 
     folder: Path
     target: str
@@ -40,18 +40,18 @@ class Export:
 
     @property
     def card(self) -> str:
-        """The model card; empty where there is none."""
+        """The text of the model card; "" without one."""
         path = self.folder / CARD
         return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def exports_folder(root: Path) -> Path:
-    """Where the studio puts exports."""
+    """Return the folder that the studio exports to."""
     return root / EXPORTS
 
 
 def target_folder(root: Path, run: str, target: str, precision: str) -> Path:
-    """A folder for a new export that is not there yet."""
+    """Return a folder for a new export, under a name that is not in use."""
     name = "-".join(part for part in (run, target, precision) if part)
     folder = exports_folder(root) / name
     number = 2
@@ -62,7 +62,7 @@ def target_folder(root: Path, run: str, target: str, precision: str) -> Path:
 
 
 def find_exports(root: Path) -> list[Export]:
-    """Every export, the newest first; one whose certificate is missing or damaged is red and says so."""
+    """Return every export, newest first; one with a missing or damaged certificate is red."""
     folders = [
         each for each in exports_folder(root).glob("*") if each.is_dir() and not each.name.startswith(".")
     ]
@@ -70,11 +70,11 @@ def find_exports(root: Path) -> list[Export]:
 
 
 def read_export(folder: Path) -> Export:
-    """One export."""
+    """Return the export in ``folder``; it is red if its certificate is missing or damaged."""
     try:
         found = read_json_object(folder / CERTIFICATE)
     except (OSError, DamagedFileError):
-        reasons = ("Its certificate is missing or damaged: nobody knows what this is.",)
+        reasons = ("Its certificate is missing or damaged: its contents are unknown.",)
         return Export(folder, "", "", "", "red", reasons, ())
     return Export(
         folder,
@@ -94,7 +94,7 @@ def read_export(folder: Path) -> Export:
 def delete_export(root: Path, name: str) -> None:
     """Delete one export for good.
 
-    Raises OSError, UnsafeNameError for a name that leads elsewhere, and RunError ``in-use`` while runs were begun
+    Raises OSError, UnsafeNameError for a name that leads elsewhere, and RunError ``in-use`` if runs were started
     from it.
     """
     folder = safe_join(exports_folder(root), name)

@@ -1,4 +1,4 @@
-"""What changes when a source of rows or a model changes, without reading it: names, sizes and times of its files."""
+"""Fingerprints of data and models by names, sizes and times of their files, without reading them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from itertools import islice
 from pathlib import Path
 
 MAX_FILES = 20_000
-"""Of a folder with more files, the first are looked at: a page has no time for all."""
+"""Of a folder with more files only the first count: a page must not take long."""
 
 # A source may end in a split and a slice: rows.jsonl:test[:80%].
 _ENDING = re.compile(r"(?::[\w.-]+)?(?:\[[-\d%]*:[-\d%]*\])?$")
 
 
 def fingerprint(*sources: str) -> str:
-    """Return what changes when a file behind one of ``sources`` does; the same where there is none.
+    """Return a text that changes when a file of one of ``sources`` changes.
 
-    A source is a file, a folder, a pattern, or one of these with a split or a slice. What comes from a hub stays the
-    same.
+    A source is a file, a folder, a pattern, or one of these with a split or a slice. Sources without local files,
+    such as hub ids, never change.
     """
     marks = hashlib.sha256()
     for source in sources:

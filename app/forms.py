@@ -1,7 +1,7 @@
-"""The settings of a run as widgets, made from the schema of RunConfig: type, bounds, choices, help and default.
+"""Draw the settings of a run as widgets from the schema of RunConfig: type, bounds, choices, help and default.
 
-No setting is named here but to say which ones come first. What the person typed is kept as a draft, so that it
-outlives a change of page and a reload of the browser; nothing else is.
+Settings are named here only for their order and label. Only what the person typed is kept, as a draft that survives a
+change of page and a reload of the browser.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ BASIC: Mapping[str, str] = {
     "data.max_length": "Longest row",
     "name": "Name",
 }
-"""The settings of the basic depth in the order in which they are drawn, in plain words; all others follow in expert
-depth. The help of each has the name that it bears in files and commands."""
+"""The settings of the basic form with their labels, in the order drawn; the expert form has all. The help of each
+shows its name in files and commands."""
 _SPELLED = {
     "Lora": "LoRA",
     "Lr scheduler type": "Learning rate schedule",
@@ -68,7 +68,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """What it is called on the page: in plain words, or the last part of its name."""
+        """The label on the page: in plain words, or the last part of the setting's name."""
         if self.name in BASIC:
             return BASIC[self.name]
         words = self.name.rpartition(".")[2].replace("_", " ").capitalize()
@@ -79,7 +79,7 @@ class Setting:
 
 @cache
 def settings() -> Mapping[str, Setting]:
-    """Every setting of RunConfig by its dotted name, in the schema's order."""
+    """Return every setting of RunConfig by its dotted name, in the schema's order."""
     schema = config_schema()
     names = [name for name in dotted_names(schema) if name not in FIXED]
     return {name: _setting(name, field_schema(name, schema)) for name in names}
@@ -118,12 +118,12 @@ _KINDS: Mapping[frozenset[str], Kind] = {
 
 
 def typed() -> dict[str, Any]:
-    """The settings the person changed, dotted name → value; everything else has its default."""
+    """Return the settings that the person changed, dotted name → value; all others have their default."""
     return draft(_TYPED)
 
 
 def change(values: Mapping[str, Any], *, forget: bool = False) -> None:
-    """Put values into the form as if typed, for a preset or a mapping; ``forget`` clears the others first."""
+    """Put values into the form as if typed; ``forget`` clears all other values first."""
     kept = {} if forget else dict(typed())
     known = settings()
     kept |= values
@@ -131,11 +131,13 @@ def change(values: Mapping[str, Any], *, forget: bool = False) -> None:
         _TYPED,
         {name: value for name, value in kept.items() if name in known and value != known[name].default},
     )
-    st.session_state[_TURN] = st.session_state.get(_TURN, 0) + 1  # new keys: the widgets start from these
+    st.session_state[_TURN] = (
+        st.session_state.get(_TURN, 0) + 1
+    )  # with new keys widgets start from these values
 
 
 def draw(names: Sequence[str]) -> dict[str, DeltaGenerator]:
-    """The widgets of these settings; what is typed is remembered. Returns a place below each for what is wrong."""
+    """Draw the widgets of these settings and keep what is typed; return a place below each for its errors."""
     places = {}
     for name in names:
         setting = settings()[name]
@@ -146,7 +148,7 @@ def draw(names: Sequence[str]) -> dict[str, DeltaGenerator]:
 
 
 def mark(problems: Sequence[Problem], places: Mapping[str, DeltaGenerator]) -> list[Problem]:
-    """Each problem beside its widget; those of settings that are not drawn come back."""
+    """Draw each problem below its widget; return the problems of settings that are not drawn."""
     for problem in problems:
         if problem.field in places:
             text = plain(f"{problem.message} {without_marks(problem.remedy)}", 400)
@@ -155,7 +157,7 @@ def mark(problems: Sequence[Problem], places: Mapping[str, DeltaGenerator]) -> l
 
 
 def key_of(name: str) -> str:
-    """The widget key of a setting."""
+    """Return the widget key of a setting."""
     return f"setting {name} {st.session_state.get(_TURN, 0)}"
 
 
@@ -186,7 +188,7 @@ def _whole(setting: Setting, value: Any, key: str) -> Any:
 
 
 def _number(setting: Setting, value: Any, key: str) -> Any:
-    """A number as text: a learning rate of 2e-5 has no sensible step, and bounds may be open."""
+    """Draw a number as a text field: a number field needs a step, and 2e-5 has no sensible one."""
     shown = "" if value is None else value if isinstance(value, str) else _spelled(value)
     text = st.text_input(
         setting.label,
@@ -204,7 +206,7 @@ def _number(setting: Setting, value: Any, key: str) -> Any:
 
 
 def _spelled(value: float) -> str:
-    """The shortest spelling that reads back as the same number."""
+    """Return the shortest spelling that reads back as the same number."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
@@ -227,7 +229,7 @@ def _pairs(setting: Setting, value: Any, key: str) -> Any:
 
 
 def _mixed(setting: Setting, value: Any, key: str) -> Any:
-    """Text or a number, or text or a list: a number is read as one, commas part a list."""
+    """Draw a text field for text or a number, or for text or a list separated by commas."""
     shown = ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
     text = st.text_input(setting.label, shown, help=setting.help, key=key).strip()
     if _takes(setting.name, "array") and "," in text:
@@ -277,20 +279,20 @@ PRESETS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
 }
-"""Name → what it is for, and the settings it changes."""
+"""Name → purpose, and the settings that the preset changes."""
 
 
 def command_words(values: Mapping[str, Any]) -> list[str]:
-    """These settings as the flags of a command line."""
+    """Return these settings as flags of a command line."""
     return [f"--{name}={_flag(value)}" for name, value in values.items()]
 
 
 def command_line(values: Mapping[str, Any]) -> str:
-    """The command that trains with these settings, ready for a shell."""
+    """Return the command that trains with these settings, quoted for a shell."""
     return shlex.join(["tunesmith", "train", *command_words(values)])
 
 
 def _flag(value: Any) -> str:
-    """A value so that the command line reads it back: a text that looks like a number stands in quotes."""
-    as_it_is = isinstance(value, str) and parse_value(value) == value
-    return value if as_it_is else json.dumps(value, ensure_ascii=False)
+    """Return a value as the command line reads it back; a text that looks like a number gets quotes."""
+    unquoted = isinstance(value, str) and parse_value(value) == value
+    return value if unquoted else json.dumps(value, ensure_ascii=False)

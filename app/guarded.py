@@ -1,4 +1,4 @@
-"""The studio as a server, closed to the pages of other sites; ``python -m app`` runs it."""
+"""The studio as an ASGI app that refuses pages of other sites; ``python -m app`` runs it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MAIN = Path(__file__).with_name("main.py")
 
 
 class OwnPagesOnly:
-    """Refuse what a page of another site asks for in the same browser.
+    """Middleware that refuses requests from pages of other sites in the same browser.
 
-    Streamlit lets every page of this machine connect, whatever its port. Here ``Origin``, which browsers send, must
-    be the very address that is asked, and ``Host`` a name of this machine: no other can be pointed at it (DNS
+    Streamlit accepts every page of this machine, whatever its port. Here ``Origin``, which browsers send, must be the
+    requested address itself, and ``Host`` a loopback name, since any other name could be pointed at this machine (DNS
     rebinding).
     """
 
@@ -27,7 +27,7 @@ class OwnPagesOnly:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request or a connection through, or answer it with 403."""
+        """Pass a request or a connection on, or refuse it (HTTP 403, WebSocket 1008)."""
         if scope["type"] == "lifespan" or _is_own(Headers(scope=scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

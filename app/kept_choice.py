@@ -1,4 +1,4 @@
-"""The files a person gave the studio before, to be chosen again."""
+"""Choose again among the files that a person gave the studio before."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from app.views.text import persons_zone, size
 
 
 def is_kept(source: str) -> bool:
-    """Return whether the studio keeps this file."""
+    """Return whether this file is one that the studio keeps."""
     return source in map(str, kept_files(studio().root))
 
 
 def choose_kept(chosen: str) -> str:
-    """Draw the choice, with ``chosen`` in it where that is kept; the path chosen now, or nothing."""
+    """Draw the choice, ``chosen`` selected if it is a kept file; return the path selected now, or ""."""
     files = kept_files(studio().root)
     kept, names = [str(file) for file in files], Counter(map(_named, files))
     return (
         st.selectbox(
-            "Or one you gave before",
+            "Or a file you gave before",
             kept,
             index=kept.index(chosen) if chosen in kept else None,
             format_func=lambda file: _in_words(Path(file), names),
@@ -37,16 +37,16 @@ def choose_kept(chosen: str) -> str:
 
 
 def called(file: str) -> str:
-    """A kept file in words: its name, version, size and date; where two have one name, its hash too."""
+    """Return the label of a kept file: name, version, size and date, and its hash if two have the same name."""
     return _in_words(Path(file), Counter(map(_named, kept_files(studio().root))))
 
 
 def _in_words(file: Path, names: Mapping[str, int]) -> str:
-    """``called``, where ``names`` says how many files have a name."""
+    """Return the label of a file; ``names`` counts the files with each name."""
     name = _named(file)
     try:
         stat = file.stat()
-    except OSError:  # it went away meanwhile
+    except OSError:  # it was deleted meanwhile
         return name
     date = f"{datetime.fromtimestamp(stat.st_mtime, persons_zone()):%d %b %Y}"
     content = file.relative_to(studio().root / "data").parts[0][:6] if names[name] > 1 else ""
@@ -54,6 +54,6 @@ def _in_words(file: Path, names: Mapping[str, int]) -> str:
 
 
 def _named(file: Path) -> str:
-    """Its name, and its version where it is a mended copy."""
+    """Return a file's name, and its version if it is a mended copy."""
     _, *between, name = file.relative_to(studio().root / "data").parts
     return " · ".join(filter(None, [name, " ".join(between)]))

@@ -1,4 +1,4 @@
-"""The models that need not be fetched: those that came with us, lie in the Hub's cache, or were made here."""
+"""The models on this machine: those that come with Tunesmith, are in the Hub's cache, or were made here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend.run.model_names import MODEL_ALIASES, cached_models, local_folder
 
 
 def local_models(studio: Studio) -> dict[str, str]:
-    """Name or folder of each model → where it comes from, the bundled one first."""
+    """Return name or folder → origin of each model on this machine, the bundled one first."""
     found = dict.fromkeys(MODEL_ALIASES, "comes with Tunesmith")
     found |= dict.fromkeys(cached_models(), "fetched from the Hugging Face Hub")
     for run in studio.runs.list(archived=True):

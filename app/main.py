@@ -19,7 +19,7 @@ _PAGES = (
     ("settings", "Settings", ":material/settings:"),
     ("help", "Help", ":material/help:"),
 )
-"""File, title and icon. One flat list: Streamlit draws sections in a way that screen readers stumble over."""
+"""File, title and icon of each page. A flat list, since screen readers stumble over Streamlit's sections."""
 
 
 _STYLE = """<style>
@@ -28,9 +28,10 @@ div[data-testid=stSliderThumbValue], [data-testid=stMain] button[role=radio] {co
 [data-testid=stMain] a[data-testid=stPageLink-NavLink] * {white-space: normal; overflow-wrap: anywhere}
 [data-testid=stMain] a[data-testid=stPageLink-NavLink]:hover p {text-decoration: underline}
 </style>"""
-"""Streamlit writes a slider's value and a pressed segment in the primary colour. White on that colour must be
-readable in buttons, and on any background but black no colour has 4.5:1 for both. Links among texts begin where the
-texts begin, are read to their end, and bear no background: another run is no choice that was made."""
+"""Streamlit draws a slider's value and a pressed segment in the primary colour. White text on that colour must be
+readable in buttons, and no colour has a contrast of 4.5:1 both with white and with our backgrounds, so these are
+drawn in the text's colour. Links in text are aligned with it, wrap, and have no background, which would look like a
+selection."""
 
 
 def main() -> None:

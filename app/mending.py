@@ -1,4 +1,4 @@
-"""Mending a copy of the data: which fixes, what they would change, and only then the copy."""
+"""Mend a copy of the data: choose fixes, see what they would change, then write the copy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from app.views.text import plain
 from backend.utils.text_utils import counted
 
 _ALWAYS = "drop-rejected"
-"""Rows that cannot be read are in no copy."""
+"""Always on: rows that cannot be read cannot be part of a copy."""
 
 
 def choose_fix(fixes: dict[str, bool], source: str, finding: Mapping[str, Any]) -> None:
-    """Draw the fix of a finding, which begins chosen where it is safe; whether it is goes into ``fixes``."""
+    """Draw a checkbox for the fix of a finding, on if it is safe, and put its value into ``fixes``."""
     fix = finding["fix"]
     words = FIXES.get(fix, fix)
     label = f"Mend: {words[0].lower()}{words[1:]}"
@@ -29,8 +29,9 @@ def choose_fix(fixes: dict[str, bool], source: str, finding: Mapping[str, Any]) 
         return
     fixed = fix == _ALWAYS
     chosen = bool(finding["fix_is_chosen"])
-    why = "They can stand in no copy." if fixed else None if chosen else "Look first at what it would change."
-    fixes[fix] = st.checkbox(label, chosen, key=f"fix {fix} {source}", disabled=fixed, help=why)
+    why = "Such rows cannot be part of a copy." if fixed else "Look first at what it would change."
+    hint = why if fixed or not chosen else None
+    fixes[fix] = st.checkbox(label, chosen, key=f"fix {fix} {source}", disabled=fixed, help=hint)
 
 
 def draw_mending(
@@ -40,40 +41,41 @@ def draw_mending(
     version: str,
     take: Callable[[str], None],
 ) -> None:
-    """What the chosen ``fixes`` would change, and the versioned copy of ``source`` that ``take`` then works with.
+    """Draw what the chosen ``fixes`` would change, and the button that writes a mended copy of ``source``.
 
-    ``words`` are those of the command that found what to mend, ``version`` the fingerprint of ``source``.
+    ``words`` are the command that found the problems, ``version`` is the fingerprint of ``source``; ``take`` is
+    called with the path of the copy once the person chooses to work with it.
     """
     wanted = [fix for fix, chosen in fixes.items() if chosen]
     flags = [flag for fix in wanted for flag in ("--only", fix)]
-    asked = (source, version, *flags)
+    request = (source, version, *flags)
     st.header("Mend a copy")
-    st.caption("Your file stays as it is. Look at what the fixes chosen above change, then write the copy.")
+    st.caption("Your file stays as it is. See what the chosen fixes change, then write the copy.")
     if st.button("Show what would change", icon=":material/difference:", disabled=not wanted):
-        st.session_state["mending"] = asked
-    if st.session_state.get("mending") != asked:
+        st.session_state["mending"] = request
+    if st.session_state.get("mending") != request:
         return
-    look = [*words, *flags, "--dry-run"]
-    looked = ask("Working out what would change", look, version=version)
-    if looked is None:
+    dry_run = [*words, *flags, "--dry-run"]
+    answer = ask("Finding out what would change", dry_run, version=version)
+    if answer is None:
         return
-    if not looked.ok:
-        show_failure(looked, words=look, version=version)
+    if not answer.ok:
+        show_failure(answer, words=dry_run, version=version)
         return
-    if "fixed" not in looked.value:
+    if "fixed" not in answer.value:
         st.info("These change nothing.", icon=":material/info:")
         return
     out = mended_folder(studio().root, Path(source).absolute())
-    _summarise(looked.value["fixed"])
+    _summarise(answer.value["fixed"])
     if st.button("Write the mended copy", type="primary", icon=":material/build:"):
-        st.session_state["writing"] = asked
-    if st.session_state.get("writing") == asked:
+        st.session_state["writing"] = request
+    if st.session_state.get("writing") == request:
         _write([*words, *flags, "--fix", str(out)], version, take)
-    draw_changes(looked.value["fixed"])
+    draw_changes(answer.value["fixed"])
 
 
 def _summarise(fixed: Mapping[str, Any]) -> None:
-    """How many rows each fix changes and leaves out, and how many are left."""
+    """Draw how many rows each fix changes and leaves out, and how many are left."""
     lines = []
     for name, (changed, left_out) in fixed["changes"].items():
         amounts = [(changed, "changed"), (left_out, "left out")]
@@ -83,7 +85,7 @@ def _summarise(fixed: Mapping[str, Any]) -> None:
 
 
 def _write(words: Sequence[str], version: str, take: Callable[[str], None]) -> None:
-    """The copy, written once however often it is asked for, and the button that takes it."""
+    """Write the copy, once even if the page is drawn again, and draw the button to work with it."""
     answer = ask("Writing the copy", words, version=version)
     if answer is None:
         return
@@ -91,7 +93,7 @@ def _write(words: Sequence[str], version: str, take: Callable[[str], None]) -> N
         show_failure(answer, words=words, version=version)
         return
     fixed = answer.value["fixed"]
-    left = "Something is still to be mended by hand." if fixed["blocks"] else "Nothing in it blocks a run."
+    left = "Some problems must be fixed by hand." if fixed["blocks"] else "No problem in it stops a run."
     name = Path(fixed["copy"]).parent.name
     st.success(f"{name}: {counted(fixed['rows'], 'row')} in the mended copy. {left}", icon=":material/check:")
     if st.button("Work with the mended copy", icon=":material/arrow_forward:"):

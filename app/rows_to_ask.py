@@ -1,4 +1,4 @@
-"""A file of prompts into conversations to be answered; small files a person gives the playground."""
+"""Read a small file of prompts, given to the playground, into conversations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Conversation = list[dict[str, str]]
 
 
 def read_prompts(name: str, content: bytes) -> list[Conversation]:
-    """The conversations in a TXT, JSONL or CSV file, in order. Raises InferenceError naming the row."""
+    """Return the conversations in a TXT, JSONL or CSV file, in order. Raises InferenceError naming the row."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -59,7 +59,7 @@ def _csv(name: str, text: str) -> list[Conversation]:
 def _conversation(row: Any) -> Conversation:
     if "messages" in row:
         found = [{"role": str(each["role"]), "content": str(each["content"])} for each in row["messages"]]
-        while found and found[-1]["role"] == "assistant":  # the answer that was wished for
+        while found and found[-1]["role"] == "assistant":  # the expected answer
             found.pop()
         if not found:
             raise ValueError("nothing is asked")

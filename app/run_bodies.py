@@ -1,4 +1,4 @@
-"""What a run's page shows below its head: curves, samples, the machine, the log, and what it was made of."""
+"""The views of a run's page below its head: curves, samples, machine, log and details."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TROUBLED = {RunStatus.FAILED, RunStatus.INTERRUPTED}
 
 
 def draw_curves(chosen: Chosen) -> None:
-    """Losses large, the rest small."""
+    """Draw the losses large and all other curves small."""
     with chosen.reading.fresh() as scalars:
         begun = scalars.latest.keys() & {TRAIN_LOSS, EVAL_LOSS}
     if not begun:
@@ -44,7 +44,7 @@ def draw_curves(chosen: Chosen) -> None:
     raw, line = replace(view, smoothing=0.0), chosen.reading.line
     loss = {"training": line(TRAIN_LOSS, view), "held-out": line(EVAL_LOSS, raw)}
     faint = {"training": line(TRAIN_LOSS, raw)} if view.smoothing else {}
-    # Sent at once: the browser draws it while the rest is made.
+    # Drawn first: the browser shows it while the other curves are computed.
     draw_lines(
         {name: one for name, one in loss.items() if one.x},
         title="Loss",
@@ -68,12 +68,12 @@ def draw_curves(chosen: Chosen) -> None:
 
 
 def draw_panel(chosen: Chosen) -> None:
-    """The answers on the fixed panel."""
+    """Draw the answers to the fixed panel of held-out rows."""
     draw_samples(panels(chosen.run.samples().records))
 
 
 def draw_system(chosen: Chosen) -> None:
-    """What the machine did in the last hour of the run."""
+    """Draw what the machine did in the last hour of the run."""
     newest = list(islice(last_records(chosen.run.system_file), SHOWN_SAMPLES))[::-1]
     if not newest:
         st.caption("The machine is measured every five seconds while a run is trained in the background.")
@@ -93,7 +93,7 @@ def draw_system(chosen: Chosen) -> None:
 
 
 def _machine_curves(records: list[dict[str, object]]) -> Mapping[str, list[float]]:
-    """The curves in the machine's samples, in percent and GiB."""
+    """Return the curves in the machine's samples, in percent and GiB."""
 
     def column(name: str, unit: float) -> list[float]:
         found = (record.get(name) for record in records)
@@ -112,17 +112,17 @@ def _machine_curves(records: list[dict[str, object]]) -> Mapping[str, list[float
     return {title: values for title, values in curves.items() if values}
 
 
-def draw_what_it_said(chosen: Chosen) -> None:
-    """What happened, when it did not go well, and the end of the log."""
+def draw_log_end(chosen: Chosen) -> None:
+    """Draw the end of the log, and above it an explanation if the run failed or did harm."""
     if chosen.state.status in _TROUBLED or chosen.did_harm:
-        above = chosen.did_harm  # where the command stands then
-        draw_explanation(chosen.explanation, "" if above else chosen.way_back)
+        shown_above = chosen.did_harm  # the warning at the top of the page has the command
+        draw_explanation(chosen.explanation, "" if shown_above else chosen.way_back)
     news = LogTail(chosen.run.train_log).poll()
     draw_log(news.lines[-SHOWN_LINES:], gap=len(news.lines) > SHOWN_LINES)
 
 
 def draw_details(chosen: Chosen) -> None:
-    """The configuration, the command that would do the same, and where everything lies."""
+    """Draw the configuration, the equivalent command, and the paths of the run."""
     run = chosen.run
     st.caption("The same run again, from a command line")
     st.code(f"tunesmith train {shlex.quote(str(run.config))}", language=None, wrap_lines=True)
@@ -149,7 +149,7 @@ BODIES: Mapping[str, Callable[[Chosen], None]] = MappingProxyType(
         "Curves": draw_curves,
         "Samples": draw_panel,
         "Machine": draw_system,
-        "Log": draw_what_it_said,
+        "Log": draw_log_end,
         "Details": draw_details,
     }
 )

@@ -1,4 +1,4 @@
-"""What can be done with a run: the buttons of its page, and the questions they ask first."""
+"""The buttons of a run's page, and the dialogs that ask before acting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import streamlit as st
 
-from app.actions import stop_soon, told
+from app.actions import show_errors, stop_soon
 from app.fingerprints import fingerprint
 from app.phrases import command
 from app.studio import Reading, Studio, reading
@@ -31,7 +31,7 @@ _ASKED = "asked"
 
 @dataclass(frozen=True)
 class Chosen:
-    """The run that a page is about, as it stood when the page was drawn."""
+    """The run of a page, with its state at the time the page was drawn."""
 
     studio: Studio
     run: RunDir
@@ -41,29 +41,29 @@ class Chosen:
 
     @property
     def title(self) -> str:
-        """What the run is called."""
+        """The name of the run, or its id without the date."""
         return title_of(self.run.id, self.summary.labels.name)
 
     @property
     def explanation(self) -> Explanation:
-        """What happened to the run."""
+        """The explanation of what happened to the run."""
         files = (self.run.metrics_file, self.run.flight_file, self.run.system_file)
         return _explanation(str(self.run.path), *(fingerprint(str(file)) for file in files), self.state)
 
     @property
     def did_harm(self) -> bool:
-        """True if the run rests and its model is worse than the untrained one."""
-        moving = self.state.is_live or self.state.status is RunStatus.QUEUED
-        return not moving and self.explanation.did_harm
+        """True if the run has ended and its model is worse than the untrained one."""
+        active = self.state.is_live or self.state.status is RunStatus.QUEUED
+        return not active and self.explanation.did_harm
 
     @property
     def way_back(self) -> str:
-        """The command that branches off, or starts again, where that helps; empty where it does not."""
+        """The command that branches off or starts again, if that helps; else ""."""
         return command(self.run, self.explanation)
 
     @classmethod
     def of(cls, studio: Studio, name: str) -> Self:
-        """The run of this whole id under the studio's root, and no other. Raises RunError."""
+        """Return the run with exactly this id under the studio's root. Raises RunError."""
         try:
             run = RunDir(safe_join(studio.runs.root, name))
             found = run.exists()
@@ -75,13 +75,13 @@ class Chosen:
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _explanation(path: str, *versions: object) -> Explanation:  # noqa: ARG001 - what the cache goes by
-    """What happened to the run in ``path``, worked out once until one of ``versions`` changes."""
+def _explanation(path: str, *versions: object) -> Explanation:  # noqa: ARG001 - versions are part of the cache key
+    """Return the explanation of the run in ``path``, computed once until one of ``versions`` changes."""
     return explain(RunDir(Path(path)))
 
 
 def draw_buttons(chosen: Chosen) -> None:
-    """The buttons for what may happen to the run now, and the question that one of them has asked."""
+    """Draw the buttons that apply to the run now, and the dialog of the one that was pressed."""
     status = chosen.state.status
     offered = {
         "stop": ("Stop", "stop_circle", (status, Event.STOP) in TRANSITIONS),
@@ -94,7 +94,7 @@ def draw_buttons(chosen: Chosen) -> None:
     }
     with st.container(horizontal=True, gap="small"):
         if status is RunStatus.FINISHED and chosen.run.result_folder():
-            _ways_on(chosen)
+            _next_steps(chosen)
         for name, (label, icon, possible) in offered.items():
             if possible:
                 st.button(
@@ -113,8 +113,8 @@ def draw_buttons(chosen: Chosen) -> None:
         _forget()
 
 
-def _ways_on(chosen: Chosen) -> None:
-    """What one does with a trained model, each on its page; none stands out where training has done harm."""
+def _next_steps(chosen: Chosen) -> None:
+    """Draw the buttons to other pages for a trained model; none is highlighted if the training did harm."""
     for label, icon, page, named in (
         ("Talk to it", "chat", "playground", "run"),
         ("Export", "ios_share", "export", "run"),
@@ -131,7 +131,7 @@ def _start_word(status: RunStatus) -> str:
 
 
 def _ask(name: str, run: str) -> None:
-    """Remember which question the person wants to be asked, so that it stays open while the page moves on."""
+    """Remember which dialog is open, so that it stays open while the page is drawn again."""
     st.session_state[_ASKED] = (name, run)
 
 
@@ -141,7 +141,7 @@ def _forget() -> None:
 
 def _queue(chosen: Chosen) -> None:
     _forget()
-    with told():
+    with show_errors():
         chosen.studio.queue.enqueue(chosen.run)
         move_on(chosen.studio.queue)
         st.rerun()
@@ -149,7 +149,7 @@ def _queue(chosen: Chosen) -> None:
 
 @st.dialog("Stop this run?", icon=":material/stop_circle:", on_dismiss=_forget)
 def ask_to_stop(chosen: Chosen) -> None:
-    """Stop after saving, once confirmed."""
+    """Draw the dialog that stops a run after it has saved."""
     _say_what_stays(chosen, "It can be resumed from there, bit for bit as if it had never stopped.")
     if _confirmed("Save and stop", "Keep training"):
         stop_soon(chosen.run, "stop-requested")
@@ -158,7 +158,7 @@ def ask_to_stop(chosen: Chosen) -> None:
 
 @st.dialog("Pause this run?", icon=":material/pause_circle:", on_dismiss=_forget)
 def ask_to_pause(chosen: Chosen) -> None:
-    """Pause after saving, once confirmed."""
+    """Draw the dialog that pauses a run after it has saved."""
     _say_what_stays(chosen, "It is meant to go on: Resume continues from there.")
     if _confirmed("Save and pause", "Keep training"):
         stop_soon(chosen.run, "paused")
@@ -174,27 +174,27 @@ def _say_what_stays(chosen: Chosen, then: str) -> None:
 
 @st.dialog("Go on with this run?", icon=":material/play_circle:", on_dismiss=_forget)
 def ask_to_start(chosen: Chosen) -> None:
-    """Start or resume, once confirmed; of two who confirm, one starts it and the other is told."""
+    """Draw the dialog that starts or resumes a run; if two people confirm, the second one gets an error."""
     newest = chosen.run.newest_checkpoint_step()
     origin = f"from its newest good checkpoint (step {newest:,})" if newest else "from the beginning"
     st.markdown(f"**{plain(chosen.title, 80)}** trains in the background, {origin}.")
     if chosen.state.damage:
         st.markdown("Damaged records of past attempts are set aside first, never deleted.")
     if _confirmed(_start_word(chosen.state.status), "Not now"):
-        with told(), st.spinner("Starting …"):
+        with show_errors(), st.spinner("Starting …"):
             process_manager.start(chosen.run)
             _done()
 
 
 @st.dialog("Delete this run?", icon=":material/delete:", on_dismiss=_forget)
 def ask_to_delete(chosen: Chosen) -> None:
-    """Delete for good, once confirmed; what goes is named."""
+    """Draw the dialog that deletes a run, with a list of what is deleted."""
     st.markdown(f"**{plain(chosen.title, 80)}** is deleted for good:")
     st.code(str(chosen.run.path), language=None, wrap_lines=True)
     parts = ", ".join(what_goes(chosen.run))
     st.markdown(f"{size(folder_bytes(chosen.run.path))} with its {parts}. The training data stays.")
     if _confirmed("Delete for good", "Keep it"):
-        with told():
+        with show_errors():
             chosen.studio.runs.delete(chosen.run.id)
             _forget()
             st.switch_page(RUN_PAGE)
@@ -208,14 +208,14 @@ def _confirmed(yes: str, no: str) -> bool:
 
 
 def _done() -> None:
-    """Close the question and draw the page as it is now."""
+    """Close the dialog and draw the page again."""
     _forget()
     st.rerun()
 
 
 @st.dialog("Labels", icon=":material/label:", on_dismiss=_forget)
 def edit_labels(chosen: Chosen) -> None:
-    """Name, tags and note of a run; its id and folder stay."""
+    """Draw the dialog for name, tags and note of a run; its id and folder stay."""
     labels = chosen.summary.labels
     with st.form("labels_form", border=False):
         name = st.text_input("Name", labels.name, placeholder=chosen.run.id, max_chars=120)
@@ -224,7 +224,7 @@ def edit_labels(chosen: Chosen) -> None:
         archived = st.checkbox("Archived: left out of lists", labels.archived)
         saved = st.form_submit_button("Save", type="primary")
     if saved:
-        with told():
+        with show_errors():
             _save_labels(chosen, name, tags, note, archived=archived)
             _done()
 
@@ -242,8 +242,8 @@ def _save_labels(chosen: Chosen, name: str, tags: list[str], note: str, *, archi
 
 @st.dialog("TensorBoard", icon=":material/bar_chart:", on_dismiss=_forget)
 def open_tensorboard(chosen: Chosen) -> None:
-    """The address of the TensorBoard server over all runs; it is started when there is none."""
-    with told():
+    """Draw the address of the TensorBoard server for all runs; start the server if there is none."""
+    with show_errors():
         with st.spinner("Starting TensorBoard …"):
             server = chosen.studio.tensorboard.start()
         st.markdown("It shows all runs of this studio, on this machine only.")

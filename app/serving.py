@@ -1,4 +1,4 @@
-"""The inference server as the pages need it: found, started and stopped through its manager."""
+"""The inference server for the pages: its manager and a client."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _manager(root: str) -> ServerManager:
 
 
 def manager() -> ServerManager:
-    """The manager of the server over this studio's runs."""
+    """Return the manager of the server for this studio's runs."""
     return _manager(str(studio().runs.root))
 
 
 def client(url: str) -> ChatClient:
-    """A client of the server at ``url``, with the token of the environment where there is one."""
+    """Return a client of the server at ``url``, with the token from the environment if it is set."""
     return ChatClient(url, os.environ.get(TOKEN_VARIABLE, ""))

@@ -1,4 +1,4 @@
-"""A configuration becomes a run at work, or in the queue: once, however often and from how many tabs it is asked."""
+"""Start or queue a run from a configuration, only once even if it is requested from several tabs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from backend.run.reports import DataCheck
 def begin(
     studio: Studio, config: RunConfig, *, queue: bool = False, checked: DataCheck | None = None
 ) -> RunDir:
-    """The run of ``config``, started or queued now; the one that is at work or waits already, where there is one.
+    """Start or queue ``config`` and return its run; if such a run is active or queued already, return that one.
 
-    ``checked``: what the data check found. Raises RunError when it cannot be written or started; what was written
-    then stays, as created.
+    ``checked``: the findings of the data check. Raises RunError if it cannot be written or started; a run that was
+    written but not started stays as created.
     """
     run = launch(studio.runs.root, config, "queue" if queue else "start", checked=checked, once=True)
     if queue:

@@ -1,4 +1,4 @@
-"""The composition root: the studio's folder and the managers over it, built once for all sessions."""
+"""The studio's folder and the managers for it, built once for all sessions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from backend.run.folder import RunDir
 ROOT_VARIABLE = "TUNESMITH_ROOT"
 """Names the folder that the studio works in; ``tunesmith studio --root`` sets it."""
 SAMPLE_SECONDS = 1.0
-"""How long all sessions are told the same about the machine: the processor is measured between two looks."""
+"""All sessions share one sample of the machine for this long: processor use is measured between two samples."""
 
 
 @dataclass(frozen=True)
 class Studio:
-    """What the pages work with. ``root`` holds ``runs/`` and whatever else the studio keeps."""
+    """The objects that pages work with. ``root`` holds ``runs/`` and everything else that the studio keeps."""
 
     root: Path
     runs: RunManager
@@ -37,7 +37,7 @@ class Studio:
 
 
 def studio() -> Studio:
-    """The one studio of this process."""
+    """Return the one studio of this process."""
     return _build(str(Path(os.environ.get(ROOT_VARIABLE, "")).absolute()))
 
 
@@ -55,7 +55,7 @@ def _build(root: str) -> Studio:
 
 
 class Reading:
-    """The curves of one run as far as they have been read; all sessions that look at it share them."""
+    """The curves of one run as far as they have been read, shared by all sessions."""
 
     def __init__(self, run: RunDir) -> None:
         self._scalars = RunScalars(run)
@@ -64,7 +64,7 @@ class Reading:
 
     @contextmanager
     def fresh(self) -> Iterator[RunScalars]:
-        """The curves with what is new, for one session at a time."""
+        """Read new records and yield the curves, to one session at a time."""
         with self._guard:
             before = self._scalars.position
             try:
@@ -75,7 +75,7 @@ class Reading:
             yield self._scalars
 
     def line(self, tag: str, view: View) -> Line:
-        """One curve as ``view`` wants it; made once until there is news: pages are drawn often."""
+        """Return one curve for ``view``; it is cached until new records come, since pages are drawn often."""
         with self.fresh() as scalars:
             if (tag, view) not in self._lines:
                 self._lines[tag, view] = line(scalars, tag, view)
@@ -83,7 +83,7 @@ class Reading:
 
 
 def reading(run: RunDir) -> Reading:
-    """What has been read of a run so far."""
+    """Return the shared ``Reading`` of a run."""
     return _reading(str(run.path))
 
 

@@ -1,4 +1,4 @@
-"""Files a person gave the studio, kept once by their content under ``data/`` in its folder; and where repairs go."""
+"""Keep the files that a person uploads, once by content, under ``data/`` in the studio's folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FOLDER = "data"
 
 
 def keep(root: Path, name: str, content: bytes) -> Path:
-    """The kept file with this content and name, written if it is not there; the content's SHA-256 names its folder.
+    """Return the kept file with this content and name; write it if it is new. Its folder is named by SHA-256.
 
-    The same content under another name is another file: the ending of a name says how it is read. ``name`` is the
-    file's name as the browser gave it; only what is harmless of it is kept. Raises OSError.
+    The same content under another name is another file, since the suffix decides how it is read. ``name`` comes from
+    the browser and is made harmless. Raises OSError.
     """
     folder = root / _FOLDER / hashlib.sha256(content).hexdigest()[:16]
     kept = folder / harmless(name)
@@ -28,13 +28,13 @@ def keep(root: Path, name: str, content: bytes) -> Path:
     try:
         with staged_folder(folder) as staging:
             (staging / kept.name).write_bytes(content)
-    except FileExistsError:  # the same file came from another tab
+    except FileExistsError:  # another tab uploaded the same file
         return keep(root, name, content)
     return kept
 
 
 def kept_files(root: Path) -> list[Path]:
-    """Every uploaded file and every mended copy, the newest first."""
+    """Return every uploaded file and every mended copy, newest first."""
     folder = root / _FOLDER
     files = [path for path in folder.glob("[!.]*/[!.]*") if path.is_file()]
     files += [path for path in folder.glob("*/mended/v*/rows.jsonl") if path.is_file()]
@@ -42,7 +42,7 @@ def kept_files(root: Path) -> list[Path]:
 
 
 def mended_folder(root: Path, source: Path) -> Path:
-    """Where mended copies of ``source`` go: beside the upload, or in a folder of its own for a file elsewhere."""
+    """Return the folder for mended copies of ``source``: beside an upload, or a folder of its own under ``data/``."""
     if source.is_relative_to(root / _FOLDER):
         first = source.relative_to(root / _FOLDER).parts[0]
         return root / _FOLDER / first / "mended"
@@ -50,7 +50,7 @@ def mended_folder(root: Path, source: Path) -> Path:
 
 
 def harmless(name: str) -> str:
-    """A file name out of any text: its last part, without anything a file system or a shell could mind."""
+    """Return a safe file name made from the last part of any path."""
     last = re.split(r"[/\\]", name)[-1]
     clean = re.sub(r"[^\w.\- ]", "_", last).strip(". ")
     stem, dot, suffix = clean.rpartition(".")

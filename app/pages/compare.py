@@ -1,4 +1,4 @@
-"""Compare: curves of any runs overlaid, what was set differently, what came out, and how they answer."""
+"""Compare page: overlaid curves of runs, their different settings, evaluations and answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from app.actions import told
+from app.actions import show_errors
 from app.studio import reading, studio
 from app.views.cards import draw_nothing_yet
 from app.views.charts import COLOURS, draw_lines
@@ -24,7 +24,7 @@ def page() -> None:
     st.title("Compare")
     known = studio().runs.list(archived=True)
     if not known:
-        draw_nothing_yet("Nothing to compare yet", "Train two runs, and see here what made the difference.")
+        draw_nothing_yet("Nothing to compare yet", "Train two runs, then see here what made the difference.")
         return
     runs = _choose(known)
     if not runs:
@@ -47,7 +47,7 @@ def _name(run: RunSummary) -> str:
 
 
 def _choose(runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """The runs that the person chose; they stand in the address, so that it can be kept and sent."""
+    """Draw the choice of runs and return them; they are in the page's address, so that it can be shared."""
     known = {run.id: run for run in runs}
     named = [run for run in st.query_params.get_all("runs") if run in known]
     usual = [run.id for run in runs if run.step and not run.damage][:2]
@@ -85,7 +85,7 @@ def _evaluations(runs: Sequence[RunSummary]) -> None:
 
 
 def _settings(runs: Sequence[RunSummary]) -> None:
-    with told():
+    with show_errors():
         settings = studio().runs.compare([str(run.path) for run in runs]).settings
         draw_settings(settings, [_name(run) for run in runs])
         if any(name.startswith("data.") or name == "seed" for name in settings):

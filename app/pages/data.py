@@ -1,4 +1,4 @@
-"""Data: from a file to rows that can be trusted."""
+"""Data page: choose a file, see how it is read, check it and mend it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CHARS_A_CELL = 2_000
 
 
 def _choose_source() -> str:
-    """Where the data is: an upload, a file the studio keeps, a path, a hub id; empty while none is chosen."""
+    """Draw the choice of data (upload, kept file, path or hub id) and return its source, "" for none."""
     before = typed().get("data.train", "")
     words = "Choose other data" if before else "Choose your data"
     with st.expander(words, expanded=not before):
@@ -60,15 +60,15 @@ def _choose_source() -> str:
 
 
 def _take(source: str) -> None:
-    """Work with another source from here on; columns named for the one before are forgotten."""
+    """Switch to another source and forget the options and columns of the one before."""
     change(
         {"data.train": source, "data.columns": {}, **{name: settings()[name].default for name in _READING}}
     )
     st.rerun()
 
 
-def _how_it_is_read() -> None:
-    """What a file may not say itself: encoding, delimiter, sheet, and whether each text file is one row."""
+def _reading_options() -> None:
+    """Draw the reading options: encoding, delimiter, sheet, and one row per text file."""
     given = any(name in typed() for name in _READING)
     with st.expander("How the file is read", expanded=given):
         for name, column in zip(_READING, st.columns(len(_READING)), strict=True):
@@ -77,7 +77,7 @@ def _how_it_is_read() -> None:
 
 
 def _reading_words() -> list[str]:
-    """The words of a command that say how the source is read and which column holds what."""
+    """Return the flags for how the source is read and which column holds which part."""
     known = typed()
     words = [word for name in _READING if name in known for word in _flag(name, known[name])]
     columns: Mapping[str, str] = known.get("data.columns", {})
@@ -90,7 +90,7 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _read_as(found: Mapping[str, Any]) -> None:
-    """How the rows are read and why, and another way with one click."""
+    """Draw how the rows are read and why, and the form to read them another way."""
     if found["problem"]:
         problem = found["problem"]
         st.error(plain(f"{problem['message']} {problem['remedy']}", 600), icon=":material/error:")
@@ -117,16 +117,16 @@ def _read_as(found: Mapping[str, Any]) -> None:
             )
             mapping |= {part: chosen} if chosen else {}
         use, detect = st.columns(2)
-        if use.button("Read them so", disabled=not mapping, icon=":material/check:", width="stretch"):
+        if use.button("Read them this way", disabled=not mapping, icon=":material/check:", width="stretch"):
             change({"data.columns": mapping})
             st.rerun()
-        if detect.button("Find out by yourself", icon=":material/auto_awesome:", width="stretch"):
+        if detect.button("Detect automatically", icon=":material/auto_awesome:", width="stretch"):
             change({"data.columns": {}})
             st.rerun()
 
 
-def _told(what: str, words: list[str], version: str) -> Answer | None:
-    """A command's answer once it is there and good; until then its progress or its failure is on the page."""
+def _answer_to(what: str, words: list[str], version: str) -> Answer | None:
+    """Return a command's answer if it succeeded; else draw its progress or its error and return None."""
     answer = ask(what, words, version=version)
     if answer is not None and not answer.ok:
         show_failure(answer, words=words, version=version)
@@ -136,7 +136,7 @@ def _told(what: str, words: list[str], version: str) -> Answer | None:
 
 def _problems(source: str, version: str) -> None:
     words = ["data", "check", source, *_reading_words()]
-    answer = _told("Looking for problems", words, version)
+    answer = _answer_to("Looking for problems", words, version)
     if answer is None:
         return
     fixes: dict[str, bool] = {}
@@ -152,7 +152,7 @@ def _rows(source: str, version: str) -> None:
     words = ["data", "rows", source, f"--limit={_PAGE_ROWS}", f"--offset={(page - 1) * _PAGE_ROWS}"]
     words += _reading_words()
     words += [f"--text={text}"] if text else []
-    answer = _told("Reading the rows", words, version)
+    answer = _answer_to("Reading the rows", words, version)
     if answer is None:
         return
     found = answer.value
@@ -160,7 +160,7 @@ def _rows(source: str, version: str) -> None:
     of = f"{found['matching']:,} of {counted(found['total'], 'row')} · page {page} of {pages}"
     st.caption(f"{of} · double-click a cell to read all of it")
     if not found["rows"]:
-        st.info("No row is like that.", icon=":material/search_off:")
+        st.info("No matching row.", icon=":material/search_off:")
         return
     draw_table(_table(found["rows"]), height="content")
 
@@ -177,7 +177,7 @@ def _cell(value: Any) -> str:
 
 
 def _duplicates(source: str, version: str) -> None:
-    answer = _told("Looking for repeats", ["data", "duplicates", source, *_reading_words()], version)
+    answer = _answer_to("Looking for repeats", ["data", "duplicates", source, *_reading_words()], version)
     if answer is not None:
         draw_duplicates(answer.value)
 
@@ -191,7 +191,7 @@ def _tokens(source: str, version: str) -> None:
     length = typed().get("data.max_length", 1024)
     words = ["data", "preview", source, "--model", model, f"--rows={rows}", f"--max-length={length}"]
     words += _reading_words()
-    answer = _told("Turning rows into tokens", words, version)
+    answer = _answer_to("Turning rows into tokens", words, version)
     if answer is None:
         return
     _figures(answer.value)
@@ -206,7 +206,7 @@ def _figures(preview: Mapping[str, Any]) -> None:
     with st.grid(4, min_column_width=150):
         st.metric("Rows that train", f"{sign}{epoch['rows']:,}")
         st.metric("Tokens an epoch", f"{sign}{epoch['tokens']:,}")
-        st.metric("Of them trained", f"{sign}{epoch['trained_tokens']:,}")
+        st.metric("Trained tokens", f"{sign}{epoch['trained_tokens']:,}")
         st.metric("Longest row", f"{lengths['longest']:,} tokens")
     lost = [(epoch[name], name) for name in ("cut", "dropped", "refused") if epoch[name]]
     if lost:
@@ -231,10 +231,10 @@ def _page() -> None:
             "No data yet", "Upload a file of questions and answers, or name one. Nothing leaves this machine."
         )
         return
-    _how_it_is_read()
+    _reading_options()
     version = fingerprint(source)
     words = ["data", "rows", source, "--limit=0", *_reading_words()]
-    answer = _told("Reading", words, version)
+    answer = _answer_to("Reading", words, version)
     if answer is None:
         return
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):

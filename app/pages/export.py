@@ -1,4 +1,4 @@
-"""Export: take a model away, with the proof that what leaves is what was trained."""
+"""Export page: export a model with a certificate, view exports, publish and delete them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import streamlit as st
 
-from app.actions import told
+from app.actions import show_errors
 from app.commands import ask, show_failure
 from app.exports import Export, delete_export, exports_folder, find_exports, target_folder
 from app.studio import studio
@@ -24,7 +24,7 @@ _LARGEST_DOWNLOAD = 2 * 2**30
 
 @dataclass(frozen=True)
 class _Form:
-    """A form to export to: what it is for, its precisions (the first is usual), and the flag that chooses one."""
+    """A form of export: its purpose, its precisions (the first is the default), and the flag for them."""
 
     title: str
     purpose: str
@@ -47,14 +47,14 @@ _FORMS = {
         "Merged", "A whole model in Hugging Face layout.", ("bfloat16", "float16", "float32"), "--dtype"
     ),
     "lora-gguf": _Form("LoRA as GGUF", "The adapter for llama.cpp, beside a GGUF of its base."),
-    "onnx": _Form("ONNX", "The whole model as a graph, for onnxruntime and the many programs that carry it."),
+    "onnx": _Form("ONNX", "The whole model as a graph, for onnxruntime and programs built on it."),
 }
 
 
 def _new() -> None:
     finished = {run.id: run for run in studio().runs.list(status=RunStatus.FINISHED)}
     if not finished:
-        draw_nothing_yet("Nothing to take away yet", "Finish a run first; then it can be exported here.")
+        draw_nothing_yet("Nothing to export yet", "Finish a run first; then it can be exported here.")
         return
     with st.container(border=True):
         wanted, ids = st.query_params.get("run", ""), list(finished)
@@ -81,7 +81,7 @@ def _new() -> None:
         rows = right.number_input("Rows to compare on", 0, 1000, 32, help="0 compares nothing: never green.")
         best = st.toggle(
             "The best checkpoint in place of the result",
-            help="The one with the lowest held-out loss. Where the last steps did harm, it answers better.",
+            help="The one with the lowest held-out loss. If the last steps made the model worse, it answers better.",
         )
         if st.button("Export and check", type="primary", icon=":material/ios_share:"):
             out = target_folder(studio().root, f"{run}-best" if best else run, target, precision)
@@ -105,7 +105,7 @@ def _at_work() -> None:
 
 
 def _one(export: Export) -> None:
-    """One export; what is behind it is shown when it is asked for."""
+    """Draw one export, with the view that the person has opened."""
     name = export.folder.name
     with st.container(border=True, gap="small"):
         draw_certificate(export)
@@ -122,7 +122,7 @@ def _one(export: Export) -> None:
 
 
 def _files(export: Export) -> None:
-    """Every file, to be saved one by one, and the folder that has them all."""
+    """Draw the folder and every file with a download button."""
     st.code(str(export.folder), language=None, wrap_lines=True)
     for number, (name, length) in enumerate(export.files.items()):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -144,7 +144,7 @@ def _card(export: Export) -> None:
 
 
 def _publish(export: Export) -> None:
-    """To the Hugging Face Hub: what would leave is shown first, and red never leaves."""
+    """Draw the form to upload to the Hugging Face Hub, with a dry run; a red export cannot be uploaded."""
     if export.light == "red":
         st.error("A red export is not published.", icon=":material/block:")
         return
@@ -152,7 +152,7 @@ def _publish(export: Export) -> None:
     repo = st.text_input(
         "Repository on the Hugging Face Hub", placeholder="owner/name", key=f"repo {name}"
     ).strip()
-    public = st.toggle("Let everybody see it", key=f"public {name}")
+    public = st.toggle("Make it public", key=f"public {name}")
     words = ["export", export.run, "--to", "hub", "--form", export.target, "--out", str(export.folder)]
     words += ["--repo", repo, "--runs", str(studio().runs.root), *["--public"] * public]
     there = bool(os.environ.get("HF_TOKEN"))
@@ -166,12 +166,12 @@ def _publish(export: Export) -> None:
         st.session_state["publishing"] = (name, words if push else [*words, "--dry-run"], turn + 1)
     if not there:
         st.caption("To upload, set HF_TOKEN before you start the studio; it is never asked for here.")
-    asked, said, turn = st.session_state.get("publishing", ("", [], 0))
-    if asked == name and (answer := ask("Talking to the Hub", said, version=str(turn))) is not None:
+    export_name, command, turn = st.session_state.get("publishing", ("", [], 0))
+    if export_name == name and (answer := ask("Talking to the Hub", command, version=str(turn))) is not None:
         if not answer.ok:
             show_failure(answer)
             return
-        verb = "Would upload" if "--dry-run" in said else "Uploaded"
+        verb = "Would upload" if "--dry-run" in command else "Uploaded"
         st.info(f"{verb} {len(answer.value.get('files', {})):,} files.", icon=":material/cloud:")
 
 
@@ -187,12 +187,12 @@ def _forget_to_delete() -> None:
 @st.dialog("Delete this export?", on_dismiss=_forget_to_delete)
 def _ask_to_delete(export: Export) -> None:
     st.markdown(
-        f"**{plain(export.folder.name)}** goes for good, with {size(sum(export.files.values()))} of files."
+        f"**{plain(export.folder.name)}** is deleted for good, with {size(sum(export.files.values()))} of files."
     )
     st.caption("The run it came from stays.")
     with st.container(horizontal=True):
         if st.button("Delete it", type="primary", icon=":material/delete_forever:"):
-            with told():
+            with show_errors():
                 delete_export(studio().root, export.folder.name)
                 _forget_to_delete()
                 st.rerun()

@@ -1,4 +1,4 @@
-"""Help: a tour of five minutes, and every word explained."""
+"""Help page: a five-minute tour, the glossary, and what to do when something goes wrong."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TOUR = (
         "export",
         "Export",
         (
-            "Take the model away for Ollama, llama.cpp or Hugging Face, with a certificate that what leaves is what "
+            "Export the model for Ollama, llama.cpp or Hugging Face, with a certificate that the export is what "
             "was trained."
         ),
     ),

@@ -1,10 +1,10 @@
-"""Home: three ways in, what is running, what waits, what came last, and what this machine has."""
+"""Home page: three ways to begin, running, queued and recent runs, and the machine."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.actions import told
+from app.actions import show_errors
 from app.example import example_config
 from app.start import begin
 from app.studio import studio
@@ -36,7 +36,7 @@ def _ways_in() -> None:
         if st.button(
             "Start the example", type="primary", icon=":material/play_arrow:", key="example", wrap=True
         ):
-            with told(), st.spinner("Starting …"):
+            with show_errors(), st.spinner("Starting …"):
                 run = begin(studio(), example_config())
                 st.switch_page(RUN_PAGE, query_params={"run": run.id})
     with new:
@@ -52,7 +52,7 @@ def _ways_in() -> None:
 
 
 def _runs() -> None:
-    """What the runs are doing; looked at again every two seconds."""
+    """Draw running, queued and recent runs; drawn again every two seconds."""
     found = studio().runs.list()
     if not found:
         st.space("small")

@@ -1,4 +1,4 @@
-"""New run: what to train, on what, how, and what it will cost."""
+"""New-run page: choose model, data and settings, see the estimated cost, and start the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import streamlit as st
 import yaml
 from streamlit.delta_generator import DeltaGenerator
 
-from app.actions import told
+from app.actions import show_errors
 from app.commands import Answer, ask, show_failure
 from app.fingerprints import fingerprint
 from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
@@ -32,11 +32,11 @@ from backend.utils.config_utils import apply_overrides
 from backend.utils.machine_utils import available_cores
 from backend.utils.record_utils import record_from_json
 
-# what the rows are and which model is meant: the command looks anew when one of these changes
+# Settings that decide the rows and the model: the estimate command runs again when one of them changes.
 _COSTLY = ("model.", "data.", "augmentation.paraphrases")
 _KEPT = ("model.", "data.", "name")
 _LOOKS = "looks at the rows"
-# the look at the rows did not come to an end: the run looks at them itself, and may begin
+# Errors after which the run may still start: the rows were not checked here, so the run checks them itself.
 _NOT_LOOKED = frozenset({"timeout", "cancelled", "no-answer"})
 _DEFAULTS = "Forget every change but model, data and name."
 _SECTIONS = {
@@ -51,7 +51,7 @@ _SECTIONS = {
 
 
 def _parsed(values: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[Problem, ...]]:
-    """The configuration, or None and everything that is wrong with it."""
+    """Return the configuration, or None and all of its problems."""
     try:
         return parse_config(apply_overrides({}, values)), ()
     except ConfigError as error:
@@ -59,7 +59,7 @@ def _parsed(values: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[Problem,
 
 
 def _model_card(name: str) -> None:
-    """Size, licence and context of the model, as far as this machine knows."""
+    """Draw size, licence and context of the model, if they are known here."""
     alias, folder = MODEL_ALIASES.get(name), local_folder(name)
     facts = (
         [f"{alias.parameters / 1e6:,.0f} M parameters", alias.licence, "comes with Tunesmith"]
@@ -79,7 +79,7 @@ def _model_card(name: str) -> None:
 
 
 def _presets() -> None:
-    """Buttons that change how it is trained; model, data and name stay."""
+    """Draw the buttons of presets, which change everything but model, data and name."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("Begin with", width="content")
         for name, (purpose, values) in {**PRESETS, "Defaults": (_DEFAULTS, {})}.items():
@@ -90,7 +90,7 @@ def _presets() -> None:
 
 
 def _form() -> dict[str, DeltaGenerator]:
-    """The settings, few or all; a place below each comes back."""
+    """Draw the basic or all settings; return a place for errors below each."""
     depth = st.radio("Depth", ["Basic", "Expert"], horizontal=True, key="depth")
     return _expert() if depth == "Expert" else _basic()
 
@@ -119,7 +119,7 @@ def _basic() -> dict[str, DeltaGenerator]:
 
 
 def _models_here(name: str, chosen: str) -> None:
-    """The models that need not be fetched, to choose from; one that is chosen goes into the field."""
+    """Draw the choice of models on this machine; the chosen one goes into the model field."""
     known = local_models(studio())
     taken = st.selectbox(
         "Or one already here",
@@ -144,7 +144,7 @@ def _expert() -> dict[str, DeltaGenerator]:
 
 
 def _in_two_columns(names: Sequence[str]) -> dict[str, DeltaGenerator]:
-    """The widgets row by row, so that the eye and the tab key go the same way."""
+    """Draw the widgets row by row, so that the Tab key follows the order on the screen."""
     places: dict[str, DeltaGenerator] = {}
     for start in range(0, len(names), 2):
         for column, name in zip(st.columns(2), names[start : start + 2], strict=False):
@@ -166,7 +166,10 @@ def _past(root: str) -> list[PastRun]:
 
 
 def _cost(config: RunConfig) -> Answer | None:
-    """Draw what the run will cost; what the rows say comes from a command, all else is worked out as one types."""
+    """Draw the estimated cost and return the answer of the command that reads rows and model.
+
+    Only a change of rows or model runs the command again; other settings are estimated in this process as one types.
+    """
     looked = {name: value for name, value in typed().items() if name.startswith(_COSTLY)}
     words = ["estimate", *command_words(looked), "--runs", str(studio().runs.root)]
     version = _version(config)
@@ -191,7 +194,7 @@ def _cost(config: RunConfig) -> Answer | None:
 
 
 def _version(config: RunConfig) -> str:
-    """What changes when anything changes that the estimate reads, or when a person asks to look again."""
+    """Return the version of the estimate's answer: it changes with every file it reads and with "Look again"."""
     held_out = config.data.validation if isinstance(config.data.validation, str) else ""
     sources = (config.data.train, held_out, config.augmentation.paraphrases, config.model.model_name_or_path)
     return f"{fingerprint(*sources)}:{st.session_state.get(_LOOKS, 0)}"
@@ -202,7 +205,7 @@ def _look_again() -> None:
 
 
 def _accepted(stops: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Draw what the data check calls STOP; the names of these checks once a person trains all the same."""
+    """Draw the findings that stop a run; return the names of their checks if the person accepts them."""
     if not stops:
         return ()
     for stop in stops:
@@ -216,7 +219,7 @@ def _accepted(stops: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
 
 
 def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[Problem]) -> None:
-    """The two buttons. They are off while the rows are read or something is to be mended, and say so."""
+    """Draw the buttons to start and to queue; off, with the reason, while rows are read or a problem is left."""
     refused = config is None or (looked is not None and not looked.ok and looked.code not in _NOT_LOOKED)
     reading = config is not None and looked is None
     stops = looked.value["stops"] if looked is not None and looked.ok else ()
@@ -224,7 +227,7 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
     off = refused or reading or len(accepted) < len(stops)
     with st.container(horizontal=True):
         now = st.button("Start now", type="primary", icon=":material/play_arrow:", disabled=off)
-        later = st.button("Put into the queue", icon=":material/queue:", disabled=off)
+        later = st.button("Add to the queue", icon=":material/queue:", disabled=off)
     if reading:
         st.caption(
             "Rows and model are read first. Cancel that to start at once: the run then looks at its rows itself."
@@ -238,13 +241,13 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
         st.button("Look again", icon=":material/refresh:", type="tertiary", on_click=_look_again)
     if config is not None and looked is not None and (now or later):
         checked = config.accepting(accepted).pinned(looked.value["sha256"]) if looked.ok else config
-        with told():
+        with show_errors():
             run = begin(studio(), checked, queue=later, checked=_found(looked, checked))
             st.switch_page("pages/run.py", query_params={"run": run.id})
 
 
 def _found(looked: Answer, config: RunConfig) -> DataCheck | None:
-    """What the data check found, for the run to keep; nothing where nobody looked: then the run looks itself."""
+    """Return the findings of the data check for the run to keep; None, and it checks itself, if there are none."""
     if not looked.ok:
         return None
     findings = (record_from_json(DataFinding, each) for each in looked.value["findings"])
@@ -276,14 +279,15 @@ def _page() -> None:
         elsewhere = st.container()
         places = _form()
     config, problems = _parsed(typed())
-    shown = problems if typed() else ()  # nobody is scolded before the first word
+    shown = problems if typed() else ()  # no errors on an untouched form
     for problem in mark(shown, places):
         elsewhere.error(plain(str(problem), 400), icon=":material/error:")
     with cost:
         looked = _cost(config) if config else None
         if config is None:
             st.info(
-                "Once the settings are whole, this says what a run will cost.", icon=":material/calculate:"
+                "The cost of the run appears here once the settings are complete.",
+                icon=":material/calculate:",
             )
         _start(config, looked, problems)
         _equivalent(config)

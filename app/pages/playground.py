@@ -1,4 +1,4 @@
-"""Playground: talk to what was trained, beside what it was before."""
+"""Playground page: chat with a model, compare it with its base, see its tokens, answer a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.actions import told
+from app.actions import show_errors
 from app.chat_client import ChatClient, ServedModel
 from app.drafts import draft, keep_draft
 from app.rows_to_ask import read_prompts
@@ -34,33 +34,35 @@ _GENERAL = (
     "Write a short, polite note that declines an invitation.",
     "Name three fruits and three vegetables.",
 )
-"""Questions for a model of which no run here has held anything out."""
+"""Suggested questions for a model without held-out rows."""
 
 
 def _server() -> ChatClient | None:
-    """A client of the running server; without one, the way to start it."""
+    """Return a client of the running server; if there is none, draw the button that starts it."""
     found = manager().find()
     if found is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge("Server running", icon=":material/dns:", color="green")
             st.caption(f"Other programs can ask it too, as they ask OpenAI: {plain(found.url)}")
             if st.button("Stop the server", icon=":material/power_settings_new:", type="tertiary"):
-                with told(), st.spinner("Stopping"):
+                with show_errors(), st.spinner("Stopping"):
                     manager().stop()
                 st.rerun()
         return client(found.url)
-    draw_nothing_yet("Nobody answers yet", "A server answers; it loads a model when that is first asked.")
+    draw_nothing_yet(
+        "The server is not running", "Start it to talk to a model; it loads one when first asked."
+    )
     with st.container(horizontal_alignment="center"):
         pressed = st.button("Start the server", type="primary", icon=":material/play_arrow:")
     if pressed:
-        with told(), st.spinner("Starting the inference server"):
+        with show_errors(), st.spinner("Starting the inference server"):
             manager().start()
             st.rerun()
     return None
 
 
 def _choose_model(models: Sequence[ServedModel]) -> ServedModel:
-    """Which model."""
+    """Draw the choice of a model and return it."""
     by_id = {model.id: model for model in models}
     wanted = st.query_params.get("run", "")
     ids = list(by_id)
@@ -76,7 +78,7 @@ def _choose_model(models: Sequence[ServedModel]) -> ServedModel:
 
 
 def _choose_how(served: ServedModel) -> tuple[str, dict[str, Any]]:
-    """The model at a checkpoint, how strong its adapter is, and how it chooses its words."""
+    """Draw the controls and return the model, at its checkpoint, and the options of a request."""
     model = name = served.id
     options = dict[str, Any]()
     if served.checkpoints:
@@ -102,25 +104,25 @@ def _with_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 def _chat(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     turns: list[dict[str, str]] = draft(_TALK).setdefault("turns", [])
-    _keep_what_was_said(turns)
+    _keep_stopped_answer(turns)
     talk = st.container()
-    asked = st.chat_input("Say something") or st.session_state.pop("suggested", "")
+    question = st.chat_input("Say something") or st.session_state.pop("suggested", "")
     with talk:
-        if not turns and not asked:
-            _before_the_first_word(ask, model)
+        if not turns and not question:
+            _suggestions(ask, model)
         draw_messages(turns)
-        if asked:
-            turns.append({"role": "user", "content": asked})
+        if question:
+            turns.append({"role": "user", "content": question})
             draw_messages(turns[-1:])
             _say(ask, model, options, turns)
     keep_draft(_TALK, {"turns": list(turns)})
-    if turns and st.button("Begin anew", icon=":material/refresh:", type="tertiary"):
+    if turns and st.button("Start over", icon=":material/refresh:", type="tertiary"):
         keep_draft(_TALK, {})
         st.rerun()
 
 
-def _before_the_first_word(ask: ChatClient, model: str) -> None:
-    """What to do with an empty page, and questions to begin with: the base is asked what a run held out."""
+def _suggestions(ask: ChatClient, model: str) -> None:
+    """Draw questions to begin with: prompts held out by the run; for the base, by the first run that has some."""
     runs = [one.id for one in ask.models()] if model == BASE else [model.partition("@")[0]]
     prompts = next(filter(None, map(_held_out, runs)), [])
     words = "ask what it was never trained on:" if prompts else "begin with one of these:"
@@ -136,7 +138,7 @@ def _suggest(prompt: str) -> None:
 
 
 def _held_out(run: str) -> list[str]:
-    """A few questions out of the run's held-out rows, as its samples keep them; none for what is no run of ours."""
+    """Return a few prompts of the run's held-out rows from its samples; none if there is no such run."""
     try:
         samples = last_records(RunDir(safe_join(studio().runs.root, run)).samples_file)
     except UnsafeNameError:
@@ -148,8 +150,8 @@ def _held_out(run: str) -> list[str]:
 
 
 def _say(ask: ChatClient, model: str, options: Mapping[str, Any], turns: list[dict[str, str]]) -> None:
-    """The next answer, as it comes. Stop runs the page again, which closes the stream."""
-    with st.chat_message("assistant", avatar=":material/graphic_eq:"), told():
+    """Draw the next answer as it comes. The Stop button runs the page again, which closes the stream."""
+    with st.chat_message("assistant", avatar=":material/graphic_eq:"), show_errors():
         place, stop = st.empty(), st.empty()
         place.caption("Thinking …")
         stop.button("Stop", icon=":material/stop:", key=f"stop {len(turns)}")
@@ -163,23 +165,25 @@ def _say(ask: ChatClient, model: str, options: Mapping[str, Any], turns: list[di
 
 
 def _answered(turns: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The turns without the questions that got no word of answer, since templates want turns to alternate."""
+    """Return the turns without questions that got no answer, since templates want roles to alternate."""
     following = [*(turn["role"] for turn in turns[1:]), ""]
     return [
         turn for turn, then in zip(turns, following, strict=True) if (turn["role"], then) != ("user", "user")
     ]
 
 
-def _keep_what_was_said(turns: list[dict[str, str]]) -> None:
-    """An answer that was stopped half-way stays as far as it came."""
-    said = st.session_state.pop("saying", None)
-    if said and turns and turns[-1]["role"] == "user":
-        turns.append({"role": "assistant", "content": said, "note": "Stopped."})
+def _keep_stopped_answer(turns: list[dict[str, str]]) -> None:
+    """Add an answer that was stopped half-way to the turns."""
+    text = st.session_state.pop("saying", None)
+    if text and turns and turns[-1]["role"] == "user":
+        turns.append({"role": "assistant", "content": text, "note": "Stopped."})
 
 
-def _asked(key: str, button: str, more: Callable[[], None] = lambda: None) -> list[dict[str, str]] | None:
-    """What the person wants to ask, once they press the button; ``more`` draws what stands between the two."""
-    text = st.text_area("Prompt", key=f"prompt {key}", placeholder="What shall it answer?")
+def _prompt_form(
+    key: str, button: str, more: Callable[[], None] = lambda: None
+) -> list[dict[str, str]] | None:
+    """Draw a prompt field and a button; return the messages once it is pressed. ``more`` draws in between."""
+    text = st.text_area("Prompt", key=f"prompt {key}", placeholder="Ask something")
     more()
     pressed = st.button(button, type="primary", icon=":material/send:")
     if pressed and not text.strip():
@@ -188,11 +192,11 @@ def _asked(key: str, button: str, more: Callable[[], None] = lambda: None) -> li
 
 
 def _side_by_side(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
-    messages = _asked("sides", "Ask both")
+    messages = _prompt_form("sides", "Ask both")
     if messages is None:
-        st.caption("The base model and the tuned one answer with the same seed; dots mark where they part.")
+        st.caption("The base model and the tuned one answer with the same seed; dots mark where they differ.")
         return
-    with told():
+    with show_errors():
         with st.spinner("Both are answering"):
             found = ask.compare(model, messages, **options)
         parted = found.get("first_difference")
@@ -214,13 +218,13 @@ def _tokens(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     def judge() -> None:
         st.text_input("Judge this answer", key="judged", placeholder="Leave empty and the model answers")
 
-    messages = _asked("tokens", "Look", judge)
+    messages = _prompt_form("tokens", "Look", judge)
     answer = str(st.session_state["judged"])
     if messages is None:
         st.caption("Every token of the answer, and how likely the model found it.")
         return
     judged = {"answer": answer} if answer else {}
-    with told():
+    with show_errors():
         with st.spinner("Asking"):
             found = ask.token_view(model, messages, top=5, **judged, **options)
         draw_sureness(found["answer"]["tokens"])
@@ -236,7 +240,7 @@ def _file(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
     if upload is None:
         st.caption("Text with a prompt a line, JSONL with prompt or messages, or CSV with a column prompt.")
         return
-    with told():
+    with show_errors():
         rows = read_prompts(upload.name, upload.getvalue())
         st.caption(f"{len(rows):,} prompts")
         if st.button("Answer them all", type="primary", icon=":material/play_arrow:"):
@@ -259,7 +263,7 @@ def _file(ask: ChatClient, model: str, options: Mapping[str, Any]) -> None:
 def _answers(
     ask: ChatClient, model: str, rows: Sequence[Sequence[Mapping[str, str]]], options: Mapping[str, Any]
 ) -> Iterator[dict[str, str]]:
-    """The answers in the order of the rows; a row that is refused says so and loses no other."""
+    """Yield the answers in the order of the rows; an error concerns only its own row."""
 
     def one(messages: Sequence[Mapping[str, str]]) -> dict[str, str]:
         prompt = messages[-1]["content"]
@@ -282,7 +286,7 @@ def page() -> None:
     ask = _server()
     if ask is None:
         return
-    with told():
+    with show_errors():
         models = ask.models()
         if not models:
             draw_nothing_yet("No model to talk to", "Finish a run first; it appears here by itself.")

@@ -1,4 +1,4 @@
-"""Queue: what starts next, in which order, and what is held."""
+"""Queue page: the order of waiting runs, how many run at a time, and which are held."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from app.actions import told
+from app.actions import show_errors
 from app.studio import studio
 from app.views.cards import RUN_PAGE, draw_nothing_yet
 from app.views.status_face import FACES, HELD, draw_badge
@@ -23,7 +23,7 @@ def page() -> None:
     """Draw the page."""
     st.title("Queue")
     st.caption(
-        "The first run of the list starts as soon as one that trains has ended. "
+        "The first run in the list starts as soon as a training run ends. "
         "Runs of a higher priority come first, whatever their order."
     )
     _slots()
@@ -37,22 +37,22 @@ def _slots() -> None:
             name = "Runs at a time" if device == "default" else f"Runs at a time on {plain(device, 40)}"
             wanted = st.number_input(name, 0, 64, count, key=f"slots-{device}-{count}", width=180)
             if wanted != count:
-                with told():
+                with show_errors():
                     queue.set_slots(device, int(wanted))
                     st.rerun()
 
 
 def _waiting() -> None:
-    with told():
+    with show_errors():
         move_on(studio().queue)
     waiting = studio().queue.waiting()
     if not waiting:
-        draw_nothing_yet("Nothing waits", "A new run can be put here instead of being started at once.")
+        draw_nothing_yet("The queue is empty", "A new run can be put here instead of being started at once.")
         return
-    if st.button("Start what has its turn", icon=":material/play_arrow:", key="schedule"):
-        with told():
+    if st.button("Start runs whose turn it is", icon=":material/play_arrow:", key="schedule"):
+        with show_errors():
             started = move_on(studio().queue)
-            st.toast(f"Started {len(started)}." if started else "Nothing has a free slot now.")
+            st.toast(f"Started {len(started)}." if started else "No slot is free now.")
             st.rerun()
     for place, (run, ticket) in enumerate(waiting):
         _entry(place, run, ticket, waiting)
@@ -74,7 +74,7 @@ def _entry(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[Run
 
 
 def _moves(place: int, run: RunDir, ticket: QueueTicket, waiting: list[tuple[RunDir, QueueTicket]]) -> None:
-    """The buttons of one entry; names for the ear say which run they mean."""
+    """Draw the buttons of one entry."""
     queue = studio().queue
     before, behind = waiting[:place], waiting[place + 1 :]
     with st.container(horizontal=True, gap="small"):
@@ -100,7 +100,7 @@ def _button(label: str, icon: str, run: RunDir, disabled: bool = False) -> bool:
         "Earlier": "Before the run above, with its priority.",
         "Later": "The run below goes first.",
         "Raise priority": "By one: it comes before all runs of a lower priority.",
-        "Lower priority": "By one: it comes behind all runs of a higher priority.",
+        "Lower priority": "By one: it comes after all runs of a higher priority.",
         "Hold": "Keep it waiting until it is released.",
         "Release": "Let it start when it has its turn.",
         "Remove": "Out of the queue; the run and its files stay.",
@@ -116,7 +116,7 @@ def _button(label: str, icon: str, run: RunDir, disabled: bool = False) -> bool:
 
 
 def _do(change: Callable[[], object]) -> None:
-    with told():
+    with show_errors():
         change()
         st.rerun()
 

@@ -1,4 +1,4 @@
-"""Runs: one run live, or all of them to choose from. Which one stands in the address."""
+"""Runs page: the run named in the address, live, or the list of all runs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _one_run(chosen: Chosen) -> None:
 
 
 def _live(chosen: Chosen) -> None:
-    """Everything that moves; drawn anew every two seconds while the run lives."""
+    """Draw the part of the page that changes, every two seconds while the run is active."""
     state = chosen.run.state()
     if state.status is not chosen.state.status:
         st.rerun()
@@ -79,7 +79,7 @@ def _live(chosen: Chosen) -> None:
         bind="query-params",
         label_visibility="collapsed",
     )
-    # Only now, so that the browser has all of this before it: a long run takes a moment to read.
+    # Read only now, so that the browser already shows the rest: the curves of a long run take a moment.
     with chosen.reading.fresh() as scalars:
         latest, left = dict(scalars.latest), time_left(scalars)
     with head:

@@ -1,4 +1,4 @@
-"""Settings: where things lie, what may be used, and how the studio looks."""
+"""Settings page: folders, tokens and the look of the studio."""
 
 from __future__ import annotations
 

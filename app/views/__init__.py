@@ -1,1 +1,1 @@
-"""Drawing helpers: values in, pixels out."""
+"""Functions that draw values on a page."""

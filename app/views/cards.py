@@ -1,4 +1,4 @@
-"""Runs as cards, and the face of a studio without any."""
+"""Draw runs as cards, and a placeholder where there is nothing yet."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RUN_PAGE = "pages/run.py"
 
 
 def draw_runs(runs: Sequence[RunSummary]) -> None:
-    """Runs as cards, up to three in a row."""
+    """Draw runs as cards, up to three in a row."""
     with st.grid(3, min_column_width=250):
         for run in runs:
             draw_run(run)
 
 
 def draw_run(run: RunSummary) -> None:
-    """One run as a card: its name, which leads to it, where it stands, how far it is, and its losses."""
+    """Draw one run as a card: a link to it, its state, progress and losses."""
     face = face_of(run.status, run.reason, run.damage)
     with st.container(border=True, gap="xsmall", height="stretch"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -39,7 +39,9 @@ def _reached(run: RunSummary) -> list[str]:
     steps = f"step {run.step:,} of {run.total_steps:,}" if run.total_steps else ""
     loss = f"loss {figure(run.loss)}" if run.loss is not None else ""
     held_out = f"held\u2011out {figure(run.eval_loss)}" if run.eval_loss is not None else ""
-    return [part.replace(" ", "\u00a0") for part in (steps, loss, held_out) if part]  # lines end between two
+    return [
+        part.replace(" ", "\u00a0") for part in (steps, loss, held_out) if part
+    ]  # wrap only between parts
 
 
 def _made_of(run: RunSummary) -> list[str]:
@@ -56,7 +58,7 @@ _FORK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 120" width="
 
 
 def draw_nothing_yet(title: str, advice: str) -> None:
-    """The face of an empty place: a drawing, what it is, and what to do. Both texts are ours, never data."""
+    """Draw the placeholder of an empty page: a picture, a title and advice. Both are Markdown, never data."""
     with st.container(border=True, horizontal_alignment="center", gap="xsmall"):
         st.image(_FORK, width=220, alt="A tuning fork that sounds")
         st.markdown(f"**{title}**", text_alignment="center")

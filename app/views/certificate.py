@@ -1,4 +1,4 @@
-"""The certificate of an export: green, amber or red, in words, with the reasons, and every check."""
+"""Draw the certificate of an export: its light in words, the reasons, and every check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FACES = {
 
 
 def draw_certificate(export: Export) -> None:
-    """The light, what it is about, and why it is not green."""
+    """Draw the light, the export it is for, and the reasons why it is not green."""
     word, icon, colour = _FACES.get(export.light, _FACES["red"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.badge(word, icon=icon, color=colour)  # type: ignore[arg-type]
@@ -30,5 +30,5 @@ def draw_certificate(export: Export) -> None:
 
 
 def draw_checks(export: Export) -> None:
-    """Every check, with what it found."""
+    """Draw every check with its finding."""
     draw_table(export.checks, height="content")

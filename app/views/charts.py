@@ -1,4 +1,4 @@
-"""Curves, drawn by Vega-Lite, which comes with Streamlit. Values in, pixels out."""
+"""Draw curves and bars with Vega-Lite, which comes with Streamlit."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LEGEND = {
 _ON_CANVAS: Mapping[str, Any] = MappingProxyType(
     {"usermeta": {"embedOptions": {"renderer": "canvas"}}, "config": {"aria": False}}
 )
-"""Else every point is an element of the page with a description of its own; ``alt`` says it once and better."""
+"""Without this, every point is an element of the page with its own description; one ``alt`` text is better."""
 _FEW_POINTS = 24
-"""A line of so few points shows each of them: what lies between two was not measured."""
+"""A line with no more points than this shows each of them, since nothing was measured in between."""
 _TIME_UNITS = ((5400.0, 3600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -41,9 +41,9 @@ def draw_lines(
     faint: Mapping[str, Line] | None = None,
     colours: Sequence[str] = COLOURS,
 ) -> None:
-    """A chart of ``lines`` by name; each may have a ``faint`` companion, such as itself before smoothing.
+    """Draw a chart of ``lines`` by name; each may have a ``faint`` one behind it, such as itself unsmoothed.
 
-    Drag to move along the axis, Shift and the wheel to zoom, double-click to come back.
+    Drag to move along the axis, Shift and the wheel to zoom, double-click to reset.
     """
     factor, unit = _unit(axis, lines)
     records = [
@@ -65,17 +65,17 @@ def draw_lines(
 
 
 def draw_bars(bars: Mapping[str, int], along: str, up: str) -> None:
-    """A bar a name, in the order given; ``along`` and ``up`` say what the axes are."""
+    """Draw a bar for each name, in the order given; ``along`` and ``up`` are the titles of the axes."""
     data = arrow_table({"name": list(bars), "count": list(bars.values())})
     x = {"field": "name", "type": "nominal", "title": along, "sort": None, "axis": {"labelAngle": 0}}
     y = {"field": "count", "type": "quantitative", "title": up}
     spec = {"height": 180, "mark": {"type": "bar", "color": COLOURS[0]}, "encoding": {"x": x, "y": y}}
-    said = "; ".join(f"{name}: {count:,}" for name, count in bars.items())
-    st.vega_lite_chart(data, spec, alt=f"{up} by {along.lower()}. {said}.")
+    values = "; ".join(f"{name}: {count:,}" for name, count in bars.items())
+    st.vega_lite_chart(data, spec, alt=f"{up} by {along.lower()}. {values}.")
 
 
 def describe(lines: Mapping[str, Line], title: str, unit: str, factor: float = 1.0) -> str:
-    """The chart in a sentence, for those who hear it."""
+    """Return the chart in a sentence, for screen readers."""
     parts = [
         f"{name}: from {one.y[0]:.4g} to {one.y[-1]:.4g} between {one.x[0] / factor:.4g} and "
         f"{one.x[-1] / factor:.4g} {unit}"
@@ -86,7 +86,7 @@ def describe(lines: Mapping[str, Line], title: str, unit: str, factor: float = 1
 
 
 def _unit(axis: str, lines: Mapping[str, Line]) -> tuple[float, str]:
-    """By how much the places on the axis are divided, and what they are then."""
+    """Return the divisor of the values on the axis, and their unit."""
     if axis != "time":
         return 1.0, axis if axis == "tokens" else f"{axis}s"
     longest = max((one.x[-1] for one in lines.values() if one.x), default=0.0)
@@ -124,7 +124,7 @@ def _spec(
     line = {"type": "line", "interpolate": "linear", "strokeJoin": "round"}
     zoom = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
     hover = {"type": "point", "on": "pointerover", "nearest": True, "clear": "pointerout"}
-    solid = [{"filter": "datum.kind != 'faint'"}] if faint else []  # an expression a point: only where needed
+    solid = [{"filter": "datum.kind != 'faint'"}] if faint else []  # it is evaluated for every point
     layers: list[dict[str, Any]] = [
         {
             "transform": solid,

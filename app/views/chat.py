@@ -1,4 +1,4 @@
-"""A conversation, and how sure a model was of every token. What a model says is text and is never interpreted."""
+"""Draw a conversation and the probability of every token. A model's text is escaped, never interpreted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ICONS = {"user": ":material/person:", "assistant": ":material/graphic_eq:"}
 
 
 def draw_messages(messages: Sequence[Mapping[str, str]]) -> None:
-    """The turns so far."""
+    """Draw the messages so far."""
     for message in messages:
         with st.chat_message(message["role"], avatar=_ICONS.get(message["role"])):
             draw_text(message["content"])
@@ -36,7 +36,7 @@ def draw_messages(messages: Sequence[Mapping[str, str]]) -> None:
 def draw_sureness(
     tokens: Sequence[Mapping[str, Any]], first_difference: int | None = None, *, width: int = WIDE
 ) -> None:
-    """Every token over a colour for its probability, which a pointer names; a mark where two answers part.
+    """Draw every token on a colour for its probability, shown on hover, with a mark at ``first_difference``.
 
     Folded beyond a dozen lines of ``width`` characters.
     """
@@ -53,13 +53,13 @@ def draw_sureness(
 
 
 def draw_prompt(prompt: Mapping[str, Any]) -> None:
-    """The exact text the model was given, its own marks included."""
+    """Draw the exact prompt of the model, with its special tokens."""
     st.caption(f"{len(prompt['tokens']):,} tokens")
     st.code(str(prompt["text"]), language=None, wrap_lines=True)
 
 
 def draw_alternatives(tokens: Sequence[Mapping[str, Any]]) -> None:
-    """What else the model could have said at every place, as a table."""
+    """Draw a table of the other likely tokens at every position."""
     table = [
         {
             "token": repr(token["text"])[1:-1],
@@ -77,15 +77,15 @@ def draw_alternatives(tokens: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_side(title: str, side: Mapping[str, Any], first_difference: int | None) -> None:
-    """One of two answers."""
+    """Draw one of two answers."""
     st.markdown(f"**{title}**")
     with st.container(border=True):
-        draw_text(str(side["text"]) or "(it said nothing)", width=NARROW)
+        draw_text(str(side["text"]) or "(empty answer)", width=NARROW)
     draw_sureness(side["tokens"], first_difference, width=NARROW)
 
 
 def probability(token: Mapping[str, Any]) -> float:
-    """How likely the model found a token, 0 to 1."""
+    """Return the probability that the model gave a token, 0 to 1."""
     given = token.get("probability")
     if isinstance(given, int | float):
         return float(given)
@@ -98,5 +98,5 @@ def _share(probability: float) -> str:
 
 
 def _colour(sure: float) -> str:
-    """Red where the model guessed, none where it was sure; the text keeps its own colour."""
+    """Return the background of a token: stronger the less likely it was; the text keeps its colour."""
     return f"background: rgba(220,120,40,{0.55 * (1 - min(1.0, max(0.0, sure))):.2f})"

@@ -1,4 +1,4 @@
-"""Runs side by side: settings that differ, evaluations with their intervals, answers to the same rows."""
+"""Draw runs side by side: different settings, evaluations with intervals, answers to the same rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, str]
 
 
 def draw_settings(settings: Mapping[str, Sequence[object]], names: Sequence[str]) -> None:
-    """A line for each setting that differs."""
+    """Draw a line for each setting that differs."""
     if not settings:
         st.caption("Their settings are the same.")
         return
@@ -33,7 +33,7 @@ def _setting(value: object) -> str:
 
 
 def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
-    """One run's figures; a score with the 95 % interval that its number of rows allows."""
+    """Return one run's figures, its score with a 95 % interval for the number of scored rows."""
     steps, losses = scalars.curve(EVAL_LOSS)
     by_step = dict(zip(steps, losses, strict=True))
     best = best_step(by_step)
@@ -55,7 +55,7 @@ def _number(value: object) -> float | None:
 
 
 def score_words(share: float | None, rows: object) -> str:
-    """``75 % (51 to 90 %) of 16 rows``; a dash where nothing was scored."""
+    """Return ``75 % (51 to 90 %) of 16 rows``, or a dash if nothing was scored."""
     if share is None or not isinstance(rows, int) or rows < 1:
         return "–"
     low, high = score_interval(round(share * rows), rows)
@@ -63,7 +63,7 @@ def score_words(share: float | None, rows: object) -> str:
 
 
 def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
-    """The newest answer of each run to each row of their panels; all of it is shown as text."""
+    """Draw the newest answer of each run to each row of their panels, as plain text."""
     newest = {
         name: {row: found[-1] for row, found in panels(records).items()} for name, records in samples.items()
     }
@@ -73,14 +73,14 @@ def draw_answers(samples: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
         return
     lines = []
     for row in rows:
-        asked = next(found[row] for found in newest.values() if row in found)
+        sample = next(found[row] for found in newest.values() if row in found)
         answers = {name: str(found.get(row, {}).get("generated", "–")) for name, found in newest.items()}
-        question = {"asked": _last_words(asked.get("prompt")), "expected": str(asked.get("expected", ""))}
+        question = {"asked": _end_of(sample.get("prompt")), "expected": str(sample.get("expected", ""))}
         lines.append(question | answers)
     draw_stacked_table(lines)
 
 
-def _last_words(prompt: object) -> str:
-    """The end of a prompt, where the question stands."""
+def _end_of(prompt: object) -> str:
+    """Return the end of a prompt, where the question is."""
     text = str(prompt or "").strip()
     return text if len(text) <= 240 else f"… {text[-240:]}"

@@ -1,4 +1,4 @@
-"""How a person wants to look at curves. Choices and no sliders: they are read and set by keyboard and by ear."""
+"""Draw the controls for curves. They are lists instead of sliders, for keyboards and screen readers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ CURVES = MappingProxyType(
 )
 """The curves that the pages draw, by their tag in ``metrics.jsonl``."""
 NOISY = frozenset({TRAIN_LOSS, GRAD_NORM, TOKENS_PER_SECOND})
-"""Those that are smoothed."""
+"""Curves that are smoothed; the others have few points or no noise."""
 
 
 def draw_curve_controls(prefix: str = "") -> tuple[View, bool]:
-    """The view that was chosen, and whether the values stand on a log scale; ``prefix`` keeps pages apart.
+    """Draw the controls; return the view and True for a log scale. ``prefix`` tells the pages' widgets apart.
 
-    They are drawn one by one: the page puts them into a row, with what else it asks.
+    The caller draws them inside a row, beside its own controls.
     """
     axis = st.selectbox("Along", list(AXES), format_func=str.capitalize, key=f"{prefix}axis", width=130)
     smoothing = st.selectbox("Smoothing", list(SMOOTHING), index=1, key=f"{prefix}smoothing", width=150)

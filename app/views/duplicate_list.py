@@ -1,4 +1,4 @@
-"""Rows that say the same or nearly the same, in groups. All of it is shown as text."""
+"""Draw groups of rows that are equal or nearly equal, as plain text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from backend.utils.text_utils import counted
 
 
 def draw_duplicates(found: Mapping[str, Any]) -> None:
-    """The groups of each kind, the largest first; the good face when there is none."""
+    """Draw the groups of each kind, largest first, or a success message if there is none."""
     exact, near = found["exact"], found["near"]
     if not exact["groups"] and not near["groups"]:
-        st.success("Every row says something of its own.", icon=":material/check_circle:")
+        st.success("No row repeats another.", icon=":material/check_circle:")
         return
     st.caption(
         f"Repeats among {counted(found['rows'], 'row')}: {exact['repeats']:,} word for word, "

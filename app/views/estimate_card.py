@@ -1,4 +1,4 @@
-"""What a run will cost, as a card: time, memory and disk, each with the bounds of its own past error."""
+"""Draw the estimated cost of a run: time, memory and disk, each with bounds from past errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.manager.planning.estimator import Estimate, Interval
 
 
 def draw_estimate(cost: Estimate) -> None:
-    """The card of an estimate."""
+    """Draw an estimate as a card."""
     with st.container(border=True):
         st.markdown("**What it will cost**")
         with st.container(gap="xsmall"):
@@ -39,7 +39,7 @@ def _line(label: str, value: str, bounds: str, about: str) -> None:
 
 
 def span(interval: Interval, *, in_time: bool = False) -> str:
-    """The bounds of an interval in words; a unit that both have is said once."""
+    """Return the bounds of an interval in words, with a common unit only once."""
     low, high = (rough(each) if in_time else size(round(each)) for each in (interval.low, interval.high))
     (amount, *unit), (_, *other) = low.split(), high.split()
     return f"{amount if unit == other else low} to {high}"

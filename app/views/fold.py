@@ -1,6 +1,6 @@
-"""Long texts, folded after a dozen lines in the browser, so that nothing is asked or made anew to read the rest.
+"""Draw long texts folded after a dozen lines. The browser unfolds them, without running the page again.
 
-What is folded is text and is never interpreted.
+The text is escaped, never interpreted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNFOLD = (
 
 
 def draw_text(text: str, *, width: int = WIDE) -> None:
-    """``text`` as it is; beyond a dozen lines of ``width`` characters the rest is a click away."""
+    """Draw ``text`` as it is, folded beyond a dozen lines of ``width`` characters."""
     if is_long(text, width):
         st.html(FOLD_STYLE + folding(html.escape(text), text, width))
     else:
@@ -36,7 +36,7 @@ def draw_text(text: str, *, width: int = WIDE) -> None:
 
 
 def folding(body: str, text: str, width: int) -> str:
-    """``body``, which is HTML that shows ``text``, with what folds it where that is long; for ``FOLD_STYLE``."""
+    """Return ``body``, the HTML of ``text``, with a fold if the text is long; needs ``FOLD_STYLE``."""
     return f'<div class="ts-text">{body}</div>{_UNFOLD if is_long(text, width) else ""}'
 
 

@@ -1,11 +1,11 @@
-"""The words of fine-tuning, each in a sentence or two."""
+"""The terms of fine-tuning, each explained in a sentence or two."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 TERMS: Mapping[str, str] = {
-    "Adapter": "The small set of numbers that LoRA trains. It is laid over the base model, which stays as it is.",
+    "Adapter": "The small set of numbers that LoRA trains. It is applied to the base model, which stays as it is.",
     "Base model": "The model before your training, as its makers published it.",
     "Batch": "The rows the model learns from in one step.",
     "Chat template": "The frame a model expects around each turn. A wrong one makes a good model talk gibberish.",

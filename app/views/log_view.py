@@ -1,4 +1,4 @@
-"""The end of a log, and what happened to a run in plain words."""
+"""Draw the end of a log, and the explanation of what happened to a run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _FITTING_LINES = 18
 
 
 def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
-    """The last lines of a log as they are; nothing in them is interpreted."""
+    """Draw the last lines of a log as plain text."""
     if not lines:
-        st.caption("Nothing stands in its log. What a run prints that is trained in a terminal stays there.")
+        st.caption("The log is empty. A run that trains in a terminal prints there.")
         return
     if gap:
         st.caption("Older lines are in the file.")
@@ -26,10 +26,10 @@ def draw_log(lines: Sequence[str], *, gap: bool = False) -> None:
 
 
 def draw_explanation(explanation: Explanation, command: str) -> None:
-    """What is known about how a run ended, and what to do; ``command`` does that, or is empty."""
+    """Draw how a run ended and what to do; ``command`` does that, or is ""."""
     with st.container(border=True):
         findings, moments = in_local_time("\n".join(explanation.findings), persons_zone())
-        exact = f"Times are yours. As they were written: {', '.join(moments)}" if moments else None
+        exact = f"Times are in your time zone. As recorded: {', '.join(moments)}" if moments else None
         st.markdown("**What happened**", help=exact)
         st.markdown("\n".join(f"- {plain(words, 400)}" for words in findings.splitlines()))
         st.markdown("**What to do**")
@@ -41,7 +41,7 @@ def draw_explanation(explanation: Explanation, command: str) -> None:
 
 
 def draw_harm(explanation: Explanation, command: str) -> None:
-    """That a model is worse than the untrained one, and the way back; ``command`` as above."""
+    """Draw the warning that a model is worse than the untrained one, and ``command``, which mends that, or ""."""
     st.warning(plain(f"{explanation.findings[0]} {explanation.advice[-1]}", 800), icon=":material/warning:")
     _draw_command(command)
 

@@ -1,4 +1,4 @@
-"""What the doctor found in the data, as a list a person can act on; and what a repair changed."""
+"""Draw the findings of the data doctor with their fixes, and the changes that fixes make."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.views.text import plain
 from backend.utils.text_utils import counted
 
 _FACES = {
-    "block": ("Must be mended", ":material/block:", "red"),
+    "block": ("Must be fixed", ":material/block:", "red"),
     "warn": ("Look at this", ":material/warning:", "orange"),
     "info": ("Note", ":material/info:", "blue"),
 }
@@ -34,17 +34,17 @@ FIXES = {
 
 
 def draw_findings(report: Mapping[str, Any], offer: Callable[[Mapping[str, Any]], object]) -> None:
-    """Every finding of a doctor's report, most harmful first; the good face when there is none.
+    """Draw every finding of a report, most harmful first, or a success message if there is none.
 
     ``offer`` draws the fix of a finding that has one.
     """
     findings: Sequence[Mapping[str, Any]] = report["findings"]
     if not findings:
-        st.success("Nothing was found that is known to spoil a training.", icon=":material/check_circle:")
+        st.success("No problems found.", icon=":material/check_circle:")
     for finding in findings:
         _draw_finding(finding, offer)
     if report["not_run"]:
-        with st.expander(f"{counted(len(report['not_run']), 'check')} left out, and why"):
+        with st.expander(f"{counted(len(report['not_run']), 'check')} not run, and why"):
             for name, reason in report["not_run"]:
                 st.markdown(f"- {plain(str(name).replace('-', ' '))}: {plain(str(reason))}")
 
@@ -64,23 +64,25 @@ def _draw_finding(finding: Mapping[str, Any], offer: Callable[[Mapping[str, Any]
 
 
 def draw_changes(fixed: Mapping[str, Any]) -> None:
-    """What a repair does, row by row: before in one column, after in the other."""
+    """Draw the changes of a mended copy row by row: before on the left, after on the right."""
     shown = fixed["differences"]
     for change in shown:
         with st.container(border=True, gap="xsmall"):
             st.caption(f"**{plain(change['place'])}** · {FIXES.get(change['fix'], plain(change['fix']))}")
             before, after = st.columns(2)
-            secret = change["before"] is None  # one is not for screens, and the command keeps it back
+            secret = change["before"] is None  # the command never shows a row before its secrets are redacted
             before.text(f"− {'(not shown)' if secret else record_text(change['before'])}")
             after.text("left out" if change["after"] is None else f"+ {record_text(change['after'])}")
-    rejected = fixed["changes"].get("drop-rejected", (0, 0))[1]  # what cannot be read cannot be compared
+    rejected = fixed["changes"].get("drop-rejected", (0, 0))[
+        1
+    ]  # unreadable rows are not among the differences
     hidden = sum(map(sum, fixed["changes"].values())) - rejected - len(shown)
     if hidden:
         st.caption(f"… and {hidden:,} more; all of them are kept in changes.jsonl beside the copy.")
 
 
 def record_text(record: Mapping[str, Any]) -> str:
-    """A row for reading: its turns one below the other, or its JSON."""
+    """Return a row as readable text: its messages line by line, or its JSON."""
     messages = record.get("messages")
     if isinstance(messages, list):
         return "\n".join(f"{each.get('role')}: {each.get('content')}" for each in messages)

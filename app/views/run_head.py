@@ -1,4 +1,4 @@
-"""The top of a run's page: how far it is, how long it takes yet, and its figures."""
+"""Draw the top of a run's page: progress, time left and latest figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.run.reports import RunState, RunStatus
 
 
 def draw_progress(state: RunState, step: int, total: int, left: TimeLeft | None) -> None:
-    """The share that is done as a bar, with the steps and the time left in words."""
+    """Draw a progress bar with the steps and the time left in words."""
     if not total:
         if state.is_live:
             st.progress(0.0, text="Getting ready: model, data and a first measurement.")
@@ -25,13 +25,13 @@ def draw_progress(state: RunState, step: int, total: int, left: TimeLeft | None)
 
 
 def left_words(left: TimeLeft) -> str:
-    """``about 12 min left (10 to 14 min)``; no interval where both ends read the same."""
+    """Return ``about 12 min left (10 to 14 min)``, without the interval if both ends read the same."""
     low, middle, high = rough(left.low), rough(left.seconds), rough(left.high)
     return f"about {middle} left" + (f" ({low} to {high})" if low != high else "")
 
 
 def draw_latest(latest: Mapping[str, object]) -> None:
-    """The latest loss, held-out loss, exact match, speed, learning rate and epoch, as far as there are any."""
+    """Draw the latest loss, held-out loss, exact match, speed, learning rate and epoch, if there are any."""
     known = [
         (
             "Loss",

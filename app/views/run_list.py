@@ -1,4 +1,4 @@
-"""All runs, to be looked through."""
+"""Draw the list of runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PER_PAGE = 12
 
 
 def draw_run_list(runs: Sequence[RunSummary]) -> None:
-    """The runs as cards, a dozen a page."""
+    """Draw the runs as cards, a dozen per page."""
     if not runs:
-        draw_nothing_yet("No run is like that", "Change the words or the status above.")
+        draw_nothing_yet("No matching run", "Change the words or the status above.")
         return
     pages = -(-len(runs) // PER_PAGE)
     page = st.pagination(pages, key="runs_page") if pages > 1 else 1

@@ -1,4 +1,4 @@
-"""Answers on the fixed panel of held-out rows, over time."""
+"""Draw the answers to the fixed panel of held-out rows over time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.run.reports import same_answer
 
 
 def panels(records: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
-    """The samples of each row, oldest first; what is no sample is left out."""
+    """Return the samples of each row, oldest first; other records are left out."""
     found: dict[str, list[Mapping[str, object]]] = {}
     for record in records:
         if isinstance(record.get("row"), str) and isinstance(record.get("step"), int):
@@ -21,7 +21,7 @@ def panels(records: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[st
 
 
 def draw_samples(panel: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
-    """Each row with what was asked and expected, and the answers step by step. All of it is shown as text."""
+    """Draw each row: prompt, expected answer, and the answers step by step, as plain text."""
     if not panel:
         st.caption("Samples are written at each evaluation; there has been none yet.")
     for row, samples in panel.items():
@@ -38,9 +38,9 @@ def draw_samples(panel: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
 
 
 def _line(sample: Mapping[str, object]) -> dict[str, object]:
-    said, expected = str(sample.get("generated", "")), str(sample.get("expected", ""))
+    answer, expected = str(sample.get("generated", "")), str(sample.get("expected", ""))
     return {
         "step": sample["step"],
-        "answer": said,
-        "as expected": "yes" if same_answer(said, expected) else "no",
+        "answer": answer,
+        "as expected": "yes" if same_answer(answer, expected) else "no",
     }

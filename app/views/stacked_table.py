@@ -1,6 +1,6 @@
-"""A table to be read whole, on any screen: on a narrow one each row is a card of names and values.
+"""Draw a table that is readable on any screen: on a narrow one each row is a card of names and values.
 
-Its cells are text and are never interpreted.
+Its cells are escaped, never interpreted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STYLE = """
 
 
 def draw_stacked_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """One line a row, all with the names of the first; its first cell says what a row is about."""
+    """Draw one line per row; all rows have the columns of the first, and their first cell is the row's header."""
     names = list(rows[0])
     head = "".join(f'<th role="columnheader" scope="col">{html.escape(name)}</th>' for name in names)
     body = "".join(f'<tr role="row">{_cells(row)}</tr>' for row in rows)
@@ -46,7 +46,7 @@ def draw_stacked_table(rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def _cells(row: Mapping[str, str]) -> str:
-    """The cells of a row. Their roles are told, since a table that is drawn as cards is none to a screen reader."""
+    """Return the cells of a row, with roles: drawn as cards, a table is none to a screen reader without them."""
     (_, first), *others = row.items()
     head = f'<th role="rowheader" scope="row">{_text(first)}</th>'
     return head + "".join(

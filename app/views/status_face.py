@@ -1,4 +1,4 @@
-"""A face for every state that a run can be in: colour, sign and words, never colour alone."""
+"""Draw the state of a run with a colour, an icon and words, never by colour alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Colour = Literal["gray", "blue", "green", "orange", "red", "violet"]
 
 @dataclass(frozen=True)
 class Face:
-    """How a state looks: its colour, its sign, and its name in words."""
+    """The look of a state: colour, icon and name."""
 
     colour: Colour
     icon: str
@@ -45,7 +45,7 @@ DAMAGED = Face("red", ":material/broken_image:", "Damaged")
 
 
 def face_of(status: RunStatus, reason: str = "", damage: str = "") -> Face:
-    """The face of a run that stands at ``status``, for ``reason``, with ``damage`` to its folder."""
+    """Return the look of a run with this status, reason, and damage to its folder."""
     if damage:
         return DAMAGED
     if reason == NOT_RESPONDING:
@@ -56,12 +56,12 @@ def face_of(status: RunStatus, reason: str = "", damage: str = "") -> Face:
 
 
 def draw_badge(face: Face) -> None:
-    """The state in a word."""
+    """Draw the state as a badge."""
     st.badge(face.words, icon=face.icon, color=face.colour)
 
 
 def draw_state(run: str, state: RunState, *, advise: bool = True) -> None:
-    """The state of a run in a sentence, and what to do next where it shall ``advise``."""
+    """Draw the state of a run in a sentence and, with ``advise``, what to do next."""
     face = face_of(state.status, state.reason, state.damage)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         draw_badge(face)

@@ -1,4 +1,4 @@
-"""The machine: what it has, what it is doing, and what it did while a run lived."""
+"""Draw the machine: what it has and how busy it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.manager.system_manager import SystemSample
 
 
 def draw_machine(sample: SystemSample, cores: int) -> None:
-    """Cores, memory, disk and GPUs, each with what is left of it."""
+    """Draw cores, memory, disk and GPUs, each with its use."""
     used = sample.memory_used_bytes / max(1, sample.memory_total_bytes)
     cells = [
         ("Processor", f"{cores} cores", f"{sample.cpu_percent:.0f} % busy"),
@@ -30,7 +30,7 @@ def draw_machine(sample: SystemSample, cores: int) -> None:
 
 
 def draw_figures(cells: Sequence[tuple[str, str, str]]) -> None:
-    """Figures in a row that wraps: a label, the figure and a remark to each."""
+    """Draw figures in a row that wraps, each with a label and a remark."""
     with st.grid(len(cells), min_column_width=150):
         for label, value, remark in cells:
             st.metric(label, value, remark or None, delta_color="off", delta_arrow="off", border=True)

@@ -1,4 +1,4 @@
-"""Tables as the browser wants them. Neither pandas nor what loads it is asked: that takes most of a second."""
+"""Draw tables. They are built as Arrow tables without pandas, which takes most of a second to import."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def draw_table(
     height: Literal["auto", "content"] = "auto",
     column_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """One line a row; ``height`` is that of all rows with ``content``, else it scrolls after ten."""
+    """Draw one line per row; with height ``content`` all rows are visible, else it scrolls after ten."""
     names = dict.fromkeys(name for row in rows for name in row)
     table = arrow_table({name: [row.get(name) for row in rows] for name in names})
     st.dataframe(table, hide_index=True, height=height, column_config=column_config, lazy=False)
 
 
 def arrow_table(columns: Mapping[str, Sequence[object]]) -> pa.Table:
-    """The columns as Arrow holds them: whole numbers, numbers, or text in which None is empty."""
+    """Return the columns as an Arrow table of whole numbers, numbers, or text in which None is empty."""
     import pyarrow as pa  # noqa: PLC0415 - loads once something is drawn
 
     return pa.table({name: _column(values) for name, values in columns.items()})

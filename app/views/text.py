@@ -1,7 +1,7 @@
-"""Words for people, and data made safe to stand among them.
+"""Format values as text for people, and escape data for Markdown.
 
-Streamlit reads labels, titles and captions as Markdown. A name, a path or a model's answer is data: ``plain``
-keeps every character of it from meaning anything but itself.
+Streamlit reads labels, titles and captions as Markdown. A name, a path or a model's answer is data and must go
+through ``plain``, which escapes it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _JOINER = "\N{WORD JOINER}"
 
 
 def plain(text: str, limit: int = 120) -> str:
-    """``text`` on one line, cut to ``limit``, as Markdown that shows exactly its characters.
+    """Return ``text`` on one line, cut to ``limit``, as Markdown that shows exactly its characters.
 
-    A word joiner breaks what would become a link or an icon even when escaped (``www.``, ``://``, ``:name:``).
+    A word joiner breaks up what would become a link or an icon even when escaped (``www.``, ``://``, ``:name:``).
     """
     return _PUNCTUATION.sub(r"\\\1", _LINKED.sub(_JOINER, shorten(text, limit)))
 
 
 def title_of(run_id: str, name: str = "") -> str:
-    """What a run is called: the name it was given, or its id without the date that stands beside it."""
+    """Return the title of a run: the name it was given, or its id without the date."""
     return name or _STAMP.sub("", run_id)
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """A number to so many significant digits, with thousands set apart; a dash where there is none."""
+    """Return a number with so many significant digits and thousands separators; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "–"
     return f"{value:,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e12 else f"{value:.{digits}g}"
 
 
 def size(count: int) -> str:
-    """Bytes in the largest unit that leaves at least one: ``3.2 GiB``."""
+    """Return bytes in the largest unit that gives at least one: ``3.2 GiB``."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = min(len(units) - 1, max(0, (count.bit_length() - 1) // 10))
     return (
@@ -54,7 +54,7 @@ def size(count: int) -> str:
 
 
 def ago(moment: str, now: datetime | None = None) -> str:
-    """How long ago an ISO 8601 time was, roughly: ``3 min ago``; empty when it is no time."""
+    """Return roughly how long ago an ISO 8601 time was: ``3 min ago``; "" if it is not a time."""
     try:
         then = datetime.fromisoformat(moment)
     except ValueError:
@@ -67,19 +67,22 @@ def ago(moment: str, now: datetime | None = None) -> str:
 
 
 def in_local_time(text: str, zone: tzinfo | None = None) -> tuple[str, tuple[str, ...]]:
-    """``text`` with ISO 8601 times as ``23 Nov 2026, 03:35`` in ``zone`` (None: this machine's), and those times."""
+    """Return ``text`` with ISO 8601 times as ``23 Nov 2026, 03:35`` in ``zone``, and the times it had.
 
-    def told(found: re.Match[str]) -> str:
+    ``zone`` None is the time zone of this machine.
+    """
+
+    def local(found: re.Match[str]) -> str:
         try:
             return f"{datetime.fromisoformat(found[0]).astimezone(zone):%d %b %Y, %H:%M}"
         except (ValueError, OverflowError):
             return found[0]
 
-    return _MOMENT.sub(told, text), tuple(_MOMENT.findall(text))
+    return _MOMENT.sub(local, text), tuple(_MOMENT.findall(text))
 
 
 def persons_zone() -> tzinfo | None:
-    """The time zone of the person's browser; None where it is not known."""
+    """Return the time zone of the person's browser, None if it is not known."""
     try:
         return ZoneInfo(st.context.timezone) if st.context.timezone else None
     except (ZoneInfoNotFoundError, ValueError):
@@ -87,7 +90,7 @@ def persons_zone() -> tzinfo | None:
 
 
 def rough(seconds: float) -> str:
-    """A duration as one says it: ``40 s``, ``12 min``, ``3 h 20 min``."""
+    """Return a duration as people say it: ``40 s``, ``12 min``, ``3 h 20 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

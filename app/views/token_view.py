@@ -1,6 +1,6 @@
-"""A row as the model sees it: every token marked as trained, only read, or cut, with what the template put there.
+"""Draw a row as the model sees it: every token marked as trained, only read, cut, or from the template.
 
-The text is data: it is escaped whole before it stands in a page, so that a tag in it is shown and means nothing.
+The text is escaped, so that a tag in it is shown and has no effect.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _LEGEND = (
 
 
 def draw_legend() -> None:
-    """What the marks mean."""
+    """Draw the legend of the marks."""
     marks = "&ensp;".join(f'<span class="{kind}">&nbsp;{name}&nbsp;</span>' for kind, name in _LEGEND)
     st.html(f'{_STYLE}<div class="ts-tokens" role="note" aria-label="Legend">{marks}</div>')
 
 
 def draw_row(row: Mapping[str, Any]) -> None:
-    """One row of a preview, token by token."""
+    """Draw one row of a preview, token by token."""
     tokens: Sequence[Mapping[str, Any]] = row["tokens"]
     trained = sum(token["state"] == "trained" for token in tokens)
     st.markdown(f"**{plain(row['place'])}** · {len(tokens):,} tokens, {trained:,} trained")
@@ -55,12 +55,12 @@ def draw_row(row: Mapping[str, Any]) -> None:
 
 
 def tokens_html(tokens: Sequence[Mapping[str, Any]]) -> str:
-    """The tokens as escaped HTML; line ends are shown as ↵."""
+    """Return the tokens as escaped HTML; line ends are shown as ↵."""
     return "".join(f'<span class="{_classes(token)}">{shown(token["text"])}</span>' for token in tokens)
 
 
 def shown(text: str) -> str:
-    """A token's text as HTML that shows exactly its characters."""
+    """Return a token's text as escaped HTML; line ends are shown as ↵, an empty text as ·."""
     return html.escape(text).replace("\n", "↵\n") or "·"
 
 

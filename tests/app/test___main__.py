@@ -19,8 +19,8 @@ from app.__main__ import SERVER, SWITCH_SECONDS, main
 def warmed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once something has been loaded beside the server."""
     loaded = threading.Event()
-    fake = create_autospec(app.__main__._load_what_pages_want, side_effect=loaded.set)
-    monkeypatch.setattr(app.__main__, "_load_what_pages_want", fake)
+    fake = create_autospec(app.__main__._preload, side_effect=loaded.set)
+    monkeypatch.setattr(app.__main__, "_preload", fake)
     return loaded
 
 
@@ -46,10 +46,10 @@ def test_what_pages_want_is_loaded_once_the_server_stands_and_nothing_heavy() ->
     script = """
 import gc, sys, threading
 from streamlit import runtime
-from app.__main__ import _load_what_pages_want
+from app.__main__ import _preload
 stands = threading.Event()
 runtime.exists = stands.is_set
-loading = threading.Thread(target=_load_what_pages_want)
+loading = threading.Thread(target=_preload)
 loading.start()
 loading.join(0.1)
 print("app.run_bodies" in sys.modules)

@@ -19,10 +19,10 @@ from tests.eventually import eventually
 
 def test_what_can_be_mended_is_said_in_place() -> None:
     def script() -> None:
-        from app.actions import told
+        from app.actions import show_errors
         from backend.errors import RunError
 
-        with told():
+        with show_errors():
             raise RunError("No *room*.", remedy="Make some.", code="disk-low")
 
     (error,) = AppTest.from_function(script).run(timeout=30).error
@@ -42,9 +42,9 @@ def test_what_comes_next_is_a_button_here() -> None:
 
 
 def test_anything_else_is_no_message() -> None:
-    from app.actions import told
+    from app.actions import show_errors
 
-    with pytest.raises(KeyError), told():
+    with pytest.raises(KeyError), show_errors():
         raise KeyError("a fault of ours")
 
 

@@ -92,5 +92,5 @@ def test_a_conversation(look: Callable[[str], Page]) -> None:
     page = look("playground")
     page.get_by_placeholder("Say something").fill("food pork")
     page.get_by_placeholder("Say something").press("Enter")
-    page.get_by_role("button", name="Begin anew").wait_for()
+    page.get_by_role("button", name="Start over").wait_for()
     assert findings(settled(page)) == []

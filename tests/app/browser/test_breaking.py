@@ -130,7 +130,7 @@ def test_a_file_with_a_hostile_name_and_hostile_rows(attacked: Attacked, furnish
     expect(page.get_by_text(f"1 of {len(ROWS)} rows")).to_be_visible()
     search.fill(EVIL + HUGE)
     search.press("Enter")
-    expect(page.get_by_text("No row is like that.")).to_be_visible()
+    expect(page.get_by_text("No matching row.")).to_be_visible()
     attacked.unmoved()
     kept = [path for path in furnished.studio.root.glob("data/*/*.jsonl") if path.read_bytes() == content]
     assert len(kept) == 1

@@ -126,7 +126,7 @@ def talk(tab: Page, served: ServedStudio, run: RunDir) -> None:
     start.click()
     expect(tab.get_by_text("Server running")).to_be_visible()
     tab.get_by_role("main").get_by_role("button", name="food").first.click()  # a held-out question
-    expect(tab.get_by_role("button", name="Begin anew")).to_be_visible()
+    expect(tab.get_by_role("button", name="Start over")).to_be_visible()
     expect(tab.locator('[data-testid="stChatMessage"]')).to_have_count(2)
     tab.get_by_text("Tokens", exact=True).click()
     tab.get_by_role("textbox", name="Prompt").fill("food pork")
@@ -134,7 +134,7 @@ def talk(tab: Page, served: ServedStudio, run: RunDir) -> None:
     tab.get_by_role("button", name="Look").click()
     expect(tab.locator(".ts-sure span").first).to_be_visible()
     tab.get_by_role("button", name="Stop the server").click()
-    expect(tab.get_by_text("Nobody answers yet")).to_be_visible()
+    expect(tab.get_by_text("The server is not running")).to_be_visible()
     assert ServerManager(served.root / "runs").find() is None
 
 

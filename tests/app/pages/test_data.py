@@ -88,7 +88,7 @@ def test_columns_that_are_not_known_can_be_named(open_page: OpenPage, tmp_path: 
     parts = {each.label: each for each in app.selectbox}
     parts["Prompt"].set_value("frage").run()
     {each.label: each for each in app.selectbox}["Completion"].set_value("antwort").run()
-    said = texts(press(app, "Read them so"))
+    said = texts(press(app, "Read them this way"))
     assert "Read as prompt/completion as asked" in said.replace("\\", "")
 
 
@@ -103,7 +103,7 @@ def test_rows_are_paged_and_searched(open_page: OpenPage, source: Path) -> None:
     assert "1 of 4 rows" in texts(app)
     assert app.dataframe[0].value["question"].tolist() == ["<script>alert(1)</script>"]
     app.text_input(key="row search").set_value("nothing like it").run()
-    assert "No row is like that" in texts(settled(app))
+    assert "No matching row" in texts(settled(app))
 
 
 def test_tokens_are_shown_with_their_marks(open_page: OpenPage, source: Path, tiny_folder: Path) -> None:

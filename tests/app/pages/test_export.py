@@ -26,7 +26,7 @@ def look_at(app: AppTest, view: str) -> AppTest:
 
 
 def test_nothing_to_take_away_yet(open_page: OpenPage) -> None:
-    assert "Nothing to take away yet" in texts(open_page("export"))
+    assert "Nothing to export yet" in texts(open_page("export"))
 
 
 def test_only_finished_runs_are_offered(open_page: OpenPage, runs: Runs) -> None:

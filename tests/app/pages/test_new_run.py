@@ -64,7 +64,7 @@ def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> 
     app = open_page("new_run")
     assert not app.error
     assert "Still missing or wrong: Training data." in unescaped(texts(app))
-    assert [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}] == [
+    assert [each.disabled for each in app.button if each.label in {"Start now", "Add to the queue"}] == [
         True
     ] * 2
     assert "135 M parameters · Apache" in texts(app).replace("\\", "")
@@ -86,11 +86,11 @@ def test_a_model_that_is_here_is_chosen_from_a_list(
 def test_data_given_before_is_chosen_from_a_list(open_page: OpenPage, root: Path) -> None:
     given = keep(root, "foods.jsonl", b"{}")
     app = open_page("new_run")
-    (before,) = [each for each in app.selectbox if each.label == "Or one you gave before"]
+    (before,) = [each for each in app.selectbox if each.label == "Or a file you gave before"]
     before.set_value(str(given)).run()
     assert widget(app, "data.train").value == str(given)
     widget(app, "data.train").set_value("other.jsonl").run()
-    (before,) = [each for each in app.selectbox if each.label == "Or one you gave before"]
+    (before,) = [each for each in app.selectbox if each.label == "Or a file you gave before"]
     assert before.value is None
 
 
@@ -121,7 +121,7 @@ def test_data_that_cannot_be_used_is_said_before_the_start(
 
 
 def disabled(app: AppTest) -> list[bool]:
-    return [each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"}]
+    return [each.disabled for each in app.button if each.label in {"Start now", "Add to the queue"}]
 
 
 def test_what_the_data_check_stops_is_said_and_starts_only_by_a_decision(
@@ -229,12 +229,12 @@ def test_nothing_starts_while_edited_data_is_looked_at_anew(
 ) -> None:
     app = filled(open_page, data, tiny_folder)
     reading = create_autospec(commands.Command, instance=True, answer=None, seconds=1.0)
-    reading.last_words.return_value = ""
+    reading.last_line.return_value = ""
     monkeypatch.setattr(commands, "Command", lambda *_: reading)
     write_rows(data, DISTINCT[:-2])
     next(each for each in app.button if each.label == "Start now").click().run()
     assert not started
-    assert all(each.disabled for each in app.button if each.label in {"Start now", "Put into the queue"})
+    assert all(each.disabled for each in app.button if each.label in {"Start now", "Add to the queue"})
     assert "Rows and model are read first." in texts(app)
 
 
@@ -254,7 +254,7 @@ def test_queueing(
     (root / "runs").mkdir()
     QueueManager(root / "runs").set_slots("default", 0)
     app = filled(open_page, data, tiny_folder)
-    press(app, "Put into the queue")
+    press(app, "Add to the queue")
     (run,) = RunDir.all_under(root / "runs")
     assert run.ticket_file.exists()
 

@@ -51,7 +51,7 @@ def test_without_a_server_there_is_a_way_to_start_it(open_page: OpenPage, manage
     manager.find.return_value = None
     manager.start.side_effect = lambda: setattr(manager.find, "return_value", found)
     app = open_page("playground")
-    assert "Nobody answers yet" in texts(app)
+    assert "The server is not running" in texts(app)
     press(app, "Start the server")
     assert app.chat_input
 
@@ -67,7 +67,7 @@ def test_stopping_the_server(open_page: OpenPage, manager: MagicMock) -> None:
     app = open_page("playground")
     manager.stop.side_effect = lambda: setattr(manager.find, "return_value", None)
     press(app, "Stop the server")
-    assert "Nobody answers yet" in texts(app)
+    assert "The server is not running" in texts(app)
 
 
 def test_it_begins_with_questions_out_of_the_runs_held_out_rows(
@@ -115,7 +115,7 @@ def test_a_conversation_goes_to_and_fro(open_page: OpenPage, manager: MagicMock,
     assert [turn["role"] for turn in sent["messages"]] == ["system", "user", "assistant", "user"]
     assert (sent["model"], sent["temperature"], sent["seed"], sent["max_tokens"]) == ("run-1", 0.0, 42, 256)
     assert "adapter_strength" not in sent
-    press(app, "Begin anew")
+    press(app, "Start over")
     assert not app.text
 
 
@@ -160,7 +160,7 @@ def test_a_talk_outlives_a_reload_of_the_browser(open_page: OpenPage, manager: M
     said = [each.value for each in app.text]
     again = open_page("playground")
     assert [each.value for each in again.text] == said
-    press(again, "Begin anew")
+    press(again, "Start over")
     assert not open_page("playground").text
 
 

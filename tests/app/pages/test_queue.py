@@ -40,7 +40,7 @@ def press(page: AppTest, label: str, run: RunDir) -> AppTest:
 
 
 def test_nothing_waits(open_page: OpenPage) -> None:
-    assert "**Nothing waits**" in texts(open_page("queue"))
+    assert "**The queue is empty**" in texts(open_page("queue"))
 
 
 def test_the_order_is_that_of_the_start(open_page: OpenPage, runs: Runs, three: list[RunDir]) -> None:

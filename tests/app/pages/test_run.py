@@ -339,7 +339,7 @@ class TestList:
         page.text_input(key="runs_text").set_value("-failed-").run()
         assert badges(page) == ["Failed"]
         page.text_input(key="runs_text").set_value("nowhere").run()
-        assert "**No run is like that**" in texts(page)
+        assert "**No matching run**" in texts(page)
 
     def test_a_dozen_a_page(self, open_page: OpenPage, runs: Runs) -> None:
         for number in range(13):

@@ -52,7 +52,7 @@ def test_the_prompt_is_shown_as_it_is() -> None:
 
 def test_an_empty_answer_says_so() -> None:
     side = {"model": "base", "text": "", "tokens": []}
-    assert shown("draw_side", "Base", side, None).text[0].value == "(it said nothing)"
+    assert shown("draw_side", "Base", side, None).text[0].value == "(empty answer)"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def report(*findings: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_finding_with_everything_one_needs_to_act() -> None:
     said = unescaped(texts(shown("draw_findings", report(finding()))))
-    for words in ("Must be mended", "Rows stand more than once", "2 rows, 50%", "It learns by heart."):
+    for words in ("Must be fixed", "Rows stand more than once", "2 rows, 50%", "It learns by heart."):
         assert words in said
     assert "<b>rows.jsonl:2" in said
     assert "*same* as 1" in said

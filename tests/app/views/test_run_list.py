@@ -7,4 +7,4 @@ from tests.app.views.drawing import drawn
 
 
 def test_none_is_like_that() -> None:
-    assert "**No run is like that**" in texts(drawn("run_list.draw_run_list", []))
+    assert "**No matching run**" in texts(drawn("run_list.draw_run_list", []))
