@@ -1,6 +1,6 @@
-"""The parity certificate of an export: what was looked at, what was found, and how good that is.
+"""The parity certificate of an export: what was checked, what was found, and a light.
 
-Each check says what it found in one sentence and is green, amber or red; the certificate is as good as its worst.
+Each check has a finding in one sentence and is green, amber or red; the certificate has the worst of these lights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PAGE = "certificate.md"
 
 
 class Light(StrEnum):
-    """How good: green is as trained, amber is worth a look or was not checked, red must not be used."""
+    """The verdict: green is as trained, amber needs a look or was not checked, red must not be used."""
 
     GREEN = "green"
     AMBER = "amber"
@@ -26,7 +26,7 @@ class Light(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; ``finding`` is a sentence for a person."""
+    """One thing that was checked; ``finding`` is a sentence for a person."""
 
     name: str
     light: Light
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was exported, who read it, and what each check found."""
+    """The export, its reader, and the findings of all checks."""
 
     run: str
     target: str
@@ -50,20 +50,20 @@ class Certificate:
 
     @property
     def light(self) -> Light:
-        """The worst of the checks; amber where there is none."""
+        """The worst light of the checks; amber without checks."""
         order = list(Light)
         return max((check.light for check in self.checks), key=order.index, default=Light.AMBER)
 
     @property
     def reasons(self) -> list[str]:
-        """What keeps it from being green, the worst first."""
+        """The findings that are not green, red ones first."""
         bad = [check for check in self.checks if check.light != Light.GREEN]
         return [check.finding for check in sorted(bad, key=lambda check: check.light != Light.RED)]
 
     def write(self, folder: Path) -> None:
         """Write ``certificate.md`` for people and ``certificate.json`` for programs into ``folder``.
 
-        The SHA-256 of every file that lies there, at any depth, goes in: those, and no others, are certified.
+        It holds the SHA-256 of every file in ``folder``, at any depth: exactly these are certified.
         """
         write_text_durably(folder / PAGE, self.page())
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -74,7 +74,7 @@ class Certificate:
         )
 
     def page(self) -> str:
-        """The certificate as Markdown."""
+        """Return the certificate as Markdown."""
         at = "" if self.step is None else f" at step {self.step}"
         what = f"Run `{self.run}`{at}, exported as {self.target} in {self.precision}"
         lines = [
@@ -98,5 +98,5 @@ class Certificate:
 
 
 def _cell(text: str) -> str:
-    """Text inside a Markdown table: one line, no column marks."""
+    """Return text escaped for a cell of a Markdown table: one line, no column marks."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ⏎ ").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""An export checked: read back through another library, and looked into."""
+"""Check an export: read it back through another library, and compare its weights and settings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _READERS: dict[Target, Reader] = {"adapter": "transformers", "merged": "transfor
 def certify(
     trained: Trained, target: Target, precision: str, payload: Path, panel: Panel, answers: Sequence[Answer]
 ) -> Certificate:
-    """The certificate of ``payload``, an export of ``trained`` that lies in its folder."""
+    """Return the certificate of ``payload``, an export of ``trained`` on disk."""
     reader = _READERS.get(target, "llama_cpp")
     figures: dict[str, Any] = {}
     examples: list[dict[str, Any]] = []
     name = ""
     folder = payload if payload.is_dir() else payload.parent
-    with scratch_folder(folder.with_name("check")) as scratch:  # on the disk of the export
+    with scratch_folder(folder.with_name("check")) as scratch:  # on the same disk as the export
         try:
             base = _base_for_reader(trained, target, scratch)
             reading = read_back(reader, payload, panel, answers, base=base)
@@ -45,8 +45,8 @@ def certify(
         except UnreadableError as error:
             checks = [Check("reader", Light.RED, f"{error.reader} cannot read it: {error}")]
         checks.append(check_contents(trained, target, precision, payload, scratch))
-    if target in {"adapter", "lora-gguf"} and (said := trained.base_note or trained.base_place):
-        checks.append(Check("base", Light.AMBER if trained.base_note else Light.GREEN, said))
+    if target in {"adapter", "lora-gguf"} and (finding := trained.base_note or trained.base_place):
+        checks.append(Check("base", Light.AMBER if trained.base_note else Light.GREEN, finding))
     if panel.note:
         checks.append(Check("panel", Light.AMBER, panel.note))
     return Certificate(
@@ -55,13 +55,13 @@ def certify(
 
 
 def unchecked(trained: Trained, target: Target, precision: str, why: str) -> Certificate:
-    """The certificate of an export that nobody read."""
+    """Return the certificate of an export that no reader has read."""
     check = Check("reader", Light.AMBER, f"Not checked: {why}")
     return Certificate(trained.run.id, target, precision, "", 0, [check], {}, [], trained.step)
 
 
 def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | None:
-    """What the reader lays an adapter over: the base folder, or the base as a GGUF file."""
+    """Return the base that the reader loads an adapter onto: a folder, or a GGUF file; None for whole models."""
     if target == "adapter":
         return trained.base
     if target == "lora-gguf":
@@ -72,11 +72,11 @@ def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | 
 
 
 def check_contents(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> Check:
-    """Return whether every weight and setting in the export is the trained one."""
+    """Return the check that every weight and setting in the export is the trained one."""
     try:
         problems = _differences(trained, target, precision, payload, scratch)
         unknown = [] if problems else _unknown(trained, target, payload)
-    except ModelError as error:  # the export lies elsewhere by the time somebody reads this
+    except ModelError as error:  # leave out the path: the export is moved before anyone reads this
         problems = [error.message.replace(str(payload), payload.name).rstrip(".")]
     except (
         OSError,
@@ -93,13 +93,13 @@ def check_contents(trained: Trained, target: Target, precision: str, payload: Pa
     same = f"Every weight is the trained one in {precision}; settings and tokens are the same."
     if unknown:
         return Check(
-            "contents", Light.AMBER, f"{same} But nobody here knows what this means: {_first(unknown)}"
+            "contents", Light.AMBER, f"{same} But Tunesmith does not know what this means: {_first(unknown)}"
         )
     return Check("contents", Light.GREEN, same)
 
 
 def _first(sentences: list[str]) -> str:
-    """The first three of ``sentences``, and how many more there are."""
+    """Return the first three of ``sentences`` as one, and how many more there are."""
     more = f" And {len(sentences) - 3} more." if len(sentences) > 3 else ""
     return f"{'; '.join(sentences[:3])}.{more}"
 

@@ -1,4 +1,4 @@
-"""A foreign reading of an export beside the trained model's own answers, as checks in plain words."""
+"""Compare a foreign reader's report on an export with the trained model's own answers, as checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weigh = Callable[[Sequence[int], Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an export of one precision may be from the trained model, and why.
+    """The allowed distance of an export of one precision from the trained model, and the reason.
 
     ``divergence`` is the mean Kullback-Leibler divergence in nats a token. ``tie`` is the difference of
     log-probability, in nats, under which two tokens count as equally likely, and ``others`` the share of answers
@@ -35,12 +35,12 @@ class Tolerance:
     others: float = 0.0
 
 
-_SAME = "the same numbers, only added up in another order"
+_SAME = "the numbers are the same, only added up in another order"
 _HALF = "each weight keeps 11 bits, and llama.cpp multiplies them with inputs of the same precision"
 _BRAIN = "each weight keeps 8 bits"
 _BLOCK = "32 weights share one scale"
 FEW = 0.01
-"""Share of answers that may turn at a token where 8 bits a weight or fewer decide."""
+"""Share of answers that may change in precisions that keep 8 bits a weight or fewer."""
 
 TOLERANCES = {
     "float32": Tolerance(2e-5, 0.005, _SAME),
@@ -61,9 +61,9 @@ COARSEST = Tolerance(0.3, 1.6, "blocks of weights share scales, and each keeps 4
 RED_FACTOR = 4.0
 """A divergence above the tolerance is amber, and above this many times the tolerance red."""
 LONG_FACTOR = 4.0
-"""How many times the tolerance the few places after a long row may be off."""
+"""The few positions after a long row may be off by this many times the tolerance, since their mean varies more."""
 MANY = 0.25
-"""A greater share of answers that differ is red, unless it is a single one."""
+"""A larger share of different answers is red, unless it is a single answer."""
 SCORE_POINTS = 0.01
 """Exact match may fall by this much, or by one row, and stay green; by five times as much, amber."""
 
@@ -76,9 +76,9 @@ def compare(
     precision: str,
     weigh: Weigh,
 ) -> tuple[list[Check], dict[str, Any], list[dict[str, Any]]]:
-    """The checks of a reading against the trained model, their figures, and rows as examples.
+    """Return the checks of a reading against the trained model, their figures, and rows as examples.
 
-    ``weigh`` asks the trained model how likely a token was where an answer turns, wherever that is.
+    ``weigh`` returns the trained model's log-probabilities at the position where an answer differs.
     """
     limit = TOLERANCES.get(precision, COARSEST)
     divergences = list(_divergences(answers, reading))
@@ -110,25 +110,25 @@ def compare(
 
 
 def _prompts(panel: Panel, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Return whether every conversation became the same ids under the template that the export carries."""
+    """Return the check that the export's template turns every conversation into the same ids."""
     pairs = [(row.prompt_ids, read["prompt_ids"]) for row, read in zip(panel.rows, reading.rows, strict=True)]
     pairs += [(ids, read) for (_, ids), read in zip(panel.shapes, reading.shapes, strict=True)]
     odd = [(ours, theirs) for ours, theirs in pairs if ours != theirs]
     if not odd:
-        return Check("prompt ids", Light.GREEN, f"{len(pairs)} conversations become the same ids.")
+        return Check("prompt ids", Light.GREEN, f"{len(pairs)} conversations give the same ids.")
     ours, theirs = odd[0]
     place = first_difference(ours, theirs) or 0
     was, now = (_shown(tokenizer, ids[place : place + 4]) for ids in (ours, theirs))
     return Check(
         "prompt ids",
         Light.RED,
-        f"{len(odd)} of {len(pairs)} conversations become other ids, first at token {place}: {was} was trained, "
+        f"{len(odd)} of {len(pairs)} conversations give other ids, first at token {place}: {was} was trained, "
         f"{now} is read. The export's chat template or its tokens are not those of training.",
     )
 
 
 def _texts(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Check:
-    """Return whether texts on which tokenizers part are cut the same way."""
+    """Return the check that texts which tokenizers often split differently are split the same way."""
     wanted = [tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids for text in ODD_TEXTS]
     odd = [
         text for text, ours, theirs in zip(ODD_TEXTS, wanted, reading.texts, strict=True) if ours != theirs
@@ -137,12 +137,12 @@ def _texts(reading: Reading, tokenizer: PreTrainedTokenizerBase) -> Check:
         return Check(
             "odd texts",
             Light.GREEN,
-            f"{len(wanted)} texts of numbers, spaces and scripts become the same ids.",
+            f"{len(wanted)} texts of numbers, spaces and scripts give the same ids.",
         )
     return Check(
         "odd texts",
         Light.AMBER,
-        f"{len(odd)} of {len(wanted)} unusual texts become other ids, such as {odd[0]!r}: the reader cuts words by "
+        f"{len(odd)} of {len(wanted)} unusual texts give other ids, such as {odd[0]!r}: the reader splits words by "
         "another rule.",
     )
 
@@ -156,10 +156,10 @@ def _divergences(answers: Sequence[Answer], reading: Reading) -> Iterator[float]
 
 
 def divergence(trained: Tensor, tops: Sequence[Sequence[float]]) -> float:
-    """Kullback-Leibler divergence in nats of a reading from the trained log-probabilities ``[vocabulary]``.
+    """Return the KL divergence in nats of a reading from the ``trained`` log-probabilities ``[vocabulary]``.
 
-    Over the reader's likeliest tokens ``tops``, (id, log-probability), and all others taken as one. Not below 0;
-    infinite where a number is not finite or an id is unknown.
+    It is computed over the reader's likeliest tokens ``tops``, (id, log-probability), with all others as one outcome.
+    Never negative; infinite if a number is not finite or an id is unknown.
     """
     ids = torch.tensor([int(each[0]) for each in tops])
     theirs = torch.tensor(
@@ -174,36 +174,38 @@ def divergence(trained: Tensor, tops: Sequence[Sequence[float]]) -> float:
 
 
 def _logits(mean: float, worst: float, limit: Tolerance, precision: str) -> Check:
-    """Return whether the probabilities of the answers' tokens are those of the trained model."""
-    said = (
+    """Return the check that the probabilities of the answers' tokens are those of the trained model."""
+    finding = (
         f"The probabilities are {mean:.2g} nats from the trained model's on average, {worst:.2g} at worst; "
         f"{precision} allows {limit.divergence:g} on average, because {limit.reason}."
     )
     if mean <= limit.divergence:
-        return Check("probabilities", Light.GREEN, said)
-    return Check("probabilities", Light.AMBER if mean <= RED_FACTOR * limit.divergence else Light.RED, said)
+        return Check("probabilities", Light.GREEN, finding)
+    return Check(
+        "probabilities", Light.AMBER if mean <= RED_FACTOR * limit.divergence else Light.RED, finding
+    )
 
 
 def _long(row: LongRow | None, reading: Reading, limit: Tolerance) -> Iterator[Check]:
-    """Return whether the probabilities are the trained model's where positions or windows change with the length."""
+    """Yield the check of the probabilities beyond the length where the model's positions or windows change."""
     if row is None:
         return
     if row.logprobs is None:
-        said = f"A row beyond {row.beyond:,} tokens takes too long here; only settings are compared for it."
-        yield Check("long rows", Light.GREEN, said)
+        finding = f"A row beyond {row.beyond:,} tokens would take too long here; only settings were compared."
+        yield Check("long rows", Light.GREEN, finding)
         return
     found = [divergence(ours, tops) for ours, tops in zip(row.logprobs, reading.long, strict=True)]
     mean, allowed = sum(found) / len(found), LONG_FACTOR * limit.divergence
-    said = (
+    finding = (
         f"After {len(row.prompt_ids):,} tokens, beyond the {row.beyond:,} where positions or windows change, the "
         f"probabilities are {mean:.2g} nats from the trained model's; {allowed:g} are allowed."
     )
     light = Light.GREEN if mean <= allowed else Light.AMBER if mean <= RED_FACTOR * allowed else Light.RED
-    yield Check("long rows", light, said)
+    yield Check("long rows", light, finding)
 
 
 def _ends(panel: Panel, answers: Sequence[Answer], reading: Reading) -> Check:
-    """Return whether answers end where the trained model's end."""
+    """Return the check that answers end where the trained model's answers end."""
     odd = [
         row.place
         for row, answer, read in zip(panel.rows, answers, reading.rows, strict=True)
@@ -217,7 +219,7 @@ def _ends(panel: Panel, answers: Sequence[Answer], reading: Reading) -> Check:
             f"{len(odd)} of {ended} answers go on after the token that ended them in training, first {odd[0]}: the "
             "export does not name that token as an end.",
         )
-    return Check("end tokens", Light.GREEN, f"{ended} answers end by themselves, and in the export as well.")
+    return Check("end tokens", Light.GREEN, f"{ended} answers end by themselves, in the export too.")
 
 
 def _difference(
@@ -227,10 +229,10 @@ def _difference(
     tokenizer: PreTrainedTokenizerBase,
     weigh: Weigh,
 ) -> dict[str, Any] | None:
-    """The first token that differs, its place, and how much likelier the trained model holds its own; None if none.
+    """Return the first token that differs, its place, and by how many nats the trained model prefers its own token.
 
-    End tokens are not compared: readers differ in whether they report them, see ``_ends``. An export that ends
-    where the trained model goes on is weighed by the likeliest of them.
+    None if no token differs. End tokens are not compared here, since not every reader reports them; see ``_ends``. If
+    the export ends where the trained model goes on, the gap is that to the likeliest end token.
     """
     special = sorted(set(tokenizer.all_special_ids))
     places = [place for place, i in enumerate(answer.ids) if i not in special]
@@ -239,7 +241,7 @@ def _difference(
         return None
     first = first_difference(ours, theirs) or 0
     place = places[first] if first < len(ours) else (places[-1] + 1 if places else 0)
-    was, now = (_shown(tokenizer, said[first : first + 1]) or "the end" for said in (ours, theirs))
+    was, now = (_shown(tokenizer, tokens[first : first + 1]) or "the end" for tokens in (ours, theirs))
     gap = None
     if place < len(answer.ids):
         weights = weigh(prompt, answer.ids[: place + 1])[-1]
@@ -251,30 +253,30 @@ def _difference(
 def _greedy(
     answers: Sequence[Answer], differences: Sequence[dict[str, Any] | None], limit: Tolerance
 ) -> Check:
-    """Return whether the likeliest answers are the same, near ties aside."""
+    """Return the check that greedy answers are the same, except where two tokens are nearly equally likely."""
     odd = [each for each in differences if each]
     if not odd:
         return Check("greedy answers", Light.GREEN, f"All {len(answers)} answers are equal, token by token.")
     ties = [each for each in odd if each["gap"] is not None and each["gap"] <= limit.tie]
     first = next((each for each in odd if each not in ties), odd[0])
     gap = "" if first["gap"] is None else f", {first['gap']:.2g} nats less likely in training"
-    said = (
-        f"{len(odd)} of {len(answers)} answers differ, first at token {first['place']}: {first['trained']} was "
-        f"trained, {first['export']} is said{gap}."
+    finding = (
+        f"{len(odd)} of {len(answers)} answers differ, first at token {first['place']}: {first['trained']} in "
+        f"training, {first['export']} in the export{gap}."
     )
     if len(ties) == len(odd):
-        return Check("greedy answers", Light.GREEN, f"{said} That is a tie within {limit.tie:g} nats.")
+        return Check("greedy answers", Light.GREEN, f"{finding} That is a tie within {limit.tie:g} nats.")
     share = (len(odd) - len(ties)) / len(answers)
     if share <= limit.others:
         return Check(
-            "greedy answers", Light.GREEN, f"{said} This precision may turn one answer in a hundred."
+            "greedy answers", Light.GREEN, f"{finding} In this precision one answer in a hundred may change."
         )
     many = share > MANY and len(odd) - len(ties) > 1
-    return Check("greedy answers", Light.RED if many else Light.AMBER, said)
+    return Check("greedy answers", Light.RED if many else Light.AMBER, finding)
 
 
 def _score(trained: float | None, exported: float | None, rows: int) -> Iterator[Check]:
-    """Return whether the task is still solved as well."""
+    """Yield the check that the share of expected answers has not fallen."""
     if trained is None or exported is None:
         return
     allowed = max(SCORE_POINTS, 1.0 / rows)
@@ -291,12 +293,12 @@ def _examples(
     reading: Reading,
     differences: Sequence[dict[str, Any] | None],
 ) -> list[dict[str, Any]]:
-    """Rows to show: those that differ first, five in all."""
+    """Return five rows to show, those that differ first."""
     order = sorted(range(len(panel.rows)), key=lambda index: differences[index] is None)[:5]
     found = []
     for index in order:
         each = differences[index]
-        told = f"token {each['place']}: {each['trained']} → {each['export']}" if each else ""
+        difference = f"token {each['place']}: {each['trained']} → {each['export']}" if each else ""
         row = panel.rows[index]
         found.append(
             {
@@ -304,13 +306,13 @@ def _examples(
                 "expected": row.expected,
                 "trained": answers[index].text,
                 "export": reading.rows[index]["text"],
-                "difference": told,
+                "difference": difference,
             }
         )
     return found
 
 
 def _shown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Ids as the text they stand for, quoted; unknown ones by number."""
+    """Return ids as their text in quotes; as numbers if one is unknown."""
     known = [i for i in ids if 0 <= i < len(tokenizer)]
     return repr(tokenizer.decode(known)) if len(known) == len(ids) and ids else ", ".join(map(str, ids))

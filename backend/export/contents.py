@@ -1,7 +1,7 @@
-"""What lies in an export beside what was trained: weights here, settings and tokens in rooms of their own.
+"""Compare the contents of an export with the trained model: weights here, settings and tokens through other modules.
 
-A reader's answers say that something is wrong; this says what. ``check_*`` name what is wrong, in words;
-``unknown_*`` name what nobody here knows, which need not be wrong.
+A reader's answers show that something is wrong; this tells what. ``check_*`` return what is wrong, a sentence part
+each; ``unknown_*`` return what Tunesmith does not know, which need not be wrong.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Floats = npt.NDArray[np.float32]
 Readers = dict[str, Callable[[], Floats]]
 
 COARSE_ERRORS = {"Q6_K": 0.03, "Q5_K": 0.06, "Q4_K": 0.12, "Q3_K": 0.24, "Q2_K": 0.45}
-"""Largest relative error of a tensor in a format that we cannot repeat; llama.cpp's own reaches about 0.6 of it."""
+"""Largest allowed relative error of a tensor in a format that only llama.cpp writes; usual errors are 0.6 of it."""
 OTHER_ERROR = 0.15
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
@@ -60,10 +60,10 @@ def check_folder(
     stored: torch.dtype | None = None,
     base: Path | None = None,
 ) -> list[str]:
-    """Every difference between a model in Hugging Face layout and the trained one, in words; none where equal.
+    """Return every difference between a model in Hugging Face layout and the trained one.
 
-    ``stored`` is the precision the weights were meant to have; ``base`` is the model before training, by which a
-    layer without its adapter is known.
+    ``stored`` is the precision that the weights should have; ``base`` is the model before training, which tells a
+    layer into which the adapter was not merged.
     """
     return [
         *_check_files(folder, config, tokenizer, end_ids, stored),
@@ -74,7 +74,7 @@ def check_folder(
 def unknown_in_folder(
     folder: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
 ) -> list[str]:
-    """What the files beside the weights say that nobody here knows, in words."""
+    """Return the unknown settings of a model in Hugging Face layout."""
     return [
         *unknown_settings(folder / "config.json", config),
         *unknown_rules(folder / "generation_config.json", greedy_rules(tokenizer, end_ids)),
@@ -91,10 +91,10 @@ def _check_files(
 ) -> Iterator[str]:
     precision = str(stored).removeprefix("torch.") if stored else None
     yield from check_config(folder / "config.json", config, precision)
-    yield from _check_words(folder, tokenizer, end_ids)
+    yield from _check_tokens(folder, tokenizer, end_ids)
 
 
-def _check_words(folder: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> Iterator[str]:
+def _check_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> Iterator[str]:
     rules = greedy_rules(tokenizer, end_ids)
     yield from check_tokenizer(folder, tokenizer)
     yield from check_rules(folder / "generation_config.json", rules)
@@ -103,7 +103,7 @@ def _check_words(folder: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[
 
 @dataclass(frozen=True)
 class _Stored:
-    """How weights are stored: in the ``kinds`` of a GGUF file, written by us (``ours``) or not, or in ``dtype``."""
+    """The storage of weights: ``kinds`` by name in a GGUF file, which is ``ours`` or llama.cpp's, or a ``dtype``."""
 
     kinds: Mapping[str, gguf.GGMLQuantizationType]
     ours: bool = True
@@ -115,11 +115,11 @@ def _check_weights(
 ) -> Iterator[str]:
     read = _readers(folder, weights.keys())
     yield from (f"the weight {name} is missing" for name in sorted(weights.keys() - read.keys()))
-    yield from (f"the weight {name} is too many" for name in sorted(read.keys() - weights.keys()))
+    yield from (f"the weight {name} does not belong there" for name in sorted(read.keys() - weights.keys()))
     for name in sorted(weights.keys() & read.keys()):
         values, trained = read[name](), weights[name].detach().float().cpu().numpy()
         if not is_rounded(values, trained, stored.kinds.get(name), stored.dtype, ours=stored.ours):
-            yield f"{name} {_how(name, values, trained, weights, base)}"
+            yield f"{name} {_explain(name, values, trained, weights, base)}"
 
 
 def check_gguf(
@@ -133,9 +133,9 @@ def check_gguf(
     base: Path | None = None,
     precision: str | None = None,
 ) -> list[str]:
-    """The same for a GGUF file, meant to be in ``precision``; it is unpacked into ``scratch``, which must not exist.
+    """Return every difference between a GGUF file in ``precision`` and the trained model.
 
-    Raises ModelError where our import cannot read it.
+    The file is unpacked into ``scratch``, which must not exist. Raises ModelError if our import cannot read it.
     """
     file = read_gguf(path)
     unpack_gguf(readable_model(file), scratch)
@@ -151,7 +151,7 @@ def check_gguf(
 
 
 def unknown_in_gguf(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What a GGUF file says that nobody here knows, in words."""
+    """Return the unknown keys of a GGUF file."""
     return unknown_gguf_keys(read_gguf(path), tokenizer)
 
 
@@ -162,10 +162,10 @@ def check_onnx(
     tokenizer: PreTrainedTokenizerBase,
     end_ids: set[int],
 ) -> list[str]:
-    """The same for an ONNX graph in ``folder``.
+    """Return every difference between an ONNX graph in ``folder`` and the trained model.
 
-    Its weights have no names any more and some are turned, so that it can be seen that a trained one is nowhere, but
-    not that two stand in each other's place.
+    In a graph weights have lost their names and some are transposed. So a missing weight is found, but not two that
+    are swapped.
     """
     import onnx  # noqa: PLC0415 - an extra
 
@@ -180,12 +180,12 @@ def check_onnx(
 
 
 def _digest(values: npt.NDArray[Any]) -> str:
-    """What two arrays of the same shape and numbers have in common."""
+    """Return a text that is equal for arrays of the same shape and numbers."""
     return f"{values.shape} {hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()}"
 
 
 def _readers(folder: Path, names: Set[str]) -> Readers:
-    """What reads each weight, by its name; transformers reads where a family is stored under other names."""
+    """Return a function to read each weight, by name; transformers reads models stored under other names."""
     read: Readers = {}
     for file in sorted(folder.glob("*.safetensors")):
         read |= {name: partial(_tensor, file, name) for name in _names(file)}
@@ -209,7 +209,7 @@ def _tensor(file: Path, name: str) -> Floats:
 def _kinds(
     file: GgufFile, config: PretrainedConfig, weights: Mapping[str, Tensor]
 ) -> dict[str, gguf.GGMLQuantizationType]:
-    """How each weight is stored in a GGUF file, by its Hugging Face name."""
+    """Return the GGUF kind of each weight, by its Hugging Face name."""
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     found = {name: names.get_name(name, try_suffixes=(".weight", ".bias")) for name in weights}
     return {name: file.tensors[part].kind for name, part in found.items() if part in file.tensors}
@@ -218,7 +218,7 @@ def _kinds(
 def _rounded(
     trained: Floats, kind: gguf.GGMLQuantizationType | None, stored: torch.dtype | None
 ) -> Floats | None:
-    """What the trained values become in the precision they are stored in; None where we cannot repeat that."""
+    """Return the trained values rounded to the stored precision; None if only llama.cpp can round so."""
     if kind is None:
         values: Floats = torch.from_numpy(trained).to(stored or torch.float32).float().numpy()
         return values
@@ -236,9 +236,10 @@ def is_rounded(
     *,
     ours: bool = True,
 ) -> bool:
-    """Return whether ``values`` are the trained ones in ``kind`` or ``stored``: exactly, or as near as K-quants come.
+    """Return whether ``values`` are the trained ones in ``kind`` or ``stored``.
 
-    What is not ``ours`` was written by llama.cpp, which may round the same kind of block in another way.
+    They must be equal if we can round in the same way; K-quants, and blocks rounded by llama.cpp (not ``ours``), may
+    have a small error.
     """
     repeated = ours or kind is None or kind.name in _FLOATS
     wanted = _rounded(trained, kind, stored) if repeated else None
@@ -248,18 +249,20 @@ def is_rounded(
 
 
 def _distance(values: Floats, wanted: Floats) -> float:
-    """The relative root mean square difference."""
+    """Return the relative root-mean-square difference."""
     return float(np.linalg.norm(values - wanted) / (np.linalg.norm(wanted) or 1.0))
 
 
-def _how(name: str, values: Floats, trained: Floats, weights: Mapping[str, Tensor], base: Path | None) -> str:
-    """In what way a weight is wrong, where it can be told: the likeliest of the known ways."""
+def _explain(
+    name: str, values: Floats, trained: Floats, weights: Mapping[str, Tensor], base: Path | None
+) -> str:
+    """Return the likeliest explanation of a wrong weight, or just its distance from the trained one."""
     if values.shape != trained.shape:
         return f"has the shape {list(values.shape)} instead of {list(trained.shape)}"
     apart = _distance(values, trained)
     before = _base_tensor(base, name)
     if before is not None and _distance(values, before) < apart / 3:
-        return "holds the base model's weights: what was trained is not merged into it"
+        return "holds the base model's values: the adapter was not merged into it"
     factor = float(np.vdot(values, trained) / (np.vdot(trained, trained) or 1.0))
     if abs(factor - 1) > 0.01 and _distance(values, factor * trained) < apart / 3:
         return f"is {factor:.4g} times the trained weight: its scale is wrong"
@@ -278,7 +281,7 @@ def _row_norms(values: Floats) -> Floats:
 
 
 def _base_tensor(base: Path | None, name: str) -> Floats | None:
-    """A weight before training, where the base is at hand."""
+    """Return a weight before training; None without the base."""
     files = sorted(base.glob("*.safetensors")) if base else []
     file = next((file for file in files if name in _names(file)), None)
     return None if file is None else _tensor(file, name)
@@ -297,17 +300,17 @@ def check_adapter(
     *,
     naming: Mapping[str, Any],
 ) -> list[str]:
-    """Every difference between an exported adapter and the run's own, in words.
+    """Return every difference between an exported adapter and the run's own.
 
-    ``naming`` is what its adapter_config.json says in its own way, see ``Trained.naming``.
+    ``naming`` are the keys of adapter_config.json that are meant to differ, see ``Trained.naming``.
     """
-    problems = list(_check_words(folder, tokenizer, end_ids))
+    problems = list(_check_tokens(folder, tokenizer, end_ids))
     mine, theirs = (
         {name: _tensor(place / _WEIGHTS, name) for name in _names(place / _WEIGHTS)}
         for place in (result, folder)
     )
     problems += [f"the weight {name} is missing" for name in sorted(mine.keys() - theirs.keys())]
-    problems += [f"the weight {name} is too many" for name in sorted(theirs.keys() - mine.keys())]
+    problems += [f"the weight {name} does not belong there" for name in sorted(theirs.keys() - mine.keys())]
     problems += [
         f"{name} differs from the trained adapter"
         for name in sorted(mine.keys() & theirs.keys())
@@ -316,7 +319,7 @@ def check_adapter(
     ours, found = (_adapter_config(place) for place in (result, folder))
     wanted = {**ours, **naming}
     problems += [
-        f"adapter_config.json says {key} {found.get(key)}, not {value}"
+        f"adapter_config.json has {key} {found.get(key)}, not {value}"
         for key, value in wanted.items()
         if value != found.get(key)
     ]
@@ -326,19 +329,19 @@ def check_adapter(
 def unknown_in_adapter(
     folder: Path, result: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
 ) -> list[str]:
-    """What an exported adapter says that the run's own does not, in words."""
+    """Return the unknown settings of an exported adapter."""
     more = sorted(_adapter_config(folder).keys() - _adapter_config(result).keys())
     return [
-        *(f"adapter_config.json says {key}" for key in more),
+        *(f"adapter_config.json has the key {key}" for key in more),
         *unknown_rules(folder / "generation_config.json", greedy_rules(tokenizer, end_ids)),
         *unknown_tokenizer_settings(folder, tokenizer),
     ]
 
 
 def check_shared_ends(model: PreTrainedModel, result: Path) -> Iterator[str]:
-    """Yield what is wrong where head and embeddings are one matrix and the adapter was trained on one of them alone.
+    """Yield a sentence if head and embeddings are one matrix and the adapter was trained on only one of them.
 
-    Merged, its update is in both: no reader of the export could get the head that was trained.
+    Merged, its update is in both, so no reader of the export can get the trained head.
     """
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if ends[1] is None or ends[0].weight.data_ptr() != ends[1].weight.data_ptr():
@@ -349,8 +352,8 @@ def check_shared_ends(model: PreTrainedModel, result: Path) -> Iterator[str]:
     }
     for name in sorted(adapted & set(names)):
         yield (
-            f"the adapter's update of {name} is in head and embeddings, which are one matrix; it was trained for "
-            f"{name} alone"
+            f"the adapter's update of {name} is in both head and embeddings, which are one matrix; it was trained "
+            f"for {name} alone"
         )
 
 
@@ -360,7 +363,7 @@ def _adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def check_lora(path: Path, result: Path, config: PretrainedConfig) -> list[str]:
-    """Every difference between an adapter's GGUF file and a run's own adapter, in words."""
+    """Return every difference between an adapter's GGUF file and the run's own adapter."""
     file = read_gguf(path)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     problems = list(check_adapter_keys(file, _adapter_config(result), config))
@@ -370,7 +373,8 @@ def check_lora(path: Path, result: Path, config: PretrainedConfig) -> list[str]:
         part = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
         wanted[f"{part}.lora_{side[0].lower()}"] = _tensor(result / _WEIGHTS, name)
     problems += [f"the weight {part} is missing" for part in sorted(wanted.keys() - file.tensors.keys())]
-    problems += [f"the weight {part} is too many" for part in sorted(file.tensors.keys() - wanted.keys())]
+    extra = sorted(file.tensors.keys() - wanted.keys())
+    problems += [f"the weight {part} does not belong there" for part in extra]
     for part in sorted(wanted.keys() & file.tensors.keys()):
         tensor = file.tensors[part]
         rows = unpermuted(tensor, config.to_dict()) if part.endswith("lora_b") else tensor.rows

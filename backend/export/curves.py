@@ -1,4 +1,4 @@
-"""Loss curves as one small SVG picture, written by hand."""
+"""Draw loss curves as one small SVG picture, without a plotting library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TICKS = 5
 
 
 def read_curves(lines: Iterable[Mapping[str, object]]) -> dict[str, list[tuple[float, float]]]:
-    """(step, nats) of the training and the held-out loss, from the lines of ``metrics.jsonl``; finite ones only."""
+    """Return the finite (step, nats) points of training and held-out loss from the lines of ``metrics.jsonl``."""
     curves: dict[str, list[tuple[float, float]]] = {"training loss": [], "held-out loss": []}
     names = {TRAIN_LOSS: "training loss", EVAL_LOSS: "held-out loss"}
     for line in lines:
@@ -27,9 +27,9 @@ def read_curves(lines: Iterable[Mapping[str, object]]) -> dict[str, list[tuple[f
 
 
 def draw_curves(curves: Mapping[str, Points], *, title: str) -> str:
-    """An SVG document with every curve in one frame; axes start at zero.
+    """Return an SVG document with every curve in one frame; axes start at zero.
 
-    Raises ValueError where there is no point to draw.
+    Raises ValueError when there is no point to draw.
     """
     points = [point for curve in curves.values() for point in curve]
     if not points:
@@ -58,7 +58,7 @@ def draw_curves(curves: Mapping[str, Points], *, title: str) -> str:
 
 
 def _grid(right: float, top: float) -> list[str]:
-    """Lines and numbers of both axes."""
+    """Return the SVG elements of the grid lines and the numbers of both axes."""
     inner_width, inner_height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     parts = []
     for tick in range(_TICKS + 1):

@@ -1,4 +1,4 @@
-"""The forms a trained model can leave in, each written into a folder that is there already."""
+"""Write a trained model in each of the forms it can be exported in."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 DTYPES = ("float32", "bfloat16", "float16")
 GGUF_TARGETS = ("gguf", "ollama", "lora-gguf")
 OLLAMA_CONTEXT = 4096
-"""Ollama's own ``num_ctx``. It reserves the cache for as many tokens, so that a model's whole context may not fit."""
+"""Ollama's default ``num_ctx``. Ollama reserves memory for that many tokens; a model's full context may not fit."""
 
 
 def choose_precision(target: str, dtype: str, quantization: str) -> str:
-    """The precision that ``target`` is written in: ``dtype`` for a merged model, ``quantization`` for a GGUF file.
+    """Return the precision of ``target``: ``dtype`` for a merged model, ``quantization`` for a GGUF file.
 
-    Raises ExportError (``bad-target``, ``bad-precision``, ``no-quantizer``) for what cannot be written here.
+    Raises ExportError (``bad-target``, ``bad-precision``, ``no-quantizer``) if it cannot be written here.
     """
     if target not in TARGETS:
         raise ExportError(
@@ -49,7 +49,7 @@ def choose_precision(target: str, dtype: str, quantization: str) -> str:
     known = DTYPES if target == "merged" else (*FILE_TYPES, *quantizer.BY_LLAMA_CPP)
     if given not in known:
         raise ExportError(
-            f"{given!r} is no precision of {target}.",
+            f"{given!r} is not a precision for {target}.",
             remedy=f"Choose {', '.join(known)}.",
             code="bad-precision",
         )
@@ -80,7 +80,7 @@ def check_form(trained: Trained, target: Target) -> None:
 def write_form(
     trained: Trained, target: Target, precision: str, folder: Path, *, max_shard_size: str
 ) -> tuple[Path, list[str]]:
-    """Write one form into ``folder``; returns what its reader opens, and what could not be carried over."""
+    """Write one form into ``folder``; return the path that a reader opens, and notes on what could not be kept."""
     if target == "adapter":
         return _write_adapter(trained, folder), []
     if target == "merged":
@@ -98,13 +98,13 @@ def write_form(
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Bytes of every file in an export, by relative name."""
+    """Return the size in bytes of every file in an export, by relative name."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _write_adapter(trained: Trained, folder: Path) -> Path:
-    """The adapter as peft reads it; it names its base as others know it, and never a place on this machine."""
+    """Write the adapter for peft; it names its base by Hub id, never by a path of this machine."""
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(trained.result / name, folder / name)
     write_tokenizer(trained.tokenizer, folder)
@@ -116,10 +116,10 @@ def _write_adapter(trained: Trained, folder: Path) -> Path:
 
 
 def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: str) -> Path:
-    """The merged model in Hugging Face layout: added up in float32, then rounded once, in shards."""
+    """Write the merged model in Hugging Face layout: merged in float32, then rounded once, in shards."""
     model, stored = trained.merge(), getattr(torch, dtype)
     rounded = {name: tensor.detach().to(stored) for name, tensor in model_weights(model).items()}
-    # rules that transformers calls invalid are not saved
+    # The base's rules may be ones that transformers calls invalid and refuses to save.
     model.generation_config = trained.generation_config()
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -135,7 +135,7 @@ def _write_merged(trained: Trained, dtype: str, folder: Path, max_shard_size: st
 
 
 def _write_onnx(trained: Trained, folder: Path) -> Path:
-    """The graph with what its readers need besides: configuration, rules of generation, tokenizer."""
+    """Write the graph, and the configuration, generation rules and tokenizer that readers need."""
     model = trained.merge()
     write_onnx(folder / ONNX_FILE, model)
     write_config(model.config, folder, dtype="float32")
@@ -145,7 +145,7 @@ def _write_onnx(trained: Trained, folder: Path) -> Path:
 
 
 def write_model_gguf(trained: Trained, model: PreTrainedModel, file: Path, precision: str) -> None:
-    """``model`` with the run's tokenizer as one GGUF file; what the gguf package cannot write, llama.cpp does."""
+    """Write ``model`` and the run's tokenizer as one GGUF file, quantized by llama.cpp if the gguf package cannot."""
     written = precision if precision in FILE_TYPES else "F32"
     target = file if written == precision else file.with_suffix(".f32")
     with tempfile.TemporaryDirectory() as words:

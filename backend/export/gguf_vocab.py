@@ -1,7 +1,7 @@
-"""A Hugging Face tokenizer as the ``tokenizer.*`` keys of a GGUF file.
+"""Convert a Hugging Face tokenizer to the ``tokenizer.*`` keys of a GGUF file.
 
-Only byte-level BPE is written, the vocabulary that Llama 3, Qwen and SmolLM use. The rule that cuts text into
-words is recognised by what tokenizer.json says, never guessed.
+Only byte-level BPE is supported, as in Llama 3, Qwen and SmolLM. The rule that splits text into words is recognised
+by tokenizer.json, never guessed.
 
 Source of the keys: the GGUF specification (ggml repository, docs/gguf.md).
 """
@@ -26,7 +26,7 @@ _ROLES = ("bos", "eos", "unk", "sep", "pad", "mask")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Everything a GGUF file says of a tokenizer; ``tokens`` and ``kinds`` have one entry an embedding row."""
+    """The content of a GGUF file's tokenizer keys; ``tokens`` and ``kinds`` have an entry per embedding row."""
 
     word_rule: str
     tokens: list[str]
@@ -37,7 +37,7 @@ class Vocabulary:
     special: SpecialVocab
 
     def write(self, writer: GGUFWriter) -> None:
-        """Add the keys to a GGUF file that is being made."""
+        """Add the keys to a GGUF file."""
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(self.word_rule)
         writer.add_token_list(self.tokens)
@@ -54,14 +54,14 @@ class Vocabulary:
 def read_vocabulary(
     tokenizer: PreTrainedTokenizerBase, folder: Path, *, rows: int, eos_token_ids: int | Iterable[int] | None
 ) -> Vocabulary:
-    """What a GGUF file must say of ``tokenizer``, which is also saved in ``folder``, for ``rows`` embeddings.
+    """Return the GGUF vocabulary of ``tokenizer``, also saved in ``folder``, for ``rows`` embeddings.
 
     ``eos_token_ids`` are those of the model's generation config. Raises ExportError (``unsupported-tokenizer``).
     """
     word_rule = find_word_rule(tokenizer)
     tokens, kinds = _tokens(tokenizer, rows)
     special = SpecialVocab(folder, load_merges=True, n_vocab=rows)
-    special.add_special_token = {}  # said by what the tokenizer does, below
+    special.add_special_token = {}  # set below, from what the tokenizer does
     ids = {
         role: getattr(tokenizer, f"{role}_token_id") for role in _ROLES
     }  # the package finds added tokens only
@@ -80,9 +80,9 @@ def read_vocabulary(
 
 
 def find_word_rule(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The name that llama.cpp has for the way ``tokenizer`` cuts text into words before merging.
+    """Return llama.cpp's name for the way ``tokenizer`` splits text into words before merging.
 
-    Raises ExportError (``unsupported-tokenizer``) where it has none that we know.
+    Raises ExportError (``unsupported-tokenizer``) if there is no name that we know.
     """
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model, steps = spec["model"], _steps(spec["pre_tokenizer"])
@@ -90,15 +90,15 @@ def find_word_rule(tokenizer: PreTrainedTokenizerBase) -> str:
     name = next((name for name, rule in known.items() if rule == steps), None)
     if model["type"] != "BPE" or model.get("byte_fallback") or name is None:
         raise ExportError(
-            f"GGUF cannot carry this tokenizer ({model['type']}) with a word rule we know.",
-            remedy=f"Known are byte-level BPE with the rules {', '.join(known)}. Export it with `to=merged` instead.",
+            f"GGUF export does not support this tokenizer ({model['type']}), or its rule for splitting words.",
+            remedy=f"It supports byte-level BPE with the rules {', '.join(known)}. Export with `to=merged` instead.",
             code="unsupported-tokenizer",
         )
     return name
 
 
 def _steps(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a pre-tokenizer, one after the other, without what changes offsets only."""
+    """Return the steps of a pre-tokenizer in order, without settings that change only offsets."""
     parts = (spec or {}).get("pretokenizers", [spec] if spec else [])
     return [
         {k: v for k, v in part.items() if k != "trim_offsets" and (k, v) != ("invert", False)}
@@ -107,12 +107,12 @@ def _steps(spec: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], list[int]]:
-    """Token texts and GGUF token types by id; embedding rows that no token uses are named and marked unused."""
+    """Return token texts and GGUF token types by id; rows without a token are named ``[PAD…]`` and unused."""
     names = {index: token for token, index in tokenizer.get_vocab().items()}
     if max(names) >= rows:
         raise ExportError(
-            f"The tokenizer has token {max(names)} and the model embeds {rows}.",
-            remedy="Train again with a tokenizer that fits its model.",
+            f"The tokenizer has token {max(names)}, but the model has only {rows} embeddings.",
+            remedy="Train again with a tokenizer that fits the model.",
             code="unsupported-tokenizer",
         )
     added = tokenizer.added_tokens_decoder
@@ -129,5 +129,5 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, rows: int) -> tuple[list[str], l
 
 
 def _is_control(token: Any) -> bool:
-    """Return whether an added token is control: said to be special, or written as such."""
+    """Return whether an added token is a control token: a special one, or spelled ``<|…|>``."""
     return bool(token.special) or (token.content.startswith("<|") and token.content.endswith("|>"))

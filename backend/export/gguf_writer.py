@@ -1,7 +1,7 @@
-"""A merged model, or an adapter alone, as one GGUF file.
+"""Write a merged model, or an adapter alone, as one GGUF file.
 
-Names, layouts and keys are those of llama.cpp's own converter, so that its runtimes read the file as theirs.
-Tensors are converted one at a time, while they are written.
+Names, layouts and keys are those of llama.cpp's own converter. Tensors are converted one at a time while they are
+written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FILE_TYPES = {
     "Q4_1": LlamaFileType.MOSTLY_Q4_1,
     "Q4_0": LlamaFileType.MOSTLY_Q4_0,
 }
-"""What the gguf package can write by itself, finest first."""
+"""The precisions that the gguf package can write by itself, finest first."""
 
 _COARSE = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0"})
 _POSITIONS = ("default", "llama3", "linear", "yarn")
@@ -55,13 +55,13 @@ YARN = {
     "mscale_all_dim": 0,
     "truncate": True,
 }
-"""What transformers may be told of yarn, and where it is then as llama.cpp has it."""
+"""Yarn settings of transformers that llama.cpp does not read, with the value at which both compute the same."""
 _ROTARY = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """A tensor as it will lie in the file: ``values`` fp32, ``shape`` outermost first."""
+    """A tensor to be written: ``values`` in fp32, outermost dimension first, and the kind it is stored in."""
 
     name: str
     values: Tensor
@@ -80,7 +80,7 @@ class _Planned:
         return self.kind not in {Kind.F32, Kind.F16}
 
     def stored(self) -> npt.NDArray[Any]:
-        """The values converted."""
+        """Return the values converted to their kind."""
         array: npt.NDArray[Any] = quantize(self.values.float().numpy(), self.kind)
         return array
 
@@ -94,7 +94,7 @@ def write_gguf(
     quantization: str,
     name: str,
 ) -> None:
-    """Write ``path``: the model with these Hugging Face ``weights``, in one of ``FILE_TYPES``.
+    """Write the model with these Hugging Face ``weights`` to ``path``, in one of ``FILE_TYPES``.
 
     Raises ExportError: ``unsupported-architecture``, ``unsupported-positions``.
     """
@@ -119,7 +119,7 @@ def write_gguf(
 def write_lora_gguf(
     path: Path, config: PretrainedConfig, adapter: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> None:
-    """Write ``path``: a LoRA adapter that llama.cpp lays over the GGUF file of its base, in fp32.
+    """Write a LoRA adapter in fp32 to ``path``, for llama.cpp to apply to the GGUF file of its base.
 
     ``adapter`` is adapter_config.json, ``weights`` its safetensors. Raises ExportError (``unsupported-adapter``).
     """
@@ -177,13 +177,13 @@ def _write(path: Path, writer: GGUFWriter, planned: list[_Planned]) -> None:
 
 
 def check_model(config: PretrainedConfig) -> None:
-    """Raise ExportError for a model that llama.cpp does not have or would compute otherwise.
+    """Raise ExportError for a model that llama.cpp does not know or would compute differently.
 
     Its code is ``unsupported-architecture`` or ``unsupported-positions``.
     """
     if config.model_type not in ARCHITECTURES:
         raise _unsupported(
-            f"GGUF export knows {', '.join(ARCHITECTURES)}; this model is {config.model_type}.",
+            f"GGUF export supports {', '.join(ARCHITECTURES)}; this model is {config.model_type}.",
             "unsupported-architecture",
         )
     rope = config.rope_parameters
@@ -191,18 +191,20 @@ def check_model(config: PretrainedConfig) -> None:
     own = sorted(name for name, usual in YARN.items() if rope.get(name, usual) not in {usual, None})
     if rule not in _POSITIONS or (rule == "yarn" and own):
         raise _unsupported(
-            f"GGUF export does not know positions scaled by {rule}{' with ' * bool(own)}{', '.join(own)}.",
+            f"GGUF export does not support positions scaled by {rule}{' with ' * bool(own)}{', '.join(own)}.",
             "unsupported-positions",
         )
     if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
-        raise _unsupported("GGUF export does not know attention in windows.", "unsupported-positions")
+        raise _unsupported("GGUF export does not support sliding-window attention.", "unsupported-positions")
     if config.hidden_act != "silu":
         raise _unsupported(
-            f"GGUF export knows the activation silu; this model has {config.hidden_act}.",
+            f"GGUF export supports the activation silu; this model has {config.hidden_act}.",
             "unsupported-architecture",
         )
     if config.model_type == "qwen3" and config.attention_bias:
-        raise _unsupported("GGUF export knows no qwen3 with attention_bias.", "unsupported-architecture")
+        raise _unsupported(
+            "GGUF export does not support qwen3 with attention_bias.", "unsupported-architecture"
+        )
 
 
 def _unsupported(message: str, code: str) -> ExportError:
@@ -244,7 +246,7 @@ def _add_positions(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
 
 
 def _model_tensors(config: PretrainedConfig, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """(GGUF name, values) of every tensor of a model."""
+    """Yield (GGUF name, values) of every tensor of a model."""
     if config.rope_parameters.get("rope_type") == "llama3":
         yield "rope_freqs.weight", _rope_factors(config)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
@@ -260,9 +262,10 @@ def _model_tensors(config: PretrainedConfig, weights: Mapping[str, Tensor]) -> I
 
 
 def _permuted(config: PretrainedConfig, name: str, values: Tensor) -> Tensor:
-    """Rows of a Llama's q and k in the order of llama.cpp, which rotates neighbours instead of halves.
+    """Return a weight as llama.cpp orders it: rows of a Llama's q and k permuted, others unchanged.
 
-    Source: ``LlamaModel.permute`` of llama.cpp's converter.
+    llama.cpp rotates neighbouring pairs, transformers the two halves. Source: ``LlamaModel.permute`` of llama.cpp's
+    converter.
     """
     if config.model_type != "llama" or not name.endswith(_ROTARY):
         return values
@@ -272,7 +275,10 @@ def _permuted(config: PretrainedConfig, name: str, values: Tensor) -> Tensor:
 
 
 def _kind(name: str, values: Tensor, quantization: str, *, tied: bool) -> Kind:
-    """How a tensor is stored: vectors and norms in fp32; the head no coarser than Q8_0; else what was asked."""
+    """Return how a tensor is stored: vectors and norms in fp32, the head no coarser than Q8_0, others as asked.
+
+    Rows that do not divide into blocks are stored in F16.
+    """
     if values.dim() == 1 or name.endswith("_norm.weight"):
         return Kind.F32
     head = name == ("token_embd.weight" if tied else "output.weight")
@@ -282,14 +288,16 @@ def _kind(name: str, values: Tensor, quantization: str, *, tied: bool) -> Kind:
 
 
 def _rope_factors(config: PretrainedConfig) -> Tensor:
-    """What Llama 3.1 divides each rotary frequency by, ``[head size / 2]``.
+    """Return the factors by which Llama 3.1 divides the rotary frequencies, ``[head size / 2]``.
 
     Source: Llama 3.1's published scaling rule (``rope_type: llama3`` in transformers).
     """
     rope = config.rope_parameters
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     frequency = 1.0 / (rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
-    turns = rope["original_max_position_embeddings"] * frequency / (2 * math.pi)  # in the first context
+    turns = (
+        rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
+    )  # rotations in the original context
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     smooth = ((turns - low) / (high - low)).clamp(0, 1)
     factors: Tensor = 1 / ((1 - smooth) / factor + smooth)

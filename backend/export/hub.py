@@ -1,6 +1,6 @@
-"""Put an export on the Hugging Face Hub: private unless said otherwise, and exactly what was certified.
+"""Upload an export to the Hugging Face Hub: private by default, and only the files that were certified.
 
-The token comes from the environment and is shown nowhere.
+The token comes from the environment and is never shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 @dataclass(frozen=True)
 class Pushed:
-    """What went to the Hub, or would go: ``url`` is empty after a dry run."""
+    """An upload: the repository, its files with their bytes, and the certificate's light. No ``url``: a dry run."""
 
     repo: str
     private: bool
@@ -60,13 +60,10 @@ def push(
 
 
 def check_push(repo: str, *, dry_run: bool) -> str:
-    """The token, once it is known that something could be uploaded; a dry run needs none.
-
-    Raises ExportError (``bad-repo``, ``no-token``).
-    """
+    """Return the token, "" in a dry run without one. Raises ExportError (``bad-repo``, ``no-token``)."""
     if not _REPO.fullmatch(repo):
         raise ExportError(
-            f"{repo!r} is no repository name.", remedy="Give `repo=owner/name`.", code="bad-repo"
+            f"{repo!r} is not a repository name.", remedy="Give `repo=owner/name`.", code="bad-repo"
         )
     token = next((os.environ[name] for name in TOKEN_VARIABLES if os.environ.get(name)), "")
     if not token and not dry_run:
@@ -96,9 +93,9 @@ def _upload(api: HfApi, folder: Path, files: Iterable[str], repo: str, token: st
             token=token,
         )
     except (HfHubHTTPError, OSError) as error:
-        said = " ".join(str(error).replace(token, "***").split())[:300]
+        reason = " ".join(str(error).replace(token, "***").split())[:300]
         raise ExportError(
-            f"The Hub did not take it: {said}.",
+            f"The Hub refused the upload: {reason}.",
             remedy="Check the name, the token's rights and the network, and try again.",
             code="hub-refused",
         ) from None
@@ -110,13 +107,15 @@ def _is_private(api: HfApi, repo: str, token: str) -> bool:
 
 
 def _certified(folder: Path, run: str) -> str:
-    """The certificate's light, where it is of this run, not red, and of exactly the files that lie there now."""
+    """Return the certificate's light; raise ExportError if it is red, of another run, or of other files."""
     try:
         certificate = read_json_object(folder / CERTIFICATE)
         odd = _uncertified(folder, certificate.get("files"))
     except (OSError, DamagedFileError) as error:
         raise ExportError(
-            f"{folder} is no whole export: {error}.", remedy="Export the run first.", code="not-an-export"
+            f"{folder} is not a complete export: {error}.",
+            remedy="Export the run first.",
+            code="not-an-export",
         ) from error
     if certificate.get("run") != run:
         raise ExportError(
@@ -137,14 +136,14 @@ def _certified(folder: Path, run: str) -> str:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise ExportError(
             f"{folder} is not what was certified: {', '.join(odd[:3])}{more}.",
-            remedy="Take out what does not belong there, or export the run again into another folder.",
+            remedy="Remove what does not belong there, or export the run again into another folder.",
             code="changed-export",
         )
     return light
 
 
 def _uncertified(folder: Path, hashes: object) -> list[str]:
-    """Every file that the certificate does not know, or knows otherwise, in words."""
+    """Return a sentence part for each file that differs from the certificate: added, missing, changed or a link."""
     known = hashes if isinstance(hashes, dict) and hashes else None
     if known is None:
         return ["its certificate names no files"]
@@ -153,8 +152,8 @@ def _uncertified(folder: Path, hashes: object) -> list[str]:
     links = [
         f"{path.relative_to(folder)} is a link" for path in sorted(folder.rglob("*")) if path.is_symlink()
     ]
-    added = [f"{name} came after it" for name in sorted(there.keys() - known.keys())]
-    lost = [f"{name} is gone" for name in sorted(known.keys() - there.keys())]
+    added = [f"{name} was added" for name in sorted(there.keys() - known.keys())]
+    lost = [f"{name} is missing" for name in sorted(known.keys() - there.keys())]
     both = sorted(there.keys() & known.keys())
     changed = [f"{name} has changed" for name in both if sha256_file(there[name]) != known[name]]
     return links + added + changed + lost

@@ -1,7 +1,7 @@
-"""Take a run away: adapter, merged model, GGUF, Modelfile, each with a card and a parity certificate.
+"""Export a run: adapter, merged model, GGUF, Modelfile or ONNX, with a model card and a parity certificate.
 
-An export is staged beside its place, read back through another library while it lies there, and renamed at the
-end: it appears whole, with its certificate, or not at all.
+An export is written to a temporary folder beside its place, read back there by another library, and renamed at the
+end: it appears complete, with its certificate, or not at all.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An export that lies in ``folder``: its files with their bytes, and its certificate."""
+    """A finished export in ``folder``: its files with their bytes, and its certificate."""
 
     folder: Path
     target: Target
@@ -52,12 +52,12 @@ def export(
     rows: int = ROWS,
     say: Say = lambda _: None,
 ) -> ExportResult:
-    """Write the result of ``run`` as ``target`` into ``out`` (``exports/<run>-<target>…`` if left out), checked.
+    """Export the result of ``run`` as ``target`` into ``out`` (default: ``exports/<run>-<target>…``) and check it.
 
-    ``checkpoint`` picks a step of the run ("latest", "best" or a number) instead of its result; ``base_model`` is
-    where the run's base lies now, if it was moved. ``dtype`` is the precision of a merged model, ``quantization``
-    that of a GGUF file. ``rows`` held-out rows go into the certificate; 0 checks nothing. An export that is red is
-    written, and says so.
+    ``checkpoint`` selects a step of the run ("latest", "best" or a number) instead of its result; ``base_model`` is
+    the new place of the run's base, if it was moved. ``dtype`` is the precision of a merged model, ``quantization``
+    that of a GGUF file. ``rows`` held-out rows are compared; 0 checks nothing. A red export is written too, with its
+    red certificate.
 
     Raises RunError as ``find_model``, ModelError and ExportError: ``bad-target``, ``bad-precision``, ``exists``,
     ``disk-full``, ``cannot-write``, ``no-adapter``, ``no-quantizer``, and those of the writers.
@@ -81,7 +81,7 @@ def export(
 
 
 def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "") -> Path:
-    """Where an export goes unless told otherwise."""
+    """Return the default folder of an export."""
     parts = [run.id, checkpoint, target, precision if target != "adapter" else ""]
     return Path(EXPORTS) / "-".join(filter(None, parts))
 
@@ -89,13 +89,13 @@ def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "
 def _fill(
     staging: Path, trained: Trained, target: Target, precision: str, max_shard_size: str, rows: int, say: Say
 ) -> Certificate:
-    """Ask the trained model, write the form, have it read; the order matters: merging uses the adapter up."""
-    panel, unasked = None, "no rows were asked for, so nothing was compared."
+    """Ask the trained model, write the form, have it read. In this order, since merging consumes the adapter."""
+    panel, unasked = None, "no rows were requested, so nothing was compared."
     if rows > 0:
         try:
             panel = _panel(trained, rows)
         except TunesmithError as error:
-            unasked = f"the rows of the run cannot be asked: {error}"
+            unasked = f"the run's rows cannot be used: {error}"
     answers = []
     if panel:
         say(f"Asking the trained model {len(panel.rows)} rows")
@@ -108,20 +108,20 @@ def _fill(
         say("Having another library read it")
         certificate = certify(trained, target, precision, payload, panel, answers)
     if target == "ollama":
-        said = " ".join(["Ollama itself did not read the Modelfile.", *notes])
-        certificate.checks.append(Check("Modelfile", Light.AMBER, said))
+        finding = " ".join(["The Modelfile was not tested with Ollama itself.", *notes])
+        certificate.checks.append(Check("Modelfile", Light.AMBER, finding))
     return certificate
 
 
 def _panel(trained: Trained, rows: int) -> Panel:
-    """The panel of the run, which says so where the data is no longer what it was trained on."""
+    """Return the panel of the run, with a note if its data has changed since the training."""
     facts = trained.run.read_environment().facts
     known = facts.data if facts else {}
     return read_panel(trained.config, trained.tokenizer, trained.model, rows=rows, fingerprints=known)
 
 
 def _check_room(out: Path, trained: Trained) -> None:
-    """Raise ExportError (``disk-full``) unless the export, and what its check needs, fit on the disk."""
+    """Raise ExportError (``disk-full``) unless the export and the files of its check fit on the disk."""
     needed = 8 * sum(part.numel() for part in trained.model.parameters())  # twice the weights in float32
     place = next(folder for folder in (out, *out.parents) if folder.exists())
     free = free_bytes(place)
@@ -135,14 +135,14 @@ def _check_room(out: Path, trained: Trained) -> None:
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name at the end, and is removed when anything fails."""
+    """Yield a temporary folder that becomes ``out`` at the end, or is removed when anything fails."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         sweep_temporaries(out.parent)
         with staged_folder(out) as staging:
             yield staging
     except OSError as error:
-        if out.exists():  # somebody else was there first
+        if out.exists():  # another export was faster
             raise _exists(out) from error
         raise ExportError(
             f"{out} cannot be written: {error.strerror or error}.",

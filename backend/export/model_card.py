@@ -1,4 +1,4 @@
-"""The model card of an export: README.md in the Hub's format, from facts of the run folder alone."""
+"""Write the model card of an export: README.md in the Hub's format, from the facts in the run folder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ollama run NAME
 
 
 def write_card(folder: Path, trained: Trained, target: str, precision: str, certificate: Certificate) -> None:
-    """Write ``README.md`` and the curves it shows into ``folder``: what is known up to the step that leaves."""
+    """Write ``README.md`` and the picture of its curves into ``folder``, with facts up to the exported step."""
     run, config, base = trained.run, trained.config, trained.base_words
     last = trained.step or _result_step(run) or math.inf
     lines = _until(last, run.metrics().records)
@@ -76,7 +76,7 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
         _section("Before and after", _before_and_after(lines, None if trained.step else _scores(run))),
         _section("Answers on held-out rows", _samples(samples)),
         _section("How to load", _how_to_load(folder, trained, target)),
-        _section("Is this what was trained?", _parity(certificate)),
+        _section("Does it match the trained model?", _parity(certificate)),
         _section("Limits", "\n".join(_limits(trained, target))),
     ]
     (folder / CARD).write_text("\n".join(part for part in parts if part), encoding="utf-8")
@@ -101,7 +101,7 @@ def _front_matter(config: RunConfig, base_name: str | None, target: str) -> str:
 
 
 def _licence(config: RunConfig) -> str:
-    """The base's licence where we know it, else nothing."""
+    """Return the base's licence if it is known, else ""."""
     alias = MODEL_ALIASES.get(config.model.model_name_or_path)
     return alias.licence if alias else ""
 
@@ -122,7 +122,7 @@ def _what(config: RunConfig, target: str, precision: str, base: str) -> str:
 
 
 def _result_step(run: RunDir) -> int | None:
-    """The step whose model the result is; None before there is one."""
+    """Return the step whose model is the run's result; None before there is one."""
     outcome = run.read_outcome()
     return outcome.step if outcome else None
 
@@ -154,7 +154,7 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
 
 
 def _peak_rate(trained: Trained, done: int, rows: int) -> float:
-    """The highest learning rate of the first ``done`` steps: that of the end of the warm-up, if it came so far."""
+    """Return the highest learning rate of the first ``done`` steps, reached at the end of the warm-up."""
     training, width = trained.config.training, trained.model.config.get_text_config().hidden_size
     peak = training.learning_rate or default_learning_rate(trained.config.tuning.method, width)
     steps = total_steps(rows, training)
@@ -164,7 +164,7 @@ def _peak_rate(trained: Trained, done: int, rows: int) -> float:
 
 def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
     environment = run.read_environment()
-    if environment.attempt == 0:  # nothing is known yet, which is another thing than 0 rows
+    if environment.attempt == 0:  # nothing is recorded yet, and counts of 0 would be wrong
         return
     data = environment.data
     for key in ("train_rows", "validation_rows", "tokens", "trained_tokens"):
@@ -183,7 +183,7 @@ def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
 
 
 def _scores(run: RunDir) -> HeldOutScores | None:
-    """What ``tunesmith evaluate`` found about this result; None where it was not asked, or about an earlier one."""
+    """Return the scores of ``tunesmith evaluate`` for this result; None if there are none, or for another step."""
     try:
         found = read_rare_record(run.scores_file, lambda value: record_from_json(HeldOutScores, value))
     except RunError:
@@ -192,7 +192,7 @@ def _scores(run: RunDir) -> HeldOutScores | None:
 
 
 def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None) -> str:
-    """The first and the last evaluation beside each other; nothing where there were not two."""
+    """Return a table of the first and the last evaluation; "" without two evaluations."""
     found = [line for line in lines if line.get("kind") == "eval"]
     if len(found) < 2:
         return ""
@@ -210,7 +210,7 @@ def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None)
 
 
 def _samples(records: list[dict[str, Any]]) -> str:
-    """What the base said and what the tuned model says, on the run's own panel."""
+    """Return a table of sample answers at the first and the last evaluation; "" without samples."""
     if not records:
         return ""
     first, last = min(r["step"] for r in records), max(r["step"] for r in records)
@@ -236,22 +236,22 @@ def _parity(certificate: Certificate) -> str:
 
 
 def _limits(trained: Trained, target: str) -> Iterator[str]:
-    """What is not known, said as plainly as what is."""
+    """Yield the limits of what is known about the model, a list item each."""
     config, base = trained.config, trained.base_words
-    yield "- It learned from the rows above and from nothing else."
+    yield "- It was fine-tuned on the rows above and nothing else."
     if trained.base_note:
         yield f"- {trained.base_note}"
     if target == "adapter" and trained.adapts_experts:
         yield (
             "- It adapts experts as transformers 5 stores them. Under transformers 4, which stores those of most "
-            "families otherwise, peft leaves their part out without an error."
+            "families differently, peft leaves their part out without an error."
         )
-    yield f"- Whatever {base} does badly, it may do as well."
+    yield f"- It may share every weakness of {base}."
     yield "- The held-out rows come from the same source as the training rows. Other questions were not measured."
     yield "- Safety, fairness and other languages were not measured."
     if not _licence(config):
-        yield f"- The licence of {base} is not known here: look it up before you pass this on."
-    yield "- The rights in the training rows are those of their owner, and nothing here says more about them."
+        yield f"- The licence of {base} is not recorded here: look it up before you share this model."
+    yield "- The rights in the training rows belong to their owner; this card says nothing more about them."
 
 
 def _table(facts: Iterator[tuple[str, Any]]) -> str:
@@ -264,5 +264,5 @@ def _section(title: str, body: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text inside a Markdown table: one line, no column marks, no markup."""
+    """Return text escaped for a cell of a Markdown table: one line, no column marks, no markup."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

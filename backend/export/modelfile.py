@@ -1,7 +1,7 @@
-"""An Ollama Modelfile beside a GGUF file: its template in Go's language, end tokens, greedy parameters.
+"""Write an Ollama Modelfile for a GGUF file: a Go template, end tokens, greedy parameters.
 
-Ollama does not read Jinja. What a chat template prints around each role is found by rendering, and the Go template
-is written from that; where the two do not agree on every usual conversation, no template is written and it says so.
+Ollama does not read Jinja. The text that a chat template prints around each role is found by rendering, and a Go
+template is written from it. If the two differ on any usual conversation, no template is written, with a note.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SYSTEM, _USER, _ANSWER, _NEXT = "Zsystemz", "Zuserz", "Zanswerz", "Znextz"
 
 @dataclass(frozen=True)
 class Turns:
-    """What a template prints: (before, after) of each role's content, and around them.
+    """The texts that a template prints: (before, after) the content of each role, and around the conversation.
 
-    ``opening`` begins a conversation without a system message, ``prompt`` begins the next answer; ``system`` is
-    None where the template refuses such a message.
+    ``opening`` begins a conversation without a system message, ``prompt`` begins the next answer; ``system`` is None
+    if the template refuses system messages.
     """
 
     opening: str
@@ -35,7 +35,7 @@ class Turns:
     prompt: str
 
     def text(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A conversation as the Go template prints it."""
+        """Return a conversation as the Go template prints it."""
         around = {"user": self.user, "assistant": self.assistant, "system": self.system or ("", "")}
         parts = [] if messages[0]["role"] == "system" and self.system else [self.opening]
         for message in messages:
@@ -44,10 +44,12 @@ class Turns:
         return "".join([*parts, self.prompt])
 
     def go_template(self, *, without: str = "") -> str:
-        """The template in Go's language; a beginning ``without`` (BOS, which Ollama adds itself) is left out."""
+        """Return the template in Go's language, ``without`` the BOS token at its beginning, which Ollama adds."""
         opening = self.opening.removeprefix(without)
         first = '(ne (index .Messages 0).Role "system")'
-        lines = [f"{{{{- if {first} }}}}{_said(opening)}{{{{- end }}}}" if self.system else _said(opening)]
+        lines = [
+            f"{{{{- if {first} }}}}{_literal(opening)}{{{{- end }}}}" if self.system else _literal(opening)
+        ]
         lines.append("{{- range .Messages }}")
         roles = [("user", self.user), ("assistant", self.assistant)]
         if self.system:
@@ -56,27 +58,27 @@ class Turns:
         for number, (role, (before, after)) in enumerate(roles):
             test = "else if" if number else "if"
             lines.append(
-                f'{{{{- {test} eq .Role "{role}" }}}}{_said(before)}{{{{ .Content }}}}{_said(after)}'
+                f'{{{{- {test} eq .Role "{role}" }}}}{_literal(before)}{{{{ .Content }}}}{_literal(after)}'
             )
         return "\n".join(
-            [*(line for line in lines if line), "{{- end }}", f"{{{{- end }}}}{_said(self.prompt)}"]
+            [*(line for line in lines if line), "{{- end }}", f"{{{{- end }}}}{_literal(self.prompt)}"]
         )
 
 
-def _said(text: str) -> str:
-    """An action that prints ``text``: as a literal, it is safe from Go's trimming of white space."""
+def _literal(text: str) -> str:
+    """Return a Go template action that prints ``text``; plain text would be trimmed by ``{{-``."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if text else ""
 
 
 def find_turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
-    """What this tokenizer's chat template prints around each role, or None where that is not all it does."""
+    """Return the texts that this tokenizer's chat template prints around each role; None if it does more."""
     system, user = ({"role": role, "content": text} for role, text in (("system", _SYSTEM), ("user", _USER)))
     answer, more = {"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _NEXT}
     try:
-        asked, one = render(tokenizer, [user]), render_prompt(tokenizer, [user])
+        question, one = render(tokenizer, [user]), render_prompt(tokenizer, [user])
         exchange, long = render(tokenizer, [user, answer]), render_prompt(tokenizer, [user, answer, more])
-        head, user_after = asked.split(_USER)
-        assistant_before = exchange.removeprefix(asked).split(_ANSWER)[0]
+        head, user_after = question.split(_USER)
+        assistant_before = exchange.removeprefix(question).split(_ANSWER)[0]
         assistant_after = exchange.split(_ANSWER)[1]
         user_before = long.removeprefix(exchange).split(_NEXT)[0]
         turns = Turns(
@@ -84,7 +86,7 @@ def find_turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
             (user_before, user_after),
             (assistant_before, assistant_after),
             _system_turn(tokenizer, [system, user], user_before),
-            one.removeprefix(asked),
+            one.removeprefix(question),
         )
     except (DataError, ModelError, ValueError, IndexError):
         return None
@@ -117,7 +119,7 @@ def write_modelfile(
     context_length: int,
     adds_bos: bool,
 ) -> list[str]:
-    """Write ``Modelfile`` for the GGUF file beside it; returns what it cannot express, in sentences."""
+    """Write ``Modelfile`` beside the GGUF file; return a sentence for each thing that it cannot express."""
     turns = find_turns(tokenizer)
     lines = [f"FROM ./{gguf_name}"]
     notes = list(_notes(tokenizer, turns))
@@ -138,14 +140,14 @@ def _notes(tokenizer: PreTrainedTokenizerBase, turns: Turns | None) -> list[str]
     if tokenizer.chat_template is None:
         return ["This model has no chat template: Ollama continues the text it is given."]
     if turns is None:
-        why = "The chat template cannot be said in Ollama's language: it does more than print text around each role."
+        why = "The chat template cannot be written for Ollama: it does more than print text around each role."
         return [f"{why} No TEMPLATE is written; use the GGUF file with llama-server --jinja."]
     notes = (
-        ["Tools are not carried over: this template prints messages only."]
+        ["Tools are not supported: this Modelfile's template prints messages only."]
         if "tools" in tokenizer.chat_template
         else []
     )
     padded = [{"role": "user", "content": f" {_USER} "}]
     if turns.text(padded) != render_prompt(tokenizer, padded):
-        notes.append("The chat template trims white space around contents, and Ollama does not.")
+        notes.append("The chat template trims white space around contents; Ollama does not.")
     return notes

@@ -1,8 +1,8 @@
-"""A merged model as an ONNX graph with a cache: tokens and states in, logits and longer states out.
+"""Write a merged model as an ONNX graph with a key-value cache.
 
-PyTorch's own exporter writes it. Inputs and outputs have the names that the field's readers look for (those of
-Hugging Face's Optimum): ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.<layer>.key`` and
-``.value`` in; ``logits``, ``present.<layer>.key`` and ``.value`` out. Imports core and errors.
+PyTorch's own exporter writes it. Inputs and outputs have the names of Hugging Face's Optimum, which readers expect:
+``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.<layer>.key`` and ``.value`` in; ``logits``,
+``present.<layer>.key`` and ``.value`` out.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from backend.utils.warning_utils import unwarned
 
 ONNX_FILE = "model.onnx"
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-"""What was tried, by the model_type of config.json."""
+"""The architectures that were tested, by the model_type of config.json."""
 POSITIONS = ("default", "linear", "llama3", "yarn")
-"""Rules of position that do not depend on the length of a text, as a graph cannot."""
+"""Kinds of rotary embedding that do not depend on the length of a text; a graph is the same for every length."""
 States = list[tuple[Tensor, Tensor]]
 
 
 def check_onnx() -> None:
-    """Raise ExportError (``no-onnx``) where what writes ONNX is not installed."""
+    """Raise ExportError (``no-onnx``) if the packages that write ONNX are not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise ExportError(
-            "ONNX is written through the packages onnx and onnxscript, which are not installed here.",
+            "ONNX export needs the packages onnx and onnxscript, which are not installed here.",
             remedy="Run: pip install 'tunesmith[onnx]'",
             code="no-onnx",
         )
@@ -43,7 +43,7 @@ def check_graph(config: PretrainedConfig) -> None:
     """Raise ExportError (``unsupported-architecture``, ``unsupported-positions``) for a model we cannot write."""
     if config.model_type not in ARCHITECTURES:
         raise ExportError(
-            f"ONNX export knows {', '.join(ARCHITECTURES)}; this model is {config.model_type}.",
+            f"ONNX export supports {', '.join(ARCHITECTURES)}; this model is {config.model_type}.",
             remedy="Export it with `to=merged` instead.",
             code="unsupported-architecture",
         )
@@ -51,14 +51,14 @@ def check_graph(config: PretrainedConfig) -> None:
     windows = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if rule not in POSITIONS or windows:
         raise ExportError(
-            f"ONNX export does not know positions scaled by {rule} or attention in windows.",
+            f"ONNX export does not support positions scaled by {rule} or sliding-window attention.",
             remedy="Export it with `to=merged` instead.",
             code="unsupported-positions",
         )
 
 
 class _Graph(nn.Module):
-    """What is written: one call of the model, its cache as plain tensors."""
+    """The module that is exported: one call of the model, with its cache as plain tensors."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -79,17 +79,19 @@ class _Graph(nn.Module):
 
 
 def write_onnx(file: Path, model: PreTrainedModel) -> None:
-    """Write ``model`` in float32 as ``file``, its weights beside it as ``<file>.data``; every length is free."""
+    """Write ``model`` in float32 to ``file`` and its weights to ``<file>.data``; every length is dynamic."""
     config = model.config
     layers, heads = config.num_hidden_layers, config.num_key_value_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rows, read, new = 2, 3, 4  # of an example: none of them 0 or 1, which would be taken for fixed
+    rows, read, new = 2, 3, 4  # sizes of the example; torch.export would treat 0 or 1 as constants
     shape = rows, heads, read, size
     example = (
         torch.zeros(rows, new, dtype=torch.int64),
         torch.ones(rows, read + new, dtype=torch.int64),
         torch.arange(read, read + new).repeat(rows, 1),
-        [(torch.zeros(shape), torch.zeros(shape)) for _ in range(layers)],  # one object twice is one input
+        [
+            (torch.zeros(shape), torch.zeros(shape)) for _ in range(layers)
+        ],  # distinct objects: shared ones merge
     )
     tokens, past = {0: "batch", 1: "tokens"}, {0: "batch", 2: "past"}
     shapes = (tokens, {0: "batch", 1: "past_and_tokens"}, tokens, [(past, past) for _ in range(layers)])
@@ -112,12 +114,12 @@ def _names(prefix: str, layers: int) -> Sequence[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of operators that no language model has, and of itself."""
-    speaker = logging.getLogger("torch.onnx")
-    level = speaker.level
-    speaker.setLevel(logging.ERROR)
+    """Silence the exporter's messages about itself and about operators that no language model has."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with unwarned():
             yield
     finally:
-        speaker.setLevel(level)
+        logger.setLevel(level)

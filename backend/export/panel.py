@@ -1,6 +1,6 @@
-"""The panel a certificate stands on: held-out rows of the run, and what the trained model makes of them.
+"""The panel of a certificate: held-out rows of the run, and the trained model's answers to them.
 
-The trained model speaks here as it was trained, its adapter beside the base and not merged, in float32.
+The trained model answers as it was trained: in float32, its adapter applied to the base and not merged.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from backend.run.config import RunConfig
 from backend.run.reports import same_answer
 
 ROWS = 32
-"""Rows of a panel unless told otherwise."""
+"""The default number of rows of a panel."""
 FORCED_TOKENS = 8
-"""Most answer tokens a row whose whole distribution is compared."""
+"""The number of first answer tokens whose whole distribution is compared."""
 _ROWS_AT_ONCE = 16
 _LONG_ROW_PRODUCTS = 10**12
-"""Parameters times tokens of the longest row that is read: half a minute on two cores, for us and for the reader."""
+"""Limit of parameters × tokens of the long row: half a minute on two cores, for us and again for the reader."""
 _BY_LENGTH = frozenset({"llama3", "yarn", "longrope", "dynamic"})
-"""Rules of position that were made for texts beyond the context of pre-training."""
+"""Kinds of rotary embedding that extend the context of pre-training."""
 
 ODD_TEXTS = (
     "1 22 333 4444, 3.14 and  5   66",
@@ -43,7 +43,7 @@ ODD_TEXTS = (
     "naïve café, 東京 and Москва, 🙂🙃",
     "def f(x):\n    return {'a': [1, 2.5]}  # ok\r\n",
 )
-"""Texts on which tokenizers part: numbers, spaces, contractions, other scripts, code."""
+"""Texts that tokenizers often split differently: numbers, spaces, contractions, other scripts, code."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class PanelRow:
 
 @dataclass(frozen=True)
 class LongRow:
-    """A row longer than ``beyond`` tokens, where a model begins to see otherwise: its ids, and what comes next.
+    """A row of more than ``beyond`` tokens, from where the model's positions or windows change.
 
-    ``logprobs`` are the trained model's at the places of ``forced``, ``[forced, vocabulary]``. Where reading so long
-    a row would take too long, there are no ids.
+    ``logprobs`` are the trained model's at the positions of ``forced``, ``[forced, vocabulary]``. If reading such a
+    row would take too long, there are no ids.
     """
 
     beyond: int
@@ -74,9 +74,9 @@ class LongRow:
 
 @dataclass(frozen=True)
 class Panel:
-    """The questions, conversations of other shapes whose ids alone are compared, and how long answers may be.
+    """The rows to ask, conversations of other shapes of which only the ids are compared, and the length of answers.
 
-    ``long`` is a row beyond the length at which this model's positions or windows change; None where nothing does.
+    ``long`` is a row beyond the length at which this model's positions or windows change; None if they never do.
     """
 
     rows: list[PanelRow]
@@ -88,7 +88,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to one row: ``ids`` end with the token that ended it, where one did."""
+    """A model's answer to one row; ``ids`` include the end token if there is one."""
 
     ids: list[int]
     ended: bool
@@ -105,22 +105,22 @@ def read_panel(
     rows: int,
     fingerprints: Mapping[str, str] | None = None,
 ) -> Panel:
-    """The panel of a run: held-out rows spread evenly, or training rows where it held none out.
+    """Return the panel of a run: an even sample of its held-out rows, or of its training rows if there are none.
 
-    ``fingerprints`` are those of the data that was trained on, by path. Raises DataError where the rows cannot be
-    read any more, ExportError (``no-panel``) where none can be asked.
+    ``fingerprints`` are the SHA-256 of the training data, by path. Raises DataError if the rows cannot be read any
+    more, ExportError (``no-panel``) if none can be asked.
     """
     dataset = data_pipeline.load(config.data, seed=config.seed)
     source = list(dataset.validation) or list(dataset.train)
     every = max(1, len(source) // rows)
     order = [*source[::every], *(row for index, row in enumerate(source) if index % every)]
     room = context_length(model) - config.evaluation.max_new_tokens
-    asked = (row for row in (_panel_row(each, tokenizer) for each in order) if row)
-    chosen = list(itertools.islice((row for row in asked if 0 < len(row.prompt_ids) < room), rows))
+    usable = (row for row in (_panel_row(each, tokenizer) for each in order) if row)
+    chosen = list(itertools.islice((row for row in usable if 0 < len(row.prompt_ids) < room), rows))
     if not chosen:
         raise ExportError(
-            "None of the rows of this run asks a question that fits the model.",
-            remedy="Export it with `rows=0`, which checks nothing and says so.",
+            "None of this run's rows has a prompt that fits the model.",
+            remedy="Export it with `rows=0`, which checks nothing; the certificate then says so.",
             code="no-panel",
         )
     notes = [] if dataset.validation else ["The run held out no rows: these are rows that it was trained on."]
@@ -135,7 +135,7 @@ def read_panel(
 
 
 def length_where_it_changes(config: PretrainedConfig) -> int | None:
-    """Return the number of tokens after which a model sees a text otherwise than before; None where it never does.
+    """Return the number of tokens after which a model's positions or windows change; None if they never do.
 
     That is where scaled positions leave the context of pre-training, or an attention window begins to slide.
     """
@@ -154,7 +154,7 @@ def length_where_it_changes(config: PretrainedConfig) -> int | None:
 
 @torch.inference_mode()
 def _long_row(model: PreTrainedModel | PeftModel, rows: Sequence[PanelRow]) -> LongRow | None:
-    """The rows one after the other, over and over, until they are longer than where this model changes."""
+    """Return a row longer than ``length_where_it_changes``: prompts of the panel repeated one after the other."""
     beyond = length_where_it_changes(model.config)
     if beyond is None:
         return None
@@ -168,7 +168,7 @@ def _long_row(model: PreTrainedModel | PeftModel, rows: Sequence[PanelRow]) -> L
 
 
 def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
-    """A row as a question, or None where it asks none."""
+    """Return a row as a question, or None if it has no prompt that can be rendered."""
     prompt, expected = row.prompt_and_answer() or ("", "")
     if not prompt:
         return None
@@ -188,14 +188,14 @@ def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
 def _shapes(
     row: PanelRow, tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[list[dict[str, Any]], list[int]]]:
-    """Conversations of the usual shapes that this template accepts, each with its ids."""
+    """Return the conversations of usual shapes that this template accepts, each with its ids."""
     if row.messages is None:
         return []
-    asked = {"role": "user", "content": str(row.messages[-1]["content"])}
+    question = {"role": "user", "content": str(row.messages[-1]["content"])}
     system = {"role": "system", "content": "Answer in one word."}
     more = [{"role": "assistant", "content": "Certainly."}, {"role": "user", "content": "And then?"}]
     found = []
-    for messages in ([asked], [system, asked], [asked, *more], [system, asked, *more]):
+    for messages in ([question], [system, question], [question, *more], [system, question, *more]):
         with suppress(DataError, ModelError):
             found.append((messages, encode_prompt(tokenizer, messages)))
     return found
@@ -208,7 +208,7 @@ def answer(
     panel: Panel,
     stop_ids: set[int],
 ) -> list[Answer]:
-    """What the trained model says to every row under greedy decoding, and with which probabilities."""
+    """Return the trained model's greedy answers to all rows, with the log-probabilities of their first tokens."""
     ids: list[list[int]] = [[] for _ in panel.rows]
     ended = [False] * len(panel.rows)
     order = sorted(range(len(panel.rows)), key=lambda index: len(panel.rows[index].prompt_ids))
@@ -222,16 +222,16 @@ def answer(
                 ended[chunk[token.row]] = token.finish == "stop"
     return [
         Answer(
-            said,
+            tokens,
             end,
-            decode(tokenizer, said),
-            answer_logprobs(model, row.prompt_ids, said[:FORCED_TOKENS]).cpu(),
+            decode(tokenizer, tokens),
+            answer_logprobs(model, row.prompt_ids, tokens[:FORCED_TOKENS]).cpu(),
         )
-        for row, said, end in zip(panel.rows, ids, ended, strict=True)
+        for row, tokens, end in zip(panel.rows, ids, ended, strict=True)
     ]
 
 
 def exact_match(panel: Panel, texts: Sequence[str]) -> float | None:
-    """The share of rows answered as expected, see ``same_answer``; None where no row expects anything."""
+    """Return the share of rows answered as expected (``same_answer``); None if no row has an expected answer."""
     pairs = [(text, row.expected) for row, text in zip(panel.rows, texts, strict=True) if row.expected]
     return sum(same_answer(*pair) for pair in pairs) / len(pairs) if pairs else None

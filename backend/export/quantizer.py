@@ -1,4 +1,4 @@
-"""llama.cpp's own ``llama-quantize``, where it is installed, for the formats that the gguf package cannot write."""
+"""Quantize GGUF files with llama.cpp's ``llama-quantize`` in the formats that the gguf package cannot write."""
 
 from __future__ import annotations
 

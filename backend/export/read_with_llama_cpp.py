@@ -1,8 +1,8 @@
-"""The foreign reader of GGUF exports: llama.cpp itself, as the xllamacpp package brings it, in its own process.
+"""Read a GGUF export with llama.cpp, from the xllamacpp package, in a process of its own.
 
 Run as ``python -I read_with_llama_cpp.py``: a job as JSON on standard input, a file of answers out. Template,
-tokenizer and end tokens are those that llama.cpp finds in the file. It imports nothing of Tunesmith. The cache of
-keys and values is float32, so that the weights' precision is all that counts.
+tokenizer and end tokens are those that llama.cpp finds in the file. This program imports nothing of Tunesmith. The
+key-value cache is float32, so that only the weights' precision counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def serve(job: dict[str, Any]) -> Any:
-    """llama.cpp's server over the export, on a loopback port of its own."""
+    """Start llama.cpp's server for the export, on a loopback port."""
     import xllamacpp as llama  # noqa: PLC0415 - this file is a program; imported, it does nothing
 
     longest = max(len(row["prompt_ids"]) for row in [*job["rows"], *([job["long"]] if job["long"] else [])])
@@ -38,7 +38,7 @@ def serve(job: dict[str, Any]) -> Any:
 
 
 def read(job: dict[str, Any]) -> dict[str, Any]:
-    """Every row rendered, forced through and answered; see ``readers.py`` for the words of the job."""
+    """Render, force through and answer every row; ``readers.py`` describes the job and the answers."""
     server = serve(job)
     directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach loopback
 
@@ -61,14 +61,13 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         tools = {"tools": row["tools"]} if row.get("tools") else {}
         return tokenize(ask("/apply-template", messages=row["messages"], **tools)["prompt"], whole=True)
 
-    steered = [
-        [tokenize("a", whole=False)[0], 1e6]
-    ]  # half a character as the next token would hide its weights
+    # The server reports no probabilities for a token that is half a character, so force it to generate "a".
+    steered = [[tokenize("a", whole=False)[0], 1e6]]
 
     def top(ids: list[int]) -> list[list[float]]:
         options = {"n_predict": 1, "n_probs": job["top"], "temperature": 0, "logit_bias": steered}
-        said = ask("/completion", prompt=ids, cache_prompt=True, **options)
-        found = said["completion_probabilities"][0]["top_logprobs"]
+        reply = ask("/completion", prompt=ids, cache_prompt=True, **options)
+        found = reply["completion_probabilities"][0]["top_logprobs"]
         return [[part["id"], part["logprob"]] for part in found]
 
     def weigh(prompt_ids: list[int], forced: list[int]) -> list[list[list[float]]]:
@@ -77,15 +76,15 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
     def look(row: dict[str, Any]) -> dict[str, Any]:
         prompt = render(row)
         tops = weigh(row["prompt_ids"], row["forced"])
-        said = ask(
+        reply = ask(
             "/completion", prompt=prompt, n_predict=job["max_new_tokens"], temperature=0, return_tokens=True
         )
         return {
             "prompt_ids": prompt,
             "tops": tops,
-            "ids": said["tokens"],
-            "ended": said["stop_type"] == "eos",
-            "text": said["content"],
+            "ids": reply["tokens"],
+            "ended": reply["stop_type"] == "eos",
+            "text": reply["content"],
         }
 
     return {

@@ -1,7 +1,7 @@
-"""The foreign reader of ONNX exports: onnxruntime, with the tokenizer by transformers, in a process of its own.
+"""Read an ONNX export with onnxruntime, and its tokenizer with transformers, in a process of its own.
 
-Run as ``python -I read_with_onnxruntime.py``: a job as JSON on standard input, a file of answers out. It imports
-nothing of Tunesmith. Answers are made token by token through the graph's own cache.
+Run as ``python -I read_with_onnxruntime.py``: a job as JSON on standard input, a file of answers out. This program
+imports nothing of Tunesmith. Answers are generated token by token through the graph's own cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def read(job: dict[str, Any]) -> dict[str, Any]:
-    """Every row rendered, forced through and answered; see ``readers.py`` for the words of the job."""
+    """Render, force through and answer every row; ``readers.py`` describes the job and the answers."""
     import numpy as np  # noqa: PLC0415 - this file is a program; imported, it does nothing
     import onnxruntime  # noqa: PLC0415
     from transformers import AutoTokenizer, GenerationConfig  # noqa: PLC0415
@@ -27,7 +27,9 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
     ends = rules.eos_token_id if isinstance(rules.eos_token_id, list) else [rules.eos_token_id]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job["threads"]
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others want the processor too
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # idle threads must not burn cores
     session = onnxruntime.InferenceSession(export / "model.onnx", options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     empty = {
@@ -37,7 +39,7 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
     }
 
     def call(ids: list[int], states: dict[str, Any], before: int) -> tuple[Any, dict[str, Any]]:
-        """Log-probabilities ``[ids, vocabulary]`` and the states behind them."""
+        """Return the log-probabilities ``[ids, vocabulary]`` and the cache after them."""
         whole = before + len(ids)
         fed = {
             "input_ids": np.array([ids]),
@@ -62,13 +64,13 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         return list(ids["input_ids"])
 
     def answer(prompt: list[int]) -> list[int]:
-        said: list[int] = []
+        tokens: list[int] = []
         logprobs, states = call(prompt, empty, 0)
         while True:
-            said.append(int(logprobs[-1].argmax()))
-            if said[-1] in ends or len(said) == job["max_new_tokens"]:
-                return said
-            logprobs, states = call(said[-1:], states, len(prompt) + len(said) - 1)
+            tokens.append(int(logprobs[-1].argmax()))
+            if tokens[-1] in ends or len(tokens) == job["max_new_tokens"]:
+                return tokens
+            logprobs, states = call(tokens[-1:], states, len(prompt) + len(tokens) - 1)
 
     def weigh(prompt_ids: list[int], forced: list[int]) -> list[list[list[float]]]:
         logprobs, _ = call([*prompt_ids, *forced[:-1]], empty, 0)
@@ -82,9 +84,9 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
     def look(row: dict[str, Any]) -> dict[str, Any]:
         prompt = render(row)
         tops = weigh(row["prompt_ids"], row["forced"])
-        said = answer(prompt)
-        text = tokenizer.decode(said, skip_special_tokens=True)
-        return {"prompt_ids": prompt, "tops": tops, "ids": said, "ended": said[-1] in ends, "text": text}
+        ids = answer(prompt)
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        return {"prompt_ids": prompt, "tops": tops, "ids": ids, "ended": ids[-1] in ends, "text": text}
 
     return {
         "reader": f"onnxruntime {version('onnxruntime')}",
@@ -97,8 +99,10 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the job, write the answers."""
-    gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come and to stay
-    atexit.register(gc.freeze)  # and to go with the process
+    gc.set_threshold(
+        100_000, 50, 100
+    )  # as process_utils.collect_rarely: imports create many objects that stay
+    atexit.register(gc.freeze)  # no collection at exit
     job = json.load(sys.stdin)
     Path(job["answers"]).write_text(json.dumps(read(job)), encoding="utf-8")
 

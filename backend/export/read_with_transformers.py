@@ -1,8 +1,8 @@
-"""The foreign reader of Hugging Face exports: plain transformers and peft, in a process of their own.
+"""Read a Hugging Face export with plain transformers and peft, in a process of its own.
 
-Run as ``python -I read_with_transformers.py``: a job as JSON on standard input, a file of answers out. It imports
-nothing of Tunesmith, so that what it sees is what anybody else would see. Weights are taken as they are stored,
-and the arithmetic is float32, so that their precision is all that counts.
+Run as ``python -I read_with_transformers.py``: a job as JSON on standard input, a file of answers out. This program
+imports nothing of Tunesmith, so it reads what any other user would read. Weights are taken as they are stored and
+computed in float32, so that only their precision counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def read(job: dict[str, Any]) -> dict[str, Any]:
-    """Every row rendered, forced through and answered; see ``readers.py`` for the words of the job."""
+    """Render, force through and answer every row; ``readers.py`` describes the job and the answers."""
     import torch  # noqa: PLC0415 - this file is a program; imported, it does nothing
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: PLC0415
 
@@ -61,15 +61,15 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
         prompt = render(row)
         tops = weigh(row["prompt_ids"], row["forced"])
         given = torch.tensor([prompt])
-        said = model.generate(
+        ids = model.generate(
             input_ids=given,
             attention_mask=torch.ones_like(given),
             generation_config=rules,
             do_sample=False,
             max_new_tokens=job["max_new_tokens"],
         )[0, len(prompt) :].tolist()
-        text = tokenizer.decode(said, skip_special_tokens=True)
-        return {"prompt_ids": prompt, "tops": tops, "ids": said, "ended": said[-1] in ends, "text": text}
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        return {"prompt_ids": prompt, "tops": tops, "ids": ids, "ended": ids[-1] in ends, "text": text}
 
     return {
         "reader": name,
@@ -82,8 +82,10 @@ def read(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the job, write the answers."""
-    gc.set_threshold(100_000, 50, 100)  # thousands of modules are about to come and to stay
-    atexit.register(gc.freeze)  # and to go with the process
+    gc.set_threshold(
+        100_000, 50, 100
+    )  # as process_utils.collect_rarely: imports create many objects that stay
+    atexit.register(gc.freeze)  # no collection at exit
     job = json.load(sys.stdin)
     Path(job["answers"]).write_text(json.dumps(read(job)), encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""Have an export read through another library, in a child process that knows nothing of Tunesmith.
+"""Have an export read by another library, in a child process that imports nothing of Tunesmith.
 
-A job names the export, the base under it ("" for none) and the panel; the answers come back through a file. The
-readers are programs beside this module: ``read_with_transformers.py``, ``read_with_llama_cpp.py`` and
-``read_with_onnxruntime.py``.
+The job names the export, the base of an adapter ("" for none) and the panel; the answers come back in a file. The
+readers are the programs ``read_with_transformers.py``, ``read_with_llama_cpp.py`` and ``read_with_onnxruntime.py``
+beside this module.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from backend.utils.machine_utils import available_cores
 Reader = Literal["transformers", "llama_cpp", "onnxruntime"]
 
 TOP = 24
-"""Likeliest tokens whose probabilities a reader reports at each place."""
+"""The number of likeliest tokens whose probabilities a reader reports at each position."""
 TIMEOUT_SECONDS = 3600.0
 ANSWERS_LIMIT_BYTES = 2**30
 _PACKAGES = {"transformers": "transformers", "llama_cpp": "xllamacpp", "onnxruntime": "onnxruntime"}
 
 
 class UnreadableError(Exception):
-    """``reader`` was there and could not read the export; the message is its own last word."""
+    """``reader`` is installed but could not read the export; the message is its own error."""
 
     def __init__(self, reader: str, message: str) -> None:
         super().__init__(message)
@@ -40,14 +40,16 @@ class UnreadableError(Exception):
 
 
 class NoReaderError(Exception):
-    """The export could not be checked: no reader is installed, or it was ended from outside."""
+    """The export could not be checked: no reader is installed, or it was killed or too slow."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a foreign reader made of an export: rows as it rendered, weighed and answered them.
+    """The report of a foreign reader on an export.
 
-    ``long`` holds its likeliest tokens at each place after the panel's long row.
+    ``rows``: for each row of the panel its prompt ids, the likeliest tokens at each forced position, and its greedy
+    answer. ``shapes`` and ``texts``: the ids of the panel's conversations and of ``ODD_TEXTS``. ``long``: the
+    likeliest tokens at each position after the panel's long row.
     """
 
     reader: str
@@ -67,9 +69,9 @@ def read_back(
     timeout_seconds: float = TIMEOUT_SECONDS,
     python: str = sys.executable,
 ) -> Reading:
-    """``export`` as ``reader`` sees it. Raises NoReaderError and UnreadableError.
+    """Return the report of ``reader`` on ``export``. Raises NoReaderError and UnreadableError.
 
-    ``python`` is the interpreter of an environment with another version of the reader.
+    ``python`` may be the interpreter of an environment with another version of the reader.
     """
     package = _PACKAGES[reader]
     if importlib.util.find_spec(package) is None:
@@ -95,7 +97,7 @@ def read_back(
     if child.returncode == -9:
         raise NoReaderError(f"{package} was killed, most likely because memory ran out")
     raise UnreadableError(
-        package, _last_words(child.stderr) or f"{package} ended with code {child.returncode}"
+        package, _error_line(child.stderr) or f"{package} ended with code {child.returncode}"
     )
 
 
@@ -116,13 +118,13 @@ def _job(panel: Panel, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, offline and without tokens."""
+    """Return this process's environment, offline and without access tokens."""
     kept = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
     return kept | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
-def _last_words(text: str) -> str:
-    """The line in which a reader says what was wrong: its last error, else its last line."""
+def _error_line(text: str) -> str:
+    """Return the last line of a reader's output that mentions an error, else its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "error" in line.lower()]
-    return next(iter((telling or lines)[-1:]), "")
+    errors = [line for line in lines if "error" in line.lower()]
+    return next(iter((errors or lines)[-1:]), "")

@@ -1,6 +1,6 @@
-"""The settings of an export beside those of the trained model: config.json and generation_config.json, key by key.
+"""Compare the settings of an export with the trained model's: config.json and generation_config.json, key by key.
 
-Every key counts, except a few that are named here with their reason: a list of what matters would miss the next one.
+Every key counts except those listed here with a reason; a list of the keys that matter would miss new ones.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WITHOUT_MEANING = {
 Not among them: return_dict and output_router_logits, on other values of which some readers fail.
 """
 _DROPOUT = ("dropout", "pdrop", "_drop")
-"""What names of dropout end with or hold: nothing is dropped outside training."""
+"""Parts of names of dropout settings: outside training nothing is dropped."""
 
 _STORED = ("dtype", "torch_dtype")
 _VERSION = re.compile(r"\d+(\.\d+)*((a|b|rc|\.dev|\.post)\d+)?")
@@ -63,7 +63,7 @@ _NEUTRAL: dict[str, Any] = {
         ("min_length", "no_repeat_ngram_size", "diversity_penalty", "epsilon_cutoff", "eta_cutoff"), 0
     ),
 }
-"""Values of a rule of generation that say what a rule that is not there says."""
+"""Values of generation rules that mean the same as leaving the rule out."""
 
 
 def has_meaning(key: str) -> bool:
@@ -72,10 +72,10 @@ def has_meaning(key: str) -> bool:
 
 
 def check_config(file: Path, config: PretrainedConfig, stored: str | None) -> Iterator[str]:
-    """Yield every setting in the config.json ``file`` that is not that of the trained model, in words.
+    """Yield a sentence part for each setting in the config.json ``file`` that differs from the trained model.
 
-    It is read as transformers reads it, and as readers see it that know only the new names or only the classic ones.
-    ``stored`` is the precision of the weights, None where it is not known.
+    The file is read as transformers reads it, and as readers do that know only the new names of settings or only the
+    classic ones. ``stored`` is the precision of the weights, None if it is not known.
     """
     plain = json.loads(config.to_json_string())
     both = classic_settings(config, plain)
@@ -87,39 +87,42 @@ def check_config(file: Path, config: PretrainedConfig, stored: str | None) -> It
             views[" under its classic name"] = without_new_names(raw)
         with unwarned():
             read = {who: effective(type(config).from_dict(deepcopy(view))) for who, view in views.items()}
-    except Exception as error:  # noqa: BLE001 - whatever a configuration class raises on nonsense
+    except Exception as error:  # noqa: BLE001 - a configuration class may raise anything on a damaged file
         yield f"{file.name} cannot be read: {str(error).strip().splitlines()[0]}"
         return
     for key in _STORED:
         if stored and raw.get(key, stored) != stored:
-            yield f"{key} is {raw[key]}, and the weights are stored as {stored}"
+            yield f"{key} is {raw[key]}, but the weights are stored as {stored}"
     wanted = effective(config) | {"model_type": config.model_type}
     pairs = {who: (wanted, found | {"model_type": raw.get("model_type")}) for who, found in read.items()}
-    pairs[" as it stands there"] = ({key: written[key] for key in raw.keys() & written.keys()}, raw)
-    yield from _told_once(pairs)
+    pairs[" as written"] = ({key: written[key] for key in raw.keys() & written.keys()}, raw)
+    yield from _each_once(pairs)
 
 
-def _told_once(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[str]:
-    """Yield each key that differs in one of the pairs, (wanted, found) by who reads it so, in words."""
-    told: set[str] = set()
-    for who, (wanted, found) in pairs.items():
+def _each_once(pairs: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[str]:
+    """Yield a sentence part for each key that differs in one of the (wanted, found) pairs, each key once.
+
+    The keys of ``pairs`` tell in which view of the file the difference shows.
+    """
+    seen: set[str] = set()
+    for view, (wanted, found) in pairs.items():
         for key, ours, theirs in differences(wanted, found):
-            if key not in told:
-                told.add(key)
-                yield f"{key} is {_short(theirs)}{who}, and {_short(ours)} in the trained model"
+            if key not in seen:
+                seen.add(key)
+                yield f"{key} is {_short(theirs)}{view}, but {_short(ours)} in the trained model"
 
 
 def unknown_settings(file: Path, config: PretrainedConfig) -> list[str]:
-    """Return the keys of the config.json ``file`` that the trained model's settings do not have, in words."""
+    """Return a sentence part for each key of the config.json ``file`` that the trained model does not have."""
     known = effective(config).keys() | (classic_settings(config) or {}).keys() | set(_STORED)
     raw = json.loads(file.read_text("utf-8"))
-    return [f"{file.name} says {key}" for key in sorted(raw.keys() - known) if has_meaning(key)]
+    return [f"{file.name} has the key {key}" for key in sorted(raw.keys() - known) if has_meaning(key)]
 
 
 def differences(
     wanted: Mapping[str, Any], found: Mapping[str, Any], path: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key, wanted, found) for every key of ``wanted`` with a meaning whose value differs, at any depth."""
+    """Yield (key, wanted, found) for every meaningful key of ``wanted`` with another value, at any depth."""
     for key, value in wanted.items():
         other = found.get(key)
         if not has_meaning(key) or (not path and key in _STORED) or (key == "architectures" and not value):
@@ -155,17 +158,20 @@ def _short(value: Any) -> str:
 
 
 def check_rules(file: Path, wanted: GenerationConfig) -> Iterator[str]:
-    """Yield every rule of the generation_config.json ``file`` that is not the wanted one, end tokens left aside."""
+    """Yield a sentence part for each rule of the generation_config.json ``file`` that is not the wanted one.
+
+    End tokens are compared by ``vocabulary.check_ends``.
+    """
     found = json.loads(file.read_text("utf-8"))
     for key, value in wanted.to_dict().items():
-        said = found.get(key)
-        neutral = value is None and key in _NEUTRAL and same(said, _NEUTRAL[key])
-        if key != "eos_token_id" and has_meaning(key) and not neutral and not _agree(key, value, said):
-            yield f"{file.name} says {key} {_short(said)} instead of {_short(value)}"
+        actual = found.get(key)
+        neutral = value is None and key in _NEUTRAL and same(actual, _NEUTRAL[key])
+        if key != "eos_token_id" and has_meaning(key) and not neutral and not _agree(key, value, actual):
+            yield f"{file.name} has {key} {_short(actual)} instead of {_short(value)}"
 
 
 def unknown_rules(file: Path, wanted: GenerationConfig) -> list[str]:
-    """Return the keys of the generation_config.json ``file`` that transformers does not know, in words."""
+    """Return a sentence part for each key of the generation_config.json ``file`` unknown to transformers."""
     known = wanted.to_dict().keys()
     found = json.loads(file.read_text("utf-8"))
-    return [f"{file.name} says {key}" for key in sorted(found.keys() - known) if has_meaning(key)]
+    return [f"{file.name} has the key {key}" for key in sorted(found.keys() - known) if has_meaning(key)]

@@ -1,4 +1,4 @@
-"""What a finished run made, loaded to be taken away."""
+"""Load the result of a run for an export."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from backend.utils.path_utils import user_path
 
 @dataclass
 class Trained:
-    """The result of a run in float32: the base with its adapter beside it, or the whole model.
+    """The result of a run in float32: the base with its adapter, not merged, or the whole model.
 
-    ``result`` is the run's own folder of it, ``base`` the folder of
-    the weights under the adapter, ``end_ids`` the tokens that end
-    an answer. ``step`` is that of a checkpoint; None for the result.
+    ``result`` is its folder in the run, ``base`` the folder of the base model, ``end_ids`` the tokens that end an
+    answer. ``step`` is that of a checkpoint; None for the result.
     """
 
     run: RunDir
@@ -53,13 +52,13 @@ class Trained:
 
     @property
     def slug(self) -> str:
-        """The middle of the run's id: what it was named; and the checkpoint, where it is one."""
+        """The name in the run's id, without date and random end, and the name of the checkpoint, if it is one."""
         named = "-".join(self.run.id.split("-")[2:-1]) or self.run.id
         return named if self.step is None else f"{named}-{step_name(self.step)}"
 
     @property
     def base_name(self) -> str | None:
-        """The Hub id of the base; None for a local folder or file, which has no name that others could load."""
+        """The Hub id of the base; None for a local folder or file, which others could not load by name."""
         named = self.config.model.model_name_or_path
         if named in MODEL_ALIASES:
             return MODEL_ALIASES[named].hub_id
@@ -70,7 +69,7 @@ class Trained:
 
     @property
     def naming(self) -> dict[str, Any]:
-        """What an adapter that is passed on says of its base in adapter_config.json, and that it is for answering."""
+        """The keys of adapter_config.json that an export changes: the base, and that the adapter is for inference."""
         commit = self.base.name if self.base.parent.name == "snapshots" else None
         return {
             "base_model_name_or_path": self.base_name,
@@ -80,30 +79,30 @@ class Trained:
 
     @property
     def base_words(self) -> str:
-        """The base in words: its Hub id, or that it is a model in a local folder."""
+        """The base as part of a sentence: its Hub id, or "a model in a local folder"."""
         folder = Path(self.config.model.model_name_or_path).name
         return self.base_name or f"a model in a local folder ({folder})"
 
     @property
     def base_place(self) -> str:
-        """How to find a base that has no public name, in a sentence; nothing where it has one."""
+        """A sentence on how to load a base without a public name; "" if it has one."""
         facts = self.run.read_environment().facts
         known = f" Its fingerprint is {facts.model}." if facts else ""
-        here = (
-            f"The base is {self.base_words}: an adapter is loaded over that very model, by its path.{known}"
+        place = (
+            f"The base is {self.base_words}: load the adapter onto exactly that model, by its path.{known}"
         )
-        return "" if self.base_name else here
+        return "" if self.base_name else place
 
     @property
     def base_note(self) -> str:
-        """What to know of a base whose weights are not the ones that its public name stands for; else nothing."""
+        """A warning if the weights of the base are not those of its public name; else ""."""
         named = self.config.model.model_name_or_path
         if named not in MODEL_ALIASES or self.base != cache_folder() / converted_name(named):
             return ""
         package = MODEL_ALIASES[named].distribution
         return (
-            f"It was trained over the weights that the package {package} carries, a GGUF file of fewer bits. "
-            f"Over {self.base_words} as the Hub has it, an adapter was not read, and may answer otherwise."
+            f"It was trained on the weights in the package {package}, a GGUF file of lower precision. "
+            f"With {self.base_words} from the Hub it was not tested and may answer differently."
         )
 
     def merge(self) -> PreTrainedModel:
@@ -130,7 +129,7 @@ def greedy_rules(tokenizer: PreTrainedTokenizerBase, end_ids: set[int]) -> Gener
 def load_trained(
     run: RunDir, checkpoint: int | str | None = None, base_model: str | Path | None = None
 ) -> Trained:
-    """The result of a finished run, or a ``checkpoint`` as ``find_model`` names it; ``base_model`` as there.
+    """Load the result of a finished run, or a ``checkpoint``; both parameters as in ``find_model``.
 
     Raises RunError (``unfinished-run``, ``damaged-checkpoint``, ``no-such-checkpoint``) and ModelError.
     """
@@ -145,7 +144,7 @@ def load_trained(
 
 
 def model_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a model by name, each stored once: a head that is tied to the embeddings is left out."""
+    """Return the weights of a model by name, each once: a head that is tied to the embeddings is left out."""
     weights: Mapping[str, Tensor] = model.state_dict()
     tied = model.config.tie_word_embeddings
     return {name: tensor for name, tensor in weights.items() if not (tied and name == "lm_head.weight")}
