@@ -90,7 +90,7 @@ def test_scaled_positions_are_green_where_they_are_right_and_red_where_they_are_
 def test_a_key_that_nobody_knows_is_amber(llama: Asked, tmp_path: Path) -> None:
     file, certificate = export_of(llama, tmp_path, "gguf", "F32", lambda file, _: note(file))
     assert (certificate.light, file.name in certificate.reasons[0]) == (Light.AMBER, True)
-    assert certificate.reasons[0].endswith("says llama.oddnam.")
+    assert certificate.reasons[0].endswith("has the key llama.oddnam.")
 
 
 @pytest.fixture

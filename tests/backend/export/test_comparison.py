@@ -142,7 +142,7 @@ def test_a_long_row_is_judged_by_itself(shift: float, light: Light, case: Case) 
 
 def test_a_long_row_that_was_not_read_is_said(case: Case) -> None:
     case.panel = replace(case.panel, long=LongRow(131_072))
-    assert "beyond 131,072 tokens takes too long here" in case.check("long rows").finding
+    assert "beyond 131,072 tokens would take too long here" in case.check("long rows").finding
 
 
 @pytest.mark.parametrize("precision", TOLERANCES)

@@ -61,7 +61,7 @@ def halves(weights: dict[str, Any]) -> None:
         (lambda w: w.update({UP: w[GATE].clone()}), f"{UP} holds the values of {GATE}"),
         (lambda w: w.update({UP: w[UP].T.clone()}), f"{UP} has the shape [32, 64] instead of [64, 32]"),
         (lambda w: w.pop(UP), f"the weight {UP} is missing"),
-        (lambda w: w.update({"odd.weight": w[UP].clone()}), "the weight odd.weight is too many"),
+        (lambda w: w.update({"odd.weight": w[UP].clone()}), "the weight odd.weight does not belong there"),
         (lambda w: w[UP].view(-1)[3].add_(1e-3), f"{UP} differs from the trained weight by"),
         (halves, f"{QUERY} has its rows in another order: its heads are permuted"),
     ],
@@ -77,19 +77,17 @@ def test_each_way_of_being_wrong_is_told(
 def test_a_layer_without_its_adapter_is_known(merged: tuple[Path, Trained]) -> None:
     before = load_file(merged[1].base / "model.safetensors")[UP]
     change(merged[0], lambda weights: weights.update({UP: before}))
-    assert problems(merged) == [
-        f"{UP} holds the base model's weights: what was trained is not merged into it"
-    ]
+    assert problems(merged) == [f"{UP} holds the base model's values: the adapter was not merged into it"]
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"num_key_value_heads": 4}, "num_key_value_heads is 4, and 2 in the trained model"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads is 4, but 2 in the trained model"),
         ({"rms_norm_eps": 1e-3}, "rms_norm_eps is 0.001"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-            "rope_parameters.rope_theta is 500000, and 10000",
+            "rope_parameters.rope_theta is 500000, but 10000",
         ),
     ],
 )
@@ -204,7 +202,7 @@ def test_an_update_in_a_matrix_that_head_and_embeddings_share_is_wrong(
     save_file(stored | update, tmp_path / "adapter_model.safetensors")
     tied, own = (asked.fresh().merge() for asked in (llama, qwen2))
     (said,) = contents.check_shared_ends(tied, tmp_path)
-    assert said.startswith(f"the adapter's update of {end} is in head and embeddings")
+    assert said.startswith(f"the adapter's update of {end} is in both head and embeddings")
     assert list(contents.check_shared_ends(own, tmp_path)) == []
     assert list(contents.check_shared_ends(tied, llama.trained.result)) == []
 
@@ -220,8 +218,8 @@ def test_rows_of_an_adapter_gguf_in_another_order_are_told(llama: Asked, tmp_pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"revision": "main"}, ["adapter_config.json says revision main, not None"]),
-        ({"r": 5}, ["adapter_config.json says r 5, not 4"]),
+        ({"revision": "main"}, ["adapter_config.json has revision main, not None"]),
+        ({"r": 5}, ["adapter_config.json has r 5, not 4"]),
         ({"foo": 1}, []),
     ],
 )
@@ -235,4 +233,4 @@ def test_an_adapters_settings_are_compared_as_a_whole(
     edit_json(folder / "adapter_config.json", **change)
     assert contents.check_adapter(folder, trained.result, *words, naming=trained.naming) == said
     unknown = contents.unknown_in_adapter(folder, trained.result, *words)
-    assert unknown == [f"adapter_config.json says {key}" for key in change if key == "foo"]
+    assert unknown == [f"adapter_config.json has the key {key}" for key in change if key == "foo"]

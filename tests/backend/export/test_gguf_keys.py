@@ -88,7 +88,7 @@ def test_positions_that_lie_in_a_tensor_are_compared(scaled: tuple[Asked, GgufFi
     other = replace(next(iter(file.tensors.values())), name=ROPE_FREQS, shape=(4,), rows=odd[:, :16])
     rule = asked.trained.model.config.rope_parameters["rope_type"]
     said = {
-        "llama3": (["rope_parameters.rope_type is default"], [f"{ROPE_FREQS} holds another scaling"]),
+        "llama3": (["rope_parameters.rope_type is default"], [f"{ROPE_FREQS} scales positions differently"]),
         "yarn": ([], [f"{ROPE_FREQS} scales positions, which the trained model does not"]),
     }[rule]
     for spoilt, starts in zip(
@@ -103,7 +103,9 @@ def test_what_llama_cpp_may_read_and_we_do_not_know_is_named(
     key: str, scaled: tuple[Asked, GgufFile]
 ) -> None:
     asked, file = scaled
-    assert found(asked, replace(file, metadata=file.metadata | {key: 7})) == [f"{file.path.name} says {key}"]
+    assert found(asked, replace(file, metadata=file.metadata | {key: 7})) == [
+        f"{file.path.name} has the key {key}"
+    ]
 
 
 @pytest.mark.parametrize("key", ["general.license", "mine.note"])
@@ -122,5 +124,5 @@ def test_an_adapters_keys_are_compared(llama: Asked, tmp_path: Path) -> None:
     assert named == {"general.type", "general.architecture", "adapter.type", "adapter.lora.alpha"}
     rescaled = adapter | {"use_rslora": True}
     assert list(check_adapter_keys(file, rescaled, config)) == [
-        "adapter.lora.alpha is 32.0, and 64.0 in training"
+        "adapter.lora.alpha is 32.0, but 64.0 in training"
     ]

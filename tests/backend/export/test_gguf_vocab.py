@@ -77,7 +77,7 @@ def test_every_token_keeps_its_place_and_kind(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="embeds 100"):
+    with pytest.raises(ExportError, match="only 100 embeddings"):
         read(tiny_tokenizer(), tmp_path, rows=100)
 
 

@@ -139,7 +139,7 @@ ROPE = {"rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings
         ),
         (
             Qwen2Config(use_sliding_window=True, sliding_window=8, max_window_layers=1),
-            "attention in windows",
+            "sliding-window attention",
         ),
         (LlamaConfig(hidden_act="gelu"), "this model has gelu"),
         (Qwen3Config(attention_bias=True), "attention_bias"),

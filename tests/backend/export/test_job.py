@@ -86,7 +86,7 @@ def test_nobody_deletes_the_run_meanwhile(run: RunDir, tmp_path: Path) -> None:
 def test_no_rows_is_amber_and_says_so(run: RunDir, tmp_path: Path) -> None:
     done = export(run, "adapter", out=tmp_path / "out", rows=0)
     assert (done.certificate.light, done.certificate.rows) == (Light.AMBER, 0)
-    assert "no rows were asked for" in done.certificate.reasons[0]
+    assert "no rows were requested" in done.certificate.reasons[0]
 
 
 def test_rows_that_are_gone_leave_it_unchecked(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_modelfile_is_never_green(rows: int, run: RunDir, tmp_path: Path) -> N
     done = export(run, "ollama", out=tmp_path / "out", quantization="F32", rows=rows)
     assert MODELFILE in done.files
     assert done.certificate.light == Light.AMBER
-    assert "Ollama itself did not read" in done.certificate.reasons[-1]
+    assert "The Modelfile was not tested with Ollama" in done.certificate.reasons[-1]
 
 
 def test_an_unfinished_run_has_nothing_to_export(learner: Path, tmp_path: Path) -> None:

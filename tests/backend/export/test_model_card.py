@@ -51,7 +51,7 @@ def test_the_front_matter_is_the_hubs(learned: Asked, tmp_path: Path) -> None:
 
 def test_the_licence_is_named_where_it_is_known(learned: Asked, tmp_path: Path) -> None:
     assert card(learned, tmp_path, model="smollm2-135m")[0]["license"] == "apache-2.0"
-    assert "licence of me/base is not known" in card(learned, tmp_path)[1]
+    assert "licence of me/base is not recorded" in card(learned, tmp_path)[1]
 
 
 def test_the_facts_are_those_of_the_run(learned: Asked, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_what_was_accepted_against_a_stop_is_told(learned: Asked, tmp_path: Path
 def test_an_adapter_over_a_local_folder_says_how_it_is_loaded(learned: Asked, tmp_path: Path) -> None:
     front, body = card(learned, tmp_path, target="adapter", model="")
     assert not front.keys() & {"base_model", "base_model_relation"}
-    assert "The base is a model in a local folder (model): an adapter is loaded over that very model" in body
+    assert "The base is a model in a local folder (model): load the adapter onto exactly that model" in body
     assert 'from_pretrained("path/to/the/base/model"), "."' in body
 
 
@@ -171,7 +171,7 @@ def test_a_result_from_before_the_last_step_is_told_as_far_as_it_went(learned: A
 def test_what_to_know_of_the_base_is_a_limit(learned: Asked, tmp_path: Path) -> None:
     carried = cache_folder() / converted_name("smollm2-135m")
     _, body = card(learned, tmp_path, model="smollm2-135m", base=carried)
-    assert "a GGUF file of fewer bits" in body.split("## Limits")[1]
+    assert "a GGUF file of lower precision" in body.split("## Limits")[1]
 
 
 def test_adapters_of_experts_name_the_transformers_that_reads_them(learned: Asked, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_what_is_not_known_is_not_said(learned: Asked, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     _, body = card(learned, tmp_path / "out", run=run)
     headings = [line for line in body.splitlines() if line.startswith("## ")]
-    assert headings == ["## Training", "## How to load", "## Is this what was trained?", "## Limits"]
+    assert headings == ["## Training", "## How to load", "## Does it match the trained model?", "## Limits"]
     assert not (tmp_path / "out" / "curves.svg").exists()
 
 

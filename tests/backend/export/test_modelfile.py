@@ -117,7 +117,7 @@ def test_it_is_of_ollamas_grammar(family: Family, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "said"),
     [
-        ("qwen3", "cannot be said in Ollama's language"),
+        ("qwen3", "cannot be written for Ollama"),
         ("base", "no chat template"),
         ("llama3", "trims white space"),
     ],

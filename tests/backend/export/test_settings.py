@@ -55,15 +55,15 @@ def test_every_setting_that_is_changed_alone_is_named(name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rope_theta": 5e5}, "rope_parameters.rope_theta is 500000 under its classic name, and 10000"),
+        ({"rope_theta": 5e5}, "rope_parameters.rope_theta is 500000 under its classic name, but 10000"),
         (
             {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
-            "rope_parameters.rope_theta is 500000, and 10000 in the trained model",
+            "rope_parameters.rope_theta is 500000, but 10000 in the trained model",
         ),
-        ({"max_position_embeddings": 48}, "max_position_embeddings is 48, and 2048 in the trained model"),
-        ({"eos_token_id": 5}, "eos_token_id is 5, and 2 in the trained model"),
-        ({"torch_dtype": "float16"}, "torch_dtype is float16, and the weights are stored as bfloat16"),
-        ({"model_type": "qwen2"}, "model_type is qwen2, and llama in the trained model"),
+        ({"max_position_embeddings": 48}, "max_position_embeddings is 48, but 2048 in the trained model"),
+        ({"eos_token_id": 5}, "eos_token_id is 5, but 2 in the trained model"),
+        ({"torch_dtype": "float16"}, "torch_dtype is float16, but the weights are stored as bfloat16"),
+        ({"model_type": "qwen2"}, "model_type is qwen2, but llama in the trained model"),
         ({"hidden_act": {}}, "config.json cannot be read"),
         ({"transformers_version": "none"}, "transformers_version is none"),
         ({"return_dict": False}, "return_dict is False, and True in the trained model"),
@@ -83,7 +83,7 @@ def test_a_setting_that_is_left_out_is_its_default(tmp_path: Path) -> None:
     file.write_text(json.dumps({k: v for k, v in settings.items() if k != "rms_norm_eps"}))
     assert found(file, config) == []
     file.write_text(json.dumps({k: v for k, v in settings.items() if k != "num_key_value_heads"}))
-    assert found(file, config) == ["num_key_value_heads is 32, and 4 in the trained model"]
+    assert found(file, config) == ["num_key_value_heads is 32, but 4 in the trained model"]
 
 
 def test_a_key_that_nobody_knows_is_named_and_not_wrong(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_key_that_nobody_knows_is_named_and_not_wrong(tmp_path: Path) -> None:
     file = written(config, tmp_path)
     edit_json(file, foo=1, use_cache=False, some_dropout=0.5, transformers_version="4.40.0.dev0")
     assert list(check_config(file, config, "bfloat16")) == []
-    assert unknown_settings(file, config) == ["config.json says foo"]
+    assert unknown_settings(file, config) == ["config.json has the key foo"]
 
 
 OTHERWISE: dict[str, Any] = {
@@ -168,7 +168,7 @@ def test_rules_of_generation_are_compared_as_a_whole(
     write_generation_config(wanted, tmp_path)
     file = tmp_path / "generation_config.json"
     edit_json(file, **change)
-    assert list(check_rules(file, wanted)) == [f"generation_config.json says {each}" for each in said]
+    assert list(check_rules(file, wanted)) == [f"generation_config.json has {each}" for each in said]
     assert unknown_rules(file, wanted) == []
 
 
@@ -176,7 +176,9 @@ def test_a_rule_that_nobody_knows_is_named(tmp_path: Path) -> None:
     wanted = GenerationConfig(eos_token_id=2)
     write_generation_config(wanted, tmp_path)
     edit_json(tmp_path / "generation_config.json", foo=1)
-    assert unknown_rules(tmp_path / "generation_config.json", wanted) == ["generation_config.json says foo"]
+    assert unknown_rules(tmp_path / "generation_config.json", wanted) == [
+        "generation_config.json has the key foo"
+    ]
 
 
 @pytest.mark.parametrize(

