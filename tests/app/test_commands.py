@@ -101,7 +101,7 @@ def test_it_can_be_cancelled_and_leaves_no_child() -> None:
     command = Command(["doctor"], PATIENCE)
     command.cancel()
     assert done(command).code == "cancelled"
-    assert done(command).message == "Cancelled. What was finished before stays."
+    assert done(command).message == "Cancelled. Finished parts are kept."
     assert command._process.poll() is not None
 
 

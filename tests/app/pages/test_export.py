@@ -120,7 +120,7 @@ def test_deleting_asks_and_names_what_goes(open_page: OpenPage, root: Path) -> N
     folder = make_export(root)
     app = open_page("export")
     next(button for button in app.button if button.label == "Delete").click().run()
-    assert f"**{folder.name}** goes for good" in unescaped(texts(app))
+    assert f"**{folder.name}** is deleted for good" in unescaped(texts(app))
     assert folder.is_dir()
     next(button for button in app.button if button.label == "Delete it").click().run()
     assert not folder.exists()

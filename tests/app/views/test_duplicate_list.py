@@ -30,7 +30,7 @@ def row(place: str, text: str) -> dict[str, Any]:
 
 
 def test_the_good_face() -> None:
-    assert "something of its own" in texts(shown())
+    assert "No row repeats" in texts(shown())
 
 
 def test_equal_rows_are_shown_once_and_near_ones_all() -> None:

@@ -17,7 +17,7 @@ def test_lines_as_they_are() -> None:
 def test_nothing_printed_yet() -> None:
     shown = drawn("log_view.draw_log", [])
     assert len(shown.code) == 0
-    assert texts(shown)[0].startswith("Nothing stands in its log.")
+    assert texts(shown)[0].startswith("The log is empty.")
 
 
 def test_times_are_those_of_the_person_and_the_exact_ones_are_kept() -> None:

@@ -65,7 +65,7 @@ def test_every_level_has_its_face_in_words(level: str, words: str) -> None:
 
 
 def test_the_good_face() -> None:
-    assert "Nothing was found" in texts(shown("draw_findings", report()))
+    assert "No problems found" in texts(shown("draw_findings", report()))
 
 
 def test_changes_are_shown_before_and_after_and_secrets_are_not() -> None:
