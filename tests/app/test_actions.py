@@ -1,4 +1,4 @@
-"""What a button does, and how it is told when it did not work: app/actions.py."""
+"""What a button does, and how it is show_errors when it did not work: app/actions.py."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_what_can_be_mended_is_said_in_place() -> None:
 
 def test_what_comes_next_is_a_button_here() -> None:
     def script() -> None:
-        from app.actions import told
+        from app.actions import show_errors
         from backend.errors import NextStep, RunError
 
-        with told():
+        with show_errors():
             raise RunError("Served.", remedy="Stop it.", code="in-use", next_step=NextStep.STOP_SERVER)
 
     (error,) = AppTest.from_function(script).run(timeout=30).error

@@ -66,7 +66,7 @@ def test_every_setting_that_is_changed_alone_is_named(name: str, tmp_path: Path)
         ({"model_type": "qwen2"}, "model_type is qwen2, but llama in the trained model"),
         ({"hidden_act": {}}, "config.json cannot be read"),
         ({"transformers_version": "none"}, "transformers_version is none"),
-        ({"return_dict": False}, "return_dict is False, and True in the trained model"),
+        ({"return_dict": False}, "return_dict is False, but True in the trained model"),
     ],
 )
 def test_it_says_which_setting_and_how(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_a_reader_fails_on_has_a_meaning(tmp_path: Path) -> None:
     file = written(config, tmp_path)
     edit_json(file, output_router_logits=True)
     assert [*check_config(file, config, "bfloat16")] == [
-        "output_router_logits is True, and False in the trained model"
+        "output_router_logits is True, but False in the trained model"
     ]
 
 
