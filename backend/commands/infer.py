@@ -19,12 +19,10 @@ from backend.commands.phrases import error_text
 from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading
 from backend.commands.tables import table
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
+from backend.inference.scores import Answers, Comparison, compare, write_scores
 from backend.run.folder import RunDir
-from backend.run.reports import HeldOutScores, same_answer
 from backend.run.settings import run_config
-from backend.utils.file_utils import write_json_durably
 from backend.utils.path_utils import user_path
-from backend.utils.record_utils import record_to_json
 
 if TYPE_CHECKING:
     from backend.inferencer import Inferencer
@@ -215,47 +213,45 @@ def evaluate(
         raise InferenceError(
             "There are no rows with an answer to score.", remedy="Give --data.", code="no-rows"
         )
-    said: dict[str, list[str]] = {}
-    for name, base in (("base", True), ("tuned", False)):
+    answers: dict[str, Answers] = {}
+    for name in ("base", "tuned"):
         if not as_json:
             say(f"Answering {len(asked)} rows with the {name} model")
-        with lazy.inferencer.Inferencer(folder, base=base, base_model=base_model) as model:
-            answers = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
-        said[name] = ["" if isinstance(answer, TunesmithError) else answer for answer in answers]
-    unasked = sum(isinstance(answer, TunesmithError) for answer in answers)
-    scores = {
-        name: sum(same_answer(answer, item[2]) for answer, item in zip(answers, asked, strict=True))
-        / len(asked)
-        for name, answers in said.items()
-    }
+        with lazy.inferencer.Inferencer(folder, base=name == "base", base_model=base_model) as model:
+            answers[name] = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
+    found = compare(asked, **answers)
     if data is None:
-        _keep_scores(folder, len(asked), unasked, scores)
+        _keep_scores(folder, found)
     if as_json:
-        print_json({"run": folder.id, "rows": len(asked), "unanswered": unasked, "exact_match": scores})
-        return 0
-    shown = [
-        (shown_prompt(item[1]), item[2], base.strip(), tuned.strip())
-        for item, base, tuned in list(zip(asked, said["base"], said["tuned"], strict=True))[:show]
-    ]
-    table(["question", "expected", "base", "tuned"], shown, title="A few answers")
-    table(["exact match", "base", "tuned"], [(f"{len(asked)} rows", *(f"{s:.1%}" for s in scores.values()))])
-    if unasked:
-        say(f"{unasked} rows are too long for the model or refused by its template: they count as wrong.")
-    say(f"Next: tunesmith chat {shlex.quote(run)}")
+        counts = {"rows": len(asked), "unanswered": found.unanswered}
+        print_json({"run": folder.id, **counts, "exact_match": found.exact_match})
+    else:
+        _print_comparison(found, show)
+        say(f"Next: tunesmith chat {shlex.quote(run)}")
     return 0
 
 
-def _keep_scores(run: RunDir, rows: int, unanswered: int, scores: dict[str, float]) -> None:
-    """Keep what held-out rows said about a result beside it; where the disk refuses, say so and go on."""
-    outcome = run.read_outcome()
-    if outcome is None or run.result_folder() is None:
-        return
-    found = HeldOutScores(rows, unanswered, outcome.step, **scores)
+def _keep_scores(run: RunDir, found: Comparison) -> None:
+    """Write the scores beside the result; where the disk refuses, say so and go on."""
     try:
-        with run.hold_for_reading():
-            write_json_durably(run.scores_file, record_to_json(found))
+        write_scores(run, found)
     except OSError as error:
         sys.stderr.write(f"The scores could not be kept in {run.scores_file} ({error.strerror or error}).\n")
+
+
+def _print_comparison(found: Comparison, show: int) -> None:
+    """Print ``show`` rows with both answers, and the scores."""
+    shown = [
+        (shown_prompt(item[1]), item[2], base.strip(), tuned.strip())
+        for item, base, tuned in zip(found.rows, *found.answers.values(), strict=True)
+    ]
+    table(["question", "expected", "base", "tuned"], shown[:show], title="A few answers")
+    shares = [f"{share:.1%}" for share in found.exact_match.values()]
+    table(["exact match", "base", "tuned"], [(f"{len(found.rows)} rows", *shares)])
+    if found.unanswered:
+        say(
+            f"{found.unanswered} rows are too long for the model or refused by its template: they count as wrong."
+        )
 
 
 def shown_prompt(prompt: Any) -> str:

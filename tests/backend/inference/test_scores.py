@@ -1,0 +1,49 @@
+"""Exact match of the base and the tuned model: backend/inference/scores.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InferenceError
+from backend.inference.scores import Asked, compare, write_scores
+from backend.run.folder import RunDir
+
+ROWS: list[Asked] = [("a:1", "one?", "1"), ("a:2", "two?", "2"), ("a:3", "three?", "3")]
+TOO_LONG = InferenceError("It is too long.", remedy="Cut it.", code="too-long")
+
+
+def test_each_model_has_its_share_of_exact_answers() -> None:
+    found = compare(ROWS, base=["1", "x", "y"], tuned=["1", "2", "y"])
+    assert found.exact_match == {"base": pytest.approx(1 / 3), "tuned": pytest.approx(2 / 3)}
+    assert found.unanswered == 0
+
+
+def test_a_row_that_cannot_be_asked_counts_as_wrong() -> None:
+    found = compare(ROWS, base=[TOO_LONG, "2", "3"], tuned=["1", TOO_LONG, TOO_LONG])
+    assert found.answers == {"base": ["", "2", "3"], "tuned": ["1", "", ""]}
+    assert found.exact_match["tuned"] == pytest.approx(1 / 3)
+    assert found.unanswered == 2
+
+
+def test_an_answer_to_no_row_is_an_error() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        compare(ROWS, base=["1"], tuned=["1"])
+
+
+def test_scores_lie_beside_a_result(trained: RunDir, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    write_scores(run, compare(ROWS, base=["", "", ""], tuned=["1", "2", "3"]))
+    kept = json.loads(run.scores_file.read_text())
+    outcome = run.read_outcome()
+    assert outcome
+    assert kept == {"rows": 3, "unanswered": 0, "step": outcome.step, "base": 0.0, "tuned": 1.0}
+
+
+def test_a_run_without_a_result_gets_none(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", "seed: 1")
+    write_scores(run, compare(ROWS, base=["1", "2", "3"], tuned=["1", "2", "3"]))
+    assert not run.scores_file.exists()
