@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import json
 import re
 import subprocess
@@ -19,6 +20,9 @@ import pytest
 from cyclopts import App
 
 from backend.commands.cli import app, main
+from backend.commands.phrases import with_flags
+from backend.data.formats import PARTS
+from backend.errors import MARKED_SETTING
 from backend.run.config import config_schema
 from backend.utils.config_utils import dotted_names
 from benchmarks.architecture_map import COLUMNS, PICTURE, drawing, imports, layers, purpose
@@ -289,6 +293,153 @@ class TestCommands:
             "print('torch' in sys.modules, codes[1:], file=sys.stderr)"
         )
         assert python("-c", script).stderr == "False [0, 0]\n"
+
+
+# --- text for people ----------------------------------------------------------------------------------------
+
+INTERFACES = ("backend.commands", "backend.server")
+BELOW = [path for path in BACKEND if not dotted(path).startswith(INTERFACES)]
+OTHER_PROGRAMS = {  # their options, spelled like some of ours
+    Path("backend/export/model_card.py"),
+    Path("backend/export/modelfile.py"),
+    Path("backend/manager/tensorboard_manager.py"),
+    Path("backend/trainer_main.py"),
+}
+
+
+def literals(path: Path) -> Iterator[tuple[int, str]]:
+    """Each string of a file with its line, the parts of f-strings too; docstrings left out."""
+    tree = parsed(path)
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+            yield node.lineno, node.value
+
+
+def options(group: App) -> set[str]:
+    """The long flags of a command and of all commands under it."""
+    found = {name for name in group if name.startswith("--")}
+    if group.default_command:
+        for argument in group.assemble_argument_collection():
+            found |= {name for name in argument.names if name.startswith("--")}
+    return found.union(*(options(group[name]) for name in group if not name.startswith("-")))
+
+
+OPTIONS = options(app)
+SETTINGS = {f"--{name}" for name in dotted_names(config_schema())} | {"--columns."}
+BUTTONS = {
+    str(node.args[0].value)
+    for path in APP
+    for node in ast.walk(parsed(path))
+    if isinstance(node, ast.Call)
+    and getattr(node.func, "attr", "") in {"button", "form_submit_button", "page_link"}
+    and node.args
+    and isinstance(node.args[0], ast.Constant)
+} | {"Start", "Resume", "Stop", "Pause", "Queue", "Delete", "Playground", "New run"}
+NAMED = [
+    re.compile(rf"\btunesmith ({'|'.join(sorted({words[0] for words in COMMANDS}))})\b"),
+    re.compile(
+        rf"(?<![\w-])({'|'.join(re.escape(name) for name in sorted(OPTIONS | SETTINGS, reverse=True))})(?![\w-])"
+    ),
+    re.compile(rf"\b([Pp]ress|[Cc]lick) (on )?({'|'.join(map(re.escape, sorted(BUTTONS)))})\b"),
+    re.compile(r"\b(Playground|New run|studio)\b"),
+]
+
+
+def of_an_interface(text: str) -> list[str]:
+    """The commands, flags, buttons and pages that a text names."""
+    return [found[0] for pattern in NAMED for found in pattern.finditer(text)]
+
+
+SENTENCE = re.compile(r"[A-Z]\w* \w+|\w+ \w+ \w+")
+
+
+def matched_sentences(tree: ast.AST) -> Iterator[str]:
+    """Each sentence that a text is compared with: by its beginning, its end, or as a part of it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {
+            *("startswith", "endswith", "removeprefix", "removesuffix", "partition", "rpartition", "split"),
+            *("find", "index", "replace", "match", "search", "fullmatch"),
+        }:
+            places: list[ast.AST] = [*node.args]
+        elif isinstance(node, ast.Compare):
+            places = [node.left, *node.comparators]
+        else:
+            continue
+        nested = (getattr(place, "elts", getattr(place, "values", [place])) for place in places)
+        for each in itertools.chain.from_iterable(nested):
+            if isinstance(each, ast.Constant) and SENTENCE.search(str(each.value)):
+                yield str(each.value)
+
+
+class TestTextForPeople:
+    """It is written at the interfaces; below them stand steps, codes and settings, in words that fit both."""
+
+    def test_below_the_interfaces_none_is_named(self) -> None:
+        found = {
+            f"{path.relative_to(ROOT)}:{line}": names
+            for path in BELOW
+            for line, text in literals(path)
+            if path.relative_to(ROOT) not in OTHER_PROGRAMS and (names := of_an_interface(text))
+        }
+        assert found == {}
+
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [
+            ("Watch it with: tunesmith runs watch r1", ["tunesmith runs"]),
+            ("Give another --out, or --overwrite.", ["--out", "--overwrite"]),
+            ("Lower --training.learning_rate", ["--training.learning_rate"]),
+            ("Set --columns.", ["--columns."]),
+            ("Press Resume to go on.", ["Press Resume"]),
+            ("The Playground has it.", ["Playground"]),
+            ("Give another `out`, with torchrun --nnodes=2; Tunesmith and torchrun do.", []),
+        ],
+    )
+    def test_it_would_be_seen(self, text: str, names: list[str]) -> None:
+        assert of_an_interface(text) == names
+
+    def test_much_is_looked_at(self) -> None:
+        assert len(BELOW) > 120
+        assert sum(1 for path in BELOW for _ in literals(path)) > 5000
+        assert {"--out", "--to", "--base-model", "--from-step", "--runs"} <= OPTIONS
+        assert len(BUTTONS) > 15
+        said = [text for path in BACKEND if path not in BELOW for _, text in literals(path)]
+        assert any(of_an_interface(text) for text in said)
+
+    def test_each_marked_setting_is_one_that_the_terminal_has(self) -> None:
+        marked = {
+            found[1]
+            for path in BELOW
+            for _, text in literals(path)
+            for found in MARKED_SETTING.finditer(text)
+        }
+        known = (
+            OPTIONS | SETTINGS | {f"--columns.{part}" for parts in PARTS.values() for part in parts.required}
+        )
+        assert {"out", "base_model", "to"} <= marked
+        assert {name for name in marked if not {with_flags(f"`{name}`")} & known} == set()
+
+    def test_pages_know_no_sentence_by_its_words(self) -> None:
+        found = [
+            f"{path.relative_to(ROOT)}: {text}" for path in APP for text in matched_sentences(parsed(path))
+        ]
+        assert found == []
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "advice.startswith('Resume it with: tunesmith')",
+            "'was trained on this' in message",
+            "re.match('No such run', text)",
+            "text == 'There is none.'",
+            "text.startswith(('new', 'Resume it with'))",
+            "f'{name} is not there' in text",
+        ],
+    )
+    def test_a_sentence_that_is_matched_would_be_seen(self, line: str) -> None:
+        assert len(list(matched_sentences(ast.parse(line)))) == 1
+        assert list(matched_sentences(ast.parse("name.startswith('data.') or kind == 'new'"))) == []
 
 
 # --- settings ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.manager.loopback import LoopbackManager, ask_json, end_process
 from backend.utils.file_utils import write_json_durably
 from backend.utils.lock_utils import is_locked
@@ -83,7 +83,7 @@ class SmallManager(LoopbackManager[Small]):
     folder_name = ".small"
     start_seconds = 20.0
     stop_seconds = 5.0
-    failure = ("The small server did not start.", "Try it by hand.", "small-failed")
+    failure = ("The small server did not start.", "small-failed", NextStep.SERVE)
     code = "print(8080, flush=True); import time; time.sleep(300)"
     ours = True
 
@@ -145,7 +145,7 @@ class TestOneServer:
         small.code = "import sys; sys.exit('much was said before\\nno room')"
         with pytest.raises(RunError, match=r"The small server did not start\. no room") as caught:
             small.start()
-        assert (caught.value.code, caught.value.remedy) == ("small-failed", "Try it by hand.")
+        assert (caught.value.code, caught.value.next_step) == ("small-failed", NextStep.SERVE)
         assert small.find() is None
 
     def test_one_that_never_answers_is_ended(

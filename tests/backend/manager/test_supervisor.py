@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from backend.errors import RunError
+from backend.errors import NextStep, RunError
 from backend.manager import supervisor
 from backend.manager.escalation import Policy
 from backend.manager.process_manager import start, stop, wait
@@ -156,8 +156,9 @@ class TestReady:
         assert self.heard() == {}
 
     def test_an_error(self) -> None:
-        error = RunError("Bad.", remedy="Mend it.", code="bad")
-        assert self.heard(error) == {"message": "Bad.", "remedy": "Mend it.", "code": "bad"}
+        error = RunError("Bad.", remedy="Mend it.", code="bad", next_step=NextStep.WATCH, about="food")
+        words = {"message": "Bad.", "remedy": "Mend it.", "code": "bad"}
+        assert self.heard(error) == {**words, "next_step": "watch", "about": "food"}
 
     def test_nobody_listens(self) -> None:
         reader, writer = os.pipe()

@@ -42,7 +42,7 @@ class Told(World):
     said: Any = None
     asked: list[dict[str, object]] = field(default_factory=list)
 
-    def same(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         told: T = self.said
         return told
 
