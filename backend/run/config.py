@@ -224,8 +224,25 @@ class TrainingConfig(Section):
     learning_rate: float | None = Field(None, gt=0, le=10)
     """Peak learning rate of AdamW; empty to choose it by method and model width."""
 
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape of the learning rate after warm-up."""
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "constant",
+        "cosine_with_min_lr",
+        "polynomial",
+        "inverse_sqrt",
+        "warmup_stable_decay",
+    ] = "linear"
+    """Shape of the learning rate after warm-up, by the names of transformers."""
+
+    min_lr_rate: float = Field(0.1, ge=0, le=1)
+    """Where cosine_with_min_lr and warmup_stable_decay end, as a share of the peak learning rate."""
+
+    num_decay_steps: StepsOrShare = 0.2
+    """Steps at the end in which warmup_stable_decay lowers the rate; below 1 a share of all steps."""
+
+    polynomial_power: float = Field(1.0, gt=0, le=100)
+    """How steeply polynomial falls: 1 is a line, 2 a parabola that flattens out."""
 
     warmup_steps: StepsOrShare = 0.05
     """Steps of linear warm-up; below 1 it is a share of all steps."""

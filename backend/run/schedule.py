@@ -31,16 +31,37 @@ def total_steps(rows: int, training: TrainingConfig) -> int:
 
 
 def learning_rate_factor(training: TrainingConfig, total_steps: int) -> Callable[[int], float]:
-    """The factor on the peak learning rate for each 1-based step: linear warm-up, then the chosen shape to 0."""
+    """Return the factor on the peak learning rate by step, counted from 1: linear warm-up, then the chosen shape.
+
+    After warm-up each shape is that of ``transformers.get_scheduler`` under the same name.
+    """
     warmup = resolve_steps(training.warmup_steps, total_steps)
-    kind = training.lr_scheduler_type
+    after = max(1, total_steps - warmup)
+    timescale = warmup or 10_000  # as transformers chooses it
+    decay = max(1, min(after, resolve_steps(training.num_decay_steps, total_steps)))
+    least = training.min_lr_rate
+    shapes: dict[
+        str, Callable[[float, int], float]
+    ] = {  # of the share of steps left, 1 to almost 0, and those done
+        "constant": lambda _left, _done: 1.0,
+        "linear": lambda left, _done: left,
+        "cosine": lambda left, _done: _half_cosine(left),
+        "cosine_with_min_lr": lambda left, _done: least + (1.0 - least) * _half_cosine(left),
+        "polynomial": lambda left, _done: left**training.polynomial_power,
+        "inverse_sqrt": lambda _left, done: 1.0 / math.sqrt(1.0 + done / timescale),
+        "warmup_stable_decay": lambda left, _done: (
+            least + (1.0 - least) * _half_cosine(min(1.0, left * after / decay))
+        ),
+    }
+    shape = shapes[training.lr_scheduler_type]
 
     def factor(step: int) -> float:
         if step <= warmup:
             return step / warmup
-        if kind == "constant":
-            return 1.0
-        left = (total_steps - step + 1) / max(1, total_steps - warmup)
-        return left if kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))
+        return shape((total_steps - step + 1) / after, step - 1 - warmup)
 
     return factor
+
+
+def _half_cosine(left: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))

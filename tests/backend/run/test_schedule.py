@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any, get_args
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import get_scheduler
 
 from backend.run.config import TrainingConfig
 from backend.run.schedule import learning_rate_factor, resolve_steps, steps_per_epoch, total_steps
 
-KINDS = ("constant", "linear", "cosine")
+KINDS = get_args(TrainingConfig.model_fields["lr_scheduler_type"].annotation)
 
 
 @given(
@@ -91,3 +94,57 @@ def test_steps_of_an_epoch_count_the_last_small_one(rows: int, batch_size: int, 
 )
 def test_steps_or_a_share_of_them(steps_or_share: float, total: int, steps: int) -> None:
     assert resolve_steps(steps_or_share, total) == steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "ours", "theirs"),
+    [
+        ("constant_with_warmup", {}, {}),
+        ("linear", {}, {}),
+        ("cosine", {}, {}),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.25}, {"min_lr_rate": 0.25}),
+        ("polynomial", {"polynomial_power": 2.0}, {"power": 2.0, "lr_end": 0.0}),
+        ("inverse_sqrt", {}, {}),
+        ("warmup_stable_decay", {"num_decay_steps": 12, "min_lr_rate": 0.0}, {"num_decay_steps": 12}),
+        ("warmup_stable_decay", {"num_decay_steps": 33}, {"num_decay_steps": 33, "min_lr_ratio": 0.1}),
+    ],
+)
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_after_warm_up_every_shape_is_that_of_transformers(
+    kind: str, ours: dict[str, Any], theirs: dict[str, Any], warmup: int
+) -> None:
+    total = 40
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    (rate,) = get_scheduler(
+        kind, optimizer, num_warmup_steps=warmup, num_training_steps=total, scheduler_specific_kwargs=theirs
+    ).lr_lambdas
+    training = TrainingConfig(
+        lr_scheduler_type=kind.removesuffix("_with_warmup"), warmup_steps=warmup, **ours
+    )
+    factor = learning_rate_factor(training, total)
+    steps = range(warmup + 1, total + 1)
+    # transformers counts steps from 0
+    assert [factor(step) for step in steps] == pytest.approx([rate(step - 1) for step in steps], abs=1e-9)
+
+
+def test_a_share_of_decaying_steps() -> None:
+    training = TrainingConfig(
+        lr_scheduler_type="warmup_stable_decay", num_decay_steps=0.5, min_lr_rate=0.0, warmup_steps=0
+    )
+    values = [learning_rate_factor(training, 10)(step) for step in range(1, 11)]
+    assert values[:6] == [1.0] * 6
+    assert values[6:] == sorted(values[6:], reverse=True)
+    assert 0 < values[-1] < 0.2
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "polynomial"])
+def test_old_shapes_keep_their_bits(kind: str) -> None:
+    """A resume of an earlier run goes on at the rates that it began with."""
+    factor = learning_rate_factor(TrainingConfig(lr_scheduler_type=kind, warmup_steps=3), 50)
+    left = [(50 - step + 1) / 47 for step in range(4, 51)]
+    wanted = {
+        "linear": left,
+        "polynomial": left,
+        "cosine": [0.5 * (1.0 + math.cos(math.pi * (1.0 - one))) for one in left],
+    }
+    assert [factor(step) for step in range(4, 51)] == wanted[kind]
