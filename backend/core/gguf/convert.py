@@ -1,7 +1,7 @@
-"""A GGUF file, read once into a Hugging Face folder: config, fp32 safetensors, tokenizer, chat template.
+"""Convert a GGUF file into a Hugging Face folder: config, fp32 safetensors, tokenizer, chat template.
 
-The weights are dequantised by the gguf package block by block and written straight to their place in the
-safetensors file, so that memory stays small and nothing is built twice.
+The gguf package dequantises the weights block by block; each block is written straight to its place in the
+safetensors file, so that little memory is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from backend.utils.file_utils import staged_folder, sweep_temporaries
 from backend.utils.lock_utils import hold_lock
 
 _CHUNK_VALUES = 4_000_000
-# what a header of wrong types or sizes ends in, here, in gguf or in transformers
+# exceptions that wrong types or sizes in a header cause, here, in gguf or in transformers
 _NONSENSE = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError),
     StrictDataclassError,
@@ -55,14 +55,14 @@ _IN_LAYER = {
 
 
 ROPE_FREQS = "rope_freqs.weight"
-"""The tensor in which a GGUF file carries the scaled positions of Llama 3.1: no weight of the model."""
+"""A tensor that holds the rotary scaling of Llama 3.1 and is no weight of the model."""
 _LLAMA3 = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-"""The rule of all published Llama 3 models; what differs among them is the factor."""
+"""The rotary scaling of all published Llama 3 models; only the factor differs."""
 _KEYS = frozenset(
     {
         *("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size"),
@@ -77,12 +77,12 @@ _KEYS = frozenset(
         *("expert_count", "expert_used_count"),
     }
 )
-"""What is read, checked or known to change nothing (``finetuned``), below the name of the architecture."""
+"""Metadata keys, after the architecture's name, that are read, checked, or without effect (``finetuned``)."""
 
 
 @dataclass(frozen=True)
 class _Architecture:
-    """How one GGUF architecture differs: its class, and whether llama.cpp's converter permuted q and k."""
+    """One GGUF architecture: its transformers class, and True if llama.cpp's converter permuted q and k."""
 
     model_class: str
     permuted: bool
@@ -96,10 +96,10 @@ _ARCHITECTURES = {
 
 
 def convert_gguf(gguf_path: Path, folder: Path) -> None:
-    """Fill ``folder`` with what the GGUF file holds, in Hugging Face layout; nothing to do where it exists.
+    """Convert the GGUF file into ``folder`` in Hugging Face layout; do nothing if ``folder`` exists.
 
-    Staged beside ``folder`` and renamed, so it is never half; of several processes one converts and the others
-    wait. Weights are fp32, equal to transformers' own reading. Raises ModelError: ``damaged-gguf``,
+    The folder appears whole, by a rename; of several processes one converts and the others wait. Weights are fp32,
+    equal to those that transformers reads. Raises ModelError: ``damaged-gguf``,
     ``unsupported-gguf``, ``unsupported-tokenizer``, ``cache-not-writable``.
     """
     try:
@@ -116,7 +116,7 @@ def convert_gguf(gguf_path: Path, folder: Path) -> None:
 
 
 def unpack_gguf(file: GgufFile, folder: Path) -> None:
-    """Write what an opened GGUF file holds as ``folder``, which must not exist, in Hugging Face layout.
+    """Write an opened GGUF file as ``folder``, which must not exist, in Hugging Face layout.
 
     Raises ModelError as ``convert_gguf``, and OSError.
     """
@@ -151,9 +151,9 @@ def _write_text(path: Path, content: Any) -> None:
 
 
 def gguf_config(file: GgufFile) -> dict[str, Any]:
-    """Return config.json in transformers' words. Raises ModelError for what this reader does not know.
+    """Return the config.json of a GGUF file. Raises ModelError for what this reader does not support.
 
-    A header of wrong types ends in one of ``_NONSENSE``.
+    Wrong types in a header raise one of ``_NONSENSE``.
     """
     name = str(file.metadata.get("general.architecture"))
     if name not in _ARCHITECTURES:
@@ -184,14 +184,14 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
 
 
 def unknown_keys(file: GgufFile) -> list[str]:
-    """Return the keys of the file's architecture that this reader does not know, and llama.cpp may."""
+    """Return the architecture's keys in the file that this reader does not know; llama.cpp may use them."""
     prefix = f"{file.metadata.get('general.architecture')}."
     own = (key for key in file.metadata if key.startswith(prefix))
     return sorted(key for key in own if key.removeprefix(prefix) not in _KEYS)
 
 
 def _positions(file: GgufFile, facts: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """rope_parameters. Where a factor stands without a rule, llama.cpp scales in the linear way."""
+    """Return ``rope_parameters``. Like llama.cpp, take a factor without a scaling type as linear."""
     rope = {"rope_type": "default", "rope_theta": facts.get("rope.freq_base", 10_000.0)}
     rule = facts.get("rope.scaling.type", "linear" if "rope.scaling.factor" in facts else "none")
     if rule in {"linear", "yarn"}:
@@ -211,7 +211,7 @@ def _positions(file: GgufFile, facts: Mapping[str, Any], sizes: Mapping[str, Any
 
 
 def llama3_factors(config: PretrainedConfig) -> Tensor:
-    """Return what a Llama 3.1 rule of positions divides each rotary frequency by, ``[head size / 2]``.
+    """Return the numbers by which Llama 3.1's rotary scaling divides each frequency, [head size / 2].
 
     Source: transformers' own rule ``llama3``, beside its unscaled frequencies.
     """
@@ -253,7 +253,7 @@ def _unsupported(file: GgufFile, why: str) -> ModelError:
 
 
 def _check_shapes(file: GgufFile, config: dict[str, Any], tensors: dict[str, GgufTensor]) -> None:
-    """Raise ModelError unless the tensors are exactly those that transformers' class of this config wants."""
+    """Raise ModelError unless the tensors are exactly those of transformers' class for this config."""
     if config["num_hidden_layers"] > len(tensors):
         raise _unsupported(file, f"it announces {config['num_hidden_layers']} layers and holds fewer tensors")
     with torch.device("meta"):
@@ -268,7 +268,7 @@ def _check_shapes(file: GgufFile, config: dict[str, Any], tensors: dict[str, Ggu
 
 
 def _write_weights(tensors: dict[str, GgufTensor], config: dict[str, Any], target: Path) -> None:
-    """The safetensors file: eight bytes of header length, a JSON header, then the tensors back to back.
+    """Write the safetensors file: eight bytes of header length, a JSON header, then the tensors back to back.
 
     Source: the safetensors format description (huggingface/safetensors README).
     """
@@ -301,7 +301,7 @@ def _hf_name(file: GgufFile, name: str) -> str:
 
 
 def unpermuted(tensor: GgufTensor, config: Mapping[str, Any]) -> Bytes:
-    """Return rows of q and k in Hugging Face order: llama.cpp pairs the halves of each rotary head row by row.
+    """Return the rows of q and k in Hugging Face order; llama.cpp interleaves the two halves of each head.
 
     Source: ``LlamaModel.permute`` in llama.cpp's convert_hf_to_gguf.py; this is its inverse, on stored rows.
     """

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, read fast and without trusting it.
+"""Read the header of an untrusted GGUF file.
 
-The gguf package's own reader spends seconds on a vocabulary, since it makes an array of every string; this one
-walks the header once. Every length is checked against the file before it is used.
+The gguf package's own reader takes seconds for a vocabulary, since it makes an array of every string; this one walks
+the header once. Every length is checked against the size of the file before it is used.
 
 Source of the layout: the GGUF specification (ggml repository, docs/gguf.md), versions 2 and 3, little-endian.
 """
@@ -43,7 +43,7 @@ _ALIGNMENT = 32
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """One tensor: ``shape`` outermost first, and its rows as stored, ``[rows, bytes a row]``, not copied."""
+    """One tensor: ``shape`` with the outermost dimension first, and its ``rows`` as stored, [rows, bytes per row]."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,9 +61,9 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """The metadata and the tensors of a GGUF file; the data stays on disk until it is touched.
+    """Return the metadata and tensors of a GGUF file; tensor data is memory-mapped.
 
-    Raises ModelError (``damaged-gguf``) naming ``path`` for anything that is not a whole GGUF file.
+    Raises ModelError ``damaged-gguf`` for anything that is not a complete GGUF file.
     """
     try:
         data: Bytes = np.memmap(path, dtype=np.uint8, mode="r")
@@ -89,7 +89,7 @@ class _Cursor:
         return value
 
     def count(self, smallest_bytes: int) -> int:
-        """A number of items that the rest of the file has room for, each of ``smallest_bytes`` or more."""
+        """Read a number of items; raise ValueError if the file is too short for them, at ``smallest_bytes`` each."""
         number: int = self.scalar("<Q")
         if number * smallest_bytes > len(self.view) - self.position:
             raise ValueError(f"it announces {number} items and ends before them")
@@ -148,7 +148,7 @@ def _parse(path: Path, data: Bytes) -> GgufFile:
 
 
 class _Info(NamedTuple):
-    """What the header says of one tensor: ``offset`` in bytes from where the data begins."""
+    """The header entry of one tensor; ``offset`` is in bytes from the beginning of the data."""
 
     name: str
     shape: tuple[int, ...]

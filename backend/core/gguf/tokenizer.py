@@ -1,7 +1,7 @@
-"""A GGUF file's vocabulary as the files of a Hugging Face tokenizer.
+"""Convert a GGUF file's vocabulary into the files of a Hugging Face tokenizer.
 
-Only byte-level BPE ("gpt2" in the GGUF specification) is read: its tokens and merges are all there is to it,
-together with the rule that cuts text into words, which the file names and this room knows.
+Only byte-level BPE ("gpt2" in the GGUF specification) is supported: tokens and merges are in the file, and the rule
+that cuts text into words is named there and defined here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ WORD_RULES: dict[str, list[dict[str, Any]]] = {
 
 
 def tokenizer_files(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The contents of tokenizer.json and tokenizer_config.json, and the chat template ("" if there is none).
+    """Return the contents of tokenizer.json, tokenizer_config.json and chat_template.jinja ("" if there is none).
 
-    Raises ModelError (``unsupported-tokenizer``) for another kind of vocabulary or word rule.
+    Raises ModelError ``unsupported-tokenizer`` for another kind of vocabulary or word rule.
     """
     kind, rule = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or rule not in WORD_RULES:
@@ -55,7 +55,7 @@ def tokenizer_files(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def special_token(metadata: dict[str, Any], role: str) -> int | None:
-    """The id of the "bos", "eos", "unknown" or "padding" token."""
+    """Return the id of the "bos", "eos", "unknown" or "padding" token; None if there is none."""
     token_id: int | None = metadata.get(f"tokenizer.ggml.{role}_token_id")
     return token_id
 
@@ -103,7 +103,7 @@ def _added_token(index: int, content: str, *, special: bool) -> dict[str, Any]:
 
 
 def pre_tokenizer(rule: str) -> dict[str, Any]:
-    """The pre-tokenizer of a byte-level BPE under one of ``WORD_RULES``, as tokenizer.json has it."""
+    """Return the pre-tokenizer of a byte-level BPE with one of ``WORD_RULES``, in the form of tokenizer.json."""
     before = WORD_RULES[rule]
     own = not any(step["type"] == "Split" for step in before)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": own}
@@ -111,7 +111,7 @@ def pre_tokenizer(rule: str) -> dict[str, Any]:
 
 
 def _post_processor(metadata: dict[str, Any]) -> dict[str, Any]:
-    """BOS before and EOS after plain text, where the file asks for them; the chat template writes its own."""
+    """Return a post-processor that adds BOS and EOS to plain text if the file asks for it."""
     ids = {
         role: special_token(metadata, role)
         for role in ("bos", "eos")

@@ -1,11 +1,10 @@
-"""The parts of a rendered conversation that the model writes, proved from the model's own chat template.
+"""Find the parts of a rendered conversation that the model writes, from the model's own chat template.
 
-A chat template is a program; nothing says which of the characters it prints are the assistant's. Rather than knowing
-templates by name, this module renders the conversation again, with one message marked or with others left out, and
-keeps only what these renders prove about each other:
+A chat template is a program; it does not say which of the characters it prints are the assistant's. This module knows
+no templates by name. It renders the conversation again with one message marked, or others left out, and compares:
 
 - An answer begins where the generation prompt ends.
-- It ends with the special tokens behind it that are there too when the conversation stops after it (``turn_end``).
+- It ends with the special tokens after it that are also printed when the conversation stops there (``turn_end``).
 - The result of a tool is never a part of it, also where the template prints it inside the model's turn (Gemma 4).
 """
 
@@ -45,11 +44,11 @@ _QUOTES = 8  # characters that a template may print around a text and not around
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation to train on: ``text``, and for each trained assistant message its spans [start, stop) in it.
+    """A conversation to train on: its ``text``, and for each trained assistant message its spans [start, stop).
 
-    A span holds what the model has to write after ``render_prompt``: the answer, with tool calls or a thinking block
-    where the template prints one, and the special tokens that end its turn. A message has more than one span where
-    the template prints results of tools in its midst.
+    A span is what the model has to write after ``render_prompt``: the answer, with tool calls or a thinking block if
+    the template prints them, and the special tokens that end its turn. A message has several spans if the template
+    prints tool results inside it.
     """
 
     text: str
@@ -64,12 +63,12 @@ class RenderedChat:
 def render_answers(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools | None = None
 ) -> RenderedChat:
-    """Return ``messages`` as the template prints them, and what of it the model has to write.
+    """Render ``messages`` and return the text with the spans that the model has to write.
 
-    Where a template prints the end of an answer only as the opening of the next turn, and the model stops there, that
-    token is added to a last answer. Raises what ``render`` raises; ModelError: ``unmaskable-template`` where a span
-    cannot be proved, ``no-turn-end`` where no special token ends it; and DataError: ``tool-calls-dropped`` where the
-    template leaves out tool calls that are to be learned, ``template-refused`` for reasoning that it leaves out.
+    If the opening of the next turn is the token at which the model stops, it is appended to a last answer. Raises
+    what ``render`` raises; ModelError ``unmaskable-template`` if a span cannot be proved, ``no-turn-end`` if no
+    special token ends it; DataError ``tool-calls-dropped`` if the template leaves out tool calls to be trained,
+    ``template-refused`` for reasoning that it leaves out.
     """
     text = render(tokenizer, messages, tools=tools)
     chat = Chat(tokenizer, messages, tools, text, end_tokens(tokenizer))
@@ -93,7 +92,7 @@ def _rendered(chat: Chat) -> RenderedChat:
 
 
 def _with_end(chat: Chat) -> Chat:
-    """Return the chat with a token that stops the model behind its last answer, if the next turn begins with one."""
+    """Return the chat with a stop token appended to its last answer, if the next turn begins with one."""
     if chat.messages[-1].get("role") != "assistant":
         return chat
     calls = chat.messages[-1].get("tool_calls")
@@ -108,7 +107,7 @@ def _with_end(chat: Chat) -> Chat:
 def _answer(chat: Chat, index: int) -> list[Span]:
     """Return the spans of one answer.
 
-    The proof: text = head + answer + tail, where neither head nor tail depends on what the answer says.
+    Proved by text = head + answer + tail, where neither head nor tail depends on the answer.
     """
     marked, loose = mark(chat.messages[index], chat.word)
     whole = Marks.of(chat.probe(chat.replaced({index: marked})) + chat.added, chat.word)
@@ -129,7 +128,7 @@ def _answer(chat: Chat, index: int) -> list[Span]:
 
 
 def _start(chat: Chat, index: int, whole: Marks) -> int | None:
-    """Return where the model begins to write: behind the generation prompt, or behind what precedes any answer."""
+    """Return where the model begins to write: after the generation prompt, or after what precedes any answer."""
     before = chat.messages[:index]
     try:
         prompt = render_prompt(chat.tokenizer, before, tools=chat.tools)
@@ -150,9 +149,9 @@ def _start(chat: Chat, index: int, whole: Marks) -> int | None:
 
 
 def _other_heads(chat: Chat, index: int) -> list[str]:
-    """Return what stands before an answer without calls in the place of this one and of its results.
+    """Return the texts before an answer without calls, rendered in place of this one and its results.
 
-    Where the template takes no two answers in a row, those from the next question on.
+    The second also leaves out the answers that follow: some templates reject two answers in a row.
     """
     heads = []
     later = chat.messages[index + 1 :]
@@ -165,7 +164,7 @@ def _other_heads(chat: Chat, index: int) -> list[str]:
 
 
 def _shared(chat: Chat, before: Sequence[Message], heads: Sequence[str]) -> int | None:
-    """Return how far the text goes as before another answer, in whole tokens or lines; None for less than a turn."""
+    """Return how far ``chat.text`` equals the text before another answer, in whole tokens or lines; None if short."""
     closed = chat.tried(before)
     if closed is None or not chat.text.startswith(closed):
         return None
@@ -179,13 +178,13 @@ def _shared(chat: Chat, before: Sequence[Message], heads: Sequence[str]) -> int 
 
 
 def _tail(chat: Chat, whole: Marks, *, loose: bool) -> str | None:
-    """Return what the text ends with behind the last mark; ``loose``: but for the quotes around that mark."""
+    """Return the text after the last mark, if ``chat.text`` ends with it; ``loose``: ignoring quotes around it."""
     cuts = range(min(len(whole.tail), _QUOTES) + 1) if loose else range(1)
     return next((whole.tail[cut:] for cut in cuts if chat.text.endswith(whole.tail[cut:])), None)
 
 
 def _around(chat: Chat, index: int, marked: Message, start: int, inside: Sequence[Span]) -> list[Span]:
-    """Return the spans before and behind results that a template prints inside the turn: the calls, the words."""
+    """Return the spans before and after tool results printed inside the turn: the calls, then the words."""
     later = range(index + 1, len(chat.messages))
     tools = list(itertools.takewhile(lambda number: chat.messages[number].get("role") == "tool", later))
     result = f"{chat.word}R"
@@ -213,11 +212,11 @@ def _around(chat: Chat, index: int, marked: Message, start: int, inside: Sequenc
     return spans
 
 
-# --- what must not be -------------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------
 
 
 def _check_others(chat: Chat, index: int, spans: Sequence[Span]) -> None:
-    """Raise ModelError where the content of another message lies in one of these spans."""
+    """Raise ModelError if the content of another message is in one of these spans."""
     said = "".join(chat.text[start:stop] for start, stop in spans)
     for number, message in enumerate(chat.messages):
         is_result = message.get("role") == "tool"
@@ -237,7 +236,7 @@ def _check_others(chat: Chat, index: int, spans: Sequence[Span]) -> None:
 
 
 def _check_marks(message: Message, index: int, whole: Marks) -> None:
-    """Raise where the template leaves out what the message says, or prints it twice."""
+    """Raise DataError or ModelError if the template leaves a text of the message out or prints it twice."""
     calls = message.get("tool_calls")
     if calls and not any(whole.numbers):
         raise _dropped(calls[0]["function"]["name"], index)
@@ -247,7 +246,7 @@ def _check_marks(message: Message, index: int, whole: Marks) -> None:
 
 
 def _check_calls(message: Message, index: int, answer: str) -> None:
-    """Many templates know no tools and print nothing for a call: the model would learn to say nothing."""
+    """Raise DataError if a call is missing from the answer: many templates print none, and would train on nothing."""
     names = [str(call["function"]["name"]) for call in message.get("tool_calls") or ()]
     for name in names:
         if answer.count(name) < names.count(name):

@@ -1,6 +1,6 @@
-"""Chat templates come from strangers: each is tried in a child with little memory and time before it is used.
+"""Try an untrusted chat template in a child process with limited memory and time before it is used.
 
-The sandbox in which templates are rendered keeps them from running code, not from using all memory or never ending.
+Jinja's sandbox stops a template from running code, but not from using all memory or looping forever.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ for messages in ([user], [system, user, answer], [user, answer, user, answer]):
 
 @cache
 def try_template(template: str) -> None:
-    """Raise ModelError (``greedy-template``) when a template is huge, or needs too much to render a few words.
+    """Raise ModelError ``greedy-template`` if a template is huge, or needs too much to render a few words.
 
-    ``template-not-tried`` says that the child broke down before it came to the template.
+    Raises ModelError ``template-not-tried`` if the child process failed before it got to the template.
     """
     if len(template) > MAX_CHARACTERS:
         raise _greedy(f"is {len(template):,} characters long, more than {MAX_CHARACTERS:,}")
@@ -96,13 +96,13 @@ def try_template(template: str) -> None:
 
 @cache
 def _homes() -> list[str]:
-    """Return the folders of the packages that the child needs: by PYTHONPATH they are known to this process alone."""
+    """Return the folders of the packages that the child needs: run with -I, it ignores PYTHONPATH."""
     specs = [find_spec(name) for name in _PACKAGES]
     return sorted({str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin})
 
 
 def _untried(said: str) -> ModelError:
-    """Return the error of a child that broke down by itself: nothing is known of the template then."""
+    """Return the error for a child process that failed by itself; the template was not tried."""
     return ModelError(
         f"This model's chat template could not be tried in a process of its own: {shorten(said, 200)}.",
         code="template-not-tried",

@@ -1,7 +1,7 @@
-"""Chat templates by name: of the field, for base models that bring none, and forms of a model's own.
+"""Chat templates by name: well-known ones for base models without a template, and forms of a model's own.
 
-Each ends an answer with a special token of the tokenizer at hand, which is trained, so that the model learns to
-stop; no token is ever added. Text before plain input that a tokenizer puts there itself (BOS) is printed first.
+Each ends an answer with a special token that the tokenizer already has and that is trained, so that the model learns
+to stop. No token is ever added to the vocabulary. A BOS that the tokenizer adds to plain text is printed first.
 """
 
 from __future__ import annotations
@@ -67,14 +67,15 @@ TEMPLATES = {
 }
 
 FORMS = {"thinking": "true", "no-thinking": "false"}
-"""Forms of a model's own template, and what they set its variable enable_thinking to, as Qwen 3 calls it."""
+"""Forms of a model's own template, and the value of its variable ``enable_thinking`` (Qwen 3's name) in each."""
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-    """Give ``tokenizer`` a template: one of ``TEMPLATE_NAMES``, a file of Jinja, or Jinja itself; any old one goes.
+    """Replace the template of ``tokenizer`` by one of ``TEMPLATE_NAMES``, a Jinja file, or Jinja text.
 
-    Raises ModelError: ``unknown-template``, ``no-such-form`` where its own knows no thinking, ``bad-template`` for
-    one that cannot be run, ``unmaskable-template`` and ``no-turn-end`` for one whose answers could not be trained.
+    Raises ModelError: ``unknown-template``, ``no-such-form`` if its own template has no thinking switch,
+    ``bad-template`` for one that cannot be run, ``unmaskable-template`` and ``no-turn-end`` for one whose answers
+    could not be trained.
     """
     if template in FORMS:
         tokenizer.chat_template = _form(tokenizer.chat_template, template)
@@ -96,7 +97,7 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, template: str) -> None
 
 
 def _form(own: object, name: str) -> str:
-    """The model's own template, which reads first whether to think."""
+    """Return the model's own template with ``enable_thinking`` set before it."""
     if not isinstance(own, str) or "enable_thinking" not in own:
         raise ModelError(
             f"This model's chat template has no {name} form: it knows no enable_thinking.",
@@ -107,7 +108,7 @@ def _form(own: object, name: str) -> str:
 
 
 def _named(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
-    """The named template with this tokenizer's own end of a turn, and its BOS where it puts one before plain text."""
+    """Return the named template with this tokenizer's end-of-turn token, and its BOS if it adds one to plain text."""
     own = (
         "<|im_end|>"
         if name == "chatml" and "<|im_end|>" in special_tokens(tokenizer)

@@ -1,4 +1,4 @@
-"""A conversation rendered again with marks in it: what the proofs of where an answer lies stand on."""
+"""Render a conversation again with marks in place of texts, to find where the template prints them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from backend.errors import DataError, ModelError
 from backend.utils.text_utils import sentence
 
 CONTENT = 0
-"""The number of the mark in a message's content; those in the arguments of its calls have the numbers from 1 on."""
+"""The number of the mark in a message's content; marks in the arguments of its calls are numbered from 1."""
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation and its ``text``, as the template prints it and with the token ``added`` to its end.
+    """A conversation and its rendered ``text``, which ends with the token ``added``, if any.
 
-    ``ends`` are the tokens at which the model stops generating.
+    ``ends``: the tokens at which the model stops generating.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -44,22 +44,22 @@ class Chat:
 
     @cached_property
     def special(self) -> re.Pattern[str]:
-        """Any special token."""
+        """A pattern for any special token."""
         return re.compile("|".join(map(re.escape, special_tokens(self.tokenizer))))
 
     @cached_property
     def word(self) -> str:
-        """The beginning of every mark, which the text does not hold."""
+        """The beginning of every mark; the text does not contain it."""
         return fresh_sentinel(self.text)
 
     @cached_property
     def results(self) -> list[Span]:
-        """Where the results of tools stand in the text."""
+        """The spans of tool results in the text."""
         tools = (index for index, message in enumerate(self.messages) if message.get("role") == "tool")
         return sorted(span for index in tools for span in printed(self, index) or ())
 
     def probe(self, messages: Sequence[Message], *, opens: bool = False) -> str:
-        """Render other messages; raises ModelError (``unmaskable-template``) where the template refuses them."""
+        """Render other messages. Raises ModelError ``unmaskable-template`` if the template rejects them."""
         try:
             return render(self.tokenizer, messages, tools=self.tools, generation_prompt=opens)
         except DataError as error:
@@ -70,20 +70,20 @@ class Chat:
             ) from error
 
     def tried(self, messages: Sequence[Message], *, opens: bool = False) -> str | None:
-        """Return what ``probe`` does, or None where the template refuses."""
+        """Return what ``probe`` does; None if the template rejects the messages."""
         try:
             return self.probe(messages, opens=opens)
         except ModelError:
             return None
 
     def replaced(self, others: Mapping[int, Message]) -> list[Message]:
-        """Return the messages with ``others`` in the places that they name."""
+        """Return the messages with ``others`` (index -> message) in their places."""
         return [others.get(index, message) for index, message in enumerate(self.messages)]
 
 
 @dataclass(frozen=True)
 class Marks:
-    """A render and the marks in it, in the order in which they stand there."""
+    """A rendered text and the marks in it, in order."""
 
     text: str
     marks: tuple[re.Match[str], ...]
@@ -100,11 +100,11 @@ class Marks:
 
     @property
     def tail(self) -> str:
-        """The text behind the last mark."""
+        """The text after the last mark."""
         return self.text[self.marks[-1].end() :]
 
     def behind(self, number: int) -> str:
-        """Return the text between the mark with this number and the next one; "" where it is not there."""
+        """Return the text between mark ``number`` and the next one; "" if there is no such mark."""
         if number not in self.numbers:
             return ""
         place = self.numbers.index(number)
@@ -113,10 +113,10 @@ class Marks:
 
 
 def mark(message: Message, word: str) -> tuple[dict[str, Any], bool]:
-    """Return an assistant message with marks in place of its words, without its reasoning.
+    """Return an assistant message with marks in place of its texts and without reasoning, and a flag.
 
-    Every text among the arguments of its calls gets a mark; the names of the calls stay, since templates print them
-    again beside the results. A last call without any text gets an argument of its own: then the second value is True.
+    Every text in the arguments of its calls becomes a mark; function names stay, since templates print them again
+    with the results. If the last call has no text, an argument with a mark is added, and the flag is True.
     """
     calls = message.get("tool_calls") or ()
     numbers = itertools.count(CONTENT + 1)
@@ -136,7 +136,7 @@ def mark(message: Message, word: str) -> tuple[dict[str, Any], bool]:
 
 
 def _mark_texts(value: Any, next_mark: Callable[[], str]) -> Any:
-    """Return ``value`` with a mark in place of every text in it."""
+    """Return ``value`` with a mark in place of every text in it, at any depth."""
     match value:
         case str() if value:
             return next_mark()
@@ -149,7 +149,7 @@ def _mark_texts(value: Any, next_mark: Callable[[], str]) -> Any:
 
 
 def printed(chat: Chat, index: int) -> list[Span] | None:
-    """Return where the template prints the content of a message; None where that depends on what it says."""
+    """Return the spans where the template prints a message's content; None if they depend on the content."""
     content = chat.messages[index].get("content")
     if not isinstance(content, str) or not content:
         return []
@@ -168,25 +168,25 @@ def printed(chat: Chat, index: int) -> list[Span] | None:
 
 
 def opening(chat: Chat, messages: Sequence[Message]) -> str:
-    """Return what the generation prompt adds to these messages; "" where that does not show."""
+    """Return the text that the generation prompt adds to ``messages``; "" if it is not a plain suffix."""
     closed, opened = chat.tried(messages), chat.tried(messages, opens=True)
     return opened[len(closed) :] if closed and opened and opened.startswith(closed) else ""
 
 
 def common(one: str, other: str) -> int:
-    """Return how many characters the two texts have in common at their beginning."""
+    """Return the number of characters that both texts begin with."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def whole_tokens(chat: Chat, text: str, place: int, *, up: bool) -> int:
-    """Return ``place``, or where it cuts a special token, the end (``up``) or the beginning of that token."""
+    """Return ``place``; if it is inside a special token, the end (``up``) or the beginning of that token."""
     cut = (found.span() for found in chat.special.finditer(text))
     return next((stop if up else start for start, stop in cut if start < place < stop), place)
 
 
 def unmaskable(reason: str, wanted: str) -> ModelError:
-    """Return the error of a template whose answers cannot be told from the rest: what it does, what it should do."""
+    """Return the error for a template whose answers cannot be located; ``wanted`` says what it should do."""
     return ModelError(
         sentence(f"This model's chat template cannot be masked: {reason}"),
         code="unmaskable-template",

@@ -1,10 +1,10 @@
-"""A chat template, taken apart once for a whole data set: fixed pieces with the messages' contents between them.
+"""The shape of a chat template: the fixed text around the messages' contents, found once for a whole data set.
 
-Rendering a template runs a small program for every row. Most templates only join fixed text and contents, or look
-at a content for a few fixed words (a thinking block, a tool's answer) and join where they find none. Where that
-is proved, rows are joined by hand. The proof has two parts, and without either there is no shape: a render whose
-contents record every look at them records only looks whose outcome a few conditions on the content decide; and
-awkward contents that meet the conditions render to exactly what joining gives.
+Rendering runs the template for every row, which is slow. But most templates only join fixed text and contents, unless
+a content holds a certain word (a thinking block, a tool's answer). If that is proved, rows are joined without a
+render. The proof has two parts: a render with recording contents (``trace``) shows that every operation on a content
+has an outcome that simple conditions on the content decide; and awkward contents that meet these conditions render to
+exactly the joined text.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _PROBES = (
 
 @dataclass(frozen=True)
 class TemplateShape:
-    """What a template prints for one sequence of roles: ``pieces[0] + content + pieces[1] + … + pieces[-1]``.
+    """The fixed text of one sequence of roles: ``pieces[0] + content + pieces[1] + … + pieces[-1]`` is the render.
 
-    It holds for contents that meet ``conditions``. For assistant messages only, ``leads[i]``: how many characters
-    before content ``i`` the model already writes itself (0 for most templates), and ``ends[i]``: how many special
-    tokens behind it end the answer.
+    Valid for contents that meet ``conditions``. For assistant messages, ``leads[i]`` is the number of characters
+    before content ``i`` that the model writes itself (0 for most templates), ``ends[i]`` the number of special tokens
+    after it that end the answer.
     """
 
     pieces: tuple[str, ...]
@@ -50,13 +50,13 @@ class TemplateShape:
     conditions: Conditions
 
     def join(self, contents: Sequence[str]) -> str:
-        """The text that the template prints for these contents."""
+        """Return the text that the template prints for ``contents``."""
         pairs = zip(contents, self.pieces[1:], strict=True)
         return self.pieces[0] + "".join(content + piece for content, piece in pairs)
 
 
 class TemplateShapes:
-    """The shapes of one tokenizer's template, found when first asked for."""
+    """The shapes of one tokenizer's template, found on first use."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -65,7 +65,7 @@ class TemplateShapes:
         self._special = re.compile("|".join(map(re.escape, special_tokens(tokenizer))))
 
     def get(self, roles: tuple[str, ...]) -> TemplateShape | None:
-        """The shape for this sequence of roles, or None where the template is more than a joiner."""
+        """Return the shape for a sequence of roles; None if none is proved."""
         if roles not in self._shapes:
             self._shapes[roles] = self._find(roles)
         return self._shapes[roles]
@@ -95,7 +95,7 @@ class TemplateShapes:
         return shape if all(ends.values()) and self._holds(shape, roles, added) else None
 
     def _holds(self, shape: TemplateShape, roles: tuple[str, ...], added: str) -> bool:
-        """Whether joining gives what rendering gives and ``added``, for every probe in every place."""
+        """True if for every probe in every place the joined text equals the rendered text and ``added``."""
         probes = [probe for probe in _PROBES if shape.conditions.met_by(probe)]
         for first in range(len(probes)):
             contents = [probes[(first + index) % len(probes)] for index in range(len(roles))]
@@ -116,7 +116,7 @@ def _messages(roles: Sequence[str], contents: Sequence[str]) -> list[dict[str, s
 
 
 def _split(text: str, sentinels: Sequence[str]) -> tuple[str, ...] | None:
-    """The fixed text around the sentinels, or None unless each appears exactly once and in order."""
+    """Return the fixed text around the sentinels; None unless each occurs exactly once and in order."""
     pieces = []
     rest = text
     for sentinel in sentinels:

@@ -22,7 +22,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 THOUGHTS = ("reasoning_content", "thinking")
-"""The keys of a message under which templates look for reasoning."""
+"""Keys of a message that templates read for reasoning."""
 
 _LAYOUT = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1""")
 
@@ -40,13 +40,12 @@ def render(
     tools: Tools | None = None,
     generation_prompt: bool = False,
 ) -> str:
-    """The text that the model's own template makes of ``messages``.
+    """Return ``messages`` rendered by the model's own template.
 
-    The arguments of tool calls are given as objects, which most templates print as JSON, whether they were written
-    so or as JSON text, as OpenAI's format wants it; a template that refuses objects gets the text. Raises ModelError,
-    ``no-chat-template`` where there is none and ``bad-template`` where it cannot be run whatever the conversation,
-    and DataError: ``template-refused`` where the template rejects this conversation (wrong role order, a missing or
-    non-text content), ``not-unicode``.
+    Arguments of tool calls may be objects or JSON text, as in OpenAI's format. They are passed as objects, which most
+    templates print as JSON; a template that rejects objects gets the text. Raises ModelError ``no-chat-template`` if
+    there is none and ``bad-template`` if it fails for every conversation; DataError ``template-refused`` if it
+    rejects this one (wrong role order, a missing or non-text content), and ``not-unicode``.
     """
     public = [{key: value for key, value in m.items() if key not in _OUR_KEYS} for m in messages]
     apply = partial(
@@ -60,8 +59,8 @@ def render(
         text = _tried(apply, public)
     except _REFUSALS as error:
         raise _refusal(apply, public, error) from error
-    said = (message.get("content") for message in public if message.get("role") != "system")
-    if not text.strip() and any(str(content or "").strip() for content in said):
+    contents = (message.get("content") for message in public if message.get("role") != "system")
+    if not text.strip() and any(str(content or "").strip() for content in contents):
         raise _bad_template("prints nothing of a conversation.")
     check_unicode(text)
     return text
@@ -70,7 +69,7 @@ def render(
 def _refusal(
     apply: Callable[..., Any], messages: Sequence[Message], error: Exception
 ) -> DataError | ModelError:
-    """Return the error of a conversation that the template refuses, or of a template that refuses every one."""
+    """Return the error for a conversation that the template rejects, or for a template that rejects every one."""
     if isinstance(error, TemplateSyntaxError):
         return _bad_template(f"is no Jinja: line {error.lineno}: {error.message}.")
     if all(_refuses(apply, probe) for probe in _PROBES):
@@ -92,23 +91,23 @@ def _refuses(apply: Callable[..., Any], messages: list[dict[str, Any]]) -> bool:
 
 
 def set_template_time(tokenizer: PreTrainedTokenizerBase, now: datetime | None) -> None:
-    """Let the template of ``tokenizer`` print ``now`` wherever it prints the date; None: the time of each render.
+    """Fix the date that the template of ``tokenizer`` prints to ``now``; None means the time of each render.
 
-    A run that is resumed on another day must render its rows as on its first day, or it trains on other ids.
+    A run resumed on another day must render its rows as on its first day, or it would train on other ids.
     """
     tokenizer.template_time = now
 
 
 def template_time(tokenizer: PreTrainedTokenizerBase) -> datetime:
-    """Return the time that the template of ``tokenizer`` prints: the one that was set, else the current one."""
+    """Return the time that the template of ``tokenizer`` prints: the fixed one, else the current one."""
     fixed: datetime | None = getattr(tokenizer, "template_time", None)
     return fixed or datetime.now().astimezone()
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, tools: Tools | None) -> str:
-    """Return the template for such a conversation, with the time that was set in place of the present one.
+    """Return the template to use, with the fixed time built in.
 
-    Of several templates with names transformers takes "tool_use" where there are tools, else "default".
+    Of several named templates it is "tool_use" if there are tools, else "default", as in transformers.
     """
     own = tokenizer.chat_template
     if own is None:
@@ -140,7 +139,7 @@ def _bad_template(what: str) -> ModelError:
 
 
 def printed_dates(template: str, now: datetime) -> str:
-    """Return what of the time ``now`` decides the text that ``template`` prints: the day, and its dates by layout."""
+    """Return a text that changes whenever ``template`` would print another date at ``now``; "" if it prints none."""
     return f"{now.date()} {_dates(template, now)}" if "strftime" in template else ""
 
 
@@ -150,9 +149,9 @@ def _dates(template: str, now: datetime) -> dict[str, str]:
 
 @cache
 def _with_date(template: str, now: datetime) -> str:
-    """Return ``template`` behind a macro strftime_now that knows the layouts which the template asks for.
+    """Return ``template`` with a macro ``strftime_now`` before it that knows the formats the template asks for.
 
-    transformers takes no function of ours into a template. The line break after the macro is one that Jinja removes.
+    A macro, since transformers passes no function of ours to a template. Jinja removes the line break after it.
     """
     macro = (
         f"{{% set dates = {_dates(template, now)!r} %}}"
@@ -171,7 +170,7 @@ def _tried(apply: Callable[..., Any], messages: list[dict[str, Any]]) -> str:
 
 
 def _with_arguments(message: dict[str, Any], spell: Callable[[Any], Any]) -> dict[str, Any]:
-    """The message with the arguments of its tool calls as ``spell`` writes them."""
+    """Return ``message`` with ``spell`` applied to the arguments of its tool calls."""
     if not message.get("tool_calls"):
         return message
     return message | {
@@ -186,7 +185,7 @@ def _with_arguments(message: dict[str, Any], spell: Callable[[Any], Any]) -> dic
 
 
 def parsed_arguments(arguments: Any) -> Any:
-    """Return the arguments of a tool call as an object where they are the JSON text of one, else as they are."""
+    """Return the arguments of a tool call as an object if they are the JSON text of one, else unchanged."""
     try:
         value = json.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
@@ -199,7 +198,7 @@ def _as_text(arguments: Any) -> str:
 
 
 def check_unicode(text: str) -> None:
-    """Raise DataError (``not-unicode``) where ``text`` holds half a character, which has no bytes and no ids."""
+    """Raise DataError ``not-unicode`` if ``text`` holds a lone surrogate, which has no UTF-8 bytes and no ids."""
     if not text.isascii() and SURROGATE.search(text):
         raise DataError(
             "A text holds half a character (a lone surrogate), so it is not Unicode.",
@@ -211,10 +210,10 @@ def check_unicode(text: str) -> None:
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Tools | None = None
 ) -> str:
-    """The text from which a model writes its answer: the conversation and the opening of the answer's turn.
+    """Return the text that a model continues with its answer: the conversation and the template's generation prompt.
 
-    That opening is the template's generation prompt. Where a template has none, it is whatever the template puts
-    before an answer, unless that is only white space, which the model writes itself.
+    If the template has no generation prompt, it is what the template prints before an answer, unless that is only
+    white space: the model writes white space itself.
     """
     prompt = render(tokenizer, messages, tools=tools, generation_prompt=True)
     if prompt != render(tokenizer, messages, tools=tools):
@@ -227,34 +226,34 @@ def render_prompt(
 
 
 def is_trained(message: Message) -> bool:
-    """Whether an assistant message is a target: unless it says ``trained: False`` or ``weight: 0``."""
+    """True if an assistant message is a target: it has neither ``trained: False`` nor ``weight: 0``."""
     return message.get("trained") is not False and message.get("weight") != 0
 
 
 def has_reasoning(message: Message) -> bool:
-    """Whether a message brings thoughts of its own, beside its content or in front of it."""
+    """True if a message has reasoning, under a key of its own or before its content."""
     return any(message.get(key) for key in THOUGHTS) or "</think>" in str(message.get("content"))
 
 
 def set_end_tokens(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> None:
-    """Note the ids at which the model of ``tokenizer`` stops generating, its ``eos_token_id``."""
+    """Store the model's stop ids, its ``eos_token_id``, with ``tokenizer``."""
     tokenizer.model_stops = tuple(sorted(set(ids)))
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """Return the spelling of the tokens at which the model stops: the tokenizer's EOS and those that were noted."""
+    """Return the texts of the tokens at which the model stops: the tokenizer's EOS and the stored stop ids."""
     noted = tokenizer.convert_ids_to_tokens(list(getattr(tokenizer, "model_stops", ())))
     return frozenset(token for token in (tokenizer.eos_token, *noted) if token)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The spelling of every special token, longest first."""
+    """Return the text of every special token, longest first."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(added | set(tokenizer.all_special_tokens), key=lambda token: (-len(token), token))
 
 
 def fresh_sentinel(text: str) -> str:
-    """A word that ``text`` does not hold and that no template changes."""
+    """Return a word that ``text`` does not contain and that no template changes."""
     sentinel = _SENTINEL
     while sentinel in text:
         sentinel += "Q"

@@ -1,8 +1,8 @@
-"""What a chat template looks at: a render whose contents record every look at them.
+"""Trace a chat template: render it with contents that record every operation on them.
 
-The answer is a set of conditions under which the outcome of every look is known, or None. For it to be complete, a
-content must stay recognisable: the template's source may use no method, function or block that would hand its text
-on as a plain string, and a filter or test that does so says so.
+The result is the conditions on a content under which the outcome of every recorded operation is known, or None. The
+record is complete only while a content stays a recording string. So the template may use no method, function or block
+that would pass its text on as a plain string, and filters and tests that do so are wrapped to record it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.templates.template import template_time
 
-# ways to treat a content that its own methods see, or that look at its type alone
+# filters that only call recorded methods, and tests that look at the type alone
 _SEEN_FILTERS = frozenset({"trim", "length", "count", "string", "default", "d", "first", "last"})
 _BLIND_TESTS = frozenset({"defined", "undefined", "none", "string", "mapping", "true", "false", "boolean"})
 _METHODS = frozenset(
@@ -50,23 +50,23 @@ Trace = Callable[[Sequence[dict[str, str]], str], "Conditions | None"]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a content must be for a shape to hold: none of ``needles`` inside it, and what the flags say."""
+    """Conditions on a content under which a shape is valid: it contains none of ``needles``, and the flags hold."""
 
     needles: frozenset[str] = frozenset()
-    settled: bool = False  # no white space around it
+    settled: bool = False  # no white space at its ends
     nonempty: bool = False
 
     def met_by(self, content: str) -> bool:
-        """Whether ``content`` meets every condition."""
+        """True if ``content`` meets every condition."""
         if (self.settled and content != content.strip()) or (self.nonempty and not content):
             return False
         return not any(needle in content for needle in self.needles)
 
 
 def tracer(tokenizer: PreTrainedTokenizerBase) -> Trace | None:
-    """A function of messages and what they render to; None if looks at their contents could stay hidden.
+    """Return a function (messages, their render) -> conditions; None if operations could go unrecorded.
 
-    It gives the conditions under which contents are only joined, or None where no conditions can say so. It
+    The function returns the conditions under which contents are only joined, None if there are no such conditions. It
     raises what the template raises.
     """
     environment = _environment()
@@ -97,7 +97,7 @@ def tracer(tokenizer: PreTrainedTokenizerBase) -> Trace | None:
 
 
 def _keeps_contents_recognisable(node: nodes.Node) -> bool:
-    """Whether this part of a template cannot turn a content into a plain string, or look at it unseen."""
+    """True if this node of a template can neither turn a content into a plain string nor inspect it unrecorded."""
     known = not isinstance(node, _TEXT_BLOCKS)
     match node:
         case nodes.Call(node=nodes.Getattr(attr=name)):
@@ -118,7 +118,7 @@ def _keeps_contents_recognisable(node: nodes.Node) -> bool:
 
 @dataclass
 class _Looks:
-    """Every look that a render has taken at a content, and the conditions under which its outcome is known."""
+    """All operations of one render on contents, as the conditions under which their outcomes are known."""
 
     needles: set[str] = field(default_factory=set)
     settled: bool = False
@@ -132,7 +132,7 @@ class _Looks:
 
 
 class _Traced(str):
-    """A content that answers every look as all contents would that meet the conditions it notes in ``looks``."""
+    """A content that records, in ``looks``, a condition for each operation, and returns the result under it."""
 
     __slots__ = ("looks",)
     looks: _Looks
@@ -169,7 +169,7 @@ class _Traced(str):
 
 
 class _Joined(_Traced):
-    """Fixed text and a content: what is in it, or around it, no condition on the content alone decides."""
+    """Fixed text joined with a content: conditions on the content alone decide no operation on it."""
 
     __slots__ = ()
 
@@ -207,7 +207,7 @@ def _undecided(name: str, content: _Traced, *arguments: Any) -> Any:
 
 
 def _lacks(content: _Traced, needle: object, *more: object) -> bool:
-    """False, the answer of every content that does not hold ``needle``."""
+    """Return False, which is right for every content without ``needle``."""
     if not isinstance(needle, str) or not needle or isinstance(needle, _Traced) or more:
         content.looks.undecided.add("search")
     else:
@@ -216,14 +216,14 @@ def _lacks(content: _Traced, needle: object, *more: object) -> bool:
 
 
 def _uncut(content: _Traced, needle: object = None, *more: object) -> list[_Traced]:
-    """The one part into which a separator cuts a content that does not hold it."""
+    """Return the single part of a split, which is right for every content without the separator."""
     limits = [limit for limit in more if not isinstance(limit, int)]
     _lacks(content, needle, *limits)
     return [content]
 
 
 def _unstripped(content: _Traced, characters: object = None) -> _Traced:
-    """The content itself, which has no white space around it."""
+    """Return the content itself, which is right for every content without white space at its ends."""
     content.looks.settled = True
     if characters is not None and not str(characters).isspace():
         content.looks.undecided.add("strip")
@@ -262,33 +262,33 @@ class _GenerationTag(Extension):
 
 
 def _environment() -> Environment:
-    """The environment that transformers documents for chat templates."""
+    """Return the Jinja environment that transformers documents for chat templates, with recording filters."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     for name in environment.filters.keys() - _SEEN_FILTERS:
-        environment.filters[name] = _confessing(name, environment.filters[name])
+        environment.filters[name] = _recording(name, environment.filters[name])
     for name in environment.tests.keys() - _BLIND_TESTS:
-        environment.tests[name] = _confessing(name, environment.tests[name])
+        environment.tests[name] = _recording(name, environment.tests[name])
     environment.globals["raise_exception"] = _refuse
     return environment
 
 
-def _confessing(name: str, function: Any) -> Callable[..., Any]:
-    """``function``, which first notes every content that it is given."""
+def _recording(name: str, function: Any) -> Callable[..., Any]:
+    """Return ``function`` wrapped to record each content among its arguments as undecided."""
 
     @wraps(function)
-    def confessing(*arguments: Any, **options: Any) -> Any:
+    def recording(*arguments: Any, **options: Any) -> Any:
         for content in _contents([*arguments, *options.values()]):
             content.looks.undecided.add(name)
         return function(*arguments, **options)
 
-    return confessing
+    return recording
 
 
 def _contents(value: object) -> Iterator[_Traced]:
-    """Every content inside ``value``, at any depth."""
+    """Yield every content inside ``value``, at any depth."""
     if isinstance(value, _Traced):
         yield value
     elif isinstance(value, dict):

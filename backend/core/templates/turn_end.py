@@ -1,4 +1,4 @@
-"""Where an answer ends: with special tokens of its own, and never with the opening of the next turn."""
+"""Find where an answer ends: after its own special tokens, before the opening of the next turn."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from backend.errors import ModelError
 
 @dataclass(frozen=True)
 class Turn:
-    """What follows the mark with a ``number`` in the message at ``index``; it stands at ``behind`` in the text.
+    """The end of an answer: the text after mark ``number`` in the message at ``index``, from position ``behind`` on.
 
-    ``marked`` is that message. ``rest``: how many messages the conversation has that stops after this answer.
+    ``marked`` is that message with its marks. ``rest``: the number of messages up to and including this answer.
     """
 
     chat: Chat
@@ -27,11 +27,11 @@ class Turn:
     behind: int
 
     def stop(self, follows: str) -> int:
-        """Return how much of ``follows``, the text behind the mark, belongs to the answer.
+        """Return how many characters of ``follows``, the text after the mark, belong to the answer.
 
-        That is up to the special tokens which are there too when the conversation stops after the answer: what is
-        then missing opens the next turn. The exception is a token at which the model stops generating, whatever it
-        opens (GLM's ``<|user|>``). Raises ModelError (``no-turn-end``).
+        They end with the special tokens that are also printed if the conversation stops after the answer; what is
+        printed only with more messages opens the next turn. The exception is a token at which the model stops
+        generating, whatever it opens (GLM's ``<|user|>``). Raises ModelError ``no-turn-end``.
         """
         own = ""
         for own in self._own_texts(follows):
@@ -51,11 +51,11 @@ class Turn:
 
     @property
     def _has_calls(self) -> bool:
-        """Whether the mark stands in a call, whose last words are then still to come."""
+        """True if the mark is in a tool call, whose closing text is then part of ``follows``."""
         return self.number != CONTENT
 
     def _own_texts(self, follows: str) -> Iterator[str]:
-        """What follows the mark where the conversation stops after the answer, and where another answer opens."""
+        """Yield the text after the mark if the conversation stops after the answer, and if another answer opens."""
         if self.rest == len(self.chat.messages):
             yield follows
             return
@@ -66,7 +66,7 @@ class Turn:
         yield opened.removesuffix(opens) if opens else opened[: self._first_opening(opened)]
 
     def _first_opening(self, text: str) -> int:
-        """Return where in ``text`` a special token stands with which the whole conversation began, or its end."""
+        """Return the position in ``text`` of a special token that also begins the conversation; its end if none."""
         places = printed(self.chat, 0)
         begun = self.chat.text[: places[0][0]] if places else self.chat.text
         found = self.chat.special.finditer(text)
@@ -76,9 +76,9 @@ class Turn:
         return Marks.of(text or "", self.chat.word).behind(self.number)
 
     def _ended(self, follows: str, own: str) -> int | None:
-        """Return where the special tokens end that ``follows`` and ``own`` share, up to one at which the model stops.
+        """Return the end of the special tokens that ``follows`` and ``own`` share, up to one that stops the model.
 
-        Behind words they stand together, and nothing but white space comes before them.
+        After words they must be adjacent, with only white space before them.
         """
         stop = None
         for found in self.chat.special.finditer(follows, 0, common(follows, own)):
@@ -91,9 +91,9 @@ class Turn:
         return stop
 
     def _before_results(self, follows: str) -> int:
-        """Return how much of ``follows``, the rest of a call, stands before the opening of its result.
+        """Return how many characters of ``follows``, the rest of a call, come before the opening of its result.
 
-        It shows where two results follow: what stands between them, and does not close the first, opens the second.
+        Found by rendering two results: what stands between them and does not close the first opens the second.
         """
         call = self.marked["tool_calls"][-1]
         result = {"role": "tool", "name": call["function"]["name"], "tool_call_id": call.get("id")}
@@ -111,7 +111,7 @@ class Turn:
         return whole_tokens(self.chat, gap, len(gap) - opens, up=True)
 
     def _goes_on(self) -> bool:
-        """Whether the model's next message follows directly, in the same turn: then nothing ends here."""
+        """True if the model's next message follows in the same turn, so that no turn ends here."""
         later = range(self.index + 1, len(self.chat.messages))
         number = next((at for at in later if self.chat.messages[at].get("role") != "tool"), None)
         if (
