@@ -29,7 +29,7 @@ GRACE_SECONDS = 5.0
 _TIMED_OUT = ApiError(504, "This answer took too long. Ask for less.", code="time_limit")
 _NO_TOOLS = ApiError(
     400,
-    "tools: This model's chat template shows no tools, so it would not know of them; leave them away.",
+    "tools: This model's chat template shows no tools, so it would not know of them; remove them.",
     code="tools_not_shown",
     param="tools",
 )
