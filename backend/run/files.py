@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import overload
 
 from backend.run.checkpoints import checkpoint_folders, step_name, step_of
+from backend.run.methods import TUNINGS
 
 
 class Part:
@@ -62,8 +63,8 @@ class RunFiles:
     labels_file = Part("labels.json")  # what a person says about the run: name, tags, note
     tensorboard = Part("tensorboard")  # the metrics once more, as event files
     checkpoints = Part("checkpoints")  # trainer states, step-000200 and so on
-    adapter = Part("adapter")  # the result of an adapter run, Hugging Face layout
-    model = Part("model")  # the result of a full run, Hugging Face layout
+    adapter = Part(TUNINGS["lora"].result)  # the result of an adapter run, Hugging Face layout
+    model = Part(TUNINGS["full"].result)  # the result of a full run, Hugging Face layout
     data_check_file = Part("data-check.json")  # what the data check found before the run began
     scores_file = Part("scores.json")  # what `tunesmith evaluate` found on the held-out rows
     outcome_file = Part("outcome.json")  # how the latest attempt ended, in the trainer's words

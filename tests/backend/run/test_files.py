@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.run.files import RunFiles
+from backend.run.methods import TUNINGS
 
 
 @pytest.fixture
@@ -85,3 +86,9 @@ class TestResults:
     def test_an_adapter_or_a_model(self, files: RunFiles, name: str) -> None:
         (files.path / name).mkdir(parents=True)
         assert files.result_folder() == files.path / name
+
+    @pytest.mark.parametrize("method", TUNINGS)
+    def test_the_result_of_every_method_is_found(self, files: RunFiles, method: str) -> None:
+        folder = files.path / TUNINGS[method].result
+        folder.mkdir(parents=True)
+        assert files.result_folder() == folder
