@@ -361,7 +361,7 @@ def _require_utf8(folder: Path) -> None:
     except UnicodeEncodeError as error:
         raise RunError(
             f"No run can be trained in {folder}: the name is not UTF-8, and libraries that save models refuse that.",
-            remedy="Choose another folder with --runs, or move the runs there.",
+            remedy="Choose another folder as `runs`, or move the runs there.",
             code="runs-not-writable",
         ) from error
 
