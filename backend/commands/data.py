@@ -27,7 +27,7 @@ from backend.data.fixes import Change, Mended, mend
 from backend.data.load import Loaded, load_rows
 from backend.data.records import Row
 from backend.errors import DataError
-from backend.run.config import DataConfig, TrainingConfig, parse_config
+from backend.run.config import parse_config
 from backend.utils.config_utils import parse_value
 from backend.utils.path_utils import user_path
 from backend.utils.text_utils import counted, shorten
@@ -83,25 +83,15 @@ def check(
     how = reading.options()
     loaded = load_rows(path, columns, 1.0, how, quarantine=rejected and user_path(rejected))
     held_out = load_rows(validation, columns, 1.0, how).rows if validation else ()
-    options = _token_options(model, chat_template, max_length)
+    options: dict[str, Any] = {}
+    if model is not None:
+        options = lazy.template_faults.token_options(_tokenizer(model, chat_template), max_length)
     report = _examine(loaded, path, held_out, options)
     mended = _mend(report, loaded, held_out, only) if mending else None
     if mended is None or not (mended.changes or loaded.rejected):
         return _print_report(report, path, [*column_words(columns), *reading.words()], as_json=as_json)
     out = None if dry_run or fix is None else user_path(fix)
     return _show_fixed(report, mended, loaded, path, out, held_out, options, as_json=as_json)
-
-
-def _token_options(model: str | None, chat_template: str | None, max_length: int | None) -> dict[str, Any]:
-    """What the checks of tokens need; nothing without a model, so that torch is not loaded."""
-    if model is None:
-        return {}
-
-    return {
-        **lazy.template_faults.seen_by(_tokenizer(model, chat_template)),
-        "max_length": max_length or DataConfig.model_fields["max_length"].default,
-        "epochs": TrainingConfig.model_fields["num_train_epochs"].default,
-    }
 
 
 def _tokenizer(model: str, chat_template: str | None) -> Any:

@@ -29,6 +29,7 @@ from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import Finding, run_checks
 from backend.data.records import Row
 from backend.errors import TunesmithError
+from backend.run.config import DataConfig, TrainingConfig
 from backend.utils.text_utils import shorten
 
 SHOWN_BEFORE = 12
@@ -69,6 +70,15 @@ def seen_by(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         "look": template_faults(tokenizer),
         "end_ids": stop_token_ids(tokenizer, model_ends),
         "special_ids": tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)),
+    }
+
+
+def token_options(tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> dict[str, Any]:
+    """Return what ``examine`` takes to check tokens without a run's configuration: ``seen_by`` and the defaults."""
+    return {
+        **seen_by(tokenizer),
+        "max_length": max_length or DataConfig.model_fields["max_length"].default,
+        "epochs": TrainingConfig.model_fields["num_train_epochs"].default,
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from backend.core.encoding.row import encode_row
-from backend.core.encoding.template_faults import seen_by, template_faults, template_warnings
+from backend.core.encoding.template_faults import seen_by, template_faults, template_warnings, token_options
 from backend.core.templates.named import set_chat_template
 from backend.core.tokenizer import encode_messages, encode_prompt
 from backend.data.checks.base import Scan
@@ -19,6 +19,7 @@ from backend.data.checks.tokens import TOKEN_CHECKS
 from backend.data.doctor import run_checks
 from backend.data.records import Row
 from backend.errors import DataError
+from backend.run.config import DataConfig, TrainingConfig
 from tests.backend.core.chat_templates import (
     LOOKS_BACK,
     RESULTS_APART,
@@ -185,3 +186,12 @@ CONVERSATIONS = {
     **dict.fromkeys((RESULTS_INSIDE, TURN_GOES_ON, RESULTS_APART, LOOKS_BACK), CALLS),
     TWO_ENDS: [CHAT, CHAT[:2]],
 }
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, DataConfig.model_fields["max_length"].default), (7, 7)])
+def test_options_of_a_check_without_a_run_are_those_of_a_run_by_default(given: int | None, used: int) -> None:
+    tokenizer = tiny_tokenizer()
+    options = token_options(tokenizer, given)
+    assert options["max_length"] == used
+    assert options["epochs"] == TrainingConfig.model_fields["num_train_epochs"].default
+    assert options.keys() - seen_by(tokenizer).keys() == {"max_length", "epochs"}
