@@ -10,7 +10,7 @@ from __future__ import annotations
 from backend.utils.machine_utils import available_cores
 from backend.utils.process_utils import collect_rarely
 
-if __name__ == "__main__":  # before the heavy rooms come up
+if __name__ == "__main__":  # before torch and transformers are imported
     collect_rarely()
 
 import contextlib
@@ -99,7 +99,7 @@ def run(run_dir: RunDir, watch: Watcher = lambda _: None) -> Outcome:
         except LostPeerError as error:
             log.exception("This process ends because another one did")
             return Outcome(RunStatus.FAILED, "lost-peer", str(error))
-        except Exception as error:  # a door: whatever happens is written down whole
+        except Exception as error:  # the outermost handler: any failure is logged and becomes the outcome
             log.exception("The run failed")
             outcome = failure(error, run_dir)
         if world.is_main or outcome.status is RunStatus.FAILED:  # whichever process fails records why
@@ -384,18 +384,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("Usage: python -m backend.trainer_main RUN_FOLDER", file=sys.stderr)  # noqa: T201 - a door
+        print("Usage: python -m backend.trainer_main RUN_FOLDER", file=sys.stderr)  # noqa: T201 - the command line
         return 0 if arguments in (["-h"], ["--help"]) else 2
     try:
         outcome = run(RunDir.open(Path(arguments[0])))
     except TunesmithError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a door
+        print(error, file=sys.stderr)  # noqa: T201 - the command line
         return error.exit_code
     except OSError as error:
         advice = "Make room or mend its permissions."
-        print(f"The run folder cannot be written: {error}. {advice}", file=sys.stderr)  # noqa: T201 - a door
+        print(f"The run folder cannot be written: {error}. {advice}", file=sys.stderr)  # noqa: T201 - the command line
         return 1
-    print(f"{outcome.message} {outcome.remedy}".strip(), file=sys.stderr)  # noqa: T201 - a door
+    print(f"{outcome.message} {outcome.remedy}".strip(), file=sys.stderr)  # noqa: T201 - the command line
     return exit_code(outcome)
 
 

@@ -117,7 +117,7 @@ def _constraint(choice: tuple[str, ...], regex: str | None) -> Any:
 
 def _check_files(file: Path, out: Path | None, how: dict[str, Any]) -> None:
     """Say what is wrong with the files before a model is loaded for them."""
-    lazy.batch.read_asked(file, **how)
+    lazy.batch.read_prompts(file, **how)
     if out is not None and not out.absolute().parent.is_dir():
         raise _choose("--out", f"There is no folder {out.absolute().parent}.")
 

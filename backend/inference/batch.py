@@ -37,7 +37,7 @@ _LAYOUT = 3  # version of windows, lines and seeds; raise it when one changes, s
 
 
 @dataclass(frozen=True)
-class Asked:
+class BatchPrompt:
     """One row to answer: its place in the file, prompt, expected answer ("" if unknown) and tools.
 
     ``problem`` is the reason why it cannot be answered; empty if it can.
@@ -51,7 +51,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answered:
+class BatchCounts:
     """Counts after answering a file: its rows, those with an answer, those taken over from an earlier call."""
 
     rows: int
@@ -64,9 +64,9 @@ class Answered:
         return self.rows - self.answered
 
 
-def read_asked(
+def read_prompts(
     path: str | Path, columns: Mapping[str, str] | None = None, reading: ReadOptions | None = None
-) -> list[Asked]:
+) -> list[BatchPrompt]:
     """Return every row of a file in order, unusable ones with their ``problem``. Each line of a text file is one.
 
     A row unlike most others is read by one of ``OTHER_SHAPES``. Raises DataError if the file, or every row of it,
@@ -78,19 +78,19 @@ def read_asked(
         with suppress(DataError):  # no row is like this
             again = load_rows(path, others, 1.0, reading)
             refused = {place for place, one in found.items() if one.problem}
-            found |= {row.place: _asked(row) for row in again.rows if row.place in refused}
-    return sorted([*map(_asked, loaded.rows), *found.values()], key=lambda one: _position(one.place))
+            found |= {row.place: _prompt_of(row) for row in again.rows if row.place in refused}
+    return sorted([*map(_prompt_of, loaded.rows), *found.values()], key=lambda one: _position(one.place))
 
 
-def _asked(row: Row) -> Asked:
+def _prompt_of(row: Row) -> BatchPrompt:
     asked = row.prompt_and_answer()
     if asked is None:
-        return Asked(row.place, problem="This row holds tokens or segments, and no prompt.")
-    return Asked(row.place, *asked, row.tool_list())
+        return BatchPrompt(row.place, problem="This row holds tokens or segments, and no prompt.")
+    return BatchPrompt(row.place, *asked, row.tool_list())
 
 
-def _refused(item: Rejected) -> Asked:
-    return Asked(item.place, problem=f"This row cannot be read: {item.reason}.")
+def _refused(item: Rejected) -> BatchPrompt:
+    return BatchPrompt(item.place, problem=f"This row cannot be read: {item.reason}.")
 
 
 def _position(place: str) -> tuple[str, int]:
@@ -110,7 +110,7 @@ def answer_file(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     **sampling: Any,
-) -> Answered:
+) -> BatchCounts:
     """Answer every row of ``source`` into ``out``, one JSON line per row, resuming an earlier call that was killed.
 
     Until the end, ``<out>.progress`` holds a hash of everything the answers depend on. ``progress`` is called with
@@ -122,7 +122,7 @@ def answer_file(
         raise InferenceError(
             f"{out} holds the questions.", remedy="Give another `out`.", code="out-is-source"
         )
-    asked = read_asked(source, columns, reading)
+    asked = read_prompts(source, columns, reading)
     notes = out.with_name(f"{out.name}.progress")
     how = {**(columns or {}), **({"": repr(reading)} if reading and reading != ReadOptions() else {})}
     key = _key(
@@ -152,18 +152,18 @@ def answer_file(
         raise InferenceError(
             f"Another process writes answers into {out}.", remedy="Wait for it.", code="out-in-use"
         ) from error
-    return Answered(len(asked), answered, len(done))
+    return BatchCounts(len(asked), answered, len(done))
 
 
 def _answer(
     model: Answerer,
-    window: Sequence[Asked],
+    window: Sequence[BatchPrompt],
     stop: Sequence[str],
     constraint: Constraint | None,
     sampling: Mapping[str, Any],
 ) -> list[dict[str, object]]:
     good = [one for one in window if not one.problem]
-    said = iter(
+    results = iter(
         model.infer_batch(
             [one.prompt for one in good],
             tools=[one.tools for one in good],
@@ -172,17 +172,17 @@ def _answer(
             **sampling,
         )
     )
-    return [_line(one, one.problem or next(said)) for one in window]
+    return [_line(one, one.problem or next(results)) for one in window]
 
 
-def _line(one: Asked, said: str | TunesmithError) -> dict[str, object]:
+def _line(one: BatchPrompt, result: str | TunesmithError) -> dict[str, object]:
     record: dict[str, object] = {"place": one.place}
     if not one.problem:
         record["prompt"] = one.prompt
     if one.expected:
         record["expected"] = one.expected
-    failed = one.problem or isinstance(said, TunesmithError)
-    return {**record, ("error" if failed else "answer"): str(said)}
+    failed = one.problem or isinstance(result, TunesmithError)
+    return {**record, ("error" if failed else "answer"): str(result)}
 
 
 def _key(
@@ -224,7 +224,7 @@ def _check_place(out: Path, notes: Path, key: str) -> None:
         )
 
 
-def _done(out: Path, asked: Sequence[Asked]) -> list[dict[str, object]]:
+def _done(out: Path, asked: Sequence[BatchPrompt]) -> list[dict[str, object]]:
     """Return the lines written so far. Raises DataError if they are not answers to the first rows."""
     found = read_jsonl_tail(out)
     places = [line.get("place") for line in found.records]

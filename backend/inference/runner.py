@@ -37,7 +37,7 @@ CACHES = ("past_key_values", "cache_params")
 
 @dataclass(frozen=True)
 class DecodingMode:
-    """How a model can be decoded. ``cache`` is the name of the argument that takes its cache.
+    """The ways of decoding that a model supports. ``cache`` is the name of the argument that takes its cache.
 
     ``batched``: rows of different lengths may share a batch. ``chunked_prefill``: a prompt may be prefilled in
     chunks. ``rope_border``: rows of more tokens use other rotary frequencies, at all their positions (longrope).

@@ -76,10 +76,10 @@ def linear_cross_entropy(
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What a model says of each of N trained tokens. Only ``logprobs`` is differentiable.
+    """A model's scores of N trained tokens. Only ``logprobs`` is differentiable.
 
     ``logprobs``: fp32 [N], in nats. ``entropy``: fp32 [N], of the whole distribution, in nats. ``is_top1``: bool [N],
-    whether no other token is likelier.
+    True if no other token is likelier.
     """
 
     logprobs: Tensor

@@ -173,7 +173,7 @@ def preview_row(
 
 
 def _fate(encoded: Encoded, data: DataConfig) -> tuple[Fate, str]:
-    """What becomes of a row, as ``data_pipeline.encode`` decides it, and why when that is not the whole row."""
+    """Return how much of a row a run uses, as ``examples.row_use`` decides, with the reason if not all of it."""
     too_long = f"It has {len(encoded.input_ids):,} tokens and data.max_length is {data.max_length:,}"
     words: dict[examples.RowUse, tuple[Fate, str]] = {
         "untrained": ("refused", "It has no token to learn: its answer is empty."),

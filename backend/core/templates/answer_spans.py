@@ -142,8 +142,8 @@ def _start(chat: Chat, index: int, whole: Marks) -> int | None:
     if whole.numbers[0] == CONTENT:
         heads.append(first)
     heads += _other_heads(chat, index)
-    spellings = (said for head in heads for said in (head, head.rstrip()))
-    found = next((len(said) for said in spellings if said and chat.text.startswith(said)), None)
+    candidates = (each for head in heads for each in (head, head.rstrip()))
+    found = next((len(each) for each in candidates if each and chat.text.startswith(each)), None)
     calls_alone = whole.numbers[0] != CONTENT and not has_reasoning(chat.messages[index])
     return _shared(chat, before, heads) if found is None and calls_alone else found
 
@@ -217,15 +217,15 @@ def _around(chat: Chat, index: int, marked: Message, start: int, inside: Sequenc
 
 def _check_others(chat: Chat, index: int, spans: Sequence[Span]) -> None:
     """Raise ModelError if the content of another message is in one of these spans."""
-    said = "".join(chat.text[start:stop] for start, stop in spans)
+    text = "".join(chat.text[start:stop] for start, stop in spans)
     for number, message in enumerate(chat.messages):
         is_result = message.get("role") == "tool"
         content = str(message.get("content") or "").strip()
-        if number == index or not content or not (is_result or content in said):
+        if number == index or not content or not (is_result or content in text):
             continue
         places = printed(chat, number)
         quoted = str(chat.messages[index]).count(content)
-        unsure = places is None and is_result and said.count(content) > quoted
+        unsure = places is None and is_result and text.count(content) > quoted
         if unsure or any(
             begin < stop and start < end for begin, end in places or () for start, stop in spans
         ):

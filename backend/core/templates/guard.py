@@ -43,9 +43,9 @@ def refuse(message):
     raise jinja2.TemplateError(message)
 
 options = {{"trim_blocks": True, "lstrip_blocks": True, "extensions": ["jinja2.ext.loopcontrols", Generation]}}
-room = ImmutableSandboxedEnvironment(**options)
-room.filters["tojson"] = lambda value, **_: json.dumps(value)
-room.globals.update(raise_exception=refuse, strftime_now=lambda form: "")
+environment = ImmutableSandboxedEnvironment(**options)
+environment.filters["tojson"] = lambda value, **_: json.dumps(value)
+environment.globals.update(raise_exception=refuse, strftime_now=lambda form: "")
 system, user = {{"role": "system", "content": "Be brief."}}, {{"role": "user", "content": "Hello"}}
 answer = {{"role": "assistant", "content": "Hi"}}
 tokens = {{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "", "unk_token": ""}}
@@ -53,7 +53,7 @@ for messages in ([user], [system, user, answer], [user, answer, user, answer]):
     for opens in (False, True):
         length = 0
         try:
-            for piece in room.from_string(text).generate(
+            for piece in environment.from_string(text).generate(
                 messages=messages, add_generation_prompt=opens, tools=None, documents=None, **tokens
             ):
                 length += len(piece)
@@ -62,7 +62,7 @@ for messages in ([user], [system, user, answer], [user, answer, user, answer]):
         except MemoryError:
             sys.exit({_TOO_BIG})
         except Exception:
-            pass  # to refuse a conversation is a template's right; whoever renders it is told why
+            pass  # a template may reject a conversation; the error is raised when it is rendered
 """
 
 
@@ -101,12 +101,12 @@ def _homes() -> list[str]:
     return sorted({str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin})
 
 
-def _untried(said: str) -> ModelError:
+def _untried(stderr: str) -> ModelError:
     """Return the error for a child process that failed by itself; the template was not tried."""
     return ModelError(
-        f"This model's chat template could not be tried in a process of its own: {shorten(said, 200)}.",
+        f"This model's chat template could not be tried in a process of its own: {shorten(stderr, 200)}.",
         code="template-not-tried",
-        remedy="Look at what the process said: this Python environment is incomplete or damaged.",
+        remedy="Read the message of that process: this Python environment is incomplete or damaged.",
     )
 
 

@@ -124,11 +124,11 @@ def mark(message: Message, word: str) -> tuple[dict[str, Any], bool]:
     loose = False
     for place, call in enumerate(calls, 1):
         arguments = parsed_arguments(call["function"].get("arguments", {}))
-        said = _mark_texts(arguments, lambda: f"{word}{next(numbers)}Z")
-        loose = place == len(calls) and said == arguments and isinstance(said, dict)
+        changed = _mark_texts(arguments, lambda: f"{word}{next(numbers)}Z")
+        loose = place == len(calls) and changed == arguments and isinstance(changed, dict)
         if loose:
-            said = said | {word: f"{word}{next(numbers)}Z"}
-        marked.append({**call, "function": {**call["function"], "arguments": said}})
+            changed = changed | {word: f"{word}{next(numbers)}Z"}
+        marked.append({**call, "function": {**call["function"], "arguments": changed}})
     kept = {key: value for key, value in message.items() if key not in THOUGHTS}
     if not calls or str(message.get("content") or "").strip():
         kept["content"] = f"{word}{CONTENT}Z"

@@ -14,7 +14,7 @@ import pytest
 
 from backend.data.sources import ReadOptions
 from backend.errors import DataError, InferenceError
-from backend.inference.batch import WINDOW_ROWS, Answered, answer_file, read_asked
+from backend.inference.batch import WINDOW_ROWS, BatchCounts, answer_file, read_prompts
 from backend.inference.constraint import Constraint
 from backend.inferencer import ROWS_AT_ONCE, Inferencer
 from backend.run.folder import RunDir
@@ -46,7 +46,7 @@ def _rows(path: Path, count: int = 150) -> Path:
 
 class TestReading:
     def test_rows_that_cannot_be_read_stand_in_their_place(self, tmp_path: Path) -> None:
-        asked = read_asked(_rows(tmp_path / "a.jsonl"))
+        asked = read_prompts(_rows(tmp_path / "a.jsonl"))
         assert [one.place for one in asked] == [f"a.jsonl:{n}" for n in range(1, 154)]
         assert [one.place for one in asked if one.problem] == ["a.jsonl:32", "a.jsonl:73", "a.jsonl:114"]
         assert asked[31].problem.startswith("This row cannot be read: ")
@@ -55,7 +55,7 @@ class TestReading:
         (tmp_path / "a.txt").write_text("one\n\ntwo\n")
         (tmp_path / "a.csv").write_text("prompt,completion\none,1\ntwo,2\n")
         (tmp_path / "a.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
-        seen = {kind: read_asked(tmp_path / f"a.{kind}") for kind in ("txt", "csv", "jsonl")}
+        seen = {kind: read_prompts(tmp_path / f"a.{kind}") for kind in ("txt", "csv", "jsonl")}
         user = [[{"role": "user", "content": word}] for word in ("one", "two")]
         assert [one.prompt for one in seen["txt"]] == ["one", "two"]
         assert [one.prompt for one in seen["csv"]] == [one.prompt for one in seen["jsonl"]] == user
@@ -66,7 +66,7 @@ class TestReading:
         said = {"messages": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "B"}]}
         rows = [{"prompt": "a"}, said, {"prompt": "c", "completion": "C"}, {"prompt": 7.5}, {"nothing": 1}]
         (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        asked = read_asked(tmp_path / "a.jsonl")
+        asked = read_prompts(tmp_path / "a.jsonl")
         assert [one.prompt and one.prompt[0]["content"] for one in asked] == ["a", "b", "c", "7.5", ""]  # type: ignore[index]
         assert [one.expected for one in asked] == ["", "B", "C", "", ""]
         assert [one.place for one in asked] == [f"a.jsonl:{n}" for n in range(1, 6)]
@@ -79,7 +79,7 @@ class TestReading:
             "tools": [tool],
         }
         (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-        (asked,) = read_asked(tmp_path / "a.jsonl")
+        (asked,) = read_prompts(tmp_path / "a.jsonl")
         assert asked.tools == [tool]
 
     @pytest.mark.parametrize("name", ["missing.jsonl", "missing.txt", "empty.jsonl", "broken.jsonl"])
@@ -87,7 +87,7 @@ class TestReading:
         (tmp_path / "empty.jsonl").touch()
         (tmp_path / "broken.jsonl").write_text("{\n{\n")
         with pytest.raises(DataError):
-            read_asked(tmp_path / name)
+            read_prompts(tmp_path / name)
 
 
 class TestAnswering:
@@ -98,8 +98,8 @@ class TestAnswering:
             model, source, tmp_path / "out.jsonl", progress=lambda *n: told.append(n), max_new_tokens=16
         )
         said = lines(tmp_path / "out.jsonl")
-        assert [line["place"] for line in said] == [one.place for one in read_asked(source)]
-        assert found == Answered(rows=153, answered=147, taken_up=0)
+        assert [line["place"] for line in said] == [one.place for one in read_prompts(source)]
+        assert found == BatchCounts(rows=153, answered=147, taken_up=0)
         assert [line["place"] for line in said if "error" in line] == [
             f"a.jsonl:{n}" for n in (21, 32, 72, 73, 114, 124)
         ]
@@ -252,22 +252,22 @@ class TestReadingAnyFileOfQuestions:
     @pytest.mark.parametrize("name", ["question", "query", "prompt", "input", "Instruction"])
     def test_questions_in_any_usual_column(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "a.csv").write_text(f"id,{name}\n1,one\n2,two\n")
-        asked = read_asked(tmp_path / "a.csv")
+        asked = read_prompts(tmp_path / "a.csv")
         assert [one.prompt[0]["content"] for one in asked] == ["one", "two"]  # type: ignore[index]
 
     def test_what_belongs_to_a_question_is_asked_with_it(self, tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").write_text('{"instruction": "one", "input": "two", "system": "three"}\n')
-        (one,) = read_asked(tmp_path / "a.jsonl")
+        (one,) = read_prompts(tmp_path / "a.jsonl")
         said = [message["content"] for message in one.prompt]  # type: ignore[index]
         assert said == ["three", "one\ntwo"]
 
     def test_a_list_of_texts(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text('["one", "two"]')
-        assert [one.prompt for one in read_asked(tmp_path / "a.json")] == ["one", "two"]
+        assert [one.prompt for one in read_prompts(tmp_path / "a.json")] == ["one", "two"]
 
     def test_columns_encoding_and_delimiter_that_are_named(self, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_bytes("Nr~Frage\n1~grün\n".encode("cp1252"))
-        (one,) = read_asked(tmp_path / "a.csv", {"prompt": "Frage"}, ReadOptions("cp1252", "~"))
+        (one,) = read_prompts(tmp_path / "a.csv", {"prompt": "Frage"}, ReadOptions("cp1252", "~"))
         assert one.prompt[0]["content"] == "grün"  # type: ignore[index]
 
     def test_the_questions_are_never_written_over(self, model: Inferencer, tmp_path: Path) -> None:
