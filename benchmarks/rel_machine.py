@@ -21,8 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from backend.errors import RunError
-from backend.manager.attempt_processes import members
-from backend.manager.escalation import Policy
+from backend.manager.attempts import Policy, members
 from backend.manager.process_manager import kill, start, stop, wait
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus

@@ -1,7 +1,7 @@
-"""A word to the person when a run ends or falls silent: on the desktop, or to a web address that was allowed.
+"""Notify a person when a run ends or falls silent, on the desktop or by a webhook to an allowed host.
 
-Everything is off until it is set: ``TUNESMITH_ALERT_DESKTOP=1``, ``TUNESMITH_ALERT_WEBHOOK=https://host/path`` and
-``TUNESMITH_ALERT_HOSTS=host,other``. The address may hold a secret and is never logged. Control wing: F0 only.
+All of it is off until it is set: ``TUNESMITH_ALERT_DESKTOP=1``, ``TUNESMITH_ALERT_WEBHOOK=https://host/path`` and
+``TUNESMITH_ALERT_HOSTS=host,other``. The address may hold a secret and is never logged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Alert:
-    """What is said: which run, where it stands and one sentence."""
+    """The content of a notification: the run, its status, the reason and a sentence."""
 
     run: str
     status: str
@@ -37,7 +37,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class AlertSettings:
-    """Where alerts go: nowhere by default. ``hosts`` are the host names that ``webhook`` may have."""
+    """The targets of alerts, none by default. ``hosts`` are the host names that ``webhook`` may have."""
 
     desktop: bool = False
     webhook: str = ""
@@ -119,7 +119,7 @@ def _path(address: SplitResult) -> str:
 
 
 def _webhook_problem(settings: AlertSettings) -> str:
-    """Why nothing can be sent to the address; it is not shown, since it may hold a secret."""
+    """Return the reason why the address cannot be used; the address is not shown, since it may hold a secret."""
     try:
         address = urlsplit(settings.webhook)
         host, _ = (address.hostname or "").lower(), address.port

@@ -1,7 +1,4 @@
-"""A run as one file to send: everything that tells its story, without checkpoints unless asked for.
-
-Control wing: imports F0 and its neighbours here.
-"""
+"""Pack a run into one file to send: all of its records, with checkpoints only on request."""
 
 from __future__ import annotations
 
@@ -132,7 +129,7 @@ def _unpack(bundle: Path, folder: Path) -> None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Where a member goes. Raises ValueError for a name that is no plain path below ``folder``."""
+    """Return the target path of a member. Raises ValueError for a name that is no plain path below ``folder``."""
     path = PurePosixPath(name)
     # the name of the run folder itself does not matter: it may get a new id
     inner = "".join(path.parts[1:])

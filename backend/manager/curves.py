@@ -1,7 +1,4 @@
-"""Curves made ready to be looked at: along another axis, smoothed, zoomed, and the time that is left.
-
-Control wing: imports its neighbour ``scalars``.
-"""
+"""Prepare curves for drawing: other axes, smoothing, a part of the run; and the time left."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """How to look at a curve: along which axis of ``AXES``, how smooth in [0, 1), and which part of the run.
+    """The view of a curve: an axis of ``AXES``, smoothing in [0, 1), and the part of the run.
 
     ``part`` is a first and a last share of the steps, in [0, 1]; ``limit`` the number of points to draw.
     """
@@ -70,7 +67,7 @@ def smoothed(values: Sequence[float], weight: float) -> list[float]:
 
 
 def _along(scalars: RunScalars, steps: Sequence[int], axis: str) -> list[float]:
-    """Where on the axis each step lies: at the last known place before it, 0 before the first."""
+    """Return the position of each step on the axis: the last known one before it, 0 before the first."""
     if not AXES[axis]:
         return [float(step) for step in steps]
     known, places = scalars.curve(AXES[axis])

@@ -1,7 +1,7 @@
-"""TensorBoard event files, read bit by bit as they grow, and as far as they are whole.
+"""Read TensorBoard event files incrementally, as far as they are intact.
 
-An event file is an export that may be torn or damaged anywhere; whatever can be read is read, and the rest is
-noted. Control wing: F0 and tensorboard's message definitions, which are imported when the first file is read.
+Event files come from anywhere and may be cut or damaged; whatever is readable is read, and the rest is noted.
+TensorBoard's message definitions are imported with the first file.
 
 Format: TFRecord, https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details – length
 (8 bytes, little endian), its masked CRC-32C (4), the message, its masked CRC-32C (4).
@@ -117,7 +117,7 @@ def _length_at(data: bytes, at: int) -> int | None:
 
 
 def _next_header(data: bytes, at: int) -> int:
-    """Where the next whole header begins, at ``at`` or later; the end of the data when there is none."""
+    """Return where the next intact header begins, at ``at`` or later; the end of the data if there is none."""
     while True:
         zeros = data.find(b"\0\0\0\0", at + 4)  # the upper half of a length below 2**32
         if zeros < 0 or zeros - 4 + _HEADER_BYTES > len(data):

@@ -1,9 +1,8 @@
-"""What happened to a run, in plain words: from its state, its flight record and what the machine did.
+"""Explain what happened to a run, from its state, its flight record and the samples of the machine.
 
-``flight.jsonl`` has a line a step, written by the trainer: ``step``, ``loss``, ``grad_norm``, ``learning_rate``,
-``rows`` (the ids of the rows in the batch) and ``memory_bytes``; numbers that JSON lacks stand as ``"nan"`` or
-``"inf"``.
-Control wing: imports F0 only.
+``flight.jsonl`` has a line per step, written by the trainer: ``step``, ``loss``, ``grad_norm``, ``learning_rate``,
+``rows`` (the ids of the rows in the batch) and ``memory_bytes``; ``"nan"`` and ``"inf"`` stand for numbers that JSON
+lacks.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ class HeldOutLoss:
 
     @property
     def is_worse_than_untrained(self) -> bool:
-        """Whether training has done harm so far."""
+        """True if training has made the model worse so far."""
         return self.latest > self.untrained
 
     @property
     def has_good_checkpoint(self) -> bool:
-        """Whether a checkpoint is there that is better than the untrained model."""
+        """True if there is a checkpoint that is better than the untrained model."""
         return self.best < self.untrained
 
 
@@ -87,7 +86,7 @@ class Explanation:
 
 
 def explain(run: RunDir) -> Explanation:
-    """What happened to a run, why as far as it shows, and what to do. Raises nothing that a run folder can cause."""
+    """Return what happened to a run, the likely cause and what to do. No content of a run folder makes it raise."""
     state = run.state()
     steps = read_flight(run)
     suspect, held_out = _suspect(steps), _held_out(run)
@@ -200,7 +199,7 @@ def _held_out_findings(held_out: HeldOutLoss | None, state: RunState) -> list[st
 
 
 def _data_findings(run: RunDir, held_out: HeldOutLoss | None) -> list[str]:
-    """What the data check found in the rows of a run that did harm: it comes before any advice on settings."""
+    """Return the findings of the data check for a run that did harm; they come before advice on settings."""
     if held_out is None or not held_out.is_worse_than_untrained:
         return []
     try:
@@ -310,7 +309,7 @@ def _advice(state: RunState, suspect: FlightStep | None, held_out: HeldOutLoss |
 
 
 def _must_change(state: RunState, suspect: FlightStep | None) -> bool:
-    """Whether going on as before would fail at the same step again."""
+    """Return whether going on without a change would fail again at the same step."""
     return state.reason.startswith("non-finite") and suspect is not None
 
 
@@ -320,7 +319,7 @@ def _next_step(state: RunState, suspect: FlightStep | None, held_out: HeldOutLos
 
 
 def _way_back(held_out: HeldOutLoss) -> str:
-    """What to do where training has done harm: there is no use in going on from the latest checkpoint."""
+    """Return the advice for a run that did harm, for which going on from the latest checkpoint is no use."""
     if held_out.has_good_checkpoint:
         return (
             f"Do not go on from its latest step: branch from step {held_out.best_step}, where the held-out loss was "

@@ -1,7 +1,4 @@
-"""What is looked after while a run lives: machine samples, the size of its log, the space on its disk.
-
-Control wing: imports F0 and its neighbours here.
-"""
+"""Work done while a run is active: machine samples, a bounded log, a check of disk space, alerts of silence."""
 
 from __future__ import annotations
 
@@ -11,18 +8,29 @@ import shutil
 import time
 from pathlib import Path
 
+from backend.errors import RunError
 from backend.manager.alerts import Alert, AlertSettings, send
-from backend.manager.health import health
 from backend.manager.system_manager import SystemSampler, forecast_disk
+from backend.run import pace
 from backend.run.folder import RunDir
+from backend.run.pace import Health
 from backend.utils.jsonl_utils import JsonlWriter
 
 SAMPLE_SECONDS = 5.0
 KEPT_SAMPLES = 5000
 
 
+def health(run: RunDir) -> Health:
+    """Return the signs of life of the latest attempt; if its record is damaged, by its silence alone."""
+    try:
+        attempt = run.latest_attempt()
+    except RunError:
+        attempt = None
+    return pace.health(run, attempt)
+
+
 class Housekeeping:
-    """Call ``tick`` often; it works every ``interval_seconds``. A full disk never stops it. ``close`` it."""
+    """Does its work every ``interval_seconds`` when ``tick`` is called often; errors of a full disk are ignored."""
 
     def __init__(
         self,
@@ -38,14 +46,14 @@ class Housekeeping:
         self._due = time.monotonic()
         self._was_silent = False
         self.wants_stop = False
-        """Whether the disk is too full to go on, and even to write that down."""
+        """True if the disk is too full to go on, and even to write the request to stop."""
 
     def tick(self) -> None:
         """Do what is due."""
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + self._interval_seconds
-        # without room even for these lines the forecast below stops the run in time
+        # no room for these lines; the check of disk space below stops the run in time
         with contextlib.suppress(OSError):
             cap_log(self._run.train_log, self._log_limit_bytes)
             with JsonlWriter(self._run.system_file, keep_last=KEPT_SAMPLES) as writer:
@@ -54,7 +62,7 @@ class Housekeeping:
         self._watch_silence()
 
     def _watch_disk(self) -> None:
-        """Ask the run to stop while there is room for its last checkpoint."""
+        """Request a stop while there is still room for the last checkpoint."""
         try:
             if not forecast_disk(self._run).is_enough and not self._run.stop_requested():
                 self._run.request_stop("disk-low")
@@ -62,7 +70,7 @@ class Housekeeping:
             self.wants_stop = True
 
     def _watch_silence(self) -> None:
-        """One alert when the trainer falls silent, and another only after it has spoken again."""
+        """Send one alert when the trainer falls silent; the next only after it has written again."""
         silent = not health(self._run).is_responding
         if silent and not self._was_silent:
             message = "The trainer has not written anything for a while; it may hang."
@@ -73,14 +81,14 @@ class Housekeeping:
         self._was_silent = silent
 
     def close(self) -> None:
-        """Let go of the sensors."""
+        """Close the sensors."""
         self._sampler.close()
 
 
 def cap_log(log: Path, limit_bytes: int) -> bool:
-    """Once ``log`` has outgrown its limit, move its second half to ``<name>.1`` and start it anew; True if so.
+    """Move the second half of ``log`` to ``<name>.1`` and empty it once it is over its limit; return True if so.
 
-    The writer keeps its descriptor, which appends; so the file is emptied in place and never replaced.
+    The file is emptied in place and not replaced, since the writer keeps its descriptor open for appending.
     """
     try:
         size = log.stat().st_size

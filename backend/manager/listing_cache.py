@@ -1,7 +1,6 @@
-"""Summaries of runs at rest, kept beside them so that a new process lists ten thousand at once.
+"""Cache the summaries of inactive runs in a file, so that a new process can list ten thousand runs at once.
 
-It is a cache and nothing else: each entry carries the stamp of the folder it was read from, and a missing, damaged
-or foreign file means no entries. Control wing: imports F0 and its neighbour here.
+Each entry has the stamp of the folder it was read from. A missing, damaged or foreign file means an empty cache.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _UNLABELLED = Labels()
 
 
 def load_listing(root: Path) -> Entries:
-    """What was remembered about the runs under ``root``; raises nothing."""
+    """Return the cached summaries of the runs under ``root``. Raises nothing."""
     try:
         seal, _, rows = (root / FILE).read_bytes().partition(b"\n")
         if seal != _seal(rows):
@@ -50,12 +49,12 @@ def save_listing(root: Path, entries: Entries) -> None:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a folder's name is no mere bytes, which JSON cannot hold; such a run is read anew each time."""
+    """Return whether a folder's name is valid text; JSON cannot hold other names, so such a run is never cached."""
     return name.isprintable()
 
 
 def _seal(rows: bytes) -> bytes:
-    """What only these rows under these fields have, so that they need not be looked at value by value."""
+    """Return a checksum of the rows and fields, which saves checking every value."""
     return hashlib.sha256(f"{_FIELDS}".encode() + rows).hexdigest().encode()
 
 

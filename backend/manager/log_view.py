@@ -1,7 +1,4 @@
-"""The end of a log as text that is safe to show: bounded, without control characters, whatever the bytes are.
-
-Control wing: imports F0 only.
-"""
+"""Return the end of a log as text that is safe to show: bounded, decoded, without control characters."""
 
 from __future__ import annotations
 

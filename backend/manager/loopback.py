@@ -1,7 +1,4 @@
-"""A server of ours on this machine: at most one of a kind per folder, known to be ours, and never left behind.
-
-Control wing: F0 only.
-"""
+"""A server of ours on this machine: at most one of a kind per folder, identified, and ended with certainty."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _LONGEST_ANSWER_BYTES = 65536
 
 
 class Server(Protocol):
-    """What is known of a server: its process and its port, and whatever proves that it is that one."""
+    """A running server: its process, its port, and what identifies it."""
 
     @property
     def process(self) -> ProcessIdentity:
@@ -36,7 +33,7 @@ class Server(Protocol):
 
     @property
     def port(self) -> int:
-        """Where it listens on loopback."""
+        """The port on loopback."""
 
 
 S = TypeVar("S", bound=Server)
@@ -64,7 +61,7 @@ class LoopbackManager(ABC, Generic[S]):
 
     @property
     def log(self) -> Path:
-        """What the server said."""
+        """The log file of the server."""
         return self._folder / "server.log"
 
     def start(self) -> S:
@@ -101,7 +98,7 @@ class LoopbackManager(ABC, Generic[S]):
 
     @abstractmethod
     def _is_ours(self, server: S) -> bool:
-        """Whether what answers on the port is that very server."""
+        """Return whether the server that answers on the port is this one."""
 
     def _recorded(self) -> S | None:
         try:

@@ -1,7 +1,4 @@
-"""Start, stop and watch the process of a run. It remembers nothing: the run folder says where a run stands.
-
-Control wing: imports F0 and its neighbours here, never torch.
-"""
+"""Start, stop and watch the process of a run. All state is in the run folder, none is kept here."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ import time
 from collections.abc import Sequence
 
 from backend.errors import NextStep, RunError
-from backend.manager.attempt_processes import is_supervised, kill_all, members
-from backend.manager.escalation import Escalation, Policy
+from backend.manager.attempts import Escalation, Policy, is_supervised, kill_all, members
 from backend.manager.programs import SUPERVISOR, TRAINER, child_environ, python_command
 from backend.manager.ranks import torchrun_command
 from backend.manager.system_manager import forecast_disk
@@ -214,7 +210,7 @@ def _own_process(run: RunDir, attempt: Attempt) -> RunError:
 
 
 def _settled(run: RunDir, attempt: Attempt | None) -> RunState:
-    """Where a run stands that is over, its helpers gone with it."""
+    """Return the state of a run once it has ended and its helper processes too."""
     if attempt:
         kill_all(run, attempt)
     return run.state()

@@ -1,7 +1,6 @@
-"""Which queued run starts next. Whoever looks, or ends a run, schedules under one lock; see also ``queue_watch``.
+"""Decide which queued run starts next. Every process that looks at the queue, or ends a run, does so under one lock.
 
-A run's place is the ticket in its own folder, so a queue survives any reboot. Control wing: F0 and its
-neighbours here.
+A run's place in the queue is the ticket in its own folder, so a queue survives a reboot. See also ``queue_watch``.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class QueueManager:
         return sorted(found, key=lambda item: (-item[1].priority, item[1].position, item[0].id))
 
     def moves(self) -> bool:
-        """Whether a run waits that will have its turn once another one ends."""
+        """Return whether a run waits that can start once another one ends."""
         slots = self.slots()
         return any(not ticket.hold and slots.get(ticket.device, 0) > 0 for _, ticket in self.waiting())
 
@@ -120,7 +119,7 @@ class QueueManager:
         return replace(ticket, position=position, priority=behind.priority)
 
     def slots(self) -> dict[str, int]:
-        """How many runs may train at a time on each device; ``default`` has one unless set."""
+        """Return how many runs may train at a time on each device; ``default`` is one unless set."""
         try:
             stored = read_json_object(self.root / QUEUE_SLOTS)
         except (OSError, ValueError):

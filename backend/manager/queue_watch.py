@@ -1,8 +1,8 @@
-"""The process that keeps a queue moving while nobody looks: it waits until a run ends, then starts the next.
+"""The process that keeps a queue moving in the background: it waits until a run ends, then starts the next.
 
-``python -m backend.manager.queue_watch ROOT`` lives as long as a run waits that will have its turn, and no longer: it
-is no service. A supervisor that ends moves the queue too; this one is there for a supervisor that was killed
-and for runs that have none. Control wing: F0 and its neighbours here.
+``python -m backend.manager.queue_watch ROOT`` lives only while a run waits that can be started; it is no service. A
+supervisor that ends starts the next run too; this process is for supervisors that were killed and for runs without
+one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The processes that train one run together: started as one, watched as one.
 
-Each gets the variables that torchrun would give it (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``).
-They are our own children and not torchrun's, so that each inherits the run's lock and the way each of them died is
-seen. They meet through a file and talk over the loopback interface. On several machines torchrun itself starts them.
-Control wing: imports F0 and its neighbour here.
+Each gets the variables that torchrun would set (``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``). They
+are our own children and not torchrun's, so that each inherits the run's lock and the exit of each is seen. They meet
+through a file and talk over the loopback interface. On several machines torchrun itself starts them.
 """
 
 from __future__ import annotations
@@ -83,12 +82,12 @@ class Ranks:
 
 
 def nproc_per_node(run: RunDir) -> int:
-    """How many processes train this run together on a machine. Raises RunError when its configuration is damaged."""
+    """Return how many processes train this run on one machine. Raises RunError when its configuration is damaged."""
     return _asked(run)[0]
 
 
 def torchrun_command(run: RunDir) -> str:
-    """What a person types on each of several machines to train this run; empty for a run of one machine.
+    """Return the command to type on each of several machines to train this run; "" for a run of one machine.
 
     Raises RunError when its configuration is damaged.
     """

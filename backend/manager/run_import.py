@@ -1,7 +1,4 @@
-"""A copy of a run folder from elsewhere, which may be anybody's: nothing is written there and nothing taken on trust.
-
-Control wing: imports F0 and its neighbours here.
-"""
+"""Import a copy of a run folder from elsewhere. Nothing is written to the original, and nothing in it is trusted."""
 
 from __future__ import annotations
 
@@ -78,7 +75,7 @@ def _refuse_links(run: RunDir) -> None:
 
 
 def _left_behind(origin: RunDir) -> Callable[[str, Sequence[str]], set[str]]:
-    """What of the run stays where it is: its lock, its requests, and the bytes set aside there."""
+    """Return the names that are not copied: the lock, requests, and the disk reserve."""
     parts = {part.name for part in (origin.lock_file, origin.stop_file, origin.ticket_file, origin.reserve)}
 
     def ignored(folder: str, names: Sequence[str]) -> set[str]:

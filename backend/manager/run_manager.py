@@ -1,6 +1,6 @@
-"""The runs under one folder: list, find, label, compare, import and delete them.
+"""List, find, label, compare, import and delete the runs under a folder.
 
-There is no registry: a listing is a scan, remembered by the folders' times. Control wing: imports F0 only.
+There is no registry: a listing scans the folder, and caches by the times of the runs' folders.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class RunManager:
 
 
 def _stands_on(item: RunSummary, place: Path) -> bool:
-    """Whether a run needs a model below ``place``; one that has its own whole model does not any more."""
+    """Return whether a run needs a model below ``place``; not if it has its own whole model."""
     if not item.model.startswith("/") or item.path.resolve() == place or RunDir(item.path).model.is_dir():
         return False
     try:

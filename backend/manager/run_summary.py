@@ -1,4 +1,4 @@
-"""One run in one line: what a listing shows of it. Control wing: reads the run folder, imports F0 only."""
+"""The summary of a run: one line of a listing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backend.utils.record_utils import record_from_json
 
 @dataclass(frozen=True)
 class Labels:
-    """What a person says about a run; ``name`` is shown in place of the id, which never changes."""
+    """The labels that a person gives a run; ``name`` is shown in place of the id, which never changes."""
 
     name: str = ""
     tags: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def summarise(run: RunDir) -> RunSummary:
 
 
 def read_labels(run: RunDir) -> Labels:
-    """What a person said about the run; nothing when the file is missing or damaged, since no run rests on it."""
+    """Return the labels of a run; empty ones if the file is missing or damaged, since no run depends on it."""
     try:
         labels = read_rare_record(run.at(RunDir.labels_file), lambda value: record_from_json(Labels, value))
     except RunError:

@@ -1,4 +1,4 @@
-"""The curves of a run, kept up to date by reading only what is new. Control wing: imports F0 only."""
+"""The curves of a run, updated by reading only what is new."""
 
 from __future__ import annotations
 

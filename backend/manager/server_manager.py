@@ -1,7 +1,6 @@
-"""The inference server over a folder of runs: one per folder, on loopback, and known to be ours.
+"""The inference server for a folder of runs: one per folder, on loopback.
 
-While it lives it holds a lock in the folder, beside the record that says where it answers, which it writes itself.
-Control wing: F0 only; the model is in the server's process.
+The server holds a lock in the folder and writes the record with its address itself. The model is in its process.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class InferenceServer:
 
     @property
     def url(self) -> str:
-        """What an OpenAI client on this machine takes as its base URL."""
+        """The base URL for OpenAI clients on this machine."""
         return f"http://{HOST}:{self.port}/v1"
 
 

@@ -1,7 +1,7 @@
-"""The small detached process that owns one run: it starts the trainer, waits, and writes how each attempt ended.
+"""The small detached process of a run: it starts the trainer, waits, and records how each attempt ended.
 
 ``python -m backend.manager.supervisor RUN [options] -- COMMAND``. It holds the run's lock, which the trainer
-inherits, so the run counts as alive while either lives. Control wing: imports F0 and psutil, never torch.
+inherits, so the run counts as alive while either of them lives.
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ from pathlib import Path
 
 from backend.errors import NextStep, RunError, TunesmithError
 from backend.manager.alerts import Alert, AlertSettings, send
-from backend.manager.attempt_end import AttemptEvidence, detail_of, kernel_oom_kills, reason_of
-from backend.manager.attempt_processes import kill_all
-from backend.manager.escalation import Escalation, Policy
+from backend.manager.attempts import (
+    AttemptEvidence,
+    Escalation,
+    Policy,
+    detail_of,
+    kernel_oom_kills,
+    kill_all,
+    reason_of,
+)
 from backend.manager.housekeeping import Housekeeping
 from backend.manager.programs import SUPERVISOR
 from backend.manager.queue_manager import QueueManager
@@ -148,7 +154,7 @@ class Supervisor:
         return again
 
     def _stop_asked(self) -> bool:
-        """Whether the run shall stop: by a request in its folder, or by a SIGTERM, which becomes a request."""
+        """Return whether the run must stop: by a request in its folder, or by a SIGTERM, which becomes one."""
         if self._signals and self._run.stop_requested() is None:
             with contextlib.suppress(OSError):  # the escalation tells the trainer then
                 self._run.request_stop("sigterm")

@@ -1,6 +1,6 @@
-"""What the machine has and is doing: processor, memory, disk and GPUs, and whether the disk will do.
+"""Sample the machine (processor, memory, disk, GPUs) and predict if the disk has room for the next checkpoints.
 
-Where there is no GPU the null sensor says so. Control wing: F0 and psutil; nvidia-ml-py only when it is there.
+GPUs are read by nvidia-ml-py if it is installed; without a GPU the list is empty.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _cpu_seconds() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class DiskForecast:
-    """Whether the next ``CHECKPOINTS_AHEAD`` checkpoints fit; ``checkpoint_bytes`` is 0 before the first one."""
+    """The room for the next ``CHECKPOINTS_AHEAD`` checkpoints; ``checkpoint_bytes`` is 0 before the first one."""
 
     path: Path
     free_bytes: int
@@ -179,7 +179,7 @@ class DiskForecast:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there is that much."""
+        """True if there is room for them."""
         return self.free_bytes >= self.needed_bytes
 
     def describe(self) -> str:
@@ -210,7 +210,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def is_network_path(path: Path) -> bool:
-    """Whether ``path`` lies on a network file system, where locks and renames may be weaker."""
+    """Return whether ``path`` is on a network file system, where locks and renames may be weaker."""
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     resolved = path.resolve()
     mount = next((place for place in (resolved, *resolved.parents) if place in mounts), None)

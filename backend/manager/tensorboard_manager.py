@@ -1,7 +1,6 @@
-"""A real TensorBoard server over a folder of runs: one per folder, on loopback, and known to be ours.
+"""The TensorBoard server for a folder of runs: one per folder, on loopback, in a process of its own.
 
-For the numbers themselves see ``scalars`` (our runs) and ``event_files`` (anybody's). Control wing: F0 only;
-TensorBoard runs in a process of its own.
+To read the numbers themselves see ``scalars`` (our runs) and ``event_files`` (files of any program).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class TensorBoardServer:
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds it."""
+        """The address for a browser on this machine."""
         return f"http://{HOST}:{self.port}/{self.secret}/"
 
 

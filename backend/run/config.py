@@ -174,7 +174,7 @@ class TuningConfig(Section):
 
     @property
     def trains_all(self) -> bool:
-        """Whether every weight is trained, so that the result is a model and no adapter."""
+        """True if every weight is trained, so that the result is a model and no adapter."""
         return TUNINGS[self.method].trains_all
 
     lora_r: int = Field(16, ge=1, le=1024)

@@ -1,4 +1,4 @@
-"""What is said about settings that do not fit: the field, what is wrong with its value, and the remedy."""
+"""Turn pydantic's validation errors into problems: the setting, what is wrong with its value, and the remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.utils.config_utils import closest, dotted_names, field_schema
 
 
 def problems_of(error: ValidationError, schema: Mapping[str, Any]) -> list[Problem]:
-    """One Problem a setting, in the order pydantic found them; ``schema`` is the JSON schema of all settings.
+    """Return one Problem per setting, in pydantic's order; ``schema`` is the JSON schema of all settings.
 
     The branches of a union, which pydantic reports one by one, are folded into one Problem.
     """

@@ -12,7 +12,7 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """How the numbers of a run are computed. Chosen once, kept in the run, so that a resume gives the same bits.
+    """The way the numbers of a run are computed. Chosen once and kept, so that a resume gives the same bits.
 
     ``device`` is ``cpu`` or ``cuda``, in a process of several with its index; ``dtype`` is the precision of frozen
     weights; ``matmul_precision`` is what torch calls so. ``lanes`` micro-batches run side by side, each on
@@ -34,7 +34,7 @@ class ComputePlan:
 
 @dataclass(frozen=True)
 class Facts:
-    """What must stay the same over all attempts of a run: the content of all that it trains from, by fingerprint.
+    """The fingerprints of all that a run trains from, which must stay the same over all of its attempts.
 
     ``data`` holds the SHA-256 of each source by path; ``model`` is ``model_fingerprint`` of the base and ``revision``
     the commit that a base of the Hub was taken from. ``chat_template`` is the SHA-256 of the template that rendered
@@ -73,7 +73,7 @@ class RejectedRow:
 
 @dataclass(frozen=True)
 class RowsRead:
-    """What became of the rows. Tokens are counted once all rows are tokenised; None until then."""
+    """The counts of rows and tokens read. Tokens are counted once all rows are tokenised; None until then."""
 
     read_as: str = ""
     train_rows: int = 0
@@ -88,7 +88,7 @@ class RowsRead:
 
 @dataclass(frozen=True)
 class Environment:
-    """What the latest attempt of a run works with; ``changes`` are those of all its attempts.
+    """The environment of the latest attempt of a run; ``changes`` are those of all its attempts.
 
     ``processor`` is the kind of processor that computes, by name and instructions in use: with the plan and the
     versions it decides the bits. ``start_seconds`` is how long the trainer took from its imports to its first step;

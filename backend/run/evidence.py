@@ -1,4 +1,4 @@
-"""The evidence in a run folder about where its run stands; ``lifecycle`` judges it."""
+"""Gather the evidence in a run folder about the state of its run; ``lifecycle`` judges it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ENVIRONMENT = RunFiles.environment.name
 
 @dataclass(frozen=True)
 class Records:
-    """The small files that the state rests on, each read once; a damaged one reads as if it were missing.
+    """The small files that the state rests on, each read once; a damaged one counts as missing.
 
     ``number``, ``attempt`` and ``outcome`` are those of the latest attempt. ``problems`` says what is wrong with
     which file, by its path in the folder.
@@ -52,12 +52,12 @@ class Records:
 
     @property
     def reported(self) -> bool:
-        """Whether the trainer of the latest attempt has said what it runs on; it is starting until then."""
+        """True if the trainer of the latest attempt has written its environment; until then it is starting."""
         return self.number > 0 and self.environment.attempt == self.number
 
 
 def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
-    """The records of a run. Raises nothing.
+    """Return the records of a run. Raises nothing.
 
     Unless ``thorough``, what nobody needs of a run at rest is only seen to be whole, which is quicker by far: its
     environment, and an attempt whose end the trainer told.
@@ -93,7 +93,7 @@ def read_records(run: RunFiles, *, thorough: bool = True) -> Records:
 
 
 def _is_whole(path: str) -> bool:
-    """Whether a record ends as we write it. To read a small file costs less than to ask where its end is."""
+    """Return whether a record ends as we write it. Reading a small file costs less than seeking to its end."""
     try:
         return read_bytes(path).endswith(_END)
     except OSError:
@@ -101,7 +101,7 @@ def _is_whole(path: str) -> bool:
 
 
 def read_stop(run: RunFiles) -> str | None:
-    """The reason of a request to stop, None when there is none; whatever bears its name counts."""
+    """Return the reason of a request to stop, None if there is none; any file of that name counts as one."""
     try:
         return str(read_json_object(run.at(RunFiles.stop_file)).get("reason", "stop-requested"))
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def read_stop(run: RunFiles) -> str | None:
 
 
 def read_stop_wait(run: RunFiles) -> float | None:
-    """How many seconds a request to stop wants to wait for a checkpoint; None where it does not say."""
+    """Return how many seconds a request to stop waits for a checkpoint; None if it does not say."""
     try:
         seconds = read_json_object(run.at(RunFiles.stop_file)).get("wait_seconds")
     except (OSError, DamagedFileError):
@@ -120,12 +120,12 @@ def read_stop_wait(run: RunFiles) -> float | None:
 
 
 def is_held(run: RunFiles) -> bool:
-    """Whether a living process works on the run."""
+    """Return whether a living process works on the run."""
     return is_locked(run.at(RunFiles.lock_file))
 
 
 def look(run: RunFiles) -> tuple[Evidence, Records]:
-    """All that the folder says about where its run stands, and the records that say it. Raises nothing."""
+    """Return the evidence about the state of a run, and the records it comes from. Raises nothing."""
     held = is_held(run)
     records = read_records(run, thorough=held)
     if not held and _is_open(records.attempt) and is_held(run):  # it began while we were reading

@@ -84,7 +84,7 @@ class RunFiles:
         return f"{status.st_dev}:{status.st_ino}"
 
     def at(self, part: Part) -> str:
-        """Where a part lies, as plain text: a listing has no time for ten thousand runs' paths."""
+        """Return the path of a part as text; a listing of ten thousand runs has no time for ``Path``."""
         return f"{self._folder}/{part.name}"
 
     @cached_property
@@ -92,7 +92,7 @@ class RunFiles:
         return str(self.path)
 
     def exists(self) -> bool:
-        """Whether the folder looks like a run, whole or damaged; one that may not be looked into does not."""
+        """Return whether the folder looks like a run, intact or damaged; False if it may not be read."""
         signs = (RunFiles.config, RunFiles.attempts, RunFiles.metrics_file, RunFiles.checkpoints)
         return any(os.path.exists(self.at(sign)) for sign in (*signs, RunFiles.outcome_file))  # noqa: PTH110
 
@@ -101,7 +101,7 @@ class RunFiles:
         return next((path for path in (self.adapter, self.model) if path.is_dir()), None)
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Return the folder of the checkpoint of a step."""
         return self.checkpoints / step_name(step)
 
     def checkpoint_steps(self) -> list[int]:
@@ -115,7 +115,7 @@ class RunFiles:
         return _highest(self.at(RunFiles.checkpoints), step_of)
 
     def attempt_file(self, number: int) -> Path:
-        """Where the attempt of this number, counted from 1, is recorded."""
+        """Return the file of the attempt of this number, counted from 1."""
         return self.attempts / f"{number}.json"
 
     def latest_attempt_number(self, known: int = 0) -> int:

@@ -122,7 +122,7 @@ class RunDir(RunFiles):
         write_json_durably(self.environment, record_to_json(numbered))
 
     def read_environment(self) -> Environment:
-        """What the latest attempt ran on; empty before the first. Raises RunError when damaged."""
+        """Return what the latest attempt ran on; empty before the first. Raises RunError when damaged."""
         return read_environment(self.environment)
 
     def write_data_check(self, found: DataCheck) -> None:
@@ -130,7 +130,7 @@ class RunDir(RunFiles):
         write_json_durably(self.data_check_file, record_to_json(found))
 
     def read_data_check(self) -> DataCheck:
-        """What the data check found; nothing where nobody noted it. Raises RunError when damaged."""
+        """Return the findings of the data check; empty if there are none. Raises RunError when damaged."""
         return read_data_check(self.data_check_file)
 
     def write_outcome(self, outcome: Outcome) -> None:
@@ -139,7 +139,7 @@ class RunDir(RunFiles):
         self._write(self.outcome_file, record_to_json(replace(outcome, attempt=number)))
 
     def read_outcome(self) -> Outcome | None:
-        """How the latest attempt ended; None when it has not said. Raises RunError when damaged."""
+        """Return the outcome of the latest attempt; None if it has none. Raises RunError when damaged."""
         outcome = read_outcome(self.outcome_file)
         return outcome if outcome and outcome.attempt == self.latest_attempt_number() else None
 
@@ -243,7 +243,7 @@ class RunDir(RunFiles):
         return run_state.read_stop(self)
 
     def stop_wait_seconds(self) -> float | None:
-        """How long the request to stop wants to wait for a checkpoint; None where it does not say."""
+        """Return how long the request to stop waits for a checkpoint; None if it does not say."""
         return run_state.read_stop_wait(self)
 
     def metrics_writer(self) -> JsonlWriter:
@@ -288,7 +288,7 @@ class RunDir(RunFiles):
             yield descriptor
 
     def is_held(self) -> bool:
-        """Whether a living process works on the run."""
+        """Return whether a living process works on the run."""
         return run_state.is_held(self)
 
     def hold_for_reading(self) -> AbstractContextManager[None]:
@@ -314,7 +314,7 @@ class RunDir(RunFiles):
         return RunLocks(self.path, self.lock_file)
 
     def status(self) -> RunStatus:
-        """Where the run stands; derived, never stored."""
+        """The status of the run; derived, never stored."""
         return self.state().status
 
     def require(self, event: Event) -> None:
@@ -324,11 +324,11 @@ class RunDir(RunFiles):
         require(self.id, self.status(), event)
 
     def state(self) -> RunState:
-        """Where the run stands, why, and what to do next. Raises nothing: damage is part of the answer."""
+        """Return the state of the run and what to do next. Raises nothing: damage is part of the answer."""
         return self.look()[0]
 
     def look(self) -> tuple[RunState, Records]:
-        """Where the run stands, and the records that say so, each read once. Raises nothing."""
+        """Return the state of the run and the records it comes from, each read once. Raises nothing."""
         evidence, records = run_state.look(self)
         return derive(evidence), records
 
@@ -338,7 +338,7 @@ class RunDir(RunFiles):
         return derive(replace(evidence, held=False))
 
     def damage(self) -> str:
-        """What is wrong with the folder, in words; empty when nothing is."""
+        """Return what is wrong with the folder, in words; "" if nothing is."""
         return self.state().damage
 
     def set_damage_aside(self) -> list[Path]:

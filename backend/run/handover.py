@@ -1,4 +1,4 @@
-"""What a supervisor hands to the trainer that it starts, through the environment of its process."""
+"""The values that a supervisor passes to its trainer through environment variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOKEN, _MEETING = "TUNESMITH_RUN_TOKEN", "TUNESMITH_MEETING_FILE"
 
 @dataclass(frozen=True)
 class Handover:
-    """What a trainer is handed; ``Handover()`` where nobody supervises it.
+    """The values that a trainer gets from its supervisor; ``Handover()`` without a supervisor.
 
     ``attempt``: the number of the attempt that is recorded already. ``lock``: the inherited descriptor of the run's
     lock. ``token``: marks every process of the attempt. ``meeting``: the file through which the processes that train

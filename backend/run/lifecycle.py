@@ -1,7 +1,7 @@
-"""The life of a run, written down once: what its state is, and which event may follow which state.
+"""The states of a run, derived from evidence, and the events that each state allows.
 
-``derive`` reads the evidence that a run folder holds; nothing ever stores a status. ``TRANSITIONS`` is the
-table that docs/lifecycle.md draws; ``require`` refuses every event that the table lacks.
+``derive`` reads the evidence that a run folder holds; a status is never stored. ``TRANSITIONS`` is the table that
+docs/lifecycle.md draws; ``require`` refuses every event that is not in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NOT_RESPONDING = "not-responding"
 
 
 class Event(StrEnum):
-    """What can happen to a run: the first five are asked for by a person, the others are observed."""
+    """An event in the life of a run: the first five are requests by a person, the others are observed."""
 
     START = "start"
     QUEUE = "queue"
@@ -68,7 +68,7 @@ TRANSITIONS: Mapping[tuple[RunStatus, Event], frozenset[RunStatus]] = MappingPro
 
 
 def require(run: str, status: RunStatus, event: Event) -> frozenset[RunStatus]:
-    """The states that may follow. Raises RunError (``illegal-transition``) when ``event`` may not happen now."""
+    """Return the states that may follow. Raises RunError (``illegal-transition``) if ``event`` is not allowed."""
     try:
         return TRANSITIONS[status, event]
     except KeyError:
@@ -87,7 +87,7 @@ _ASKED = (Event.START, Event.QUEUE, Event.UNQUEUE, Event.STOP, Event.DELETE)
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a run folder says about where its run stands.
+    """The evidence of a run folder about the state of its run.
 
     ``held``: a process holds the lock. ``stop``: why a stop was asked for, while that counts. ``attempt``: the number
     of the latest attempt, 0 before the first; ``end``: how its process ended. ``reported``: its trainer has written
@@ -110,7 +110,7 @@ class Evidence:
 
 
 def derive(evidence: Evidence) -> RunState:
-    """The state of a run from the evidence. The lock comes first, since it cannot lie; damage comes next."""
+    """Return the state of a run. The lock comes first, since it cannot be wrong; damage comes next."""
     return replace(_judge(evidence), attempt=evidence.attempt, damage=evidence.damage)
 
 
@@ -156,7 +156,7 @@ def _judge_stage(evidence: Evidence) -> RunState:
 
 
 def _not_responding(evidence: Evidence) -> tuple[str, str]:
-    """What is said of a live trainer without signs of life, and what to do before it is ended."""
+    """Return the message about a live trainer without signs of life, and what to do before it is ended."""
     if evidence.health.is_suspended:
         message = f"Not responding: its process {evidence.pid} is suspended."
         return message, f"Let it go on with: kill -CONT {evidence.pid}."
@@ -166,7 +166,7 @@ def _not_responding(evidence: Evidence) -> tuple[str, str]:
 
 
 def _judge_outcome(outcome: Outcome) -> RunState:
-    """The state after an attempt that said how it ended."""
+    """Return the state after an attempt that wrote an outcome."""
     next_step = _AFTER.get(outcome.code, None if outcome.remedy else NextStep.RESUME)
     if outcome.status is _S.FINISHED:
         return RunState(
@@ -186,7 +186,7 @@ _AFTER: Mapping[str, NextStep] = MappingProxyType(
 
 
 def _judge_lost(evidence: Evidence) -> RunState:
-    """An attempt that began, is over, and left no outcome."""
+    """Return the state after an attempt that ended without an outcome."""
     end = evidence.end
     if end is None:
         reason, message = (

@@ -1,4 +1,4 @@
-"""What is true of each way to tune a model, free of torch: one record each."""
+"""The facts about each tuning method, free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model may be called, and where it already lies on this machine; nothing is fetched or converted."""
+"""Model names: aliases, hub ids and folders, and which models are on this machine. Nothing is fetched here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run that went wrong ended, in words, and the exit code of every ending."""
+"""The outcome of a run that failed, and the exit code of every outcome."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRAINING_FAILURES = {
 
 
 def failure(error: Exception, run: RunFiles) -> Outcome:
-    """The outcome of a run that ``error`` ended: what it says of itself, a full disk, or something unforeseen."""
+    """Return the outcome of a run that ``error`` ended: an error of ours, a full disk, or an unexpected error."""
     if isinstance(error, TunesmithError):
         return Outcome(RunStatus.FAILED, error.code, error.message, error.remedy)
     if isinstance(error, OSError) and is_disk_full(error):
@@ -36,7 +36,7 @@ def _left(run: RunFiles) -> str:
 
 
 def exit_code(outcome: Outcome) -> int:
-    """The process exit code that says how a run ended.
+    """Return the process exit code of an outcome.
 
     0 finished · 1 failed while training · 2 the input cannot be used · 3 stopped on request · 129, 130, 143 by a
     signal.

@@ -1,4 +1,4 @@
-"""How long a run may go without a word, by the times that its own steps, evaluations and checkpoints took. F0."""
+"""Judge how long a run may be silent by the times of its own steps, evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RECENT = 50
 
 @dataclass(frozen=True)
 class Patience:
-    """How many seconds a trainer may take to heed a request to stop, and why, in words that follow "because"."""
+    """The seconds that a trainer may take to obey a request to stop, and the reason, to follow "because"."""
 
     seconds: float
     why: str
@@ -36,7 +36,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Health:
-    """How a live run feels: seconds since it last wrote anything, how many are usual, whether it is suspended."""
+    """The signs of life of a run: seconds since its last write, how many are usual, and if it is suspended."""
 
     silent_seconds: float
     is_suspended: bool
@@ -44,7 +44,7 @@ class Health:
 
     @property
     def is_responding(self) -> bool:
-        """Whether its process may run and there was a sign of life lately."""
+        """True if its process may run and has written something lately."""
         return not self.is_suspended and self.silent_seconds < self.patience_seconds
 
 
@@ -91,7 +91,7 @@ def _limited(seconds: float, why: str) -> Patience:
 
 
 def _seconds(records: list[dict[str, object]], kind: str) -> Iterator[float]:
-    """The seconds of the reports of a kind, odd values left out."""
+    """Yield the seconds of the reports of a kind; values that make no sense are left out."""
     for record in records:
         seconds = record.get("seconds")
         if record.get("kind") == kind and isinstance(seconds, int | float) and 0 <= seconds < math.inf:
@@ -104,7 +104,7 @@ def _is_last(record: dict[str, object]) -> bool:
 
 
 def _save_seconds(run: RunFiles) -> float:
-    """What a checkpoint may take on a slow disk, by the size of the newest one."""
+    """Return the seconds that a checkpoint may take on a slow disk, by the size of the newest one."""
     step = run.newest_checkpoint_step()
     if not step:
         return UNMEASURED_SECONDS / 5
@@ -119,7 +119,7 @@ def _bytes(path: Path) -> int:
 
 
 def _written(path: Path) -> float:
-    """When a file or folder last changed, in seconds of the wall clock; 0 where there is none."""
+    """Return when a file or folder last changed, in seconds of the wall clock; 0 if there is none."""
     try:
         return os.stat(path).st_mtime  # noqa: PTH116
     except OSError:

@@ -1,4 +1,4 @@
-"""The small records of a run folder, read strictly: what is wrong with a damaged one is named."""
+"""Read the small records of a run folder strictly; the error names what is wrong with a damaged one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ T = TypeVar("T")
 
 
 def utc_now() -> str:
-    """The time now, UTC, ISO 8601 to the millisecond."""
+    """Return the time now, UTC, ISO 8601 to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def damaged(path: StrPath, problem: str) -> RunError:
-    """The error that says which file of a run is damaged and how."""
+    """Return the error that names the damaged file of a run and what is wrong with it."""
     name = os.path.basename(path)  # noqa: PTH119  plain text will do
     return RunError(f"{name}: {problem}", remedy="Restore it from a copy.", code="damaged-run")
 
 
 def read_record(path: StrPath, parse: Callable[[dict[str, object]], T]) -> T | None:
-    """What ``parse`` makes of the JSON object in ``path``; None without the file. Raises RunError when damaged."""
+    """Return ``parse`` of the JSON object in ``path``; None without the file. Raises RunError when damaged."""
     try:
         return parse(read_json_object(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -61,12 +61,12 @@ def read_config_text(path: StrPath) -> str:
 
 
 def read_environment(path: StrPath) -> Environment:
-    """What an attempt ran on; empty without the file. Raises RunError when damaged."""
+    """Return the record of what an attempt ran on; empty without the file. Raises RunError when damaged."""
     return read_record(path, lambda value: record_from_json(Environment, value)) or Environment()
 
 
 def read_attempt(path: StrPath) -> Attempt:
-    """An attempt. Raises RunError when its file is missing or damaged."""
+    """Return an attempt. Raises RunError when its file is missing or damaged."""
     attempt = read_record(path, lambda value: record_from_json(Attempt, value))
     if attempt is None:
         raise damaged(path, "it is missing")
@@ -74,7 +74,7 @@ def read_attempt(path: StrPath) -> Attempt:
 
 
 def read_outcome(path: StrPath) -> Outcome | None:
-    """How an attempt ended; None without the file. Raises RunError when damaged."""
+    """Return the outcome of an attempt; None without the file. Raises RunError when damaged."""
     return read_record(path, _outcome)
 
 
@@ -86,16 +86,16 @@ def _outcome(value: dict[str, object]) -> Outcome:
 
 
 def read_ticket(path: StrPath) -> QueueTicket | None:
-    """A place in the queue; None without the file. Raises RunError when damaged."""
+    """Return a place in the queue; None without the file. Raises RunError when damaged."""
     return read_rare_record(path, lambda value: record_from_json(QueueTicket, value))
 
 
 def read_data_check(path: StrPath) -> DataCheck:
-    """What the data check found; empty without the file. Raises RunError when damaged."""
+    """Return the findings of the data check; empty without the file. Raises RunError when damaged."""
     return read_rare_record(path, lambda value: record_from_json(DataCheck, value)) or DataCheck(())
 
 
 def step_of(record: Mapping[str, object]) -> float:
-    """The step that a line belongs to; infinity when it does not say."""
+    """Return the step that a line belongs to; infinity if it has none."""
     step = record.get("step")
     return step if isinstance(step, int) else math.inf

@@ -1,4 +1,4 @@
-"""The words that both wings use: what a run reports, how it ended, and what state it is in."""
+"""The types of what a run reports, how it ended, and the state it is in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KILLED = "killed"
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. Always derived from its folder, never stored (see docs/lifecycle.md)."""
+    """The status of a run. Always derived from its folder, never stored (see docs/lifecycle.md)."""
 
     CREATED = "created"
     QUEUED = "queued"
@@ -56,7 +56,7 @@ class StepReport:
 
 
 def same_answer(said: str, expected: str) -> bool:
-    """Whether two answers are equal, surrounding white space and a thinking block before them aside."""
+    """Return whether two answers are equal, apart from surrounding white space and a leading thinking block."""
     one, other = (text.rpartition("</think>")[2].strip() for text in (said, expected))
     return one == other
 
@@ -72,7 +72,7 @@ class Sample:
 
     @property
     def exact_match(self) -> bool:
-        """Whether the answer equals the expected one, see ``same_answer``."""
+        """True if the answer equals the expected one, see ``same_answer``."""
         return same_answer(self.generated, self.expected)
 
 
@@ -96,7 +96,7 @@ class EvalReport:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the trainer is doing, for whoever shows it: a phase in words, and a report where there is one.
+    """The current activity of the trainer, for display: a phase in words, and a report if there is one.
 
     ``note`` is a sentence to be shown beside it, such as that a resume runs on another kind of machine.
     """
@@ -111,7 +111,7 @@ Watcher = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt at a run ended: the trainer's last act.
+    """The outcome of an attempt, written by the trainer as its last act.
 
     ``status`` is one of finished, stopped and failed; ``code`` is a stable lower-case reason such as
     ``completed``, ``stop-requested``, ``sigterm``, ``non-finite-loss``; ``remedy`` says what to do next;
@@ -152,7 +152,7 @@ def _signal_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """How the process of one attempt ended: ``exit_code`` or ``signal_number``, never both.
+    """The end of an attempt's process: ``exit_code`` or ``signal_number``, never both.
 
     ``reason`` is a stable word for the evidence: ``exited``, ``no-outcome``, ``error``, ``crashed``, ``killed``,
     ``terminated``, ``stopped``, ``stop-forced``, ``ended-at-once``, ``crash-loop``, ``out-of-memory``, ``disk-full``.
@@ -195,7 +195,7 @@ class Attempt:
 
     @property
     def is_own_process(self) -> bool:
-        """Whether it trains inside a person's own command, script or notebook, which is never killed."""
+        """True if it trains inside a person's own command, script or notebook, which is never killed."""
         return self.supervisor is None and not self.token
 
 
@@ -217,7 +217,7 @@ class QueueTicket:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands and why: ``reason`` is a stable code, ``message`` a sentence, ``remedy`` what to do.
+    """The state of a run: ``reason`` is a stable code, ``message`` a sentence, ``remedy`` what to do.
 
     ``next_step`` comes after the remedy, or in its place where that is empty. ``attempt`` is the number of
     the latest attempt, 0 when there was none. ``damage`` says what is wrong with the folder, empty when nothing is.
@@ -233,7 +233,7 @@ class RunState:
 
     @property
     def is_live(self) -> bool:
-        """Whether a process holds the run right now."""
+        """True if a process holds the run right now."""
         return self.status in {RunStatus.STARTING, RunStatus.RUNNING, RunStatus.STOPPING}
 
 
@@ -255,7 +255,7 @@ class DataFinding:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What was known of a run's rows before it trained; ``accepted``: the checks whose STOP was overridden."""
+    """The findings about a run's rows before training; ``accepted``: the checks whose STOP was overridden."""
 
     findings: tuple[DataFinding, ...]
     accepted: tuple[str, ...] = ()
@@ -263,7 +263,7 @@ class DataCheck:
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """What ``tunesmith evaluate`` found on ``rows`` held-out rows: shares of exact answers, in [0, 1].
+    """The scores of ``tunesmith evaluate`` on ``rows`` held-out rows: shares of exact answers, in [0, 1].
 
     ``step`` is that of the outcome whose result was asked.
     """

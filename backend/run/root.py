@@ -1,4 +1,4 @@
-"""The folder that holds the runs: their names, which of them have moved, and how a new one appears."""
+"""The folder of all runs: their names, their stamps, and how a new run appears in it."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def is_run_id(name: str) -> bool:
 
 
 def publish_new(root: Path, slug: str, name: str, text: str, fs: FileSystem) -> Path:
-    """A new folder ``<utc date>-<slug>-<4 hex>`` under ``root`` with one file in it, whole or not at all.
+    """Create a folder ``<utc date>-<slug>-<4 hex>`` under ``root`` with one file in it, whole or not at all.
 
     Raises OSError, and leaves nothing then.
     """
@@ -125,7 +125,7 @@ def _discard(folder: Path, name: str) -> None:
 
 
 def slugify(text: str) -> str:
-    """Lower-case letters, digits and single dashes, at most 40; ``run`` when nothing is left."""
+    """Return lower-case letters, digits and single dashes, at most 40; ``run`` if nothing is left."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:40].strip("-") or "run"
 
 
@@ -144,7 +144,7 @@ def require_name(name: str) -> None:
 
 
 def match_name(wanted: str, names: Sequence[str]) -> str:
-    """The one name that ``wanted`` is, or begins. Raises RunError (``no-such-run``, ``ambiguous-run``)."""
+    """Return the one name that ``wanted`` is or begins. Raises RunError (``no-such-run``, ``ambiguous-run``)."""
     matches = [name for name in names if wanted and name.startswith(wanted)]
     if wanted in names or len(matches) == 1:
         return wanted if wanted in names else matches[0]

@@ -1,4 +1,4 @@
-"""The arithmetic of a run's length: its steps, and the learning rate at each of them."""
+"""The number of steps of a run, and the learning rate at each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backend.run.config import TrainingConfig
 
 
 def resolve_steps(steps_or_share: float, total_steps: int) -> int:
-    """Steps meant by a Hugging Face style setting: below 1 a share of ``total_steps``; 0 stays 0."""
+    """Return the steps of a Hugging Face style setting: below 1 it is a share of ``total_steps``; 0 stays 0."""
     if steps_or_share <= 0:
         return 0
     if steps_or_share < 1:
@@ -18,12 +18,12 @@ def resolve_steps(steps_or_share: float, total_steps: int) -> int:
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps in one pass; the last one may be smaller, no row is dropped."""
+    """Return the optimizer steps of one epoch; the last one may have fewer rows, none is dropped."""
     return -(-rows // batch_size)
 
 
 def total_steps(rows: int, training: TrainingConfig) -> int:
-    """Optimizer steps of the whole run: max_steps where set, else the epochs, rounded up."""
+    """Return the optimizer steps of the whole run: max_steps if set, else the epochs, rounded up."""
     if training.max_steps > 0:
         return training.max_steps
     steps = training.num_train_epochs * steps_per_epoch(rows, training.rows_per_step)

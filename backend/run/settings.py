@@ -1,4 +1,4 @@
-"""The configuration of a run: read from a command line, made to mean the same from anywhere, read from its folder."""
+"""Make a configuration mean the same from any folder, and read that of a run."""
 
 from __future__ import annotations
 

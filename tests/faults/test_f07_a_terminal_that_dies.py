@@ -21,7 +21,7 @@ import pytest
 from backend.commands.cli import main
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.manager.attempt_processes import members
+from backend.manager.attempts import members
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
 from tests.eventually import eventually

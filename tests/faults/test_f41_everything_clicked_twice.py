@@ -15,7 +15,7 @@ import pytest
 
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.manager.escalation import Policy
+from backend.manager.attempts import Policy
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
 from backend.run.folder import RunDir

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from backend import trainer_main
 from backend.commands.cli import main
 from backend.manager import process_manager
-from backend.manager.attempt_processes import members
+from backend.manager.attempts import members
 from backend.manager.ranks import torchrun_command
 from backend.run.environment import Environment
 from backend.run.folder import RunDir

@@ -29,7 +29,7 @@ OPTIMIZER = "tests/backend/training/test_optimizer.py"
 SCHEDULE = "tests/backend/run/test_schedule.py"
 PROCESSES = "tests/backend/manager/test_process_manager.py"
 SUPERVISOR = "tests/backend/manager/test_supervisor.py"
-ATTEMPT = "tests/backend/manager/test_attempt_processes.py"
+ATTEMPT = "tests/backend/manager/test_attempts.py"
 CONFIG = "tests/backend/run/test_config.py"
 RUNS = "tests/backend/manager/test_run_manager.py"
 
@@ -344,14 +344,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "no signal is sent",
-        "backend/manager/attempt_processes.py",
+        "backend/manager/attempts.py",
         "return send_signal(attempt.process, signal.SIGTERM)",
         "return True",
         (ATTEMPT, SUPERVISOR),
     ),
     Fault(
         "cleaning up kills nothing",
-        "backend/manager/attempt_processes.py",
+        "backend/manager/attempts.py",
         "            send_signal(identity, signal.SIGKILL)\n",
         "",
         (ATTEMPT, SUPERVISOR),

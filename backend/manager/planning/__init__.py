@@ -1,1 +1,1 @@
-"""What a run will cost, from its settings, its model's shape and the runs before it."""
+"""Estimate the cost of a run from its settings, its model's shape and past runs."""

@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class DataFigures:
-    """What of the data decides the cost: ``tokens`` and ``trained_tokens`` are those of one epoch's ``rows``."""
+    """The figures of the data that decide the cost; tokens are those of one epoch's ``rows``."""
 
     rows: int
     tokens: int
@@ -56,7 +56,7 @@ class DataFigures:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to run on, in bytes; ``device`` is cpu or cuda, memory is that of the device."""
+    """The resources of the machine in bytes; ``device`` is cpu or cuda, memory is that of the device."""
 
     cores: int
     memory_bytes: int
@@ -66,7 +66,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do, and what it would hold, by the formulas alone. ``operations`` are floating point."""
+    """The work of a run and the memory it holds, by the formulas alone. ``operations`` are floating point."""
 
     steps: int
     tokens: int
@@ -115,7 +115,7 @@ class PastRun:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will cost. ``based_on`` counts the past runs behind it; ``problems`` says what will not fit."""
+    """The estimated cost of a run. ``based_on`` counts the past runs used; ``problems`` says what will not fit."""
 
     steps: int
     tokens: int
@@ -160,7 +160,7 @@ def estimate(
 def work_of(
     config: RunConfig, shape: ModelShape, data: DataFigures, *, dtype: str = "float32", lanes: int = 1
 ) -> Work:
-    """What the formulas say, before this machine's experience.
+    """Return the work of a run by the formulas alone, without this machine's experience.
 
     A token takes 2 operations a parameter forward, 2 backward through frozen weights, and 2 more for the gradient
     of trained ones (Kaplan et al., arXiv:2001.08361, §2.1); attention adds 6 a layer, width and token looked at.
@@ -240,7 +240,7 @@ def typical(values: Sequence[float]) -> float:
 
 
 def own_error(runs: Sequence[PastRun], ratio: Ratio) -> float:
-    """How far off, as a factor of at least 1.1, this estimate was for each past run when the others were known."""
+    """Return the factor, at least 1.1, by which this estimate was off for past runs, each left out in turn."""
     if len(runs) < 2:
         return ONCE if runs else UNMEASURED
     others = [[*runs[:index], *runs[index + 1 :]] for index in range(len(runs))]
@@ -259,7 +259,7 @@ def _start_and_work(start: float, work: float, factor: float) -> Interval:
 
 
 def _row_seconds(runs: Sequence[PastRun]) -> float:
-    """What reading a row takes, from the starts of the runs that read the most and the fewest: all else is alike."""
+    """Return the seconds to read a row, from the starts of the runs with the most and the fewest rows."""
     known = sorted((one for one in runs if one.start_seconds), key=lambda one: one.rows)
     if not known or known[-1].rows - known[0].rows < TELLING_ROWS:
         return ROW_SECONDS
@@ -279,7 +279,7 @@ def _time_ratio(one: PastRun, rest: Sequence[PastRun]) -> float:
 
 
 def _factor(runs: Sequence[PastRun], name: str) -> float:
-    """What the formula has to be multiplied by to give what the runs took."""
+    """Return the factor between the formula and what past runs took."""
     known = [getattr(one, name) / getattr(one.work, name) for one in runs if getattr(one, name)]
     return typical(known) if known else 1.0
 

@@ -30,7 +30,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a model decides time, memory and disk. ``context`` is in tokens, 0 where it is not said."""
+    """The shape of a model, which decides time, memory and disk. ``context`` is in tokens, 0 if unknown."""
 
     parameters: int
     layers: int

@@ -1,4 +1,4 @@
-"""What the finished runs under a root took, for the estimate of the next one."""
+"""Read what the finished runs under a folder took, for the estimate of the next one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_past(root: Path, *, newest: int = NEWEST) -> list[PastRun]:
 
 
 def past_run(run: RunDir) -> PastRun | None:
-    """What one run had to do and what it took; None unless it finished and all that is needed is there and sound.
+    """Return the work of one run and what it took; None unless it finished and all records needed are intact.
 
     A run that is odd in whatever way, such as one during which the clock was set back, teaches nothing.
     """

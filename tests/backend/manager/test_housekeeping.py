@@ -1,18 +1,21 @@
-"""What is looked after while a run lives: backend/manager/housekeeping.py."""
+"""Samples, log, disk and signs of life of an active run: backend/manager/housekeeping.py."""
 
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from backend.manager import housekeeping
 from backend.manager.alerts import Alert, AlertSettings
-from backend.manager.housekeeping import Housekeeping, cap_log
+from backend.manager.housekeeping import Housekeeping, cap_log, health
+from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.pace import Health
 from backend.utils.jsonl_utils import read_jsonl_tail
@@ -134,3 +137,19 @@ class TestCappingLogs:
         assert log.read_text().endswith("the last line\n")
         assert b"\0" not in log.read_bytes()
         assert (tmp_path / "log.1").read_bytes().endswith(b"noise\n")
+
+
+def test_the_latest_attempt_is_the_one_that_counts(run: RunDir) -> None:
+    run.begin_attempt(("a",), pid=os.getpid())
+    assert health(run).is_responding
+
+
+def test_a_damaged_record_leaves_the_silence(run: RunDir) -> None:
+    run.begin_attempt(("a",), pid=os.getpid())
+    run.write_environment(Environment())
+    run.attempt_file(1).write_text("{")
+    an_hour_ago = time.time() - 3600
+    for path in (run.environment, run.attempts):
+        os.utime(path, (an_hour_ago, an_hour_ago))
+    assert not health(run).is_suspended
+    assert health(run).silent_seconds > 3000

@@ -19,8 +19,7 @@ import pytest
 
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.manager.attempt_processes import members
-from backend.manager.escalation import Policy
+from backend.manager.attempts import Policy, members
 from backend.manager.process_manager import kill, pause, start, stop, trainer_command, wait
 from backend.manager.ranks import torchrun_command
 from backend.run.folder import CONFIG_END, RunDir

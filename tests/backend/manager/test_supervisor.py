@@ -14,7 +14,7 @@ import pytest
 
 from backend.errors import NextStep, RunError
 from backend.manager import supervisor
-from backend.manager.escalation import Policy
+from backend.manager.attempts import Policy
 from backend.manager.process_manager import start, stop, wait
 from backend.manager.supervisor import Breaker, Ready, own
 from backend.run.folder import RunDir

@@ -1,4 +1,4 @@
-"""The words both wings use: backend/run/reports.py."""
+"""The types of reports, outcomes and states: backend/run/reports.py."""
 
 from __future__ import annotations
 
