@@ -173,8 +173,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the schedule is constant",
         "backend/run/schedule.py",
-        'if kind == "constant":',
-        'if kind != "constant":',
+        '"linear": lambda left, _done: left,',
+        '"linear": lambda _left, _done: 1.0,',
         (SCHEDULE,),
     ),
     Fault("no warm-up", "backend/run/schedule.py", "return step / warmup", "return 1.0", (SCHEDULE,)),
