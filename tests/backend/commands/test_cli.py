@@ -179,7 +179,7 @@ class TestHowCommandsEnd:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The library would make it a SystemExit, as rich does for a reader who has gone."""
-        monkeypatch.setattr("backend.run.config.config_schema", raising(KeyboardInterrupt()))
+        monkeypatch.setattr("backend.commands.config.config_schema", raising(KeyboardInterrupt()))
         assert main(["config", "schema"]) == 130
         assert capsys.readouterr() == ("", "Interrupted.\n")
 
