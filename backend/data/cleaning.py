@@ -57,11 +57,14 @@ SENTENCE_WORDS = 4
 LONG_LABEL = 60
 """A longer answer is not a label."""
 PREFIX_TEXTS = 10
+MIN_ACCENTED = 8
+"""Accented letters from which a text can be said to consist of them."""
 ADDED_SHARE = 0.2
 SENTENCE_LIKENESS, QUESTION_LIKENESS = 0.5, 0.8
 """The least Jaccard similarity of the sentences in which two rows differ, in pieces of ``GRAM`` characters."""
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+_LATIN_1_LETTER = re.compile("[\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u00ff]")
 _NUMBER = re.compile(r"\d+")
 _SENTENCE_END = re.compile(r"\n++|(?<=[.!?])\s++|(?<=[。！？])")
 
@@ -78,10 +81,16 @@ class Leak:
 
 
 def is_damaged(text: str) -> bool:
-    """Return whether a text has mojibake (UTF-8 read as another encoding) or characters that no text should have."""
+    """Return whether a text was read in the wrong encoding or has characters that no text should have."""
     if text.isascii():
         return "\0" in text
-    return "\ufffd" in text or "\0" in text or "\ufeff" in text or bool(is_bad(text))
+    return "\ufffd" in text or "\0" in text or "\ufeff" in text or bool(is_bad(text)) or _is_all_accents(text)
+
+
+def _is_all_accents(text: str) -> bool:
+    """Return whether most letters are accented Latin-1, as when Cyrillic or Greek is read in that encoding."""
+    accented = len(_LATIN_1_LETTER.findall(text))
+    return accented >= MIN_ACCENTED and 2 * accented > sum(map(str.isalpha, text))
 
 
 def repair_text(text: str) -> str:

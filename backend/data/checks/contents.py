@@ -195,9 +195,11 @@ CONTENT_CHECKS = (
         "damaged-text",
         "Texts are damaged",
         "warn",
-        "The model learns the damaged characters as if they were meant.",
+        "The model learns the damaged characters as if they were meant. If most rows are damaged, the file was read "
+        "in the wrong encoding.",
         by_row=damaged_text,
         fix="repair-text",
+        escalate=(0.2, "block"),
     ),
     Check(
         15,

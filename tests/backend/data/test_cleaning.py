@@ -45,6 +45,22 @@ def test_repair_row_mends_every_text_or_gives_the_row_back():
     assert repair_row(sound) is sound
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"), [("Как называется столица?", "cp1251"), ("Ποια είναι η πρωτεύουσα", "cp1253")]
+)
+def test_another_script_read_as_latin_is_damage_that_cannot_be_undone(text, encoding):
+    read = text.encode(encoding).decode("latin-1")
+    assert is_damaged(read)
+    assert repair_text(read) == read
+
+
+@pytest.mark.parametrize(
+    "text", ["À É È Ù", "Où êtes-vous né, Zoé ? À Orléans, l’été dernier", "Tiếng Việt có dấu ở âàá"]
+)
+def test_accents_of_a_language_are_no_damage(text):
+    assert not is_damaged(text)
+
+
 def test_a_replacement_character_is_damage_that_cannot_be_undone():
     assert is_damaged("caf\ufffd")
     assert repair_text("caf\ufffd") == "caf\ufffd"

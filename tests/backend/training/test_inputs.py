@@ -80,6 +80,30 @@ class TestStop:
         assert problem.remedy == "The fix drop-duplicates leaves 20 of 30 rows."
         assert "data.accept: duplicates" in caught.value.remedy
 
+    @pytest.mark.parametrize(
+        ("written", "read", "prompt", "completion"),
+        [
+            ("gbk", "cp1252", "中国的首都是哪里?", "北京是中国的首都"),
+            ("cp1251", "cp1252", "Как называется столица?", "Столица называется Москва"),
+            ("utf-8", "cp1252", "Où est le café près du théâtre ?", "Il est à côté du théâtre"),
+        ],
+    )
+    def test_r30_a_file_read_in_the_wrong_encoding_trains_nothing(
+        self, learner: Path, tmp_path: Path, written: str, read: str, prompt: str, completion: str
+    ) -> None:
+        lines = ["prompt,completion", *(f"{prompt} {n},{completion} {n}" for n in range(40))]
+        (tmp_path / "rows.csv").write_bytes("\n".join(lines).encode(written))
+        changes = {"data.encoding": read, "data.validation": 0.1}
+        with pytest.raises(UnsoundDataError) as caught:
+            check_inputs(parse_config(settings(learner, tmp_path / "rows.csv", changes)))
+        assert "damaged-text" in [problem.field for problem in caught.value.problems]
+        assert (
+            check_inputs(
+                parse_config(settings(learner, tmp_path / "rows.csv", {**changes, "data.encoding": written}))
+            ).stops
+            == ()
+        )
+
     def test_all_of_them_are_told_at_once(self, configured: Any) -> None:
         with pytest.raises(UnsoundDataError) as caught:
             check_inputs(configured([*REPEATED, SECRET], **{"data.validation": 0}))
