@@ -153,7 +153,7 @@ def answered(family: str) -> str:
         way = prove_decoding(build(family))
     except ModelError as error:
         return f"refused: {error.code}"
-    return "side by side" if way.together else "one by one"
+    return "side by side" if way.batched else "one by one"
 
 
 def judge(model: PreTrainedModel, tuning: TuningConfig) -> Verdict:

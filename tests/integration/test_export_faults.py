@@ -17,30 +17,30 @@ __all__ = ["learned", "llama", "qwen2", "read_here"]
 WORDS = {"prompt ids", "contents"}
 NUMBERS = {"probabilities", "contents"}
 FAULTS: list[tuple[str, Target, Harm, str, set[str]]] = [
-    ("llama", "gguf", harm.wrong_template, "its chat template is another", WORDS),
+    ("llama", "gguf", harm.wrong_template, "its chat template differs from the one", WORDS),
     ("llama", "gguf", harm.lost_added_token, "the added token <|im_start|> is lost", WORDS),
     ("llama", "gguf", harm.shuffled_vocabulary, "token 300 is", {"contents"}),
     ("llama", "gguf", harm.wrong_eos_id, "tokenizer.ggml.eos_token_id is 7", {"contents"}),
-    ("llama", "gguf", harm.wrong_rope_base, "rope_theta is 500000.0, and 10000.0 in the trained", NUMBERS),
-    ("llama", "gguf", harm.unmerged, "holds the base model's weights", NUMBERS),
+    ("llama", "gguf", harm.wrong_rope_base, "rope_theta is 500000.0, but 10000.0 in the trained", NUMBERS),
+    ("llama", "gguf", harm.unmerged, "holds the base model's values", NUMBERS),
     ("llama", "gguf", harm.unmerged_layer, "layers.1.mlp.down_proj.weight holds the base model's", NUMBERS),
     ("llama", "gguf", harm.permuted_heads, "q_proj.weight has its rows in another order", NUMBERS),
     ("llama", "gguf", harm.wrong_scale, "up_proj.weight is 2 times the trained weight", NUMBERS),
     ("llama", "gguf", harm.swapped_tensors, "gate_proj.weight holds the values of", NUMBERS),
     ("llama", "gguf", harm.cut_short, "cannot read it", {"reader", "contents"}),
     ("qwen2", "gguf", harm.missing_bias, "k_proj.bias first", NUMBERS),
-    ("qwen2", "gguf", harm.missing_head, "tie_word_embeddings is True, and False", NUMBERS),
-    ("learned", "merged", harm.no_template, "its chat template is another", WORDS),
+    ("qwen2", "gguf", harm.missing_head, "tie_word_embeddings is True, but False", NUMBERS),
+    ("learned", "merged", harm.no_template, "its chat template differs from the one", WORDS),
     (
         "learned",
         "merged",
         harm.lost_end_token,
-        "nothing says that an answer ends",
+        "end tokens ['<|im_end|>'] are missing",
         {"end tokens", "contents"},
     ),
-    ("learned", "merged", harm.unmerged_folder, "holds the base model's weights", NUMBERS),
+    ("learned", "merged", harm.unmerged_folder, "holds the base model's values", NUMBERS),
     ("llama", "adapter", harm.adapter_of_zeros, "differs from the trained adapter", NUMBERS),
-    ("llama", "adapter", harm.wrong_alpha, "adapter_config.json says lora_alpha 1", NUMBERS),
+    ("llama", "adapter", harm.wrong_alpha, "adapter_config.json has lora_alpha 1, not 32", NUMBERS),
 ]
 
 

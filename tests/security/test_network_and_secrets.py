@@ -91,8 +91,8 @@ class TestOffering:
         }
         assert texts == set()
 
-    def test_s11_processes_that_train_together_talk_over_loopback(self, tmp_path: Path) -> None:
-        environ = _rank_environ(1, 2, tmp_path / "meeting")
+    def test_s11_processes_that_train_together_talk_over_loopback(self) -> None:
+        environ = _rank_environ(1, 2)
         assert {environ["GLOO_SOCKET_IFNAME"], environ["NCCL_SOCKET_IFNAME"]} <= {"lo", "lo0"}
         assert {"MASTER_ADDR", "MASTER_PORT"} & environ.keys() == set()
 

@@ -58,7 +58,7 @@ def test_adapters_of_experts_are_known(llama: Asked, tmp_path: Path) -> None:
 
 def test_without_a_result_it_says_what_to_do(learner: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", learner, write_rows(tmp_path / "rows.jsonl"))
-    with pytest.raises(RunError, match="resume") as caught:
+    with pytest.raises(RunError, match="Finish it") as caught:
         load_trained(run)
     assert caught.value.code == "unfinished-run"
 

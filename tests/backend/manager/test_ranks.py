@@ -21,7 +21,7 @@ from backend.manager.ranks import Ranks, launch, nproc_per_node, torchrun_comman
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
 from backend.run.settings import run_config
-from backend.training.agreement import require_asked
+from backend.training.agreement import require_process_count
 from backend.training.distributed import World
 from backend.utils.lock_utils import is_locked
 from tests.eventually import eventually
@@ -167,7 +167,7 @@ def test_a_link_in_place_of_the_log_is_not_followed(run: RunDir, tmp_path: Path)
 )
 def test_as_many_are_started_as_the_trainer_will_ask_for(tmp_path: Path, config: str, count: int) -> None:
     run = RunDir.create(tmp_path, "a", f"{DATA}{config}")
-    require_asked(World(size=count), run_config(run))
+    require_process_count(World(size=count), run_config(run))
     assert nproc_per_node(run) == count
 
 

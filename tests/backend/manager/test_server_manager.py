@@ -47,7 +47,7 @@ def test_there_is_none_before_it_is_started(manager: ServerManager, tmp_path: Pa
 def test_a_life_after_a_sudden_death(manager: ServerManager, root: Path) -> None:
     """The one that dies is a stand-in; the one that follows is real, and finds the folder as the dead one left it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server_manager, "_MODULE", "tests.backend.manager.stand_in_server")
+        patch.setattr(server_manager, "SERVER", "tests.backend.manager.stand_in_server")
         dead = manager.start()
     assert manager.find() == dead
     send_signal(dead.process, signal.SIGKILL)
