@@ -281,21 +281,24 @@ def main() -> int:
         f"{PLANTED} spoiled rows a check, one an entry of a list, or {DRAWS} spoiled sets; clean rows: {sizes}\n"
     )
     print("| # | check | planted | recall | precision | named in clean sets |\n|---|---|---|---|---|---|")
-    weak = []
+    weak: list[Check] = []
     for check in ALL:
         base, plant = plants[check.slug]
         found = score(check, clean, list(clean[base].rows), plant)
         recall, precision = found.hits / found.planted, found.hits / max(1, found.named)
-        if check.level != "info" and (recall < RECALL or precision < PRECISION):
-            weak.append(check.slug)
+        if recall < RECALL or precision < PRECISION:
+            weak.append(check)
         print(
             f"| {check.number} | `{check.slug}` | {found.planted} | {recall:.0%} | {precision:.0%} | "
             f"{found.clean} of {found.looked:,} |",
             flush=True,
         )
     wrong = in_clean_shapes()
-    print(f"\nUnder {RECALL:.0%} recall or {PRECISION:.0%} precision: {', '.join(weak) or 'none'}")
-    return int(bool(weak or wrong))
+    notes = [check.slug for check in weak if check.level == "info"]
+    failed = [check.slug for check in weak if check.level != "info"]
+    print(f"\nUnder {RECALL:.0%} recall or {PRECISION:.0%} precision: {', '.join(failed) or 'none'}")
+    print(f"Notes under that, which do not fail: {', '.join(notes) or 'none'}")
+    return int(bool(failed or wrong))
 
 
 def in_clean_shapes() -> int:

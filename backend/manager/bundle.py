@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -50,7 +50,7 @@ def write_bundle(run: RunDir, out: Path, *, checkpoints: bool = False) -> Path:
         raise RunError(f"{out} exists already.", remedy="Choose another name as `out`.", code="bundle-exists")
     staged = temporary_name(out)
     try:
-        with run.hold_for_reading(), run.lock() if checkpoints else nullcontext():
+        with run.hold_still() if checkpoints else run.hold_for_reading():
             _write(run, staged, bundle_parts(run, checkpoints=checkpoints))
         staged.replace(out)
     except OSError as error:

@@ -32,9 +32,10 @@ def start(run: RunDir, *, policy: Policy | None = None, command: Sequence[str] |
     """Start or resume a run in the background; it outlives the caller. Returns once its first attempt has begun.
 
     Raises RunError: ``already-running``, ``illegal-transition`` (finished), ``damaged-run``, ``disk-low``,
-    ``cannot-start``, ``several-machines``.
+    ``cannot-start``, ``several-machines``, ``no-such-run``.
     """
-    _refuse_unless_startable(run)
+    with run.hold_for_reading():  # or it could be deleted while it is looked at
+        _refuse_unless_startable(run)
     reader, writer = os.pipe()
     try:
         _spawn(

@@ -123,6 +123,12 @@ def test_checkpoints_of_a_run_at_work_are_not_taken(finished: RunDir, tmp_path: 
     assert caught.value.code == "already-running"
 
 
+def test_nothing_is_written_into_the_run_which_may_be_read_only(finished: RunDir, tmp_path: Path) -> None:
+    before = set(finished.path.iterdir())
+    write_bundle(finished, tmp_path / "run.tar.gz", checkpoints=True)
+    assert set(finished.path.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     "members",
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,25 @@ class TestStarting:
             start(run, command=stand_in(run))
         assert caught.value.code == "disk-low"
         assert str(run.path) in caught.value.message
+
+    def test_a_run_is_not_deleted_while_its_disk_is_looked_at(
+        self, run: RunDir, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def delete(_: Path) -> int:
+            with run.hold_for_deleting():
+                raise FileNotFoundError(run.path)
+
+        monkeypatch.setattr("backend.manager.system_manager.free_bytes", delete)
+        with pytest.raises(RunError) as caught:
+            start(run, command=stand_in(run))
+        assert caught.value.code == "in-use"
+
+    def test_a_run_that_is_gone_is_not_started(self, run: RunDir) -> None:
+        command = stand_in(run)
+        shutil.rmtree(run.path)
+        with pytest.raises(RunError) as caught:
+            start(run, command=command)
+        assert caught.value.code == "no-such-run"
 
     def test_a_run_of_several_machines_is_torchrun_s_to_start(self, run: RunDir) -> None:
         run.config.write_text(f"data:\n  train: rows.jsonl\ntraining:\n  nnodes: 2\n{CONFIG_END}\n")
