@@ -1,4 +1,4 @@
-"""Bars with time left over a run, on standard error, for whoever watches it in a terminal."""
+"""Show how a run goes on standard error: a progress bar in a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from rich.progress import (
 from backend.run.reports import EvalReport, Progress, StepReport
 
 
-class Screen:
-    """A stream to look at while something else is at work: what it does not take is lost, and nothing else.
+class LossyStream:
+    """A text stream that drops what cannot be written, so that a full disk or a closed terminal never ends a run.
 
-    Its reader may leave, its terminal be closed and its disk be full.
+    It has what rich uses of a stream, and no more.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -34,30 +34,30 @@ class Screen:
         self.encoding = stream.encoding
 
     def write(self, text: str) -> int:
-        """Write what the stream takes; return the length of ``text``."""
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+        """Write ``text``, or drop it if that fails; return its length either way."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Send on what was written, if the stream takes it."""
+        """Flush the stream; ignore a failure."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Return whether a person looks at it."""
+        """Return True if the stream is a terminal."""
         return self._stream.isatty()
 
 
 class ProgressView:
-    """Shows what the trainer reports. In a pipe it prints a line an evaluation instead of drawing.
+    """Shows what the trainer reports: a progress bar in a terminal; in a pipe, only evaluations and notes.
 
-    A run never ends because nobody can be shown how it goes: see ``Screen``.
+    ``console`` is standard error by default.
     """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self._console = console or Console(
-            file=cast("IO[str]", Screen(sys.stderr)), quiet=quiet, highlight=False
+            file=cast("IO[str]", LossyStream(sys.stderr)), quiet=quiet, highlight=False
         )
         self._bars = Bars(
             SpinnerColumn(),
@@ -69,19 +69,19 @@ class ProgressView:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,  # or rich would leave a last bar in the pipe
         )
         self._task = self._bars.add_task("starting", total=None, figures="")
 
     def __call__(self, progress: Progress) -> None:
-        """Show one phase or report."""
+        """Show the phase, and the report and the note if there are any."""
         report = progress.report
         self._bars.update(self._task, description=progress.phase)
         if isinstance(report, StepReport):
             figures = f"loss {report.loss:.3f} · {report.tokens_per_second:,.0f} tokens/s"
             self._bars.update(self._task, completed=report.step, total=report.total_steps, figures=figures)
         elif isinstance(report, EvalReport):
-            self._console.print(evaluation_line(report), markup=False)
+            self._console.print(evaluation_line(report), markup=False)  # a bracket is text, not a style
         if progress.note:
             self._console.print(progress.note, markup=False)
 
@@ -96,10 +96,8 @@ class ProgressView:
 
 
 def evaluation_line(report: EvalReport) -> str:
-    """One evaluation in one line."""
-    score = (
-        ""
-        if report.exact_match is None
-        else f" · {report.exact_match:.1%} of {report.scored_rows} answers exact"
-    )
-    return f"step {report.step}: held-out loss {report.loss:.4f} on {report.rows} rows{score}"
+    """Return an evaluation as one line of text; the share of exact answers only if they were scored."""
+    line = f"step {report.step}: held-out loss {report.loss:.4f} on {report.rows} rows"
+    if report.exact_match is None:
+        return line
+    return f"{line} · {report.exact_match:.1%} of {report.scored_rows} answers exact"
