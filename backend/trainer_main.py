@@ -293,7 +293,7 @@ def _evaluate_and_save(
     last, improved = report.step == report.total_steps, False
     if evaluator.possible and (last or _due(report.step, eval_every)):
         improved = recorder.evaluation(evaluator(report.step, report.epoch, score=last))
-    over = last or recorder.has_waited_enough
+    over = last or recorder.should_stop_early
     if over or improved or _due(report.step, save_every):
         recorder.checkpoint(done=over)
     return over

@@ -30,10 +30,10 @@ log = logging.getLogger("tunesmith")
 
 
 class Recorder:
-    """Writes the metrics, samples, flight record and checkpoints of one attempt; close it when the attempt ends.
+    """Writes the metrics, samples, flight record and checkpoints of one attempt, as a context manager.
 
-    ``facts`` are stored in every checkpoint. ``notes`` come from the checkpoint that the attempt resumed from: the
-    best loss so far and how many evaluations went by without a better one.
+    ``facts`` are stored in every checkpoint. ``notes`` are those of the checkpoint that the attempt resumes from, as
+    ``checkpoint`` below wrote them; empty for a run from the start.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Recorder:
         facts: Facts,
         notes: Mapping[str, Any],
     ) -> None:
-        self._run, self._config, self._state, self._facts = run_dir, config, state, facts
+        self._run_dir, self._config, self._state, self._facts = run_dir, config, state, facts
         # Save the tokenizer only if its chat template was overridden; otherwise it equals the base's.
         self._tokenizer = tokenizer if config.model.chat_template else None
         self._best_loss: float | None = notes.get("best_loss")
         self._best_step: int | None = notes.get("best_step")
-        self._waited = int(notes.get("waited", 0))
+        self._evaluations_since_best = int(notes.get("waited", 0))
         tensorboard = run_dir.tensorboard if config.logging.tensorboard else None
         self._metrics = MetricsWriter(run_dir.metrics_writer(), tensorboard, after_step=state.step)
         self._samples = run_dir.samples_writer()
@@ -71,36 +71,38 @@ class Recorder:
         better = is_better(report.step, report.loss, self._best_loss)
         if better:
             self._best_loss, self._best_step = report.loss, report.step
-        self._waited = 0 if better or report.step == 0 else self._waited + 1
+            self._evaluations_since_best = 0
+        elif report.step > 0:  # step 0 is the untrained model, before any attempt to improve
+            self._evaluations_since_best += 1
         return better
 
     @property
-    def has_waited_enough(self) -> bool:
+    def should_stop_early(self) -> bool:
         """True if the last ``early_stopping_patience`` evaluations all failed to beat the best before them."""
         patience = self._config.evaluation.early_stopping_patience
-        return patience is not None and self._waited >= patience
+        return patience is not None and self._evaluations_since_best >= patience
 
     @property
     def result_step(self) -> int | None:
-        """The best step, if the run's result is to be the best model; None if it is the last model."""
+        """The step with the best evaluation, if the run keeps that model as its result; None for the last model."""
         evaluation = self._config.evaluation
-        wanted = evaluation.load_best_model_at_end or evaluation.early_stopping_patience is not None
-        return self._best_step if wanted else None
+        # Early stopping implies it: a run that stops because the loss rises has a last model worse than its best.
+        keeps_best = evaluation.load_best_model_at_end or evaluation.early_stopping_patience is not None
+        return self._best_step if keeps_best else None
 
     def checkpoint(self, *, done: bool = False) -> None:
-        """Save a checkpoint, then delete those beyond ``save_total_limit``; ``done`` marks the run's last."""
+        """Save a checkpoint, then delete those beyond ``save_total_limit``; ``done``: training ends with it."""
         notes = {
             "facts": asdict(self._facts),
             "best_loss": self._best_loss,
             "best_step": self._best_step,
-            "waited": self._waited,
+            "waited": self._evaluations_since_best,
             "done": done,
         }
         self._metrics.sync()  # a power cut must not leave the series shorter than the checkpoint
-        save_checkpoint(self._run.checkpoints, self._state, notes, self._tokenizer)
-        prune(
-            self._run.checkpoints, keep_last=self._config.training.save_total_limit, best_step=self._best_step
-        )
+        folder, limit = self._run_dir.checkpoints, self._config.training.save_total_limit
+        save_checkpoint(folder, self._state, notes, self._tokenizer)
+        prune(folder, keep_last=limit, best_step=self._best_step)
 
     def close(self) -> None:
         """Close every file."""
@@ -113,46 +115,47 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(value, TrainingError) and value.step_record:
+        if isinstance(value, TrainingError) and value.step_record:  # a step that failed never became a report
             self._flight.append({**value.step_record, "memory_bytes": memory_bytes()})
         self.close()
 
 
 class MetricsWriter:
-    """Writes each report as one line of metrics.jsonl and, unless ``tensorboard`` is None, the same numbers there.
+    """Writes each report as a line of metrics.jsonl, and its numbers to TensorBoard under the same tags.
 
-    Both use the usual tag names, such as ``train/loss``. Close it.
+    ``tensorboard`` is the folder for event files; None writes none. ``after_step`` is the step that training goes on
+    from. It closes ``metrics_file`` with itself.
     """
 
-    def __init__(self, lines: JsonlWriter, tensorboard: Path | None, *, after_step: int = 0) -> None:
-        self._lines = lines
+    def __init__(self, metrics_file: JsonlWriter, tensorboard: Path | None, *, after_step: int = 0) -> None:
+        self._metrics_file = metrics_file
         self._events: SummaryWriter | None = None
         if tensorboard:
-            with self._disabled_on_error():
+            with self._no_events_after_error():
                 self._events = _event_writer(tensorboard, after_step)
 
     def write(self, report: StepReport | EvalReport) -> None:
         """Write one line, and one TensorBoard point per tag. Raises OSError if the line cannot be written."""
-        self._lines.append(metrics_record(report))
+        self._metrics_file.append(metrics_record(report))
         if self._events is not None:
-            with self._disabled_on_error():
+            with self._no_events_after_error():
                 for tag, value in metrics_scalars(report).items():
                     self._events.add_scalar(tag, value, report.step)
                 self._events.flush()
 
     def sync(self) -> None:
         """Fsync metrics.jsonl."""
-        self._lines.sync()
+        self._metrics_file.sync()
 
     def close(self) -> None:
-        """Flush and close both files."""
-        self._lines.close()
+        """Flush and close metrics.jsonl and the event file."""
+        self._metrics_file.close()
         if self._events is not None:
-            with self._disabled_on_error():
+            with self._no_events_after_error():
                 self._events.close()
 
     @contextmanager
-    def _disabled_on_error(self) -> Iterator[None]:
+    def _no_events_after_error(self) -> Iterator[None]:
         """Stop writing TensorBoard files after an OSError: they only repeat metrics.jsonl, so training goes on."""
         try:
             yield
@@ -170,8 +173,8 @@ class MetricsWriter:
 
 
 def _event_writer(folder: Path, after_step: int) -> SummaryWriter:
-    """Open an event file that makes TensorBoard drop the points an earlier attempt wrote after ``after_step``."""
+    """Open an event file; TensorBoard drops what an earlier attempt wrote after ``after_step``, unless that is 0."""
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - a second of imports, only when wanted
 
     purge = after_step + 1 if after_step else None
-    return SummaryWriter(str(folder), purge_step=purge, flush_secs=5)
+    return SummaryWriter(str(folder), purge_step=purge)

@@ -1,4 +1,4 @@
-"""What happens in a run goes into its folder: backend/training/recorder.py."""
+"""The files that training writes into the run folder: backend/training/recorder.py."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from backend.core.model_loader import load_base
+from backend.errors import TrainingError
 from backend.run.config import RunConfig, parse_config
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
@@ -74,7 +75,7 @@ def recorder(run: RunDir, state: TrainState, notes: dict[str, Any] | None = None
 
 
 class TestSteps:
-    def test_a_line_a_step(self, run: RunDir, state: TrainState) -> None:
+    def test_one_line_per_step(self, run: RunDir, state: TrainState) -> None:
         with recorder(run, state) as record:
             record.step(STEP)
             assert lines(run.metrics_file)[0]["train/loss"] == 2.0
@@ -102,6 +103,22 @@ class TestSteps:
             "learning_rate": 0.1,
             "rows": ["rows.jsonl:1", "rows.jsonl:2"],
         }
+
+    def test_the_flight_record_ends_with_the_step_that_failed(self, run: RunDir, state: TrainState) -> None:
+        record = {"step": 2, "loss": "nan", "rows": ["rows.jsonl:7"]}
+        failure = TrainingError("The loss became nan.", remedy="Look.", code="x", step_record=record)
+        with pytest.raises(TrainingError):
+            _fail_after_a_step(recorder(run, state), failure)
+        first, second = lines(run.flight_file)
+        assert first["step"] == 1
+        assert second.pop("memory_bytes") > 2**20
+        assert second == record
+
+
+def _fail_after_a_step(recorder: Recorder, failure: TrainingError) -> None:
+    with recorder:
+        recorder.step(STEP)
+        raise failure
 
 
 class TestEvaluations:
@@ -138,26 +155,38 @@ class TestEvaluations:
             assert record.evaluation(replace(EVALUATION, step=6, loss=2.5))
 
     @pytest.mark.parametrize(
-        ("patience", "enough", "result"),
+        ("patience", "expected_stops", "result"),
         [(None, [False] * 6, None), (2, [False, False, False, True, False, False], 4)],
     )
-    def test_it_has_waited_enough_after_so_many_that_are_no_better(
-        self, run: RunDir, state: TrainState, patience: int | None, enough: list[bool], result: int | None
+    def test_early_stopping_after_patience_evaluations_without_a_better_one(
+        self,
+        run: RunDir,
+        state: TrainState,
+        patience: int | None,
+        expected_stops: list[bool],
+        result: int | None,
     ) -> None:
         series = [(0, 1.0), (1, 4.0), (2, 4.0), (3, float("nan")), (4, 3.0), (5, 3.5)]
         with recorder(run, state, evaluation__early_stopping_patience=patience) as record:
-            waited = []
+            stops = []
             for step, loss in series:
                 record.evaluation(replace(EVALUATION, step=step, loss=loss))
-                waited.append(record.has_waited_enough)
-        assert (waited, record.result_step) == (enough, result)
+                stops.append(record.should_stop_early)
+        assert (stops, record.result_step) == (expected_stops, result)
 
-    def test_how_long_it_has_waited_is_known_after_a_resume(self, run: RunDir, state: TrainState) -> None:
+    def test_early_stopping_goes_on_counting_after_a_resume(self, run: RunDir, state: TrainState) -> None:
         notes = {"best_loss": 3.0, "best_step": 2, "waited": 1}
         with recorder(run, state, notes, evaluation__early_stopping_patience=2) as record:
-            assert not record.has_waited_enough
+            assert not record.should_stop_early
             record.evaluation(replace(EVALUATION, step=5, loss=3.5))
-            assert record.has_waited_enough
+            assert record.should_stop_early
+
+    def test_the_result_is_the_best_model_or_the_last(self, run: RunDir, state: TrainState) -> None:
+        notes = {"best_loss": 3.0, "best_step": 2}
+        with recorder(run, state, notes, evaluation__load_best_model_at_end=True) as best:
+            assert best.result_step == 2
+        with recorder(run, state, notes) as last:
+            assert last.result_step is None
 
 
 class TestCheckpoints:
@@ -203,7 +232,7 @@ class TestTensorBoard:
         events = EventAccumulator(str(run.tensorboard)).Reload()
         assert [(point.step, point.value) for point in events.Scalars("train/loss")] == [(1, 2.0), (2, 7.0)]
 
-    def test_none_where_none_is_wanted(self, run: RunDir, state: TrainState) -> None:
+    def test_no_event_files_unless_asked_for(self, run: RunDir, state: TrainState) -> None:
         with recorder(run, state, logging__tensorboard=False) as record:
             record.step(STEP)
         assert not run.tensorboard.exists()
@@ -272,7 +301,7 @@ def _events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_a_training_step_is_one_line_and_one_point_a_tag(folder: Path) -> None:
+def test_a_training_step_is_one_line_and_one_point_per_tag(folder: Path) -> None:
     _write(folder, _step(3))
 
     (record,) = _records(folder)
@@ -280,7 +309,7 @@ def test_a_training_step_is_one_line_and_one_point_a_tag(folder: Path) -> None:
     assert (record["kind"], record["step"], record["total_steps"]) == ("train", 3, 10)
 
 
-def test_an_evaluation_is_one_line_and_one_point_a_tag(folder: Path) -> None:
+def test_an_evaluation_is_one_line_and_one_point_per_tag(folder: Path) -> None:
     _write(folder, _evaluation(3))
 
     (record,) = _records(folder)
