@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.actions import show_errors
 from app.example import example_config
-from app.start import begin
+from app.start import start_or_queue
 from app.studio import studio
 from app.views.cards import RUN_PAGE, draw_nothing_yet, draw_runs
 from app.views.system import draw_machine
@@ -37,7 +37,7 @@ def _ways_in() -> None:
             "Start the example", type="primary", icon=":material/play_arrow:", key="example", wrap=True
         ):
             with show_errors(), st.spinner("Starting …"):
-                run = begin(studio(), example_config())
+                run = start_or_queue(studio(), example_config())
                 st.switch_page(RUN_PAGE, query_params={"run": run.id})
     with new:
         st.markdown("**Train on your own data**")

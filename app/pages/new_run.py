@@ -17,7 +17,7 @@ from app.forms import BASIC, PRESETS, change, command_line, command_words, draw,
 from app.kept_choice import choose_kept, is_kept
 from app.local_models import local_models
 from app.phrases import without_marks
-from app.start import begin
+from app.start import start_or_queue
 from app.studio import studio
 from app.views.estimate_card import draw_estimate
 from app.views.text import plain
@@ -242,7 +242,7 @@ def _start(config: RunConfig | None, looked: Answer | None, problems: Sequence[P
     if config is not None and looked is not None and (now or later):
         checked = config.accepting(accepted).pinned(looked.value["sha256"]) if looked.ok else config
         with show_errors():
-            run = begin(studio(), checked, queue=later, checked=_found(looked, checked))
+            run = start_or_queue(studio(), checked, queue=later, checked=_found(looked, checked))
             st.switch_page("pages/run.py", query_params={"run": run.id})
 
 
