@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.manager.run_manager import RunManager
-from backend.run.root import EXPORTS
+from backend.run.root import CARD, CERTIFICATE, EXPORTS
 from backend.utils.file_utils import (
     DamagedFileError,
     files_under,
@@ -16,9 +16,6 @@ from backend.utils.file_utils import (
     remove_folder,
     safe_join,
 )
-
-CARD = "README.md"
-CERTIFICATE = "certificate.json"
 
 
 @dataclass(frozen=True)

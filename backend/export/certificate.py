@@ -1,4 +1,4 @@
-"""The parity certificate of an export: what was checked, what was found, and a light.
+"""The parity certificate of an export: the checks, their findings, and a light.
 
 Each check has a finding in one sentence and is green, amber or red; the certificate has the worst of these lights.
 """
@@ -10,14 +10,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from backend.run.root import CERTIFICATE
 from backend.utils.file_utils import sha256_file, write_json_durably, write_text_durably
 
-CERTIFICATE = "certificate.json"
 PAGE = "certificate.md"
+"""The certificate for people; ``CERTIFICATE`` is the one for programs."""
 
 
 class Light(StrEnum):
-    """The verdict: green is as trained, amber needs a look or was not checked, red must not be used."""
+    """The verdict: green is as trained, amber needs a look or was not checked, red must not be used.
+
+    Best first: ``Certificate.light`` takes the last of them that a check has.
+    """
 
     GREEN = "green"
     AMBER = "amber"
@@ -26,7 +30,7 @@ class Light(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked; ``finding`` is a sentence for a person."""
+    """The result of one check; ``finding`` is a sentence for people."""
 
     name: str
     light: Light
@@ -35,7 +39,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The export, its reader, and the findings of all checks."""
+    """The checks of the export of ``run`` as ``target`` in ``precision``.
+
+    ``reader`` is the library that read it back, "" if none did; ``rows`` is the number of rows in the comparison.
+    ``figures`` are the measurements behind the checks. ``examples`` are rows with both answers, see ``page``.
+    ``step`` is that of the exported checkpoint; None for the result of the run.
+    """
 
     run: str
     target: str
@@ -46,7 +55,6 @@ class Certificate:
     figures: dict[str, Any]
     examples: list[dict[str, Any]]
     step: int | None = None
-    """Of the checkpoint that was exported; None for the result of the run."""
 
     @property
     def light(self) -> Light:
@@ -57,13 +65,14 @@ class Certificate:
     @property
     def reasons(self) -> list[str]:
         """The findings that are not green, red ones first."""
-        bad = [check for check in self.checks if check.light != Light.GREEN]
-        return [check.finding for check in sorted(bad, key=lambda check: check.light != Light.RED)]
+        not_green = [check for check in self.checks if check.light != Light.GREEN]
+        return [check.finding for check in sorted(not_green, key=lambda check: check.light != Light.RED)]
 
     def write(self, folder: Path) -> None:
         """Write ``certificate.md`` for people and ``certificate.json`` for programs into ``folder``.
 
-        It holds the SHA-256 of every file in ``folder``, at any depth: exactly these are certified.
+        ``certificate.json`` holds the SHA-256 of every other file in ``folder``, at any depth: exactly these are
+        certified, so write it last. Raises OSError.
         """
         write_text_durably(folder / PAGE, self.page())
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -75,12 +84,12 @@ class Certificate:
 
     def page(self) -> str:
         """Return the certificate as Markdown."""
-        at = "" if self.step is None else f" at step {self.step}"
-        what = f"Run `{self.run}`{at}, exported as {self.target} in {self.precision}"
+        step = "" if self.step is None else f" at step {self.step}"
+        export = f"Run `{self.run}`{step}, exported as {self.target} in {self.precision}"
         lines = [
             f"# Parity certificate: {self.light}",
             "",
-            f"{what}, read by {self.reader or 'nobody'} over {self.rows} rows.",
+            f"{export}, read by {self.reader or 'nobody'} over {self.rows} rows.",
             "",
             "| check | light | finding |",
             "|---|---|---|",
@@ -98,5 +107,5 @@ class Certificate:
 
 
 def _cell(text: str) -> str:
-    """Return text escaped for a cell of a Markdown table: one line, no column marks."""
+    """Return ``text`` on one line, with what Markdown would read as a column or as HTML escaped."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ⏎ ").replace("<", "&lt;")

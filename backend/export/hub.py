@@ -17,8 +17,9 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from backend.errors import ExportError
-from backend.export.certificate import CERTIFICATE, Light
+from backend.export.certificate import Light
 from backend.export.forms import list_files
+from backend.run.root import CERTIFICATE
 from backend.utils.file_utils import DamagedFileError, read_json_object, sha256_file
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

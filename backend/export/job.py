@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.errors import ExportError, TunesmithError
@@ -109,7 +109,8 @@ def _fill(
         certificate = certify(trained, target, precision, payload, panel, answers)
     if target == "ollama":
         finding = " ".join(["The Modelfile was not tested with Ollama itself.", *notes])
-        certificate.checks.append(Check("Modelfile", Light.AMBER, finding))
+        checks = [*certificate.checks, Check("Modelfile", Light.AMBER, finding)]
+        return replace(certificate, checks=checks)
     return certificate
 
 

@@ -20,10 +20,10 @@ from backend.run.metrics import EVAL_LOSS, EXACT_MATCH, LEARNING_RATE
 from backend.run.model_names import MODEL_ALIASES
 from backend.run.records import read_rare_record
 from backend.run.reports import HeldOutScores
+from backend.run.root import CARD
 from backend.run.schedule import learning_rate_factor, resolve_steps, steps_per_epoch, total_steps
 from backend.utils.record_utils import record_from_json
 
-CARD = "README.md"
 CURVES = "curves.svg"
 _SAMPLES = 5
 _LIBRARIES = {"adapter": "peft", "merged": "transformers", "onnx": "onnx"}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backend.export.certificate import Certificate, Check, Light
+from backend.utils.file_utils import sha256_file
 
 
-def certificate(*lights: Light, finding: str = "It is so.") -> Certificate:
-    checks = [Check(f"check {number}", light, f"{finding} {light}") for number, light in enumerate(lights)]
+def certificate(*lights: Light) -> Certificate:
+    checks = [Check(f"check {number}", light, f"It is so. {light}") for number, light in enumerate(lights)]
     example = {"place": "a:1", "expected": "x|y", "trained": "x\ny", "export": "<b>", "difference": ""}
     return Certificate("run", "gguf", "Q8_0", "llama.cpp", 4, checks, {"mean": 0.1}, [example])
 
@@ -52,4 +54,21 @@ def test_every_file_at_any_depth_is_named_with_its_hash(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("card")
     certificate(Light.GREEN).write(tmp_path)
     record = json.loads((tmp_path / "certificate.json").read_text("utf-8"))
-    assert list(record["files"]) == ["README.md", "a/b/x.json", "certificate.md"]
+    hashes = {name: sha256_file(tmp_path / name) for name in ("README.md", "a/b/x.json", "certificate.md")}
+    assert record["files"] == hashes
+
+
+def test_a_page_names_the_step_and_a_missing_reader() -> None:
+    page = replace(certificate(), reader="", rows=0, examples=[], step=3).page()
+    assert "Run `run` at step 3, exported as gguf in Q8_0, read by nobody over 0 rows." in page
+    assert "first difference" not in page
+
+
+def test_a_finding_stays_in_its_cell_of_the_table() -> None:
+    odd = Check("a", Light.RED, "x|y\\\nz <b>")
+    assert "| a | red | x\\|y\\\\ ⏎ z &lt;b> |" in replace(certificate(), checks=[odd]).page()
+
+
+def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        certificate(Light.GREEN).write(tmp_path / "none")
