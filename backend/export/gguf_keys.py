@@ -21,7 +21,7 @@ from backend.core.gguf.convert import ROPE_FREQS, llama3_factors, unknown_keys
 from backend.core.gguf.file import GgufFile
 from backend.core.model_files import effective
 from backend.export.gguf_vocab import find_word_rule
-from backend.export.gguf_writer import FILE_TYPES, YARN
+from backend.export.gguf_writer import FILE_TYPES, YARN_DEFAULTS
 from backend.export.settings import differences, same
 
 END_KEYS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
@@ -75,7 +75,9 @@ def _settings(file: GgufFile, found: Mapping[str, Any], config: PretrainedConfig
     wanted = effective(config)
     wanted.setdefault("head_dim", config.hidden_size // config.num_attention_heads)
     rope = wanted["rope_parameters"]
-    wanted["rope_parameters"] = {k: v for k, v in rope.items() if k not in YARN or v not in {YARN[k], None}}
+    wanted["rope_parameters"] = {
+        k: v for k, v in rope.items() if k not in YARN_DEFAULTS or v not in {YARN_DEFAULTS[k], None}
+    }
     carried = {key: value for key, value in found.items() if key in wanted and key not in _COMPARED_ELSEWHERE}
     tensor = file.tensors.get(ROPE_FREQS)
     if rope.get("rope_type") == "llama3" and tensor is not None:

@@ -45,9 +45,15 @@ FILE_TYPES = {
 }
 """The precisions that the gguf package can write by itself, finest first."""
 
-_COARSE = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0"})
-_POSITIONS = ("default", "llama3", "linear", "yarn")
-YARN = {
+_COARSER_THAN_Q8 = frozenset({"Q5_1", "Q5_0", "Q4_1", "Q4_0"})
+_ROPE_SCALING = {
+    "default": None,
+    "llama3": None,  # not a key but a tensor, see _llama3_factors
+    "linear": gguf.RopeScalingType.LINEAR,
+    "yarn": gguf.RopeScalingType.YARN,
+}
+"""The supported rope_type values of transformers, and the scaling type that GGUF has for them."""
+YARN_DEFAULTS = {
     "attention_factor": None,
     "beta_fast": 32,
     "beta_slow": 1,
@@ -56,31 +62,28 @@ YARN = {
     "truncate": True,
 }
 """Yarn settings of transformers that llama.cpp does not read, with the value at which both compute the same."""
-_ROTARY = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
+_NOT_IN_LLAMA_CPP = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
+"""Settings of a LoRA adapter that llama.cpp cannot apply."""
+_ROTATED = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
+"""The weights whose output is rotated by position."""
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A tensor to be written: ``values`` in fp32, outermost dimension first, and the kind it is stored in."""
+class _PlannedTensor:
+    """A tensor to be written under the GGUF name ``name``, and the kind that ``values`` are stored in."""
 
     name: str
     values: Tensor
     kind: Kind
 
     @property
-    def stored_bytes(self) -> int:
-        return (
-            math.prod(quant_shape_to_byte_shape(tuple(self.values.shape), self.kind))
-            if self._packed
-            else (self.values.numel() * (4 if self.kind == Kind.F32 else 2))
-        )
-
-    @property
-    def _packed(self) -> bool:
-        return self.kind not in {Kind.F32, Kind.F16}
+    def byte_shape(self) -> tuple[int, ...]:
+        """The shape of the stored tensor with its last dimension in bytes."""
+        shape: tuple[int, ...] = quant_shape_to_byte_shape(tuple(self.values.shape), self.kind)
+        return shape
 
     def stored(self) -> npt.NDArray[Any]:
-        """Return the values converted to their kind."""
+        """Return the values converted to the kind they are stored in."""
         array: npt.NDArray[Any] = quantize(self.values.float().numpy(), self.kind)
         return array
 
@@ -94,21 +97,23 @@ def write_gguf(
     quantization: str,
     name: str,
 ) -> None:
-    """Write the model with these Hugging Face ``weights`` to ``path``, in one of ``FILE_TYPES``.
+    """Write the model with these Hugging Face ``weights`` to ``path`` under the display name ``name``.
 
-    Raises ExportError: ``unsupported-architecture``, ``unsupported-positions``.
+    ``quantization`` is one of ``FILE_TYPES``. Raises ExportError: ``unsupported-architecture``,
+    ``unsupported-positions``.
     """
     check_model(config)
     architecture = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.MODEL)
-    tied = "lm_head.weight" not in weights
+    head = "output.weight" if "lm_head.weight" in weights else "token_embd.weight"  # tied
     planned = [
-        _Planned(part, values, _kind(part, values, quantization, tied=tied))
-        for part, values in _model_tensors(config, weights)
+        _PlannedTensor(tensor, values, _kind(values, quantization, is_head=tensor == head))
+        for tensor, values in _model_tensors(config, weights)
     ]
     writer.add_name(name)
-    writer.add_size_label(gguf.size_label(sum(part.values.numel() for part in planned), 0, 0, 0))
+    total = sum(tensor.values.numel() for tensor in planned)
+    writer.add_size_label(gguf.size_label(total, 0, 0, 0))  # zeros: no experts
     _add_settings(writer, config)
     writer.add_file_type(FILE_TYPES[quantization])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -121,50 +126,49 @@ def write_lora_gguf(
 ) -> None:
     """Write a LoRA adapter in fp32 to ``path``, for llama.cpp to apply to the GGUF file of its base.
 
-    ``adapter`` is adapter_config.json, ``weights`` its safetensors. Raises ExportError (``unsupported-adapter``).
+    ``adapter`` is adapter_config.json, ``weights`` its safetensors. Raises ExportError
+    (``unsupported-adapter``, and those of ``check_model``).
     """
-    odd = [
-        key
-        for key in ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
-        if adapter.get(key)
-    ]
-    if adapter.get("peft_type") != "LORA" or odd:
-        raise ExportError(
-            f"llama.cpp cannot read this adapter ({', '.join(odd) or adapter.get('peft_type')}).",
-            remedy="Export it with `to=gguf`, which merges it.",
-            code="unsupported-adapter",
-        )
+    unreadable = [key for key in _NOT_IN_LLAMA_CPP if adapter.get(key)]
+    if adapter.get("peft_type") != "LORA" or unreadable:
+        what = ", ".join(unreadable) or adapter.get("peft_type")
+        raise _unsupported_adapter(f"llama.cpp cannot read this adapter ({what}).")
     check_model(config)
     architecture = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    rank = adapter["r"]
-    alpha = adapter["lora_alpha"] * (math.sqrt(rank) if adapter.get("use_rslora") else 1)
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))  # llama.cpp scales by alpha / rank
+    # llama.cpp scales by alpha / rank, and rslora by alpha / sqrt(rank), which is the same with a larger alpha.
+    alpha = adapter["lora_alpha"] * (math.sqrt(adapter["r"]) if adapter.get("use_rslora") else 1)
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     planned = []
     for key, values in weights.items():
-        module, _, side = key.removeprefix("base_model.model.").partition(".lora_")
-        part = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
-        if part is None or side not in {"A.weight", "B.weight"}:
-            raise ExportError(
-                f"The adapter has {key}, for which GGUF has no name.",
-                remedy="Export it with `to=gguf`, which merges it.",
-                code="unsupported-adapter",
-            )
-        turned = _permuted(config, f"{module}.weight", values) if side == "B.weight" else values
-        planned.append(_Planned(f"{part}.lora_{side[0].lower()}", turned.float(), Kind.F32))
+        module, _, matrix = key.removeprefix("base_model.model.").partition(".lora_")
+        adapted = f"{module}.weight"
+        base_name = names.get_name(adapted, try_suffixes=(".weight",))
+        if base_name is None or matrix not in {"A.weight", "B.weight"}:
+            raise _unsupported_adapter(f"The adapter has {key}, for which GGUF has no name.")
+        # The update is B times A, so its rows, which llama.cpp orders differently, are the rows of B.
+        ordered = _permuted(config, adapted, values) if matrix == "B.weight" else values
+        planned.append(_PlannedTensor(f"{base_name}.lora_{matrix[0].lower()}", ordered, Kind.F32))
     _write(path, writer, planned)
 
 
-def _write(path: Path, writer: GGUFWriter, planned: list[_Planned]) -> None:
+def _unsupported_adapter(message: str) -> ExportError:
+    return ExportError(
+        message, remedy="Export it with `to=gguf`, which merges it.", code="unsupported-adapter"
+    )
+
+
+def _write(path: Path, writer: GGUFWriter, planned: list[_PlannedTensor]) -> None:
+    """Write the keys that ``writer`` has, then the tensors; their sizes come before the first is converted."""
     for tensor in planned:
-        kind = None if tensor.kind in {Kind.F32, Kind.F16} else tensor.kind
-        shape = tuple(tensor.values.shape)
-        stored_shape = quant_shape_to_byte_shape(shape, tensor.kind) if kind else shape
-        dtype = np.dtype(np.uint8 if kind else np.float32 if tensor.kind == Kind.F32 else np.float16)
-        writer.add_tensor_info(tensor.name, stored_shape, dtype, tensor.stored_bytes, raw_dtype=kind)
+        size = math.prod(tensor.byte_shape)
+        # uint8 tells the writer that the shape is in bytes
+        writer.add_tensor_info(
+            tensor.name, tensor.byte_shape, np.dtype(np.uint8), size, raw_dtype=tensor.kind
+        )
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -187,11 +191,12 @@ def check_model(config: PretrainedConfig) -> None:
             "unsupported-architecture",
         )
     rope = config.rope_parameters
-    rule = rope.get("rope_type", "default")
-    own = sorted(name for name, usual in YARN.items() if rope.get(name, usual) not in {usual, None})
-    if rule not in _POSITIONS or (rule == "yarn" and own):
+    rope_type = rope.get("rope_type", "default")
+    changed = sorted(key for key, usual in YARN_DEFAULTS.items() if rope.get(key) not in {usual, None})
+    if rope_type not in _ROPE_SCALING or (rope_type == "yarn" and changed):
+        details = f" with {', '.join(changed)}" if changed else ""
         raise _unsupported(
-            f"GGUF export does not support positions scaled by {rule}{' with ' * bool(own)}{', '.join(own)}.",
+            f"GGUF export does not support positions scaled by {rope_type}{details}.",
             "unsupported-positions",
         )
     if set(getattr(config, "layer_types", None) or ()) - {"full_attention"}:
@@ -201,7 +206,7 @@ def check_model(config: PretrainedConfig) -> None:
             f"GGUF export supports the activation silu; this model has {config.hidden_act}.",
             "unsupported-architecture",
         )
-    if config.model_type == "qwen3" and config.attention_bias:
+    if config.model_type == "qwen3" and config.attention_bias:  # llama.cpp's qwen3 adds no biases
         raise _unsupported(
             "GGUF export does not support qwen3 with attention_bias.", "unsupported-architecture"
         )
@@ -212,13 +217,12 @@ def _unsupported(message: str, code: str) -> ExportError:
 
 
 def _add_settings(writer: GGUFWriter, config: PretrainedConfig) -> None:
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    head_size = _head_size(config)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
+    writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head_size)
     writer.add_value_length(head_size)
@@ -230,16 +234,17 @@ def _add_settings(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
 def _add_positions(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
     writer.add_rope_freq_base(float(rope["rope_theta"]))
-    match rope.get("rope_type", "default"):
-        case "default" | "llama3":  # llama3 is a tensor of its own, see _rope_factors
-            return
-        case "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(rope["factor"])
-        case "yarn":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-            writer.add_rope_scaling_factor(rope["factor"])
-            writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    scaling = _ROPE_SCALING[rope.get("rope_type", "default")]
+    if scaling is not None:
+        writer.add_rope_scaling_type(scaling)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if scaling == gguf.RopeScalingType.YARN:
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+
+
+def _head_size(config: PretrainedConfig) -> int:
+    size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return size
 
 
 # --- tensors ----------------------------------------------------------------------------------------------
@@ -248,57 +253,56 @@ def _add_positions(writer: GGUFWriter, rope: Mapping[str, Any]) -> None:
 def _model_tensors(config: PretrainedConfig, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield (GGUF name, values) of every tensor of a model."""
     if config.rope_parameters.get("rope_type") == "llama3":
-        yield "rope_freqs.weight", _rope_factors(config)
+        yield "rope_freqs.weight", _llama3_factors(config)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     for name, values in weights.items():
-        part = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if part is None:
-            raise ExportError(
+        gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if gguf_name is None:
+            raise _unsupported(
                 f"GGUF has no name for the weight {name} of a {config.model_type} model.",
-                remedy="Export it with `to=merged` instead.",
-                code="unsupported-architecture",
+                "unsupported-architecture",
             )
-        yield part, _permuted(config, name, values)
+        yield gguf_name, _permuted(config, name, values)
 
 
 def _permuted(config: PretrainedConfig, name: str, values: Tensor) -> Tensor:
-    """Return a weight as llama.cpp orders it: rows of a Llama's q and k permuted, others unchanged.
+    """Return the weight with the Hugging Face ``name`` in llama.cpp's order: a Llama's q and k have other rows.
 
     llama.cpp rotates neighbouring pairs, transformers the two halves. Source: ``LlamaModel.permute`` of llama.cpp's
     converter.
     """
-    if config.model_type != "llama" or not name.endswith(_ROTARY):
+    if config.model_type != "llama" or not name.endswith(_ROTATED):
         return values
     heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
     halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
     return halves.transpose(1, 2).reshape(values.shape)
 
 
-def _kind(name: str, values: Tensor, quantization: str, *, tied: bool) -> Kind:
-    """Return how a tensor is stored: vectors and norms in fp32, the head no coarser than Q8_0, others as asked.
+def _kind(values: Tensor, quantization: str, *, is_head: bool) -> Kind:
+    """Return how a tensor is stored: vectors (norms, biases) in fp32, matrices as in ``quantization``.
 
-    Rows that do not divide into blocks are stored in F16.
+    The head is no coarser than Q8_0, since its errors go straight into every probability. Rows that do not divide
+    into blocks are stored in F16.
     """
-    if values.dim() == 1 or name.endswith("_norm.weight"):
+    if values.dim() == 1:
         return Kind.F32
-    head = name == ("token_embd.weight" if tied else "output.weight")
-    kind = Kind.Q8_0 if head and quantization in _COARSE else Kind[quantization]
+    kind = Kind.Q8_0 if is_head and quantization in _COARSER_THAN_Q8 else Kind[quantization]
     block, _ = GGML_QUANT_SIZES[kind]
     return kind if values.shape[-1] % block == 0 else Kind.F16
 
 
-def _rope_factors(config: PretrainedConfig) -> Tensor:
+def _llama3_factors(config: PretrainedConfig) -> Tensor:
     """Return the factors by which Llama 3.1 divides the rotary frequencies, ``[head size / 2]``.
 
-    Source: Llama 3.1's published scaling rule (``rope_type: llama3`` in transformers).
+    Computed here and not by ``llama3_factors`` of our import, which checks the file. Source: Llama 3.1's published
+    scaling rule (``rope_type: llama3`` in transformers).
     """
-    rope = config.rope_parameters
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope, size = config.rope_parameters, _head_size(config)
     frequency = 1.0 / (rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
-    turns = (
+    rotations = (
         rope["original_max_position_embeddings"] * frequency / (2 * math.pi)
-    )  # rotations in the original context
+    )  # in the original context
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    smooth = ((rotations - low) / (high - low)).clamp(0, 1)
     factors: Tensor = 1 / ((1 - smooth) / factor + smooth)
     return factors

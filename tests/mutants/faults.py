@@ -467,8 +467,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "exported heads are not permuted",
         "backend/export/gguf_writer.py",
-        'turned = _permuted(config, f"{module}.weight", values) if side == "B.weight" else values',
-        "turned = values",
+        'ordered = _permuted(config, adapted, values) if matrix == "B.weight" else values',
+        "ordered = values",
         ("tests/backend/export/test_gguf_writer.py", "tests/backend/export/test_job.py"),
     ),
 )

@@ -81,6 +81,13 @@ def test_the_head_is_no_coarser_than_q8_0(
     assert read_gguf(tmp_path / "x.gguf").tensors["token_embd.weight"].kind.name == head
 
 
+def test_embeddings_that_are_not_the_head_are_as_coarse_as_asked(tmp_path: Path) -> None:
+    folder = tiny_model_folder(tmp_path / "model", tie_word_embeddings=False)
+    write(folder, tmp_path / "x.gguf", "Q4_0")
+    kinds = {name: tensor.kind.name for name, tensor in read_gguf(tmp_path / "x.gguf").tensors.items()}
+    assert (kinds["token_embd.weight"], kinds["output.weight"]) == ("Q4_0", "Q8_0")
+
+
 def test_rows_that_do_not_fill_a_block_stay_f16(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "model", intermediate_size=48)
     write(folder, tmp_path / "x.gguf", "Q8_0")
@@ -116,39 +123,49 @@ def test_llama3_frequencies_are_those_of_transformers(tmp_path: Path) -> None:
     assert torch.allclose(plain / torch.tensor(np.array(stored.data)), scaled, rtol=1e-5)
 
 
-def test_scaled_positions_are_named_or_refused(tmp_path: Path) -> None:
+def test_scaled_positions_are_written(tmp_path: Path) -> None:
     linear = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0}
     write(tiny_model_folder(tmp_path / "a", rope_parameters=linear), tmp_path / "a.gguf", "F32")
     facts = read_gguf(tmp_path / "a.gguf").metadata
     assert (facts["llama.rope.scaling.type"], facts["llama.rope.scaling.factor"]) == ("linear", 2.0)
     yarn = linear | {"rope_type": "yarn", "original_max_position_embeddings": 256}
     write(tiny_model_folder(tmp_path / "b", rope_parameters=yarn), tmp_path / "b.gguf", "F32")
-    assert read_gguf(tmp_path / "b.gguf").metadata["llama.rope.scaling.original_context_length"] == 256
+    facts = read_gguf(tmp_path / "b.gguf").metadata
+    assert (facts["llama.rope.scaling.type"], facts["llama.rope.scaling.factor"]) == ("yarn", 2.0)
+    assert facts["llama.rope.scaling.original_context_length"] == 256
 
 
 ROPE = {"rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message", "code"),
     [
-        (LlamaConfig(rope_parameters=ROPE | {"rope_type": "dynamic"}), "positions scaled by dynamic"),
+        (
+            LlamaConfig(rope_parameters=ROPE | {"rope_type": "dynamic"}),
+            r"positions scaled by dynamic\.",
+            "unsupported-positions",
+        ),
         (
             LlamaConfig(rope_parameters=ROPE | {"rope_type": "yarn", "beta_fast": 16}),
-            "positions scaled by yarn with beta_fast",
+            r"positions scaled by yarn with beta_fast\.",
+            "unsupported-positions",
         ),
         (
             Qwen2Config(use_sliding_window=True, sliding_window=8, max_window_layers=1),
             "sliding-window attention",
+            "unsupported-positions",
         ),
-        (LlamaConfig(hidden_act="gelu"), "this model has gelu"),
-        (Qwen3Config(attention_bias=True), "attention_bias"),
+        (LlamaConfig(hidden_act="gelu"), "this model has gelu", "unsupported-architecture"),
+        (Qwen3Config(attention_bias=True), "attention_bias", "unsupported-architecture"),
     ],
 )
-def test_what_llama_cpp_would_compute_otherwise_is_refused(config: PretrainedConfig, said: str) -> None:
-    with pytest.raises(ExportError, match=said) as caught:
+def test_what_llama_cpp_would_compute_otherwise_is_refused(
+    config: PretrainedConfig, message: str, code: str
+) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
         check_model(config)
-    assert caught.value.code in {"unsupported-architecture", "unsupported-positions"}
+    assert caught.value.code == code
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
@@ -167,50 +184,53 @@ def test_a_weight_without_a_name_is_refused(tiny_folder: Path, tmp_path: Path) -
 
 
 ADAPTER: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
+LORA_A, LORA_B = torch.arange(4 * 32.0).reshape(4, 32), torch.arange(32 * 4.0).reshape(32, 4)
 WEIGHTS = {
-    "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.arange(4 * 32.0).reshape(4, 32),
-    "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.arange(32 * 4.0).reshape(32, 4),
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": LORA_A,
+    "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": LORA_B,
 }
+ONE_LAYER = LlamaConfig(num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
 
 
 class TestLora:
     def test_names_scale_and_order(self, tmp_path: Path) -> None:
-        config = LlamaConfig(
-            num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32
-        )
-        write_lora_gguf(tmp_path / "l.gguf", config, ADAPTER, WEIGHTS)
+        write_lora_gguf(tmp_path / "l.gguf", ONE_LAYER, ADAPTER, WEIGHTS)
         file = read_gguf(tmp_path / "l.gguf")
         assert (file.metadata["general.type"], file.metadata["adapter.type"]) == ("adapter", "lora")
         assert file.metadata["adapter.lora.alpha"] == 8.0
         rows = {name: tensor.rows.view(np.float32) for name, tensor in file.tensors.items()}
-        assert np.array_equal(rows["blk.0.attn_q.weight.lora_a"], WEIGHTS[next(iter(WEIGHTS))].numpy())
-        assert list(rows["blk.0.attn_q.weight.lora_b"][:3, 0]) == [
-            0.0,
-            16.0,
-            4.0,
-        ]  # halves of a head interleaved
+        assert np.array_equal(rows["blk.0.attn_q.weight.lora_a"], LORA_A.numpy())
+        first_head = LORA_B[[0, 4, 1, 5, 2, 6, 3, 7]]  # its two halves interleaved
+        assert np.array_equal(rows["blk.0.attn_q.weight.lora_b"][:8], first_head.numpy())
 
     def test_rank_stabilised_scale(self, tmp_path: Path) -> None:
-        config = LlamaConfig(
-            num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32
-        )
-        write_lora_gguf(tmp_path / "l.gguf", config, ADAPTER | {"use_rslora": True}, WEIGHTS)
-        assert (
-            read_gguf(tmp_path / "l.gguf").metadata["adapter.lora.alpha"] == 16.0
-        )  # 8·√4, over rank 4: 8/√4
+        write_lora_gguf(tmp_path / "l.gguf", ONE_LAYER, ADAPTER | {"use_rslora": True}, WEIGHTS)
+        alpha = read_gguf(tmp_path / "l.gguf").metadata["adapter.lora.alpha"]
+        assert alpha == 16.0  # 8·√4: llama.cpp divides it by the rank 4, which makes 8/√4
 
     @pytest.mark.parametrize(
-        "odd", [{"use_dora": True}, {"alpha_pattern": {"q_proj": 1}}, {"peft_type": "IA3"}], ids=str
+        ("odd", "named"),
+        [
+            ({"use_dora": True}, "use_dora"),
+            ({"alpha_pattern": {"q_proj": 1}, "rank_pattern": {"q_proj": 1}}, "alpha_pattern, rank_pattern"),
+            ({"lora_bias": True}, "lora_bias"),
+            ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+            ({"peft_type": "IA3"}, "IA3"),
+        ],
+        ids=str,
     )
-    def test_what_llama_cpp_cannot_read_is_refused(self, odd: dict[str, Any], tmp_path: Path) -> None:
-        with pytest.raises(ExportError) as caught:
+    def test_what_llama_cpp_cannot_read_is_refused(
+        self, odd: dict[str, Any], named: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ExportError, match=rf"\({named}\)") as caught:
             write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), ADAPTER | odd, WEIGHTS)
         assert caught.value.code == "unsupported-adapter"
 
     def test_a_module_without_a_name_is_refused(self, tmp_path: Path) -> None:
         odd = {"base_model.model.model.odd.lora_A.weight": torch.zeros(4, 32)}
-        with pytest.raises(ExportError, match="odd"):
+        with pytest.raises(ExportError, match=r"model\.odd\.lora_A") as caught:
             write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), ADAPTER, odd)
+        assert caught.value.code == "unsupported-adapter"
 
 
 def test_the_alignment_is_the_one_of_the_format(tiny_folder: Path, tmp_path: Path) -> None:
