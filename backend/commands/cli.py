@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
-from backend.commands.output import make_writable, print_json, report_error, say_to_nobody
+from backend.commands.output import make_writable, report_error, say_to_nobody
 from backend.errors import EXIT_BAD_INPUT, TunesmithError
 from backend.utils.process_utils import collect_rarely
 
@@ -102,6 +102,14 @@ def _show_whole_docstring(command: App) -> None:
         command.help_epilogue = "\n".join(["For example:", "", *(f"- `{line}`" for line in examples)])
 
 
+def _bad_command(error: CycloptsError) -> TunesmithError:
+    message = " ".join(str(error).split())
+    if isinstance(error, UnusedCliTokensError):
+        message = f"Not expected here: {' '.join(error.unused_tokens or [])}."
+    command = " ".join(["tunesmith", *(error.command_chain or [])])
+    return TunesmithError(message, remedy=f"See `{command} --help`.", code="bad-command")
+
+
 def _refused_by_the_system(error: OSError) -> TunesmithError:
     place = f"{error.filename}: " if error.filename else ""
     remedy = "Check the path, its permissions and the room on its disk."
@@ -139,12 +147,7 @@ def _run(tokens: Sequence[str], *, as_json: bool) -> int:
     except TunesmithError as error:
         return report_error(error, as_json=as_json)
     except CycloptsError as error:
-        message = " ".join(str(error).split())
-        if as_json:
-            print_json({"error": {"code": "bad-command", "message": message, "remedy": "See --help."}})
-        else:
-            sys.stderr.write(f"Error: {message} See `tunesmith --help`.\n")
-        return EXIT_BAD_INPUT
+        return report_error(_bad_command(error), as_json=as_json)
     except BrokenPipeError:
         raise
     except OSError as error:

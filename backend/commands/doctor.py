@@ -70,7 +70,7 @@ def _packages() -> list[Finding]:
                     name,
                     False,
                     "not installed",
-                    "Run `pip install --upgrade tunesmith`, or `make setup` in a checkout.",
+                    f"Run `pip install {name}`, or `make setup` in a checkout.",
                 )
             )
     return findings

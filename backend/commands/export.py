@@ -21,7 +21,7 @@ Form = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 
 
 def export(
-    run: Annotated[str, Parameter(help="A run's folder or id, or latest.")],
+    run: Annotated[str, Parameter(help="A run's folder, id or name, or latest.")],
     *,
     to: Annotated[
         Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx", "hub"],

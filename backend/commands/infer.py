@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backend.inferencer import Inferencer
 
 RunName = Annotated[
-    str, Parameter(help="A run's folder or id, latest, a model folder, an alias or a hub id.")
+    str, Parameter(help="A run's folder, id or name, latest, a model folder, an alias or a hub id.")
 ]
 Base = Annotated[bool, Parameter(negative=(), help="Use the base model without what was trained.")]
 MaxNewTokens = Annotated[int, Parameter(help="Longest answer in tokens.")]
@@ -184,7 +184,7 @@ def _with_bar(
 
 
 def evaluate(
-    run: Annotated[str, Parameter(help="A run's folder or id, or latest.")],
+    run: Annotated[str, Parameter(help="A run's folder, id or name, or latest.")],
     *,
     data: Annotated[
         Path | None, Parameter(help="Rows to score; the run's held-out rows if left out.")

@@ -60,7 +60,7 @@ def read_workbook(
     except ImportError:
         raise DataError(
             f"{name} is an Excel workbook, and reading those needs the package openpyxl.",
-            remedy='Install it with: pip install "tunesmith[xlsx]" – or save the sheet as CSV.',
+            remedy="Run: pip install openpyxl – or save the sheet as CSV.",
             code="missing-extra",
         ) from None
     try:

@@ -28,7 +28,7 @@ def fetch(name: str, split: str | None) -> Path:
     except ImportError:
         raise DataError(
             f"{PREFIX}{name} needs the package tensorflow-datasets.",
-            remedy='Install it with: pip install "tunesmith[tfds]"',
+            remedy="Run: pip install tensorflow-datasets array_record",
             code="missing-extra",
         ) from None
     wanted = split or "train"

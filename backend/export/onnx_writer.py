@@ -34,7 +34,7 @@ def check_onnx() -> None:
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise ExportError(
             "ONNX export needs the packages onnx and onnxscript, which are not installed here.",
-            remedy="Run: pip install 'tunesmith[onnx]'",
+            remedy="Run: pip install onnx onnxscript onnxruntime",
             code="no-onnx",
         )
 

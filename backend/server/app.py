@@ -48,7 +48,7 @@ _CLIENT_GONE = 499
 """A status for the metrics alone, as nginx counts it: nobody is left to read it."""
 _HTTP_MESSAGES = {
     404: "There is no such endpoint; GET /openapi.json lists those there are.",
-    405: "This endpoint wants another method.",
+    405: "This endpoint wants another method; GET /openapi.json lists them.",
 }
 _log = logging.getLogger("tunesmith.server")
 Result = TypeVar("Result")

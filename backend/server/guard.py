@@ -46,7 +46,9 @@ class Guard:
 
     def _refusal(self, headers: Headers, path: str) -> ApiError | None:
         if self._loopback and not is_loopback(_host_of(headers.get("host", ""))):
-            return ApiError(403, "This Host is not served here.", code="host_not_allowed")
+            return ApiError(
+                403, "This Host is not served; send to 127.0.0.1 or localhost.", code="host_not_allowed"
+            )
         origin = headers.get("origin")
         if origin is not None and not self._is_allowed(origin, headers.get("host", "")):
             return ApiError(403, "Pages of other origins are not served.", code="origin_not_allowed")

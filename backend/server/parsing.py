@@ -138,7 +138,7 @@ def _refused(model: type[BaseModel], value: object, error: ValidationError) -> A
     found = max(faults, key=lambda fault: (len(_path(value, fault)), not fault["type"].endswith("_type")))
     param = ".".join(name[:100] for name in _path(value, found))
     if found["type"] == "extra_forbidden":
-        message, code = f"Unsupported field: {param}.", "unsupported_field"
+        message, code = f"Unsupported field: {param}. Remove it.", "unsupported_field"
     elif found["type"] == "missing":
         message, code = f"Missing field: {param}.", "missing_field"
     else:

@@ -97,6 +97,11 @@ def test_without_being_installed_it_has_no_version(
         (["config", "frobnicate"], 'Unknown command "frobnicate"'),
         (["doctor", "--frobnicate"], "Unknown option: --frobnicate"),
         (["runs", "list", "--frobnicate", "x"], "Unknown option: --frobnicate"),
+        (["runs", "list", "--frobnicate", "x"], "See `tunesmith runs list --help`"),
+        (
+            ["data", "check", "a", "b", "c"],
+            "Error: Not expected here: b c. See `tunesmith data check --help`.",
+        ),
         (["runs", "show"], "requires an argument"),
         (["infer"], "requires an argument"),
         (["chat"], "requires an argument"),

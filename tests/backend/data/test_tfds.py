@@ -75,4 +75,4 @@ def test_without_the_package_the_remedy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(DataError) as caught:
         fetch("squad", None)
-    assert "tunesmith[tfds]" in caught.value.remedy
+    assert "pip install tensorflow-datasets" in caught.value.remedy

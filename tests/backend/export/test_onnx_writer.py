@@ -104,6 +104,6 @@ def test_attention_in_windows_is_refused() -> None:
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_onnx() is None
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ExportError, match=r"tunesmith\[onnx\]") as caught:
+    with pytest.raises(ExportError, match=r"pip install onnx onnxscript onnxruntime") as caught:
         check_onnx()
     assert caught.value.code == "no-onnx"

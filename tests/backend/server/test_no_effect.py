@@ -59,7 +59,7 @@ def test_it_changes_nothing_but_itself(model: type[Any], name: str, value: Any) 
         (ChatRequest, "metadata", {"a": 1}, "none are stored here"),
         (CompletionRequest, "suffix", "x", "not filled in"),
         (CompletionRequest, "best_of", 3, "No more answers are made than are given."),
-        (CompletionRequest, "store", False, "Unsupported field: store."),
+        (CompletionRequest, "store", False, "Unsupported field: store. Remove it."),
     ],
 )
 def test_a_promise_is_refused_with_its_reason(model: type[Any], name: str, value: Any, why: str) -> None:
