@@ -201,6 +201,29 @@ def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted([name, *sorted(others & left.keys())] for name, others in left.items())
 
 
+def entries(folder: Path) -> list[str]:
+    """What stands in a package: modules and packages that hold some."""
+    found = {path.relative_to(folder).parts[0] for path in BACKEND if path.is_relative_to(folder)}
+    return sorted(found - {"__init__.py"})
+
+
+def test_the_root_can_be_seen_at_a_glance() -> None:
+    """Fourteen names: a fifteenth belongs into one of them."""
+    assert entries(ROOT / "backend") == [
+        *(
+            "commands",
+            "core",
+            "data",
+            "data_pipeline.py",
+            "errors.py",
+            "export",
+            "inference",
+            "inferencer.py",
+        ),
+        *("manager", "run", "server", "trainer_main.py", "training", "utils"),
+    ]
+
+
 class TestCycles:
     def test_there_is_none_not_even_inside_functions(self) -> None:
         assert cycles({dotted(path): imports_of(path) for path in BACKEND}) == []
