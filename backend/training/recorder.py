@@ -173,8 +173,8 @@ class MetricsWriter:
 
 
 def _event_writer(folder: Path, after_step: int) -> SummaryWriter:
-    """Open an event file; TensorBoard drops what an earlier attempt wrote after ``after_step``, unless that is 0."""
+    """Open an event file; TensorBoard drops what an earlier attempt wrote after ``after_step``, with 0 everything."""
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - a second of imports, only when wanted
 
-    purge = after_step + 1 if after_step else None
-    return SummaryWriter(str(folder), purge_step=purge)
+    # with 1, the evaluation before the first step would stay, and a run begun anew have two of them
+    return SummaryWriter(str(folder), purge_step=after_step + 1 if after_step else 0)

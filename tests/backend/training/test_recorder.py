@@ -366,6 +366,18 @@ def test_a_resumed_run_takes_back_the_points_after_its_checkpoint(
     assert _events(folder)["train/loss"] == [(1, 9.0), (2, 9.0), (3, 9.0), (4, 1.0), (5, 1.0), (6, 1.0)]
 
 
+def test_a_run_begun_anew_takes_everything_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first attempt died before a checkpoint."""
+    _write(folder, _evaluation(0), *(_step(step, loss=9.0) for step in range(1, 4)))
+    later = time.time() + 10
+    monkeypatch.setattr(time, "time", lambda: later)
+
+    _write(folder, _evaluation(0), *(_step(step, loss=1.0) for step in range(1, 3)))
+
+    assert _events(folder)["train/loss"] == [(1, 1.0), (2, 1.0)]
+    assert _events(folder)["eval/loss"] == [(0, 1.125)]
+
+
 def test_a_run_from_the_start_takes_nothing_back(folder: Path) -> None:
     _write(folder, _evaluation(0), _step(1))
 
