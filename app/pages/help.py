@@ -70,7 +70,7 @@ def _trouble() -> None:
         "- A failed run says why on its page, with what to do. Its folder holds everything it wrote.\n"
         "- `tunesmith doctor` says what this machine has and lacks.\n"
         "- Closing the browser or the studio stops no run: they go on by themselves.\n"
-        "- Every page has its command; `tunesmith --help` lists them."
+        "- What the pages do, commands do too; `tunesmith --help` lists them."
     )
 
 
