@@ -1,7 +1,8 @@
 """Check 13: secrets, by the formats that issuers document (prefix, alphabet, length) and by the words before them.
 
 Placeholders of documentation (``AKIAIOSFODNN7EXAMPLE``, ``<password>``, ``$PASSWORD``) do not count. Patterns take
-runs of characters possessively (``++``), so that the time is linear in the length of a text.
+runs of characters possessively (``++``), so that the time is linear in the length of a text; no group, since Python
+before 3.11.5 matches those wrongly (gh-106052).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Secret:
 _PLACEHOLDER = re.compile(
     r"(?i)example|placeholder|dummy|redacted|changeme|change_me|your[_-]|[_-]your|[_-]here\b|insert|x{6}|\*{3}|0{12}|\.{3}"
 )
-_WORDS = re.compile(r"[a-z]{1,16}(?:[-_.]{1,2}[a-z0-9]{1,16})++")
+_WORDS = re.compile(r"[a-z]{1,16}(?:[-_.]{1,2}[a-z0-9]{1,16})+")
 _USUAL = (
     "password passwd pass pwd passphrase secret mypassword my_password userpassword yourpassword dbpassword test "
     "testing foo bar baz foobar qwerty letmein welcome admin administrator root user username guest default none "
@@ -109,12 +110,15 @@ def _secret(
 _QUOTE = r"[\"'`]?"
 _SET = rf"{_QUOTE}\s{{0,3}}(?:=>|:=|[:=])\s{{0,3}}{_QUOTE}"
 
+_BODY = r"[A-Za-z0-9+/=\s\\:,.]"
+"""A character of a key in PEM, but for the hyphen."""
+
 SECRETS: tuple[Secret, ...] = (
     _secret(
         "private key",
         "KEY",
         r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,4}PRIVATE KEY(?: BLOCK)?-----"  # with all that follows up to its end
-        r"(?:(?:[A-Za-z0-9+/=\s\\:,.]|-(?!-))*+-----END [A-Z0-9 ]{1,60}-----|(?:\s{1,2}[A-Za-z0-9+/=]{30,76}\b)*+)",
+        rf"(?:{_BODY}*+(?:-(?!-){_BODY}*+)*-----END [A-Z0-9 ]{{1,60}}-----|(?:\s{{1,2}}[A-Za-z0-9+/=]{{30,76}}\b)*)",
         _always,
         start="",
     ),

@@ -1,7 +1,11 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from backend.data.checks.secrets import SECRETS, find_secret, redact, secret
 from tests.backend.data.rows import assistant, chat, pair, user
+from tests.house import APP, BACKEND
 
 MIXED = "a1B2c3D4e5F6g7H8i9J0" * 6
 HEX = "0a1b2c3d4e5f6789" * 6
@@ -132,3 +136,9 @@ def test_calls_reasoning_and_tools_are_looked_at():
     assert secret(chat(user("q"), assistant("", tool_calls=[call])))
     assert secret(chat(user("q"), assistant("a", reasoning_content=key)))
     assert secret(chat(user("q"), assistant("a"), tools=f'[{{"name": "{key}"}}]'))
+
+
+@pytest.mark.parametrize("path", [*BACKEND, *APP], ids=lambda path: path.stem)
+def test_no_pattern_repeats_a_group_possessively(path: Path) -> None:
+    """Python before 3.11.5 loses its place in one (gh-106052): a private key was left in the text there."""
+    assert re.findall(r"\)(?:[*+?]|\{[\d,]+\})\+[^+].*", path.read_text(encoding="utf-8")) == []
