@@ -1,4 +1,4 @@
-"""Log-probabilities and cross-entropy of tokens through the language model head, without ever holding all logits.
+"""Cross-entropy of hidden states through the language model head, without ever holding all logits.
 
 The logits of a batch, [tokens, vocabulary] in fp32, are often its largest tensor. Here the head runs on trained
 tokens only, a chunk at a time, and each chunk's gradient is computed while its logits exist.
@@ -6,7 +6,6 @@ tokens only, a chunk at a time, and each chunk's gradient is computed while its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,80 +71,3 @@ def linear_cross_entropy(
     )
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, grads)
     return loss
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """A model's scores of N trained tokens. Only ``logprobs`` is differentiable.
-
-    ``logprobs``: fp32 [N], in nats. ``entropy``: fp32 [N], of the whole distribution, in nats. ``is_top1``: bool [N],
-    True if no other token is likelier.
-    """
-
-    logprobs: Tensor
-    entropy: Tensor
-    is_top1: Tensor
-
-
-class _TokenScores(torch.autograd.Function):
-    """log_softmax(hidden @ weight.T + bias)[labels], whose gradient is weighted token by token in backward.
-
-    The gradient of a token's log-probability in its own hidden state is kept from the forward pass, while the logits
-    exist; backward multiplies each row by the weight that arrives for that token. The gradient of a trained head is
-    a sum over tokens, which cannot be formed before the weights are known: its logits are computed again.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, grads: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        d_hidden = torch.empty_like(hidden) if grads else None
-        logprobs, entropy = (hidden.new_empty(len(labels), dtype=torch.float32) for _ in range(2))
-        is_top1 = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
-        for start in range(0, len(labels), CHUNK):
-            part = slice(start, start + CHUNK)
-            piece, target = hidden[part], labels[part, None]
-            logits = F.linear(piece, weight, bias).float()
-            is_top1[part] = logits.gather(1, target)[:, 0] >= logits.amax(-1)
-            each = logits.sub_(torch.logsumexp(logits, -1, keepdim=True))
-            logprobs[part] = each.gather(1, target)[:, 0]
-            softmax = each.exp()
-            entropy[part] = -torch.linalg.vecdot(softmax, each)
-            if d_hidden is not None:
-                d_logits = softmax.neg_().scatter_add_(
-                    1, target, torch.ones_like(target, dtype=softmax.dtype)
-                )
-                torch.matmul(d_logits.to(hidden.dtype), weight, out=d_hidden[part])
-        ctx.save_for_backward(hidden, weight, bias, labels, d_hidden)
-        ctx.mark_non_differentiable(entropy, is_top1)
-        return logprobs, entropy, is_top1
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, labels, d_hidden = ctx.saved_tensors
-        token_weights = grad_outputs[0][:, None]
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for start in range(0, len(labels) if d_weight is not None or d_bias is not None else 0, CHUNK):
-            part = slice(start, start + CHUNK)
-            piece, target = hidden[part], labels[part, None]
-            d_logits = F.linear(piece, weight, bias).float().softmax(-1).neg_()
-            d_logits.scatter_add_(1, target, torch.ones_like(target, dtype=d_logits.dtype)).mul_(
-                token_weights[part]
-            )
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            if d_weight is not None:
-                d_weight += d_logits.to(hidden.dtype).t() @ piece
-        return d_hidden * token_weights.to(d_hidden.dtype), d_weight, d_bias, None, None
-
-
-def token_scores(hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None) -> TokenScores:
-    """Return what a head ``weight`` [V, h] says of ``labels`` [N] given ``hidden`` [N, h], token by token.
-
-    ``logprobs`` are differentiable in hidden, weight and bias; not twice. At most CHUNK rows of logits exist at once.
-    """
-    grads = torch.is_grad_enabled() and any(
-        part is not None and part.requires_grad for part in (hidden, weight, bias)
-    )
-    return TokenScores(*_TokenScores.apply(hidden, weight, bias, labels, grads))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from backend.core.lanes import Lanes, one_thread
+from backend.inference.decode_proof import prove_decoding
+from backend.training.forward import choose_forward
+from backend.training.reach import reach_of_text
+from tests.tiny import tiny_model
 
 WAIT = 10.0
 """Seconds after which a meeting of threads has failed; a good one takes none."""
@@ -196,3 +201,15 @@ def test_an_error_gives_the_threads_back() -> None:
     with pytest.raises(KeyError):
         _failing()
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("prove", [choose_forward, reach_of_text, prove_decoding])
+def test_what_is_proved_before_work_begins_computes_on_one_thread(
+    prove: Callable[[PreTrainedModel], object],
+) -> None:
+    model = tiny_model()
+    threads = set[int]()
+    model.get_input_embeddings().register_forward_hook(lambda *_: threads.add(torch.get_num_threads()))
+    prove(model)
+    assert threads == {1}
