@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from backend.run.config import RunConfig, parse_config
-from backend.run.settings import with_absolute_paths
+from backend.run.config import RunConfig
+from backend.run.settings import parse_config, with_absolute_paths
 from backend.utils.config_utils import apply_overrides, environment_overrides, read_yaml
 from backend.utils.file_utils import sha256_file
 

@@ -22,11 +22,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from backend import trainer_main
-from backend.run.config import config_yaml, parse_config
+from backend.run.config import config_yaml
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.metrics import EVAL_LOSS, GRAD_NORM, LEARNING_RATE, TOKENS_SEEN, TRAIN_LOSS
 from backend.run.reports import RunStatus
+from backend.run.settings import parse_config
 
 RECIPES: dict[str, dict[str, Any]] = {
     "lora": {"tuning": {"method": "lora", "lora_r": 4}},

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.run.config import config_yaml, parse_config
+from backend.run.config import config_yaml
 from backend.run.folder import RunDir
 from backend.run.reports import Outcome, RunStatus
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides
 from tests.tiny import tiny_model_folder
 

@@ -14,8 +14,9 @@ from cyclopts import App
 
 from backend.commands.cli import app, main
 from backend.data.checks import ALL
-from backend.run.config import config_schema, parse_config
+from backend.run.config import config_schema
 from backend.run.files import Part, RunFiles
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
 from tests.house import ROOMS, parsed
 

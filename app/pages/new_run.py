@@ -25,9 +25,10 @@ from backend.errors import ConfigError, ModelError, Problem
 from backend.manager.planning.estimator import DataFigures, Machine, PastRun, estimate
 from backend.manager.planning.model_shape import ModelShape, read_shape
 from backend.manager.planning.past_runs import read_past
-from backend.run.config import RunConfig, config_yaml, parse_config
+from backend.run.config import RunConfig, config_yaml
 from backend.run.model_names import MODEL_ALIASES, local_folder
 from backend.run.reports import DataCheck, DataFinding
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides
 from backend.utils.machine_utils import available_cores
 from backend.utils.record_utils import record_from_json

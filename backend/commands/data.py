@@ -27,7 +27,7 @@ from backend.data.fixes import Change, Mended, mend
 from backend.data.load import Loaded, load_rows
 from backend.data.records import Row
 from backend.errors import DataError
-from backend.run.config import parse_config
+from backend.run.settings import parse_config
 from backend.utils.config_utils import parse_value
 from backend.utils.path_utils import user_path
 from backend.utils.text_utils import counted, shorten

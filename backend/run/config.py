@@ -6,6 +6,7 @@ derived from this module. Names follow TRL and Hugging Face where those have one
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from backend.errors import ConfigError, Problem
-from backend.run.config_problems import problems_of
-from backend.run.methods import TUNINGS
+from backend.run.methods import OBJECTIVES, TUNINGS, Objective
 from backend.utils.config_utils import dotted_names, field_schema, to_yaml
 
 LONGEST_TEMPLATE = 100_000
@@ -164,6 +162,79 @@ class AugmentationConfig(Section):
 
     paraphrases: str = Field("", max_length=4096)
     """A file of reworded prompts that a person has reviewed; the accepted ones become further rows."""
+
+
+LossName = Literal[
+    "sigmoid",
+    "robust",
+    "ipo",
+    "hinge",
+    "sigmoid_norm",
+    "apo_zero",
+    "apo_down",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "sft",
+    "kto",
+    "apo_zero_unpaired",
+]
+
+
+class ObjectiveConfig(Section):
+    """What the model learns from: answers, plain text, pairs of answers, or answers judged good or bad."""
+
+    method: Literal["sft", "cpt", "dpo", "kto", "orpo", "cpo", "simpo"] = "sft"
+    """sft learns answers, cpt plain text; dpo, orpo, cpo and simpo learn from pairs of answers, kto from marks."""
+
+    beta: float | None = Field(None, gt=0, le=1000)
+    """How firmly a preference loss holds on to the starting model; empty for 0.1, for simpo 2.5."""
+
+    loss_type: list[LossName] = []
+    """The loss, or several to add up, such as sigmoid, sft; empty for the first in docs/methods.md."""
+
+    loss_weights: list[float] = []
+    """A weight for each loss in loss_type; empty for 1 each."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs that may be the wrong way round, for the losses robust and exo_pair."""
+
+    desirable_weight: float = Field(1.0, gt=0, le=1000)
+    """Weight of good answers in kto; raise it if there are fewer of them."""
+
+    undesirable_weight: float = Field(1.0, gt=0, le=1000)
+    """Weight of bad answers in kto; raise it if there are fewer of them."""
+
+    cpo_alpha: float = Field(1.0, ge=0, le=1000)
+    """Weight in cpo of the loss on the better answers themselves."""
+
+    simpo_gamma: float = Field(1.375, ge=0, le=1000)
+    """How much better the better answer must be in simpo, as a margin on beta times the log-probability per token."""
+
+    @property
+    def facts(self) -> Objective:
+        """The facts about the method."""
+        return OBJECTIVES[self.method]
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """The weight of each loss by its name; empty for a method that has one loss only."""
+        names: Sequence[str] = self.loss_type or self.facts.losses[:1]
+        return dict(zip(names, self.loss_weights or itertools.repeat(1.0), strict=False))
+
+    @field_validator("loss_type", "loss_weights", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Take one value, or text with commas between several, as a list."""
+        if isinstance(value, str):
+            return [part for part in re.split(r"\s*,\s*", value.strip()) if part]
+        return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @property
+    def beta_or_default(self) -> float:
+        """``beta``, or where it is empty that of the method; 0 for a method without one."""
+        return self.beta or self.facts.beta or 0.0
 
 
 class TuningConfig(Section):
@@ -325,6 +396,7 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig
     augmentation: AugmentationConfig = AugmentationConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     tuning: TuningConfig = TuningConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -348,40 +420,6 @@ class RunConfig(Section):
     def pinned(self, sha256: Mapping[str, str]) -> RunConfig:
         """The same for data of these SHA-256 by source, as they were checked; a run of it refuses other data."""
         return self.model_copy(update={"data": self.data.model_copy(update={"sha256": dict(sha256)})})
-
-
-def parse_config(raw: Mapping[str, Any]) -> RunConfig:
-    """Turn nested plain values into a RunConfig.
-
-    Raises ConfigError with every problem at once, each with its dotted field and a remedy.
-    """
-    try:
-        config = RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(problems_of(error, config_schema())) from error
-    conflicts = _conflicts(config)
-    if conflicts:
-        raise ConfigError(conflicts)
-    return config
-
-
-def _conflicts(config: RunConfig) -> list[Problem]:
-    """Settings that fit by themselves but not beside others: they would do nothing, and nobody would be told."""
-    evaluation = config.evaluation
-    asked = {
-        "evaluation.early_stopping_patience": evaluation.early_stopping_patience is not None,
-        "evaluation.load_best_model_at_end": evaluation.load_best_model_at_end,
-    }
-    needed = {
-        "data.validation": (config.data.validation, "Hold rows out, such as 0.1, or leave this setting out."),
-        "evaluation.eval_steps": (evaluation.eval_steps, "Evaluate now and then, such as 0.1."),
-    }
-    return [
-        Problem(name, f"has nothing to go by while {other} is 0.", remedy)
-        for name in asked
-        for other, (value, remedy) in needed.items()
-        if asked[name] and value == 0
-    ]
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The facts about each tuning method, free of torch."""
+"""The facts about each way to tune a model and each objective to train it on, free of torch."""
 
 from __future__ import annotations
 
@@ -25,6 +25,60 @@ TUNINGS: Mapping[str, Tuning] = {
     "full": Tuning(result="model", trains_all=True, rate_at_576=2e-4),
 }
 """By ``tuning.method``; a test holds its keys against the choices of the configuration."""
+
+
+PAIRS, JUDGED, ANSWERS, TEXTS = "preference", "judged", "chat", "text"
+"""Kinds of rows, as ``data.records.Row.kind`` names them: pairs of answers, judged answers, answers, plain texts."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One value of ``objective.method``.
+
+    ``rows``: the kinds of rows that it learns from. ``losses``: values of ``objective.loss_type``, the default first.
+    ``beta``: the default of ``objective.beta``. ``needs_reference``: its loss compares with the untrained model.
+    ``rate``: its peak learning rate as a share of that of supervised fine-tuning.
+    """
+
+    rows: frozenset[str]
+    losses: tuple[str, ...] = ()
+    beta: float | None = None
+    needs_reference: bool = False
+    rate: float = 1.0
+
+    @property
+    def is_preference(self) -> bool:
+        """True if it learns from answers that are compared or judged."""
+        return bool(self.rows & {PAIRS, JUDGED})
+
+    @property
+    def is_pairwise(self) -> bool:
+        """True if each of its rows is a pair of answers, whose loss cannot be split."""
+        return self.rows == {PAIRS}
+
+
+_SUPERVISED = frozenset({ANSWERS, TEXTS, "tokens", "segments"})
+OBJECTIVES: Mapping[str, Objective] = {
+    "sft": Objective(_SUPERVISED),
+    "cpt": Objective(_SUPERVISED),
+    "dpo": Objective(
+        frozenset({PAIRS}),
+        (
+            *("sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "apo_zero", "apo_down", "exo_pair"),
+            *("nca_pair", "bco_pair", "sppo_hard", "sft"),
+        ),
+        beta=0.1,
+        needs_reference=True,
+        rate=0.05,
+    ),
+    "kto": Objective(
+        frozenset({PAIRS, JUDGED}), ("kto", "apo_zero_unpaired"), beta=0.1, needs_reference=True, rate=0.05
+    ),
+    "orpo": Objective(frozenset({PAIRS}), beta=0.1, rate=0.05),
+    "cpo": Objective(frozenset({PAIRS}), ("sigmoid", "hinge", "ipo"), beta=0.1, rate=0.05),
+    "simpo": Objective(frozenset({PAIRS}), beta=2.5, rate=0.05),
+}
+"""By ``objective.method``; a test holds its keys against the choices of the configuration."""
 
 
 def is_target(name: str, targets: str | Sequence[str]) -> bool:

@@ -1,15 +1,19 @@
-"""Make a configuration mean the same from any folder, and read that of a run."""
+"""Parse a configuration, make it mean the same from any folder, and read that of a run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from backend.errors import ModelError
-from backend.run.config import LONGEST_TEMPLATE, RunConfig, parse_config
+from pydantic import ValidationError
+
+from backend.errors import ConfigError, ModelError
+from backend.run.config import LONGEST_TEMPLATE, RunConfig, config_schema
+from backend.run.config_problems import problems_of
+from backend.run.conflicts import conflicts
 from backend.run.files import RunFiles
 from backend.run.model_names import MODEL_ALIASES
 from backend.run.records import read_config_text
@@ -24,6 +28,20 @@ from backend.utils.path_utils import absolute_source, user_path
 
 TEMPLATE_NAMES = ("chatml", "alpaca", "vicuna", "plain", "thinking", "no-thinking")
 """Chat templates that have a name; ``core.named_templates`` knows what each of them is."""
+
+
+def parse_config(raw: Mapping[str, Any]) -> RunConfig:
+    """Turn nested plain values into a RunConfig.
+
+    Raises ConfigError with every problem at once, each with its dotted field and a remedy.
+    """
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(problems_of(error, config_schema())) from error
+    if problems := conflicts(config):
+        raise ConfigError(problems)
+    return config
 
 
 def run_config(run: RunFiles) -> RunConfig:

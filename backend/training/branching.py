@@ -14,10 +14,10 @@ from transformers import AutoConfig
 
 from backend.errors import RunError
 from backend.inference.model_source import base_of
-from backend.run.config import RunConfig, config_yaml, parse_config
+from backend.run.config import RunConfig, config_yaml
 from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
-from backend.run.settings import run_config
+from backend.run.settings import parse_config, run_config
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint
 from backend.training.inputs import read_inputs
 from backend.utils.file_utils import publish_folder, scratch_folder

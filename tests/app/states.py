@@ -9,11 +9,12 @@ from pathlib import Path
 
 from backend.manager.queue_manager import QueueManager
 from backend.manager.system_manager import SystemSample
-from backend.run.config import config_yaml, parse_config
+from backend.run.config import config_yaml
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.metrics import metrics_record
 from backend.run.reports import EvalReport, Outcome, RunStatus, Sample, StepReport
+from backend.run.settings import parse_config
 from backend.utils.jsonl_utils import JsonlWriter
 from backend.utils.record_utils import record_to_json
 from tests.runs import do_harm

@@ -11,7 +11,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.forms import BASIC, FIXED, PRESETS, command_line, command_words, settings
 from backend.errors import Problem
-from backend.run.config import config_schema, parse_config
+from backend.run.config import config_schema
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, field_schema, parse_flags
 
 NAMES = [name for name in dotted_names(config_schema()) if name not in FIXED]

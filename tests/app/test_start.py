@@ -13,9 +13,9 @@ from app.start import start_or_queue
 from app.studio import Studio, studio
 from backend.errors import RunError
 from backend.manager import process_manager
-from backend.run.config import parse_config
 from backend.run.folder import RunDir
 from backend.run.reports import DataCheck, DataFinding
+from backend.run.settings import parse_config
 
 Locks = list[AbstractContextManager[object]]
 CONFIG = parse_config({"name": "foods", "data": {"train": "/data/foods.jsonl"}})

@@ -22,7 +22,8 @@ from backend.data_pipeline import (
     questions,
 )
 from backend.errors import DataError
-from backend.run.config import AugmentationConfig, DataConfig, parse_config
+from backend.run.config import AugmentationConfig, DataConfig
+from backend.run.settings import parse_config
 from tests.backend.chats import assistant, chat, user
 from tests.runs import ROWS, settings, tree, write_rows
 from tests.tiny import tiny_tokenizer

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from backend import trainer_main
-from backend.run.config import config_yaml, parse_config
+from backend.run.config import config_yaml
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
+from backend.run.settings import parse_config
 
 MakeRun = Callable[..., RunDir]
 _ROWS = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.run.config import parse_config
 from backend.run.folder import RunDir
+from backend.run.settings import parse_config
 from backend.utils.config_utils import parse_yaml
 from tests.faults.conftest import MakeRun
 

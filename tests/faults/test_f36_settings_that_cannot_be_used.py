@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from backend.commands.cli import main
 from backend.errors import ConfigError
-from backend.run.config import config_schema, config_yaml, parse_config
+from backend.run.config import config_schema, config_yaml
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_yaml
 
 FIELDS = dotted_names(config_schema())

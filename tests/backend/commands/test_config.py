@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backend.commands.cli import main
-from backend.run.config import commented_yaml, config_schema, parse_config
+from backend.run.config import commented_yaml, config_schema
+from backend.run.settings import parse_config
 from backend.utils.config_utils import parse_yaml
 from tests.runs import tree
 

@@ -9,8 +9,9 @@ import pytest
 
 from backend.errors import ConfigError
 from backend.manager.ablation import compare, last_scores, pairs
-from backend.run.config import AugmentationConfig, RunConfig, parse_config
+from backend.run.config import AugmentationConfig, RunConfig
 from backend.run.folder import RunDir
+from backend.run.settings import parse_config
 
 
 def config(**changes: Any) -> RunConfig:

@@ -15,9 +15,9 @@ from backend.manager import process_manager
 from backend.manager.launch import launch
 from backend.manager.queue_manager import QueueManager
 from backend.manager.run_manager import RunManager
-from backend.run.config import parse_config
 from backend.run.folder import RunDir
 from backend.run.reports import DataCheck, DataFinding, RunStatus
+from backend.run.settings import parse_config
 
 CONFIG = parse_config({"name": "foods", "data": {"train": "/data/foods.jsonl"}})
 

@@ -13,10 +13,11 @@ from backend.errors import RunError
 from backend.manager import run_manager
 from backend.manager.run_manager import RunManager
 from backend.manager.run_summary import RunSummary
-from backend.run.config import config_yaml, parse_config
+from backend.run.config import config_yaml
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.reports import Outcome, RunStatus
+from backend.run.settings import parse_config
 from backend.utils.lock_utils import hold_folder, is_locked
 
 CONFIG = (

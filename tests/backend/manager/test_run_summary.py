@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from backend.manager.run_summary import Labels, peek, read_labels, summarise, what_goes
-from backend.run.config import parse_config
 from backend.run.folder import RunDir
 from backend.run.metrics import metrics_record
 from backend.run.reports import EvalReport, RunStatus, StepReport
+from backend.run.settings import parse_config
 
 
 def test_a_run_in_a_line(run: RunDir) -> None:

@@ -11,15 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backend.errors import ConfigError
-from backend.run.config import (
-    RunConfig,
-    Section,
-    TuningConfig,
-    commented_yaml,
-    config_schema,
-    config_yaml,
-    parse_config,
-)
+from backend.run.config import RunConfig, Section, TuningConfig, commented_yaml, config_schema, config_yaml
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, field_schema, parse_yaml
 
 # Every setting with a value that is not its default, and with one that must be refused.
@@ -53,6 +46,15 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "augmentation.sub_turns": (0.5, 1.1),
     "augmentation.oversample": (3.0, 3.5),
     "augmentation.paraphrases": ("review.jsonl", 5),
+    "objective.method": ("orpo", "ppo"),
+    "objective.beta": (0.3, 0),
+    "objective.loss_type": (["hinge"], "hinges"),
+    "objective.loss_weights": ([0.5], "much"),
+    "objective.label_smoothing": (0.1, 0.5),
+    "objective.desirable_weight": (1.3, 0),
+    "objective.undesirable_weight": (1.3, 0),
+    "objective.cpo_alpha": (0.0, -1),
+    "objective.simpo_gamma": (0.0, -1),
     "tuning.method": ("full", "magic"),
     "tuning.lora_r": (1, 0),
     "tuning.lora_alpha": (1, 0),
@@ -88,8 +90,19 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "logging.logging_steps": (5, 0),
     "logging.tensorboard": (False, "perhaps"),
 }
+BESIDE: dict[str, dict[str, Any]] = {
+    "objective.beta": {"objective.method": "dpo"},
+    "objective.loss_type": {"objective.method": "dpo"},
+    "objective.loss_weights": {"objective.method": "dpo"},
+    "objective.label_smoothing": {"objective.method": "dpo", "objective.loss_type": "robust"},
+    "objective.desirable_weight": {"objective.method": "kto"},
+    "objective.undesirable_weight": {"objective.method": "kto"},
+    "objective.cpo_alpha": {"objective.method": "cpo"},
+    "objective.simpo_gamma": {"objective.method": "simpo"},
+}
+"""What a setting needs beside it to mean anything."""
 NAMES = list(OTHER_AND_WRONG)
-SECTIONS = ["model", "data", "augmentation", "tuning", "training", "evaluation", "logging"]
+SECTIONS = ["model", "data", "augmentation", "objective", "tuning", "training", "evaluation", "logging"]
 SCHEMA = config_schema()
 
 
@@ -126,7 +139,7 @@ class TestEverySetting:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_goes_through_yaml_and_back(self, name: str) -> None:
-        config = parse_config(plain({name: OTHER_AND_WRONG[name][0]}))
+        config = parse_config(plain({**BESIDE.get(name, {}), name: OTHER_AND_WRONG[name][0]}))
         assert value_of(config, name) == OTHER_AND_WRONG[name][0]
         assert parse_config(parse_yaml(config_yaml(config), where="x")) == config
         assert yaml.safe_load(config_yaml(config)) == config.model_dump(mode="json")

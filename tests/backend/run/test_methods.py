@@ -6,13 +6,28 @@ from typing import get_args
 
 import pytest
 
-from backend.run.config import TuningConfig
+from backend.run.config import LossName, ObjectiveConfig, TuningConfig
 from backend.run.files import RunFiles
-from backend.run.methods import TUNINGS, default_learning_rate, is_target
+from backend.run.methods import OBJECTIVES, TUNINGS, default_learning_rate, is_target
 
 
 def test_every_choice_has_its_record() -> None:
     assert set(TUNINGS) == set(get_args(TuningConfig.model_fields["method"].annotation))
+    assert set(OBJECTIVES) == set(get_args(ObjectiveConfig.model_fields["method"].annotation))
+
+
+def test_every_loss_belongs_to_an_objective() -> None:
+    losses = {loss for facts in OBJECTIVES.values() for loss in facts.losses}
+    assert losses == set(get_args(LossName))
+
+
+def test_what_an_objective_learns_from() -> None:
+    preference = [name for name, facts in OBJECTIVES.items() if facts.is_preference]
+    pairwise = [name for name, facts in OBJECTIVES.items() if facts.is_pairwise]
+    referring = [name for name, facts in OBJECTIVES.items() if facts.needs_reference]
+    assert preference == ["dpo", "kto", "orpo", "cpo", "simpo"]
+    assert pairwise == ["dpo", "orpo", "cpo", "simpo"]
+    assert referring == ["dpo", "kto"]
 
 
 @pytest.mark.parametrize("method", TUNINGS)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from backend.errors import ConfigError, ModelError, RunError
-from backend.run.config import LONGEST_TEMPLATE, RunConfig, commented_yaml, config_yaml, parse_config
+from backend.run.config import LONGEST_TEMPLATE, RunConfig, commented_yaml, config_yaml
 from backend.run.folder import RunDir
-from backend.run.settings import resolve_config, run_config, template_text, with_absolute_paths
+from backend.run.settings import parse_config, resolve_config, run_config, template_text, with_absolute_paths
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from backend.errors import RunError
-from backend.run.config import parse_config
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
 from backend.run.reports import StepReport
+from backend.run.settings import parse_config
 from backend.training.agreement import (
     COMPARE_STEPS,
     agreed_checkpoint,

@@ -21,8 +21,9 @@ from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError
 from backend.inference import decode_proof
 from backend.inference.decoding import Decoding
-from backend.run.config import RunConfig, TuningConfig, parse_config
+from backend.run.config import RunConfig, TuningConfig
 from backend.run.reports import EvalReport, Progress
+from backend.run.settings import parse_config
 from backend.training import evaluation
 from backend.training.evaluation import Evaluator, HeldOut, answers, evaluate, held_out, held_out_loss
 from backend.training.forward import ForwardPass, choose_forward

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from backend.errors import ConfigError, DataError, ModelError, TunesmithError, UnsoundDataError
-from backend.run.config import RunConfig, parse_config
+from backend.run.config import RunConfig
+from backend.run.settings import parse_config
 from backend.training import inputs
 from backend.training.inputs import check_inputs, read_inputs
 from tests.runs import learner_folder, settings, write_rows

@@ -16,11 +16,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from backend.core.model_loader import load_base
 from backend.errors import TrainingError
-from backend.run.config import RunConfig, parse_config
+from backend.run.config import RunConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
 from backend.run.metrics import metrics_scalars
 from backend.run.reports import EvalReport, Sample, StepReport
+from backend.run.settings import parse_config
 from backend.training.checkpoint import read_checkpoint
 from backend.training.forward import choose_forward
 from backend.training.loop import TrainState

@@ -26,7 +26,8 @@ from backend.manager.planning.estimator import (
     work_of,
 )
 from backend.manager.planning.model_shape import Linear, ModelShape
-from backend.run.config import RunConfig, parse_config
+from backend.run.config import RunConfig
+from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides
 
 SHAPE = ModelShape(

@@ -1,0 +1,98 @@
+"""Settings that fit by themselves but not beside others: they would do nothing or harm, and nobody would be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from backend.errors import Problem
+from backend.run.config import ObjectiveConfig, RunConfig
+from backend.run.methods import OBJECTIVES
+
+_ONLY_IN: Mapping[str, frozenset[str]] = {
+    "beta": frozenset(name for name, facts in OBJECTIVES.items() if facts.beta is not None),
+    "label_smoothing": frozenset({"dpo"}),
+    "desirable_weight": frozenset({"kto"}),
+    "undesirable_weight": frozenset({"kto"}),
+    "cpo_alpha": frozenset({"cpo"}),
+    "simpo_gamma": frozenset({"simpo"}),
+}
+"""Settings of the objective with the methods that use them."""
+_SMOOTHED = ("robust", "exo_pair")
+
+
+def conflicts(config: RunConfig) -> list[Problem]:
+    """Return a problem for each setting that others make meaningless."""
+    return [*_without_evaluations(config), *_of_objective(config.objective), *_beside_objective(config)]
+
+
+def _without_evaluations(config: RunConfig) -> Iterator[Problem]:
+    evaluation = config.evaluation
+    asked = {
+        "evaluation.early_stopping_patience": evaluation.early_stopping_patience is not None,
+        "evaluation.load_best_model_at_end": evaluation.load_best_model_at_end,
+    }
+    needed = {
+        "data.validation": (config.data.validation, "Hold rows out, such as 0.1, or leave this setting out."),
+        "evaluation.eval_steps": (evaluation.eval_steps, "Evaluate now and then, such as 0.1."),
+    }
+    for name, is_asked in asked.items():
+        for other, (value, remedy) in needed.items():
+            if is_asked and value == 0:
+                yield Problem(name, f"has nothing to go by while {other} is 0.", remedy)
+
+
+def _of_objective(objective: ObjectiveConfig) -> Iterator[Problem]:
+    method, known = objective.method, objective.facts.losses
+    for name, methods in _ONLY_IN.items():
+        if method not in methods and getattr(objective, name) != type(objective).model_fields[name].default:
+            yield Problem(
+                f"objective.{name}",
+                f"does nothing in the method {method}.",
+                f"Leave it out, or set objective.method to {' or '.join(sorted(methods))}.",
+            )
+    for loss in objective.loss_type:
+        if loss not in known:
+            those = f"{method} has {', '.join(known)}" if known else f"{method} has one loss only"
+            remedy = "Name one of these." if known else "Leave objective.loss_type out."
+            yield Problem("objective.loss_type", f"{loss} is no loss of {method}: {those}.", remedy)
+    if len(set(objective.loss_type)) < len(objective.loss_type):
+        yield Problem("objective.loss_type", "names a loss twice.", "Name it once, with its weight.")
+    weights, losses = len(objective.loss_weights), len(objective.loss_type) or len(known[:1])
+    if weights not in {0, losses}:
+        yield Problem(
+            "objective.loss_weights",
+            f"has {weights} weights for {losses} losses.",
+            "Give one weight for each loss in objective.loss_type.",
+        )
+    if method == "dpo" and objective.label_smoothing and not set(objective.loss_type) & set(_SMOOTHED):
+        yield Problem(
+            "objective.label_smoothing",
+            f"does nothing without the loss {' or '.join(_SMOOTHED)}.",
+            "Set objective.loss_type to robust, or leave it out.",
+        )
+    if "exo_pair" in objective.loss_type and not objective.label_smoothing:
+        yield Problem(
+            "objective.loss_type", "exo_pair needs some label_smoothing.", "Set it to 0.001 or more."
+        )
+
+
+def _beside_objective(config: RunConfig) -> Iterator[Problem]:
+    method, facts = config.objective.method, config.objective.facts
+    noise = {
+        "training.neftune_noise_alpha": config.training.neftune_noise_alpha,
+        "tuning.lora_dropout": config.tuning.lora_dropout,
+    }
+    for name, value in noise.items():
+        if facts.needs_reference and value:
+            yield Problem(
+                name,
+                f"would make the model differ from itself: {method} compares it with the one before training.",
+                "Leave this setting out.",
+            )
+    varied = config.augmentation.model_dump(exclude={"share"}, exclude_defaults=True)
+    if facts.is_preference and varied:
+        yield Problem(
+            f"augmentation.{next(iter(varied))}",
+            f"varies single answers, not the compared ones of {method}.",
+            "Leave this setting out.",
+        )

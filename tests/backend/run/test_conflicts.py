@@ -1,0 +1,80 @@
+"""Settings that fit by themselves but not beside others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backend.errors import ConfigError
+from backend.run.conflicts import conflicts
+from backend.run.settings import parse_config
+from backend.utils.config_utils import apply_overrides
+
+
+def _raw(settings: dict[str, Any]) -> dict[str, Any]:
+    return apply_overrides({}, {"data.train": "rows.jsonl"} | settings)
+
+
+def _problems(settings: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(_raw(settings))
+    return [problem.field for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"objective.method": "dpo", "objective.beta": 0.3},
+        {
+            "objective.method": "dpo",
+            "objective.loss_type": "sigmoid, sft",
+            "objective.loss_weights": "1, 0.2",
+        },
+        {"objective.method": "dpo", "objective.loss_weights": 2},
+        {"objective.method": "dpo", "objective.loss_type": "robust", "objective.label_smoothing": 0.1},
+        {
+            "objective.method": "kto",
+            "objective.undesirable_weight": 2,
+            "objective.loss_type": "apo_zero_unpaired",
+        },
+        {"objective.method": "cpo", "objective.cpo_alpha": 0, "tuning.lora_dropout": 0.1},
+        {"objective.method": "simpo", "objective.simpo_gamma": 0.5, "training.neftune_noise_alpha": 5},
+        {"augmentation.typos": 0.01, "tuning.lora_dropout": 0.1, "training.neftune_noise_alpha": 5},
+        {"objective.method": "cpt", "augmentation.share": 0.5},
+        {"evaluation.early_stopping_patience": 2},
+    ],
+)
+def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None:
+    assert conflicts(parse_config(_raw(settings))) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"objective.beta": 0.1}, ["objective.beta"]),
+        ({"objective.method": "kto", "objective.simpo_gamma": 1}, ["objective.simpo_gamma"]),
+        ({"objective.method": "dpo", "objective.loss_type": "kto"}, ["objective.loss_type"]),
+        ({"objective.method": "orpo", "objective.loss_type": "sigmoid"}, ["objective.loss_type"]),
+        ({"objective.method": "dpo", "objective.loss_type": "ipo, ipo"}, ["objective.loss_type"]),
+        ({"objective.method": "dpo", "objective.loss_weights": "1, 2"}, ["objective.loss_weights"]),
+        ({"objective.method": "dpo", "objective.label_smoothing": 0.1}, ["objective.label_smoothing"]),
+        ({"objective.method": "dpo", "objective.loss_type": "exo_pair"}, ["objective.loss_type"]),
+        ({"objective.method": "dpo", "tuning.lora_dropout": 0.1}, ["tuning.lora_dropout"]),
+        ({"objective.method": "kto", "training.neftune_noise_alpha": 5}, ["training.neftune_noise_alpha"]),
+        ({"objective.method": "orpo", "augmentation.noise": 0.1}, ["augmentation.noise"]),
+        ({"evaluation.early_stopping_patience": 2, "data.validation": 0}, ["evaluation.early_stopping_patience"]),
+        ({"evaluation.load_best_model_at_end": True, "evaluation.eval_steps": 0},
+         ["evaluation.load_best_model_at_end"]),
+    ],
+)  # fmt: skip
+def test_a_setting_without_meaning_is_named(settings: dict[str, Any], named: list[str]) -> None:
+    assert _problems(settings) == named
+
+
+def test_the_sentence_says_what_does_mean_something() -> None:
+    with pytest.raises(
+        ConfigError, match=r"objective\.cpo_alpha: does nothing in the method dpo.*method to cpo"
+    ):
+        parse_config(_raw({"objective.method": "dpo", "objective.cpo_alpha": 2}))
