@@ -23,6 +23,8 @@ CONTENT = re.compile(
     r"|ending\d?|instructions?)(?=[^a-z]|\d|$)"
 )
 """Names of columns that are text whatever stands in them."""
+TEMPLATE_SETTINGS = "chat_template_kwargs"
+"""TRL's column of variables that a row sets for the chat template."""
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 _RATING = re.compile(

@@ -96,7 +96,7 @@ _CHOSEN = (
     *("response_chosen", "answer_chosen"),
 )
 REJECTED = (
-    *("rejected", "rejected_response", "rejected_messages", "rejected_output", "rejected_answer"),
+    *("rejected", "reject", "rejected_response", "rejected_messages", "rejected_output", "rejected_answer"),
     *("rejected_completion", "non_preferred_output", "non_preferred_response", "non_preferred_answer"),
     *("non_preferred_completion", "non_preferred", "dispreferred_output", "dispreferred_response"),
     *("dispreferred", "response_rejected", "answer_rejected"),

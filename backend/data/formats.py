@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.data.column_words import WORSE
+from backend.data.column_words import TEMPLATE_SETTINGS, WORSE
 from backend.data.exact_json import Spelled
 from backend.data.families import (
     FAMILIES,
@@ -19,6 +19,7 @@ from backend.data.families import (
     PARTS,
     Family,
 )
+from backend.data.pairs import dialogue
 from backend.data.records import Record, Row
 from backend.data.refusals import (
     column_settings,
@@ -28,11 +29,18 @@ from backend.data.refusals import (
     unknown_parts,
     unknown_shape,
 )
-from backend.data.shapes import build
+from backend.data.shapes import DIALOGUE_SHAPES, build
 from backend.data.unused import UnusedColumn, text_columns
 from backend.errors import DataError
 
 GOOD_SHARE = 0.5
+
+_ADVICE: Mapping[str, str] = {
+    TEMPLATE_SETTINGS: "A run shows all rows to the model in the same way: write rows with other values into a file "
+    "of their own, and set model.chat_template (thinking, or no-thinking where enable_thinking is false).",
+    "marks": "Write rows that are not for training into a file of their own, or leave them out.",
+}
+"""What to do with an unused column, by its name or by what it holds."""
 
 _CHOICES = re.compile(r"(?:options?|choices?|ending)(?:[_ ]?[a-z0-9])?$|[a-e]$")
 _THOUGHTS = re.compile(r"reason|rationale|explan|think|thought|cot(?![a-z])|chain")
@@ -178,6 +186,10 @@ def _shape(
         if part not in family.required and part != column
     ]
     reason += f"; with {', '.join(beside)}" if beside else ""
+    if family.shape in DIALOGUE_SHAPES and any(
+        dialogue(record.cells.get(column)) for record in sample for column in columns.values()
+    ):
+        reason += "; dialogues in one text (Human: …, Assistant: …) are read as turns"
     reason += _not_used(names, columns)
     later = {
         part: choices[0]
@@ -283,8 +295,8 @@ def how_to_use(unused: UnusedColumn, shape: Shape) -> str:
     """Return advice about a column that is not used, with the settings that would use it."""
     renamed = {"instruction": "prompt", "output": "completion", "text": "prompt"}
     columns = {renamed.get(part, part): column for part, column in shape.columns.items()}
-    if unused.holds == "marks":
-        return "Write rows that are not for training into a file of their own, or leave them out."
+    if (advice := _ADVICE.get(unused.name) or _ADVICE.get(unused.holds)) is not None:
+        return advice
     if unused.holds == "scores":
         settings = column_settings({**columns, "label": unused.name})
         good = "if it is 1 for good and 0 for bad ones"

@@ -26,6 +26,8 @@ from backend.errors import DataError, marked
 from backend.utils.text_utils import shorten
 
 COLUMNS_NAMED = 20
+RANKS = ("rank", "score", "rating", "overall_score", "fine-grained_score")
+"""Keys that compare the answers of a list."""
 PLACEHOLDERS: Mapping[str, str] = {"prompt": "Question", "completion": "Answer"}
 """An example of a column map, for columns that give no hint."""
 
@@ -55,6 +57,13 @@ def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str
     for columns, kind, remedy in FOREIGN:
         if columns <= names.keys() and (best is None or "role" in columns):
             return DataError(f"{_file(sample)} looks like {kind}.", remedy=remedy, code="foreign-format")
+    if ranked := _ranked_column(sample):
+        return DataError(
+            f"{_file(sample)} holds lists of ranked answers in {ranked!r}; which of them to compare is your choice.",
+            remedy="Write a row for each pair to compare: prompt, chosen (the better answer) and rejected (the worse "
+            "one). The best of each list against the worst is usual.",
+            code="foreign-format",
+        )
     speaker = next((names[name] for name in SPEAKERS if name in names), None)
     words = next((names[name] for name in UTTERANCES if name in names), None)
     if speaker is None or words is None or not _take_turns(speaker, sample):
@@ -66,6 +75,19 @@ def foreign_format(names: Mapping[str, str], sample: Sequence[Record], best: str
         '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}.',
         code="foreign-format",
     )
+
+
+def _ranked_column(sample: Sequence[Record]) -> str | None:
+    """Return the column that holds lists of answers with a rank or score each, as in Nectar; None without one."""
+    lists = (
+        (name, value) for record in sample for name, value in record.cells.items() if isinstance(value, list)
+    )
+    return next((name for name, value in lists if len(value) > 1 and all(map(_is_ranked, value))), None)
+
+
+def _is_ranked(value: object) -> bool:
+    keys = value.keys() if isinstance(value, Mapping) else ()
+    return any(key in RANKS for key in keys) and any(key in (*ANSWERS, *UTTERANCES) for key in keys)
 
 
 def _take_turns(column: str, sample: Sequence[Record]) -> bool:

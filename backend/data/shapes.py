@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import string
 from collections.abc import Callable, Mapping
@@ -23,6 +22,17 @@ from backend.data.chat import (
 )
 from backend.data.exact_json import Spelled
 from backend.data.families import PARTS, Columns
+from backend.data.pairs import (
+    after_cue,
+    dialogue,
+    last_answer_trained,
+    require_answers,
+    split_given,
+    split_shared,
+    split_texts,
+    untrained,
+    without_cue,
+)
 from backend.data.records import Message, Row
 
 Cells = Mapping[str, Any]
@@ -75,6 +85,8 @@ FLAGS: Mapping[str, bool] = {
     **dict.fromkeys(("mauvaise", "差", "坏", "不好", "错"), False),
 }
 """Spellings of a good (True) or bad answer."""
+DIALOGUE_SHAPES = ("preference", "unpaired preference")
+"""Shapes in which a text may be a whole dialogue, as in HH-RLHF."""
 
 
 def build(shape: str, cells: Cells, columns: Columns, place: str) -> Row:
@@ -125,7 +137,7 @@ def _prompt(cells: Cells, columns: Columns, place: str) -> Row:
 
 
 def _prompt_messages(cells: Cells, columns: Columns) -> tuple[Message, ...]:
-    prompt = _untrained(_turns(cells[columns["prompt"]], columns["prompt"], "user"))
+    prompt = untrained(_turns(cells[columns["prompt"]], columns["prompt"], "user"))
     return _with_surroundings(prompt, cells, columns)
 
 
@@ -211,65 +223,50 @@ def _history(cells: Cells, columns: Columns) -> tuple[Message, ...]:
 
 
 def _preference(cells: Cells, columns: Columns, place: str) -> Row:
-    chosen = _reply(cells[columns["chosen"]], columns["chosen"])
-    rejected = _reply(cells[columns["rejected"]], columns["rejected"])
+    fields = (columns["chosen"], columns["rejected"])
+    chosen, rejected = (_reply(cells[field], field) for field in fields)
     tools = _tools(cells, columns)
     value = cells.get(columns["prompt"]) if "prompt" in columns else None
     if value is None:
-        prompt, chosen, rejected = _shared_prompt(chosen, rejected)
-    elif isinstance(value, Mapping):
-        field = columns["prompt"]
-        prompt = read_messages(value.get("messages"), f"{field}.messages")
-        tools = _tool_list(value.get("tools"), f"{field}.tools")
+        texts = [str(reply[0]["content"]) for reply in (chosen, rejected)]
+        plain = texts == [cells[field] for field in fields]
+        prompt, chosen, rejected = split_texts(*texts) if plain else split_shared(chosen, rejected)
+        prompt = untrained(_with_surroundings(prompt, cells, columns))
     else:
-        prompt = _turns(value, columns["prompt"], "user")
-    prompt = _untrained(prompt)
-    whole = _with_surroundings(prompt, cells, columns)
-    for shared in (whole, prompt):
-        if _begins_with(chosen, shared) and _begins_with(rejected, shared):
-            chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
-            break
-    return Row(place, messages=whole, chosen=chosen, rejected=rejected, tools=tools)
-
-
-def _begins_with(replies: tuple[Message, ...], prompt: tuple[Message, ...]) -> bool:
-    return len(replies) > len(prompt) and _untrained(replies[: len(prompt)]) == prompt
+        field = columns["prompt"]
+        if isinstance(value, Mapping):
+            asked = read_messages(value.get("messages"), f"{field}.messages")
+            tools = _tool_list(value.get("tools"), f"{field}.tools")
+        elif turns := dialogue(value):
+            asked, chosen, rejected = without_cue(turns), after_cue(chosen), after_cue(rejected)
+        else:
+            asked = _turns(value, field, "user")
+        whole = _with_surroundings(asked, cells, columns)
+        prompt, chosen, rejected = split_given(whole, asked, chosen, rejected)
+    require_answers(fields, (chosen, rejected))
+    return Row(place, messages=prompt, chosen=chosen, rejected=rejected, tools=tools)
 
 
 def _reply(value: Any, field: str) -> tuple[Message, ...]:
     if isinstance(value, bool):
         raise bad_row(f"the field {field!r} is {str(value).lower()} where an answer belongs")
-    return _turns(value, field, "assistant")
-
-
-def _shared_prompt(
-    chosen: tuple[Message, ...], rejected: tuple[Message, ...]
-) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """Return the prompt that both replies begin with, and the rest of each."""
-    if len(chosen) == len(rejected) == 1:
-        texts = [chosen[0]["content"], rejected[0]["content"]]
-        same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
-        shared = "".join(left for left, _ in same)
-        cut = max(shared.rfind(" "), shared.rfind("\n")) + 1
-        if cut > 0:
-            left, right = ({"role": "assistant", "content": text[cut:]} for text in texts)
-            return ({"role": "user", "content": shared[:cut]},), (left,), (right,)
-    if len(rejected) == 1 and len(chosen) > 1 and chosen[-1]["role"] == "assistant":
-        return _untrained(chosen[:-1]), chosen[-1:], rejected
-    count = 0
-    while count < min(len(chosen), len(rejected)) - 1 and chosen[count] == rejected[count]:
-        count += 1
-    if count == 0:
-        raise bad_row("there is no prompt, and chosen and rejected do not begin with the same one")
-    return chosen[:count], chosen[count:], rejected[count:]
+    return dialogue(value) or _turns(value, field, "assistant")
 
 
 def _unpaired(cells: Cells, columns: Columns, place: str) -> Row:
-    return replace(_prompt_completion(cells, columns, place), label=_flag(cells, columns))
+    asked, answer = columns["prompt"], columns["completion"]
+    if turns := dialogue(cells[asked]):
+        reply = after_cue(_reply(cells[answer], answer))
+        cells = {**cells, asked: list(without_cue(turns)), answer: list(reply)}
+    return _judged(_prompt_completion(cells, columns, place), cells, columns)
 
 
 def _rated(cells: Cells, columns: Columns, place: str) -> Row:
-    return replace(_messages(cells, columns, place), label=_flag(cells, columns))
+    return _judged(_messages(cells, columns, place), cells, columns)
+
+
+def _judged(row: Row, cells: Cells, columns: Columns) -> Row:
+    return replace(row, messages=last_answer_trained(row.messages), label=_flag(cells, columns))
 
 
 def _flag(cells: Cells, columns: Columns) -> bool:
@@ -325,12 +322,6 @@ def _turns(value: Any, field: str, role: str) -> tuple[Message, ...]:
     if is_conversation(given):
         return read_messages(given, field)
     return ({"role": role, "content": cell_text(given, field)},)
-
-
-def _untrained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    return tuple(
-        {**message, "trained": False} if message["role"] == "assistant" else message for message in messages
-    )
 
 
 def _with_system(messages: tuple[Message, ...], cells: Cells, columns: Columns) -> tuple[Message, ...]:

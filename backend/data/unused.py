@@ -16,6 +16,7 @@ from backend.data.column_words import (
     NUMBER,
     SCORED,
     SENTENCE_CHARACTERS,
+    TEMPLATE_SETTINGS,
     WORSE,
     is_judgement,
     is_praise,
@@ -143,7 +144,8 @@ class _Column:
         """True if it holds text that is not in the columns that are read anyway."""
         by_sentences = 10 * self.sentences >= self.judged_rows and (self.long or self.varies)
         by_words = 2 * self.worded >= self.judged_rows and self.varies and not names_metadata(self.name)
-        text = by_sentences or by_words or bool(CONTENT.search(lowered(self.name)))
+        named = self.name == TEMPLATE_SETTINGS or bool(CONTENT.search(lowered(self.name)))
+        text = by_sentences or by_words or named
         return text and not (self.compared and 10 * self.repeated >= 9 * self.compared)
 
     def holds(self, shape: str, *, classified: bool = False) -> Holds | None:
@@ -229,7 +231,8 @@ class UnusedColumns:
         read: list[str] | None = None
         self._seen += 1
         for name, value in _cells(record, others):
-            if not (text := _cell_text(value)):
+            text = _cell_text(value) or (str(value) if value and name == TEMPLATE_SETTINGS else "")
+            if not text:
                 continue
             column = self._columns.get(name)
             if column is None:

