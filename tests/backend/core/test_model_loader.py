@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -379,3 +382,25 @@ def test_weights_are_ordinary_tensors_wherever_they_are_loaded(tiny_folder: Path
         model = load_base(tiny_folder)
 
     assert not any(part.is_inference() for part in model.parameters())
+
+
+class TestImports:
+    """peft imports bitsandbytes where it is installed, which would have ``kernels`` download code at once."""
+
+    def test_kernels_is_never_imported(self, tmp_path: Path) -> None:
+        (tmp_path / "kernels.py").write_text(
+            "raise SystemExit('kernels would download now')", encoding="utf-8"
+        )
+        path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        code = (
+            "import importlib.util, backend.core.model_loader, backend.training.tuning\n"
+            "print(importlib.util.find_spec('kernels'))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
