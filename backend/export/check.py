@@ -16,11 +16,14 @@ from backend.export.certificate import Certificate, Check, Light
 from backend.export.comparison import compare
 from backend.export.forms import Target, write_model_gguf
 from backend.export.panel import Answer, Panel
+from backend.export.plain import update_errors
 from backend.export.readers import NoReaderError, Reader, UnreadableError, read_back
 from backend.export.trained import Trained, model_weights
 from backend.inference.logprobs import answer_logprobs
 from backend.utils.file_utils import scratch_folder
 
+UPDATE_ERROR = 1e-5
+"""Largest relative error of an update in the plain form; rounding in float32 is about a hundredth of it."""
 _READERS: dict[Target, Reader] = {"adapter": "transformers", "merged": "transformers", "onnx": "onnxruntime"}
 
 
@@ -45,6 +48,8 @@ def certify(
         except UnreadableError as error:
             checks = [Check("reader", Light.RED, f"{error.reader} cannot read it: {error}")]
         checks.append(check_contents(trained, target, precision, payload, scratch))
+    if target in {"adapter", "lora-gguf"}:
+        checks.append(check_updates(trained))
     if target in {"adapter", "lora-gguf"} and (finding := trained.base_note or trained.base_place):
         checks.append(Check("base", Light.AMBER if trained.base_note else Light.GREEN, finding))
     if panel.note:
@@ -98,6 +103,19 @@ def check_contents(trained: Trained, target: Target, precision: str, payload: Pa
     return Check("contents", Light.GREEN, same)
 
 
+def check_updates(trained: Trained) -> Check:
+    """Return the check that the plain form updates every layer as the trained adapter does."""
+    plain = trained.plain()
+    errors = update_errors(plain, trained.model)
+    worst, name = max(((error, name) for name, error in errors.items()), default=(0.0, ""))
+    if not worst <= UPDATE_ERROR:
+        said = f"With one scale for all layers, the update of {name} is {worst:.2g} of its size off the trained one."
+        return Check("updates", Light.RED, said)
+    folded = f" {', '.join(plain.folded)} went into the weights." if plain.folded else ""
+    said = f"With one scale for all layers, as other programs have it, {len(errors)} updates are the trained ones"
+    return Check("updates", Light.GREEN, f"{said}, within {worst:.2g} of their size.{folded}")
+
+
 def _first(sentences: list[str]) -> str:
     """Return the first three of ``sentences`` as one, and how many more there are."""
     more = f" And {len(sentences) - 3} more." if len(sentences) > 3 else ""
@@ -107,9 +125,9 @@ def _first(sentences: list[str]) -> str:
 def _differences(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> list[str]:
     words = (trained.tokenizer, trained.end_ids)
     if target == "adapter":
-        return contents.check_adapter(payload, trained.result, *words, naming=trained.naming)
+        return contents.check_adapter(payload, trained.plain(), *words, naming=trained.naming)
     if target == "lora-gguf":
-        return contents.check_lora(payload, trained.result, trained.model.config)
+        return contents.check_lora(payload, trained.plain(), trained.model.config)
     model = trained.merge()
     wanted = (model.config, model_weights(model), *words)
     base = None if trained.full else trained.base
@@ -125,7 +143,7 @@ def _unknown(trained: Trained, target: Target, payload: Path) -> list[str]:
     words = (trained.tokenizer, trained.end_ids)
     match target:
         case "adapter":
-            return contents.unknown_in_adapter(payload, trained.result, *words)
+            return contents.unknown_in_adapter(payload, trained.plain(), *words)
         case "lora-gguf":
             return []
         case "merged" | "onnx":

@@ -37,6 +37,7 @@ from backend.export.gguf_keys import (
 )
 from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES
 from backend.export.onnx_writer import ONNX_FILE
+from backend.export.plain import WEIGHTS, PlainLora, matrix_name, read_config
 from backend.export.settings import check_config, check_rules, unknown_rules, unknown_settings
 from backend.export.trained import greedy_rules, model_weights
 from backend.export.vocabulary import check_ends, check_tokenizer, unknown_tokenizer_settings
@@ -289,26 +290,22 @@ def _base_tensor(base: Path | None, name: str) -> Floats | None:
 
 # --- adapters ---------------------------------------------------------------------------------------------
 
-_WEIGHTS = "adapter_model.safetensors"
-
 
 def check_adapter(
     folder: Path,
-    result: Path,
+    plain: PlainLora,
     tokenizer: PreTrainedTokenizerBase,
     end_ids: set[int],
     *,
     naming: Mapping[str, Any],
 ) -> list[str]:
-    """Return every difference between an exported adapter and the run's own.
+    """Return every difference between an exported adapter and the plain form of the trained one.
 
     ``naming`` are the keys of adapter_config.json that are meant to differ, see ``Trained.naming``.
     """
     problems = list(_check_tokens(folder, tokenizer, end_ids))
-    mine, theirs = (
-        {name: _tensor(place / _WEIGHTS, name) for name in _names(place / _WEIGHTS)}
-        for place in (result, folder)
-    )
+    mine = {name: values.numpy() for name, values in plain.weights.items()}
+    theirs = {name: _tensor(folder / WEIGHTS, name) for name in _names(folder / WEIGHTS)}
     problems += [f"the weight {name} is missing" for name in sorted(mine.keys() - theirs.keys())]
     problems += [f"the weight {name} does not belong there" for name in sorted(theirs.keys() - mine.keys())]
     problems += [
@@ -316,8 +313,7 @@ def check_adapter(
         for name in sorted(mine.keys() & theirs.keys())
         if not np.array_equal(mine[name], theirs[name])
     ]
-    ours, found = (_adapter_config(place) for place in (result, folder))
-    wanted = {**ours, **naming}
+    found, wanted = read_config(folder), {**plain.config, **naming}
     problems += [
         f"adapter_config.json has {key} {found.get(key)}, not {value}"
         for key, value in wanted.items()
@@ -327,10 +323,10 @@ def check_adapter(
 
 
 def unknown_in_adapter(
-    folder: Path, result: Path, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
+    folder: Path, plain: PlainLora, tokenizer: PreTrainedTokenizerBase, end_ids: set[int]
 ) -> list[str]:
     """Return the unknown settings of an exported adapter."""
-    more = sorted(_adapter_config(folder).keys() - _adapter_config(result).keys())
+    more = sorted(read_config(folder).keys() - plain.config.keys())
     return [
         *(f"adapter_config.json has the key {key}" for key in more),
         *unknown_rules(folder / "generation_config.json", greedy_rules(tokenizer, end_ids)),
@@ -348,7 +344,7 @@ def check_shared_ends(model: PreTrainedModel, result: Path) -> Iterator[str]:
         return
     names = [name for name, part in model.named_modules() if part in ends]
     adapted = {
-        name.removeprefix("base_model.model.").partition(".lora_")[0] for name in _names(result / _WEIGHTS)
+        name.removeprefix("base_model.model.").partition(".lora_")[0] for name in _names(result / WEIGHTS)
     }
     for name in sorted(adapted & set(names)):
         yield (
@@ -357,21 +353,17 @@ def check_shared_ends(model: PreTrainedModel, result: Path) -> Iterator[str]:
         )
 
 
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    return found
-
-
-def check_lora(path: Path, result: Path, config: PretrainedConfig) -> list[str]:
-    """Return every difference between an adapter's GGUF file and the run's own adapter."""
+def check_lora(path: Path, plain: PlainLora, config: PretrainedConfig) -> list[str]:
+    """Return every difference between an adapter's GGUF file and the plain form of the trained adapter."""
     file = read_gguf(path)
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
-    problems = list(check_adapter_keys(file, _adapter_config(result), config))
+    problems = list(check_adapter_keys(file, plain.config, config))
     wanted: dict[str, Floats] = {}
-    for name in _names(result / _WEIGHTS):
-        module, _, side = name.removeprefix("base_model.model.").partition(".lora_")
-        part = names.get_name(f"{module}.weight", try_suffixes=(".weight",))
-        wanted[f"{part}.lora_{side[0].lower()}"] = _tensor(result / _WEIGHTS, name)
+    for name, values in plain.weights.items():
+        layer, side = matrix_name(name)
+        part = names.get_name(f"{layer.removeprefix('base_model.model.')}.weight", try_suffixes=(".weight",))
+        by_token = part == "token_embd.weight" and side == "A"
+        wanted[f"{part}.lora_{side.lower()}"] = (values.T if by_token else values).numpy()
     problems += [f"the weight {part} is missing" for part in sorted(wanted.keys() - file.tensors.keys())]
     extra = sorted(file.tensors.keys() - wanted.keys())
     problems += [f"the weight {part} does not belong there" for part in extra]

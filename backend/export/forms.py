@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +20,7 @@ from backend.export.gguf_vocab import find_word_rule, read_vocabulary
 from backend.export.gguf_writer import FILE_TYPES, check_model, write_gguf, write_lora_gguf
 from backend.export.modelfile import write_modelfile
 from backend.export.onnx_writer import ONNX_FILE, check_graph, check_onnx, write_onnx
+from backend.export.plain import CONFIG, WEIGHTS, check_plain, read_config
 from backend.export.trained import Trained, model_weights
 from backend.inference.decoding import context_length
 
@@ -61,7 +61,7 @@ def choose_precision(target: str, dtype: str, quantization: str) -> str:
 def check_form(trained: Trained, target: Target) -> None:
     """Raise ExportError for a form that this model cannot take.
 
-    Its code is ``no-adapter``, ``unsupported-architecture``, ``unsupported-positions`` or
+    Its code is ``no-adapter``, ``merged-only``, ``unsupported-architecture``, ``unsupported-positions`` or
     ``unsupported-tokenizer``.
     """
     if target in {"adapter", "lora-gguf"} and trained.full:
@@ -70,6 +70,8 @@ def check_form(trained: Trained, target: Target) -> None:
             remedy="Export it with `to=merged` or `to=gguf`.",
             code="no-adapter",
         )
+    if target in {"adapter", "lora-gguf"}:
+        check_plain(read_config(trained.result))
     if target in GGUF_TARGETS:
         check_model(trained.model.config)
         find_word_rule(trained.tokenizer)
@@ -89,9 +91,7 @@ def write_form(
         return _write_onnx(trained, folder), []
     file = folder / f"{trained.slug}-{'LoRA-' * (target == 'lora-gguf')}{precision}.gguf"
     if target == "lora-gguf":
-        adapter = json.loads((trained.result / "adapter_config.json").read_text("utf-8"))
-        weights = load_file(trained.result / "adapter_model.safetensors")
-        write_lora_gguf(file, trained.model.config, adapter, weights)
+        write_lora_gguf(file, trained.model.config, trained.plain())
         return file, []
     write_model_gguf(trained, trained.merge(), file, precision)
     return file, _write_modelfile(trained, file) if target == "ollama" else []
@@ -104,13 +104,11 @@ def list_files(folder: Path) -> dict[str, int]:
 
 
 def _write_adapter(trained: Trained, folder: Path) -> Path:
-    """Write the adapter for peft; it names its base by Hub id, never by a path of this machine."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copyfile(trained.result / name, folder / name)
+    """Write the plain form of the adapter; it names its base by Hub id, never by a path of this machine."""
+    plain = trained.plain()
+    save_file(dict(plain.weights), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps({**plain.config, **trained.naming}, indent=2) + "\n", "utf-8")
     write_tokenizer(trained.tokenizer, folder)
-    file = folder / "adapter_config.json"
-    named = json.loads(file.read_text("utf-8")) | trained.naming
-    file.write_text(json.dumps(named, indent=2) + "\n", "utf-8")
     write_generation_config(trained.generation_config(), folder)
     return folder
 

@@ -7,7 +7,6 @@ Settings are read by our own GGUF import, which shares no code with the writer. 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -148,13 +147,12 @@ def _kind(added: Any, *, used: bool) -> gguf.TokenType:
 
 
 def check_adapter_keys(file: GgufFile, adapter: Mapping[str, Any], config: PretrainedConfig) -> Iterator[str]:
-    """Yield a sentence part for each key of an adapter's GGUF file that differs from the trained adapter."""
-    alpha = adapter["lora_alpha"] * (math.sqrt(adapter["r"]) if adapter.get("use_rslora") else 1)
+    """Yield a sentence part for each key of an adapter's GGUF file that differs from the plain ``adapter``."""
     wanted = {
         "general.type": "adapter",
         "general.architecture": config.model_type,
         "adapter.type": "lora",
-        "adapter.lora.alpha": float(alpha),
+        "adapter.lora.alpha": float(adapter["lora_alpha"]),
     }
     for key, value in wanted.items():
         if not same(value, file.metadata.get(key)):

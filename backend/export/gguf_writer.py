@@ -25,6 +25,7 @@ from transformers import PretrainedConfig
 
 from backend.errors import ExportError
 from backend.export.gguf_vocab import Vocabulary
+from backend.export.plain import PlainLora, matrix_name
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -62,8 +63,6 @@ YARN_DEFAULTS = {
     "truncate": True,
 }
 """Yarn settings of transformers that llama.cpp does not read, with the value at which both compute the same."""
-_NOT_IN_LLAMA_CPP = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias", "modules_to_save")
-"""Settings of a LoRA adapter that llama.cpp cannot apply."""
 _ROTATED = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias")
 """The weights whose output is rotated by position."""
 
@@ -121,44 +120,35 @@ def write_gguf(
     _write(path, writer, planned)
 
 
-def write_lora_gguf(
-    path: Path, config: PretrainedConfig, adapter: Mapping[str, Any], weights: Mapping[str, Tensor]
-) -> None:
-    """Write a LoRA adapter in fp32 to ``path``, for llama.cpp to apply to the GGUF file of its base.
+def write_lora_gguf(path: Path, config: PretrainedConfig, adapter: PlainLora) -> None:
+    """Write an adapter in fp32 to ``path``, for llama.cpp to apply to the GGUF file of its base.
 
-    ``adapter`` is adapter_config.json, ``weights`` its safetensors. Raises ExportError
-    (``unsupported-adapter``, and those of ``check_model``).
+    Raises ExportError (``unsupported-adapter``, and those of ``check_model``).
     """
-    unreadable = [key for key in _NOT_IN_LLAMA_CPP if adapter.get(key)]
-    if adapter.get("peft_type") != "LORA" or unreadable:
-        what = ", ".join(unreadable) or adapter.get("peft_type")
-        raise _unsupported_adapter(f"llama.cpp cannot read this adapter ({what}).")
     check_model(config)
     architecture = ARCHITECTURES[config.model_type]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    # llama.cpp scales by alpha / rank, and rslora by alpha / sqrt(rank), which is the same with a larger alpha.
-    alpha = adapter["lora_alpha"] * (math.sqrt(adapter["r"]) if adapter.get("use_rslora") else 1)
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(adapter.config["lora_alpha"]))
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     planned = []
-    for key, values in weights.items():
-        module, _, matrix = key.removeprefix("base_model.model.").partition(".lora_")
-        adapted = f"{module}.weight"
-        base_name = names.get_name(adapted, try_suffixes=(".weight",))
-        if base_name is None or matrix not in {"A.weight", "B.weight"}:
-            raise _unsupported_adapter(f"The adapter has {key}, for which GGUF has no name.")
+    for weight, values in adapter.weights.items():
+        layer, side = matrix_name(weight)
+        adapted = f"{layer.removeprefix('base_model.model.')}.weight"
+        name = names.get_name(adapted, try_suffixes=(".weight",))
+        if name is None:
+            raise ExportError(
+                f"The adapter has {weight}, for which GGUF has no name.",
+                remedy="Export it with `to=gguf`, which merges it.",
+                code="unsupported-adapter",
+            )
         # The update is B times A, so its rows, which llama.cpp orders differently, are the rows of B.
-        ordered = _permuted(config, adapted, values) if matrix == "B.weight" else values
-        planned.append(_PlannedTensor(f"{base_name}.lora_{matrix[0].lower()}", ordered, Kind.F32))
+        # Of embeddings it looks up rows of A, one for each token.
+        ordered = _permuted(config, adapted, values) if side == "B" else values
+        turned = ordered.T.contiguous() if name == "token_embd.weight" and side == "A" else ordered
+        planned.append(_PlannedTensor(f"{name}.lora_{side.lower()}", turned, Kind.F32))
     _write(path, writer, planned)
-
-
-def _unsupported_adapter(message: str) -> ExportError:
-    return ExportError(
-        message, remedy="Export it with `to=gguf`, which merges it.", code="unsupported-adapter"
-    )
 
 
 def _write(path: Path, writer: GGUFWriter, planned: list[_PlannedTensor]) -> None:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
+from backend.export.plain import PlainLora, plain_form
 from backend.inference.model_source import find_model
 from backend.run.checkpoints import step_name, step_of
 from backend.run.config import RunConfig
@@ -104,6 +105,10 @@ class Trained:
             f"It was trained on the weights in the package {package}, a GGUF file of lower precision. "
             f"With {self.base_words} from the Hub it was not tested and may answer differently."
         )
+
+    def plain(self) -> PlainLora:
+        """The adapter in its plain form; there is none after ``merge``. Raises ExportError ``merged-only``."""
+        return plain_form(self.model, self.result)
 
     def merge(self) -> PreTrainedModel:
         """The model with its adapter added into the weights, in float32; the adapter is used up."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
@@ -14,6 +17,7 @@ from backend.run.config import TuningConfig
 from backend.run.folder import RunDir
 from backend.training.checkpoint import save_result
 from backend.training.tuning import make_trainable
+from backend.utils.warning_utils import unwarned
 from tests.runs import ROWS, SHORT, make_run, write_rows
 from tests.tiny import Architecture, Family, tiny_model_folder
 
@@ -24,17 +28,23 @@ def finished(
     family: Family = "chatml",
     architecture: Architecture = "llama",
     method: str = "lora",
+    lora: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> RunDir:
-    """A run under ``root`` whose result was made, not trained; ``overrides`` go to the model's config."""
+    """A run under ``root`` whose result was made, not trained; ``overrides`` go to the model's config.
+
+    ``lora`` are settings of an adapter that peft makes by itself.
+    """
     model_folder = tiny_model_folder(
         root / "model", family=family, architecture=architecture, initializer_range=0.3, **overrides
     )
     _bias(model_folder / "model.safetensors")
-    return finished_over(model_folder, root, method=method)
+    return finished_over(model_folder, root, method=method, lora=lora)
 
 
-def finished_over(model_folder: Path, root: Path, *, method: str = "lora") -> RunDir:
+def finished_over(
+    model_folder: Path, root: Path, *, method: str = "lora", lora: Mapping[str, Any] | None = None
+) -> RunDir:
     """The same over any model that lies in ``model_folder``."""
     rows = write_rows(root / "rows.jsonl", ROWS)
     run = make_run(
@@ -45,12 +55,20 @@ def finished_over(model_folder: Path, root: Path, *, method: str = "lora") -> Ru
     if method == "full":
         save_result(base, tokenizer, run.model)
         return run
-    tuned = make_trainable(base, TuningConfig(lora_r=4), seed=0)
+    tuned = make_trainable(base, TuningConfig(lora_r=4), seed=0) if lora is None else by_peft(base, lora)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=noise)
     save_result(tuned, tokenizer, run.adapter)
     return run
+
+
+def by_peft(base: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
+    """``base`` with an adapter of these settings, as peft alone makes it."""
+    torch.manual_seed(0)
+    usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    with unwarned():
+        return get_peft_model(base, LoraConfig(**usual | lora))
 
 
 def _bias(file: Path) -> None:

@@ -153,8 +153,8 @@ def test_a_gguf_file_holds_the_rounded_weights_exactly(
 
 def test_an_adapter_gguf_is_compared_weight_by_weight(llama: Asked, learned: Asked, tmp_path: Path) -> None:
     file, _ = write_form(llama.trained, "lora-gguf", "F32", tmp_path, max_shard_size="5GB")
-    assert contents.check_lora(file, llama.trained.result, llama.trained.model.config) == []
-    assert len(contents.check_lora(file, learned.trained.result, llama.trained.model.config)) > 3
+    assert contents.check_lora(file, llama.trained.plain(), llama.trained.model.config) == []
+    assert len(contents.check_lora(file, learned.trained.plain(), llama.trained.model.config)) > 3
 
 
 def test_an_adapter_without_a_weight_is_told(llama: Asked, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_an_adapter_without_a_weight_is_told(llama: Asked, tmp_path: Path) -> No
     )
     trained = llama.trained
     assert contents.check_adapter(
-        folder, trained.result, trained.tokenizer, trained.end_ids, naming=trained.naming
+        folder, trained.plain(), trained.tokenizer, trained.end_ids, naming=trained.naming
     ) == [f"the weight {name} is missing"]
 
 
@@ -211,7 +211,7 @@ def test_rows_of_an_adapter_gguf_in_another_order_are_told(llama: Asked, tmp_pat
     file, _ = write_form(llama.trained, "lora-gguf", "F32", tmp_path, max_shard_size="5GB")
     name = "blk.0.attn_q.weight.lora_b"
     rewrite(file, tensors=lambda found: found.update({name: found[name][::-1].copy()}))
-    told = contents.check_lora(file, llama.trained.result, llama.trained.model.config)
+    told = contents.check_lora(file, llama.trained.plain(), llama.trained.model.config)
     assert told == [f"{name} differs from the trained adapter"]
 
 
@@ -229,8 +229,8 @@ def test_an_adapters_settings_are_compared_as_a_whole(
     trained = llama.trained
     folder, _ = write_form(trained, "adapter", "float32", tmp_path, max_shard_size="5GB")
     words = (trained.tokenizer, trained.end_ids)
-    assert contents.unknown_in_adapter(folder, trained.result, *words) == []
+    assert contents.unknown_in_adapter(folder, trained.plain(), *words) == []
     edit_json(folder / "adapter_config.json", **change)
-    assert contents.check_adapter(folder, trained.result, *words, naming=trained.naming) == said
-    unknown = contents.unknown_in_adapter(folder, trained.result, *words)
+    assert contents.check_adapter(folder, trained.plain(), *words, naming=trained.naming) == said
+    unknown = contents.unknown_in_adapter(folder, trained.plain(), *words)
     assert unknown == [f"adapter_config.json has the key {key}" for key in change if key == "foo"]

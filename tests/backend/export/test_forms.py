@@ -148,3 +148,15 @@ def test_k_quants_are_made_from_a_float_file(
     file = write(llama, "gguf", "Q4_K_M", tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny-Q4_K_M.gguf"]
     assert read_gguf(file).tensors["blk.0.ffn_up.weight"].kind.name == "F32"
+
+
+@pytest.mark.parametrize("target", ["adapter", "lora-gguf"])
+def test_an_adapter_that_others_cannot_read_is_refused_and_its_merged_forms_are_not(
+    target: Target, tmp_path: Path
+) -> None:
+    trained = load_trained(finished(tmp_path, lora={"use_dora": True}))
+    check_form(trained, "merged")
+    check_form(trained, "gguf")
+    with pytest.raises(ExportError, match=r"trained with use_dora.+`to=merged` or `to=gguf`") as caught:
+        check_form(trained, target)
+    assert caught.value.code == "merged-only"

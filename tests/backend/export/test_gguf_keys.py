@@ -122,7 +122,7 @@ def test_an_adapters_keys_are_compared(llama: Asked, tmp_path: Path) -> None:
     told = [list(check_adapter_keys(spoilt, adapter, config)) for _, _, spoilt in changes(file)]
     named = {each.split(" is ")[0] for tell in told for each in tell}
     assert named == {"general.type", "general.architecture", "adapter.type", "adapter.lora.alpha"}
-    rescaled = adapter | {"use_rslora": True}
+    rescaled = adapter | {"lora_alpha": 64}
     assert list(check_adapter_keys(file, rescaled, config)) == [
         "adapter.lora.alpha is 32.0, but 64.0 in training"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from backend.core.tokenizer import load_tokenizer
 from backend.errors import ExportError
 from backend.export.gguf_vocab import read_vocabulary
 from backend.export.gguf_writer import FILE_TYPES, check_model, write_gguf, write_lora_gguf
+from backend.export.plain import PlainLora
 from backend.export.trained import model_weights
 from tests.tiny import Architecture, Family, tiny_model_folder
 
@@ -183,18 +185,18 @@ def test_a_weight_without_a_name_is_refused(tiny_folder: Path, tmp_path: Path) -
         write_gguf(tmp_path / "x.gguf", model.config, weights, words, quantization="F32", name="x")
 
 
-ADAPTER: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8}
 LORA_A, LORA_B = torch.arange(4 * 32.0).reshape(4, 32), torch.arange(32 * 4.0).reshape(32, 4)
 WEIGHTS = {
     "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": LORA_A,
     "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": LORA_B,
 }
+ADAPTER = PlainLora({"peft_type": "LORA", "r": 4, "lora_alpha": 8}, WEIGHTS)
 ONE_LAYER = LlamaConfig(num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
 
 
 class TestLora:
     def test_names_scale_and_order(self, tmp_path: Path) -> None:
-        write_lora_gguf(tmp_path / "l.gguf", ONE_LAYER, ADAPTER, WEIGHTS)
+        write_lora_gguf(tmp_path / "l.gguf", ONE_LAYER, ADAPTER)
         file = read_gguf(tmp_path / "l.gguf")
         assert (file.metadata["general.type"], file.metadata["adapter.type"]) == ("adapter", "lora")
         assert file.metadata["adapter.lora.alpha"] == 8.0
@@ -203,33 +205,20 @@ class TestLora:
         first_head = LORA_B[[0, 4, 1, 5, 2, 6, 3, 7]]  # its two halves interleaved
         assert np.array_equal(rows["blk.0.attn_q.weight.lora_b"][:8], first_head.numpy())
 
-    def test_rank_stabilised_scale(self, tmp_path: Path) -> None:
-        write_lora_gguf(tmp_path / "l.gguf", ONE_LAYER, ADAPTER | {"use_rslora": True}, WEIGHTS)
-        alpha = read_gguf(tmp_path / "l.gguf").metadata["adapter.lora.alpha"]
-        assert alpha == 16.0  # 8·√4: llama.cpp divides it by the rank 4, which makes 8/√4
-
-    @pytest.mark.parametrize(
-        ("odd", "named"),
-        [
-            ({"use_dora": True}, "use_dora"),
-            ({"alpha_pattern": {"q_proj": 1}, "rank_pattern": {"q_proj": 1}}, "alpha_pattern, rank_pattern"),
-            ({"lora_bias": True}, "lora_bias"),
-            ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-            ({"peft_type": "IA3"}, "IA3"),
-        ],
-        ids=str,
-    )
-    def test_what_llama_cpp_cannot_read_is_refused(
-        self, odd: dict[str, Any], named: str, tmp_path: Path
-    ) -> None:
-        with pytest.raises(ExportError, match=rf"\({named}\)") as caught:
-            write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), ADAPTER | odd, WEIGHTS)
-        assert caught.value.code == "unsupported-adapter"
+    def test_embeddings_are_looked_up_in_rows_of_a(self, tmp_path: Path) -> None:
+        layer, a, b = "base_model.model.model.embed_tokens", torch.rand(4, 50), torch.rand(32, 4)
+        update = {f"{layer}.lora_embedding_A": a, f"{layer}.lora_embedding_B": b}
+        write_lora_gguf(tmp_path / "l.gguf", ONE_LAYER, replace(ADAPTER, weights=update))
+        rows = {
+            name: part.rows.view(np.float32) for name, part in read_gguf(tmp_path / "l.gguf").tensors.items()
+        }
+        assert np.array_equal(rows["token_embd.weight.lora_a"], a.T.numpy())
+        assert np.array_equal(rows["token_embd.weight.lora_b"], b.numpy())
 
     def test_a_module_without_a_name_is_refused(self, tmp_path: Path) -> None:
         odd = {"base_model.model.model.odd.lora_A.weight": torch.zeros(4, 32)}
         with pytest.raises(ExportError, match=r"model\.odd\.lora_A") as caught:
-            write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), ADAPTER, odd)
+            write_lora_gguf(tmp_path / "l.gguf", LlamaConfig(), replace(ADAPTER, weights=odd))
         assert caught.value.code == "unsupported-adapter"
 
 
