@@ -111,10 +111,10 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
     found: list[Question] = []
     for row in rows:
         asked, answer = row.prompt_and_answer() or ("", "")
-        if isinstance(asked, str) or not asked or len(asked) == len(row.messages):
+        if isinstance(asked, str) or not asked or not answer:
             continue
         if tokenizer.chat_template is None:
-            whole = encode_prompt_completion(tokenizer, *single_exchange(row))
+            whole = encode_prompt_completion(tokenizer, *single_exchange(row.answers()[0]))
             ids = whole.input_ids[: whole.trained.index(True)]
         else:
             ids = encode_prompt(tokenizer, asked, tools=row.tool_list())

@@ -47,7 +47,7 @@ from backend.run.config import RunConfig
 from backend.run.environment import Change, ComputePlan, Environment, Facts
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
-from backend.run.methods import TUNINGS
+from backend.run.methods import TUNINGS, default_learning_rate
 from backend.run.outcomes import exit_code, failure
 from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run.schedule import resolve_steps, total_steps
@@ -59,6 +59,7 @@ from backend.training.evaluation import Evaluator, HeldOut, held_out
 from backend.training.forward import choose_forward
 from backend.training.inputs import noted, require_sound
 from backend.training.loop import TrainState, Variation, depends_on_cores, train_steps
+from backend.training.objective import Objective
 from backend.training.provenance import (
     facts_of,
     machine,
@@ -69,6 +70,8 @@ from backend.training.provenance import (
     with_tokens,
 )
 from backend.training.recorder import Recorder
+from backend.training.reference import without_dropout
+from backend.training.reference_pass import ReferencePass
 from backend.training.tuning import make_trainable
 from backend.training.varied_rows import VariedRows
 from backend.utils.stop_signals import StopSignals
@@ -163,8 +166,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     began = time.perf_counter()
     config = run_config(run_dir)
     require_process_count(world, config)
-    newest = _newest_checkpoint(run_dir) if world.is_main else None
-    checkpoint = agreed_checkpoint(run_dir, newest, world)
+    checkpoint = agreed_checkpoint(run_dir, _newest_checkpoint(run_dir, world), world)
     done = checkpoint is not None and bool(checkpoint.notes.get("done"))
     if checkpoint and world.broadcast(done and run_dir.result_folder() is not None):
         return _finished(run_dir, checkpoint)
@@ -182,11 +184,12 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     apply_plan(plan)
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
     state = _initial_state(inputs.model_path, plan, rows, held, config)
+    reference_pass = ReferencePass(config, state.forward, rows, held.examples, plan, world)
+    objective, of_held_out = reference_pass.objectives(run_dir, inputs.facts, watch, prove=checkpoint is None)
     if checkpoint is not None:
         restore(checkpoint, state)
     require_agreement(world, config, inputs.facts, state)
-    vary = _variation(inputs.dataset.train, rows, inputs.tokenizer, config)
-    trained = train_steps(state, rows, config.training, plan, seed=config.seed, vary=vary, world=world)
+    trained = _steps(config, state, inputs, plan, objective, world)
     reports: Iterable[StepReport] = () if done else compared(trained, state, world)
     if not world.is_main:
         return _follow(reports, rows, world)
@@ -196,9 +199,9 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
         provenance(here, inputs.facts, inputs.dataset, rows, time.perf_counter() - began)
     )
 
-    steps = total_steps(len(rows), config.training)
-    log.info("Training from step %d to %d on %d rows", state.step, steps, len(rows))
-    evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch)
+    steps = total_steps(rows.row_count, config.training)
+    log.info("Training from step %d to %d on %d rows", state.step, steps, rows.row_count)
+    evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch, of_held_out)
     notes = checkpoint.notes if checkpoint else {}
     with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
         if checkpoint is None and evaluator.possible:
@@ -230,7 +233,9 @@ def _read(
     """
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     found = require_sound(dataset, tokenizer, config) if check else None
-    rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=False)
+    rows = data_pipeline.encode(
+        dataset.train, tokenizer, config.data, method=config.objective.method, all_now=False
+    )
     if world.is_main and found:
         run_dir.write_data_check(DataCheck(noted(found), tuple(config.data.accept)))
     if world.is_main and dataset.rejected:
@@ -325,6 +330,8 @@ def _initial_state(
     rows.require_fit(*fit)
     require_fit(held.examples, *fit)
     trainable = make_trainable(base, config.tuning, seed=config.seed)
+    if config.objective.facts.needs_reference:
+        without_dropout(trainable)
     forward = replace(
         choose_forward(trainable, longest_row=config.data.max_length, plan=plan),
         neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
@@ -332,6 +339,24 @@ def _initial_state(
     if depends_on_cores(forward, plan):
         log.info("The same seed gives other bits on another number of cores")
     return TrainState.start(forward, config.training)
+
+
+def _steps(
+    config: RunConfig,
+    state: TrainState,
+    inputs: _Inputs,
+    plan: ComputePlan,
+    objective: Objective,
+    world: World,
+) -> Iterable[StepReport]:
+    """Return the steps of the run, not yet taken, with the peak learning rate of its method and width."""
+    width = int(state.forward.causal.config.get_text_config().hidden_size)
+    rate = default_learning_rate(config.tuning.method, width, config.objective.method)
+    training = config.training.model_copy(update={"learning_rate": config.training.learning_rate or rate})
+    vary = _variation(inputs.dataset.train, inputs.rows, inputs.tokenizer, config)
+    return train_steps(
+        state, inputs.rows, training, plan, seed=config.seed, objective=objective, vary=vary, world=world
+    )
 
 
 def _follow(reports: Iterable[StepReport], rows: EncodedRows, world: World) -> Outcome:
@@ -359,7 +384,10 @@ def _variation(
     return VariedRows(rows, encoded, tokenizer, config.augmentation, config.data.max_length, config.seed)
 
 
-def _newest_checkpoint(run_dir: RunDir) -> Checkpoint | None:
+def _newest_checkpoint(run_dir: RunDir, world: World) -> Checkpoint | None:
+    """Return the newest good checkpoint, as rank 0 sees it; None in the other processes."""
+    if not world.is_main:
+        return None
     checkpoint, complaints = newest_good(run_dir.checkpoints)
     for complaint in complaints:
         log.warning("%s Going on from an older one.", complaint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from backend.utils.text_utils import writable
@@ -88,8 +88,23 @@ class Row:
             return "segments"
         return "chat" if self.text is None else "text"
 
+    def answers(self) -> tuple[Row, ...]:
+        """Return a preference row as two judged rows, the better answer first; any other row as it is.
+
+        Only the judged answer is trained: what the assistant said before belongs to the prompt.
+        """
+        if self.kind == "judged":
+            return (replace(self, messages=_last_answer_trained(self.messages)),)
+        if self.kind != "preference":
+            return (self,)
+        sides = ((self.chosen, True), (self.rejected, False))
+        return tuple(
+            replace(self, messages=(*_untrained(self.messages), *reply), chosen=(), rejected=(), label=label)
+            for reply, label in sides
+        )
+
     def prompt_and_answer(self) -> tuple[str | list[Message], str] | None:
-        """Return the prompt (text or messages) and the expected answer ("" if there is none).
+        """Return the prompt (text or messages) and the expected answer ("" if there is none, or a bad one only).
 
         None for rows of token ids and of segments, which have no prompt.
         """
@@ -97,13 +112,26 @@ class Row:
             return self.text, ""
         if not self.messages:
             return None
-        messages = list(self.messages)
+        messages = list(self.answers()[0].messages)
         answer = str(messages.pop()["content"]) if messages[-1]["role"] == "assistant" else ""
-        return messages, answer
+        return messages, "" if self.label is False else answer
 
     def tool_list(self) -> list[dict[str, Any]] | None:
         """Return the tools as the list that a chat template takes, or None."""
         return None if self.tools is None else json.loads(self.tools)
+
+
+def _untrained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    return tuple(
+        {**message, "trained": False} if message["role"] == "assistant" else message for message in messages
+    )
+
+
+def _last_answer_trained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return messages with nothing trained before the last one that is not the assistant's or a tool's."""
+    asked = [number for number, each in enumerate(messages) if each["role"] not in {"assistant", "tool"}]
+    start = asked[-1] + 1 if asked else 0
+    return (*_untrained(messages[:start]), *messages[start:])
 
 
 def excerpt(text: str) -> str:

@@ -63,6 +63,9 @@ class RunFiles:
     labels_file = Part("labels.json")  # what a person says about the run: name, tags, note
     tensorboard = Part("tensorboard")  # the metrics once more, as event files
     checkpoints = Part("checkpoints")  # trainer states, step-000200 and so on
+    reference_file = Part(
+        "reference.safetensors"
+    )  # log-probabilities before training, for a preference method
     adapter = Part(TUNINGS["lora"].result)  # the result of an adapter run, Hugging Face layout
     model = Part(TUNINGS["full"].result)  # the result of a full run, Hugging Face layout
     data_check_file = Part("data-check.json")  # what the data check found before the run began

@@ -91,10 +91,11 @@ def is_target(name: str, targets: str | Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def default_learning_rate(method: str, width: int) -> float:
+def default_learning_rate(method: str, width: int, objective: str = "sft") -> float:
     """Return a peak learning rate that works for a model whose hidden states have ``width`` numbers.
 
     Measured for LoRA at width 576 (see docs/performance.md) and carried over to other widths as width^-0.78, the
     slope "LoRA Without Regret" (Schulman et al., 2025) found for Llama models; full fine-tuning takes a tenth.
     """
-    return float(f"{TUNINGS[method].rate_at_576 * (576 / width) ** 0.78:.2g}")
+    rate = TUNINGS[method].rate_at_576 * OBJECTIVES[objective].rate
+    return float(f"{rate * (576 / width) ** 0.78:.2g}")

@@ -54,11 +54,12 @@ def metrics_scalars(report: StepReport | EvalReport) -> dict[str, float]:
             TOKENS_SEEN: report.tokens_seen,
             TRAINED_TOKENS: report.trained_tokens,
             EPOCH: report.epoch,
+            **{f"train/{name}": value for name, value in report.measured.items()},
         }
     scalars: dict[str, float] = {EVAL_LOSS: report.loss, EVAL_TRAINED_TOKENS: report.trained_tokens}
     if report.exact_match is not None:
         scalars[EXACT_MATCH] = report.exact_match
-    return scalars
+    return scalars | {f"eval/{name}": value for name, value in report.measured.items()}
 
 
 def number(value: object) -> float:

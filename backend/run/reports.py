@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -33,8 +33,9 @@ class RunStatus(StrEnum):
 class StepReport:
     """One optimizer step, as the training loop reports it.
 
-    ``loss`` is the mean cross-entropy in nats over the ``trained_tokens`` of the whole step; ``grad_norm`` is
-    the global L2 norm before clipping; ``tokens`` counts every token of the step's examples, shared or not.
+    ``loss`` is the mean cross-entropy in nats over the ``trained_tokens`` of the whole step, or that of a preference
+    method over its pairs or answers; ``grad_norm`` is the global L2 norm before clipping; ``tokens`` counts every
+    token of the step's examples, shared or not. ``measured``: what else the method measures, by its name in TRL.
     """
 
     step: int
@@ -48,6 +49,7 @@ class StepReport:
     seconds: float
     tokens_seen: int
     rows: tuple[str, ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,7 +82,8 @@ class Sample:
 class EvalReport:
     """The held-out rows at one step: mean loss in nats per trained token, and scores where they make sense.
 
-    ``exact_match`` is a share in [0, 1], or None when answers are too long for it to mean anything.
+    ``exact_match`` is a share in [0, 1], or None when answers are too long for it to mean anything. ``measured``:
+    what else the method measures, by its name in TRL.
     """
 
     step: int
@@ -92,6 +95,7 @@ class EvalReport:
     exact_match: float | None = None
     scored_rows: int = 0
     samples: tuple[Sample, ...] = field(default=())
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -54,25 +55,60 @@ def micro_batches(examples: Sequence[Example]) -> int:
     return MANY if sum(len(example.input_ids) for example in examples) >= MANY_FROM else FEW
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How a run packs rows into micro-batches, always the same rows alike: the same rows then have the same bits.
+
+    ``budget`` and ``share_prefixes`` are those of ``pack``. ``on_cpu``: micro-batches run side by side, on a core
+    each. ``processes`` share the micro-batches of a step.
+    """
+
+    budget: int
+    share_prefixes: bool = True
+    on_cpu: bool = True
+    processes: int = 1
+
+    def __call__(self, examples: Sequence[Example], group: int = 1) -> list[MicroBatch]:
+        """Return the micro-batches of ``examples``; each ``group`` consecutive ones stay together."""
+        parts = (micro_batches(examples) if self.on_cpu else 1) * self.processes
+        return pack(
+            examples, budget=self.budget, parts=parts, share_prefixes=self.share_prefixes, group=group
+        )
+
+
 def pack(
-    examples: Sequence[Example], *, budget: int, parts: int = 1, share_prefixes: bool = True
+    examples: Sequence[Example], *, budget: int, parts: int = 1, share_prefixes: bool = True, group: int = 1
 ) -> list[MicroBatch]:
     """Pack the rows of one step into micro-batches, minimising the size of the largest.
 
-    No micro-batch has more than ``budget`` distinct tokens unless a single row is longer. There are at most ``parts``
-    of them unless the budget needs more. The split depends on the arguments alone.
+    No micro-batch has more than ``budget`` distinct tokens unless a single group is larger: ``group`` consecutive
+    examples, such as the two answers of a pair, are neighbours in one micro-batch. There are at most ``parts``
+    micro-batches unless the budget needs more. The split depends on the arguments alone.
     """
-    ordered = sorted(examples, key=lambda example: (example.input_ids.tolist(), example.row))
+    groups = [
+        sorted(examples[start : start + group], key=_by_tokens) for start in range(0, len(examples), group)
+    ]
+    ordered = [example for each in sorted(groups, key=lambda each: _by_tokens(each[0])) for example in each]
     shared = [0] * len(ordered)
     if share_prefixes:
         shared[1:] = [common_prefix(a.input_ids, b.input_ids) for a, b in pairwise(ordered)]
-    lengths = [len(example.input_ids) for example in ordered]
-    # the smallest limit, the budget at most, under which no more than ``parts`` micro-batches come out
-    limit = bisect_left(range(budget), -parts, key=lambda limit: -len(_cuts(lengths, shared, limit)))
-    return [
-        _lay_out(ordered[first:last], [0, *shared[first + 1 : last]])
-        for first, last in _cuts(lengths, shared, limit)
+    firsts = range(0, len(ordered), group)
+    lengths = [
+        sum(len(example.input_ids) for example in ordered[first : first + group])
+        - sum(shared[first + 1 : first + group])
+        for first in firsts
     ]
+    before = [shared[first] for first in firsts]
+    # the smallest limit, the budget at most, under which no more than ``parts`` micro-batches come out
+    limit = bisect_left(range(budget), -parts, key=lambda limit: -len(_cuts(lengths, before, limit)))
+    return [
+        _lay_out(ordered[first * group : last * group], [0, *shared[first * group + 1 : last * group]])
+        for first, last in _cuts(lengths, before, limit)
+    ]
+
+
+def _by_tokens(example: Example) -> tuple[list[int], str]:
+    return example.input_ids.tolist(), example.row
 
 
 def split_long_rows(batch: MicroBatch, longest: int) -> list[MicroBatch]:
@@ -89,9 +125,10 @@ def split_long_rows(batch: MicroBatch, longest: int) -> list[MicroBatch]:
 
 
 def _cuts(lengths: Sequence[int], shared: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Return the fewest half-open ranges of rows with at most ``limit`` distinct tokens each, or a single row.
+    """Return the fewest half-open ranges of groups with at most ``limit`` distinct tokens each, or a single group.
 
-    ``shared[i]`` counts the tokens that row i shares with the row before it; the first row of a range shares none.
+    ``lengths[i]`` counts the distinct tokens of group i, ``shared[i]`` those of them that are the beginning of the
+    group before it too; the first group of a range shares none.
     """
     cuts: list[tuple[int, int]] = []
     first, tokens = 0, lengths[0]

@@ -107,7 +107,8 @@ def _default_peak(run: RunDir, config: RunConfig, base_model: str | None) -> flo
     """Return the peak learning rate that the trainer chooses by default, from method and model width."""
     folder = base_of(run, base_model)
     model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    return default_learning_rate(config.tuning.method, int(model.get_text_config().hidden_size))
+    width = int(model.get_text_config().hidden_size)
+    return default_learning_rate(config.tuning.method, width, config.objective.method)
 
 
 def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> Branch:

@@ -88,24 +88,35 @@ class World:
         """Return this process's share of ``parts``, every ``size``-th of them; they take about equal time."""
         return list(parts[self.rank :: self.size])
 
-    def all_reduce(self, loss: float, gradients: Sequence[Tensor]) -> float:
-        """Return the sum of all processes' ``loss``, and sum their ``gradients`` in place.
+    def all_reduce(self, numbers: Sequence[float], gradients: Sequence[Tensor] = ()) -> list[float]:
+        """Return the sums of all processes' ``numbers``, one by one, and sum their ``gradients`` in place.
 
         All processes get the same bits. Raises LostPeerError.
         """
         if self.size == 1:
-            return loss
-        total = torch.tensor(loss, dtype=torch.float64, device=gradients[0].device)
+            return list(numbers)
+        device = f"cuda:{self.local_rank}" if dist.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(numbers, dtype=torch.float64, device=device)
         with _lost_peers():
             dist.all_reduce(total)
-            for bucket in _buckets(gradients):
+            for bucket in _buckets(gradients) if gradients else ():
                 flat = torch.cat([part.flatten() for part in bucket])
                 dist.all_reduce(flat)
                 start = 0
                 for part in bucket:
                     part.copy_(flat[start : start + part.numel()].view_as(part))
                     start += part.numel()
-        return float(total)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def gather(self, value: T) -> list[T]:
+        """Return every process's ``value``, by rank. Raises LostPeerError."""
+        if self.size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.size
+        with _lost_peers():
+            dist.all_gather_object(gathered, value)
+        return gathered
 
     def require_same(self, **values: object) -> None:
         """Raise RunError ``processes-disagree``, in every process, unless ``values`` are the same in all of them.
@@ -114,9 +125,7 @@ class World:
         """
         if self.size == 1:
             return
-        gathered: list[Any] = [None] * self.size
-        with _lost_peers():
-            dist.all_gather_object(gathered, {name: str(value) for name, value in values.items()})
+        gathered = self.gather({name: str(value) for name, value in values.items()})
         for rank, other in enumerate(gathered):
             for name, value in gathered[0].items():
                 if other[name] != value:

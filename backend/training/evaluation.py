@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from backend import data_pipeline
 from backend.core.device import ComputePlan
 from backend.core.encoding.examples import Example, Question
 from backend.core.lanes import Lanes
+from backend.core.packed_attention import MicroBatch
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.vocabulary import known_ids
 from backend.data_pipeline import Dataset
@@ -21,9 +22,12 @@ from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling, for_inference
 from backend.run.config import RunConfig
 from backend.run.reports import EvalReport, Progress, Sample, Watcher
-from backend.training.batching import micro_batches, pack
+from backend.training.batching import Packing
+from backend.training.distributed import ALONE
 from backend.training.forward import ForwardPass
 from backend.training.loop import TrainState
+from backend.training.objective import Means, Objective, Supervised, merged, trained_tokens
+from backend.training.scoring import total_over
 
 ROWS_AT_ONCE = 64
 """Held-out rows whose loss is packed together."""
@@ -35,34 +39,57 @@ SHORT_ANSWER_CHARACTERS = 8 * SHORT_ANSWER_TOKENS
 """The same limit in characters: a row cut at data.max_length has only the first tokens of its answer."""
 
 
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The loss of the held-out rows, the number of their trained tokens, and what else the objective measures."""
+
+    loss: float
+    trained_tokens: int
+    measured: Mapping[str, float]
+
+
 def held_out_loss(
-    forward: ForwardPass, examples: Sequence[Example], plan: ComputePlan, *, budget: int
-) -> tuple[float, int]:
-    """Return (mean cross-entropy in nats per trained token, number of trained tokens); no gradients are kept.
+    forward: ForwardPass,
+    examples: Sequence[Example],
+    plan: ComputePlan,
+    *,
+    budget: int,
+    objective: Objective | None = None,
+) -> HeldOutLoss:
+    """Return the loss of ``objective``, by default the mean cross-entropy, over all examples; no gradients are kept.
 
     Micro-batches are summed in their order, so the result is the same for any number of lanes.
     """
+    objective = objective or Supervised()
     device = torch.device(plan.device)
-    chunks = (examples[i : i + ROWS_AT_ONCE] for i in range(0, len(examples), ROWS_AT_ONCE))
-    batches = [
-        batch
-        for chunk in chunks
-        for batch in pack(chunk, budget=budget, parts=micro_batches(chunk), share_prefixes=forward.packed)
-    ]
+    packing = held_out_packing(forward, budget)
+    batches = [batch for chunk in at_once(examples) for batch in packing(chunk, objective.group)]
 
-    def compute(item: int) -> float:
+    def compute(batch: MicroBatch) -> tuple[float, Means]:
         with torch.no_grad(), forward.autocast(plan):
-            return float(forward.loss_sum(batches[item].to(device)))
+            found = loss_of(forward, batch.to(device))
+        return float(found.share), found.means
 
     training = forward.model.training
     forward.model.eval()
     try:
         with Lanes(plan.lanes, plan.threads) as pool:
-            total = sum(pool.map(compute, range(len(batches))))
+            loss_of = objective.of_step(batches, total_over(forward, packing, plan, pool, ALONE))
+            found = list(pool.map(compute, batches))
     finally:
         forward.model.train(training)
-    trained_tokens = sum(len(batch.labels) for batch in batches)
-    return total / trained_tokens, trained_tokens
+    measured = objective.measured(merged([means for _, means in found]))
+    return HeldOutLoss(sum(share for share, _ in found), trained_tokens(batches), measured)
+
+
+def held_out_packing(forward: ForwardPass, budget: int) -> Packing:
+    """Return how held-out rows are packed: in evaluation mode nothing is random, so they share beginnings."""
+    return Packing(budget, share_prefixes=forward.packed)
+
+
+def at_once(examples: Sequence[Example]) -> list[Sequence[Example]]:
+    """Return held-out examples in the parts that are packed together."""
+    return [examples[start : start + ROWS_AT_ONCE] for start in range(0, len(examples), ROWS_AT_ONCE)]
 
 
 def answers(
@@ -119,13 +146,14 @@ def evaluate(
     step: int,
     epoch: float,
     known: Tensor | None = None,
+    objective: Objective | None = None,
 ) -> EvalReport:
     """Return the report of one evaluation: held-out loss, exact match, sample answers.
 
-    ``to_text`` decodes token ids; ``known`` is passed to ``answers``.
+    ``to_text`` decodes token ids; ``known`` is passed to ``answers``, ``objective`` to ``held_out_loss``.
     """
     started = time.perf_counter()
-    loss, tokens = held_out_loss(forward, held_out.examples, plan, budget=budget)
+    found = held_out_loss(forward, held_out.examples, plan, budget=budget, objective=objective)
 
     def answered(questions: Sequence[Question]) -> tuple[Sample, ...]:
         pairs = answers(
@@ -137,13 +165,14 @@ def evaluate(
     return EvalReport(
         step=step,
         epoch=epoch,
-        loss=loss,
-        trained_tokens=tokens,
-        rows=len(held_out.examples),
+        loss=found.loss,
+        trained_tokens=found.trained_tokens,
+        rows=len(held_out.examples) // (objective.group if objective else 1),
         seconds=time.perf_counter() - started,
         exact_match=sum(matches) / len(matches) if matches else None,
         scored_rows=len(matches),
         samples=answered(held_out.panel),
+        measured=found.measured,
     )
 
 
@@ -154,7 +183,9 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
     """
     if not dataset.validation:
         return HeldOut([])
-    examples = list(data_pipeline.encode(dataset.validation, tokenizer, config.data))
+    examples = list(
+        data_pipeline.encode(dataset.validation, tokenizer, config.data, method=config.objective.method)
+    )
     kept = {example.row for example in examples}
     questions = [
         question
@@ -184,10 +215,11 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         held_out: HeldOut,
         watch: Watcher,
+        objective: Objective | None = None,
     ) -> None:
         self.possible = bool(held_out.examples)
         self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
-        self._held_out, self._watch = held_out, watch
+        self._held_out, self._watch, self._objective = held_out, watch, objective
         if held_out.panel or held_out.scored:
             prove_decoding(state.forward.model)
         rows = state.forward.causal.get_input_embeddings().weight.shape[0]
@@ -208,6 +240,7 @@ class Evaluator:
             step=step,
             epoch=epoch,
             known=self._known,
+            objective=self._objective,
         )
         self._watch(Progress("training", report))
         return report

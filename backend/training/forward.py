@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from backend.core.rope import forget_lengths, steady_length
 from backend.errors import ModelError
 from backend.inference.decoding import context_length
 from backend.training.batching import pack, split_long_rows
-from backend.training.loss import linear_cross_entropy
+from backend.training.loss import RowScores, TokenScores, linear_cross_entropy, linear_token_scores
 from backend.training.neftune import noisy
 from backend.training.proof import (
     FOREIGN,
@@ -95,22 +96,50 @@ class ForwardPass:
 
     def loss_sum(self, batch: MicroBatch) -> Tensor:
         """Return the summed cross-entropy in nats over the trained tokens of ``batch``, differentiable."""
-        if self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1:
-            parts = split_long_rows(batch, self.steady_length)
+        if self._must_split(batch):
+            parts = split_long_rows(batch, self.steady_length or 0)
             return torch.stack([self.loss_sum(part) for part in parts]).sum()
         return self.loss_of_states(self.hidden_states(batch), batch)
+
+    def _must_split(self, batch: MicroBatch) -> bool:
+        """True if rows of ``batch`` are so long that their rotary positions would change those of the others."""
+        return self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1
 
     def loss_of_states(self, states: Tensor, batch: MicroBatch) -> Tensor:
         """Return what ``loss_sum`` does, given the last hidden states [T, h] of ``batch``."""
         hidden = states.index_select(0, batch.select)
-        head = self.causal.get_output_embeddings()
-        transform = _LogitTransform.of(self.causal)
-        # exactly nn.Linear: a head with an adapter, or one that does more, computes its own logits
-        if type(head) is nn.Linear and transform is None:
+        head = self._plain_head()
+        if head is not None:
             return linear_cross_entropy(hidden, head.weight.to(hidden.dtype), batch.labels, head.bias)
-        logits = head(hidden).float()
-        logits = transform(logits) if transform else logits
-        return F.cross_entropy(logits, batch.labels, reduction="sum")
+        return F.cross_entropy(self._logits(hidden), batch.labels, reduction="sum")
+
+    def row_scores(self, batch: MicroBatch) -> RowScores:
+        """Return what the model says of the trained tokens of each row, in the order of ``batch.examples``."""
+        if self._must_split(batch):
+            parts = split_long_rows(batch, self.steady_length or 0)
+            places = {id(example): n for n, example in enumerate(chain(*(part.examples for part in parts)))}
+            scores = [self.row_scores(part) for part in parts]
+            return RowScores.in_order(scores, [places[id(example)] for example in batch.examples])
+        hidden = self.hidden_states(batch).index_select(0, batch.select)
+        head = self._plain_head()
+        if head is not None:
+            scores_of_tokens = linear_token_scores(
+                hidden, head.weight.to(hidden.dtype), batch.labels, head.bias
+            )
+        else:
+            scores_of_tokens = TokenScores.of_logits(self._logits(hidden), batch.labels)
+        return RowScores.of(scores_of_tokens, [int(each.trained[1:].sum()) for each in batch.examples])
+
+    def _plain_head(self) -> nn.Linear | None:
+        """Return the head if its logits are one product; a head with an adapter, or one that does more, is none."""
+        head = self.causal.get_output_embeddings()
+        # exactly nn.Linear: a subclass computes its own logits
+        return head if type(head) is nn.Linear and _LogitTransform.of(self.causal) is None else None
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.causal.get_output_embeddings()(hidden).float()
+        transform = _LogitTransform.of(self.causal)
+        return transform(logits) if transform else logits
 
     def hidden_states(self, batch: MicroBatch) -> Tensor:
         """Return the last hidden state of each distinct token of ``batch``, [T, h]."""

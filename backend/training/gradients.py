@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,16 @@ from backend.core.packed_attention import MicroBatch
 from backend.errors import TrainingError
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
-from backend.training.objective import SUPERVISED, Objective
+from backend.training.objective import Means, Objective, Total, merged
+
+
+@dataclass(frozen=True)
+class StepGradients:
+    """The loss of one step, its measurements, and its gradient, one tensor per parameter."""
+
+    loss: float
+    means: Means
+    gradients: list[Tensor]
 
 
 def step_gradients(
@@ -24,37 +34,38 @@ def step_gradients(
     pool: Lanes,
     world: World = ALONE,
     *,
-    objective: Objective = SUPERVISED,
+    objective: Objective,
+    total: Total,
     seed: int,
     step: int,
-) -> tuple[float, list[Tensor]]:
-    """Return the loss of one step and its gradient, one tensor per parameter, the same in every process of ``world``.
+) -> StepGradients:
+    """Return the loss of one step and its gradient, the same in every process of ``world``.
 
-    The loss is that of ``objective``, summed over all ``batches`` and divided by their weight. A parameter that a
-    micro-batch does not use gets a zero gradient from it. Raises TrainingError ``out-of-memory`` when a micro-batch
-    does not fit, and LostPeerError.
+    ``objective`` may score further examples with ``total``. A parameter that a micro-batch does not use gets a zero
+    gradient from it. Raises TrainingError ``out-of-memory`` when a micro-batch does not fit, and LostPeerError.
     """
-    # of all batches, not of this process's share: the shares then add up to the mean
-    total_weight = sum(objective.weight(batch) for batch in batches)
     device = torch.device(plan.device)
     random = forward.is_random  # the caller then passes a pool of one lane, since the generator is global
 
-    def compute(item: tuple[int, MicroBatch]) -> tuple[float, tuple[Tensor, ...]]:
+    def compute(item: tuple[int, MicroBatch]) -> tuple[float, Means, tuple[Tensor, ...]]:
         part, batch = item
         if random:
             seed_everything(step_seed(seed, step, part))
         with forward.autocast(plan):
-            loss = objective.loss_sum(forward, batch.to(device)) / total_weight
+            loss = loss_of(forward, batch.to(device))
         # grad() and not backward(): lanes run at once, and backward() would add into one .grad per parameter.
         # allow_unused: an expert that no token was routed to has no part in the graph.
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        return float(loss.detach()), gradients
+        gradients = torch.autograd.grad(loss.share, parameters, allow_unused=True, materialize_grads=True)
+        return float(loss.share.detach()), loss.means, gradients
 
-    total, summed = 0.0, list[Tensor]()
+    whole, parts, summed = 0.0, list[Means](), list[Tensor]()
     try:
+        # of all batches, not of this process's share: the shares then add up to the mean
+        loss_of = objective.of_step(batches, total)
         # in the order of the micro-batches, whichever lane ends first: the order of a sum decides its last bits
-        for loss, gradients in pool.map(compute, world.my_share(list(enumerate(batches)))):
-            total += loss
+        for share, means, gradients in pool.map(compute, world.my_share(list(enumerate(batches)))):
+            whole += share
+            parts.append(means)
             summed = (
                 [a.add_(b) for a, b in zip(summed, gradients, strict=True)] if summed else list(gradients)
             )
@@ -69,4 +80,8 @@ def step_gradients(
             code="out-of-memory",
         ) from error
     summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
-    return world.all_reduce(total, summed), summed
+    own = merged(parts)
+    figures = [figure for name in objective.names for figure in own.get(name, (0.0, 0.0))]
+    whole, *figures = world.all_reduce([whole, *figures], summed)
+    together = dict(zip(objective.names, zip(figures[::2], figures[1::2], strict=True), strict=True))
+    return StepGradients(whole, together, summed)

@@ -83,15 +83,16 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     stops = stopping(report, dataset, config.data.accept)
     if any(each.field in REFUSED for each in stops):
         raise unsound(config, stops)
-    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data, all_now=all_now)
+    method = config.objective.method
+    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data, method=method, all_now=all_now)
     if dataset.validation:
-        data_pipeline.encode(dataset.validation, tokenizer, config.data)
+        data_pipeline.encode(dataset.validation, tokenizer, config.data, method=method)
     asked_twice = len(dataset.trained_questions())
     return Inputs(
         model=str(folder),
         read_as=dataset.reading,
         sha256=dataset.fingerprints,
-        train_rows=len(train_rows),
+        train_rows=train_rows.row_count,
         validation_rows=len(dataset.validation),
         trained_questions=asked_twice,
         warnings=(
@@ -128,13 +129,16 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
     ``data.truncation`` and ``data.max_rejected_share`` may allow them.
     """
     thorough = len(dataset.source.rows) <= THOROUGH_ROWS
+    checks = [check for check in ALL if thorough or _matters(check)]
+    if config.objective.facts.is_preference:  # encoding refuses rows that are not pairs or judged
+        checks = [check for check in checks if check.slug not in REFUSED]
     return examine(
         dataset.source,
         config.data.train,
         validation=dataset.validation,
         **seen_by(tokenizer),
         epochs=config.training.num_train_epochs,
-        checks=ALL if thorough else [check for check in ALL if _matters(check)],
+        checks=checks,
     )
 
 

@@ -25,12 +25,13 @@ from backend.run.config import TrainingConfig
 from backend.run.methods import default_learning_rate
 from backend.run.reports import StepReport
 from backend.run.schedule import learning_rate_factor, steps_per_epoch, total_steps
-from backend.training.batching import micro_batches, pack, step_rows
+from backend.training.batching import Packing, step_rows
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
-from backend.training.gradients import step_gradients
-from backend.training.objective import SUPERVISED, Objective
+from backend.training.gradients import StepGradients, step_gradients
+from backend.training.objective import Objective, Supervised
 from backend.training.optimizer import build_optimizer, gradient_norm
+from backend.training.scoring import total_over
 from backend.training.tuning import trainable_parameters
 
 
@@ -65,56 +66,69 @@ def train_steps(
     plan: ComputePlan,
     *,
     seed: int,
-    objective: Objective = SUPERVISED,
+    objective: Objective | None = None,
     vary: Variation | None = None,
     world: World = ALONE,
 ) -> Iterator[StepReport]:
     """Train from ``state.step`` to the last step and yield a report after each; ``state`` is changed in place.
 
-    ``objective`` is the loss to minimise. ``vary`` replaces the examples of an epoch (counted from 0) where
+    ``objective`` is the loss to minimise, supervised by default; where it has groups, rows are groups of consecutive
+    examples. ``vary`` replaces the examples of an epoch (counted from 0) where
     augmentation changes them. ``world`` splits each step among processes; all of them yield the same reports.
     Deterministic on CPU: the same state, examples, settings and plan give the same bits, resumed or not, on any
     number of cores unless ``depends_on_cores``.
     Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before that step changes a weight.
     """
-    steps = total_steps(len(examples), training)
+    objective = objective or Supervised()
+    rows = len(examples) // objective.group
+    steps = total_steps(rows, training)
     factor = learning_rate_factor(training, steps)
     peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
-    per_epoch = steps_per_epoch(len(examples), training.rows_per_step)
-    order = step_rows(len(examples), training.rows_per_step, seed, state.step)
-    lanes, threads = _lanes_and_threads(state.forward, plan)
+    per_epoch = steps_per_epoch(rows, training.rows_per_step)
+    order = step_rows(rows, training.rows_per_step, seed, state.step)
+    packing = packing_of(state.forward, training, plan, world)
+    lanes, threads = lanes_and_threads(state.forward, plan)
     with Lanes(lanes, threads) as pool:
+        total = total_over(state.forward, packing, plan, pool, world)
         while state.step < steps:
             started = time.perf_counter()
             indices = next(order).tolist()
             chosen = (
-                vary(state.step // per_epoch, indices) if vary else [examples[index] for index in indices]
+                vary(state.step // per_epoch, indices)
+                if vary
+                else examples_of(examples, indices, objective.group)
             )
             step = state.step + 1
             rate = peak * factor(step)
-            batches = pack(
-                chosen,
-                budget=training.micro_batch_tokens,
-                parts=(1 if plan.device_type == "cuda" else micro_batches(chosen)) * world.size,
-                share_prefixes=state.forward.packed and not state.forward.is_random,
+            batches = packing(chosen, objective.group)
+            found = step_gradients(
+                state.forward,
+                list(state.parameters.values()),
+                batches,
+                plan,
+                pool,
+                world,
+                objective=objective,
+                total=total,
+                seed=seed,
+                step=step,
             )
-            loss, norm = _update(
-                state, batches, training, plan, pool, world, objective, rate=rate, seed=seed, step=step
-            )
+            norm = _update(state, found, training, rate=rate, step=step, batches=batches)
             tokens = sum(batch.tokens for batch in batches)
             state.step, state.tokens_seen = step, state.tokens_seen + tokens
             yield StepReport(
                 step=step,
                 total_steps=steps,
                 epoch=step / per_epoch,
-                loss=loss,
+                loss=found.loss,
                 grad_norm=norm,
                 learning_rate=rate,
                 tokens=tokens,
                 trained_tokens=sum(len(batch.labels) for batch in batches),
                 seconds=time.perf_counter() - started,
                 tokens_seen=state.tokens_seen,
-                rows=tuple(example.row for example in chosen),
+                rows=tuple(example.row for example in chosen[:: objective.group]),
+                measured=objective.measured(found.means),
             )
 
 
@@ -123,10 +137,25 @@ def depends_on_cores(forward: ForwardPass, plan: ComputePlan) -> bool:
 
     That is so with more cores than the maximum of lanes, and where passes draw random numbers and so run in one lane.
     """
-    return plan.device_type == "cpu" and _lanes_and_threads(forward, plan)[1] > 1
+    return plan.device_type == "cpu" and lanes_and_threads(forward, plan)[1] > 1
 
 
-def _lanes_and_threads(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int]:
+def packing_of(forward: ForwardPass, training: TrainingConfig, plan: ComputePlan, world: World) -> Packing:
+    """Return how the rows of this run are packed into micro-batches."""
+    return Packing(
+        budget=training.micro_batch_tokens,
+        share_prefixes=forward.packed and not forward.is_random,
+        on_cpu=plan.device_type == "cpu",
+        processes=world.size,
+    )
+
+
+def examples_of(examples: Sequence[Example], rows: Sequence[int], group: int) -> list[Example]:
+    """Return the examples of these rows, ``group`` consecutive ones each."""
+    return [examples[row * group + place] for row in rows for place in range(group)]
+
+
+def lanes_and_threads(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int]:
     """Return (lanes, threads per lane): one lane where passes draw from torch's global generator, which all share."""
     return (1, plan.threads * plan.lanes) if forward.is_random else (plan.lanes, plan.threads)
 
@@ -138,23 +167,16 @@ def _method_and_width(state: TrainState) -> tuple[str, int]:
 
 def _update(
     state: TrainState,
-    batches: Sequence[MicroBatch],
+    found: StepGradients,
     training: TrainingConfig,
-    plan: ComputePlan,
-    pool: Lanes,
-    world: World,
-    objective: Objective,
     *,
     rate: float,
-    seed: int,
     step: int,
-) -> tuple[float, float]:
-    """Compute, check, clip and apply the gradient of one step; return (mean loss, gradient norm before clipping)."""
+    batches: Sequence[MicroBatch],
+) -> float:
+    """Check, clip and apply the gradient of one step; return its norm before clipping."""
     rows = [row for batch in batches for row in batch.rows]
-    parameters = list(state.parameters.values())
-    loss, gradients = step_gradients(
-        state.forward, parameters, batches, plan, pool, world, objective=objective, seed=seed, step=step
-    )
+    loss, gradients = found.loss, found.gradients
     if not math.isfinite(loss):
         raise _not_finite("loss", {"step": step, "loss": loss, "learning_rate": rate, "rows": rows})
     norm = gradient_norm(gradients)
@@ -162,13 +184,13 @@ def _update(
         record = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "rows": rows}
         raise _not_finite("gradient", record)
     shrink = training.max_grad_norm / (norm + 1e-6) if training.max_grad_norm else 1.0
-    for parameter, gradient in zip(parameters, gradients, strict=True):
+    for parameter, gradient in zip(state.parameters.values(), gradients, strict=True):
         parameter.grad = gradient.mul_(shrink) if shrink < 1.0 else gradient
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
-    return loss, norm
+    return norm
 
 
 def _not_finite(what: str, record: dict[str, Any]) -> TrainingError:

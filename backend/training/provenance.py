@@ -95,7 +95,7 @@ def provenance(
         data=_counted(
             RowsRead(
                 read_as=dataset.reading,
-                train_rows=len(rows),
+                train_rows=rows.row_count,
                 validation_rows=len(dataset.validation),
                 trained_questions=tuple(dataset.trained_questions()[:NAMED_ROWS]),
                 rejected_rows=tuple(

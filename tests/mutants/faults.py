@@ -195,8 +195,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the mean is taken over each micro-batch",
         "backend/training/gradients.py",
-        "total_weight = sum(objective.weight(batch) for batch in batches)",
-        "total_weight = objective.weight(batches[0])",
+        "loss_of = objective.of_step(batches, total)",
+        "loss_of = objective.of_step(batches[:1], total)",
         (GRADIENTS,),
     ),
     Fault(

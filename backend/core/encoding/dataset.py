@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.examples import Example, has_targets, require_fit, row_use
-from backend.core.encoding.row import encode_each
+from backend.core.encoding.row import encode_each, wrong_kind
 from backend.core.encoding.token_cache import Tokens, TokenTable, key_of, load_cached, write_through
 from backend.data.records import Row
-from backend.data.store import rows_at
+from backend.data.store import rows_at, spill_to_disk
 from backend.errors import DataError
 from backend.run.config import DataConfig
+from backend.run.methods import OBJECTIVES
 
 BLOCK_ROWS = 2_000
 """Rows tokenised per block. Smaller data sets are not cached: looking them up takes as long as tokenising them."""
@@ -27,16 +28,26 @@ LARGE_ROWS = 10_000
 
 
 def encode(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig, *, all_now: bool = True
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataConfig,
+    *,
+    method: str = "sft",
+    all_now: bool = True,
 ) -> EncodedRows:
-    """Tokenise ``rows``: ids with a mask on trained tokens, in order.
+    """Tokenise ``rows`` for the objective ``method``: ids with a mask on trained tokens, in order.
 
+    A pair of answers becomes two examples with one place, the better answer first.
     With ``all_now`` False, only the first block of a large data set is tokenised here; the caller goes on with
     ``EncodedRows.tokenise_next``. All rows are still tokenised if ``data.truncation`` may drop some, since the number
     of steps depends on it, or if a row may be too long, since that error must come before training.
-    Raises DataError (too-long, nothing-trained, template-refused, no-rows) naming the row.
+    Raises DataError (too-long, nothing-trained, template-refused, wrong-rows, no-rows) naming the row.
     """
-    encoded = EncodedRows(rows, tokenizer, data)
+    facts = OBJECTIVES[method]
+    given, all_now = len(rows), all_now or facts.is_preference
+    if facts.is_preference:
+        rows = spill_to_disk(answer for row in _learnable(rows, method) for answer in row.answers())
+    encoded = EncodedRows(rows, tokenizer, data, method)
     can_wait = len(rows) >= LARGE_ROWS and data.truncation == "error"
     if all_now or not can_wait or any(_may_be_long(row, data.max_length) for row in rows):
         encoded.tokenise_next(to_the_end=True)
@@ -44,22 +55,37 @@ def encode(
         encoded.tokenise_next()
     if not len(encoded):
         raise DataError(
-            f"None of the {len(rows)} rows is left to train on.",
+            f"None of the {given} rows is left to train on.",
             remedy="Raise data.max_length or give more rows.",
             code="no-rows",
         )
     return encoded
 
 
+def _learnable(rows: Iterable[Row], method: str) -> Iterator[Row]:
+    """Yield ``rows``. Raises DataError ``wrong-rows`` at the first of a kind that ``method`` does not learn from."""
+    kinds = OBJECTIVES[method].rows
+    for row in rows:
+        if row.kind not in kinds:
+            raise wrong_kind(row, method)
+        yield row
+
+
 class EncodedRows(Sequence[Example]):
     """A sequence of examples; each is built on access, and a row not yet tokenised is tokenised on access.
 
+    ``group``: so many consecutive examples make one row of the data, 2 where ``method`` compares answers in pairs;
+    they are kept or dropped together.
     ``numbers``: for each example, the index of its row among those given. ``cut`` and ``dropped``: places of rows
     that were too long. ``is_complete``: all rows are tokenised. ``tokens`` and ``trained_tokens`` (targets of the
     loss) count the rows tokenised so far.
     """
 
-    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
+    def __init__(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig, method: str = "sft"
+    ) -> None:
+        self.group = 2 if OBJECTIVES[method].is_pairwise else 1
+        self._method = method
         self.numbers = np.arange(len(rows))
         self._long: list[tuple[str, int, bool]] = []
         self.cut: list[str] = []
@@ -76,6 +102,11 @@ class EncodedRows(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def row_count(self) -> int:
+        """The number of rows of the data that are kept: of pairs, where answers are compared in pairs."""
+        return len(self) // self.group
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -125,7 +156,8 @@ class EncodedRows(Sequence[Example]):
         if self._table is not None:
             starts = range(0, len(self._rows), BLOCK_ROWS)
             return iter([self._table[start : start + BLOCK_ROWS] for start in starts])
-        encoded = encode_each(self._rows, self._tokenizer)
+        rows = self._rows if OBJECTIVES[self._method].is_preference else _learnable(self._rows, self._method)
+        encoded = encode_each(rows, self._tokenizer)
         blocks = map(TokenTable.of, iter(lambda: list(itertools.islice(encoded, BLOCK_ROWS)), []))
         return write_through(self._key, blocks) if self._key else blocks
 
@@ -136,6 +168,7 @@ class EncodedRows(Sequence[Example]):
         keep = np.ones(len(table), bool)
         for index in np.flatnonzero(lengths > limit).tolist():
             keep[index] = self._truncate(self._rows[self._encoded_rows + index], *table[index])
+        keep = keep.reshape(-1, self.group).all(1).repeat(self.group)
         trained_before = np.cumsum(np.append(False, table.all_trained), dtype=np.int64)
         lengths = np.minimum(lengths, limit)
         self.tokens += int(lengths[keep].sum())
@@ -163,7 +196,7 @@ class EncodedRows(Sequence[Example]):
     def _example(self, number: int, row: Row) -> Example:
         limit = self._data.max_length
         ids, trained = self._encode_now(row) if self._table is None else self._table[number]
-        example = Example(ids[:limit], trained[:limit], row.place)
+        example = Example(ids[:limit], trained[:limit], row.place, row.label)
         if self._table is None and self._limits:
             require_fit([example], *self._limits)
         return example

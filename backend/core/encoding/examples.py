@@ -34,11 +34,16 @@ def row_use(trained: Sequence[bool] | np.ndarray, data: DataConfig) -> RowUse:
 
 @dataclass(frozen=True)
 class Example:
-    """One row as token ids; ``trained[i]`` is True if token i is a target of the loss. ``row`` is its place."""
+    """One row as token ids; ``trained[i]`` is True if token i is a target of the loss. ``row`` is its place.
+
+    ``label``: True for the better of two answers or a good one, False for the other; None where answers are not
+    compared or judged.
+    """
 
     input_ids: np.ndarray
     trained: np.ndarray
     row: str
+    label: bool | None = None
 
     def __post_init__(self) -> None:
         if len(self.input_ids) != len(self.trained):

@@ -137,14 +137,20 @@ def preview(
     """
     measured = dataset.train[:MEASURED_ROWS]
     varied = varied_pairs(measured, augmentation or AugmentationConfig(), seed=seed)
-    measures = [_measure(row, tokenizer, data) for row in _sampled(dataset.train)]
+    measures = [
+        _measure(answer, tokenizer, data) for row in _sampled(dataset.train) for answer in row.answers()
+    ]
     stops = stop_token_ids(tokenizer)
     return Preview(
         read_as=dataset.reading,
         train_rows=len(dataset.train),
         validation_rows=len(dataset.validation),
         rejected=len(dataset.rejected),
-        rows=tuple(preview_row(row, tokenizer, data, stops) for row in dataset.train[:rows]),
+        rows=tuple(
+            preview_row(answer, tokenizer, data, stops)
+            for row in dataset.train[:rows]
+            for answer in row.answers()
+        ),
         lengths=_lengths([each.length for each in measures if each.length]),
         epoch=_epoch(dataset, measures, rows_per_step),
         varied=tuple(varied[:VARIED_SHOWN]),

@@ -17,6 +17,7 @@ from backend.core.tokenizer import (
 )
 from backend.data.records import Row
 from backend.errors import DataError, ModelError, TunesmithError
+from backend.run.methods import OBJECTIVES
 
 ROWS_AT_ONCE = 1024
 _OF_THE_MODEL = frozenset({"no-chat-template", "bad-template"})  # faults of the model: an error names no row
@@ -25,7 +26,10 @@ IGNORED_LABEL = -100
 
 
 def encode_each(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> Iterator[Encoded]:
-    """Yield every row encoded, untruncated, in order; plain chats in batches. Raises what ``encode_row`` does."""
+    """Yield every row encoded, untruncated, in order; plain chats in batches. Raises what ``encode_row`` does.
+
+    A judged answer is encoded like any other.
+    """
     for plain, group in itertools.groupby(rows, key=lambda row: _is_plain_chat(row, tokenizer)):
         if not plain:
             yield from (_at_row(row, _encode_named(row, tokenizer)) for row in group)
@@ -39,7 +43,7 @@ def encode_each(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> Iter
 
 
 def _is_plain_chat(row: Row, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return row.kind == "chat" and row.tools is None and tokenizer.chat_template is not None
+    return row.kind in {"chat", "judged"} and row.tools is None and tokenizer.chat_template is not None
 
 
 def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -53,13 +57,12 @@ def _encode_named(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 
 def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Return one row as ids and mask, untruncated. Raises DataError and ModelError if the template rejects it."""
-    if row.kind in {"preference", "judged"}:
-        raise DataError(
-            f"{row.place} is a preference row (an answer preferred to another, or judged good or bad).",
-            remedy="Give prompt and completion rows: this method learns from answers as they are.",
-            code="preference-rows",
-        )
+    """Return one row as ids and mask, untruncated. Raises DataError and ModelError if the template rejects it.
+
+    A pair of answers is two rows: encode its ``answers``.
+    """
+    if row.kind == "preference":
+        raise wrong_kind(row, "sft")
     if row.kind == "tokens":
         return Encoded(list(row.input_ids), [label != IGNORED_LABEL for label in row.labels])
     if row.kind == "segments":
@@ -69,6 +72,17 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     if tokenizer.chat_template is None:
         return encode_prompt_completion(tokenizer, *single_exchange(row))
     return encode_messages(tokenizer, row.messages, tools=row.tool_list())
+
+
+def wrong_kind(row: Row, method: str) -> DataError:
+    """Return the error for a row of a kind that the objective ``method`` does not learn from."""
+    what = {"preference": "a pair of a better and a worse answer", "judged": "an answer marked good or bad"}
+    fitting = [name for name, facts in OBJECTIVES.items() if row.kind in facts.rows]
+    return DataError(
+        f"{row.place} is {what.get(row.kind, 'an answer or a text')}, from which the method {method} does not learn.",
+        remedy=f"Set `objective.method` to {' or '.join(fitting)}, or give other rows.",
+        code="wrong-rows",
+    )
 
 
 def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:

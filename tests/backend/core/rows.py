@@ -23,6 +23,11 @@ LORA = TuningConfig(lora_r=4, lora_alpha=8)
 FULL = TuningConfig(method="full")
 
 
+def no_total(*_: object) -> float:
+    """Refuse to score examples, for objectives that need none."""
+    raise AssertionError
+
+
 def example(ids: Sequence[int], trained: Sequence[int] | None = None, row: str = "row 1") -> Example:
     """A row by hand; everything but its first token is trained unless ``trained`` says otherwise."""
     mask = np.array(trained if trained is not None else [0] + [1] * (len(ids) - 1), dtype=bool)
@@ -37,6 +42,19 @@ def random_rows(lengths: Sequence[int], *, shared: int = 0, seed: int = 0, vocab
     return [
         Example(row, np.arange(len(row)) >= len(row) // 2, f"row {place}") for place, row in enumerate(ids, 1)
     ]
+
+
+def random_pairs(count: int, *, seed: int = 0, vocab: int = 512) -> list[Example]:
+    """``count`` pairs of answers to prompts of their own, the better one first; lengths differ."""
+    generator = np.random.default_rng(seed)
+    pairs = []
+    for number in range(count):
+        prompt = generator.integers(0, vocab, generator.integers(3, 9))
+        for label in (True, False):
+            answer = generator.integers(0, vocab, generator.integers(1, 12))
+            ids = np.concatenate([prompt, answer])
+            pairs.append(Example(ids, np.arange(len(ids)) >= len(prompt), f"row {number}", label))
+    return pairs
 
 
 def lively_model(architecture: Architecture = "llama", **overrides: Any) -> PreTrainedModel:

@@ -25,8 +25,9 @@ SAID = {"role": "assistant", "content": "a"}
         ({"messages": (ASKED,)}, "chat", ([ASKED], "")),
         ({"text": "t"}, "text", ("t", "")),
         ({"text": ""}, "text", ("", "")),
-        ({"messages": (ASKED,), "chosen": (SAID,), "rejected": (SAID,)}, "preference", ([ASKED], "")),
-        ({"messages": (ASKED, SAID), "label": False}, "judged", ([ASKED], "a")),
+        ({"messages": (ASKED,), "chosen": (SAID,), "rejected": (SAID,)}, "preference", ([ASKED], "a")),
+        ({"messages": (ASKED, SAID), "label": False}, "judged", ([ASKED], "")),
+        ({"messages": (ASKED, SAID), "label": True}, "judged", ([ASKED], "a")),
         ({"input_ids": (1,), "labels": (1,)}, "tokens", None),
         ({"segments": (("t", True),)}, "segments", None),
         ({}, "chat", None),
@@ -40,3 +41,48 @@ def test_a_row_says_what_it_is_and_what_it_asks(parts, kind, asked):
 def test_tools_are_given_as_a_template_takes_them():
     assert Row("f:1", tools='[{"name": "f"}]').tool_list() == [{"name": "f"}]
     assert Row("f:1").tool_list() is None
+
+
+PROMPT = (
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "b"},
+    {"role": "user", "content": "c"},
+)
+GOOD, BAD = {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
+
+
+class TestAnswers:
+    def test_a_pair_is_two_judged_rows_with_all_else_alike(self):
+        row = Row("r:1", PROMPT, tools="[]", chosen=(GOOD,), rejected=(BAD,), group="g")
+        better, worse = row.answers()
+        assert (better.messages[-1], better.label, worse.messages[-1], worse.label) == (
+            GOOD,
+            True,
+            BAD,
+            False,
+        )
+        assert better.messages[1] == {"role": "assistant", "content": "b", "trained": False}
+        assert {(each.place, each.tools, each.group, each.kind) for each in (better, worse)} == {
+            ("r:1", "[]", "g", "judged")
+        }
+
+    def test_of_a_judged_conversation_only_the_last_answer_is_trained(self):
+        (row,) = Row("r:1", (*PROMPT, GOOD), label=False).answers()
+        assert [message.get("trained", True) for message in row.messages] == [True, False, True, True]
+        assert row.answers() == (row,)
+
+    def test_an_answer_of_several_turns_with_tools_is_one_answer(self):
+        turns = (GOOD, {"role": "tool", "content": "3"}, GOOD)
+        (row,) = Row("r:1", (*PROMPT, *turns), label=True).answers()
+        assert row.messages[3:] == turns
+
+    def test_any_other_row_is_itself(self):
+        for row in (Row("r:1", (*PROMPT, GOOD)), Row("r:1", text="x")):
+            assert row.answers() == (row,)
+
+    def test_the_expected_answer_is_the_better_one_and_never_a_bad_one(self):
+        pair = Row("r:1", PROMPT, chosen=(GOOD,), rejected=(BAD,))
+        assert pair.prompt_and_answer()[1] == "good"
+        assert [message["content"] for message in pair.prompt_and_answer()[0]] == ["a", "b", "c"]
+        assert Row("r:1", (*PROMPT, BAD), label=False).prompt_and_answer()[1] == ""
+        assert Row("r:1", (*PROMPT, GOOD), label=True).prompt_and_answer()[1] == "good"

@@ -12,7 +12,7 @@ from backend.run.config import RunConfig, config_schema
 from backend.run.config_problems import problems_of
 from backend.utils.config_utils import apply_overrides
 
-SECTIONS = ["model", "data", "augmentation", "tuning", "training", "evaluation", "logging"]
+SECTIONS = ["model", "data", "augmentation", "objective", "tuning", "training", "evaluation", "logging"]
 
 
 def plain(changes: dict[str, Any]) -> dict[str, Any]:

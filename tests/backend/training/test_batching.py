@@ -15,13 +15,14 @@ from backend.core.packed_attention import MicroBatch
 from backend.run.schedule import steps_per_epoch
 from backend.training.batching import (
     BLOCK_SLACK,
+    Packing,
     epoch_order,
     micro_batches,
     pack,
     split_long_rows,
     step_rows,
 )
-from tests.backend.core.rows import example, random_rows
+from tests.backend.core.rows import example, random_pairs, random_rows
 
 
 @st.composite
@@ -326,3 +327,54 @@ def test_every_token_knows_the_length_of_its_row() -> None:
     assert sorted(told.tolist()) == sorted(length for length in lengths for _ in range(length))
     starts = batch.position_ids == 0
     assert sorted(told[starts].tolist()) == sorted(lengths)
+
+
+class TestGroups:
+    @given(
+        lengths=st.lists(st.integers(2, 30), min_size=2, max_size=24).filter(lambda each: len(each) % 2 == 0),
+        budget=st.integers(1, 120),
+        parts=st.integers(1, 8),
+        group=st.sampled_from([1, 2]),
+    )
+    def test_a_group_is_never_cut_and_every_row_is_there(
+        self, lengths: list[int], budget: int, parts: int, group: int
+    ) -> None:
+        rows = random_rows(lengths, shared=3)
+        batches = pack(rows, budget=budget, parts=parts, group=group)
+        together = [batch.rows for batch in batches]
+        whole = [{row.row for row in rows[start : start + group]} for start in range(0, len(rows), group)]
+        assert sorted(name for batch in together for name in batch) == sorted(row.row for row in rows)
+        found = [
+            set(batch[start : start + group]) for batch in together for start in range(0, len(batch), group)
+        ]
+        assert sorted(map(sorted, found)) == sorted(map(sorted, whole))
+        assert all(len(batch.input_ids) <= max(budget, 1) or len(batch.rows) == group for batch in batches)
+
+    def test_groups_of_one_are_packed_as_ever(self) -> None:
+        rows = random_rows([9, 14, 20, 7], shared=3)
+        plain, grouped = pack(rows, budget=30), pack(rows, budget=30, group=1)
+        assert [batch.rows for batch in plain] == [batch.rows for batch in grouped]
+
+    def test_the_prompt_of_a_pair_is_stored_once(self) -> None:
+        pairs = random_pairs(1)
+        (batch,) = pack(pairs, budget=10_000, group=2)
+        prompt = int(pairs[0].trained.argmax())
+        answers = sum(int(row.trained.sum()) for row in pairs)
+        assert len(batch.input_ids) <= prompt + answers
+
+
+class TestPacking:
+    def test_it_is_cut_for_cores_and_processes(self) -> None:
+        rows = random_rows([9] * 32)
+        assert len(Packing(10_000)(rows)) == 4
+        assert len(Packing(10_000, processes=2)(rows)) == 8
+        assert len(Packing(10_000, on_cpu=False)(rows)) == 1
+        assert len(Packing(10, on_cpu=False)(rows)) == 32
+
+    def test_beginnings_are_shared_if_asked(self) -> None:
+        rows = random_rows([9, 9], shared=5)
+        tokens = [
+            sum(len(batch.input_ids) for batch in Packing(10_000, share_prefixes=shared, on_cpu=False)(rows))
+            for shared in (True, False)
+        ]
+        assert tokens == [13, 18]

@@ -76,7 +76,7 @@ class TestAlone:
         gradients = [torch.tensor([1.0, 2.0])]
         assert ALONE.is_main
         assert ALONE.my_share([1, 2, 3]) == [1, 2, 3]
-        assert ALONE.all_reduce(1.5, gradients) == 1.5
+        assert ALONE.all_reduce([1.5, 2.0], gradients) == [1.5, 2.0]
         assert gradients[0].tolist() == [1.0, 2.0]
         assert ALONE.broadcast("this") == "this"
 
@@ -207,7 +207,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 import time
 distributed.BUCKET_ELEMENTS = 3
 parts = [torch.full((2, 2), 1.0 + world.rank), torch.tensor([0.1 * (world.rank + 1)]), torch.tensor(3.0)]
-loss = world.all_reduce(0.5 + world.rank, parts)
+loss, other = world.all_reduce([0.5 + world.rank, 1.0], parts)
+names = world.gather('ab'[world.rank])
 wish = 'stop' if world.is_main else None
 told = [world.broadcast({{'step': world.rank}}), world.broadcast(wish), world.broadcast(None)]
 world.require_same(step=4, model='a')
@@ -217,7 +218,8 @@ except Exception as error:
     refused = [type(error).__name__, error.code, error.message]
 time.sleep(0.5 * world.is_main)
 open({saved!r}, 'w').close() if world.is_main else None
-return {{'refused': refused, 'sum': [loss, [part.tolist() for part in parts]], 'told': told}}"""
+added = [loss, [part.tolist() for part in parts]]
+return {{'refused': refused, 'sum': added, 'told': told, 'names': names, 'other': other}}"""
     return two(folder, body, after=f"answer['saved'] = os.path.exists({saved!r})")
 
 
@@ -227,6 +229,12 @@ def test_two_add_up_to_the_same_bits(together: list[Any]) -> None:
     loss, (matrix, vector, number) = first
     assert (loss, matrix, number) == (2.0, [[3.0, 3.0], [3.0, 3.0]], 6.0)
     assert vector == pytest.approx([0.3])
+    assert [seen["other"] for seen in together] == [2.0, 2.0]
+
+
+def test_each_hears_all_by_rank(together: list[Any]) -> None:
+    assert [seen["names"] for seen in together] == [["a", "b"]] * 2
+    assert ALONE.gather(3) == [3]
 
 
 def test_the_first_one_decides(together: list[Any]) -> None:
@@ -248,7 +256,7 @@ def test_f01_one_that_dies_is_noticed_at_once(tmp_path: Path, victim: int) -> No
     body = f"""
 world.broadcast(None)
 os.kill(os.getpid(), {signal.SIGKILL:d}) if world.rank == {victim} else None
-return [world.all_reduce(0.0, [torch.zeros(3)]) for _ in range(2)]"""
+return [world.all_reduce([0.0], [torch.zeros(3)]) for _ in range(2)]"""
     answers = two(tmp_path, body)
     assert answers[victim] is None
     assert answers[1 - victim] == "Another process of this run is gone."

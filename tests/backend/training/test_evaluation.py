@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from backend import data_pipeline
-from backend.core.device import plan_compute
+from backend.core.device import ComputePlan, plan_compute
 from backend.core.encoding.examples import Example, Question
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
@@ -116,13 +116,19 @@ def _evaluate(state: TrainState, held_out: HeldOut, *, limit: int = 6) -> EvalRe
     )
 
 
+def _loss(forward: ForwardPass, plan: ComputePlan, budget: int) -> tuple[float, int]:
+    found = held_out_loss(forward, ROWS, plan, budget=budget)
+    assert found.measured == {}
+    return found.loss, found.trained_tokens
+
+
 @pytest.mark.parametrize("budget", [8, 40, 1000])
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_held_out_loss_is_the_plain_mean_over_trained_tokens(budget: int, packed: bool) -> None:
     state = _state()
     state.forward.causal.set_attn_implementation({True: "tunesmith_packed", False: "sdpa"}[packed])
 
-    loss, tokens = held_out_loss(ForwardPass(state.forward.model, packed), ROWS, PLAN, budget=budget)
+    loss, tokens = _loss(ForwardPass(state.forward.model, packed), PLAN, budget)
 
     assert (loss, tokens) == (
         pytest.approx(_plain_loss(ROWS)[0], rel=1e-5),
@@ -133,18 +139,18 @@ def test_the_held_out_loss_is_the_plain_mean_over_trained_tokens(budget: int, pa
 def test_many_rows_are_evaluated_a_chunk_at_a_time(
     state: TrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = held_out_loss(state.forward, ROWS, PLAN, budget=100)
+    whole = _loss(state.forward, PLAN, 100)
     monkeypatch.setattr(evaluation, "ROWS_AT_ONCE", 3)
 
-    chunked = held_out_loss(state.forward, ROWS, PLAN, budget=100)
+    chunked = _loss(state.forward, PLAN, 100)
 
     assert chunked == (pytest.approx(whole[0], rel=1e-6), whole[1])
 
 
 def test_the_number_of_lanes_at_work_changes_no_bit(state: TrainState) -> None:
-    one = held_out_loss(state.forward, ROWS, replace(PLAN, lanes=1), budget=16)
+    one = _loss(state.forward, replace(PLAN, lanes=1), 16)
 
-    assert held_out_loss(state.forward, ROWS, PLAN, budget=16) == one
+    assert _loss(state.forward, PLAN, 16) == one
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -167,7 +173,7 @@ def test_a_failure_while_looking_leaves_the_model_as_it_was(monkeypatch: pytest.
     monkeypatch.setattr(head, "data", head.data[:100])
 
     with pytest.raises((RuntimeError, IndexError)):
-        held_out_loss(state.forward, ROWS, PLAN, budget=40)
+        _loss(state.forward, PLAN, 40)
 
     assert all(part.training for part in state.forward.model.modules())
 
@@ -178,7 +184,7 @@ def test_a_failure_while_looking_leaves_the_model_as_it_was(monkeypatch: pytest.
 def test_dropout_is_out_of_the_way(tuning: TuningConfig) -> None:
     state = _state(tuning)
 
-    losses = {held_out_loss(state.forward, ROWS, PLAN, budget=40) for _ in range(2)}
+    losses = {_loss(state.forward, PLAN, 40) for _ in range(2)}
 
     assert len(losses) == 1
 
@@ -252,7 +258,7 @@ def test_a_report_holds_loss_score_and_samples(state: TrainState) -> None:
 
     report = _evaluate(state, HeldOut(ROWS, panel=questions[:2], scored=questions))
 
-    assert (report.loss, report.trained_tokens) == held_out_loss(state.forward, ROWS, PLAN, budget=40)
+    assert (report.loss, report.trained_tokens) == _loss(state.forward, PLAN, 40)
     assert (report.step, report.epoch, report.rows) == (12, 1.5, len(ROWS))
     assert (report.exact_match, report.scored_rows) == (3 / 5, 5)
     assert [sample.row for sample in report.samples] == ["row 0", "row 1"]

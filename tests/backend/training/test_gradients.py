@@ -22,6 +22,7 @@ from backend.training.distributed import World
 from backend.training.forward import ForwardPass
 from backend.training.gradients import step_gradients
 from backend.training.loop import TrainState
+from backend.training.objective import Supervised
 from tests.backend.core.odd_models import (
     dynamic_rope,
     functional_dropout,
@@ -29,7 +30,17 @@ from tests.backend.core.odd_models import (
     long_rope,
     with_vision,
 )
-from tests.backend.core.rows import FULL, LORA, PLAN, Watched, lively_model, random_rows, shake, start
+from tests.backend.core.rows import (
+    FULL,
+    LORA,
+    PLAN,
+    Watched,
+    lively_model,
+    no_total,
+    random_rows,
+    shake,
+    start,
+)
 
 ROWS = random_rows([9, 14, 20, 7, 30, 12, 25, 18], shared=5)
 DROPOUT = TuningConfig(lora_r=4, lora_dropout=0.3)
@@ -68,8 +79,18 @@ def _step(
     forward, parameters = state.forward, list(state.parameters.values())
     batches = pack(rows, budget=budget, share_prefixes=forward.packed and not forward.is_random)
     with Lanes(lanes) as pool:
-        loss, found = step_gradients(forward, parameters, batches, plan, pool, seed=seed, step=step)
-    return loss, found, batches
+        found = step_gradients(
+            forward,
+            parameters,
+            batches,
+            plan,
+            pool,
+            objective=Supervised(),
+            total=no_total,
+            seed=seed,
+            step=step,
+        )
+    return found.loss, found.gradients, batches
 
 
 def _relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
@@ -209,21 +230,22 @@ def test_a_process_without_a_share_adds_nothing() -> None:
     alone = _Second(rank=1, size=2)
 
     with Lanes(1) as pool:
-        loss, found = step_gradients(
-            state.forward, list(state.parameters.values()), batches, PLAN, pool, alone, seed=0, step=1
-        )
+        found = step_gradients(
+            state.forward, list(state.parameters.values()), batches, PLAN, pool, alone,
+            objective=Supervised(), total=no_total, seed=0, step=1,
+        )  # fmt: skip
 
     assert len(batches) == 1
-    assert loss == 0.0
-    assert [part.shape for part in found] == [part.shape for part in state.parameters.values()]
-    assert not any(part.any() for part in found)
+    assert found.loss == 0.0
+    assert [part.shape for part in found.gradients] == [part.shape for part in state.parameters.values()]
+    assert not any(part.any() for part in found.gradients)
 
 
 class _Second(World):
     """The second of two processes, with nobody there to add up with."""
 
-    def all_reduce(self, loss: float, gradients: Sequence[Tensor]) -> float:
-        return loss
+    def all_reduce(self, numbers: Sequence[float], gradients: Sequence[Tensor] = ()) -> list[float]:
+        return list(numbers)
 
 
 def _allocate(_: MicroBatch) -> None:

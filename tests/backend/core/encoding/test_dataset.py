@@ -256,3 +256,78 @@ def test_a_damaged_entry_is_made_again(cache: Path) -> None:
     (entry / "ids").write_bytes(b"")
     assert plain(encode(many(), CHATML, DATA)) == first
     assert token_cache.load_cached(entry.name) is not None
+
+
+def pair(place: str, prompt: str, better: str, worse: str) -> Row:
+    row = chat(place, prompt, better)
+    return Row(
+        place, row.messages[:1], chosen=row.messages[1:], rejected=({"role": "assistant", "content": worse},)
+    )
+
+
+class TestPreferences:
+    def test_a_pair_is_two_examples_with_one_place_the_better_first(self) -> None:
+        rows = [pair(f"r:{number}", f"food {number}", "meat", "fish and more") for number in range(1, 4)]
+        encoded = encode(rows, CHATML, DATA, method="dpo")
+        assert [(each.row, each.label) for each in encoded] == [
+            (f"r:{number}", label) for number in range(1, 4) for label in (True, False)
+        ]
+        assert (len(encoded), encoded.row_count, encoded.group) == (6, 3, 2)
+        better = encode([chat("r:1", "food 1", "meat")], CHATML, DATA)
+        assert plain(encoded)[:1] == plain(better)
+
+    def test_each_answer_stands_alone_for_kto_which_takes_judged_ones_too(self) -> None:
+        judged = Row("r:9", chat("r:9", "food 9", "meat").messages, label=False)
+        encoded = encode([pair("r:1", "food 1", "meat", "fish"), judged], CHATML, DATA, method="kto")
+        assert [(each.row, each.label) for each in encoded] == [("r:1", True), ("r:1", False), ("r:9", False)]
+        assert (encoded.row_count, encoded.group) == (3, 1)
+
+    @pytest.mark.parametrize("long", ["better", "worse"])
+    def test_a_pair_is_dropped_whole_where_one_answer_is_too_long(self, long: str) -> None:
+        answers = {"better": "meat", "worse": "fish"} | {long: "meat " * 60}
+        rows = [
+            pair("r:1", "food 1", "meat", "fish"),
+            pair("r:2", "food 2", **answers),
+            pair("r:3", "food 3", "a", "b"),
+        ]
+        encoded = encode(rows, CHATML, limited("drop", 80), method="dpo")
+        assert [each.row for each in encoded] == ["r:1", "r:1", "r:3", "r:3"]
+        assert encoded.dropped == ["r:2"]
+        assert encoded.tokens == sum(len(each.input_ids) for each in encoded)
+
+    def test_a_cut_pair_stays_a_pair(self) -> None:
+        rows = [pair("r:1", "food 1", "meat " * 60, "fish")]
+        encoded = encode(rows, CHATML, limited("cut", 40), method="orpo")
+        assert len(encoded[0].input_ids) == 40
+        assert encoded.row_count == 1
+
+    def test_what_was_said_before_is_no_target(self) -> None:
+        turns = chat("r:1", "food 1", "meat", "and 2?", "more meat").messages
+        row = Row("r:1", turns[:3], chosen=turns[3:], rejected=({"role": "assistant", "content": "fish"},))
+        (better, _) = encode([row], CHATML, DATA, method="simpo")
+        judged = Row("r:1", turns, label=True)
+        (alone,) = encode([judged], CHATML, DATA, method="kto")
+        assert plain([better]) == plain([alone])
+        (whole,) = encode([Row("r:1", turns)], CHATML, DATA)
+        assert int(whole.trained.sum()) > int(better.trained.sum())
+
+    @pytest.mark.parametrize(
+        ("row", "method"),
+        [
+            (chat("r:1", "food 1", "meat"), "dpo"),
+            (chat("r:1", "food 1", "meat"), "kto"),
+            (Row("r:1", chat("r:1", "food 1", "meat").messages, label=True), "sft"),
+            (Row("r:1", chat("r:1", "food 1", "meat").messages, label=True), "orpo"),
+            (pair("r:1", "food 1", "meat", "fish"), "sft"),
+        ],
+    )
+    def test_rows_of_another_method_are_refused_by_place(self, row: Row, method: str) -> None:
+        with pytest.raises(DataError, match=r"^r:1 is a") as caught:
+            encode([row], CHATML, DATA, method=method)
+        assert caught.value.code == "wrong-rows"
+
+    def test_many_pairs_are_kept_and_found_again(self, cache: Path) -> None:
+        rows = [pair(f"r:{number}", f"food {number}", "meat", "fish") for number in range(1, 21)]
+        first = plain(encode(rows, CHATML, DATA, method="dpo"))
+        assert plain(encode(rows, CHATML, DATA, method="dpo", all_now=False)) == first
+        assert cache.exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backend.core.encoding import row as row_encoding
-from backend.core.encoding.row import encode_each, encode_row, single_exchange
+from backend.core.encoding.row import encode_each, encode_row, single_exchange, wrong_kind
 from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import DataError, ModelError
@@ -61,14 +63,38 @@ def test_whole_sets_and_single_rows_give_the_same(monkeypatch: pytest.MonkeyPatc
     assert list(encode_each(rows, CHATML)) == [encode_row(row, CHATML) for row in rows]
 
 
+@pytest.mark.parametrize("label", [True, False])
+def test_a_judged_answer_is_encoded_like_any_other(label: bool) -> None:
+    row = chat("r:1", "food pork", "meat")
+    assert encode_row(replace(row, label=label), CHATML) == encode_row(row, CHATML)
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "fitting"),
+    [
+        (
+            Row("r:7", messages=(user("x"),), chosen=(assistant("y"),)),
+            "sft",
+            "dpo or kto or orpo or cpo or simpo",
+        ),
+        (Row("r:7", messages=(user("x"), assistant("y")), label=True), "dpo", "kto"),
+        (chat("r:7", "x", "y"), "kto", "sft or cpt"),
+    ],
+)
+def test_a_row_of_another_method_says_which_methods_fit(row: Row, method: str, fitting: str) -> None:
+    error = wrong_kind(row, method)
+    assert error.message.startswith("r:7 is a")
+    assert f"the method {method} " in error.message
+    assert f"to {fitting}, or" in error.remedy
+
+
 class TestRowsThatCannotBeLearned:
     @pytest.mark.parametrize(
         ("row", "code"),
         [
             (Row("r:7", messages=(user("x"),)), "nothing-trained"),
             (Row("r:7", messages=(user("x"), assistant("y") | {"trained": False})), "nothing-trained"),
-            (Row("r:7", messages=(user("x"), assistant("y")), label=True), "preference-rows"),
-            (Row("r:7", messages=(user("x"),), chosen=(assistant("y"),)), "preference-rows"),
+            (Row("r:7", messages=(user("x"),), chosen=(assistant("y"),)), "wrong-rows"),
             (Row("r:7", input_ids=(5, 6), labels=(-100, -100)), "nothing-trained"),
             (Row("r:7", segments=(("x", False),)), "nothing-trained"),
         ],

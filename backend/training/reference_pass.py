@@ -1,0 +1,162 @@
+"""Prepare the objective of a run; where it needs a reference, compute that once and keep it in the run folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+import xxhash
+
+from backend.core.device import ComputePlan
+from backend.core.encoding.dataset import EncodedRows
+from backend.core.encoding.examples import Example
+from backend.run.config import RunConfig
+from backend.run.environment import Facts
+from backend.run.folder import RunDir
+from backend.run.reports import Progress, Watcher
+from backend.run.schedule import steps_per_epoch
+from backend.training.batching import epoch_order
+from backend.training.distributed import ALONE, World
+from backend.training.evaluation import at_once, held_out_packing
+from backend.training.forward import ForwardPass
+from backend.training.loop import examples_of, packing_of
+from backend.training.objective import Objective
+from backend.training.preferences import objective_of
+from backend.training.reference import (
+    Key,
+    Mismatched,
+    Reference,
+    logprobs_of,
+    read_reference,
+    require_equal,
+    save_reference,
+)
+
+log = logging.getLogger("tunesmith")
+
+_Parts = dict[str, dict[Key, float]]
+_TRAIN, _TRAIN_OTHERS, _HELD_OUT, _HELD_OUT_OTHERS = (
+    "train",
+    "train_mismatched",
+    "held_out",
+    "held_out_mismatched",
+)
+
+
+class ReferencePass:
+    """The passes over all answers before the first step, by the model in ``forward`` as it is then.
+
+    ``held_out`` is empty in every process but rank 0.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        forward: ForwardPass,
+        rows: EncodedRows,
+        held_out: Sequence[Example],
+        plan: ComputePlan,
+        world: World,
+    ) -> None:
+        self._config, self._forward, self._rows, self._held_out = config, forward, rows, held_out
+        self._plan, self._world = plan, world
+        self._group = rows.group
+        self._packing = packing_of(forward, config.training, plan, world)
+        self._steps = _first_epoch(rows.row_count, config)
+        needs_others = "kto" in config.objective.losses
+        self._others = Mismatched.of(rows, self._steps) if needs_others else None
+        numbers = [list(range(len(held_out)))] if held_out else []
+        self._held_out_others = Mismatched.of(held_out, numbers) if needs_others else None
+
+    def objectives(
+        self, run_dir: RunDir, facts: Facts, watch: Watcher, *, prove: bool
+    ) -> tuple[Objective, Objective]:
+        """Return the objective of the training rows and that of the held-out ones.
+
+        A method without a reference has one for both. With ``prove``, the first step is checked against the
+        reference. Raises TrainingError ``reference-differs``.
+        """
+        if not self._config.objective.facts.needs_reference:
+            objective = objective_of(self._config.objective)
+            return objective, objective
+        fingerprint = _fingerprint(self._config, facts, self._plan)
+        parts = self._world.broadcast(read_reference(run_dir.reference_file, fingerprint))
+        if parts is None:
+            parts = self._computed(watch)
+            if self._world.is_main:
+                save_reference(run_dir.reference_file, fingerprint, parts)
+        train = Reference(parts[_TRAIN], parts[_TRAIN_OTHERS], self._others or _itself)
+        held_out = Reference(parts[_HELD_OUT], parts[_HELD_OUT_OTHERS], self._held_out_others or _itself)
+        if prove:
+            first = self._packing(examples_of(self._rows, self._steps[0], self._group), self._group)
+            require_equal(self._forward, self._world.my_share(first), self._plan, train)
+            log.info("The first step finds the log-probabilities of the reference, bit for bit")
+        return objective_of(self._config.objective, train), objective_of(self._config.objective, held_out)
+
+    def _computed(self, watch: Watcher) -> _Parts:
+        count = len(self._rows)
+
+        def note(done: int) -> None:
+            watch(Progress(f"scoring answers before training, {done:,} of {count:,}"))
+
+        steps = [examples_of(self._rows, rows, self._group) for rows in self._steps]
+        parts: _Parts = {_TRAIN: self._logprobs(steps, self._group, note)}
+        parts[_TRAIN_OTHERS] = self._logprobs(_of_others(self._others, steps), 1)
+        training = self._forward.model.training
+        self._forward.model.eval()
+        try:
+            parts[_HELD_OUT] = self._held_out_logprobs(at_once(self._held_out), self._group)
+            everything = [self._held_out] if self._held_out else []
+            parts[_HELD_OUT_OTHERS] = self._held_out_logprobs(
+                _of_others(self._held_out_others, everything), 1
+            )
+        finally:
+            self._forward.model.train(training)
+        return self._world.broadcast(parts)
+
+    def _logprobs(
+        self,
+        steps: Sequence[Sequence[Example]],
+        group: int,
+        note: Callable[[int], None] = lambda _: None,
+    ) -> dict[Key, float]:
+        return logprobs_of(
+            self._forward, steps, self._packing, self._plan, self._world, group=group, note=note
+        )
+
+    def _held_out_logprobs(self, chunks: Sequence[Sequence[Example]], group: int) -> dict[Key, float]:
+        packing = held_out_packing(self._forward, self._config.training.micro_batch_tokens)
+        return logprobs_of(self._forward, chunks, packing, self._plan, ALONE, group=group)
+
+
+def _itself(example: Example) -> Example:
+    return example
+
+
+def _of_others(others: Mismatched | None, parts: Sequence[Sequence[Example]]) -> list[list[Example]]:
+    return [] if others is None else [[others(example) for example in part] for part in parts]
+
+
+def _first_epoch(rows: int, config: RunConfig) -> list[list[int]]:
+    """Return the rows of each step of the first epoch."""
+    size = config.training.rows_per_step
+    order: list[int] = epoch_order(rows, config.seed, 0).tolist()
+    return [order[step * size : (step + 1) * size] for step in range(steps_per_epoch(rows, size))]
+
+
+def _fingerprint(config: RunConfig, facts: Facts, plan: ComputePlan) -> str:
+    """Return the digest of all that decides the log-probabilities before training."""
+    decides: Mapping[str, object] = {
+        "facts": asdict(facts),
+        "data": config.data.model_dump(mode="json"),
+        "tuning": config.tuning.model_dump(mode="json"),
+        "objective": config.objective.method,
+        "losses": sorted(config.objective.losses),
+        "seed": config.seed,
+        "rows_per_step": config.training.rows_per_step,
+        "micro_batch_tokens": config.training.micro_batch_tokens,
+        "dtype": plan.dtype,
+    }
+    return xxhash.xxh3_128_hexdigest(json.dumps(decides, sort_keys=True).encode())
