@@ -44,6 +44,8 @@ _SPELLED = {
     "Lr scheduler type": "Learning rate schedule",
     "Neftune": "NEFTune",
     "Nnodes": "Machines",
+    "Use dora": "DoRA",
+    "Use rslora": "rsLoRA",
     "Nproc per node": "Processes per machine",
     "Sha256": "SHA-256",
     "Tensorboard": "TensorBoard",
@@ -55,7 +57,10 @@ _TYPED, _TURN = "new-run", "settings_turn"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting as a form needs it. ``low`` and ``high`` are bounds where the schema has them."""
+    """One setting as a form needs it. ``low`` and ``high`` are bounds where the schema has them.
+
+    ``whole_parts``: it is a list, or pairs, whose parts may be whole numbers.
+    """
 
     name: str
     kind: Kind
@@ -65,6 +70,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     optional: bool = False
+    whole_parts: bool = False
 
     @property
     def label(self) -> str:
@@ -101,7 +107,14 @@ def _setting(name: str, field: Mapping[str, Any]) -> Setting:
         low=low[0] if low else None,
         high=high[0] if high else None,
         optional=len(branches) < len(field.get("anyOf", [field])),
+        whole_parts=any(_has_whole_parts(branch) for branch in branches),
     )
+
+
+def _has_whole_parts(branch: Mapping[str, Any]) -> bool:
+    part = branch.get("items", branch.get("additionalProperties"))
+    kinds = part.get("anyOf", [part]) if isinstance(part, dict) else []
+    return any(kind.get("type") == "integer" for kind in kinds)
 
 
 _KINDS: Mapping[frozenset[str], Kind] = {
@@ -216,8 +229,9 @@ def _text(setting: Setting, value: Any, key: str) -> Any:
 
 
 def _lines(setting: Setting, value: Any, key: str) -> Any:
-    text = st.text_area(setting.label, "\n".join(value or ()), help=f"One a line. {setting.help}", key=key)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    shown = "\n".join(map(str, value or ()))
+    text = st.text_area(setting.label, shown, help=f"One a line. {setting.help}", key=key)
+    return [_part(setting, line.strip()) for line in text.splitlines() if line.strip()]
 
 
 def _pairs(setting: Setting, value: Any, key: str) -> Any:
@@ -225,7 +239,12 @@ def _pairs(setting: Setting, value: Any, key: str) -> Any:
     text = st.text_area(setting.label, shown, help=f"One a line. {setting.help}", key=key)
     lines = (line for line in text.splitlines() if line.strip())
     pairs = (line.partition(": " if ": " in line else ":") for line in lines)  # a name may hold a colon
-    return {part.strip(): one.strip() for part, _, one in pairs}
+    return {part.strip(): _part(setting, one.strip()) for part, _, one in pairs}
+
+
+def _part(setting: Setting, text: str) -> int | str:
+    """Return one part of a list or of pairs: a whole number where the setting takes some and it is one."""
+    return int(text) if setting.whole_parts and text.isdecimal() else text
 
 
 def _mixed(setting: Setting, value: Any, key: str) -> Any:

@@ -40,6 +40,15 @@ def _one_place(template: str) -> str:
 PromptTemplate = Annotated[str, AfterValidator(_one_place)]
 
 
+def _known_start(name: str) -> str:
+    if not re.fullmatch(r"default|pissa|pissa_niter_\d{1,3}|olora", name):
+        raise ValueError("it is none of default, pissa, pissa_niter_16 (or another number) and olora")
+    return name
+
+
+LoraStart = Annotated[str, AfterValidator(_known_start)]
+
+
 class Section(BaseModel):
     """A part of the configuration: frozen, strict about unknown keys, with text for every field."""
 
@@ -254,11 +263,32 @@ class TuningConfig(Section):
     lora_alpha: int = Field(32, ge=1, le=8192)
     """LoRA scale: the update is multiplied by lora_alpha / lora_r."""
 
+    use_rslora: bool = False
+    """Divide lora_alpha by the square root of the rank, not by the rank (rsLoRA), so that a high rank learns more."""
+
+    use_dora: bool = False
+    """Train the length of each output's weights beside their direction (DoRA); slower, and few servers read it."""
+
+    init_lora_weights: LoraStart = "default"
+    """Where the matrices start: default at no change; pissa, pissa_niter_16 (faster) or olora at the base's own."""
+
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = {}
+    """Another rank for some modules, as name: rank, for example down_proj: 8; a name may be a regular expression."""
+
+    alpha_pattern: dict[str, Annotated[int, Field(ge=1, le=8192)]] = {}
+    """Another lora_alpha for some modules, as name: alpha, for example down_proj: 16."""
+
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of adapter inputs set to zero in training."""
 
     lora_target_modules: str | list[str] = "all-linear"
     """Modules that get an adapter: all-linear, or a list of module names such as q_proj, v_proj."""
+
+    exclude_modules: list[str] = []
+    """Modules that get no adapter although lora_target_modules names them, such as down_proj."""
+
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] = []
+    """Numbers of the layers that get an adapter, counted from 0; empty for all."""
 
     @field_validator("lora_target_modules", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from backend.errors import Problem
-from backend.run.config import ObjectiveConfig, RunConfig
+from backend.run.config import ObjectiveConfig, RunConfig, TuningConfig
 from backend.run.methods import OBJECTIVES
 
 _ONLY_IN: Mapping[str, frozenset[str]] = {
@@ -18,11 +18,21 @@ _ONLY_IN: Mapping[str, frozenset[str]] = {
 }
 """Settings of the objective with the methods that use them."""
 _SMOOTHED = ("robust", "exo_pair")
+_OF_ADAPTERS = (
+    *("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern"),
+    *("exclude_modules", "layers_to_transform"),
+)
+"""Settings of an adapter, without a meaning where every weight is trained."""
 
 
 def conflicts(config: RunConfig) -> list[Problem]:
     """Return a problem for each setting that others make meaningless."""
-    return [*_without_evaluations(config), *_of_objective(config.objective), *_beside_objective(config)]
+    return [
+        *_without_evaluations(config),
+        *_of_objective(config.objective),
+        *_beside_objective(config),
+        *_of_tuning(config.tuning),
+    ]
 
 
 def _without_evaluations(config: RunConfig) -> Iterator[Problem]:
@@ -96,3 +106,16 @@ def _beside_objective(config: RunConfig) -> Iterator[Problem]:
             f"varies single answers, not the compared ones of {method}.",
             "Leave this setting out.",
         )
+
+
+def _of_tuning(tuning: TuningConfig) -> Iterator[Problem]:
+    fields = type(tuning).model_fields
+    for name in _OF_ADAPTERS if tuning.trains_all else ():
+        if getattr(tuning, name) != fields[name].default:
+            yield Problem(
+                f"tuning.{name}", f"does nothing while tuning.method is {tuning.method}.", "Leave it out."
+            )
+    targets = tuning.lora_target_modules
+    if tuning.layers_to_transform and isinstance(targets, str) and targets != "all-linear":
+        what = "does nothing beside a regular expression in tuning.lora_target_modules."
+        yield Problem("tuning.layers_to_transform", what, "Write the layers into the expression.")

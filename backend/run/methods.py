@@ -91,6 +91,20 @@ def is_target(name: str, targets: str | Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
+def fits_pattern(name: str, key: str) -> bool:
+    """Return whether a ``key`` of peft's ``rank_pattern`` or ``alpha_pattern`` fits the module ``name``."""
+    try:
+        return re.match(rf"(.*\.)?({key})$", name) is not None
+    except re.error:
+        return False
+
+
+def layer_number(name: str) -> int | None:
+    """Return the number of the layer that peft's ``layers_to_transform`` finds in a module's name; None for none."""
+    found = re.match(r".*?\.[^.]*\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
 def default_learning_rate(method: str, width: int, objective: str = "sft") -> float:
     """Return a peak learning rate that works for a model whose hidden states have ``width`` numbers.
 

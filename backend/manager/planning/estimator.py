@@ -170,7 +170,7 @@ def work_of(
     per_epoch = steps_per_epoch(data.rows, per_step)
     steps = total_steps(data.rows, training)
     epochs = steps / max(1, per_epoch)
-    adapter = shape.lora_parameters(config.tuning.lora_r, config.tuning.lora_target_modules)
+    adapter = shape.lora_parameters(config.tuning)
     trainable = shape.parameters if full else adapter
     length = data.tokens / max(1, data.rows)
     head = shape.vocabulary * shape.width

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import ModelError
-from backend.run.methods import is_target
+from backend.run.config import TuningConfig
+from backend.run.methods import fits_pattern, is_target, layer_number
 from backend.utils.file_utils import DamagedFileError, read_json_object
 
 MAX_HEADER_BYTES = 100_000_000
@@ -45,11 +46,12 @@ class ModelShape:
         """The parameters in the matrices that every token passes through; embeddings and the head are none."""
         return sum(one.inputs * one.outputs for one in self.linears)
 
-    def lora_parameters(self, rank: int, targets: str | list[str]) -> int:
-        """Parameters of LoRA matrices of ``rank`` beside ``targets``, matched as peft does (Hu et al., 2021)."""
-        every = targets == "all-linear"
+    def lora_parameters(self, tuning: TuningConfig) -> int:
+        """Trained parameters of the LoRA matrices that ``tuning`` asks for, with names matched as peft does."""
         return sum(
-            rank * (one.inputs + one.outputs) for one in self.linears if every or is_target(one.name, targets)
+            _rank(one.name, tuning) * (one.inputs + one.outputs) + tuning.use_dora * one.outputs
+            for one in self.linears
+            if _has_adapter(one.name, tuning)
         )
 
 
@@ -76,6 +78,19 @@ def read_shape(folder: Path) -> ModelShape:
         context=_first(text, "max_position_embeddings", "n_positions"),
         linears=tuple(_linears(tensors)),
     )
+
+
+def _has_adapter(name: str, tuning: TuningConfig) -> bool:
+    targets, layers = tuning.lora_target_modules, tuning.layers_to_transform
+    aimed = targets == "all-linear" or is_target(name, targets)
+    return (
+        aimed and not is_target(name, tuning.exclude_modules) and (not layers or layer_number(name) in layers)
+    )
+
+
+def _rank(name: str, tuning: TuningConfig) -> int:
+    fitting = (rank for key, rank in tuning.rank_pattern.items() if fits_pattern(name, key))
+    return next(fitting, tuning.lora_r)
 
 
 def _first(config: Mapping[str, Any], *names: str) -> int:

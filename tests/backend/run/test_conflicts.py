@@ -44,6 +44,8 @@ def _problems(settings: dict[str, Any]) -> list[str]:
         {"augmentation.typos": 0.01, "tuning.lora_dropout": 0.1, "training.neftune_noise_alpha": 5},
         {"objective.method": "cpt", "augmentation.share": 0.5},
         {"evaluation.early_stopping_patience": 2},
+        {"tuning.layers_to_transform": [1], "tuning.lora_target_modules": "q_proj, v_proj"},
+        {"tuning.use_rslora": True, "tuning.use_dora": True, "tuning.rank_pattern": {"q_proj": 4}},
     ],
 )
 def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None:
@@ -54,6 +56,12 @@ def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None
     ("settings", "named"),
     [
         ({"objective.beta": 0.1}, ["objective.beta"]),
+        ({"tuning.method": "full", "tuning.use_dora": True}, ["tuning.use_dora"]),
+        ({"tuning.method": "full", "tuning.rank_pattern": {"a": 1}}, ["tuning.rank_pattern"]),
+        (
+            {"tuning.lora_target_modules": ".*_proj", "tuning.layers_to_transform": [1]},
+            ["tuning.layers_to_transform"],
+        ),
         ({"objective.method": "kto", "objective.simpo_gamma": 1}, ["objective.simpo_gamma"]),
         ({"objective.method": "dpo", "objective.loss_type": "kto"}, ["objective.loss_type"]),
         ({"objective.method": "orpo", "objective.loss_type": "sigmoid"}, ["objective.loss_type"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,27 @@ def test_adapters_have_as_many_parameters_as_peft_gives_them(
     architecture: Architecture, rank: int, tmp_path: Path
 ) -> None:
     shape = read_shape(tiny_model_folder(tmp_path / "model", architecture=architecture))
-    adapted = make_trainable(tiny_model(architecture, vocab_size=400), TuningConfig(lora_r=rank), seed=0)
+    tuning = TuningConfig(lora_r=rank)
+    adapted = make_trainable(tiny_model(architecture, vocab_size=400), tuning, seed=0)
     trained = sum(part.numel() for part in trainable_parameters(adapted).values())
-    assert shape.lora_parameters(rank, "all-linear") == trained
+    assert shape.lora_parameters(tuning) == trained
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2, "down_proj": 7}},
+        {"exclude_modules": ["up_proj"], "layers_to_transform": [1]},
+    ],
+    ids=["DoRA", "ranks", "fewer layers"],
+)
+def test_further_settings_change_the_parameters_as_in_peft(settings: dict[str, Any], tmp_path: Path) -> None:
+    shape = read_shape(tiny_model_folder(tmp_path / "model"))
+    tuning = TuningConfig(lora_r=4, **settings)
+    adapted = make_trainable(tiny_model(vocab_size=400), tuning, seed=0)
+    trained = sum(part.numel() for part in trainable_parameters(adapted).values())
+    assert shape.lora_parameters(tuning) == trained
 
 
 @pytest.mark.parametrize(
@@ -51,7 +70,7 @@ def test_adapters_have_as_many_parameters_as_peft_gives_them(
     ],
 )
 def test_targets_are_matched_as_peft_does(targets: str | list[str], expected: int) -> None:
-    assert SHAPE.lora_parameters(3, targets) == expected
+    assert SHAPE.lora_parameters(TuningConfig(lora_r=3, lora_target_modules=targets)) == expected
 
 
 def test_matrices_that_every_token_passes() -> None:

@@ -1,0 +1,70 @@
+"""Whatever kind of adapter was trained, everything that reads it gives the logits of the trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from backend.core.model_loader import load_adapter, load_base, merge_adapter
+from backend.inference.decoding import for_inference
+from backend.inference.shared_base import Adapter, SharedBase
+from backend.run.config import TrainingConfig
+from backend.training.checkpoint import save_checkpoint, save_result
+from backend.training.loop import train_steps
+from tests.backend.core.rows import PLAN, random_rows, start
+from tests.backend.training.variants import CASES, Case
+from tests.tiny import tiny_model_folder, tiny_tokenizer
+
+IDS = torch.arange(3, 60)[None]
+FIVE = TrainingConfig(max_steps=5, per_device_train_batch_size=4, learning_rate=2e-2)
+NEAR: dict[str, Any] = {"rtol": 1e-5, "atol": 5e-5}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # peft asks for it
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out"),
+]
+
+
+@torch.no_grad()
+def _logits(model: Any) -> Tensor:
+    found: Tensor = model(IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_reader_of_an_adapter_gives_what_was_trained(case: Case, tmp_path: Path) -> None:
+    architecture, tuning, overrides = case
+    spread = {"initializer_range": 0.3} | overrides
+    base = tiny_model_folder(tmp_path / "base", architecture=architecture, **spread)
+    rows = random_rows([9, 14, 20, 7], vocab=len(tiny_tokenizer()))
+    state = start(load_base(base), tuning, FIVE)
+    frozen = {
+        name: part.clone() for name, part in state.forward.causal.named_parameters() if not part.requires_grad
+    }
+
+    for _ in train_steps(state, rows, FIVE, PLAN, seed=0):
+        pass
+    with for_inference(state.forward.model):
+        trained = _logits(state.forward.model)
+    checkpoint = save_checkpoint(tmp_path / "checkpoints", state, {})
+    result = save_result(state.forward.model, tiny_tokenizer(), tmp_path / "adapter")
+
+    assert (trained - _logits(load_base(base))).abs().max() > 0.05
+    now = dict(state.forward.causal.named_parameters())
+    assert all(torch.equal(now[name], part) for name, part in frozen.items())
+    for folder in (result, checkpoint):
+        torch.testing.assert_close(_logits(load_adapter(load_base(base), folder)), trained, **NEAR)
+    torch.testing.assert_close(_logits(merge_adapter(load_adapter(load_base(base), result))), trained, **NEAR)
+    torch.testing.assert_close(
+        _logits(PeftModel.from_pretrained(load_base(base), result).eval()), trained, **NEAR
+    )
+    shared = SharedBase(load_base(base))
+    shared.use(Adapter.at(result))
+    torch.testing.assert_close(_logits(shared.model), trained, **NEAR)
+    shared.use(None)
+    assert torch.equal(_logits(shared.model), _logits(load_base(base)))
