@@ -290,10 +290,12 @@ class TuningConfig(Section):
     layers_to_transform: list[Annotated[int, Field(ge=0)]] = []
     """Numbers of the layers that get an adapter, counted from 0; empty for all."""
 
-    @field_validator("lora_target_modules", mode="before")
+    @field_validator("lora_target_modules", "exclude_modules", "layers_to_transform", mode="before")
     @classmethod
     def _names(cls, value: Any) -> Any:
-        """Take one name, or several with commas between them, as a list; all else is a regular expression."""
+        """Take one name or number, or several with commas between them, as a list; all else as it is."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value]
         names = re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)*", value.strip()) if isinstance(value, str) else None
         return re.split(r"\s*,\s*", names[0]) if names else value
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from backend.errors import ModelError
 from backend.run.config import TuningConfig
 from backend.run.methods import fits_pattern, is_target, layer_number
+from backend.training.lora_start import doubled, start_at_base
 from backend.training.reach import Reach
 from backend.utils.config_utils import closest
 from backend.utils.warning_utils import unwarned
@@ -29,7 +30,8 @@ def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> Peft
     """Add LoRA layers to the modules that ``tuning`` names and text reaches; ``model`` is changed in place.
 
     Raises ModelError: ``no-target-modules`` for a name or a layer number that fits nothing, ``unclear-pattern`` for
-    two patterns that fit one layer, ``tied-target`` for a head or embedding that shares its weights with the other.
+    two patterns that fit one layer, ``tied-target`` for a head or embedding that shares its weights with the other,
+    and that of ``start_at_base``.
     """
     targets = tuning.lora_target_modules
     names, outside = list[str](), list[str]()
@@ -58,9 +60,10 @@ def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> Peft
         use_dora=tuning.use_dora,
         task_type=TaskType.CAUSAL_LM,
     )
+    at_base = tuning.init_lora_weights != "default"
     try:
         with unwarned(*_OF_PEFT):
-            adapted = get_peft_model(model, settings)
+            adapted = get_peft_model(model, doubled(settings) if at_base else settings)
     except (ValueError, re.error) as error:
         if aimed and all(is_target(name, tuning.exclude_modules) for name in aimed):
             raise ModelError(
@@ -72,6 +75,8 @@ def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> Peft
             raise _no_target(f"{targets!r} fits no layer of this model", usable) from error
         raise _incompatible(targets, usable, str(error)) from error
     _check_targets(adapted, tuning, usable, names)
+    if at_base:
+        start_at_base(adapted, tuning.init_lora_weights)
     return adapted
 
 

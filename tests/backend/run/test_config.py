@@ -65,8 +65,8 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "tuning.rank_pattern": ({"down_proj": 8}, "down_proj"),
     "tuning.alpha_pattern": ({"down_proj": 8}, ["down_proj"]),
     "tuning.lora_target_modules": (["q_proj"], 5),
-    "tuning.exclude_modules": (["down_proj"], "down_proj"),
-    "tuning.layers_to_transform": ([0, 3], 3),
+    "tuning.exclude_modules": (["down_proj"], 5),
+    "tuning.layers_to_transform": ([0, 3], "first"),
     "training.num_train_epochs": (0.5, 0),
     "training.max_steps": (10, -2),
     "training.per_device_train_batch_size": (1, 0),
@@ -325,3 +325,10 @@ def test_target_modules_are_names_with_commas_a_list_or_a_pattern(
     given: str | list[str], expected: str | list[str]
 ) -> None:
     assert TuningConfig(lora_target_modules=given).lora_target_modules == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(3, [3]), ("0", [0]), ("0, 3", [0, 3]), ([1, "2"], [1, 2])], ids=str
+)
+def test_layers_are_numbers_with_commas_or_a_list(given: Any, expected: list[int]) -> None:
+    assert TuningConfig(layers_to_transform=given).layers_to_transform == expected

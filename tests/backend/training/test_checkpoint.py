@@ -39,6 +39,7 @@ from tests.backend.core.rows import (
     start,
     weights,
 )
+from tests.backend.training.variants import VARIANTS
 
 ROWS = random_rows([9, 14, 20, 7, 30, 12, 25, 18], shared=5)
 SIX = TrainingConfig(max_steps=6, per_device_train_batch_size=4, learning_rate=1e-2)
@@ -51,6 +52,7 @@ RECIPES = {
         SIX.model_copy(update={"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
     ),
     "dropout": (TuningConfig(lora_r=4, lora_dropout=0.3), SIX),
+    **{name: (tuning, SIX) for name, tuning in VARIANTS.items()},
 }
 LORA_FILES = ["adapter_config.json", "adapter_model.safetensors", MANIFEST, OPTIMIZER, STATE]
 

@@ -23,6 +23,15 @@ VARIANTS: Mapping[str, TuningConfig] = {
     "patterns": tuning(rank_pattern={"q_proj": 2, "down_proj": 7}, alpha_pattern={"v_proj": 3}),
     "rsLoRA with patterns": tuning(use_rslora=True, rank_pattern={"q_proj": 2}, alpha_pattern={"v_proj": 3}),
     "fewer layers": tuning(layers_to_transform=[1], exclude_modules=["up_proj"]),
+    "PiSSA": tuning(init_lora_weights="pissa"),
+    "PiSSA of rsLoRA with patterns": tuning(
+        init_lora_weights="pissa_niter_4",
+        use_rslora=True,
+        rank_pattern={"q_proj": 2},
+        alpha_pattern={"v_proj": 3},
+    ),
+    "OLoRA": tuning(init_lora_weights="olora"),
+    "DoRA from PiSSA": tuning(init_lora_weights="pissa", use_dora=True),
 }
 """Of a model like Llama."""
 
@@ -32,6 +41,8 @@ GPT2: Mapping[str, TuningConfig] = {
     "DoRA": tuning(use_dora=True),
     "patterns": tuning(rank_pattern={"c_attn": 2}, alpha_pattern={"c_fc": 3}),
     "fewer layers": tuning(layers_to_transform=[1], exclude_modules=["c_fc"]),
+    "PiSSA": tuning(init_lora_weights="pissa"),
+    "OLoRA": tuning(init_lora_weights="olora"),
 }
 """Of a model like GPT-2, whose layers are Conv1D."""
 
