@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.dataset import EncodedRows, encode
 from backend.core.encoding.examples import Question
+from backend.core.encoding.mixture import Mixture
 from backend.core.encoding.row import single_exchange
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion
 from backend.data.augmentation import oversample
@@ -29,12 +30,18 @@ from backend.run.config import AugmentationConfig, DataConfig, RunConfig
 __all__ = [
     "Dataset",
     "EncodedRows",
+    "Mixture",
+    "TrainRows",
     "encode",
     "held_out_prompts",
     "load",
     "load_prompts",
     "questions",
+    "training_examples",
 ]
+
+TrainRows = EncodedRows | Mixture
+"""The training rows of a run as examples."""
 
 
 def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None = None) -> Dataset:
@@ -55,6 +62,13 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
     else:
         rows, validation = split_rows(train.rows, data.validation, seed, data.split_by)
         warnings += split_warnings(rows, validation, data.validation, data.split_by)
+    mix: Sequence[Row] = ()
+    if data.mix:
+        mixed_in = _load(data.mix, data)
+        fingerprints[data.mix] = mixed_in.sha256
+        rejected += mixed_in.rejected
+        warnings += mixed_in.warnings
+        mix = mixed_in.rows
     rows = _without(rows, data.skip_rows)
     source = replace(train, rows=rows, rejected=())
     if augmentation and augmentation.paraphrases:
@@ -64,7 +78,7 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         _check_pinned(augmentation.paraphrases, fingerprints[augmentation.paraphrases], data)
     if augmentation:
         rows = oversample(rows, augmentation.oversample)
-    return Dataset(rows, validation, rejected, train.reason, fingerprints, source, warnings)
+    return Dataset(rows, validation, rejected, train.reason, fingerprints, source, warnings, mix)
 
 
 def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -> list[Row]:
@@ -104,6 +118,22 @@ def _check_pinned(path: str, sha256: str, data: DataConfig) -> None:
             remedy="Put the original back, or make a new run without data.sha256 on the data as it is now.",
             code="data-changed",
         )
+
+
+def training_examples(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig, *, all_now: bool = True
+) -> TrainRows:
+    """Return the training rows as ``encode`` does, with the share of others that ``data.mix`` wants among them.
+
+    Rows of a kind that the method does not learn from, such as chats for cpt, are mixed in as ``sft`` learns them.
+    """
+    method = config.objective.method
+    own = encode(dataset.train, tokenizer, config.data, method=method, all_now=all_now)
+    if not dataset.mix:
+        return own
+    fits = dataset.mix[0].kind in config.objective.facts.rows  # all rows of a source have one shape
+    other = encode(dataset.mix, tokenizer, config.data, method=method if fits else "sft")
+    return Mixture(own, other, config.data.mix_share, config.seed)
 
 
 def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Question]:

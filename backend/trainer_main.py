@@ -30,15 +30,13 @@ from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.core.device import apply_plan, restored_globals, seed_everything, torch_dtype
-from backend.core.encoding.dataset import EncodedRows
 from backend.core.encoding.examples import require_fit
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.tokenizer import load_tokenizer
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
-from backend.data.records import Row
-from backend.data_pipeline import Dataset
+from backend.data_pipeline import Dataset, Mixture, TrainRows
 from backend.errors import RunError, TunesmithError
 from backend.inference.decoding import context_length
 from backend.inference.model_source import base_revision
@@ -48,6 +46,7 @@ from backend.run.environment import Change, ComputePlan, Environment, Facts
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
 from backend.run.methods import TUNINGS, default_learning_rate
+from backend.run.metrics import forgetting_words
 from backend.run.outcomes import exit_code, failure
 from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
 from backend.run.schedule import resolve_steps, total_steps
@@ -157,7 +156,7 @@ class _Inputs:
     model_path: Path
     tokenizer: PreTrainedTokenizerBase
     dataset: Dataset
-    rows: EncodedRows
+    rows: TrainRows
     facts: Facts
 
 
@@ -218,7 +217,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
                 recorder.checkpoint()
                 return _stopped(reason, report)
     watch(Progress("saving the result"))
-    message = _load_best(run_dir, state, steps, recorder.result_step)
+    message = _result(run_dir, state, steps, recorder.result_step)
     folder = run_dir.path / TUNINGS[config.tuning.method].result
     result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
@@ -226,16 +225,14 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
 def _read(
     run_dir: RunDir, world: World, tokenizer: PreTrainedTokenizerBase, config: RunConfig, *, check: bool
-) -> tuple[Dataset, EncodedRows]:
+) -> tuple[Dataset, TrainRows]:
     """Return the data set and its training rows as tokens; unreadable rows are written to the run folder.
 
     ``check``: run the data check first, for a run that was created without it. Raises UnsoundDataError for its STOP.
     """
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     found = require_sound(dataset, tokenizer, config) if check else None
-    rows = data_pipeline.encode(
-        dataset.train, tokenizer, config.data, method=config.objective.method, all_now=False
-    )
+    rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=False)
     if world.is_main and found:
         run_dir.write_data_check(DataCheck(noted(found), tuple(config.data.accept)))
     if world.is_main and dataset.rejected:
@@ -281,7 +278,7 @@ def _with_changes(
     return replace(here, changes=(*known.changes, change))
 
 
-def _tokenise_on(rows: EncodedRows, run_dir: RunDir) -> None:
+def _tokenise_on(rows: TrainRows, run_dir: RunDir) -> None:
     """Tokenise the next block of rows, if some are left; record the token counts after the last."""
     if not rows.is_complete and not rows.tokenise_next():
         run_dir.write_environment(with_tokens(run_dir.read_environment(), rows))
@@ -304,6 +301,12 @@ def _evaluate_and_save(
     return over
 
 
+def _result(run_dir: RunDir, state: TrainState, steps: int, best: int | None) -> str:
+    """Load the model that is the result into ``state``; return a message about it and about what was forgotten."""
+    message = _load_best(run_dir, state, steps, best)
+    return f"{message} {forgetting_words(run_dir.metrics().records, state.step)}".rstrip()
+
+
 def _load_best(run_dir: RunDir, state: TrainState, steps: int, best: int | None) -> str:
     """Load the model of step ``best`` into ``state``, unless it is the last; return a message about it."""
     message = f"Trained {state.step} steps."
@@ -320,7 +323,7 @@ def _load_best(run_dir: RunDir, state: TrainState, steps: int, best: int | None)
 
 
 def _initial_state(
-    model_path: Path, plan: ComputePlan, rows: EncodedRows, held: HeldOut, config: RunConfig
+    model_path: Path, plan: ComputePlan, rows: TrainRows, held: HeldOut, config: RunConfig
 ) -> TrainState:
     """Load the base, make it trainable and create the optimizer. Raises DataError if rows do not fit the model."""
     base = load_base(model_path, dtype=torch.float32 if config.tuning.trains_all else torch_dtype(plan)).to(
@@ -353,13 +356,13 @@ def _steps(
     width = int(state.forward.causal.config.get_text_config().hidden_size)
     rate = default_learning_rate(config.tuning.method, width, config.objective.method)
     training = config.training.model_copy(update={"learning_rate": config.training.learning_rate or rate})
-    vary = _variation(inputs.dataset.train, inputs.rows, inputs.tokenizer, config)
+    vary = _variation(inputs, config)
     return train_steps(
         state, inputs.rows, training, plan, seed=config.seed, objective=objective, vary=vary, world=world
     )
 
 
-def _follow(reports: Iterable[StepReport], rows: EncodedRows, world: World) -> Outcome:
+def _follow(reports: Iterable[StepReport], rows: TrainRows, world: World) -> Outcome:
     """Train as a process other than rank 0: its share of each step, until rank 0 broadcasts the end."""
     nothing: str | None = None  # ignored: broadcast returns rank 0's value
     for report in reports:
@@ -372,16 +375,14 @@ def _follow(reports: Iterable[StepReport], rows: EncodedRows, world: World) -> O
     return Outcome(RunStatus.FINISHED, "completed", "Trained every step.")
 
 
-def _variation(
-    rows: Sequence[Row],
-    encoded: EncodedRows,
-    tokenizer: PreTrainedTokenizerBase,
-    config: RunConfig,
-) -> Variation | None:
-    """Return the function that varies the rows of each epoch; None without augmentation."""
-    if not varies(config.augmentation):
-        return None
-    return VariedRows(rows, encoded, tokenizer, config.augmentation, config.data.max_length, config.seed)
+def _variation(inputs: _Inputs, config: RunConfig) -> Variation | None:
+    """Return the function that gives the rows of each epoch; None if they are the same ones in all of them."""
+    rows, vary = inputs.rows, None
+    if varies(config.augmentation):
+        own = rows.own if isinstance(rows, Mixture) else rows
+        train, limit = inputs.dataset.train, config.data.max_length
+        vary = VariedRows(train, own, inputs.tokenizer, config.augmentation, limit, config.seed)
+    return replace(rows, vary=vary) if isinstance(rows, Mixture) else vary
 
 
 def _newest_checkpoint(run_dir: RunDir, world: World) -> Checkpoint | None:

@@ -8,8 +8,10 @@ import streamlit as st
 
 from backend.manager.curves import AXES, View
 from backend.run.metrics import (
+    BITS_PER_BYTE,
     EVAL_LOSS,
     EXACT_MATCH,
+    FORGETTING_LOSS,
     GRAD_NORM,
     LEARNING_RATE,
     TOKENS_PER_SECOND,
@@ -34,6 +36,8 @@ CURVES = MappingProxyType(
         GRAD_NORM: "Gradient norm",
         TOKENS_PER_SECOND: "Tokens a second",
         EXACT_MATCH: "Exact match",
+        BITS_PER_BYTE: "Bits per byte",
+        FORGETTING_LOSS: "Loss on general texts",
     }
 )
 """The curves that the pages draw, by their tag in ``metrics.jsonl``."""

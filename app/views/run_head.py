@@ -8,7 +8,16 @@ import streamlit as st
 
 from app.views.text import figure, rough
 from backend.manager.curves import TimeLeft
-from backend.run.metrics import EPOCH, EVAL_LOSS, EXACT_MATCH, LEARNING_RATE, TOKENS_PER_SECOND, TRAIN_LOSS
+from backend.run.metrics import (
+    BITS_PER_BYTE,
+    EPOCH,
+    EVAL_LOSS,
+    EXACT_MATCH,
+    FORGETTING_LOSS,
+    LEARNING_RATE,
+    TOKENS_PER_SECOND,
+    TRAIN_LOSS,
+)
 from backend.run.reports import RunState, RunStatus
 
 
@@ -31,7 +40,7 @@ def left_words(left: TimeLeft) -> str:
 
 
 def draw_latest(latest: Mapping[str, object]) -> None:
-    """Draw the latest loss, held-out loss, exact match, speed, learning rate and epoch, if there are any."""
+    """Draw the latest losses, exact match, speed, learning rate and epoch, if there are any."""
     known = [
         (
             "Loss",
@@ -40,6 +49,18 @@ def draw_latest(latest: Mapping[str, object]) -> None:
             "Mean surprise over the trained tokens of the latest step, in nats; 0 is perfect.",
         ),
         ("Held-out loss", EVAL_LOSS, 4, "The same on rows that are never trained on: the one to watch."),
+        (
+            "Bits per byte",
+            BITS_PER_BYTE,
+            4,
+            "The held-out loss per byte of text, in bits: comparable between models with different tokenizers.",
+        ),
+        (
+            "General texts",
+            FORGETTING_LOSS,
+            4,
+            "The loss on general questions and texts that ship with Tunesmith: what is forgotten makes it rise.",
+        ),
         ("Exact match", EXACT_MATCH, 3, "Share of the scored held-out rows answered word for word."),
         (
             "Tokens/s",

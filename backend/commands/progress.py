@@ -96,8 +96,10 @@ class ProgressView:
 
 
 def evaluation_line(report: EvalReport) -> str:
-    """Return an evaluation as one line of text; the share of exact answers only if they were scored."""
+    """Return an evaluation as one line of text, with what is measured beside the loss."""
     line = f"step {report.step}: held-out loss {report.loss:.4f} on {report.rows} rows"
-    if report.exact_match is None:
-        return line
-    return f"{line} · {report.exact_match:.1%} of {report.scored_rows} answers exact"
+    shapes = {"bits_per_byte": "{:.4f} bits per byte", "forgetting_loss": "general texts {:.4f}"}
+    parts = [shape.format(report.measured[name]) for name, shape in shapes.items() if name in report.measured]
+    if report.exact_match is not None:
+        parts.append(f"{report.exact_match:.1%} of {report.scored_rows} answers exact")
+    return " · ".join([line, *parts])

@@ -27,7 +27,14 @@ from backend.manager.run_summary import summarise
 from backend.manager.scalars import RunScalars, duration
 from backend.run.folder import RunDir
 from backend.run.lifecycle import NOT_RESPONDING
-from backend.run.metrics import EVAL_LOSS, LEARNING_RATE, TOKENS_PER_SECOND, TRAIN_LOSS
+from backend.run.metrics import (
+    BITS_PER_BYTE,
+    EVAL_LOSS,
+    FORGETTING_LOSS,
+    LEARNING_RATE,
+    TOKENS_PER_SECOND,
+    TRAIN_LOSS,
+)
 from backend.run.outcomes import watched_exit_code
 from backend.run.reports import RunState, RunStatus
 from backend.utils.jsonl_utils import last_records
@@ -46,6 +53,8 @@ _COLOURS = {
 class Snapshot:
     """All that is shown of a run at one moment. ``eta_seconds`` is None unless it trains; losses are in nats.
 
+    ``forgetting_loss`` is that on general texts.
+
     ``loss_curve`` and ``eval_curve`` are (steps, values), thinned; ``system`` is the latest machine sample of a
     live run, ``log`` the last lines of its log.
     """
@@ -63,6 +72,8 @@ class Snapshot:
     eta_seconds: float | None
     loss_curve: tuple[list[int], list[float]]
     eval_curve: tuple[list[int], list[float]]
+    bits_per_byte: float | None = None
+    forgetting_loss: float | None = None
     system: dict[str, object] = field(default_factory=dict)
     log: tuple[str, ...] = ()
 
@@ -175,6 +186,8 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
         total_steps=total_steps,
         loss=_latest(scalars, TRAIN_LOSS),
         eval_loss=_latest(scalars, EVAL_LOSS),
+        bits_per_byte=_latest(scalars, BITS_PER_BYTE),
+        forgetting_loss=_latest(scalars, FORGETTING_LOSS),
         tokens_per_second=_latest(scalars, TOKENS_PER_SECOND),
         learning_rate=_latest(scalars, LEARNING_RATE),
         eta_seconds=left.seconds if left and state.is_live and state.reason != NOT_RESPONDING else None,
@@ -246,6 +259,8 @@ def figures(snapshot: Snapshot) -> str:
     known = [
         ("loss {:.4f}", snapshot.loss),
         ("held-out loss {:.4f}", snapshot.eval_loss),
+        ("{:.4f} bits per byte", snapshot.bits_per_byte),
+        ("general texts {:.4f}", snapshot.forgetting_loss),
         ("{:,.0f} tokens/s", snapshot.tokens_per_second),
         ("learning rate {:.2g}", snapshot.learning_rate),
     ]

@@ -15,7 +15,7 @@ class Dataset:
     """The rows of a run, with what was refused, how the rows were read, and the SHA-256 of each source.
 
     ``warnings``: sentences about data that is not read and about a split that differs from the request. ``source``:
-    the training rows as read, before oversampling and paraphrases.
+    the training rows as read, before oversampling and paraphrases. ``mix``: the rows that a share is mixed in of.
     """
 
     train: Sequence[Row]
@@ -25,6 +25,7 @@ class Dataset:
     fingerprints: dict[str, str]
     source: Loaded
     warnings: tuple[str, ...] = ()
+    mix: Sequence[Row] = ()
 
     def trained_questions(self) -> list[str]:
         """Return the places of held-out rows whose prompt is also trained: a score on them proves nothing."""

@@ -32,6 +32,7 @@ ROWS = 32
 FORCED_TOKENS = 8
 """The number of first answer tokens whose whole distribution is compared."""
 _ROWS_AT_ONCE = 16
+_BEGINNING_CHARACTERS = 200
 _LONG_ROW_PRODUCTS = 10**12
 """Limit of parameters × tokens of the long row: half a minute on two cores, for us and again for the reader."""
 _BY_LENGTH = frozenset({"llama3", "yarn", "longrope", "dynamic"})
@@ -172,6 +173,8 @@ def _panel_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> PanelRow | None:
     prompt, expected = row.prompt_and_answer() or ("", "")
     if not prompt:
         return None
+    if isinstance(prompt, str):  # a text, maybe a whole book: its beginning is asked
+        prompt = prompt[:_BEGINNING_CHARACTERS]
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     text = str(messages[0]["content"]) if len(messages) == 1 else None
     tools = row.tool_list()

@@ -105,7 +105,7 @@ class DataConfig(Section):
     """Longest example in tokens; longer ones are refused or cut, as data.truncation says."""
 
     truncation: Literal["error", "cut", "drop"] = "error"
-    """What to do with an example longer than max_length: stop, cut its end, or leave it out (and say so)."""
+    """What to do with an example longer than max_length: stop, cut its end, or leave it out; cpt splits texts."""
 
     max_rejected_share: float = Field(0.0, ge=0, le=1)
     """Share of unreadable rows to put up with before the run refuses to start."""
@@ -121,6 +121,12 @@ class DataConfig(Section):
 
     whole_file: bool = False
     """Make one row of each text file instead of one a line."""
+
+    mix: str | None = Field(None, min_length=1, max_length=4096)
+    """Other rows to mix in against forgetting, texts or chats: a file, folder or hub id; empty for none."""
+
+    mix_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the examples of an epoch that come from data.mix; each epoch takes others."""
 
     sha256: dict[str, str] = {}
     """SHA-256 of each source as it was checked, filled in when a run is made; a run refuses other data."""
@@ -396,6 +402,9 @@ class EvaluationConfig(Section):
     max_new_tokens: int = Field(32, ge=1, le=4096)
     """Longest answer to generate, in tokens."""
 
+    forgetting_panel: bool | None = None
+    """Follow the loss on general texts that ship with Tunesmith, to see forgetting; empty for: in cpt only."""
+
     early_stopping_patience: int | None = Field(None, ge=1, le=10_000)
     """Evaluations in a row without a lower held-out loss that end the training; empty to train every step."""
 
@@ -443,6 +452,12 @@ class RunConfig(Section):
                 key: part for key, part in value.items() if part is not None or key not in cls.model_fields
             }
         return value
+
+    @property
+    def watches_forgetting(self) -> bool:
+        """True if the loss on general texts is measured at each evaluation."""
+        asked = self.evaluation.forgetting_panel
+        return self.objective.method == "cpt" if asked is None else asked
 
     def accepting(self, checks: Sequence[str]) -> RunConfig:
         """Return the same configuration with these checks of the data accepted, beside those that are already."""

@@ -49,6 +49,12 @@ def _without_evaluations(config: RunConfig) -> Iterator[Problem]:
         for other, (value, remedy) in needed.items():
             if is_asked and value == 0:
                 yield Problem(name, f"has nothing to go by while {other} is 0.", remedy)
+    if evaluation.forgetting_panel and config.data.validation == 0:
+        yield Problem(
+            "evaluation.forgetting_panel",
+            "is measured beside held-out rows, and data.validation is 0.",
+            "Hold rows out, such as 0.1, or leave this setting out.",
+        )
 
 
 def _of_objective(objective: ObjectiveConfig) -> Iterator[Problem]:
@@ -99,6 +105,12 @@ def _beside_objective(config: RunConfig) -> Iterator[Problem]:
                 f"would make the model differ from itself: {method} compares it with the one before training.",
                 "Leave this setting out.",
             )
+    if facts.is_preference and config.data.mix:
+        yield Problem(
+            "data.mix",
+            f"mixes in single answers or texts, from which {method} does not learn.",
+            "Leave this setting out.",
+        )
     varied = config.augmentation.model_dump(exclude={"share"}, exclude_defaults=True)
     if facts.is_preference and varied:
         yield Problem(

@@ -37,13 +37,15 @@ class Objective:
 
     ``rows``: the kinds of rows that it learns from. ``losses``: values of ``objective.loss_type``, the default first.
     ``beta``: the default of ``objective.beta``. ``needs_reference``: its loss compares with the untrained model.
-    ``rate``: its peak learning rate as a share of that of supervised fine-tuning.
+    ``cuts_texts``: a text longer than an example may be becomes several. ``rate``: its peak learning rate as a share
+    of that of supervised fine-tuning.
     """
 
     rows: frozenset[str]
     losses: tuple[str, ...] = ()
     beta: float | None = None
     needs_reference: bool = False
+    cuts_texts: bool = False
     rate: float = 1.0
 
     @property
@@ -60,7 +62,7 @@ class Objective:
 _SUPERVISED = frozenset({ANSWERS, TEXTS, "tokens", "segments"})
 OBJECTIVES: Mapping[str, Objective] = {
     "sft": Objective(_SUPERVISED),
-    "cpt": Objective(_SUPERVISED),
+    "cpt": Objective(frozenset({TEXTS, "tokens"}), cuts_texts=True),
     "dpo": Objective(
         frozenset({PAIRS}),
         (

@@ -17,6 +17,8 @@ EPOCH = "train/epoch"
 EVAL_LOSS = "eval/loss"
 EVAL_TRAINED_TOKENS = "eval/trained_tokens"
 EXACT_MATCH = "eval/exact_match"
+BITS_PER_BYTE = "eval/bits_per_byte"
+FORGETTING_LOSS = "eval/forgetting_loss"
 
 
 def metrics_record(report: StepReport | EvalReport) -> dict[str, object]:
@@ -81,6 +83,16 @@ def held_out_losses(records: Iterable[Mapping[str, object]]) -> dict[int, float]
         if EVAL_LOSS in record and isinstance(step := record.get("step"), int)
     }
     return {step: loss if math.isfinite(loss) else math.inf for step, loss in losses.items()}
+
+
+def forgetting_words(records: Iterable[Mapping[str, object]], step: int) -> str:
+    """Return the loss on general texts before training and at ``step``, as a sentence; "" where not measured."""
+    losses = {
+        record["step"]: number(record[FORGETTING_LOSS]) for record in records if FORGETTING_LOSS in record
+    }
+    if step == 0 or not losses.keys() >= {0, step}:
+        return ""
+    return f"Loss on general texts: {losses[0]:.2f} → {losses[step]:.2f} nats per token."
 
 
 def is_better(step: int, loss: float, best: float | None) -> bool:

@@ -80,6 +80,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     data: dict[str, object] = {"train": absolute_source(config.data.train)}
     if isinstance(config.data.validation, str):
         data["validation"] = absolute_source(config.data.validation)
+    if config.data.mix:
+        data["mix"] = absolute_source(config.data.mix)
     review = config.augmentation.paraphrases
     model: dict[str, object] = {}
     name, template = config.model.model_name_or_path, config.model.chat_template

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,10 +24,12 @@ from backend.run.config import RunConfig
 from backend.run.reports import EvalReport, Progress, Sample, Watcher
 from backend.training.batching import Packing
 from backend.training.distributed import ALONE
+from backend.training.forgetting import general_examples
 from backend.training.forward import ForwardPass
 from backend.training.loop import TrainState
 from backend.training.objective import Means, Objective, Supervised, merged, trained_tokens
 from backend.training.scoring import total_over
+from backend.training.texts import bits_per_byte, continuations, predicted_bytes
 
 ROWS_AT_ONCE = 64
 """Held-out rows whose loss is packed together."""
@@ -127,11 +129,17 @@ def answers(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out rows: ``examples`` for the loss, ``panel`` for sample answers, ``scored`` for exact match."""
+    """The held-out rows: ``examples`` for the loss, ``panel`` for sample answers, ``scored`` for exact match.
+
+    ``text_bytes``: the UTF-8 bytes that the trained tokens spell, 0 unless all rows are texts. ``general``: examples
+    that show what is forgotten.
+    """
 
     examples: Sequence[Example]
     panel: Sequence[Question] = ()
     scored: Sequence[Question] = ()
+    text_bytes: int = 0
+    general: Sequence[Example] = ()
 
 
 def evaluate(
@@ -154,6 +162,12 @@ def evaluate(
     """
     started = time.perf_counter()
     found = held_out_loss(forward, held_out.examples, plan, budget=budget, objective=objective)
+    measured = dict(found.measured)
+    if held_out.text_bytes:
+        nats = found.loss * found.trained_tokens
+        measured["bits_per_byte"] = bits_per_byte(nats, held_out.text_bytes)
+    if held_out.general:
+        measured["forgetting_loss"] = held_out_loss(forward, held_out.general, plan, budget=budget).loss
 
     def answered(questions: Sequence[Question]) -> tuple[Sample, ...]:
         pairs = answers(
@@ -172,20 +186,20 @@ def evaluate(
         exact_match=sum(matches) / len(matches) if matches else None,
         scored_rows=len(matches),
         samples=answered(held_out.panel),
-        measured=found.measured,
+        measured=measured,
     )
 
 
 def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
     """Return the held-out rows of ``dataset``: loss rows, a panel spread evenly over them, rows for exact match.
 
-    Only short answers are scored. A row that ``data.truncation`` drops from the loss gets no question either.
+    Only short answers are scored. A row that ``data.truncation`` drops from the loss gets no question either. Of
+    texts the panel has the beginnings.
     """
     if not dataset.validation:
         return HeldOut([])
-    examples = list(
-        data_pipeline.encode(dataset.validation, tokenizer, config.data, method=config.objective.method)
-    )
+    encoded = data_pipeline.encode(dataset.validation, tokenizer, config.data, method=config.objective.method)
+    examples = list(encoded)
     kept = {example.row for example in examples}
     questions = [
         question
@@ -197,7 +211,16 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
     )
     every = max(1, len(questions) // max(1, config.evaluation.sample_rows))
     panel = questions[::every][: config.evaluation.sample_rows]
-    return HeldOut(examples, panel, questions[: config.evaluation.score_rows] if short else [])
+    if not panel:
+        wanted, length = config.evaluation.sample_rows, config.evaluation.max_new_tokens
+        panel = continuations(dataset.validation, encoded, tokenizer, count=wanted, length=length)
+    return HeldOut(
+        examples,
+        panel,
+        questions[: config.evaluation.score_rows] if short else [],
+        predicted_bytes(dataset.validation, encoded, tokenizer),
+        general_examples(tokenizer, config.data.max_length) if config.watches_forgetting else [],
+    )
 
 
 class Evaluator:
@@ -231,7 +254,7 @@ class Evaluator:
         self._watch(Progress("evaluating"))
         report = evaluate(
             self._state.forward,
-            self._held_out if score else HeldOut(self._held_out.examples, self._held_out.panel),
+            self._held_out if score else replace(self._held_out, scored=()),
             self._plan,
             budget=self._config.training.micro_batch_tokens,
             max_new_tokens=self._config.evaluation.max_new_tokens,

@@ -83,9 +83,9 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     stops = stopping(report, dataset, config.data.accept)
     if any(each.field in REFUSED for each in stops):
         raise unsound(config, stops)
-    method = config.objective.method
-    train_rows = data_pipeline.encode(dataset.train, tokenizer, config.data, method=method, all_now=all_now)
+    train_rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=all_now)
     if dataset.validation:
+        method = config.objective.method
         data_pipeline.encode(dataset.validation, tokenizer, config.data, method=method)
     asked_twice = len(dataset.trained_questions())
     return Inputs(

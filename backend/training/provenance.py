@@ -14,7 +14,7 @@ from backend.core.device import plan_compute, processor
 from backend.core.model_folder import model_fingerprint
 from backend.core.model_resolver import hub_commit
 from backend.core.templates.template import template_time
-from backend.data_pipeline import Dataset, EncodedRows
+from backend.data_pipeline import Dataset, TrainRows
 from backend.errors import RunError
 from backend.run.environment import ComputePlan, Environment, Facts, RejectedRow, RowsRead
 from backend.run.records import utc_now
@@ -80,7 +80,7 @@ def machine_changes(known: Environment, here: Environment) -> str:
 
 
 def provenance(
-    here: Environment, facts: Facts, dataset: Dataset, rows: EncodedRows, start_seconds: float
+    here: Environment, facts: Facts, dataset: Dataset, rows: TrainRows, start_seconds: float
 ) -> Environment:
     """Return the record for ``environment.json``: ``here`` with the facts, and counts and names of rows.
 
@@ -109,12 +109,12 @@ def provenance(
     )
 
 
-def with_tokens(known: Environment, rows: EncodedRows) -> Environment:
+def with_tokens(known: Environment, rows: TrainRows) -> Environment:
     """Return ``known`` with the token counts of ``rows``, if all of them are tokenised by now."""
     return replace(known, data=_counted(known.data, rows))
 
 
-def _counted(read: RowsRead, rows: EncodedRows) -> RowsRead:
+def _counted(read: RowsRead, rows: TrainRows) -> RowsRead:
     return replace(read, tokens=rows.tokens, trained_tokens=rows.trained_tokens) if rows.is_complete else read
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 import xxhash
 
 from backend.core.device import ComputePlan
-from backend.core.encoding.dataset import EncodedRows
 from backend.core.encoding.examples import Example
+from backend.data_pipeline import TrainRows
 from backend.run.config import RunConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
@@ -55,7 +55,7 @@ class ReferencePass:
         self,
         config: RunConfig,
         forward: ForwardPass,
-        rows: EncodedRows,
+        rows: TrainRows,
         held_out: Sequence[Example],
         plan: ComputePlan,
         world: World,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from backend.core.encoding.mixture import Mixture
 from backend.data.records import Row
 from backend.data.store import RowFile
 from backend.data_pipeline import (
@@ -20,9 +21,10 @@ from backend.data_pipeline import (
     load,
     load_prompts,
     questions,
+    training_examples,
 )
 from backend.errors import DataError
-from backend.run.config import AugmentationConfig, DataConfig
+from backend.run.config import AugmentationConfig, DataConfig, RunConfig
 from backend.run.settings import parse_config
 from tests.backend.chats import assistant, chat, user
 from tests.runs import ROWS, settings, tree, write_rows
@@ -350,3 +352,53 @@ class TestPrompts:
         held_out = load(config.data, seed=7).validation
         assert [place for place, _, _ in held_out_prompts(config)] == [row.place for row in held_out]
         assert {answer for _, _, answer in held_out_prompts(config)} <= {row["completion"] for row in ROWS}
+
+
+class TestContinuedPretraining:
+    @pytest.fixture
+    def book(self, tmp_path: Path) -> Path:
+        (tmp_path / "book.txt").write_text("one two three " * 40, encoding="utf-8")
+        return tmp_path / "book.txt"
+
+    @staticmethod
+    def config(train: Path, method: str = "cpt", **data: Any) -> RunConfig:
+        fixed = {"train": str(train), "validation": 0, "max_length": 64, "whole_file": True}
+        return parse_config({"data": fixed | data, "objective": {"method": method}})
+
+    def test_a_file_is_a_document_whose_pieces_keep_all_of_it(self, book: Path) -> None:
+        config = self.config(book)
+        rows = training_examples(load(config.data, seed=1), BASE, config)
+        whole = BASE.backend_tokenizer.encode(book.read_text(), add_special_tokens=False).ids
+        assert rows.trained_tokens == len(whole)  # without the first one, with the end
+        assert [each.row for each in rows][-1] == f"book.txt:1 (piece {len(rows)})"
+        with pytest.raises(DataError, match="longer than 64 tokens"):
+            training_examples(load(config.data, seed=1), BASE, self.config(book, "sft"))
+
+    def test_conversations_are_refused_with_a_way_to_use_them(self, rows_file: Path) -> None:
+        config = self.config(rows_file)
+        with pytest.raises(
+            DataError, match=r"foods\.jsonl:1 is an answer to a prompt, from which the method cpt"
+        ) as caught:
+            training_examples(load(config.data, seed=1), CHATML, config)
+        assert caught.value.code == "wrong-rows"
+        assert "data.mix" in caught.value.remedy
+
+    @pytest.mark.parametrize("method", ["cpt", "sft"])
+    def test_a_share_of_other_rows_is_mixed_in(self, book: Path, rows_file: Path, method: str) -> None:
+        config = self.config(
+            book, method, mix=str(rows_file), mix_share=0.5, max_length=256 if method == "sft" else 64
+        )
+        dataset = load(config.data, seed=1)
+        rows = training_examples(dataset, CHATML, config)
+        assert isinstance(rows, Mixture)
+        assert len(rows) == 2 * len(rows.own)
+        assert {each.row.split(":")[0] for each in rows[len(rows.own) :]} == {"foods.jsonl"}
+        assert set(dataset.fingerprints) == {str(book), str(rows_file)}
+        assert [row.place for row in dataset.train] == ["book.txt:1"]
+
+    def test_rows_to_mix_in_that_changed_since_they_were_checked_are_refused(
+        self, book: Path, rows_file: Path
+    ) -> None:
+        config = self.config(book, mix=str(rows_file), sha256={str(rows_file): "ab" * 32})
+        with pytest.raises(DataError, match=r"foods\.jsonl changed since it was checked"):
+            load(config.data, seed=1)

@@ -105,6 +105,36 @@ def test_killed_from_outside_at_whatever_moment_it_ends_in_the_same_bits(
     same(run, undisturbed["lora"])
 
 
+def test_a_run_on_documents_with_other_rows_mixed_in_ends_in_the_same_bits(
+    trainers: Trainers, tmp_path: Path, learner: Path, rows_file: Path
+) -> None:
+    book, held_out = tmp_path / "book.txt", tmp_path / "held-out.txt"
+    book.write_text("The quick brown fox jumps over the lazy dog. " * 20, encoding="utf-8")
+    held_out.write_text("The dog does not mind. " * 20, encoding="utf-8")
+    changes = TEN | {
+        "objective.method": "cpt",
+        "data.validation": str(held_out),
+        "data.whole_file": True,
+        "data.max_length": 64,
+        "data.mix": str(rows_file),
+        "data.mix_share": 0.4,
+    }
+    whole, run = (make_run(tmp_path / name, learner, book, changes) for name in ("whole", "killed"))
+    assert trainers.start(whole).wait().code == 0
+    for step, when in [(3, "before"), (4, "after"), (9, "before")]:
+        assert trainers.start(run, code=KILL.format(step=step, when=when)).wait().code == -signal.SIGKILL
+    assert trainers.start(run).wait().code == 0
+    same(run, whole)
+    places = [place for line in lines(run.flight_file) for place in line["rows"]]
+    assert {place.partition(":")[0] for place in places} == {"book.txt", "foods.jsonl"}
+    assert {"book.txt:1 (piece 1)", "book.txt:1 (piece 2)"} <= {*places}
+    evaluated = [line for line in series(run) if line["kind"] == "eval"]
+    assert all(line["eval/bits_per_byte"] > 0 < line["eval/forgetting_loss"] for line in evaluated)
+    outcome = run.read_outcome()
+    assert outcome is not None
+    assert "Loss on general texts: " in outcome.message
+
+
 def test_the_comparison_can_tell_runs_apart(undisturbed: dict[str, RunDir]) -> None:
     assert len({str(series(run)) for run in undisturbed.values()}) == len(METHODS)
     assert len({str(result_bytes(run)) for run in undisturbed.values()}) == len(METHODS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.examples import Example, has_targets, require_fit, row_use
+from backend.core.encoding.pieces import is_text, piece_count, piece_number, piece_starts
 from backend.core.encoding.row import encode_each, wrong_kind
 from backend.core.encoding.token_cache import Tokens, TokenTable, key_of, load_cached, write_through
 from backend.data.records import Row
@@ -37,14 +39,18 @@ def encode(
 ) -> EncodedRows:
     """Tokenise ``rows`` for the objective ``method``: ids with a mask on trained tokens, in order.
 
-    A pair of answers becomes two examples with one place, the better answer first.
+    A pair of answers becomes two examples with one place, the better answer first. Where ``method`` cuts texts, one
+    longer than ``data.max_length`` becomes several examples, see ``pieces``, whatever ``data.truncation`` says.
     With ``all_now`` False, only the first block of a large data set is tokenised here; the caller goes on with
-    ``EncodedRows.tokenise_next``. All rows are still tokenised if ``data.truncation`` may drop some, since the number
-    of steps depends on it, or if a row may be too long, since that error must come before training.
+    ``EncodedRows.tokenise_next``. All rows are still tokenised if the number of examples, and so of steps, depends on
+    their lengths, or if a row may be too long, since that error must come before training.
     Raises DataError (too-long, nothing-trained, template-refused, wrong-rows, no-rows) naming the row.
     """
     facts = OBJECTIVES[method]
-    given, all_now = len(rows), all_now or facts.is_preference
+    given, all_now = len(rows), all_now or facts.is_preference or facts.cuts_texts
+    next(
+        _learnable(rows[:1], method), None
+    )  # the others as they are tokenised, which the token cache may spare
     if facts.is_preference:
         rows = spill_to_disk(answer for row in _learnable(rows, method) for answer in row.answers())
     encoded = EncodedRows(rows, tokenizer, data, method)
@@ -76,17 +82,18 @@ class EncodedRows(Sequence[Example]):
 
     ``group``: so many consecutive examples make one row of the data, 2 where ``method`` compares answers in pairs;
     they are kept or dropped together.
-    ``numbers``: for each example, the index of its row among those given. ``cut`` and ``dropped``: places of rows
-    that were too long. ``is_complete``: all rows are tokenised. ``tokens`` and ``trained_tokens`` (targets of the
-    loss) count the rows tokenised so far.
+    ``numbers``: for each example, the index of its row among those given; several may be pieces of one text.
+    ``cut`` and ``dropped``: places of rows that were too long. ``is_complete``: all rows are tokenised. ``tokens``
+    and ``trained_tokens`` (targets of the loss) count the rows tokenised so far.
     """
 
     def __init__(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, data: DataConfig, method: str = "sft"
     ) -> None:
         self.group = 2 if OBJECTIVES[method].is_pairwise else 1
-        self._method = method
+        self._method, self._cuts_texts = method, OBJECTIVES[method].cuts_texts
         self.numbers = np.arange(len(rows))
+        self._starts = np.zeros(len(rows), np.int64)  # of each example within the tokens of its row
         self._long: list[tuple[str, int, bool]] = []
         self.cut: list[str] = []
         self.dropped: list[str] = []
@@ -97,6 +104,7 @@ class EncodedRows(Sequence[Example]):
         self._table = load_cached(self._key) if self._key else None
         self._tables = self._blocks()
         self._kept: list[np.ndarray] = []
+        self._kept_starts: list[np.ndarray] = []
         self._encoded_rows = self._longest = self._highest = 0
         self._limits: tuple[int, int] | None = None
 
@@ -116,10 +124,14 @@ class EncodedRows(Sequence[Example]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         number = int(self.numbers[index])
-        return self._example(number, self._rows[number])
+        return self._example(number, self._rows[number], int(self._starts[index]))
 
     def __iter__(self) -> Iterator[Example]:
-        return map(self._example, self.numbers.tolist(), rows_at(self._rows, self.numbers))
+        pieces = itertools.groupby(
+            zip(self.numbers.tolist(), self._starts.tolist(), strict=True), key=itemgetter(0)
+        )
+        for row, (number, starts) in zip(rows_at(self._rows, np.unique(self.numbers)), pieces, strict=True):
+            yield from (self._example(number, row, start) for _, start in starts)
 
     def tokenise_next(self, *, to_the_end: bool = False) -> bool:
         """Tokenise the next block of rows, or all that are left; return True if there may be more.
@@ -141,6 +153,7 @@ class EncodedRows(Sequence[Example]):
             return True
         self.is_complete = True
         self.numbers = np.concatenate([self.numbers[:0], *self._kept])
+        self._starts = np.concatenate([self._starts[:0], *self._kept_starts])
         if self._key and self._table is None:
             self._table = load_cached(self._key)
         return False
@@ -163,19 +176,24 @@ class EncodedRows(Sequence[Example]):
 
     def _add_block(self, table: TokenTable) -> None:
         """Count the tokens of the next block, decide which rows to keep, and check the limits of ``require_fit``."""
-        limit, starts = self._data.max_length, table.ends[:-1] - table.ends[0]
+        limit, begins = self._data.max_length, table.ends[:-1] - table.ends[0]
         lengths = np.diff(table.ends)
-        keep = np.ones(len(table), bool)
-        for index in np.flatnonzero(lengths > limit).tolist():
-            keep[index] = self._truncate(self._rows[self._encoded_rows + index], *table[index])
-        keep = keep.reshape(-1, self.group).all(1).repeat(self.group)
         trained_before = np.cumsum(np.append(False, table.all_trained), dtype=np.int64)
-        lengths = np.minimum(lengths, limit)
-        self.tokens += int(lengths[keep].sum())
+        examples = np.ones(len(table), np.int64)
+        for index in np.flatnonzero(lengths > limit).tolist():
+            if self._cuts_texts and is_text(table[index][1]):
+                examples[index] = piece_count(int(lengths[index]), limit)
+            else:
+                examples[index] = self._truncate(self._rows[self._encoded_rows + index], *table[index])
+        examples *= (examples > 0).reshape(-1, self.group).all(1).repeat(self.group)
+        lengths = np.where(examples > 1, lengths, np.minimum(lengths, limit))
+        self.tokens += int((lengths + examples - 1)[examples > 0].sum())  # neighbouring pieces share a token
         # targets from the second token of a row on, since nothing predicts the first
-        targets = trained_before[starts + lengths] - trained_before[starts + 1]
-        self.trained_tokens += int(targets[keep].sum())
-        self._kept.append(self._encoded_rows + np.flatnonzero(keep))
+        targets = trained_before[begins + lengths] - trained_before[begins + 1]
+        self.trained_tokens += int(targets[examples > 0].sum())
+        self._kept.append(self._encoded_rows + np.repeat(np.arange(len(table)), examples))
+        self._kept_starts.append(piece_starts(examples, limit))
+        lengths = np.minimum(lengths, limit)
         longest, highest = int(lengths.max()), int(table.all_ids.max())
         self._longest, self._highest = max(self._longest, longest), max(self._highest, highest)
         if not self._key:
@@ -193,10 +211,13 @@ class EncodedRows(Sequence[Example]):
         (self.cut if use == "cut" else self.dropped).append(row.place)
         return use == "cut"
 
-    def _example(self, number: int, row: Row) -> Example:
+    def _example(self, number: int, row: Row, start: int) -> Example:
         limit = self._data.max_length
         ids, trained = self._encode_now(row) if self._table is None else self._table[number]
-        example = Example(ids[:limit], trained[:limit], row.place, row.label)
+        stop, place = start + limit, row.place
+        if self._cuts_texts and len(ids) > limit and is_text(trained):
+            place += f" (piece {piece_number(start, limit)})"
+        example = Example(ids[start:stop], trained[start:stop], place, row.label)
         if self._table is None and self._limits:
             require_fit([example], *self._limits)
         return example

@@ -68,7 +68,7 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     if row.kind == "segments":
         return _encode_segments(row, tokenizer)
     if row.text is not None:
-        return encode_text(tokenizer, row.text)
+        return _encode_document(row.place, row.text, tokenizer)
     if tokenizer.chat_template is None:
         return encode_prompt_completion(tokenizer, *single_exchange(row))
     return encode_messages(tokenizer, row.messages, tools=row.tool_list())
@@ -76,13 +76,30 @@ def encode_row(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
 
 def wrong_kind(row: Row, method: str) -> DataError:
     """Return the error for a row of a kind that the objective ``method`` does not learn from."""
-    what = {"preference": "a pair of a better and a worse answer", "judged": "an answer marked good or bad"}
+    what = {
+        "preference": "a pair of a better and a worse answer",
+        "judged": "an answer marked good or bad",
+        "chat": "an answer to a prompt",
+        "text": "a plain text",
+    }
     fitting = [name for name, facts in OBJECTIVES.items() if row.kind in facts.rows]
+    mix = ", or mix a share of them into texts with `data.mix`" if method == "cpt" else ""
+    kind = what.get(row.kind, f"a row of {row.kind}")
     return DataError(
-        f"{row.place} is {what.get(row.kind, 'an answer or a text')}, from which the method {method} does not learn.",
-        remedy=f"Set `objective.method` to {' or '.join(fitting)}, or give other rows.",
+        f"{row.place} is {kind}, from which the method {method} does not learn.",
+        remedy=f"Set `objective.method` to {' or '.join(fitting)}, or give other rows{mix}.",
         code="wrong-rows",
     )
+
+
+def _encode_document(place: str, text: str, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    if not text.strip():  # with its BOS and EOS it would teach a model to end before it begins
+        raise DataError(
+            f"{place} is an empty text: there is nothing to learn.",
+            remedy="Leave the row out.",
+            code="nothing-trained",
+        )
+    return encode_text(tokenizer, text)
 
 
 def _encode_segments(row: Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:

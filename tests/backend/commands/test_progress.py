@@ -113,4 +113,7 @@ def test_it_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_an_evaluation_in_one_line() -> None:
     assert evaluation_line(EVALUATION) == "step 3: held-out loss 0.9877 on 12 rows"
+    texts = replace(EVALUATION, measured={"bits_per_byte": 1.23456, "forgetting_loss": 2.9})
+    line = "step 3: held-out loss 0.9877 on 12 rows · 1.2346 bits per byte · general texts 2.9000"
+    assert evaluation_line(texts) == line
     assert evaluation_line(SCORED) == "step 3: held-out loss 0.9877 on 12 rows · 87.5% of 8 answers exact"

@@ -96,6 +96,11 @@ class TestWords:
         assert progress_words(unknown) == "50/200"
         assert figures(unknown) == "loss 1.2500"
 
+    def test_texts_have_two_figures_more(self) -> None:
+        assert "1.5000 · 0.9000 bits per byte · general texts 2.5000 · 3,400" in figures(
+            snapshot(bits_per_byte=0.9, forgetting_loss=2.5)
+        )
+
     def test_the_machine(self) -> None:
         assert machine(snapshot()) == "processor 87 % · memory 3.0 of 16.0 GiB · 72 GiB disk free"
         assert machine(snapshot(system={})) == ""

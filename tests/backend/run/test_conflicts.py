@@ -72,6 +72,8 @@ def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None
         ({"objective.method": "dpo", "tuning.lora_dropout": 0.1}, ["tuning.lora_dropout"]),
         ({"objective.method": "kto", "training.neftune_noise_alpha": 5}, ["training.neftune_noise_alpha"]),
         ({"objective.method": "orpo", "augmentation.noise": 0.1}, ["augmentation.noise"]),
+        ({"objective.method": "orpo", "data.mix": "general.jsonl"}, ["data.mix"]),
+        ({"evaluation.forgetting_panel": True, "data.validation": 0}, ["evaluation.forgetting_panel"]),
         ({"evaluation.early_stopping_patience": 2, "data.validation": 0}, ["evaluation.early_stopping_patience"]),
         ({"evaluation.load_best_model_at_end": True, "evaluation.eval_steps": 0},
          ["evaluation.load_best_model_at_end"]),

@@ -10,9 +10,11 @@ import pytest
 from backend.run.metrics import (
     EVAL_LOSS,
     EXACT_MATCH,
+    FORGETTING_LOSS,
     LEARNING_RATE,
     TRAIN_LOSS,
     best_step,
+    forgetting_words,
     held_out_losses,
     is_better,
     metrics_record,
@@ -100,3 +102,20 @@ def test_the_best_step_is_that_of_the_lowest_held_out_loss(
 def test_what_is_no_better(step: int, loss: float, best: float | None) -> None:
     assert not is_better(step, loss, best)
     assert is_better(3, 0.4, best)
+
+
+class TestForgetting:
+    RECORDS = (
+        {"step": 0, FORGETTING_LOSS: 2.911},
+        {"step": 4, "train/loss": 1.0},
+        {"step": 4, FORGETTING_LOSS: 3.1},
+        {"step": 8, FORGETTING_LOSS: 2.984},
+    )
+
+    def test_the_loss_before_training_and_that_of_the_result(self) -> None:
+        assert forgetting_words(self.RECORDS, 8) == "Loss on general texts: 2.91 → 2.98 nats per token."
+        assert forgetting_words(self.RECORDS, 4).endswith("2.91 → 3.10 nats per token.")
+
+    def test_nothing_where_either_is_missing(self) -> None:
+        assert forgetting_words(self.RECORDS, 5) == forgetting_words(self.RECORDS[1:], 8) == ""
+        assert forgetting_words(self.RECORDS, 0) == forgetting_words([], 3) == ""

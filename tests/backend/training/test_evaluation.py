@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -328,6 +329,47 @@ def test_nothing_is_held_out(tiny_folder: Path, tmp_path: Path) -> None:
     config = configured(tiny_folder, tmp_path, 0.0)
     found = held_out(data_pipeline.load(config.data, seed=0), load_tokenizer(tiny_folder), config)
     assert not found.examples
+
+
+class TestTexts:
+    TEXTS = ("one two three " * 30, "Ärger über naïve 東京 " * 8)
+
+    def held(self, tiny_folder: Path, folder: Path, method: str = "cpt", **data: object) -> HeldOut:
+        texts = write_rows(folder / "held.jsonl", [{"text": text} for text in self.TEXTS])
+        config = configured(tiny_folder, folder, texts).model_dump()
+        config["objective"]["method"] = method
+        config["data"] |= {"train": str(texts), "max_length": 64} | data
+        parsed = parse_config(config)
+        return held_out(data_pipeline.load(parsed.data, seed=0), load_tokenizer(tiny_folder), parsed)
+
+    def test_their_pieces_are_the_loss_and_their_beginnings_the_panel(
+        self, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        found = self.held(tiny_folder, tmp_path)
+        assert found.examples[-1].row.startswith("held.jsonl:2 (piece ")
+        assert [question.row for question in found.panel] == ["held.jsonl:1", "held.jsonl:2"]
+        assert list(found.scored) == []
+        assert 0 < found.text_bytes < sum(len(text.encode()) for text in self.TEXTS)
+        assert 10 < len(found.general) <= 50  # some are cut before their answer
+
+    def test_general_texts_are_measured_in_cpt_only_unless_asked_for(
+        self, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        found = self.held(tiny_folder, tmp_path, "sft", truncation="cut")
+        assert (list(found.general), found.text_bytes) == ([], 0)
+        config = configured(tiny_folder, tmp_path, tmp_path / "held.jsonl")
+        assert not config.watches_forgetting
+        asked = config.evaluation.model_copy(update={"forgetting_panel": True})
+        assert config.model_copy(update={"evaluation": asked}).watches_forgetting
+
+    def test_bits_per_byte_and_the_loss_on_general_texts_are_reported(self, state: TrainState) -> None:
+        report = _evaluate(state, HeldOut(ROWS[:4], text_bytes=1000, general=ROWS[4:]))
+        nats = report.loss * report.trained_tokens
+        assert report.measured == {
+            "bits_per_byte": pytest.approx(nats / math.log(2) / 1000),
+            "forgetting_loss": held_out_loss(state.forward, ROWS[4:], PLAN, budget=40).loss,
+        }
+        assert _evaluate(state, HeldOut(ROWS[:4])).measured == {}
 
 
 @pytest.mark.parametrize(("score", "scored"), [(False, 0), (True, 3)])

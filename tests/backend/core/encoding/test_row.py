@@ -78,7 +78,8 @@ def test_a_judged_answer_is_encoded_like_any_other(label: bool) -> None:
             "dpo or kto or orpo or cpo or simpo",
         ),
         (Row("r:7", messages=(user("x"), assistant("y")), label=True), "dpo", "kto"),
-        (chat("r:7", "x", "y"), "kto", "sft or cpt"),
+        (chat("r:7", "x", "y"), "kto", "sft"),
+        (Row("r:7", text="x"), "kto", "sft or cpt"),
     ],
 )
 def test_a_row_of_another_method_says_which_methods_fit(row: Row, method: str, fitting: str) -> None:
