@@ -330,25 +330,96 @@ def preferences(rows: Sequence[Row], dice: random.Random) -> list[Row]:
     ]
 
 
-def equal_pairs(rows: list[Row], dice: random.Random) -> Planted:
-    made = preferences(rows, dice)
-    chosen = {row.place: kind for kind, row in enumerate(dice.sample(made, PLANTED))}
+def pairs_changed(
+    change: Callable[[Row, int, random.Random], Row],
+    fits: Callable[[Row], bool] = bool,
+    rows_of: int | None = None,
+) -> Planter:
+    """A planter that changes some of the pairs made of rows that fit; ``rows_of`` of them, or all."""
 
-    def equal(row: Row) -> Row:
-        text = str(row.chosen[0]["content"]) + " \n" * (chosen[row.place] % 2)
-        return replace(row, rejected=({"role": "assistant", "content": text},))
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        made = preferences([row for row in rows if fits(row)][:rows_of], dice)
+        return changing(change)(made, dice)
 
-    return Scan([equal(row) if row.place in chosen else row for row in made]), set(chosen)
+    return plant
 
 
-def no_prompts(rows: list[Row], dice: random.Random) -> Planted:
-    made = preferences(rows, dice)
-    chosen = {row.place: kind for kind, row in enumerate(dice.sample(made, PLANTED))}
-    blank = ((), ({"role": "user", "content": " "},))
-    spoiled = [
-        replace(row, messages=blank[chosen[row.place] % 2]) if row.place in chosen else row for row in made
+def replied(row: Row, chosen: str, rejected: str) -> Row:
+    """A pair with other answers."""
+    replies = (({"role": "assistant", "content": text},) for text in (chosen, rejected))
+    return replace(row, chosen=next(replies), rejected=next(replies))
+
+
+def equal(row: Row, kind: int, _: random.Random) -> Row:
+    """Answers that are equal, but for spacing or an end token in some kinds."""
+    text = str(row.chosen[0]["content"])
+    ways = (text, f"{text} \n", f" {text}", f"{text}<|im_end|>", f"{text}</s>", text.replace(". ", ".  "))
+    return replied(row, text, ways[kind % len(ways)])
+
+
+def promptless(row: Row, kind: int, _: random.Random) -> Row:
+    return replace(row, messages=((), ({"role": "user", "content": " "},))[kind % 2])
+
+
+def prompted_again(row: Row, kind: int, _: random.Random) -> Row:
+    """Answers that begin with the prompt, as texts for tools that take them whole; in some kinds a judged row."""
+    asked = said(row, "user")
+    texts = [
+        f"{asked}{(' ', chr(10), chr(10) * 2)[kind % 3]}{reply[0]['content']}"
+        for reply in (row.chosen, row.rejected)
     ]
-    return Scan(spoiled), set(chosen)
+    if kind % 4:
+        return replied(row, *texts)
+    answer = {"role": "assistant", "content": texts[0]}
+    return replace(row, messages=(*row.messages, answer), chosen=(), rejected=(), label=True)
+
+
+def contradicted(rows: list[Row], dice: random.Random) -> Planted:
+    """Pairs of which another says the opposite, and judged answers with both ratings."""
+    made = preferences(rows, dice)
+    chosen = dice.sample(made, PLANTED // 2)
+    new = [
+        replace(row, chosen=row.rejected, rejected=row.chosen, place=f"planted:{row.place}")
+        for row in chosen[::2]
+    ]
+    for row in chosen[1::2]:
+        good = replace(row, messages=(*row.messages, *row.chosen), chosen=(), rejected=(), label=True)
+        new += [replace(good, place=f"{flag}:{row.place}", label=flag) for flag in (True, False)]
+    return Scan([*made, *new]), {row.place for row in (*chosen[::2], *new)}
+
+
+def cut_reply(row: Row, kind: int, dice: random.Random) -> Row:
+    """A pair whose rejected answer is cut off at some word, or empty."""
+    whole = replace(row, messages=(*row.messages, *row.rejected))
+    text = said(cut_off(whole, kind, dice), "assistant") if kind % 10 else ""
+    return replied(row, str(row.chosen[0]["content"]), text)
+
+
+def no_room(encode: Callable[[Row], Encoded]) -> Planter:
+    """Prompts that are longer than what fits, beside answers that are."""
+
+    def plant(rows: list[Row], dice: random.Random) -> Planted:
+        longest = max(len(encode(row).input_ids) for row in rows)
+        change = changing(lambda row, _, __: with_text(row, "user", lambda text: f"{text} " * longest))
+        scan, places = change(rows, dice)
+        others = dice.sample([row.place for row in scan.rows if row.place not in places], PLANTED)
+        long = [
+            with_text(row, "assistant", lambda text: f"{text} " * longest) if row.place in others else row
+            for row in scan.rows
+        ]
+        return replace(scan, rows=long, encode=encode, max_length=longest), places
+
+    return plant
+
+
+def of_a_run(plant: Planter, method: str) -> Planter:
+    """What a planter gives, for a run with a method."""
+
+    def planted(rows: list[Row], dice: random.Random) -> Planted:
+        scan, places = plant(rows, dice)
+        return replace(scan, method=method), places
+
+    return planted
 
 
 def always_longer(rows: list[Row], dice: random.Random) -> list[Row]:

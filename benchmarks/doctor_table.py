@@ -27,6 +27,7 @@ from pathlib import Path
 import doctor_faults as faults
 import doctor_public as public
 from doctor_faults import PLANTED, SET, Planter, changing, said, whole, with_text
+from doctor_preferences import published_preferences
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.row import encode_row
@@ -42,8 +43,8 @@ from backend.data.splits import split_rows
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DRAWS = 20
 RECALL, PRECISION = 0.9, 0.95
-EXPECTED = ("untrainable-rows", "too-few-rows")
-"""What is true of the clean shapes: no method trains preferences, and they are small."""
+EXPECTED = ("too-few-rows",)
+"""What is true of the clean shapes: they are small."""
 MODULES = (  # noqa: SIM905 - easier to read
     "argparse asyncio base64 bisect calendar collections configparser contextlib copy csv datetime decimal difflib "
     "email.message email.utils fileinput fractions functools getpass glob gzip hashlib heapq http.client imaplib "
@@ -199,11 +200,16 @@ def planters(
             "food",
             whole(lambda rows, _: sorted(rows, key=lambda row: said(row, "assistant"))),
         ),
-        "untrainable-rows": ("docs", changing(faults.untrainable)),
-        "equal-pairs": ("docs", faults.equal_pairs),
-        "no-shared-prompt": ("docs", faults.no_prompts),
+        "no-room-for-answers": ("terminal", faults.no_room(encode)),
+        "untrainable-rows": ("docs", faults.of_a_run(changing(faults.untrainable), "sft")),
+        "equal-pairs": ("docs", faults.pairs_changed(faults.equal)),
+        "no-shared-prompt": ("docs", faults.pairs_changed(faults.promptless)),
+        "repeated-prompts": ("docs", faults.pairs_changed(faults.prompted_again)),
+        "conflicting-pairs": ("docs", faults.contradicted),
         "length-bias": ("docs", whole(faults.always_longer)),
-        "one-sided-ratings": ("terminal", whole(lambda rows, dice: faults.rated(rows, 0.97, dice))),
+        "one-class-ratings": ("terminal", whole(lambda rows, dice: faults.rated(rows, 1.0, dice))),
+        "one-sided-ratings": ("terminal", whole(lambda rows, dice: faults.rated(rows, 0.9, dice))),
+        "cut-off-replies": ("docs", faults.pairs_changed(faults.cut_reply, faults.prose, 300)),
         "tool-calls": ("terminal", faults.tool_rows),
     }
 
@@ -293,7 +299,7 @@ def main() -> int:
             f"{found.clean} of {found.looked:,} |",
             flush=True,
         )
-    wrong = in_clean_shapes()
+    wrong = in_clean_shapes(encode, frozenset(stop_token_ids(tokenizer)))
     notes = [check.slug for check in weak if check.level == "info"]
     failed = [check.slug for check in weak if check.level != "info"]
     print(f"\nUnder {RECALL:.0%} recall or {PRECISION:.0%} precision: {', '.join(failed) or 'none'}")
@@ -301,16 +307,25 @@ def main() -> int:
     return int(bool(failed or wrong))
 
 
-def in_clean_shapes() -> int:
-    """The number of clean shapes in which a check above a note names something; prints one line a shape."""
+def in_clean_shapes(encode: Callable[[Row], Encoded], ends: frozenset[int]) -> int:
+    """The number of clean shapes in which a check above a note names something; prints one line a shape.
+
+    Preference rows are looked at with their tokens too.
+    """
     print("\n| clean shape | rows | findings above a note |\n|---|---|---|")
     wrong = 0
-    for name, rows in public.clean_shapes().items():
-        findings, _ = run_checks(Scan(*split_rows(rows, 0.2, seed=1)))
+    with_tokens = {"encode": encode, "end_ids": ends, "max_length": 4096}
+    scans = {
+        name: Scan(*split_rows(rows, 0.2, seed=1), **more)
+        for shapes, more in ((public.clean_shapes(), {}), (published_preferences(), with_tokens))
+        for name, rows in shapes.items()
+    }
+    for name, scan in scans.items():
+        findings, _ = run_checks(scan)
         above = [f"{each.check} {each.count}" for each in findings if each.level != "info"]
         above = [each for each in above if not each.startswith(EXPECTED)]
         wrong += bool(above)
-        print(f"| {name} | {len(rows)} | {', '.join(above) or 'none'} |")
+        print(f"| {name} | {len(scan.rows) + len(scan.validation)} | {', '.join(above) or 'none'} |")
     return wrong
 
 

@@ -183,7 +183,7 @@ def shared_answers(rows: Sequence[Row], others: Sequence[Row]) -> dict[int, int]
     """Return ``{row: other}``, by numbers, for each row whose answer one of ``others`` gives to another question.
 
     Such rows are likely paraphrases of one question. Answers that may be labels (no sentence, at most ``LONG_LABEL``
-    characters) and replies of preference rows are left out.
+    characters), replies of preference rows and answers judged bad are left out.
     """
     first = _first_numbers(map(_full_answer, others))
     given = enumerate(map(_full_answer, rows))
@@ -205,7 +205,8 @@ def _first_numbers(keys: Iterable[_Key]) -> dict[_Key, int]:
 
 def _full_answer(row: Row) -> int:
     """Return the hash of an answer that is a sentence or longer than a label, else 0."""
-    answer = "" if row.chosen or row.rejected or row.text is not None else last_reply(row).strip()
+    learned = not (row.chosen or row.rejected or row.text is not None or row.label is False)
+    answer = last_reply(row).strip() if learned else ""
     sentence = answer.endswith("。") or (
         answer.endswith((".", "!", "?")) and answer.count(" ") >= SENTENCE_WORDS - 1
     )

@@ -12,11 +12,13 @@ from itertools import islice
 
 from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow, sampled_rows
+from backend.data.checks.preferences import methods_for
 from backend.data.checks.secrets import redact
 from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unused import Holds
+from backend.run.methods import JUDGED, PAIRS
 from backend.utils.text_utils import shorten
 
 EXAMPLES = 3
@@ -108,6 +110,7 @@ def examine(
     epochs: float = 1.0,
     special_ids: Iterable[int] = (),
     decode: Callable[[Sequence[int]], str] | None = None,
+    method: str | None = None,
     checks: Sequence[Check] = ALL,
 ) -> Report:
     """Return the report on loaded rows.
@@ -126,6 +129,7 @@ def examine(
         epochs,
         frozenset(special_ids),
         decode,
+        method,
     )
     findings, not_run = run_checks(scan, checks)
     findings = _by_harm([*findings, *_unread_keys(loaded)])
@@ -138,10 +142,16 @@ def examine(
         rows=len(loaded.rows),
         rejected=len(loaded.rejected),
         validation_rows=len(scan.validation),
-        shape=loaded.reason,
+        shape=loaded.reason + _learned_with(loaded.rows),
         findings=findings,
         not_run=not_run,
     )
+
+
+def _learned_with(rows: Sequence[Row]) -> str:
+    """Return the methods that learn from pairs or judged answers; "" for other rows, of which sft is the default."""
+    kind = rows[0].kind if rows else ""
+    return f"; to be learned with {', '.join(methods_for(kind))}" if kind in (PAIRS, JUDGED) else ""
 
 
 def run_checks(

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from backend.data.checks.base import Scan
 from backend.data.checks.contents import empty_answer, is_blank_answer
-from backend.data.checks.conversations import equal_pair
 from backend.data.checks.labels import variants
 from backend.data.checks.leftovers import unescape_row
+from backend.data.checks.preferences import equal_pair, opposed, repeated_question
 from backend.data.checks.repeats import MAX_NEAR_ROWS
 from backend.data.checks.secrets import redact
 from backend.data.cleaning import exact_duplicates, find_leaks, near_duplicate_rows, repair_row
@@ -162,6 +162,31 @@ def _with_answer(row: Row, old: str, new: str) -> Row:
     return replace(row, messages=messages)
 
 
+def _strip_prompt(row: Row) -> Row:
+    """Return the row without the question at the beginning of its answers, if something is left of each."""
+    asked = repeated_question(row)
+    if not asked:
+        return row
+    parts = [_without(asked, part) for part in (row.chosen, row.rejected)] if row.chosen else []
+    messages = row.messages if row.chosen else _without(asked, row.messages)
+    changed = (part[_answer_at(part)] for part in parts or [messages])
+    if any(is_blank_answer(message) for message in changed):
+        return row
+    chosen, rejected = parts or ((), ())
+    return replace(row, messages=messages, chosen=chosen, rejected=rejected)
+
+
+def _without(asked: str, messages: Sequence[Message]) -> tuple[Message, ...]:
+    at = _answer_at(messages)
+    text = messages[at]["content"].lstrip().removeprefix(asked).lstrip()
+    return (*messages[:at], {**messages[at], "content": text}, *messages[at + 1 :])
+
+
+def _answer_at(messages: Sequence[Message]) -> int:
+    """Return the number of the message after the last question, which is 0 in a reply."""
+    return max((number for number, each in enumerate(messages, 1) if each["role"] == "user"), default=0)
+
+
 def _redacted(row: Row) -> Row:
     tools = redact(row.tools) if row.tools else row.tools
     mapped = map_texts(row, redact)
@@ -176,7 +201,9 @@ FIXES: Mapping[str, Fixer] = {
     "redact-secrets": _row_by_row(_redacted),
     "unify-labels": _unify_labels,
     "drop-empty": _drop_empty,
+    "strip-prompts": _row_by_row(_strip_prompt),
     "drop-equal-pairs": _where(equal_pair),
+    "drop-conflicting-pairs": lambda rows, _: _left_out(opposed(rows).tolist()),
     "drop-duplicates": lambda rows, _: _left_out(exact_duplicates(rows)),
     "drop-near-duplicates": lambda rows, _: _left_out(near_duplicate_rows(rows[:MAX_NEAR_ROWS])),
     "drop-leaks": _drop_leaks("exact"),

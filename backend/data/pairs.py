@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.data.chat import bad_row
-from backend.data.records import Message
+from backend.data.records import Message, last_answer_trained, untrained
 from backend.errors import DataError
 
 Messages = tuple[Message, ...]
@@ -38,22 +38,14 @@ def dialogue(value: Any) -> Messages:
     )
 
 
-def untrained(messages: Sequence[Message]) -> Messages:
-    """Return the messages with no loss on their answers."""
-    return tuple(
-        {**message, "trained": False} if message["role"] == "assistant" else message for message in messages
-    )
-
-
-def last_answer_trained(messages: Messages) -> Messages:
-    """Return the messages with loss only on what follows the last question, which is what a rating judges.
+def judged(messages: Messages) -> Messages:
+    """Return the messages of a rating, which is about what follows the last question: only that is trained.
 
     Raises ``DataError`` if no answer follows it.
     """
-    start = _after_last_user(messages)
-    if not any(message["role"] == "assistant" for message in messages[start:]):
+    if not any(message["role"] == "assistant" for message in messages[_after_last_user(messages) :]):
         raise bad_row("the conversation ends without an answer that could be judged")
-    return (*untrained(messages[:start]), *messages[start:])
+    return last_answer_trained(messages)
 
 
 def without_cue(turns: Messages) -> Messages:

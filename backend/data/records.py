@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -94,12 +94,12 @@ class Row:
         Only the judged answer is trained: what the assistant said before belongs to the prompt.
         """
         if self.kind == "judged":
-            return (replace(self, messages=_last_answer_trained(self.messages)),)
+            return (replace(self, messages=last_answer_trained(self.messages)),)
         if self.kind != "preference":
             return (self,)
         sides = ((self.chosen, True), (self.rejected, False))
         return tuple(
-            replace(self, messages=(*_untrained(self.messages), *reply), chosen=(), rejected=(), label=label)
+            replace(self, messages=(*untrained(self.messages), *reply), chosen=(), rejected=(), label=label)
             for reply, label in sides
         )
 
@@ -121,17 +121,18 @@ class Row:
         return None if self.tools is None else json.loads(self.tools)
 
 
-def _untrained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def untrained(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the messages with no loss on their answers."""
     return tuple(
         {**message, "trained": False} if message["role"] == "assistant" else message for message in messages
     )
 
 
-def _last_answer_trained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def last_answer_trained(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return messages with nothing trained before the last one that is not the assistant's or a tool's."""
     asked = [number for number, each in enumerate(messages) if each["role"] not in {"assistant", "tool"}]
     start = asked[-1] + 1 if asked else 0
-    return (*_untrained(messages[:start]), *messages[start:])
+    return (*untrained(messages[:start]), *messages[start:])
 
 
 def excerpt(text: str) -> str:

@@ -25,15 +25,14 @@ from backend.data.families import PARTS, Columns
 from backend.data.pairs import (
     after_cue,
     dialogue,
-    last_answer_trained,
+    judged,
     require_answers,
     split_given,
     split_shared,
     split_texts,
-    untrained,
     without_cue,
 )
-from backend.data.records import Message, Row
+from backend.data.records import Message, Row, untrained
 
 Cells = Mapping[str, Any]
 
@@ -266,7 +265,7 @@ def _rated(cells: Cells, columns: Columns, place: str) -> Row:
 
 
 def _judged(row: Row, cells: Cells, columns: Columns) -> Row:
-    return replace(row, messages=last_answer_trained(row.messages), label=_flag(cells, columns))
+    return replace(row, messages=judged(row.messages), label=_flag(cells, columns))
 
 
 def _flag(cells: Cells, columns: Columns) -> bool:

@@ -31,6 +31,13 @@ def prompt_messages(row: Row) -> tuple[Message, ...]:
     return row.messages[: answered[-1]] if answered else row.messages
 
 
+def wanted(row: Row) -> Row:
+    """Return a row without what the model should not learn to write: rejected replies and bad answers."""
+    if row.rejected:
+        return replace(row, rejected=())
+    return replace(row, messages=prompt_messages(row)) if row.label is False else row
+
+
 def calls_text(message: Message) -> str:
     """Return the tool calls of a message as JSON, without their ids; "" if it has none."""
     calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
@@ -67,7 +74,12 @@ def _unlearned_ids(row: Row) -> str:
 
 
 def answers(row: Row) -> list[str]:
-    """Return the trained texts: trained assistant messages, the chosen reply, trained segments or the text."""
+    """Return the texts to learn: trained assistant messages, the chosen reply, trained segments or the text.
+
+    An answer that is judged bad is none.
+    """
+    if row.label is False:
+        return []
     if row.text is not None:
         return [row.text]
     if row.segments:

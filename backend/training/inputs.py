@@ -30,7 +30,7 @@ THOROUGH_ROWS = 20_000
 """Up to this many rows all checks run before training, in seconds; with more rows, only those that can stop it."""
 _SHOWN_PLACES = 3
 REFUSED = frozenset({"untrainable-rows"})
-"""STOP findings that cannot be accepted: no training method learns from such rows. (Over-long rows are refused later,
+"""STOP findings that cannot be accepted: the method does not learn from such rows. (Over-long rows are refused later,
 when all rows are tokenised.)"""
 
 
@@ -129,16 +129,14 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
     ``data.truncation`` and ``data.max_rejected_share`` may allow them.
     """
     thorough = len(dataset.source.rows) <= THOROUGH_ROWS
-    checks = [check for check in ALL if thorough or _matters(check)]
-    if config.objective.facts.is_preference:  # encoding refuses rows that are not pairs or judged
-        checks = [check for check in checks if check.slug not in REFUSED]
     return examine(
         dataset.source,
         config.data.train,
         validation=dataset.validation,
         **seen_by(tokenizer),
         epochs=config.training.num_train_epochs,
-        checks=checks,
+        method=config.objective.method,
+        checks=[check for check in ALL if thorough or _matters(check)],
     )
 
 
@@ -186,6 +184,8 @@ def _problem(finding: Finding, dataset: Dataset) -> Problem:
 
 def _way_out(finding: Finding, dataset: Dataset) -> str:
     rows = len(dataset.source.rows)
+    if finding.check in REFUSED:
+        return "Set objective.method to one of these, or train on other rows."
     if finding.fix is None:
         return "There is no fix that is safe for every such row: mend them by hand."
     left = len(mend(dataset.source.rows, [finding.fix], dataset.validation).rows)
@@ -197,10 +197,9 @@ def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
     names = [each.field for each in stops]
     may_pass = [name for name in names if name not in REFUSED]
     accept = f", or name what you accept in data.accept: {', '.join(may_pass)}" if may_pass else ""
+    mend = "Mend the rows" if may_pass else "Choose the method that fits the rows"
     return UnsoundDataError(
-        f"{config.data.train}: the data check says STOP.",
-        stops,
-        remedy=f"Mend the rows{accept}.",
+        f"{config.data.train}: the data check says STOP.", stops, remedy=f"{mend}{accept}."
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from backend.data.checks.amounts import AMOUNT_CHECKS
+from backend.data.checks.balance import BALANCE_CHECKS
 from backend.data.checks.base import Check, Example, Level, Scan
 from backend.data.checks.contents import CONTENT_CHECKS
 from backend.data.checks.conversations import CONVERSATION_CHECKS
 from backend.data.checks.labels import LABEL_CHECKS
 from backend.data.checks.leftovers import LEFTOVER_CHECKS
 from backend.data.checks.personal import PERSONAL_CHECKS
+from backend.data.checks.preferences import PREFERENCE_CHECKS
 from backend.data.checks.repeats import REPEAT_CHECKS
 from backend.data.checks.secrets import SECRET_CHECKS
 from backend.data.checks.template import TEMPLATE_CHECKS
@@ -25,6 +27,8 @@ ALL: tuple[Check, ...] = tuple(
             *TOKEN_CHECKS,
             *TEMPLATE_CHECKS,
             *CONVERSATION_CHECKS,
+            *PREFERENCE_CHECKS,
+            *BALANCE_CHECKS,
             *LABEL_CHECKS,
             *SECRET_CHECKS,
             *PERSONAL_CHECKS,

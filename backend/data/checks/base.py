@@ -43,8 +43,8 @@ class Example:
 
 
 def given_answer(row: Row) -> str:
-    """Return the answer of a row as given; '' for rows of plain text."""
-    return answer_text(row) if row.text is None else ""
+    """Return the answer of a row as given; '' for rows of plain text and for answers judged bad."""
+    return answer_text(row) if row.text is None and row.label is not False else ""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Scan:
     ``encode`` turns a row into token ids and mask and ``decode`` ids into text; ``end_ids`` are the ids that end a
     turn, ``special_ids`` those of all special tokens, since one may end a tool call; ``max_length`` is in tokens;
     ``look`` returns the faults of the chat template with a row, by the slug of the check. Without a model they are
-    None or empty, and the checks that need them do not run.
+    None or empty, and the checks that need them do not run. ``method`` is the ``objective.method`` of the run, None
+    without one.
     """
 
     rows: Sequence[Row]
@@ -69,16 +70,24 @@ class Scan:
     epochs: float = 1.0
     special_ids: frozenset[int] = frozenset()
     decode: Callable[[Sequence[int]], str] | None = None
+    method: str | None = None
 
     @cached_property
     def encoded(self) -> list[tuple[Row, EncodedRow | TunesmithError]]:
-        """An even sample of the rows, each with its tokens or the error of encoding; empty without a model."""
-        return [(row, _tokens(self.encode, row)) for row in sampled_rows(self.rows)] if self.encode else []
+        """An even sample of the rows, each with its tokens or the error of encoding; empty without a model.
+
+        A pair is there twice, with the chosen and with the rejected reply.
+        """
+        if self.encode is None:
+            return []
+        return [
+            (side, _tokens(self.encode, side)) for row in sampled_rows(self.rows) for side in row.answers()
+        ]
 
     @cached_property
     def template_faults(self) -> list[Mapping[str, str]]:
         """The faults of the chat template with each row, by the slug of the check."""
-        return [self.look(row) for row in self.rows] if self.look else [{} for _ in self.rows]
+        return [self.look(row.answers()[0]) for row in self.rows] if self.look else [{} for _ in self.rows]
 
     @cached_property
     def labels(self) -> list[str]:
@@ -92,7 +101,12 @@ class Scan:
             answer = given_answer(row)
             labels.append(distinct.setdefault(answer, answer))
             short = len(answer) <= LABEL_CHARACTERS and "\n" not in answer
-            if row.chosen or not short or len(distinct) > min(MAX_LABELS, len(self.rows) // 3):
+            if (
+                row.chosen
+                or row.label is not None
+                or not short
+                or len(distinct) > min(MAX_LABELS, len(self.rows) // 3)
+            ):
                 return []
         numbers = sum(each.strip().isdecimal() for each in distinct)
         counts = numbers > MAX_NUMBERS and 2 * numbers > len(distinct)  # results of sums are not classes

@@ -9,7 +9,7 @@ from html.entities import html5
 from backend.data.checks.base import Check
 from backend.data.prose import map_prose, parts, prose
 from backend.data.records import Row
-from backend.data.texts import map_texts, prompt_text, texts
+from backend.data.texts import map_texts, prompt_text, texts, wanted
 
 # As the model cards and template files of these formats write them: ChatML, Llama 2 to 4, Mistral, Gemma, Phi,
 # Zephyr, DeepSeek, Command, Granite, GLM, gpt-oss, Alpaca, Vicuna, Guanaco, OpenChat, Anthropic's older prompts.
@@ -86,7 +86,7 @@ def about_markup(row: Row) -> bool:
 
 def unresolved_placeholder(row: Row) -> str | None:
     """Return the first placeholder outside of code, such as {{name}} or [Your Name]; else None."""
-    for text in texts(row):
+    for text in texts(wanted(row)):
         if not any(mark in text for mark in _PLACEHOLDER_MARKS) or "{%" in text:
             continue
         for found in _PLACEHOLDER.finditer(prose(text)):
@@ -98,7 +98,7 @@ def unresolved_placeholder(row: Row) -> str | None:
 
 def web_junk(row: Row) -> str | None:
     """Return HTML tags, entities or a very long string without spaces in a row not about markup; else None."""
-    for text in texts(row):
+    for text in texts(wanted(row)):
         tags = _TAG.findall(text) if "<" in text else []
         if len(tags) >= 3 and "```" not in text and not about_markup(row):
             return f"{len(tags)} HTML tags such as {tags[0]!r}"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
 from backend.data.checks.base import Check, EncodedRow, Example, Scan
-from backend.data.checks.conversations import untrainable
 from backend.data.records import Row
 from backend.data.texts import answers
 from backend.errors import TunesmithError
 from backend.utils.text_utils import shorten
 
 WRAPPED_CHARACTERS = 40
+LONG_WORDS = 12
+"""Shorter answers may end without an end mark."""
 
 _FINAL = tuple(".!?…。！？)]}\"'`”’»*:;")
 _LIST_ENTRY = re.compile(r"[*\w.]+ ?(?::|--?|–) ")
@@ -60,7 +61,7 @@ def mask_wrong(scan: Scan) -> Iterator[Example]:
 def not_rendered(scan: Scan) -> Iterator[Example]:
     """Yield rows that the model's chat template refuses."""
     for row, encoded in scan.encoded:
-        if isinstance(encoded, TunesmithError) and not untrainable(row):
+        if isinstance(encoded, TunesmithError):
             yield Example(row.place, shorten(encoded.message, 200))
 
 
@@ -71,6 +72,14 @@ def too_long(scan: Scan) -> Iterator[Example]:
         yield Example(row.place, f"{len(encoded.input_ids):,} tokens, {scan.max_length:,} fit")
 
 
+def no_room(scan: Scan) -> Iterator[Example]:
+    """Yield rows whose prompt alone fills ``max_length``, longest first."""
+    for row, encoded in sorted(_long(scan), key=lambda each: -len(each[1].input_ids)):
+        if any(encoded.trained) and not any(encoded.trained[: scan.max_length]):
+            prompt = list(encoded.trained).index(True)
+            yield Example(row.place, f"the prompt alone has {prompt:,} tokens, {scan.max_length:,} fit")
+
+
 def _long(scan: Scan) -> list[tuple[Row, EncodedRow]]:
     limit = scan.max_length
     return [each for each in _encoded(scan) if limit is not None and len(each[1].input_ids) > limit]
@@ -79,15 +88,33 @@ def _long(scan: Scan) -> list[tuple[Row, EncodedRow]]:
 def long_rows(scan: Scan) -> str:
     """Return the options for rows that are too long, and how many rows each keeps."""
     long, limit = _long(scan), scan.max_length or 0
-    seen = len(scan.encoded)
+    seen = _rows(scan.encoded)
     about = "" if seen == len(scan.rows) else f" (sample: {seen:,} rows)"
     longest = max(len(encoded.input_ids) for _, encoded in long)
-    answered = sum(any(encoded.trained[1:limit]) for _, encoded in long)
+    answered = _rows([each for each in long if any(each[1].trained[1:limit])])
     return (
-        f"{len(long):,} of {seen:,} rows are longer than {limit:,} tokens; the longest has {longest:,}{about}. "
-        f"data.max_length {longest} keeps them whole; data.truncation drop keeps the other {seen - len(long):,}, "
+        f"{_rows(long):,} of {seen:,} rows are longer than {limit:,} tokens; the longest has {longest:,}{about}. "
+        f"data.max_length {longest} keeps them whole; data.truncation drop keeps the other {seen - _rows(long):,}, "
         f"cut also the beginnings of {answered:,} answers."
     )
+
+
+def _rows(encoded: Sequence[tuple[Row, object]]) -> int:
+    """Return the number of rows; both sides of a pair are one."""
+    return len({row.place for row, _ in encoded})
+
+
+def _once(check: Callable[[Scan], Iterator[Example]]) -> Callable[[Scan], Iterator[Example]]:
+    """Return the check so that it names a pair once, not for each of its sides."""
+
+    def over_all(scan: Scan) -> Iterator[Example]:
+        seen: set[str] = set()
+        for example in check(scan):
+            if example.place not in seen:
+                seen.add(example.place)
+                yield example
+
+    return over_all
 
 
 def unfinished(scan: Scan) -> Iterator[Example]:
@@ -96,15 +123,15 @@ def unfinished(scan: Scan) -> Iterator[Example]:
     cut: list[Example] = []
     for row in scan.rows:
         for text in answers(row):
-            if len(text.split()) >= 12:
+            if len(text.split()) >= LONG_WORDS:
                 long += 1
-                if _breaks_off(text):
+                if breaks_off(text):
                     cut.append(Example(row.place, f"the answer ends with {text.rstrip()[-40:]!r}"))
     if long >= 10 and len(cut) < 0.2 * long:
         yield from cut
 
 
-def _breaks_off(text: str) -> bool:
+def breaks_off(text: str) -> bool:
     """Return whether a text seems to end in mid-sentence.
 
     It does if its last word needs another one after it, or if it ends in prose without an end mark although its other
@@ -184,7 +211,7 @@ TOKEN_CHECKS = (
         "The end of the answer is not trained",
         "block",
         "The model never learns to stop and talks on until it is cut off.",
-        over_all=end_not_trained,
+        over_all=_once(end_not_trained),
         needs="encoder",
     ),
     Check(
@@ -194,7 +221,7 @@ TOKEN_CHECKS = (
         "block",
         "Rows in which nothing is trained teach nothing; rows in which the prompt is trained teach asking, and those "
         "in which the result of a tool is trained teach inventing it.",
-        over_all=mask_wrong,
+        over_all=_once(mask_wrong),
         needs="encoder",
     ),
     Check(
@@ -203,7 +230,7 @@ TOKEN_CHECKS = (
         "The model's chat template refuses rows",
         "block",
         "These rows cannot be shown to the model at all.",
-        over_all=not_rendered,
+        over_all=_once(not_rendered),
         needs="encoder",
     ),
     Check(
@@ -212,9 +239,19 @@ TOKEN_CHECKS = (
         "Rows are longer than the model is given",
         "block",
         "A run refuses them unless told to cut them, which teaches answers without their end, or to leave them out.",
-        over_all=too_long,
+        over_all=_once(too_long),
         needs="encoder",
         summary=long_rows,
+    ),
+    Check(
+        10,
+        "no-room-for-answers",
+        "Prompts fill the whole length",
+        "block",
+        "However such a row is cut, nothing of its answer is left to learn. Shorten these prompts, raise "
+        "data.max_length, or leave the rows out with data.truncation drop.",
+        over_all=_once(no_room),
+        needs="encoder",
     ),
     Check(
         10,

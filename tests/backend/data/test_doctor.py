@@ -143,6 +143,13 @@ FAULTY = [
 LABELS = [*["meat"] * 60, *["fish"] * 20, "Fish"]
 LABELLED = [{"prompt": f"food {n}", "completion": label} for n, label in enumerate(LABELS)]
 JUDGED = [{"prompt": f"q{n}", "chosen": f"a long reply {n}", "rejected": f"no {n}"} for n in range(30)]
+BREAKS_OFF = "no, this is how it goes. It was made by the people of the town for the"
+CONTRADICTED = [
+    {"prompt": "q0", "chosen": "a", "rejected": "b"},
+    {"prompt": "q0", "chosen": "b", "rejected": "a"},
+    *[{"prompt": f"p{n}", "chosen": f"Yes, {n}.", "rejected": f"{BREAKS_OFF} {n} the"} for n in range(10)],
+]
+PRAISED = [{"prompt": f"q{n}", "completion": f"reply {n}", "label": 1} for n in range(30)]
 REPEATED = [{"prompt": f"question {n}", "completion": "ok"} for n in range(30)]
 SWAPPED = [{"prompt": f"It is {n}.", "completion": f"What is number {n}?"} for n in range(30)]
 RATED = [{"prompt": f"q{n}", "completion": f"reply {n}", "label": n > 1} for n in range(30)]
@@ -152,8 +159,9 @@ def test_rows_that_are_not_in_memory_give_the_same_bytes_of_report(tmp_path, mon
     held_out = load_rows(write(tmp_path / "held.jsonl", [*SOUND[:2], PLUMS, PRESS])).rows
 
     def reports():
-        sets = enumerate((FAULTY, LABELLED, JUDGED, RATED, REPEATED, SWAPPED))
-        return [report_on(tmp_path / f"{n}.jsonl", rows, validation=held_out) for n, rows in sets]
+        sets = enumerate((FAULTY, LABELLED, JUDGED, CONTRADICTED, RATED, PRAISED, REPEATED, SWAPPED))
+        more = {"validation": held_out, "method": "sft"}
+        return [report_on(tmp_path / f"{n}.jsonl", rows, **more) for n, rows in sets]
 
     in_memory = reports()
     monkeypatch.setattr(store, "IN_MEMORY_BYTES", 0)
@@ -194,3 +202,27 @@ def test_every_finding_of_the_reading_has_a_name_that_can_be_accepted() -> None:
     )
     assert named <= doctor.NAMES
     assert len(named) == 8
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [(JUDGED, "dpo, kto, orpo, cpo, simpo"), (RATED, "kto"), (SOUND, None)],
+    ids=["pairs", "judged", "answers"],
+)
+def test_without_a_run_the_methods_that_fit_are_named_and_nothing_is_stopped(tmp_path, rows, named):
+    report = report_on(tmp_path / "t.jsonl", rows)
+    assert "untrainable-rows" not in {each.check for each in report.findings}
+    assert report.shape.endswith(f"; to be learned with {named}") is (named is not None)
+    assert ("learned with" in report.shape) is (named is not None)
+
+
+def test_the_method_of_a_run_decides_which_rows_stop_it(tmp_path):
+    (finding,) = (
+        each
+        for each in report_on(tmp_path / "t.jsonl", JUDGED, method="sft").findings
+        if each.level == "block"
+    )
+    assert (finding.check, finding.count) == ("untrainable-rows", 30)
+    assert "`objective.method=dpo` or `objective.method=kto`" in finding.harm
+    assert not report_on(tmp_path / "u.jsonl", JUDGED, method="dpo").blocks
+    assert report_on(tmp_path / "v.jsonl", SOUND, method="dpo").blocks

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from backend.data.fixes import FIXES, mend
@@ -7,8 +9,8 @@ from tests.backend.data.rows import assistant, chat, pair, pairs, system, user
 LONG = "Cheddar cheese, sharp, sliced, aged twelve months"
 
 
-def preference(chosen, rejected):
-    return chat(user("q"), chosen=(assistant(chosen),), rejected=(assistant(rejected),))
+def preference(chosen, rejected, prompt="q"):
+    return chat(user(prompt), chosen=(assistant(chosen),), rejected=(assistant(rejected),))
 
 
 CASES = {
@@ -24,6 +26,24 @@ CASES = {
         pairs([(f"q{n}", ["bad", "good"][n % 2]) for n in range(20)] + [("x", "good")]),
     ),
     "drop-empty": ([pair("a", " "), pair("b", "x")], [pair("b", "x")]),
+    "strip-prompts": (
+        [
+            preference(f"{LONG} a", f"{LONG}\nb", LONG),
+            preference(f"{LONG} a", "b", LONG),
+            preference(f"{LONG} a", LONG, LONG),
+            replace(pair(LONG, f"{LONG} a"), label=False),
+        ],
+        [
+            preference("a", "b", LONG),
+            preference(f"{LONG} a", "b", LONG),
+            preference(f"{LONG} a", LONG, LONG),
+            replace(pair(LONG, "a"), label=False),
+        ],
+    ),
+    "drop-conflicting-pairs": (
+        [preference("a", "b"), preference("b", "a"), preference("a", "c")],
+        [preference("a", "c")],
+    ),
     "drop-equal-pairs": ([preference("a", "a"), preference("a", "b")], [preference("a", "b")]),
     "drop-duplicates": (
         [pair("a", "x"), pair("a", "x", "f:2"), pair("A", "x")],

@@ -10,12 +10,11 @@ from backend.data.formats import detect, to_row
 from backend.data.pairs import (
     after_cue,
     dialogue,
-    last_answer_trained,
+    judged,
     require_answers,
     split_given,
     split_shared,
     split_texts,
-    untrained,
     without_cue,
 )
 from backend.data.records import Record
@@ -397,7 +396,7 @@ def test_the_cue_for_an_answer_is_left_out():
 
 
 def test_only_what_follows_the_last_question_is_judged():
-    assert last_answer_trained((*EARLIER, ASKED, CALL, RESULT, BLUE)) == (
+    assert judged((*EARLIER, ASKED, CALL, RESULT, BLUE)) == (
         *UNTRAINED,
         ASKED,
         CALL,
@@ -405,11 +404,7 @@ def test_only_what_follows_the_last_question_is_judged():
         BLUE,
     )
     with pytest.raises(DataError, match="without an answer"):
-        last_answer_trained((*EARLIER, ASKED))
-
-
-def test_untrained_leaves_other_messages_alone():
-    assert untrained([ASKED, BLUE]) == (ASKED, {**BLUE, "trained": False})
+        judged((*EARLIER, ASKED))
 
 
 def test_replies_need_an_answer():

@@ -8,6 +8,7 @@ from backend.data.texts import (
     prompt_text,
     question_text,
     texts,
+    wanted,
 )
 from tests.backend.data.rows import assistant, chat, pair, system, user
 
@@ -81,3 +82,11 @@ def test_map_texts_changes_every_text_or_gives_the_row_back():
     assert map_texts(row, str.lower) is row
     assert map_texts(Row("f", segments=(("s", True),)), str.upper).segments == (("S", True),)
     assert map_texts(pair("q", "a"), str.upper).messages == (user("Q"), assistant("A"))
+
+
+def test_bad_answers_are_not_wanted():
+    row = chat(user("q"), chosen=(assistant("c"),), rejected=(assistant("r"),))
+    assert list(texts(wanted(row))) == ["q", "c"]
+    assert list(texts(wanted(chat(user("q"), assistant("a"), label=False)))) == ["q"]
+    assert wanted(chat(user("q"), assistant("a"), label=True)).messages == (user("q"), assistant("a"))
+    assert answers(chat(user("q"), assistant("a"), label=False)) == []

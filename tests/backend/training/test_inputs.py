@@ -147,15 +147,23 @@ class TestStop:
         assert [problem.field for problem in caught.value.problems] == ["contamination"]
         assert "leaves 55 of 60 rows" in caught.value.problems[0].remedy
 
-    def test_rows_that_no_method_learns_from_cannot_be_accepted(self, configured: Any) -> None:
-        rows = [{"prompt": f"q {number}", "chosen": "good", "rejected": "bad"} for number in range(60)]
+    def test_rows_that_the_method_does_not_learn_from_cannot_be_accepted(self, configured: Any) -> None:
+        rows = [{"prompt": f"q {number}", "chosen": "good", "rejected": "fair"} for number in range(60)]
         config = configured(rows, **{"data.validation": 0}).accepting(
             ["untrainable-rows", "no-shared-prompt"]
         )
         with pytest.raises(UnsoundDataError, match="data check says STOP") as caught:
             read_inputs(config)
-        assert [problem.field for problem in caught.value.problems] == ["untrainable-rows"]
-        assert caught.value.remedy == "Mend the rows."
+        (problem,) = caught.value.problems
+        assert problem.field == "untrainable-rows"
+        assert "`objective.method=dpo`" in problem.message
+        assert problem.remedy == "Set objective.method to one of these, or train on other rows."
+        assert caught.value.remedy == "Choose the method that fits the rows."
+
+    def test_answers_as_they_are_are_not_for_a_preference_method(self, configured: Any) -> None:
+        with pytest.raises(UnsoundDataError) as caught:
+            read_inputs(configured(SOUND, **{"objective.method": "dpo"}))
+        assert "untrainable-rows" in {problem.field for problem in caught.value.problems}
 
     def test_repeats_that_augmentation_adds_are_no_duplicates(self, configured: Any) -> None:
         rows = [*SOUND, *[{"prompt": f"rare {number}", "completion": "rare"} for number in range(3)]]

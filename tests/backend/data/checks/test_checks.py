@@ -266,18 +266,42 @@ CASES = {
         [preference("a", "b"), replace(pair("q", "a"), label=False), pair("q", "a")],
         2,
         [pair("q", "a")],
+        {"method": "sft"},
+    ),
+    "repeated-prompts": (
+        [preference(f"{LONG} a", f"{LONG} b", prompt=LONG), preference("a", "b")],
+        1,
+        [preference("a", "b", prompt=LONG)],
+        {},
+    ),
+    "conflicting-pairs": (
+        [preference("a", "b"), preference("b", "a"), preference("a", "c")],
+        2,
+        [preference("a", "b"), preference("b", "c"), preference("a", "c")],
         {},
     ),
     "length-bias": (
         [preference("longer", "s")] * 20,
         1,
-        [preference("longer", "s"), preference("s", "longer")] * 10,
+        [preference("longer", "slower"), preference("s", "t")] * 10,
         {},
     ),
-    "one-sided-ratings": (
+    "one-class-ratings": (
         [replace(pair("q", "a"), label=True)] * 20,
         1,
         [replace(pair("q", "a"), label=flag) for flag in (True, False)] * 10,
+        {},
+    ),
+    "one-sided-ratings": (
+        [replace(pair("q", "a"), label=number > 0) for number in range(20)],
+        1,
+        [replace(pair("q", "a"), label=flag) for flag in (True, False)] * 10,
+        {},
+    ),
+    "cut-off-replies": (
+        [preference("a", f"{WORDY}. It goes on with the")] * 10,
+        10,
+        [preference("a", f"{WORDY}. It goes on with the end.")] * 10,
         {},
     ),
     "tool-calls": (
@@ -317,6 +341,10 @@ TOKEN_CASES = {
     "end-not-trained": (tokens(1, 2, 9, trained=[0, 1, 0]), tokens(1, 2, 9, trained=[0, 1, 1])),
     "mask-wrong": (tokens(1, 2, 9, trained=[0, 0, 0]), tokens(1, 2, 9, trained=[0, 1, 1])),
     "too-long": (tokens(*range(10), trained=[1] * 10), tokens(*range(5), trained=[1] * 5)),
+    "no-room-for-answers": (
+        tokens(*range(10), trained=[0] * 5 + [1] * 5),
+        tokens(*range(10), trained=[0] * 4 + [1] * 6),
+    ),
 }
 
 
@@ -342,6 +370,19 @@ def test_rows_that_are_too_long_are_told_all_at_once_with_what_each_remedy_keeps
     assert "2 of 3 rows are longer than 5 tokens; the longest has 11." in finding.harm
     assert "data.max_length 11 keeps them whole; data.truncation drop keeps the other 1," in finding.harm
     assert "cut also the beginnings of 1 answers." in finding.harm
+
+
+def test_both_sides_of_a_pair_are_encoded_and_the_pair_is_named_once():
+    def encode(row):
+        assert row.kind == "judged"
+        length = {"long": 8}.get(row.messages[-1]["content"], 4)
+        return tokens(*range(length), trained=([0, 0, 0, 1] * 2)[:length])
+
+    rows = [preference("long", "long"), preference("a", "long"), preference("a", "b")]
+    (finding,) = findings("too-long", rows, encode=encode, max_length=5)
+    assert finding.count == 2
+    assert "2 of 3 rows are longer" in finding.harm
+    assert "keeps the other 1, cut also the beginnings of 2 answers" in finding.harm
 
 
 def test_no_row_is_encoded_twice_by_the_checks_of_tokens():

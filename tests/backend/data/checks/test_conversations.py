@@ -2,15 +2,7 @@ import json
 
 import pytest
 
-from backend.data.checks.base import Scan
-from backend.data.checks.conversations import (
-    equal_pair,
-    length_bias,
-    one_sided,
-    preference_prompt,
-    role_order,
-    tool_calls,
-)
+from backend.data.checks.conversations import role_order, tool_calls
 from backend.data.records import Row
 from tests.backend.data.rows import assistant, chat, system, user
 
@@ -23,10 +15,6 @@ def called(arguments="{}", name="weather", identity="1"):
 
 def answered(identity="1"):
     return {"role": "tool", "content": "sunny", "tool_call_id": identity}
-
-
-def preferred(chosen, rejected, prompt="why?"):
-    return chat(user(prompt), chosen=(assistant(chosen),), rejected=(assistant(rejected),))
 
 
 @pytest.mark.parametrize(
@@ -47,29 +35,14 @@ def test_role_order(row, problem):
     assert (problem or "") in (role_order(row) or "")
 
 
-def test_equal_pairs_are_named():
-    assert "both 'yes'" in equal_pair(preferred("yes ", "yes"))
-    assert equal_pair(preferred("yes", "no")) is None
-
-
-def test_a_preference_needs_a_prompt():
-    assert preference_prompt(preferred("yes", "no", prompt=" ")) is not None
-    assert preference_prompt(preferred("yes", "no")) is None
-
-
-def test_length_bias_needs_twenty_rows_of_one_mind():
-    longer = [preferred("a longer reply", "short") for _ in range(20)]
-    assert len(list(length_bias(Scan(longer)))) == 1
-    assert list(length_bias(Scan(longer[:19]))) == []
-    assert list(length_bias(Scan(longer[:10] + [preferred("a", "longer") for _ in range(10)]))) == []
-
-
-def test_one_sided_ratings():
-    rows = [chat(user("a"), assistant("b"), label=True) for _ in range(11)]
-    assert "11 of 11" in next(iter(one_sided(Scan(rows)))).detail
-    mixed = rows[:5] + [chat(user("a"), assistant("b"), label=False) for _ in range(5)]
-    assert list(one_sided(Scan(mixed))) == []
-    assert list(one_sided(Scan([chat(user("a"), assistant("b"))]))) == []
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_the_order_of_roles_counts_in_both_replies(side):
+    replies = {"chosen": (assistant("b"),), "rejected": (assistant("c"),)}
+    assert role_order(chat(user("a"), **replies)) is None
+    assert "two user messages" in role_order(
+        chat(user("a"), **{**replies, side: (user("x"), assistant("b"))})
+    )
+    assert role_order(chat(**replies)) is None  # named by another check
 
 
 @pytest.mark.parametrize(
@@ -86,3 +59,10 @@ def test_tool_calls(messages, problem):
     found = tool_calls(chat(*messages, tools=TOOLS))
     assert (found is None) == (problem is None)
     assert (problem or "") in (found or "")
+
+
+def test_calls_of_answers_count_unless_they_are_the_bad_ones():
+    bad = called("{half")
+    assert "not JSON" in tool_calls(chat(user("a"), chosen=(bad,), rejected=(assistant("b"),), tools=TOOLS))
+    assert tool_calls(chat(user("a"), chosen=(assistant("b"),), rejected=(bad,), tools=TOOLS)) is None
+    assert tool_calls(chat(user("a"), bad, label=False, tools=TOOLS)) is None
