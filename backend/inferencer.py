@@ -74,7 +74,7 @@ class Inferencer:
         ``bad-strength``; the model is then unchanged.
         """
         found = find_model(source, checkpoint=checkpoint, base=base, base_model=base_model)
-        if (found.base, found.base_marks) != (self._loaded.folder, self._loaded.marks):
+        if (found.base_key, found.base_marks) != (self._loaded.key, self._loaded.marks):
             raise InferenceError(
                 f"{source} has another base model than the one that is loaded.",
                 remedy="Open it with an Inferencer of its own.",

@@ -33,6 +33,7 @@ from backend.core.device import apply_plan, restored_globals, seed_everything, t
 from backend.core.encoding.examples import require_fit
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
+from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
@@ -178,7 +179,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     watch(Progress("loading the model"))
     kept = world.broadcast(plan_here(known, config.model.dtype, cores=available_cores() // world.local_size))
-    here = machine(kept)
+    here = machine(kept, quantized=config.model.quantization is not None)
     plan = replace(kept, device=world.own_device(kept.device))
     apply_plan(plan)
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
@@ -326,9 +327,9 @@ def _initial_state(
     model_path: Path, plan: ComputePlan, rows: TrainRows, held: HeldOut, config: RunConfig
 ) -> TrainState:
     """Load the base, make it trainable and create the optimizer. Raises DataError if rows do not fit the model."""
-    base = load_base(model_path, dtype=torch.float32 if config.tuning.trains_all else torch_dtype(plan)).to(
-        plan.device
-    )
+    dtype = torch.float32 if config.tuning.trains_all else torch_dtype(plan)
+    quantization = Quantization.of(config.model, dtype)
+    base = load_base(model_path, dtype=dtype, quantization=quantization, device=plan.device)
     fit = context_length(base), base.get_input_embeddings().weight.shape[0]
     rows.require_fit(*fit)
     require_fit(held.examples, *fit)

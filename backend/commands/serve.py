@@ -111,6 +111,12 @@ def _print_command(
 def _vllm(model: RunDir | str, base_model: str | None, host: str, port: int) -> list[str]:
 
     found = lazy.model_source.find_model(model, base_model=base_model)
+    if found.quantization is not None:
+        raise RunError(
+            f"vLLM would load the published weights, and this run trained over them in {found.quantization.words}.",
+            remedy="Export it with --to merged and serve that folder.",
+            code="quantized-base",
+        )
     words = ["vllm", "serve", str(found.base), "--host", host, "--port", str(port)]
     words += ["--tokenizer", str(found.tokenizer)]
     if found.adapter is None:

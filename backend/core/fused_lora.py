@@ -14,27 +14,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft.tuners.lora import Linear as LoraLinear
-from peft.tuners.lora import ParamWrapper
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, nn
+
+from backend.core.quantized import dense_weight, is_packed
 
 _EXPERTS = threading.RLock()
 
 
 class _FusedLora(torch.autograd.Function):
-    """y [..., out] of x [..., in]: frozen weight [out, in] and bias, a [r, in], b [out, r], scale s."""
+    """y [..., out] of x [..., in]: a frozen ``base`` with a weight [out, in], a [r, in], b [out, r], scale s.
+
+    A weight in 4 or 8 bits is unpacked here and again in the backward pass, and not kept in between.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         low_a, low_b = a.to(x.dtype), (b * scale).to(x.dtype)
         inner = flat @ low_a.t()
-        y = F.linear(flat, weight, bias).addmm_(
-            inner, low_b.t()
-        )  # adds the update into the output, no second buffer
-        ctx.save_for_backward(flat, weight, low_a, low_b, inner)
-        ctx.scale, ctx.shape = scale, x.shape
+        y = F.linear(flat, dense_weight(base, x.dtype), base.bias)
+        y.addmm_(inner, low_b.t())  # adds the update into the output, no second buffer
+        ctx.save_for_backward(flat, low_a, low_b, inner)
+        ctx.base, ctx.scale, ctx.shape = base, scale, x.shape
         # Some models modify the output in place, which autograd forbids for a view that a custom function returns.
         # An unsafe view is not tracked as one; y itself is never used again.
         whole: Tensor = torch.ops.aten._unsafe_view.default(y, [*x.shape[:-1], y.shape[-1]])
@@ -42,29 +44,32 @@ class _FusedLora(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        flat, weight, low_a, low_b, inner = ctx.saved_tensors
-        dy = grad_outputs[0].reshape(-1, weight.shape[0])
+        flat, low_a, low_b, inner = ctx.saved_tensors
+        dy = grad_outputs[0].reshape(-1, low_b.shape[0])
         # low_b holds the factor s already, so dx and da have it; db is the gradient of b alone and needs it here
         d_inner = dy @ low_b
         da = (d_inner.t() @ flat).float()
         db = (dy.t() @ inner).float().mul_(ctx.scale)
-        dx = (dy @ weight).addmm_(d_inner, low_a).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return dx, None, None, da, db, None
+        dx = None
+        if ctx.needs_input_grad[0]:
+            weight = dense_weight(ctx.base, dy.dtype)
+            dx = (dy @ weight).addmm_(d_inner, low_a).view(ctx.shape)
+        return dx, None, da, db, None
 
 
-def _forward(self: LoraLinear, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _forward(self: LoraLayer, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     name = _fusible_adapter(self)
     if name is None or args or kwargs:
         plain: Tensor = type(self).forward(self, x, *args, **kwargs)
         return plain
     base = self.get_base_layer()
     fused: Tensor = _FusedLora.apply(
-        x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        x, base, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
     )
     return fused
 
 
-def _fusible_adapter(layer: LoraLinear) -> str | None:
+def _fusible_adapter(layer: LoraLayer) -> str | None:
     """Return the adapter's name if the layer is plain LoRA now: one adapter, unmerged, no variant, no dropout."""
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return None
@@ -85,10 +90,16 @@ def fuse_lora(model: nn.Module) -> int:
     """
     fused = 0
     for layer in model.modules():
-        if isinstance(layer, LoraLinear) and type(layer.get_base_layer()) is nn.Linear:
+        if isinstance(layer, LoraLayer) and _has_plain_product(layer):
             layer.forward = types.MethodType(_forward, layer)
             fused += 1
     return fused
+
+
+def _has_plain_product(layer: LoraLayer) -> bool:
+    """Return whether the base layer computes a product with its weight and nothing else, packed or not."""
+    base = layer.get_base_layer()
+    return is_packed(base) or (isinstance(layer, LoraLinear) and type(base) is nn.Linear)
 
 
 def run_experts_in_turn(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from backend.core.fused_lora import run_experts_in_turn
 from backend.core.model_folder import check_model_folder, read_object, refuse_code
+from backend.core.packages import require_bitsandbytes
+from backend.core.quantized import Quantization, compute_exactly, round_weights
 from backend.errors import ModelError
 from backend.utils.warning_utils import unwarned
 
@@ -31,15 +34,26 @@ _CONFIG_ERRORS = (
 
 @torch.inference_mode(mode=False)  # mixture-of-experts layers reject weights created in inference mode
 def load_base(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, attn_implementation: str | None = None
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attn_implementation: str | None = None,
+    quantization: Quantization | None = None,
+    device: str = "cpu",
 ) -> PreTrainedModel:
-    """Load the causal language model in folder ``path`` in ``dtype`` and eval mode.
+    """Load the causal language model in folder ``path`` in ``dtype`` and eval mode, onto ``device``.
 
+    With ``quantization`` its linear weights are packed while they are read, so that they never lie in memory whole.
     Raises ModelError: those of ``check_model_folder``, ``damaged-weights``, ``weights-do-not-fit`` (a weight is
-    missing, unexpected or of another shape: none is ever initialised randomly), ``model-not-loadable``.
+    missing, unexpected or of another shape: none is ever initialised randomly), ``model-not-loadable``,
+    ``needs-bitsandbytes``.
     """
     folder = Path(path)
     check_model_folder(folder)
+    packed: dict[str, Any] = {}
+    if quantization is not None:
+        require_bitsandbytes(f"A base in {quantization.words}")
+        packed = {"quantization_config": quantization.settings(), "device_map": {"": device}}
     with _alone_and_quiet(), _translated(folder):
         model, report = AutoModelForCausalLM.from_pretrained(
             str(folder),
@@ -49,6 +63,7 @@ def load_base(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **packed,
         )
     odd = {kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
     odd["unexpected"] = _without_buffers(folder, model, odd["unexpected"])
@@ -57,7 +72,24 @@ def load_base(
             raise _misfit(folder, f"{len(names)} {kind} weights, {names[0]} first")
     vars(model.config).pop("auto_map", None)  # or every copy saved later would refer to its author's code
     loaded: PreTrainedModel = model.eval()
+    if quantization is None:
+        return loaded.to(device)
+    compute_exactly(loaded, dtype)
     return loaded
+
+
+def load_plain(path: str | Path, *, dtype: torch.dtype, quantization: Quantization | None) -> PreTrainedModel:
+    """Load the base that a run was trained over as a plain model in ``dtype``, in eval mode.
+
+    With ``quantization`` its weights have the values that ``load_base`` packs. Raises what ``load_base`` raises.
+    """
+    if quantization is None:
+        return load_base(path, dtype=dtype)
+    require_bitsandbytes(f"A base in {quantization.words}")
+    exact = dtype if dtype == quantization.dtype else torch.float32
+    model = load_base(path, dtype=exact)
+    round_weights(model, quantization)
+    return model.to(dtype)
 
 
 def load_skeleton(path: str | Path) -> PreTrainedModel:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from backend.core.model_loader import load_base
 from backend.errors import ModelError
 from backend.export import contents
 from backend.export.certificate import Certificate, Check, Light
@@ -52,6 +51,10 @@ def certify(
         checks.append(check_updates(trained))
     if target in {"adapter", "lora-gguf"} and (finding := trained.base_note or trained.base_place):
         checks.append(Check("base", Light.AMBER if trained.base_note else Light.GREEN, finding))
+    if target in {"adapter", "lora-gguf"} and trained.rounded_base_note:
+        # llama.cpp has no such weights to load it over
+        light = Light.GREEN if target == "adapter" else Light.AMBER
+        checks.append(Check("quantized base", light, trained.rounded_base_note))
     if panel.note:
         checks.append(Check("panel", Light.AMBER, panel.note))
     return Certificate(
@@ -67,11 +70,15 @@ def unchecked(trained: Trained, target: Target, precision: str, why: str) -> Cer
 
 def _base_for_reader(trained: Trained, target: Target, scratch: Path) -> Path | None:
     """Return the base that the reader loads an adapter onto: a folder, or a GGUF file; None for whole models."""
-    if target == "adapter":
+    if target == "adapter" and trained.quantization is None:
         return trained.base
+    if target == "adapter":  # its reader computes in float32, in which packing would give other values
+        folder = scratch / "base"
+        trained.load_base().save_pretrained(folder)
+        return folder
     if target == "lora-gguf":
         file = scratch / "base.gguf"
-        write_model_gguf(trained, load_base(trained.base), file, "F32")
+        write_model_gguf(trained, trained.load_base(), file, "F32")
         return file
     return None
 

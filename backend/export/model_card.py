@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from backend.core.quantized import Quantization
 from backend.errors import RunError
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
@@ -149,6 +150,7 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     yield "longest row, tokens", config.data.max_length
     yield "seed", config.seed
     yield "trained in", environment.plan.dtype if environment.plan else None
+    yield "base stored in", trained.quantization.words if trained.quantization else None
     yield "versions", ", ".join(f"{name} {number}" for name, number in environment.versions.items())
     yield "base model's fingerprint", environment.facts.model if environment.facts else None
 
@@ -227,9 +229,36 @@ def _samples(records: list[dict[str, Any]]) -> str:
 def _how_to_load(folder: Path, trained: Trained, target: str) -> str:
     file = next((path.name for path in folder.glob("*.gguf")), "")
     named = trained.base_name or "path/to/the/base/model"
-    body = _LOAD[target].replace("FOLDER", ".").replace("BASE", named).replace("FILE", file)
+    form = _load_quantized(trained) if target == "adapter" and trained.quantization else _LOAD[target]
+    body = form.replace("FOLDER", ".").replace("BASE", named).replace("FILE", file)
     note = f"{trained.base_place}\n\n" if target in {"adapter", "lora-gguf"} and trained.base_place else ""
     return f"{note}```{'python' if target in _LIBRARIES else 'console'}\n{body}```"
+
+
+def _load_quantized(trained: Trained) -> str:
+    """Return the code that loads an adapter over its base in 4 or 8 bits, with the values it had in training."""
+    stored = trained.quantization
+    if stored is None or stored.kind == "int8":
+        settings = "load_in_8bit=True"
+    else:
+        settings = (
+            f'load_in_4bit=True, bnb_4bit_quant_type="{stored.kind}", bnb_4bit_use_double_quant={stored.nested}, '
+            f'bnb_4bit_compute_dtype="{_dtype(stored)}"'
+        )
+    dtype = _dtype(stored) if stored else "float32"
+    return f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+stored = BitsAndBytesConfig({settings})
+base = AutoModelForCausalLM.from_pretrained("BASE", dtype="{dtype}", quantization_config=stored)
+model = PeftModel.from_pretrained(base, "FOLDER")
+rules = GenerationConfig.from_pretrained("FOLDER")  # the tokens that end an answer
+"""
+
+
+def _dtype(stored: Quantization) -> str:
+    return str(stored.dtype).removeprefix("torch.")
 
 
 def _parity(certificate: Certificate) -> str:
@@ -243,6 +272,13 @@ def _limits(trained: Trained, target: str) -> Iterator[str]:
     yield "- It was fine-tuned on the rows above and nothing else."
     if trained.base_note:
         yield f"- {trained.base_note}"
+    if trained.quantization and target in {"adapter", "lora-gguf"}:
+        yield f"- {trained.rounded_base_note}"
+    elif trained.quantization:
+        yield (
+            f"- Its weights are those of {base} in {trained.quantization.words}, unpacked, with the adapter added in "
+            "float32: what was trained, and not the weights as they were published."
+        )
     if target == "adapter" and trained.adapts_experts:
         yield (
             "- It adapts experts as transformers 5 stores them. Under transformers 4, which stores those of most "

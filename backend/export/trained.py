@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.core.model_loader import load_adapter, load_base, merge_adapter
+from backend.core.model_loader import load_adapter, load_plain, merge_adapter
+from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
 from backend.export.plain import PlainLora, plain_form
 from backend.inference.model_source import find_model
@@ -29,7 +30,8 @@ class Trained:
     """The result of a run in float32: the base with its adapter, not merged, or the whole model.
 
     ``result`` is its folder in the run, ``base`` the folder of the base model, ``end_ids`` the tokens that end an
-    answer. ``step`` is that of a checkpoint; None for the result.
+    answer. ``step`` is that of a checkpoint; None for the result. ``quantization`` is how the base was stored in
+    training: its weights in ``model`` have the values they had then.
     """
 
     run: RunDir
@@ -40,6 +42,7 @@ class Trained:
     model: PreTrainedModel | PeftModel
     end_ids: set[int]
     step: int | None = None
+    quantization: Quantization | None = None
 
     @property
     def full(self) -> bool:
@@ -85,6 +88,16 @@ class Trained:
         return self.base_name or f"a model in a local folder ({folder})"
 
     @property
+    def rounded_base_note(self) -> str:
+        """A sentence about a base that was trained over in 4 or 8 bits; "" for one that was not."""
+        if self.quantization is None:
+            return ""
+        return (
+            f"It was trained over {self.base_words} in {self.quantization.words}: over the weights as they were "
+            "published it was not tested and may answer differently."
+        )
+
+    @property
     def base_place(self) -> str:
         """A sentence on how to load a base without a public name; "" if it has one."""
         facts = self.run.read_environment().facts
@@ -109,6 +122,10 @@ class Trained:
     def plain(self) -> PlainLora:
         """The adapter in its plain form; there is none after ``merge``. Raises ExportError ``merged-only``."""
         return plain_form(self.model, self.result)
+
+    def load_base(self) -> PreTrainedModel:
+        """Load the base once more, in float32, with the values that it had in training."""
+        return load_plain(self.base, dtype=torch.float32, quantization=self.quantization)
 
     def merge(self) -> PreTrainedModel:
         """The model with its adapter added into the weights, in float32; the adapter is used up."""
@@ -141,11 +158,13 @@ def load_trained(
     found = find_model(run, checkpoint=checkpoint, base_model=base_model)
     result = found.adapter.folder if found.adapter else found.base
     tokenizer = load_tokenizer(found.tokenizer, chat_template=found.chat_template, now=found.template_time)
-    model = load_base(found.base, dtype=torch.float32)
+    model = load_plain(found.base, dtype=torch.float32, quantization=found.quantization)
     ends = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
     tuned = load_adapter(model, result) if found.adapter else model
     step = step_of(result.name)
-    return Trained(run, run_config(run), result, found.base, tokenizer, tuned.eval(), ends, step)
+    return Trained(
+        run, run_config(run), result, found.base, tokenizer, tuned.eval(), ends, step, found.quantization
+    )
 
 
 def model_weights(model: PreTrainedModel) -> dict[str, Tensor]:

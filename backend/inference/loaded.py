@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.core.device import plan_compute, torch_dtype
-from backend.core.model_loader import load_base
+from backend.core.model_loader import load_plain
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.model_source import ModelSource
 from backend.inference.prompting import PromptRenderer
@@ -30,16 +30,18 @@ class LoadedBase:
     """The base of ``source`` in memory, the adapters merged over it, and a prompt renderer for each.
 
     Runs whose weights are in memory are locked against deletion until ``close``. Use it from one thread at a time.
-    Raises ModelError: those of ``load_base``, and ``cannot-generate``.
+    Raises ModelError: those of ``load_plain``, and ``cannot-generate``.
     """
 
     def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
         plan = plan_compute(dtype)
         torch.set_float32_matmul_precision(plan.matmul_precision)
-        self.folder, self.marks = source.base, source.base_marks
+        self.folder, self.key, self.marks = source.base, source.base_key, source.base_marks
         self.lanes = plan.lanes
         self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
-        model = load_base(source.base, dtype=torch_dtype(plan)).to(plan.device).eval()
+        model = load_plain(source.base, dtype=torch_dtype(plan), quantization=source.quantization).to(
+            plan.device
+        )
         prove_decoding(model)
         self.shared = SharedBase(model)
         self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()

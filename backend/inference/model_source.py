@@ -11,9 +11,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
+from backend.core.device import plan_compute, torch_dtype
 from backend.core.model_folder import model_fingerprint
 from backend.core.model_resolver import resolve_model
+from backend.core.quantized import Quantization
 from backend.errors import ModelError, NextStep, RunError
 from backend.inference.shared_base import Adapter
 from backend.run.checkpoints import step_meant, step_name, verify_folder
@@ -24,6 +27,8 @@ from backend.run.metrics import best_step, held_out_losses
 from backend.run.settings import run_config
 from backend.utils.unchanged import FolderMarks, folder_marks, while_unchanged
 
+BaseKey: TypeAlias = tuple[Path, Quantization | None]
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -31,7 +36,7 @@ class ModelSource:
 
     ``base_marks`` change when the weights in that folder do. ``chat_template`` is the run's setting, to be applied to
     the tokenizer of the base. ``template_time`` is the time that a template which prints the date prints (None: now).
-    ``run`` is the run that trained the weights, if one did.
+    ``run`` is the run that trained the weights, if one did. ``quantization`` is how the base was stored in training.
     """
 
     base: Path
@@ -41,6 +46,12 @@ class ModelSource:
     chat_template: str | None = None
     template_time: datetime | None = None
     run: RunDir | None = None
+    quantization: Quantization | None = None
+
+    @property
+    def base_key(self) -> BaseKey:
+        """What decides which base is in memory: two sources with the same key may share one."""
+        return self.base, self.quantization
 
     def held(self) -> AbstractContextManager[None]:
         """Return a context that keeps the run from being deleted. Raises RunError ``no-such-run``."""
@@ -72,19 +83,23 @@ def find_model(
         folder = resolve_model(str(source))
         return ModelSource(folder, None, folder, folder_marks(folder))
     with run.hold_for_reading():
-        config, facts = run_config(run), run.read_environment().facts
-        time = facts.template_time if facts else None
+        config, environment = run_config(run), run.read_environment()
+        time = environment.facts.template_time if environment.facts else None
         tuned = None if base else tuned_folder(run, checkpoint)
         own = tuned is not None and (tuned / "tokenizer.json").exists()
         if tuned is not None and own and config.tuning.trains_all:
             return ModelSource(tuned, None, tuned, folder_marks(tuned), None, time, run)
         folder = base_of(run, base_model)
         words, template = (tuned, None) if tuned and own else (folder, config.model.chat_template)
-        if tuned is None:
-            return ModelSource(folder, None, folder, folder_marks(folder), template, time)
-        if config.tuning.trains_all:
+        if tuned is not None and config.tuning.trains_all:
             return ModelSource(tuned, None, words, folder_marks(tuned), template, time, run)
-        return ModelSource(folder, Adapter.at(tuned), words, folder_marks(folder), template, time, run)
+        plan = environment.plan or plan_compute(config.model.dtype)
+        stored = Quantization.of(config.model, torch_dtype(plan))
+        if tuned is None:
+            return ModelSource(folder, None, folder, folder_marks(folder), template, time, None, stored)
+        return ModelSource(
+            folder, Adapter.at(tuned), words, folder_marks(folder), template, time, run, stored
+        )
 
 
 def base_of(run: RunDir, base_model: str | Path | None = None) -> Path:

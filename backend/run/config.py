@@ -85,6 +85,25 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the frozen weights during training; auto takes bfloat16 where the processor has it."""
 
+    load_in_4bit: bool = False
+    """Store the frozen weights of linear layers in 4 bits (QLoRA) and compute in dtype; needs bitsandbytes."""
+
+    load_in_8bit: bool = False
+    """Store the frozen weights of linear layers in 8 bits and compute in dtype; needs bitsandbytes."""
+
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """The sixteen values of a 4-bit weight: nf4 fits weights better than fp4."""
+
+    use_bnb_nested_quant: bool = False
+    """Store the scales of 4-bit weights in 8 bits too (double quantization): another 0.4 bits a weight less."""
+
+    @property
+    def quantization(self) -> Literal["nf4", "fp4", "int8"] | None:
+        """How the frozen weights of linear layers are stored; None where they are not quantized."""
+        if self.load_in_4bit:
+            return self.bnb_4bit_quant_type
+        return "int8" if self.load_in_8bit else None
+
 
 class DataConfig(Section):
     """Which rows to train on and which to hold out."""

@@ -28,11 +28,38 @@ _OF_ADAPTERS = (
 def conflicts(config: RunConfig) -> list[Problem]:
     """Return a problem for each setting that others make meaningless."""
     return [
+        *_of_quantization(config),
         *_without_evaluations(config),
         *_of_objective(config.objective),
         *_beside_objective(config),
         *_of_tuning(config.tuning),
     ]
+
+
+def _of_quantization(config: RunConfig) -> Iterator[Problem]:
+    model = config.model
+    loads = [name for name in ("load_in_4bit", "load_in_8bit") if getattr(model, name)]
+    if len(loads) == 2:
+        yield Problem("model.load_in_8bit", "is set beside model.load_in_4bit.", "Set one of the two.")
+    if loads and config.tuning.trains_all:
+        yield Problem(
+            f"model.{loads[0]}",
+            f"stores frozen weights, and tuning.method {config.tuning.method} has none.",
+            "Set tuning.method to lora, or leave this setting out.",
+        )
+    if loads and config.tuning.init_lora_weights != "default":
+        yield Problem(
+            "tuning.init_lora_weights",
+            f"starts at directions of the base's weights, which model.{loads[0]} packs.",
+            "Leave one of the two out.",
+        )
+    for name in ("bnb_4bit_quant_type", "use_bnb_nested_quant"):
+        if not model.load_in_4bit and getattr(model, name) != type(model).model_fields[name].default:
+            yield Problem(
+                f"model.{name}",
+                "is about weights in 4 bits.",
+                "Set model.load_in_4bit, or leave this setting out.",
+            )
 
 
 def _without_evaluations(config: RunConfig) -> Iterator[Problem]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 
 from backend.errors import InferenceError
 from backend.inference.decoding import Decoding
 from backend.inference.loaded import LoadedBase
-from backend.inference.model_source import ModelSource
+from backend.inference.model_source import BaseKey, ModelSource
 from backend.inference.shared_base import KEEP
 from backend.server.jobs import Variant
 from backend.server.metrics import Metrics
@@ -41,8 +40,8 @@ class ServedBase(LoadedBase):
                 del self.groups[variant]
 
 
-class BaseCache(dict[Path, ServedBase]):
-    """At most ``limit`` loaded bases by folder, least recently used first. Only the engine's thread changes it."""
+class BaseCache(dict[BaseKey, ServedBase]):
+    """At most ``limit`` loaded bases, least recently used first. Only the engine's thread changes it."""
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class BaseCache(dict[Path, ServedBase]):
 
     def loaded(self, source: ModelSource) -> ServedBase | None:
         """Return the base of ``source`` if it is loaded; other weights in the same folder are another base."""
-        base = self.get(source.base)
+        base = self.get(source.base_key)
         return base if base is not None and base.marks == source.base_marks else None
 
     def has_room(self, variant: Variant) -> bool:
@@ -62,38 +61,39 @@ class BaseCache(dict[Path, ServedBase]):
             return base.takes(variant)
         idle = self._idle(None)
         # other weights in a folder can only take the place of those that were loaded from it
-        return source.base in idle or (source.base not in self and (len(self) < self._limit or bool(idle)))
+        key = source.base_key
+        return key in idle or (key not in self and (len(self) < self._limit or bool(idle)))
 
-    def load(self, source: ModelSource, *, reading: Path | None = None) -> ServedBase:
+    def load(self, source: ModelSource, *, reading: BaseKey | None = None) -> ServedBase:
         """Return the base of ``source``, loading it if needed; an idle base is unloaded for it, but not ``reading``.
 
         Raises InferenceError ``busy`` where none is idle, and what loading raises.
         """
-        folder = source.base
+        key = source.base_key
         base = self.loaded(source)
         if base is None:
-            self._make_room(folder, reading)
+            self._make_room(key, reading)
             started = time.monotonic()
             base = ServedBase(source)
             self._metrics.loads.inc()
             _log.info("loaded a base model in %.1f s", time.monotonic() - started)
-        self.pop(folder, None)
-        self[folder] = base  # most recently used last
+        self.pop(key, None)
+        self[key] = base  # most recently used last
         return base
 
-    def _make_room(self, folder: Path, reading: Path | None) -> None:
-        """Unload what was loaded from ``folder`` before, or else the idle base that was not used for longest."""
-        if folder not in self and len(self) < self._limit:
+    def _make_room(self, key: BaseKey, reading: BaseKey | None) -> None:
+        """Unload what was loaded under ``key`` before, or else the idle base that was not used for longest."""
+        if key not in self and len(self) < self._limit:
             return
         idle = self._idle(reading)
-        leaving = folder if folder in self else next(iter(idle), None)
+        leaving = key if key in self else next(iter(idle), None)
         if leaving not in idle:
             raise InferenceError("All loaded models are at work.", remedy="Try again soon.", code="busy")
         self.pop(leaving).close()
 
-    def _idle(self, reading: Path | None) -> list[Path]:
+    def _idle(self, reading: BaseKey | None) -> list[BaseKey]:
         """Return the bases that nothing is decoded over; the one whose prompt is being read has no group yet."""
-        return [folder for folder, base in self.items() if not base.groups and folder != reading]
+        return [key for key, base in self.items() if not base.groups and key != reading]
 
     def close(self) -> None:
         """Unload all of them."""

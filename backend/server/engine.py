@@ -235,7 +235,7 @@ class Engine:
                 return
             job, prefill = self._reading = reading
             with self._charging(job):
-                base = self._bases[job.variant[0].base]
+                base = self._bases[job.variant[0].base_key]
                 base.use(*job.variant)
                 before = prefill.left
                 prefill.advance(budget)
@@ -267,7 +267,9 @@ class Engine:
 
     def _base(self, source: ModelSource) -> ServedBase:
         """Return the base of ``source``, loading it if needed. Raises InferenceError ``busy``."""
-        return self._bases.load(source, reading=self._reading[0].variant[0].base if self._reading else None)
+        return self._bases.load(
+            source, reading=self._reading[0].variant[0].base_key if self._reading else None
+        )
 
     def _join(self, base: ServedBase, job: Job, prefill: Prefill) -> None:
         renderer = base.renderer(job.variant[0])

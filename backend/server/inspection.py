@@ -55,7 +55,7 @@ async def compare(service: Service, request: CompareRequest) -> Comparison:
     against = request.against or (BASE if name == BASE else f"{name}@{BASE}")
     tuned, renderer = await service.model(request.model)
     base, _ = await service.model(against)
-    if tuned.base != base.base:
+    if tuned.base_key != base.base_key:
         problem = "against: The two stand on different base models."
         raise ApiError(400, problem, code="another_base", param="against")
     prompt = await _render(service, request, renderer)

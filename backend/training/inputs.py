@@ -16,6 +16,7 @@ from backend import data_pipeline
 from backend.core.encoding.template_faults import seen_by, template_sentences
 from backend.core.model_folder import check_files, check_model_folder
 from backend.core.model_resolver import resolve_model
+from backend.core.packages import require_bitsandbytes
 from backend.core.tokenizer import load_tokenizer
 from backend.data.checks import ALL, Check
 from backend.data.checks.template import TEMPLATE_CHECKS
@@ -78,6 +79,8 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     dataset = data_pipeline.load(config.data, seed=config.seed, augmentation=config.augmentation)
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     check_files(folder)
+    if config.model.quantization:
+        require_bitsandbytes("model.load_in_4bit" if config.model.load_in_4bit else "model.load_in_8bit")
     tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
     report = data_report(dataset, tokenizer, config)
     stops = stopping(report, dataset, config.data.accept)

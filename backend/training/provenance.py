@@ -54,9 +54,10 @@ def _other_processor(known: Environment, fresh: ComputePlan) -> bool:
     return then != (fresh.device_type, fresh.matmul_precision) or known.processor not in {"", here}
 
 
-def machine(plan: ComputePlan) -> Environment:
-    """Return the environment of this attempt: versions, processor and plan."""
-    packages = ("torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
+def machine(plan: ComputePlan, *, quantized: bool = False) -> Environment:
+    """Return the environment of this attempt: versions, processor and plan; ``quantized``: with bitsandbytes."""
+    packages = ["torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"]
+    packages += ["bitsandbytes"] if quantized else []
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from backend.core.lanes import one_thread
+from backend.core.quantized import is_packed
 from backend.inference.decoding import context_length
 from backend.training.proof import at_rest, translated, two_rows
 
@@ -71,10 +72,11 @@ def reach_of_text(model: PreTrainedModel) -> Reach:
         torch.enable_grad(),
         _all_require_grad(model),
         _multiple_outputs(model) as several,
+        _stand_ins(model) as stand_ins,
     ):
         states = text_body(model)(input_ids=ids, use_cache=False).last_hidden_state
         used = {id(leaf) for leaf in _leaves(model.get_output_embeddings()(states).sum())}
-    every = model.named_parameters(remove_duplicate=False)
+    every = [*model.named_parameters(remove_duplicate=False), *stand_ins.items()]
     reached = frozenset(_numberless(name) for name, part in every if id(part) in used)
     return Reach(reached, frozenset(map(_numberless, several)))
 
@@ -104,6 +106,25 @@ def _all_require_grad(model: nn.Module) -> Iterator[None]:
     finally:
         for part in frozen:
             part.requires_grad = False
+
+
+@contextmanager
+def _stand_ins(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Add a zero that requires a gradient, inside the block, to what layers with packed weights return.
+
+    Integers have no gradient of their own. The zeros come by the names of the weights.
+    """
+    packed = {name: part for name, part in model.named_modules() if is_packed(part)}
+    zeros = {f"{name}.weight": torch.zeros((), requires_grad=True) for name in packed}
+    hooks = [
+        part.register_forward_hook(lambda _module, _given, output, zero=zero: output + zero.to(output))
+        for part, zero in zip(packed.values(), zeros.values(), strict=True)
+    ]
+    try:
+        yield zeros
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

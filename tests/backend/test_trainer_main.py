@@ -20,7 +20,9 @@ from backend import trainer_main
 from backend.core.encoding import dataset as encoded_rows
 from backend.core.encoding.dataset import EncodedRows
 from backend.core.model_folder import model_fingerprint
-from backend.errors import RunError
+from backend.core.model_loader import load_plain
+from backend.core.quantized import Quantization
+from backend.errors import InferenceError, RunError
 from backend.inferencer import Inferencer
 from backend.run.environment import RowsRead
 from backend.run.folder import RunDir
@@ -45,6 +47,7 @@ DATED = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+PACKED = SHORT | {"model.load_in_4bit": True, "model.use_bnb_nested_quant": True}
 ENDLESS_PROMPT = {"prompt": "word " * 600, "completion": "x"}
 
 
@@ -595,3 +598,43 @@ def test_a_follower_ends_when_and_as_the_first_one_says(
     assert trainer_main._follow(reports, rows, world).status is status
     assert rows.tokenise_next.call_count == steps
     assert len(list(reports)) == 3 - steps
+
+
+class TestPackedBases:
+    """Runs over a base in 4 bits: carried out, resumed and asked like any other."""
+
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path) -> RunDir:
+        pytest.importorskip("bitsandbytes")
+        made = make_run(tmp_path_factory.mktemp("packed"), learner, rows_file, PACKED)
+        assert run(made).message == "Trained 4 steps."
+        return made
+
+    def test_the_version_of_bitsandbytes_is_kept(self, whole: RunDir, undisturbed: RunDir) -> None:
+        assert "bitsandbytes" in whole.read_environment().versions
+        assert "bitsandbytes" not in undisturbed.read_environment().versions
+
+    def test_a_resumed_run_ends_with_the_same_bytes(
+        self, whole: RunDir, tmp_path: Path, learner: Path, rows_file: Path
+    ) -> None:
+        again = make_run(tmp_path, learner, rows_file, PACKED)
+        assert run(again, at_step(3, again.request_stop)).status is RunStatus.STOPPED
+        assert run(again).message == "Trained 4 steps."
+        assert result_bytes(again) == result_bytes(whole)
+
+    def test_it_learns_something_else_than_over_the_plain_base(
+        self, whole: RunDir, undisturbed: RunDir
+    ) -> None:
+        assert result_bytes(whole) != result_bytes(undisturbed)
+
+    def test_it_is_asked_over_the_values_it_was_trained_over(self, whole: RunDir, learner: Path) -> None:
+        stored = Quantization("nf4", nested=True, dtype=torch.float32)
+        name = "model.layers.0.mlp.up_proj.weight"
+        with Inferencer(whole, base=True) as packed, Inferencer(learner) as plain:
+            base = packed.model.get_parameter(name)
+            assert torch.equal(
+                base, load_plain(learner, dtype=torch.float32, quantization=stored).get_parameter(name)
+            )
+            assert not torch.equal(base, plain.model.get_parameter(name))
+            with pytest.raises(InferenceError, match="another base model"):
+                plain.use(whole)

@@ -26,6 +26,10 @@ PROCESS_BYTES = 600_000_000
 TOKENIZER_BYTES = 4_000_000
 LOG_BYTES_PER_STEP = 700
 LOGIT_ROWS = 128
+PACKED_BYTES = {"nf4": 0.5 + 4 / 64, "fp4": 0.5 + 4 / 64, "int8": 1.0}
+"""A weight in 4 or 8 bits with its share of the scales, one for 64 weights in 4 bits, by ``model.quantization``."""
+NESTED_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A weight in 4 bits whose scales are in 8 bits, with one scale for 256 of them."""
 CORE_FLOPS = 40e9
 GPU_FLOPS = 50e12
 """Speeds to assume, in operations per second, where nothing was ever measured."""
@@ -198,12 +202,23 @@ def _memory(
 ) -> float:
     """Bytes at the highest: weights, trained weights with moments, a gradient a lane, and what a pass keeps."""
     full, number = config.tuning.trains_all, 2 if dtype == "bfloat16" else 4
-    weights = 0 if full else shape.parameters * number
+    weights = 0 if full else _weights(config, shape, number, lanes)
     trained = trainable * (4 + 8 + 4 * (lanes + 1))  # fp32, two moments, gradients and their sum
     at_once = min(lanes * config.training.micro_batch_tokens, max(step_tokens, 1))
     kept = at_once * shape.layers * (7 * shape.width + 3 * shape.intermediate) * number
     logits = 2 * lanes * LOGIT_ROWS * shape.vocabulary * 4
     return float(PROCESS_BYTES + weights + trained + kept + logits)
+
+
+def _weights(config: RunConfig, shape: ModelShape, number: int, lanes: int) -> float:
+    """Bytes of frozen weights of ``number`` bytes each; packed ones are unpacked for one layer of each lane."""
+    kind = config.model.quantization
+    if kind is None:
+        return float(shape.parameters * number)
+    sizes = [one.inputs * one.outputs for one in shape.linears if ".experts." not in one.name]
+    packed = NESTED_BYTES if config.model.use_bnb_nested_quant else PACKED_BYTES[kind]
+    plain = shape.parameters - sum(sizes)
+    return sum(sizes) * packed + plain * number + lanes * max(sizes, default=0) * number
 
 
 def _disk(config: RunConfig, trainable: int, steps: int, *, evaluates: bool) -> float:

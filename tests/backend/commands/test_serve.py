@@ -17,6 +17,7 @@ from backend.errors import RunError
 from backend.export.job import default_folder
 from backend.run.folder import RunDir
 from backend.server import process
+from tests.backend.export.results import finished_over
 
 
 def test_options_reach_the_server(
@@ -124,3 +125,11 @@ def test_llama_cpp_is_given_the_newest_export_of_the_run(
         os.utime(folder / "tiny.gguf", (age, age))
     assert main(["serve", str(run.path), "--with", "llama.cpp"]) == 0
     assert shlex.split(capsys.readouterr().out)[2] == str(made / "tiny.gguf")
+
+
+def test_vllm_would_load_another_base_than_one_in_4_bits(
+    learner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_over(learner, tmp_path, changes={"model.load_in_4bit": True})
+    assert main(["serve", str(run.path), "--with", "vllm"]) == 2
+    assert "vLLM would load the published weights" in capsys.readouterr().err

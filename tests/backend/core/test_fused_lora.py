@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from backend.core.fused_lora import fuse_lora
+from backend.core.model_loader import load_base
+from backend.core.quantized import Quantization
+
+NF4 = Quantization("nf4", nested=True, dtype=torch.float32)
+INT8 = Quantization("int8", nested=False, dtype=torch.float32)
 
 
 class _TwoLayers(nn.Module):
@@ -189,3 +195,25 @@ def test_a_model_may_add_to_the_output_in_place() -> None:
         learned = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
         outcomes.append([out.detach(), *torch.autograd.grad(out.square().sum(), learned)])
     torch.testing.assert_close(*outcomes)
+
+
+# peft 0.21 asks transformers 5.23 for a name that it has deprecated
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("stored", [NF4, INT8])
+def test_beside_packed_weights_it_is_pefts_own_too(tiny_folder: Path, stored: Quantization) -> None:
+    pytest.importorskip("bitsandbytes")
+
+    def outcome(*, fused: bool) -> list[Tensor]:
+        model = get_peft_model(
+            load_base(tiny_folder, quantization=stored), LoraConfig(target_modules="all-linear")
+        )
+        assert not fused or fuse_lora(model) == 14
+        generator = torch.Generator().manual_seed(1)
+        learned = [part for part in model.parameters() if part.requires_grad]
+        for part in learned:
+            part.data += 0.1 * torch.randn(part.shape, generator=generator)
+        out = model(torch.arange(12)[None]).logits
+        return [out, *torch.autograd.grad(out.square().sum(), learned)]
+
+    for ours, theirs in zip(outcome(fused=True), outcome(fused=False), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,10 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from backend.core import model_loader
-from backend.core.model_loader import adapter_weights, load_adapter, load_base, merge_adapter
+from backend.core import model_loader, packages
+from backend.core.model_loader import adapter_weights, load_adapter, load_base, load_plain, merge_adapter
+from backend.core.quantized import Quantization
 from backend.errors import ModelError
 from backend.training.checkpoint import write_weights
 from tests.tiny import ARCHITECTURES, tiny_model, tiny_model_folder
@@ -382,6 +386,58 @@ def test_weights_are_ordinary_tensors_wherever_they_are_loaded(tiny_folder: Path
         model = load_base(tiny_folder)
 
     assert not any(part.is_inference() for part in model.parameters())
+
+
+class TestPacked:
+    """Bases whose linear weights lie in memory in 4 or 8 bits, and the plain models of the same values."""
+
+    NF4 = Quantization("nf4", nested=True, dtype=torch.float32)
+    INT8 = Quantization("int8", nested=False, dtype=torch.float32)
+
+    @pytest.mark.parametrize(("stored", "dtype"), [(NF4, torch.uint8), (INT8, torch.int8)])
+    def test_a_plain_model_of_the_same_values_answers_the_same(
+        self, tiny_folder: Path, stored: Quantization, dtype: torch.dtype
+    ) -> None:
+        pytest.importorskip("bitsandbytes")
+        packed = load_base(tiny_folder, quantization=stored)
+        plain = load_plain(tiny_folder, dtype=torch.float32, quantization=stored)
+
+        assert packed.get_parameter("model.layers.0.mlp.up_proj.weight").dtype == dtype
+        assert {part.dtype for part in plain.parameters()} == {torch.float32}
+        assert not packed.training
+        assert torch.equal(logits(packed), logits(plain))
+        assert not torch.equal(logits(packed), logits(load_base(tiny_folder)))
+
+    def test_other_precisions_of_the_plain_model_have_the_same_values(self, tiny_folder: Path) -> None:
+        pytest.importorskip("bitsandbytes")
+        stored = replace(self.NF4, dtype=torch.bfloat16)
+        wide = load_plain(tiny_folder, dtype=torch.float32, quantization=stored)
+        narrow = load_plain(tiny_folder, dtype=torch.bfloat16, quantization=stored)
+
+        name = "model.layers.1.self_attn.q_proj.weight"
+        assert torch.equal(wide.get_parameter(name), narrow.get_parameter(name).float())
+
+    def test_without_quantization_it_is_the_base_itself(self, tiny_folder: Path) -> None:
+        plain = load_plain(tiny_folder, dtype=torch.float32, quantization=None)
+        assert torch.equal(logits(plain), logits(load_base(tiny_folder)))
+
+    @pytest.mark.parametrize("load", [load_base, partial(load_plain, dtype=torch.float32)])
+    def test_without_the_package_it_is_named(
+        self, tiny_folder: Path, load: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(packages, "find_spec", {}.get)
+        with pytest.raises(ModelError, match=r"4 bits \(nf4\), nested needs the package") as caught:
+            load(tiny_folder, quantization=self.NF4)
+        assert caught.value.code == "needs-bitsandbytes"
+
+    def test_a_missing_weight_is_refused_too(self, folder: Path) -> None:
+        pytest.importorskip("bitsandbytes")
+        weights = load_file(folder / "model.safetensors")
+        del weights["model.layers.0.mlp.up_proj.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ModelError) as caught:
+            load_base(folder, quantization=self.NF4)
+        assert caught.value.code == "weights-do-not-fit"
 
 
 class TestImports:

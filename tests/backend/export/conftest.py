@@ -17,7 +17,7 @@ from unittest.mock import create_autospec
 import pytest
 import torch
 
-from backend.core.model_loader import load_adapter, load_base
+from backend.core.model_loader import load_adapter
 from backend.export import read_with_onnxruntime, read_with_transformers, readers
 from backend.export.certificate import Certificate
 from backend.export.check import certify
@@ -25,8 +25,8 @@ from backend.export.forms import Target, write_form
 from backend.export.panel import Answer, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
 from backend.run.folder import RunDir
-from tests.backend.export.results import finished
-from tests.tiny import quiet_transformers
+from tests.backend.export.results import finished, finished_over
+from tests.tiny import quiet_transformers, tiny_model_folder
 
 Harm = Callable[[Path, Trained], object]
 
@@ -43,7 +43,7 @@ class Asked:
         """The trained model once more: writing a merged form uses the adapter up."""
         if self.trained.full:
             return self.trained
-        model = load_adapter(load_base(self.trained.base), self.trained.result).eval()
+        model = load_adapter(self.trained.load_base(), self.trained.result).eval()
         return replace(self.trained, model=model)
 
 
@@ -71,6 +71,15 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """A Qwen2, whose q, k and v have biases, with a head of its own; read only."""
     root = tmp_path_factory.mktemp("qwen2")
     return ask(finished(root, architecture="qwen2", family="qwen3", tie_word_embeddings=False))
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    """A Llama that was trained over its base in 4 bits; read only."""
+    pytest.importorskip("bitsandbytes")
+    root = tmp_path_factory.mktemp("packed")
+    folder = tiny_model_folder(root / "model", initializer_range=0.3)
+    return ask(finished_over(folder, root, changes={"model.load_in_4bit": True}))
 
 
 @pytest.fixture

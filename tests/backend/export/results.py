@@ -43,13 +43,17 @@ def finished(
 
 
 def finished_over(
-    model_folder: Path, root: Path, *, method: str = "lora", lora: Mapping[str, Any] | None = None
+    model_folder: Path,
+    root: Path,
+    *,
+    method: str = "lora",
+    lora: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> RunDir:
-    """The same over any model that lies in ``model_folder``."""
+    """The same over any model that lies in ``model_folder``; ``changes`` are further settings."""
     rows = write_rows(root / "rows.jsonl", ROWS)
-    run = make_run(
-        root / "runs", model_folder, rows, SHORT | {"tuning.method": method, "data.validation": 0.5}
-    )
+    settings = SHORT | {"tuning.method": method, "data.validation": 0.5} | dict(changes or {})
+    run = make_run(root / "runs", model_folder, rows, settings)
     tokenizer, base = load_tokenizer(model_folder), load_base(model_folder)
     noise = torch.Generator().manual_seed(1)
     if method == "full":

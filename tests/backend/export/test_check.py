@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.export.certificate import Light
 from backend.export.check import unchecked
 from backend.export.forms import Target
@@ -132,3 +133,37 @@ def test_nothing_is_left_beside_the_export(llama: Asked, tmp_path: Path) -> None
     (tmp_path / "out").mkdir()
     export_of(llama, tmp_path / "out", "lora-gguf", "F32")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+class TestOverABaseIn4Bits:
+    """What leaves is what was trained: the base's rounded values, and not those that were published."""
+
+    @pytest.mark.usefixtures("read_here")
+    @pytest.mark.parametrize(
+        ("target", "precision", "light"),
+        [
+            ("adapter", "float32", Light.GREEN),
+            ("merged", "float32", Light.GREEN),
+            ("gguf", "F32", Light.GREEN),
+            ("lora-gguf", "F32", Light.AMBER),  # llama.cpp has no such base to load it over
+        ],
+    )
+    def test_every_form_answers_as_trained(
+        self, target: Target, precision: str, light: Light, packed: Asked, tmp_path: Path
+    ) -> None:
+        certificate = export_of(packed, tmp_path, target, precision)[1]
+        assert certificate.light == light
+        assert certificate.reasons == [packed.trained.rounded_base_note] * (light == Light.AMBER)
+
+    @pytest.mark.usefixtures("read_here")
+    def test_the_published_weights_with_the_adapter_are_red(self, packed: Asked, tmp_path: Path) -> None:
+        def merge_into_published(payload: Path, trained: Trained) -> None:
+            merged = merge_adapter(load_adapter(load_base(trained.base), trained.result))
+            merged.save_pretrained(payload)
+
+        certificate = export_of(packed, tmp_path, "merged", "float32", merge_into_published)[1]
+        assert certificate.light == Light.RED
+
+    def test_the_scratch_base_is_removed(self, packed: Asked, tmp_path: Path) -> None:
+        export_of(packed, tmp_path / "out", "adapter", "float32")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from backend.core.quantized import Quantization
 from backend.export.certificate import Certificate, Check, Light
+from backend.export.forms import write_form
 from backend.export.model_card import write_card
 from backend.run.folder import RunDir
 from backend.run.model_names import cache_folder, converted_name
@@ -19,6 +25,7 @@ from backend.run.reports import DataCheck, DataFinding
 from tests.backend.export.conftest import Asked, ask
 from tests.backend.export.families import family_folder
 from tests.backend.export.results import finished, finished_over
+from tests.tiny import quiet_transformers
 
 CERTIFICATE = Certificate(
     "run", "merged", "bfloat16", "x", 4, [Check("a", Light.AMBER, "It is odd.")], {}, []
@@ -229,3 +236,45 @@ def test_rows_cannot_break_the_tables(learned: Asked, tmp_path: Path) -> None:
     (copy.path / "samples.jsonl").write_text(json.dumps(sample) + "\n")
     (tmp_path / "out").mkdir()
     assert "| a \\| b # c &lt;script> |" in card(learned, tmp_path / "out", run=copy)[1]
+
+
+class TestOverABaseIn4Bits:
+    def test_every_form_says_over_what_it_was_trained(self, packed: Asked, tmp_path: Path) -> None:
+        _, merged = card(packed, tmp_path)
+        _, adapter = card(packed, tmp_path, target="adapter")
+        assert "| base stored in | 4 bits (nf4) |" in merged
+        assert "- Its weights are those of me/base in 4 bits (nf4), unpacked" in merged
+        assert (
+            "- It was trained over me/base in 4 bits (nf4): over the weights as they were published"
+            in adapter
+        )
+        assert 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=False' in adapter
+
+    def test_the_code_loads_what_was_trained(
+        self, packed: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_form(packed.fresh(), "adapter", "float32", tmp_path, max_shard_size="5GB")
+        _, body = card(packed, tmp_path, target="adapter")
+        code = body.partition("```python\n")[2].partition("```")[0]
+        monkeypatch.chdir(tmp_path)
+        # their layers round once more in eval mode, on some processors
+        monkeypatch.setattr(bitsandbytes_modules(), "has_avx512bf16", lambda: False)
+        found: dict[str, Any] = {}
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(code.replace("me/base", str(packed.trained.base)), found)  # noqa: S102 - the code is ours
+
+        ids = torch.arange(12)[None]
+        torch.testing.assert_close(
+            found["model"](ids).logits, packed.trained.model(ids).logits, rtol=1e-3, atol=1e-3
+        )
+
+    def test_8_bits_are_loaded_as_such(self, packed: Asked, tmp_path: Path) -> None:
+        stored = Quantization("int8", nested=False, dtype=torch.bfloat16)
+        _, body = card(packed, tmp_path, target="adapter", quantization=stored)
+        assert "BitsAndBytesConfig(load_in_8bit=True)" in body
+        assert 'dtype="bfloat16"' in body
+
+
+def bitsandbytes_modules() -> ModuleType:
+    return importlib.import_module("bitsandbytes.nn.modules")

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from backend.core.model_loader import load_base
+from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError, RunError
 from backend.inference import model_source
@@ -19,7 +21,7 @@ from backend.inference.model_source import (
     is_base_of,
 )
 from backend.run.checkpoints import step_name
-from backend.run.environment import Environment, Facts
+from backend.run.environment import ComputePlan, Environment, Facts
 from backend.run.folder import RunDir
 from backend.training.checkpoint import save_result
 from tests.runs import make_run
@@ -245,3 +247,36 @@ class TestBase:
         monkeypatch.setattr(model_source, "resolve_model", resolve)
         assert base_of(copied) == learner
         assert seen == [("owner/name", asked)]
+
+
+class TestPackedBases:
+    """A run over a base in 4 bits answers over the values that the base had in training."""
+
+    def _run(self, root: Path, learner: Path, rows_file: Path, dtype: str) -> RunDir:
+        return make_run(root, learner, rows_file, {"model.load_in_4bit": True, "model.dtype": dtype})
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_the_configuration_and_precision_of_a_run_decide(
+        self, tmp_path: Path, learner: Path, rows_file: Path, dtype: str
+    ) -> None:
+        found = find_model(self._run(tmp_path, learner, rows_file, dtype), base=True)
+        assert found.quantization == Quantization("nf4", nested=False, dtype=getattr(torch, dtype))
+
+    def test_the_precision_that_it_was_trained_in_comes_first(
+        self, tmp_path: Path, learner: Path, rows_file: Path
+    ) -> None:
+        run = self._run(tmp_path, learner, rows_file, "float32")
+        plan = ComputePlan("cpu", "bfloat16", 1, 1, "highest")
+        run.write_environment(Environment(plan=plan))
+        stored = find_model(run, base=True).quantization
+        assert stored is not None
+        assert stored.dtype == torch.bfloat16
+
+    def test_it_is_another_base_than_the_plain_one(
+        self, tmp_path: Path, learner: Path, rows_file: Path
+    ) -> None:
+        packed = find_model(self._run(tmp_path, learner, rows_file, "float32"), base=True)
+        plain = find_model(learner)
+        assert packed.base == plain.base
+        assert packed.base_key != plain.base_key
+        assert plain.quantization is None

@@ -88,3 +88,28 @@ def test_the_sentence_says_what_does_mean_something() -> None:
         ConfigError, match=r"objective\.cpo_alpha: does nothing in the method dpo.*method to cpo"
     ):
         parse_config(_raw({"objective.method": "dpo", "objective.cpo_alpha": 2}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        ({"model.load_in_4bit": True, "model.load_in_8bit": True}, ["model.load_in_8bit"]),
+        ({"model.load_in_4bit": True, "tuning.method": "full"}, ["model.load_in_4bit"]),
+        ({"model.load_in_8bit": True, "tuning.method": "full"}, ["model.load_in_8bit"]),
+        ({"model.bnb_4bit_quant_type": "fp4"}, ["model.bnb_4bit_quant_type"]),
+        ({"model.load_in_8bit": True, "model.use_bnb_nested_quant": True}, ["model.use_bnb_nested_quant"]),
+    ],
+)
+def test_a_way_to_store_weights_that_would_do_nothing(settings: dict[str, Any], fields: list[str]) -> None:
+    assert _problems(settings) == fields
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model.load_in_8bit": True},
+        {"model.load_in_4bit": True, "model.bnb_4bit_quant_type": "fp4", "model.use_bnb_nested_quant": True},
+    ],
+)
+def test_weights_are_stored_in_one_way(settings: dict[str, Any]) -> None:
+    assert conflicts(parse_config(_raw(settings))) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from backend.core import packages
 from backend.errors import ConfigError, DataError, ModelError, TunesmithError, UnsoundDataError
 from backend.run.config import RunConfig
 from backend.run.settings import parse_config
@@ -176,3 +177,17 @@ class TestStop:
         found = read_inputs(configured(REPEATED, **{"data.validation": 0}))
         assert [problem.field for problem in found.stops] == ["duplicates"]
         assert {one.check for one in found.findings} == {"duplicates"}
+
+
+@pytest.mark.parametrize("setting", ["model.load_in_4bit", "model.load_in_8bit"])
+def test_packed_weights_need_a_package_and_nothing_is_written_before(
+    configured: Any, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(SOUND, **{setting: True})
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr(packages, "find_spec", {}.get)
+    for check in (check_inputs, read_inputs):
+        with pytest.raises(ModelError, match=f"{setting} needs the package bitsandbytes") as caught:
+            check(config)
+        assert caught.value.code == "needs-bitsandbytes"
+    assert sorted(tmp_path.rglob("*")) == before

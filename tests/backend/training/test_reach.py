@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from backend.core.model_loader import load_base
+from backend.core.quantized import Quantization
 from backend.errors import ModelError
 from backend.inference.decode_proof import prove_decoding
 from backend.training.forward import choose_forward
@@ -85,3 +89,20 @@ def test_a_model_with_a_short_context_is_proved_within_it(positions: int) -> Non
     assert reach_of_text(model).has_parameter("transformer.h.0.attn.c_attn.weight")
     choose_forward(model, longest_row=positions)
     prove_decoding(model)
+
+
+@pytest.mark.parametrize("make", [tiny_model, with_vision])
+def test_packed_layers_are_reached_as_plain_ones_are(
+    make: Callable[[], PreTrainedModel], tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    with quiet_transformers():
+        make().save_pretrained(tmp_path)
+    plain = load_base(tmp_path)
+    packed = load_base(tmp_path, quantization=Quantization("nf4", nested=False, dtype=torch.float32))
+    layers = [name for name, part in plain.named_modules() if isinstance(part, nn.Linear)]
+
+    of_plain, of_packed = reach_of_text(plain), reach_of_text(packed)
+
+    assert [of_packed.has_layer(name) for name in layers] == [of_plain.has_layer(name) for name in layers]
+    assert not any(part._forward_hooks for part in packed.modules())

@@ -228,3 +228,30 @@ def test_bounds_enclose_and_more_data_never_costs_less(
         assert 0 < each.low <= each.likely <= each.high
     assert found.seconds.low >= START_SECONDS + rows * ROW_SECONDS
     assert more.seconds.likely >= found.seconds.likely
+
+
+@pytest.mark.parametrize(
+    ("settings", "per_weight"),
+    [
+        ({"model__load_in_4bit": True}, 0.5625),
+        ({"model__load_in_4bit": True, "model__use_bnb_nested_quant": True}, 0.516),
+        ({"model__load_in_8bit": True}, 1.0),
+    ],
+)
+def test_packed_weights_take_less_memory_and_the_embeddings_stay(
+    settings: dict[str, Any], per_weight: float
+) -> None:
+    plain = work_of(config(), SHAPE, DATA, dtype="bfloat16").memory_bytes
+    packed = work_of(config(**settings), SHAPE, DATA, dtype="bfloat16").memory_bytes
+    one_unpacked = 576 * 6144 * 2
+    assert plain - packed == pytest.approx(
+        (2 - per_weight) * SHAPE.linear_parameters - one_unpacked, rel=1e-3
+    )
+
+
+def test_experts_are_not_packed() -> None:
+    experts = replace(
+        SHAPE, linears=tuple(replace(one, name=f"mlp.experts.0.{one.name}") for one in SHAPE.linears)
+    )
+    packed = work_of(config(model__load_in_4bit=True), experts, DATA).memory_bytes
+    assert packed == work_of(config(), experts, DATA).memory_bytes
