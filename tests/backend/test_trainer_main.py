@@ -65,6 +65,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_fi
     return whole
 
 
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path) -> RunDir:
+    """A run of four steps over a base in 4 bits, carried out in one go."""
+    pytest.importorskip("bitsandbytes")
+    made = make_run(tmp_path_factory.mktemp("packed"), learner, rows_file, PACKED)
+    assert run(made).message == "Trained 4 steps."
+    return made
+
+
 def at_step(step: int, act: Callable[[], object]) -> Callable[[Progress], None]:
     """A watcher that acts once, right after a training step."""
 
@@ -603,38 +612,31 @@ def test_a_follower_ends_when_and_as_the_first_one_says(
 class TestPackedBases:
     """Runs over a base in 4 bits: carried out, resumed and asked like any other."""
 
-    @pytest.fixture(scope="class")
-    def whole(self, tmp_path_factory: pytest.TempPathFactory, learner: Path, rows_file: Path) -> RunDir:
-        pytest.importorskip("bitsandbytes")
-        made = make_run(tmp_path_factory.mktemp("packed"), learner, rows_file, PACKED)
-        assert run(made).message == "Trained 4 steps."
-        return made
-
-    def test_the_version_of_bitsandbytes_is_kept(self, whole: RunDir, undisturbed: RunDir) -> None:
-        assert "bitsandbytes" in whole.read_environment().versions
+    def test_the_version_of_bitsandbytes_is_kept(self, packed: RunDir, undisturbed: RunDir) -> None:
+        assert "bitsandbytes" in packed.read_environment().versions
         assert "bitsandbytes" not in undisturbed.read_environment().versions
 
     def test_a_resumed_run_ends_with_the_same_bytes(
-        self, whole: RunDir, tmp_path: Path, learner: Path, rows_file: Path
+        self, packed: RunDir, tmp_path: Path, learner: Path, rows_file: Path
     ) -> None:
         again = make_run(tmp_path, learner, rows_file, PACKED)
         assert run(again, at_step(3, again.request_stop)).status is RunStatus.STOPPED
         assert run(again).message == "Trained 4 steps."
-        assert result_bytes(again) == result_bytes(whole)
+        assert result_bytes(again) == result_bytes(packed)
 
     def test_it_learns_something_else_than_over_the_plain_base(
-        self, whole: RunDir, undisturbed: RunDir
+        self, packed: RunDir, undisturbed: RunDir
     ) -> None:
-        assert result_bytes(whole) != result_bytes(undisturbed)
+        assert result_bytes(packed) != result_bytes(undisturbed)
 
-    def test_it_is_asked_over_the_values_it_was_trained_over(self, whole: RunDir, learner: Path) -> None:
+    def test_it_is_asked_over_the_values_it_was_trained_over(self, packed: RunDir, learner: Path) -> None:
         stored = Quantization("nf4", nested=True, dtype=torch.float32)
         name = "model.layers.0.mlp.up_proj.weight"
-        with Inferencer(whole, base=True) as packed, Inferencer(learner) as plain:
-            base = packed.model.get_parameter(name)
+        with Inferencer(packed, base=True) as rounded, Inferencer(learner) as plain:
+            base = rounded.model.get_parameter(name)
             assert torch.equal(
                 base, load_plain(learner, dtype=torch.float32, quantization=stored).get_parameter(name)
             )
             assert not torch.equal(base, plain.model.get_parameter(name))
             with pytest.raises(InferenceError, match="another base model"):
-                plain.use(whole)
+                plain.use(packed)

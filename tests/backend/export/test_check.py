@@ -163,7 +163,3 @@ class TestOverABaseIn4Bits:
 
         certificate = export_of(packed, tmp_path, "merged", "float32", merge_into_published)[1]
         assert certificate.light == Light.RED
-
-    def test_the_scratch_base_is_removed(self, packed: Asked, tmp_path: Path) -> None:
-        export_of(packed, tmp_path / "out", "adapter", "float32")
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
