@@ -78,7 +78,7 @@ def load_base(
     return loaded
 
 
-def load_plain(path: str | Path, *, dtype: torch.dtype, quantization: Quantization | None) -> PreTrainedModel:
+def load_dense(path: str | Path, *, dtype: torch.dtype, quantization: Quantization | None) -> PreTrainedModel:
     """Load the base that a run was trained over as a plain model in ``dtype``, in eval mode.
 
     With ``quantization`` its weights have the values that ``load_base`` packs. Raises what ``load_base`` raises.

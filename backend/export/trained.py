@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from backend.core.model_loader import load_adapter, load_plain, merge_adapter
+from backend.core.model_loader import load_adapter, load_dense, merge_adapter
 from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
 from backend.export.plain import PlainLora, plain_form
@@ -125,7 +125,7 @@ class Trained:
 
     def load_base(self) -> PreTrainedModel:
         """Load the base once more, in float32, with the values that it had in training."""
-        return load_plain(self.base, dtype=torch.float32, quantization=self.quantization)
+        return load_dense(self.base, dtype=torch.float32, quantization=self.quantization)
 
     def merge(self) -> PreTrainedModel:
         """The model with its adapter added into the weights, in float32; the adapter is used up."""
@@ -158,7 +158,7 @@ def load_trained(
     found = find_model(run, checkpoint=checkpoint, base_model=base_model)
     result = found.adapter.folder if found.adapter else found.base
     tokenizer = load_tokenizer(found.tokenizer, chat_template=found.chat_template, now=found.template_time)
-    model = load_plain(found.base, dtype=torch.float32, quantization=found.quantization)
+    model = load_dense(found.base, dtype=torch.float32, quantization=found.quantization)
     ends = stop_token_ids(tokenizer, model.generation_config.eos_token_id)
     tuned = load_adapter(model, result) if found.adapter else model
     step = step_of(result.name)

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from backend.core.device import plan_compute, torch_dtype
-from backend.core.model_loader import load_plain
+from backend.core.model_loader import load_dense
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.model_source import ModelSource
 from backend.inference.prompting import PromptRenderer
@@ -30,7 +30,7 @@ class LoadedBase:
     """The base of ``source`` in memory, the adapters merged over it, and a prompt renderer for each.
 
     Runs whose weights are in memory are locked against deletion until ``close``. Use it from one thread at a time.
-    Raises ModelError: those of ``load_plain``, and ``cannot-generate``.
+    Raises ModelError: those of ``load_dense``, and ``cannot-generate``.
     """
 
     def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
@@ -39,7 +39,7 @@ class LoadedBase:
         self.folder, self.key, self.marks = source.base, source.base_key, source.base_marks
         self.lanes = plan.lanes
         self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
-        model = load_plain(source.base, dtype=torch_dtype(plan), quantization=source.quantization).to(
+        model = load_dense(source.base, dtype=torch_dtype(plan), quantization=source.quantization).to(
             plan.device
         )
         prove_decoding(model)

@@ -20,7 +20,7 @@ from backend import trainer_main
 from backend.core.encoding import dataset as encoded_rows
 from backend.core.encoding.dataset import EncodedRows
 from backend.core.model_folder import model_fingerprint
-from backend.core.model_loader import load_plain
+from backend.core.model_loader import load_dense
 from backend.core.quantized import Quantization
 from backend.errors import InferenceError, RunError
 from backend.inferencer import Inferencer
@@ -635,7 +635,7 @@ class TestPackedBases:
         with Inferencer(packed, base=True) as rounded, Inferencer(learner) as plain:
             base = rounded.model.get_parameter(name)
             assert torch.equal(
-                base, load_plain(learner, dtype=torch.float32, quantization=stored).get_parameter(name)
+                base, load_dense(learner, dtype=torch.float32, quantization=stored).get_parameter(name)
             )
             assert not torch.equal(base, plain.model.get_parameter(name))
             with pytest.raises(InferenceError, match="another base model"):

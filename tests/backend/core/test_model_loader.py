@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from backend.core import model_loader, packages
-from backend.core.model_loader import adapter_weights, load_adapter, load_base, load_plain, merge_adapter
+from backend.core.model_loader import adapter_weights, load_adapter, load_base, load_dense, merge_adapter
 from backend.core.quantized import Quantization
 from backend.errors import ModelError
 from backend.training.checkpoint import write_weights
@@ -400,7 +400,7 @@ class TestPacked:
     ) -> None:
         pytest.importorskip("bitsandbytes")
         packed = load_base(tiny_folder, quantization=stored)
-        plain = load_plain(tiny_folder, dtype=torch.float32, quantization=stored)
+        plain = load_dense(tiny_folder, dtype=torch.float32, quantization=stored)
 
         assert packed.get_parameter("model.layers.0.mlp.up_proj.weight").dtype == dtype
         assert {part.dtype for part in plain.parameters()} == {torch.float32}
@@ -411,17 +411,17 @@ class TestPacked:
     def test_other_precisions_of_the_plain_model_have_the_same_values(self, tiny_folder: Path) -> None:
         pytest.importorskip("bitsandbytes")
         stored = replace(self.NF4, dtype=torch.bfloat16)
-        wide = load_plain(tiny_folder, dtype=torch.float32, quantization=stored)
-        narrow = load_plain(tiny_folder, dtype=torch.bfloat16, quantization=stored)
+        wide = load_dense(tiny_folder, dtype=torch.float32, quantization=stored)
+        narrow = load_dense(tiny_folder, dtype=torch.bfloat16, quantization=stored)
 
         name = "model.layers.1.self_attn.q_proj.weight"
         assert torch.equal(wide.get_parameter(name), narrow.get_parameter(name).float())
 
     def test_without_quantization_it_is_the_base_itself(self, tiny_folder: Path) -> None:
-        plain = load_plain(tiny_folder, dtype=torch.float32, quantization=None)
+        plain = load_dense(tiny_folder, dtype=torch.float32, quantization=None)
         assert torch.equal(logits(plain), logits(load_base(tiny_folder)))
 
-    @pytest.mark.parametrize("load", [load_base, partial(load_plain, dtype=torch.float32)])
+    @pytest.mark.parametrize("load", [load_base, partial(load_dense, dtype=torch.float32)])
     def test_without_the_package_it_is_named(
         self, tiny_folder: Path, load: Callable[..., object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
