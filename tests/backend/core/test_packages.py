@@ -8,9 +8,10 @@ from backend.errors import ModelError
 
 
 def test_an_installed_package_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packages, "find_spec", {"bitsandbytes": object()}.get)
-
+    asked: list[str] = []
+    monkeypatch.setattr(packages, "find_spec", lambda name: asked.append(name) or object())
     require_bitsandbytes("model.load_in_4bit")
+    assert asked == ["bitsandbytes"]
 
 
 def test_a_missing_package_is_named_with_its_setting_and_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,13 +140,13 @@ class TestAfterAnEvaluation:
         }
 
     @pytest.mark.parametrize("stored", KINDS, ids=str)
-    @pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["fused", "by peft"])
+    @pytest.mark.parametrize(
+        "settings", [{}, {"lora_dropout": 1e-9}, {"use_dora": True}], ids=["fused", "by peft", "dora"]
+    )
     def test_every_gradient_is_as_before(
-        self, tiny_folder: Path, stored: Quantization, dropout: float
+        self, tiny_folder: Path, stored: Quantization, settings: dict[str, Any]
     ) -> None:
-        model = make_trainable(
-            packed(tiny_folder, stored), LORA.model_copy(update={"lora_dropout": dropout}), seed=0
-        )
+        model = make_trainable(packed(tiny_folder, stored), LORA.model_copy(update=settings), seed=0)
         for name, part in trainable_parameters(model).items():
             part.data += 0.1 * ("lora_B" in name)
         before = self.gradients(model)

@@ -97,6 +97,7 @@ def test_the_sentence_says_what_does_mean_something() -> None:
         ({"model.load_in_4bit": True, "tuning.method": "full"}, ["model.load_in_4bit"]),
         ({"model.load_in_8bit": True, "tuning.method": "full"}, ["model.load_in_8bit"]),
         ({"model.bnb_4bit_quant_type": "fp4"}, ["model.bnb_4bit_quant_type"]),
+        ({"model.load_in_4bit": True, "tuning.init_lora_weights": "olora"}, ["tuning.init_lora_weights"]),
         ({"model.load_in_8bit": True, "model.use_bnb_nested_quant": True}, ["model.use_bnb_nested_quant"]),
     ],
 )
