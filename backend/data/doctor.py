@@ -18,6 +18,7 @@ from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unused import Holds
+from backend.errors import marked
 from backend.run.methods import JUDGED, PAIRS
 from backend.utils.text_utils import shorten
 
@@ -32,6 +33,11 @@ _KEYS_HARM = "What stands under them changes nothing: the model neither reads no
 _MARKS_HARM = "Rows that are marked as held out or left out are trained like the others."
 _SCORES_HARM = "They change nothing: every row counts the same."
 _RATINGS_HARM = "Every answer is trained as a good one, the bad ones too."
+_LOWER_HARM = (
+    "These pairs teach the worse answer. Leave them out; if most pairs are so, the columns are likely swapped, which "
+    "is put right by"
+)
+_EQUAL_HARM = "Nothing says which of their answers is better; such pairs may do more harm than good."
 _OF_READING = (
     "rejected-rows",
     "unread-flags",
@@ -40,6 +46,8 @@ _OF_READING = (
     "unused-marks",
     "unused-scores",
     "unused-columns",
+    "lower-scored",
+    "equal-scores",
     "read-as-text",
 )
 NAMES = frozenset((*(check.slug for check in ALL), *_OF_READING))
@@ -135,7 +143,7 @@ def examine(
     findings = _by_harm([*findings, *_unread_keys(loaded)])
     if loaded.proper_suffix:
         findings = _by_harm([*findings, _read_as_text(loaded)])
-    findings = _by_harm([*findings, *_unused_columns(loaded)])
+    findings = _by_harm([*findings, *_unused_columns(loaded), *_scores(loaded)])
     return Report(
         source=source,
         sha256=loaded.sha256,
@@ -296,6 +304,41 @@ def _unused_columns(loaded: Loaded) -> list[Finding]:
             share = round(most / max(1, total), 6)
             findings.append(Finding(0, slug, title, level, most, share, f"{harm} {ways}", where, None))
     return findings
+
+
+def _scores(loaded: Loaded) -> list[Finding]:
+    """Return a finding for pairs of which the chosen answer has the lower score, and one for equal scores."""
+    if (scores := loaded.scores) is None:
+        return []
+    chosen, rejected = (loaded.shape.columns[part] for part in ("chosen", "rejected"))
+    swap = f"{marked('columns.chosen', rejected)} {marked('columns.rejected', chosen)}."
+    said = f"{scores.columns[0]} is {{}} {scores.columns[1]} in {{:,}} of {scores.rows:,} pairs"
+    kinds: tuple[tuple[str, str, Level, int, str, str], ...] = (
+        (
+            "lower-scored",
+            "Chosen answers have the lower score",
+            "block" if scores.swapped else "warn",
+            scores.lower,
+            f"{_LOWER_HARM} {swap}",
+            "lower than",
+        ),
+        ("equal-scores", "Both answers have the same score", "info", scores.equal, _EQUAL_HARM, "equal to"),
+    )
+    return [
+        Finding(
+            number=0,
+            check=slug,
+            title=title,
+            level=level,
+            count=count,
+            share=round(count / scores.rows, 6),
+            harm=harm,
+            examples=(Example(scores.place or loaded.rows[0].place, said.format(how, count)),),
+            fix=None,
+        )
+        for slug, title, level, count, harm, how in kinds
+        if count
+    ]
 
 
 def _read_as_text(loaded: Loaded) -> Finding:

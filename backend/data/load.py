@@ -14,6 +14,7 @@ from backend.data.formats import Shape, detect, how_to_use, other_shape, to_row
 from backend.data.lineage import copied_columns
 from backend.data.locate import Located, locate, take_part
 from backend.data.padding import Padding, without_padding
+from backend.data.pair_scores import PairScores, ScoredPairs
 from backend.data.records import Record, Rejected, Row, Skipped, excerpt
 from backend.data.refusals import listed
 from backend.data.sources import Item, ReadOptions, read_file
@@ -38,7 +39,7 @@ class Loaded:
 
     ``unread``: filled keys of messages that are not read; ``proper_suffix``: the suffix that a text file should have
     when its lines are not plain text, else ""; ``unused``: columns with ratings, marks, texts or labels that are no
-    part of a row; ``options``: the options it was read with.
+    part of a row; ``options``: the options it was read with; ``scores``: what scores of both answers of pairs say.
     """
 
     rows: Sequence[Row]
@@ -50,6 +51,7 @@ class Loaded:
     proper_suffix: str = ""
     unused: tuple[UnusedColumn, ...] = ()
     options: ReadOptions = field(default_factory=ReadOptions)
+    scores: PairScores | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -87,6 +89,7 @@ class _Tally:
     unread: dict[str, UnreadKey] = field(default_factory=dict)
     unused: UnusedColumns = field(default_factory=lambda: UnusedColumns(()))
     padding: Padding = field(default_factory=Padding)
+    scores: ScoredPairs = field(default_factory=ScoredPairs)
     rows: int = 0
 
     @property
@@ -165,6 +168,7 @@ def load_rows(
         _proper_suffix(shape, sample),
         tally.unused.found(shape.name),
         options or ReadOptions(),
+        tally.scores.found,
     )
 
 
@@ -261,11 +265,13 @@ def _records(located: Located, options: ReadOptions, tally: _Tally) -> Iterator[
 def _watched(
     records: Iterable[Record], sample: Iterable[Record], shape: Shape, tally: _Tally
 ) -> Iterator[Record]:
-    """Yield the records without Arrow's nulls, and note unread keys, unused columns and late columns."""
+    """Yield the records without Arrow's nulls, and note unread keys, unused and late columns, and scores of pairs."""
     columns = {**shape.later, **shape.columns}
     known = {*shape.later.values(), *(column for record in sample for column in record.cells)}
     tally.unused = UnusedColumns(columns.values())
     every = tally.unused.watch(_late(records, known, tally))
+    if shape.name == "preference":
+        every = tally.scores.watch(every)
     return without_padding(note_unread(every, columns, tally.unread), columns, tally.padding)
 
 

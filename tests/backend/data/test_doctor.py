@@ -198,10 +198,10 @@ def test_secrets_in_a_column_that_is_not_used_are_not_shown(tmp_path):
 def test_every_finding_of_the_reading_has_a_name_that_can_be_accepted() -> None:
     source = Path(doctor.__file__).read_text(encoding="utf-8")
     named = set(re.findall(r'check="([a-z-]+)"', source)) | set(
-        re.findall(r'"(un(?:read|used)-[a-z]+)"', source)
+        re.findall(r'"((?:unread|unused|lower|equal)-[a-z]+)"', source)
     )
     assert named <= doctor.NAMES
-    assert len(named) == 8
+    assert len(named) == 10
 
 
 @pytest.mark.parametrize(
@@ -226,3 +226,26 @@ def test_the_method_of_a_run_decides_which_rows_stop_it(tmp_path):
     assert "`objective.method=dpo` or `objective.method=kto`" in finding.harm
     assert not report_on(tmp_path / "u.jsonl", JUDGED, method="dpo").blocks
     assert report_on(tmp_path / "v.jsonl", SOUND, method="dpo").blocks
+
+
+@pytest.mark.parametrize(
+    ("lower", "equal", "found"),
+    [
+        (2, 0, {"lower-scored": ("warn", 2)}),
+        (20, 0, {"lower-scored": ("block", 20)}),
+        (2, 3, {"lower-scored": ("warn", 2), "equal-scores": ("info", 3)}),
+        (0, 0, {}),
+    ],
+)
+def test_pairs_whose_scores_contradict_them_are_named(tmp_path, lower, equal, found):
+    scores = [*[(1, 2)] * lower, *[(2, 2)] * equal, *[(2, 1)] * (30 - lower - equal)]
+    rows = [
+        row | {"score_chosen": one, "score_rejected": other}
+        for row, (one, other) in zip(JUDGED, scores, strict=True)
+    ]
+    report = report_on(tmp_path / "t.jsonl", rows)
+    named = {each.check: each for each in report.findings if each.check in {"lower-scored", "equal-scores"}}
+    assert {name: (each.level, each.count) for name, each in named.items()} == found
+    assert all(
+        "`columns.chosen=rejected`" in each.harm for name, each in named.items() if name == "lower-scored"
+    )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from backend.data.records import Row
@@ -35,6 +37,45 @@ def test_equal_prompts_stay_together_however_they_are_spelled():
     doubled = [*ROWS, *(chat(f"  QUESTION {number}!", answer="other") for number in range(400))]
     train, validation = split_rows(doubled, 0.2, seed=1)
     assert not {group_text(row) for row in train} & {group_text(row) for row in validation}
+
+
+def said(text):
+    return ({"role": "assistant", "content": text},)
+
+
+def pairs_of(number):
+    asked = ({"role": "user", "content": f"question {number}"},)
+    return [
+        Row(f"p:{number}:{n}", messages=asked, chosen=said(f"good {n}"), rejected=said(f"bad {n}"))
+        for n in range(3)
+    ]
+
+
+def judged_of(number):
+    return [
+        replace(chat(f"question {number}", f"reply {n}", f"j:{number}:{n}"), label=n > 0) for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize("several", [pairs_of, judged_of])
+def test_all_answers_to_one_prompt_are_on_one_side(several):
+    rows = [row for number in range(200) for row in several(number)]
+    train, validation = split_rows(rows, 0.2, seed=1)
+    prompts = [{row.messages[0]["content"] for row in side} for side in (train, validation)]
+    assert not prompts[0] & prompts[1]
+    assert sum(map(len, prompts)) == 200
+    assert 0.1 < len(validation) / len(rows) < 0.3
+    assert split_warnings(train, validation, 0.2, "prompt") == ()
+
+
+def test_pairs_judged_answers_and_plain_ones_to_one_prompt_are_one_group():
+    rows = [*pairs_of(1), *judged_of(1), chat("question 1")]
+    assert {group_text(row) for row in rows} == {"question 1"}
+
+
+def test_pairs_may_be_split_by_the_better_answer():
+    one, other, _ = pairs_of(1)
+    assert group_text(one, "answer") != group_text(other, "answer") == "good 1"
 
 
 def test_a_small_set_still_has_a_row_on_both_sides():
