@@ -42,7 +42,7 @@ from backend.errors import RunError, TunesmithError
 from backend.inference.decoding import context_length
 from backend.inference.model_source import base_revision
 from backend.run.checkpoints import saved_step
-from backend.run.config import RunConfig
+from backend.run.config import RunConfig, TrainingConfig
 from backend.run.environment import Change, ComputePlan, Environment, Facts
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
@@ -56,7 +56,7 @@ from backend.training.agreement import agreed_checkpoint, compared, require_agre
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
 from backend.training.evaluation import Evaluator, HeldOut, held_out
-from backend.training.forward import choose_forward
+from backend.training.forward import ForwardPass, choose_forward
 from backend.training.inputs import noted, require_sound
 from backend.training.loop import TrainState, Variation, depends_on_cores, train_steps
 from backend.training.objective import Objective
@@ -69,6 +69,7 @@ from backend.training.provenance import (
     require_same_inputs,
     with_tokens,
 )
+from backend.training.recompute import recompute_layers
 from backend.training.recorder import Recorder
 from backend.training.reference import without_dropout
 from backend.training.reference_pass import ReferencePass
@@ -336,13 +337,23 @@ def _initial_state(
     trainable = make_trainable(base, config.tuning, seed=config.seed)
     if config.objective.facts.needs_reference:
         without_dropout(trainable)
+    if config.training.gradient_checkpointing:
+        recompute_layers(trainable)
     forward = replace(
         choose_forward(trainable, longest_row=config.data.max_length, plan=plan),
         neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
     )
     if depends_on_cores(forward, plan):
         log.info("The same seed gives other bits on another number of cores")
-    return TrainState.start(forward, config.training)
+    return TrainState.start(forward, _resolved(config, forward))
+
+
+def _resolved(config: RunConfig, forward: ForwardPass) -> TrainingConfig:
+    """Return the settings of training with the peak learning rate, chosen by default where none is set."""
+    width = int(forward.causal.config.get_text_config().hidden_size)
+    training = config.training
+    rate = default_learning_rate(config.tuning.method, width, config.objective.method, optim=training.optim)
+    return training.model_copy(update={"learning_rate": training.learning_rate or rate})
 
 
 def _steps(
@@ -354,9 +365,7 @@ def _steps(
     world: World,
 ) -> Iterable[StepReport]:
     """Return the steps of the run, not yet taken, with the peak learning rate of its method and width."""
-    width = int(state.forward.causal.config.get_text_config().hidden_size)
-    rate = default_learning_rate(config.tuning.method, width, config.objective.method)
-    training = config.training.model_copy(update={"learning_rate": config.training.learning_rate or rate})
+    training = _resolved(config, state.forward)
     vary = _variation(inputs, config)
     return train_steps(
         state, inputs.rows, training, plan, seed=config.seed, objective=objective, vary=vary, world=world

@@ -159,7 +159,7 @@ def _peak_rate(trained: Trained, done: int, rows: int) -> float:
     """Return the highest learning rate of the first ``done`` steps, reached at the end of the warm-up."""
     training, width = trained.config.training, trained.model.config.get_text_config().hidden_size
     peak = training.learning_rate or default_learning_rate(
-        trained.config.tuning.method, width, trained.config.objective.method
+        trained.config.tuning.method, width, trained.config.objective.method, optim=training.optim
     )
     steps = total_steps(rows, training)
     warmup = resolve_steps(training.warmup_steps, steps)

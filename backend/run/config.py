@@ -349,8 +349,22 @@ class TrainingConfig(Section):
     micro_batch_tokens: int = Field(1024, ge=8, le=1_048_576)
     """Tokens computed at once; lower it when memory is short. It changes the result by rounding only."""
 
+    gradient_checkpointing: bool = False
+    """Keep less of the forward pass and compute it again: less memory for long rows, about a third more time."""
+
+    optim: Literal["adamw_torch", "adafactor", "muon", "lion_32bit", "lion_8bit", "adamw_8bit"] = (
+        "adamw_torch"
+    )
+    """The optimizer, by its name in transformers; others than adamw_torch mainly save memory in full fine-tuning."""
+
     learning_rate: float | None = Field(None, gt=0, le=10)
-    """Peak learning rate of AdamW; empty to choose it by method and model width."""
+    """Peak learning rate; empty to choose it by method, model width and optimizer."""
+
+    loraplus_lr_ratio: float | None = Field(None, ge=1, le=1000)
+    """LoRA+: how many times faster the B matrices learn than the A matrices, such as 16; empty for the same rate."""
+
+    embedding_learning_rate: float | None = Field(None, gt=0, le=10)
+    """Peak learning rate of embeddings and head where they are trained, often a tenth; empty for the usual one."""
 
     lr_scheduler_type: Literal[
         "linear",
@@ -376,7 +390,7 @@ class TrainingConfig(Section):
     """Steps of linear warm-up; below 1 it is a share of all steps."""
 
     weight_decay: float = Field(0.0, ge=0, le=1)
-    """AdamW weight decay, on matrices only."""
+    """Weight decay, on matrices only; about 5 times that of AdamW for Lion."""
 
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW decay of the first moment."""

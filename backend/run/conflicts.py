@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from backend.errors import Problem
 from backend.run.config import ObjectiveConfig, RunConfig, TuningConfig
-from backend.run.methods import OBJECTIVES
+from backend.run.methods import OBJECTIVES, OPTIMS
 
 _ONLY_IN: Mapping[str, frozenset[str]] = {
     "beta": frozenset(name for name, facts in OBJECTIVES.items() if facts.beta is not None),
@@ -23,6 +23,7 @@ _OF_ADAPTERS = (
     *("exclude_modules", "layers_to_transform"),
 )
 """Settings of an adapter, without a meaning where every weight is trained."""
+_OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def conflicts(config: RunConfig) -> list[Problem]:
@@ -33,6 +34,7 @@ def conflicts(config: RunConfig) -> list[Problem]:
         *_of_objective(config.objective),
         *_beside_objective(config),
         *_of_tuning(config.tuning),
+        *_of_optimizer(config),
     ]
 
 
@@ -158,3 +160,21 @@ def _of_tuning(tuning: TuningConfig) -> Iterator[Problem]:
     if tuning.layers_to_transform and isinstance(targets, str) and targets != "all-linear":
         what = "does nothing beside a regular expression in tuning.lora_target_modules."
         yield Problem("tuning.layers_to_transform", what, "Write the layers into the expression.")
+
+
+def _of_optimizer(config: RunConfig) -> Iterator[Problem]:
+    training, trains_all = config.training, config.tuning.trains_all
+    for name in _OF_ADAM:
+        is_set = getattr(training, name) != type(training).model_fields[name].default
+        if is_set and not OPTIMS[training.optim].uses_adam:
+            yield Problem(
+                f"training.{name}",
+                f"does nothing in the optimizer {training.optim}.",
+                "Leave it out, or set training.optim to adamw_torch.",
+            )
+    if training.loraplus_lr_ratio and trains_all:
+        yield Problem(
+            "training.loraplus_lr_ratio",
+            f"is about the matrices of LoRA, and tuning.method is {config.tuning.method}.",
+            "Leave it out, or set tuning.method to lora.",
+        )

@@ -83,6 +83,32 @@ OBJECTIVES: Mapping[str, Objective] = {
 """By ``objective.method``; a test holds its keys against the choices of the configuration."""
 
 
+@dataclass(frozen=True)
+class Optim:
+    """One value of ``training.optim``.
+
+    ``rate``: the peak learning rate that suits it, relative to that of AdamW. ``matrix_bytes`` and ``rest_bytes``:
+    bytes of its state for each parameter of a hidden matrix, and of embeddings, head and vectors. ``uses_adam``: the
+    settings of Adam (``adam_beta1`` and so on) act on at least a part of the model.
+    """
+
+    rate: float
+    matrix_bytes: float
+    rest_bytes: float
+    uses_adam: bool
+
+
+OPTIMS: Mapping[str, Optim] = {
+    "adamw_torch": Optim(rate=1.0, matrix_bytes=8, rest_bytes=8, uses_adam=True),
+    "adafactor": Optim(rate=1.0, matrix_bytes=0, rest_bytes=0, uses_adam=False),
+    "muon": Optim(rate=1.0, matrix_bytes=4, rest_bytes=8, uses_adam=True),
+    "lion_32bit": Optim(rate=0.2, matrix_bytes=4, rest_bytes=4, uses_adam=False),
+    "lion_8bit": Optim(rate=0.2, matrix_bytes=1, rest_bytes=4, uses_adam=False),
+    "adamw_8bit": Optim(rate=1.0, matrix_bytes=2, rest_bytes=8, uses_adam=True),
+}
+"""By ``training.optim``. Adafactor keeps one number for each row and column of a matrix, next to nothing."""
+
+
 def is_target(name: str, targets: str | Sequence[str]) -> bool:
     """Return whether peft's ``target_modules`` match the module ``name``; ``all-linear`` is no name."""
     if isinstance(targets, str):
@@ -107,11 +133,14 @@ def layer_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def default_learning_rate(method: str, width: int, objective: str = "sft") -> float:
+def default_learning_rate(
+    method: str, width: int, objective: str = "sft", *, optim: str = "adamw_torch"
+) -> float:
     """Return a peak learning rate that works for a model whose hidden states have ``width`` numbers.
 
     Measured for LoRA at width 576 (see docs/performance.md) and carried over to other widths as width^-0.78, the
     slope "LoRA Without Regret" (Schulman et al., 2025) found for Llama models; full fine-tuning takes a tenth.
+    ``optim`` is the value of ``training.optim``.
     """
-    rate = TUNINGS[method].rate_at_576 * OBJECTIVES[objective].rate
+    rate = TUNINGS[method].rate_at_576 * OBJECTIVES[objective].rate * OPTIMS[optim].rate
     return float(f"{rate * (576 / width) ** 0.78:.2g}")

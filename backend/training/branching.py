@@ -108,7 +108,9 @@ def _default_peak(run: RunDir, config: RunConfig, base_model: str | None) -> flo
     folder = base_of(run, base_model)
     model = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     width = int(model.get_text_config().hidden_size)
-    return default_learning_rate(config.tuning.method, width, config.objective.method)
+    return default_learning_rate(
+        config.tuning.method, width, config.objective.method, optim=config.training.optim
+    )
 
 
 def branch(run: RunDir, config: RunConfig, *, from_step: int | None = None) -> Branch:

@@ -64,13 +64,15 @@ def check_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
 
     Raises UnsoundDataError if the data check says STOP, else the TunesmithError that the trainer would end with.
     """
-    from backend.training.tuning import check_tuning  # noqa: PLC0415 - torch and peft load here
+    from backend.training.optimizer import check_optimizer  # noqa: PLC0415 - torch and peft load here
+    from backend.training.tuning import check_tuning  # noqa: PLC0415
 
     found = read_inputs(config, all_now=all_now)
     check_model_folder(Path(found.model))
     if found.stops:
         raise unsound(config, found.stops)
     check_tuning(Path(found.model), config.tuning)
+    check_optimizer(config.training)
     return found
 
 

@@ -30,7 +30,7 @@ from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
 from backend.training.gradients import StepGradients, step_gradients
 from backend.training.objective import Objective, Supervised
-from backend.training.optimizer import build_optimizer, gradient_norm
+from backend.training.optimizer import build_optimizer, embeddings_and_head, gradient_norm
 from backend.training.scoring import total_over
 from backend.training.tuning import trainable_parameters
 
@@ -43,7 +43,7 @@ class TrainState:
     """
 
     forward: ForwardPass
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     step: int = 0
     tokens_seen: int = 0
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
@@ -52,7 +52,10 @@ class TrainState:
     def start(cls, forward: ForwardPass, training: TrainingConfig) -> TrainState:
         """Return the state before the first step; ``tuning`` has already frozen what is not trained."""
         parameters = trainable_parameters(forward.model)
-        return cls(forward, build_optimizer(parameters, training), parameters=parameters)
+        embeddings = embeddings_and_head(forward.causal, parameters)
+        peak = peak_learning_rate(forward, training)
+        optimizer = build_optimizer(parameters, training, peak=peak, embeddings=embeddings)
+        return cls(forward, optimizer, parameters=parameters)
 
 
 Variation = Callable[[int, Sequence[int]], list[Example]]
@@ -83,7 +86,7 @@ def train_steps(
     rows = len(examples) // objective.group
     steps = total_steps(rows, training)
     factor = learning_rate_factor(training, steps)
-    peak = training.learning_rate or default_learning_rate(*_method_and_width(state))
+    peak = peak_learning_rate(state.forward, training)
     per_epoch = steps_per_epoch(rows, training.rows_per_step)
     order = step_rows(rows, training.rows_per_step, seed, state.step)
     packing = packing_of(state.forward, training, plan, world)
@@ -160,9 +163,11 @@ def lanes_and_threads(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int
     return (1, plan.threads * plan.lanes) if forward.is_random else (plan.lanes, plan.threads)
 
 
-def _method_and_width(state: TrainState) -> tuple[str, int]:
-    method = "lora" if isinstance(state.forward.model, PeftModel) else "full"
-    return method, int(state.forward.causal.config.get_text_config().hidden_size)
+def peak_learning_rate(forward: ForwardPass, training: TrainingConfig) -> float:
+    """Return the highest learning rate of a run: as set, or one that suits method, width and optimizer."""
+    method = "lora" if isinstance(forward.model, PeftModel) else "full"
+    width = int(forward.causal.config.get_text_config().hidden_size)
+    return training.learning_rate or default_learning_rate(method, width, optim=training.optim)
 
 
 def _update(
@@ -187,7 +192,7 @@ def _update(
     for parameter, gradient in zip(state.parameters.values(), gradients, strict=True):
         parameter.grad = gradient.mul_(shrink) if shrink < 1.0 else gradient
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["lr_factor"]
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     return norm

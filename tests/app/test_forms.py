@@ -39,7 +39,9 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "tuning.alpha_pattern": ("down_proj: 8", {"down_proj": 8}),
     "tuning.layers_to_transform": ("0\n3", [0, 3]),
     "training.lr_scheduler_type": ("cosine", "cosine"),
+    "training.optim": ("adafactor", "adafactor"),
     "training.learning_rate": ("2e-5", 2e-5),
+    "training.loraplus_lr_ratio": ("16", 16.0),
     "training.adam_epsilon": ("1e-10", 1e-10),
     "logging.tensorboard": (False, False),
 }

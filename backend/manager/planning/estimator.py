@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from backend.errors import Problem
 from backend.manager.planning.model_shape import ModelShape
 from backend.run.config import RunConfig
+from backend.run.methods import OPTIMS
 from backend.run.schedule import resolve_steps, steps_per_epoch, total_steps
 
 IMPORT_SECONDS, START_SECONDS = 3.0, 4.0
@@ -178,7 +179,8 @@ def work_of(
     trainable = shape.parameters if full else adapter
     length = data.tokens / max(1, data.rows)
     head = shape.vocabulary * shape.width
-    matrices = (6 if full else 4) * shape.linear_parameters + (0 if full else 6 * adapter)
+    again = 2 if training.gradient_checkpointing else 0  # a second forward pass
+    matrices = (again + (6 if full else 4)) * shape.linear_parameters + (0 if full else (again + 6) * adapter)
     per_token = matrices + 6 * shape.layers * shape.width * length
     operations = epochs * (data.tokens * per_token + data.trained_tokens * head * (6 if full else 4))
     operations += _evaluations(config, steps, data) * data.validation_rows * length * 2 * shape.parameters
@@ -188,7 +190,7 @@ def work_of(
         trainable_parameters=trainable,
         operations=operations,
         memory_bytes=_memory(config, shape, trainable, per_step * length, dtype, lanes),
-        disk_bytes=_disk(config, trainable, steps, evaluates=data.validation_rows > 0),
+        disk_bytes=_disk(config, shape, trainable, steps, evaluates=data.validation_rows > 0),
     )
 
 
@@ -197,15 +199,32 @@ def _evaluations(config: RunConfig, steps: int, data: DataFigures) -> int:
     return 0 if not data.validation_rows else 2 + ((steps - 1) // every if every else 0)
 
 
+def _moments(config: RunConfig, shape: ModelShape, trainable: int) -> float:
+    """Bytes of the optimizer's state; whatever an adapter trains is a hidden matrix."""
+    optim = OPTIMS[config.training.optim]
+    matrices = min(shape.linear_parameters, trainable) if config.tuning.trains_all else trainable
+    return matrices * optim.matrix_bytes + (trainable - matrices) * optim.rest_bytes
+
+
 def _memory(
     config: RunConfig, shape: ModelShape, trainable: int, step_tokens: float, dtype: str, lanes: int
 ) -> float:
-    """Bytes at the highest: weights, trained weights with moments, a gradient a lane, and what a pass keeps."""
+    """Bytes at the highest: weights, trained weights with moments, a gradient a lane, and what a pass keeps.
+
+    With gradient checkpointing a pass keeps the input of each layer, and all of one layer.
+    """
     full, number = config.tuning.trains_all, 2 if dtype == "bfloat16" else 4
     weights = 0 if full else _weights(config, shape, number, lanes)
-    trained = trainable * (4 + 8 + 4 * (lanes + 1))  # fp32, two moments, gradients and their sum
+    # fp32, gradients and their sum, moments
+    trained = trainable * (4 + 4 * (lanes + 1)) + _moments(config, shape, trainable)
     at_once = min(lanes * config.training.micro_batch_tokens, max(step_tokens, 1))
-    kept = at_once * shape.layers * (7 * shape.width + 3 * shape.intermediate) * number
+    a_layer = 7 * shape.width + 3 * shape.intermediate
+    in_layers = (
+        shape.layers * shape.width + a_layer
+        if config.training.gradient_checkpointing
+        else shape.layers * a_layer
+    )
+    kept = at_once * in_layers * number
     logits = 2 * lanes * LOGIT_ROWS * shape.vocabulary * 4
     return float(PROCESS_BYTES + weights + trained + kept + logits)
 
@@ -221,12 +240,12 @@ def _weights(config: RunConfig, shape: ModelShape, number: int, lanes: int) -> f
     return sum(sizes) * packed + plain * number + lanes * max(sizes, default=0) * number
 
 
-def _disk(config: RunConfig, trainable: int, steps: int, *, evaluates: bool) -> float:
+def _disk(config: RunConfig, shape: ModelShape, trainable: int, steps: int, *, evaluates: bool) -> float:
     """Bytes at the highest: the checkpoints kept, one being written, the result and the logs."""
     every = resolve_steps(config.training.save_steps, steps)
     made = steps // every if every else 1
     kept = min(made, config.training.save_total_limit) + int(evaluates)
-    per_checkpoint = 12 * trainable  # weights and two moments in fp32
+    per_checkpoint = 4 * trainable + _moments(config, shape, trainable)  # weights in fp32
     return float(kept * per_checkpoint + 4 * trainable + TOKENIZER_BYTES + steps * LOG_BYTES_PER_STEP)
 
 

@@ -15,6 +15,7 @@ from backend.core.packed_attention import MicroBatch
 from backend.run.config import TrainingConfig, TuningConfig
 from backend.training.forward import ForwardPass, choose_forward
 from backend.training.loop import TrainState
+from backend.training.optimizer import optimizer_tensors
 from backend.training.tuning import make_trainable
 from tests.tiny import Architecture, tiny_model
 
@@ -85,12 +86,8 @@ def shake(state: TrainState, *, seed: int = 1) -> None:
 
 def weights(state: TrainState) -> dict[str, torch.Tensor]:
     """A copy of everything that training changes: weights and moments, by name."""
-    moments = {
-        f"{name}.{key}": value.clone()
-        for name, part in state.parameters.items()
-        for key, value in state.optimizer.state[part].items()
-    }
-    return {name: part.detach().clone() for name, part in state.parameters.items()} | moments
+    moments = optimizer_tensors(state.optimizer, state.parameters)
+    return {name: part.detach().clone() for name, part in (state.parameters | moments).items()}
 
 
 def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

@@ -46,6 +46,8 @@ def _problems(settings: dict[str, Any]) -> list[str]:
         {"evaluation.early_stopping_patience": 2},
         {"tuning.layers_to_transform": [1], "tuning.lora_target_modules": "q_proj, v_proj"},
         {"tuning.use_rslora": True, "tuning.use_dora": True, "tuning.rank_pattern": {"q_proj": 4}},
+        {"training.optim": "muon", "training.adam_beta2": 0.95, "training.loraplus_lr_ratio": 16},
+        {"training.optim": "lion_32bit", "tuning.method": "full", "training.weight_decay": 0.1},
     ],
 )
 def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None:
@@ -74,6 +76,9 @@ def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None
         ({"objective.method": "orpo", "augmentation.noise": 0.1}, ["augmentation.noise"]),
         ({"objective.method": "orpo", "data.mix": "general.jsonl"}, ["data.mix"]),
         ({"evaluation.forgetting_panel": True, "data.validation": 0}, ["evaluation.forgetting_panel"]),
+        ({"training.loraplus_lr_ratio": 16, "tuning.method": "full"}, ["training.loraplus_lr_ratio"]),
+        ({"training.optim": "lion_8bit", "training.adam_beta2": 0.95}, ["training.adam_beta2"]),
+        ({"training.optim": "adafactor", "training.adam_epsilon": 1e-6}, ["training.adam_epsilon"]),
         ({"evaluation.early_stopping_patience": 2, "data.validation": 0}, ["evaluation.early_stopping_patience"]),
         ({"evaluation.load_best_model_at_end": True, "evaluation.eval_steps": 0},
          ["evaluation.load_best_model_at_end"]),

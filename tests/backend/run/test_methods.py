@@ -8,7 +8,7 @@ import pytest
 
 from backend.run.config import LossName, ObjectiveConfig, TuningConfig
 from backend.run.files import RunFiles
-from backend.run.methods import OBJECTIVES, TUNINGS, default_learning_rate, is_target
+from backend.run.methods import OBJECTIVES, OPTIMS, TUNINGS, default_learning_rate, is_target
 
 
 def test_every_choice_has_its_record() -> None:
@@ -51,6 +51,16 @@ def test_the_usual_rate_is_the_measured_one_and_falls_with_width() -> None:
         rates = [default_learning_rate(method, width) for width in (64, 576, 1024, 4096, 16384)]
         assert rates == sorted(rates, reverse=True)
         assert len(set(rates)) == len(rates)
+
+
+@pytest.mark.parametrize("optim", OPTIMS)
+def test_each_optimizer_has_the_rate_of_its_kind(optim: str) -> None:
+    assert default_learning_rate("lora", 576, optim=optim) == pytest.approx(2e-3 * OPTIMS[optim].rate)
+
+
+def test_an_unknown_optimizer_has_no_rate() -> None:
+    with pytest.raises(KeyError):
+        default_learning_rate("lora", 576, optim="hope")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ RECIPES = {
     ),
     "dropout": (TuningConfig(lora_r=4, lora_dropout=0.3), SIX),
     **{name: (tuning, SIX) for name, tuning in VARIANTS.items()},
+    "adafactor": (FULL, SIX.model_copy(update={"optim": "adafactor"})),
+    "muon": (FULL, SIX.model_copy(update={"optim": "muon"})),
+    "muon on lora": (LORA, SIX.model_copy(update={"optim": "muon"})),
+    "loraplus": (LORA, SIX.model_copy(update={"loraplus_lr_ratio": 8.0})),
 }
 LORA_FILES = ["adapter_config.json", "adapter_model.safetensors", MANIFEST, OPTIMIZER, STATE]
 
@@ -106,6 +110,21 @@ def test_a_training_saved_and_loaded_goes_on_to_the_same_bits(
     assert begun + _train(resumed, training) == losses
     assert same_bits(weights(resumed), weights(straight))
     assert (resumed.step, resumed.tokens_seen) == (straight.step, straight.tokens_seen)
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "lion_32bit", "lion_8bit"])
+def test_the_optimizers_of_bitsandbytes_go_on_to_the_same_bits_too(optim: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    training = SIX.model_copy(update={"optim": optim, "learning_rate": 1e-3})
+    wide = {"hidden_size": 64, "intermediate_size": 128}  # 8 bits begin at 4,096 numbers
+    straight, first, resumed = (_fresh(FULL, training, **wide) for _ in range(3))
+    losses = _train(straight, training)
+
+    begun = _train(first, training, until=3)
+    restore(read_checkpoint(save_checkpoint(tmp_path, first, {})), resumed)
+
+    assert begun + _train(resumed, training) == losses
+    assert same_bits(weights(resumed), weights(straight))
 
 
 def test_saving_changes_nothing_in_the_training(tmp_path: Path) -> None:

@@ -87,6 +87,47 @@ def test_memory_is_weights_moments_gradients_and_what_a_pass_keeps() -> None:
     assert work_of(config(), SHAPE, DATA, dtype="bfloat16").memory_bytes < memory()
 
 
+@pytest.mark.parametrize(
+    ("optim", "matrix", "rest"),
+    [
+        ("adamw_torch", 8, 8),
+        ("adafactor", 0, 0),
+        ("muon", 4, 8),
+        ("lion_32bit", 4, 4),
+        ("lion_8bit", 1, 4),
+        ("adamw_8bit", 2, 8),
+    ],
+)
+def test_each_optimizer_keeps_its_own_state_in_memory_and_in_checkpoints(
+    optim: str, matrix: float, rest: float
+) -> None:
+    matrices = SHAPE.linear_parameters
+    state = matrices * matrix + (SHAPE.parameters - matrices) * rest
+    full = {"tuning__method": "full", "training__save_steps": 0}
+    least = work_of(config(training__optim="adafactor", **full), SHAPE, DATA)
+    found = work_of(config(training__optim=optim, **full), SHAPE, DATA)
+    lora = work_of(config(training__optim=optim), SHAPE, DATA)
+    stateless = work_of(config(training__optim="adafactor"), SHAPE, DATA)
+
+    assert found.memory_bytes - least.memory_bytes == pytest.approx(state)
+    assert found.disk_bytes - least.disk_bytes == pytest.approx(2 * state)
+    assert lora.memory_bytes - stateless.memory_bytes == pytest.approx(lora.trainable_parameters * matrix)
+
+
+def test_gradient_checkpointing_keeps_the_inputs_of_layers_and_computes_them_again() -> None:
+    plain, again = (
+        work_of(config(training__gradient_checkpointing=on), SHAPE, replace(DATA, validation_rows=0))
+        for on in (False, True)
+    )
+    a_layer = 7 * 576 + 3 * 1536
+    tokens = 16 * 60
+
+    assert plain.memory_bytes - again.memory_bytes == pytest.approx(
+        tokens * 4 * (30 * a_layer - 30 * 576 - a_layer)
+    )
+    assert again.operations / plain.operations == pytest.approx(1.5, rel=0.2)
+
+
 def test_disk_is_the_checkpoints_that_are_kept_and_the_result() -> None:
     trained = work_of(config(), SHAPE, DATA).trainable_parameters
     one = work_of(config(training__save_total_limit=1), SHAPE, DATA).disk_bytes
