@@ -195,10 +195,12 @@ def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
     """Merge the adapter into the base's weights and return the base; ``model`` must not be used again.
 
+    If training parted head and embeddings that shared their weights, the configuration says so afterwards.
     Raises ModelError ``adapter-not-finite`` if the adapter has NaN or infinity.
     """
     try:
-        merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+        with unwarned((UserWarning, "Input and output embeddings are no longer tied")):
+            merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise ModelError(
             f"This adapter cannot be merged: {_first_line(error)}.",

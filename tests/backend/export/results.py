@@ -11,8 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from backend.core.model_files import write_tokenizer
 from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
+from backend.run.checkpoints import write_manifest
 from backend.run.config import TuningConfig
 from backend.run.folder import RunDir
 from backend.training.checkpoint import save_result
@@ -63,7 +65,12 @@ def finished_over(
     for parameter in tuned.parameters():
         if parameter.requires_grad:
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=noise)
-    save_result(tuned, tokenizer, run.adapter)
+    if lora is None:
+        save_result(tuned, tokenizer, run.adapter)
+    else:
+        save_by_peft(tuned, run.adapter)
+        write_tokenizer(tokenizer, run.adapter)
+        write_manifest(run.adapter)
     return run
 
 
@@ -73,6 +80,13 @@ def by_peft(base: PreTrainedModel, lora: Mapping[str, Any]) -> PeftModel:
     usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     with unwarned():
         return get_peft_model(base, LoraConfig(**usual | lora))
+
+
+def save_by_peft(tuned: PeftModel, folder: Path) -> None:
+    """The adapter in ``folder`` as peft alone saves it, but without the base's embeddings."""
+    with unwarned():
+        tuned.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink()
 
 
 def _bias(file: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,22 @@ def test_a_full_run_leaves_as_gguf(tmp_path: Path) -> None:
     asked = ask(finished(tmp_path / "made", method="full"))
     (tmp_path / "out").mkdir()
     assert export_of(asked, tmp_path / "out", "gguf", "F32")[1].light == Light.GREEN
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"use_dora": True},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 300]},
+    ],
+    ids=["dora", "head", "tokens"],
+)
+def test_what_no_adapter_can_hold_is_in_the_merged_model(lora: dict[str, Any], tmp_path: Path) -> None:
+    asked = ask(finished(tmp_path / "made", lora=lora))
+    (tmp_path / "out").mkdir()
+    certificate = export_of(asked, tmp_path / "out", "gguf", "F32")[1]
+    assert (certificate.light, certificate.reasons) == (Light.GREEN, [])
 
 
 LLAMA3 = {

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from backend.core.gguf.file import read_gguf
 from backend.core.model_loader import load_base
@@ -18,6 +20,7 @@ from backend.export.quantizer import PROGRAM
 from backend.export.trained import load_trained, model_weights
 from tests.backend.export.conftest import Asked
 from tests.backend.export.results import finished
+from tests.tiny import quiet_transformers
 
 
 @pytest.mark.parametrize(
@@ -150,13 +153,44 @@ def test_k_quants_are_made_from_a_float_file(
     assert read_gguf(file).tensors["blk.0.ffn_up.weight"].kind.name == "F32"
 
 
+BOTH_ENDS = ["embed_tokens", "lm_head"]
+ONLY_MERGED: dict[str, dict[str, Any]] = {
+    "dora": {"use_dora": True},
+    "ends": {"target_modules": ["q_proj"], "modules_to_save": BOTH_ENDS, "ensure_weight_tying": True},
+    "ends that drift apart": {"target_modules": ["q_proj"], "modules_to_save": BOTH_ENDS},
+    "head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "norm": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 300]},
+}
+"""Adapters without a plain form, by peft's names."""
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "apart"])
+@pytest.mark.parametrize("lora", ONLY_MERGED.values(), ids=ONLY_MERGED)
+def test_what_matrices_cannot_hold_is_in_the_merged_model(
+    lora: dict[str, Any], tied: bool, tmp_path: Path
+) -> None:
+    """Transformers reads it back as the trained model, also where training parted head and embeddings."""
+    trained = load_trained(finished(tmp_path, lora=lora, tie_word_embeddings=tied))
+    ids = torch.arange(300, 340)[None]
+    wanted = trained.model(ids).logits
+    (tmp_path / "out").mkdir()
+    write_form(trained, "merged", "float32", tmp_path / "out", max_shard_size="5GB")
+    with quiet_transformers():
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.allclose(again(ids).logits, wanted, atol=1e-4)
+    base = load_base(trained.base)
+    assert not torch.allclose(base(ids).logits, wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("lora", ONLY_MERGED.values(), ids=ONLY_MERGED)
 @pytest.mark.parametrize("target", ["adapter", "lora-gguf"])
 def test_an_adapter_that_others_cannot_read_is_refused_and_its_merged_forms_are_not(
-    target: Target, tmp_path: Path
+    target: Target, lora: dict[str, Any], tmp_path: Path
 ) -> None:
-    trained = load_trained(finished(tmp_path, lora={"use_dora": True}))
+    trained = load_trained(finished(tmp_path, lora=lora))
     check_form(trained, "merged")
     check_form(trained, "gguf")
-    with pytest.raises(ExportError, match=r"trained with use_dora.+`to=merged` or `to=gguf`") as caught:
+    with pytest.raises(ExportError, match=r"trained with \w+\. .+`to=merged` or `to=gguf`") as caught:
         check_form(trained, target)
     assert caught.value.code == "merged-only"
