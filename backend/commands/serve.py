@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -14,11 +14,15 @@ from backend.commands import lazy
 from backend.commands.options import AsJson, BaseModel, RunsFolder, find_source, shown
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem, RunError
+from backend.run.adapter_settings import (
+    ADAPTER_CONFIG,
+    VLLM_RANKS,
+    merged_only,
+    settings_to_fold,
+    vllm_rank,
+)
 from backend.run.folder import RunDir
 from backend.run.root import EXPORTS
-
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What --max-lora-rank of vLLM may be."""
 
 
 def serve(
@@ -121,40 +125,61 @@ def _vllm(model: RunDir | str, base_model: str | None, host: str, port: int) -> 
     words += ["--tokenizer", str(found.tokenizer)]
     if found.adapter is None:
         return words
-    adapter = found.adapter.folder
-    rank = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"]
-    name = model.id if isinstance(model, RunDir) else "tuned"
-    return [
-        *words,
-        "--enable-lora",
-        "--max-lora-rank",
-        str(vllm_rank(rank)),
-        "--lora-modules",
-        f"{name}={adapter}",
-    ]
-
-
-def vllm_rank(rank: int) -> int:
-    """The least --max-lora-rank that vLLM takes for an adapter of ``rank``. Raises RunError: ``rank-too-high``."""
-    found = next((each for each in VLLM_RANKS if each >= rank), None)
-    if found is None:
+    adapter = _adapter_for_vllm(model, found.adapter.folder)
+    rank, most = _config(adapter)["r"], vllm_rank(_config(adapter)["r"])
+    if most is None:
         raise RunError(
             f"vLLM takes adapters of rank {VLLM_RANKS[-1]} at most, and this one has {rank}.",
             remedy="Export it with --to merged and serve that folder.",
             code="rank-too-high",
         )
-    return found
+    name = model.id if isinstance(model, RunDir) else "tuned"
+    return [*words, "--enable-lora", "--max-lora-rank", str(most), "--lora-modules", f"{name}={adapter}"]
+
+
+def _adapter_for_vllm(model: RunDir | str, trained: Path) -> Path:
+    """Return the adapter as it was trained, or, if vLLM would apply that wrongly, its newest export."""
+    config = _config(trained)
+    name = shown(model) if isinstance(model, RunDir) else "RUN"
+    if odd := merged_only(config):
+        raise RunError(
+            f"vLLM does not read adapters trained with {', '.join(odd)}.",
+            remedy=f"Export it, tunesmith export {name} --to merged, and serve that folder.",
+            code="merged-only",
+        )
+    patterns = {"rank_pattern", "alpha_pattern"}.intersection(settings_to_fold(config))
+    if not patterns:
+        return trained
+    exports = [place for place in _exports(model, "adapter") if (place / ADAPTER_CONFIG).exists()]
+    if not exports:
+        raise RunError(
+            f"vLLM has one scale for all layers, and this adapter has several ({', '.join(sorted(patterns))}).",
+            remedy=f"Export it, which makes them one: tunesmith export {name} --to adapter.",
+            code="no-plain-adapter",
+        )
+    return max(exports, key=lambda place: ((place / ADAPTER_CONFIG).stat().st_mtime_ns, place.name))
+
+
+def _config(adapter: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((adapter / ADAPTER_CONFIG).read_text("utf-8"))
+    return config
+
+
+def _exports(model: RunDir | str, *forms: str) -> list[Path]:
+    """Return the folders of a run's exports to these forms."""
+    if not isinstance(model, RunDir):
+        return []
+    roots = {Path(), model.path.parent.parent}  # where commands put exports, and where the studio does
+    folders = [place for root in roots for place in (root / EXPORTS).glob(f"{model.id}-*")]
+    return [
+        place for place in folders if place.name.startswith(tuple(f"{model.id}-{form}" for form in forms))
+    ]
 
 
 def _llama_cpp(model: RunDir | str, host: str, port: int) -> list[str]:
     """llama.cpp reads GGUF files, so the run must have been exported to one; the newest whole model is taken."""
     if isinstance(model, RunDir):
-        roots = {Path(), model.path.parent.parent}  # where commands put exports, and where the studio does
-        folders = [place for root in roots for place in (root / EXPORTS).glob(f"{model.id}-*")]
-        whole = [
-            place for place in folders if place.name.startswith((f"{model.id}-gguf", f"{model.id}-ollama"))
-        ]
-        files = [file for place in whole for file in place.glob("*.gguf")]
+        files = [file for place in _exports(model, "gguf", "ollama") for file in place.glob("*.gguf")]
     else:
         files = list(Path(model).rglob("*.gguf")) if Path(model).is_dir() else [Path(model)]
     if not files or files[0].suffix != ".gguf":

@@ -20,9 +20,10 @@ from backend.export.gguf_vocab import find_word_rule, read_vocabulary
 from backend.export.gguf_writer import FILE_TYPES, check_model, write_gguf, write_lora_gguf
 from backend.export.modelfile import write_modelfile
 from backend.export.onnx_writer import ONNX_FILE, check_graph, check_onnx, write_onnx
-from backend.export.plain import CONFIG, WEIGHTS, check_plain, read_config
+from backend.export.plain import WEIGHTS, check_plain, read_config
 from backend.export.trained import Trained, model_weights
 from backend.inference.decoding import context_length
+from backend.run.adapter_settings import ADAPTER_CONFIG
 
 Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -107,7 +108,9 @@ def _write_adapter(trained: Trained, folder: Path) -> Path:
     """Write the plain form of the adapter; it names its base by Hub id, never by a path of this machine."""
     plain = trained.plain()
     save_file(dict(plain.weights), folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps({**plain.config, **trained.naming}, indent=2) + "\n", "utf-8")
+    (folder / ADAPTER_CONFIG).write_text(
+        json.dumps({**plain.config, **trained.naming}, indent=2) + "\n", "utf-8"
+    )
     write_tokenizer(trained.tokenizer, folder)
     write_generation_config(trained.generation_config(), folder)
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from backend.core.quantized import Quantization
 from backend.errors import RunError
 from backend.export.certificate import PAGE, Certificate
 from backend.export.curves import draw_curves, read_curves
+from backend.export.plain import PlainLora
 from backend.export.trained import Trained
-from backend.run.config import RunConfig
+from backend.run.adapter_settings import vllm_rank
+from backend.run.config import RunConfig, TuningConfig
 from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
 from backend.run.metrics import EVAL_LOSS, EXACT_MATCH, LEARNING_RATE
@@ -138,6 +141,7 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     if not tuning.trains_all:
         yield "rank, alpha, dropout", f"{tuning.lora_r}, {tuning.lora_alpha}, {tuning.lora_dropout:g}"
         yield "modules", tuning.lora_target_modules
+        yield from _further_settings(tuning)
     ended = _result_step(run)
     yield "steps", ended if trained.step is None else f"{trained.step} of {ended or 'a run that goes on'}"
     done, rows = trained.step or ended or 0, environment.data.train_rows
@@ -153,6 +157,14 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     yield "base stored in", trained.quantization.words if trained.quantization else None
     yield "versions", ", ".join(f"{name} {number}" for name, number in environment.versions.items())
     yield "base model's fingerprint", environment.facts.model if environment.facts else None
+
+
+def _further_settings(tuning: TuningConfig) -> Iterator[tuple[str, str]]:
+    """Yield each setting of the adapter that is not usual and has no line of its own."""
+    told = {"method", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"}
+    for name, field in TuningConfig.model_fields.items():
+        if name not in told and (value := getattr(tuning, name)) != field.get_default():
+            yield name, json.dumps(value)
 
 
 def _peak_rate(trained: Trained, done: int, rows: int) -> float:
@@ -231,8 +243,31 @@ def _how_to_load(folder: Path, trained: Trained, target: str) -> str:
     named = trained.base_name or "path/to/the/base/model"
     form = _load_quantized(trained) if target == "adapter" and trained.quantization else _LOAD[target]
     body = form.replace("FOLDER", ".").replace("BASE", named).replace("FILE", file)
-    note = f"{trained.base_place}\n\n" if target in {"adapter", "lora-gguf"} and trained.base_place else ""
-    return f"{note}```{'python' if target in _LIBRARIES else 'console'}\n{body}```"
+    code = f"```{'python' if target in _LIBRARIES else 'console'}\n{body}```"
+    if target not in {"adapter", "lora-gguf"}:
+        return code
+    plain = trained.plain()
+    by_vllm = target == "adapter" and not trained.quantization
+    served = _for_vllm(named, trained.slug, plain.config["r"]) if by_vllm else ""
+    return "\n\n".join(filter(None, [trained.base_place, _folded(plain), code, served]))
+
+
+def _folded(plain: PlainLora) -> str:
+    """Return a sentence on the settings of training that are no longer in the adapter's own; "" without any."""
+    names = ", ".join(plain.folded)
+    return (
+        f"What {names} did in training is in the weights, so that every program applies it alike."
+        if names
+        else ""
+    )
+
+
+def _for_vllm(base: str, name: str, rank: int) -> str:
+    most = vllm_rank(rank)
+    if most is None:
+        return f"vLLM takes no adapter of rank {rank}; export the run merged for it."
+    flag = f" --max-lora-rank {most}" if most > 16 else ""  # vLLM's default is 16
+    return f"```console\nvllm serve {base} --enable-lora{flag} --lora-modules {name}=.\n```"
 
 
 def _load_quantized(trained: Trained) -> str:

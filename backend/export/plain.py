@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backend.errors import ExportError
-from backend.run.adapter_settings import PLAIN, base_changed, settings_to_fold
+from backend.run.adapter_settings import ADAPTER_CONFIG, PLAIN, base_changed, settings_to_fold
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 _MATRIX = re.compile(r"(?P<layer>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?")
 _ANY_VALUE = frozenset(
@@ -83,7 +83,7 @@ def _merged_only(names: list[str]) -> ExportError:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the adapter_config.json in ``folder``."""
-    config: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+    config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
     return config
 
 

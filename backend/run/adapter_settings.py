@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+ADAPTER_CONFIG = "adapter_config.json"
+
 PLAIN: Mapping[str, Any] = MappingProxyType(
     {
         "use_rslora": False,

@@ -24,7 +24,8 @@ from backend.data.doctor import NAMES, Finding, Report, examine
 from backend.data.fixes import mend
 from backend.data_pipeline import Dataset
 from backend.errors import ConfigError, Problem, UnsoundDataError, marked
-from backend.run.config import DataConfig, RunConfig
+from backend.run.adapter_settings import merged_only
+from backend.run.config import DataConfig, RunConfig, TuningConfig
 from backend.run.reports import DataFinding
 
 THOROUGH_ROWS = 20_000
@@ -104,6 +105,7 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
             *dataset.warnings,
             *template_sentences(report.findings, report.rows),
             *_trained_questions(asked_twice, len(dataset.validation), config.data),
+            *_merged_only(config.tuning),
         ),
         tokens_per_epoch=train_rows.tokens,
         trained_tokens_per_epoch=train_rows.trained_tokens,
@@ -206,6 +208,16 @@ def unsound(config: RunConfig, stops: Sequence[Problem]) -> UnsoundDataError:
     return UnsoundDataError(
         f"{config.data.train}: the data check says STOP.", stops, remedy=f"{mend}{accept}."
     )
+
+
+def _merged_only(tuning: TuningConfig) -> list[str]:
+    """Return the warning that the result cannot be exported as an adapter, if that is so."""
+    named = ", ".join(f"tuning.{name}" for name in merged_only(tuning.model_dump()))
+    words = (
+        f"With {named} the result is exported merged only (merged, gguf, ollama or onnx): an adapter that other "
+        "programs read cannot hold what it trains."
+    )
+    return [words] if named else []
 
 
 def _trained_questions(count: int, held_out: int, data: DataConfig) -> list[str]:

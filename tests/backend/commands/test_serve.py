@@ -7,14 +7,15 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
 
 from backend.commands.cli import main
-from backend.commands.serve import vllm_rank
-from backend.errors import RunError
 from backend.export.job import default_folder
+from backend.run.adapter_settings import ADAPTER_CONFIG
+from backend.run.checkpoints import MANIFEST, write_manifest
 from backend.run.folder import RunDir
 from backend.server import process
 from tests.backend.export.results import finished_over
@@ -79,15 +80,61 @@ def test_the_command_for_vllm(trained: RunDir, learner: Path, capsys: pytest.Cap
     assert words[words.index("--port") + 1] == "9"
 
 
-@pytest.mark.parametrize(("rank", "most"), [(1, 8), (16, 16), (24, 32), (300, 320), (512, 512)])
-def test_vllm_is_told_a_rank_that_it_takes(rank: int, most: int) -> None:
-    assert vllm_rank(rank) == most
+def with_settings(trained: RunDir, root: Path, **changes: Any) -> RunDir:
+    """A copy of a run under ``root``, whose adapter has other settings."""
+    run = RunDir(Path(shutil.copytree(trained.path, root / "studio" / "runs" / trained.id)))
+    file = run.adapter / ADAPTER_CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    (run.adapter / MANIFEST).unlink()
+    write_manifest(run.adapter)
+    return run
 
 
-def test_a_rank_that_vllm_does_not_take() -> None:
-    with pytest.raises(RunError, match="has 513") as caught:
-        vllm_rank(513)
-    assert caught.value.code == "rank-too-high"
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"r": 513}, "has 513"),
+        ({"use_dora": True}, "trained with use_dora"),
+        ({"alpha_pattern": {"q_proj": 3}}, "one scale for all layers"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_vllm_would_refuse_or_apply_wrongly(
+    changes: dict[str, Any],
+    code: str,
+    trained: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = with_settings(trained, tmp_path, **changes)
+    assert main(["serve", str(run.path), "--with", "vllm"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert code in told
+    assert "--to " in told
+
+
+@pytest.mark.parametrize("studio", [False, True])
+def test_vllm_is_given_the_newest_plain_adapter_of_a_run_with_patterns(
+    studio: bool,
+    trained: RunDir,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = with_settings(trained, tmp_path, rank_pattern={"q_proj": 3})
+    usual = default_folder(run, "adapter", "float32")
+    made = run.path.parent.parent / usual if studio else usual
+    for age, folder in enumerate([usual.with_name(f"{usual.name}-old"), made]):
+        folder.mkdir(parents=True)
+        (folder / ADAPTER_CONFIG).write_text(json.dumps({"r": 24}))
+        os.utime(folder / ADAPTER_CONFIG, (age, age))
+    assert main(["serve", str(run.path), "--with", "vllm"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[-1] == f"{run.id}={made}"
+    assert words[words.index("--max-lora-rank") + 1] == "32"
 
 
 def test_the_command_for_a_model_alone(learner: Path, capsys: pytest.CaptureFixture[str]) -> None:

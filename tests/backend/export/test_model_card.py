@@ -19,6 +19,7 @@ from backend.core.quantized import Quantization
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.forms import write_form
 from backend.export.model_card import write_card
+from backend.export.trained import Trained
 from backend.run.folder import RunDir
 from backend.run.model_names import cache_folder, converted_name
 from backend.run.reports import DataCheck, DataFinding
@@ -224,6 +225,41 @@ def test_each_form_says_how_it_is_loaded(target: str, said: str, learned: Asked,
     assert said in body
     code = [part.removeprefix("python\n") for part in body.split("```") if part.startswith("python\n")]
     assert [compile(each, target, "exec").co_filename for each in code] == [target] * len(code)
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        (16, "vllm serve me/base --enable-lora --lora-modules tiny=.\n"),
+        (24, "vllm serve me/base --enable-lora --max-lora-rank 32 --lora-modules tiny=.\n"),
+        (600, "vLLM takes no adapter of rank 600"),
+    ],
+)
+def test_an_adapter_says_how_vllm_serves_it(
+    rank: int, said: str, learned: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = learned.trained.plain()
+    monkeypatch.setattr(Trained, "plain", lambda _: replace(plain, config={**plain.config, "r": rank}))
+    assert said in card(learned, tmp_path, target="adapter")[1]
+    assert "vllm" not in card(learned, tmp_path, target="lora-gguf")[1]
+
+
+@pytest.mark.parametrize("target", ["adapter", "lora-gguf"])
+def test_what_went_into_the_weights_is_said(target: str, learned: Asked, tmp_path: Path) -> None:
+    made = ask(finished(tmp_path, lora={"use_rslora": True, "rank_pattern": {"q_proj": 2}}), rows=1)
+    _, body = card(made, tmp_path, target=target)
+    assert "What use_rslora, rank_pattern did in training is in the weights" in body
+    assert "in the weights" not in card(learned, tmp_path, target=target)[1]
+
+
+def test_settings_of_the_adapter_that_are_not_usual_are_told(learned: Asked, tmp_path: Path) -> None:
+    changed = {"use_rslora": True, "rank_pattern": {"q_proj": 2}}
+    config = learned.trained.config
+    tuning = config.tuning.model_copy(update=changed)
+    trained = replace(learned.trained, config=config.model_copy(update={"tuning": tuning}))
+    _, body = card(replace(learned, trained=trained), tmp_path)
+    assert '| use_rslora | true |\n| rank_pattern | {"q_proj": 2} |' in body
+    assert "use_rslora" not in card(learned, tmp_path)[1]
 
 
 def test_rows_cannot_break_the_tables(learned: Asked, tmp_path: Path) -> None:

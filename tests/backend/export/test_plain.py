@@ -20,13 +20,16 @@ from backend.errors import ExportError
 from backend.export.certificate import Light
 from backend.export.check import check_updates
 from backend.export.forms import Target, write_form
-from backend.export.plain import CONFIG, WEIGHTS, PlainLora, check_plain, plain_form, update_errors
+from backend.export.plain import WEIGHTS, PlainLora, check_plain, plain_form, update_errors
 from backend.export.trained import Trained, load_trained
-from backend.run.adapter_settings import PLAIN
+from backend.run.adapter_settings import ADAPTER_CONFIG, PLAIN
+from backend.training.checkpoint import write_weights
+from backend.training.tuning import make_trainable
 from backend.utils.warning_utils import unwarned
 from tests.backend.export.conftest import Asked, ask, export_of
 from tests.backend.export.families import family_folder
 from tests.backend.export.results import by_peft, finished, finished_over
+from tests.backend.training.variants import CASES, Case
 from tests.tiny import Architecture, tiny_model
 
 RANKS = {"q_proj": 2, r"model\.layers\.1\.mlp\.down_proj": 8}
@@ -112,7 +115,7 @@ def test_peft_reads_the_same_model_from_it(settings: dict[str, Any], tmp_path: P
     plain = plain_form(model, saved(model, tmp_path / "trained"))
     (tmp_path / "plain").mkdir()
     save_file(dict(plain.weights), tmp_path / "plain" / WEIGHTS)
-    (tmp_path / "plain" / CONFIG).write_text(json.dumps(plain.config))
+    (tmp_path / "plain" / ADAPTER_CONFIG).write_text(json.dumps(plain.config))
     again = load_adapter(tiny_model(tie_word_embeddings=False), tmp_path / "plain").eval()
     ids = torch.arange(40)[None]
     assert torch.allclose(again(ids).logits, model(ids).logits, atol=1e-6)
@@ -124,7 +127,7 @@ def test_what_is_plain_already_is_left_as_it_is(settings: dict[str, Any], tmp_pa
     plain = plain_form(model, saved(model, tmp_path))
     stored = load_file(tmp_path / WEIGHTS)
     assert plain.folded == ()
-    assert plain.config == json.loads((tmp_path / CONFIG).read_text())
+    assert plain.config == json.loads((tmp_path / ADAPTER_CONFIG).read_text())
     assert all(torch.equal(values, stored[name]) for name, values in plain.weights.items())
 
 
@@ -145,6 +148,31 @@ def test_ranks_and_scales_of_any_size(
     plain = plain_form(model, saved(model, tmp_path_factory.mktemp("any")))
     assert plain.config["r"] == max(r, other)
     assert max(update_errors(plain, model).values()) < 1e-6
+
+
+KINDS = {name: case for name, case in CASES.items() if not case[1].use_dora}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize("case", KINDS.values(), ids=KINDS)
+def test_whatever_the_settings_of_a_run_may_be(case: Case, tmp_path: Path) -> None:
+    """The adapters as the trainer makes and saves them; strict loading finds one on other layers."""
+    architecture, tuning, overrides = case
+    model = make_trainable(tiny_model(architecture, **overrides), tuning, seed=0)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape) * parameter.requires_grad
+    (tmp_path / "trained").mkdir()
+    write_weights(model, tmp_path / "trained")
+    trained = load_adapter(tiny_model(architecture, **overrides), tmp_path / "trained").eval()
+    plain = plain_form(trained, tmp_path / "trained")
+    assert {name: plain.config[name] for name in PLAIN} == PLAIN
+    assert max(update_errors(plain, trained).values()) < 1e-6
+    (tmp_path / "plain").mkdir()
+    save_file(dict(plain.weights), tmp_path / "plain" / WEIGHTS)
+    (tmp_path / "plain" / ADAPTER_CONFIG).write_text(json.dumps(plain.config))
+    again = load_adapter(tiny_model(architecture, **overrides), tmp_path / "plain").eval()
+    ids = torch.arange(40)[None]
+    assert torch.allclose(again(ids).logits, model.eval()(ids).logits, atol=1e-4)
 
 
 PISSA = ["pissa", "pissa_niter_4", "olora"]
@@ -226,7 +254,7 @@ def test_experts_keep_their_ranks_and_have_one_scale(
     assert plain.config["rank_pattern"] == plain.config["alpha_pattern"] != {}
     (tmp_path / "plain").mkdir()
     save_file(dict(plain.weights), tmp_path / "plain" / WEIGHTS)
-    (tmp_path / "plain" / CONFIG).write_text(json.dumps(plain.config))
+    (tmp_path / "plain" / ADAPTER_CONFIG).write_text(json.dumps(plain.config))
     again = load_adapter(load_base(mixtral), tmp_path / "plain").eval()
     scales = {
         layer.scaling["default"]
@@ -262,7 +290,7 @@ def test_every_reader_reads_the_trained_model(
 
 def test_the_export_is_the_plain_form(varied: Asked, tmp_path: Path) -> None:
     folder = write_form(varied.trained, "adapter", "float32", tmp_path, max_shard_size="5GB")[0]
-    written = json.loads((folder / CONFIG).read_text())
+    written = json.loads((folder / ADAPTER_CONFIG).read_text())
     assert written == {**varied.trained.plain().config, **varied.trained.naming}
     assert (written["r"], written["lora_alpha"]) == (8, 8)
     assert {min(values.shape) for values in load_file(folder / WEIGHTS).values()} == {8}

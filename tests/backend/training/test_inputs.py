@@ -191,3 +191,19 @@ def test_packed_weights_need_a_package_and_nothing_is_written_before(
             check(config)
         assert caught.value.code == "needs-bitsandbytes"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"tuning.use_rslora": True}, []),
+        ({"tuning.use_dora": True}, ["With tuning.use_dora the result is exported merged only"]),
+    ],
+    ids=str,
+)
+def test_what_can_be_exported_merged_only_is_told_before_training(
+    changes: dict[str, Any], said: list[str], configured: Any
+) -> None:
+    found = check_inputs(configured(SOUND, **changes)).warnings
+    assert [words.partition(" (")[0] for words in found if "exported" in words] == said
