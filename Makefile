@@ -77,6 +77,10 @@ bench-train: $(STAMP) ## Training speed beside TRL in one process: medians and t
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
 	$(BIN)/python benchmarks/train_speed.py
 
+bench-methods: $(STAMP) ## DPO and KTO beside TRL in one process: first losses, medians of speed, the ratio
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
+	$(BIN)/python benchmarks/preference_speed.py
+
 bench-busy: $(STAMP) ## Training speed while another process holds one core
 	$(BIN)/python benchmarks/busy_core.py
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,10 +16,12 @@ from backend.core.model_loader import load_base
 from backend.core.tokenizer import load_tokenizer
 from backend.run.config import DataConfig, TrainingConfig, TuningConfig
 from backend.training import loop
+from backend.training.batching import Packing
 from backend.training.forward import choose_forward
 from backend.training.tuning import make_trainable
 
 SEED = 0
+_PACKING_OF = loop.packing_of
 
 
 def read_rows(model: Path, path: str) -> tuple[data_pipeline.Dataset, data_pipeline.EncodedRows]:
@@ -41,7 +43,7 @@ def tunesmith(
         make_trainable(load_base(model, dtype=torch_dtype(plan)), TuningConfig(), seed=SEED)
     )
     state = loop.TrainState.start(forward, settings)
-    with mock.patch.object(loop, "pack", loop.pack if share else _without_sharing(loop.pack)):
+    with mock.patch.object(loop, "packing_of", loop.packing_of if share else _without_sharing):
         reports = loop.train_steps(state, rows, settings, plan, seed=SEED)
         next(reports)
         started = time.perf_counter()
@@ -50,8 +52,5 @@ def tunesmith(
     return time.perf_counter() - started
 
 
-def _without_sharing(pack: Callable[..., Any]) -> Callable[..., Any]:
-    def packed(*args: Any, **options: Any) -> Any:
-        return pack(*args, **{**options, "share_prefixes": False})
-
-    return packed
+def _without_sharing(*given: Any) -> Packing:
+    return replace(_PACKING_OF(*given), share_prefixes=False)

@@ -33,20 +33,24 @@ from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from backend.core.model_resolver import resolve_model  # noqa: E402
 from backend.training.batching import epoch_order  # noqa: E402
-from backend.utils.process_utils import available_cores  # noqa: E402
+from backend.utils.machine_utils import available_cores  # noqa: E402
 
 MIB = 2**20
 
 
-class _Clock(transformers.TrainerCallback):
+class Clock(transformers.TrainerCallback):
+    """Times the steps of a trainer of transformers, all but the first."""
+
     started = 0.0
     ended = 0.0
 
     def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Start the clock before the second step."""
         if state.global_step == 1:
             self.started = time.perf_counter()
 
     def on_step_end(self, *_args: Any, **_: Any) -> None:
+        """Note the end of each step."""
         self.ended = time.perf_counter()
 
 
@@ -55,7 +59,7 @@ def trl(model: Path, chats: Sequence[dict[str, Any]], batch: int, steps: int, *,
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(available_cores())
     options: dict[str, Any] = {"gradient_checkpointing": False} if best else {}
-    clock = _Clock()
+    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=transformers.AutoModelForCausalLM.from_pretrained(
