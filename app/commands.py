@@ -15,15 +15,15 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import streamlit as st
 
 from app.phrases import what_to_do, without_marks
 from app.views.text import plain
-from backend.errors import NextStep, Problem
+from backend.errors import MARKED_SETTING, NextStep, Problem, unmarked
 from backend.manager.programs import COMMANDS, child_environ, python_command
 
 KEPT = 64
@@ -34,13 +34,17 @@ _TERM_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """The result of a command: ``value`` from its JSON, or ``message`` and ``remedy`` of its error."""
+    """The result of a command: ``value`` from its JSON, or ``message`` and ``remedy`` of its error.
+
+    ``settings``: the values that an error would give to settings, of several the first.
+    """
 
     value: dict[str, Any]
     message: str = ""
     remedy: str = ""
     code: str = ""
     problems: tuple[Problem, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -136,7 +140,13 @@ def _read(out: str, err: str, code: int) -> Answer:
     )
     step = NextStep(error["next_step"]) if "next_step" in error else None
     remedy = what_to_do(str(error.get("remedy", "")), step, str(error.get("about", "")))
-    return Answer({}, str(error.get("message")), remedy, str(error.get("code", "")), problems)
+    told = [
+        str(error.get("remedy", "")),
+        *(words for each in error.get("problems", ()) for words in each.values()),
+    ]
+    named = map(unmarked, MARKED_SETTING.finditer(" ".join(told)))
+    settings = {name: value for name, value in [*named][::-1] if value}  # of several values the first
+    return Answer({}, str(error.get("message")), remedy, str(error.get("code", "")), problems, settings)
 
 
 class Commands:

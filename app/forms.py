@@ -23,13 +23,14 @@ from backend.errors import Problem
 from backend.run.config import config_schema
 from backend.utils.config_utils import dotted_names, field_schema, parse_value
 
-Kind = Literal["choice", "switch", "whole", "number", "text", "lines", "pairs", "mixed"]
+Kind = Literal["choice", "choices", "switch", "whole", "number", "text", "lines", "pairs", "mixed"]
 
 BASIC: Mapping[str, str] = {
+    "objective.method": "Training method",
     "model.model_name_or_path": "Model",
     "data.train": "Training data",
     "data.validation": "Held-out data",
-    "tuning.method": "Method",
+    "tuning.method": "Tuning method",
     "tuning.lora_r": "LoRA rank",
     "training.num_train_epochs": "Epochs",
     "training.per_device_train_batch_size": "Batch size",
@@ -40,15 +41,23 @@ BASIC: Mapping[str, str] = {
 """The settings of the basic form with their labels, in the order drawn; the expert form has all. The help of each
 shows its name in files and commands."""
 _SPELLED = {
+    "Bnb 4bit quant type": "4-bit quantization type",
+    "Cpo alpha": "CPO alpha",
+    "Desirable weight": "Weight of good answers",
+    "Load in 4bit": "4-bit base (QLoRA)",
+    "Load in 8bit": "8-bit base",
     "Lora": "LoRA",
     "Lr scheduler type": "Learning rate schedule",
     "Neftune": "NEFTune",
     "Nnodes": "Machines",
+    "Use bnb nested quant": "Nested quantization",
     "Use dora": "DoRA",
     "Use rslora": "rsLoRA",
     "Nproc per node": "Processes per machine",
     "Sha256": "SHA-256",
+    "Simpo": "SimPO",
     "Tensorboard": "TensorBoard",
+    "Undesirable weight": "Weight of bad answers",
 }
 FIXED = frozenset({"version"})
 """Settings with one possible value."""
@@ -59,7 +68,7 @@ _TYPED, _TURN = "new-run", "settings_turn"
 class Setting:
     """One setting as a form needs it. ``low`` and ``high`` are bounds where the schema has them.
 
-    ``whole_parts``: it is a list, or pairs, whose parts may be whole numbers.
+    ``part_types``: the types in the schema of the parts of a list, or of pairs.
     """
 
     name: str
@@ -70,7 +79,7 @@ class Setting:
     low: float | None = None
     high: float | None = None
     optional: bool = False
-    whole_parts: bool = False
+    part_types: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -98,25 +107,30 @@ def _setting(name: str, field: Mapping[str, Any]) -> Setting:
     types = {str(branch.get("type")) for branch in branches}
     low = [branch[key] for branch in branches for key in ("minimum", "exclusiveMinimum") if key in branch]
     high = [branch[key] for branch in branches for key in ("maximum", "exclusiveMaximum") if key in branch]
+    parts = [part for branch in branches for part in _parts(branch)]
+    choices = next((each["enum"] for each in [branches[0], *parts] if "enum" in each), ())
+    kind = _KINDS.get(frozenset(types), "mixed")
     return Setting(
         name=name,
-        kind="choice" if "enum" in branches[0] else _KINDS.get(frozenset(types), "mixed"),
+        kind=_OF_CHOICES.get(kind, kind) if choices else kind,
         default=field.get("default"),
         help=f"{field.get('description', '')} `{name}`",
-        choices=tuple(branches[0].get("enum", ())),
+        choices=tuple(choices),
         low=low[0] if low else None,
         high=high[0] if high else None,
         optional=len(branches) < len(field.get("anyOf", [field])),
-        whole_parts=any(_has_whole_parts(branch) for branch in branches),
+        part_types=frozenset(str(part.get("type")) for part in parts),
     )
 
 
-def _has_whole_parts(branch: Mapping[str, Any]) -> bool:
+def _parts(branch: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return what a part of a list or of pairs may be."""
     part = branch.get("items", branch.get("additionalProperties"))
-    kinds = part.get("anyOf", [part]) if isinstance(part, dict) else []
-    return any(kind.get("type") == "integer" for kind in kinds)
+    found: Sequence[Mapping[str, Any]] = part.get("anyOf", [part]) if isinstance(part, dict) else []
+    return found
 
 
+_OF_CHOICES: Mapping[Kind, Kind] = {"text": "choice", "lines": "choices"}
 _KINDS: Mapping[frozenset[str], Kind] = {
     frozenset({"boolean"}): "switch",
     frozenset({"integer"}): "whole",
@@ -189,7 +203,22 @@ def _choice(setting: Setting, value: Any, key: str) -> Any:
     return st.selectbox(setting.label, setting.choices, place, help=setting.help, key=key)
 
 
+def _choices(setting: Setting, value: Any, key: str) -> Any:
+    known = [one for one in value or () if one in setting.choices]
+    return st.multiselect(setting.label, setting.choices, known, help=setting.help, key=key)
+
+
 def _switch(setting: Setting, value: Any, key: str) -> Any:
+    if setting.optional:
+        known: Sequence[Any] = tuple(_SWITCHED)
+        return st.selectbox(
+            setting.label,
+            known,
+            known.index(value),
+            format_func=_SWITCHED.__getitem__,
+            help=setting.help,
+            key=key,
+        )
     return st.toggle(setting.label, bool(value), help=setting.help, key=key)
 
 
@@ -242,9 +271,14 @@ def _pairs(setting: Setting, value: Any, key: str) -> Any:
     return {part.strip(): _part(setting, one.strip()) for part, _, one in pairs}
 
 
-def _part(setting: Setting, text: str) -> int | str:
-    """Return one part of a list or of pairs: a whole number where the setting takes some and it is one."""
-    return int(text) if setting.whole_parts and text.isdecimal() else text
+def _part(setting: Setting, text: str) -> float | str:
+    """Return one part of a list or of pairs: a number where the setting takes such and it is one."""
+    if "integer" in setting.part_types and text.isdecimal():
+        return int(text)
+    try:
+        return float(text) if "number" in setting.part_types else text
+    except ValueError:
+        return text
 
 
 def _mixed(setting: Setting, value: Any, key: str) -> Any:
@@ -265,8 +299,10 @@ def _takes(name: str, kind: str) -> bool:
     return any(branch.get("type") == kind for branch in field_schema(name, config_schema()).get("anyOf", ()))
 
 
+_SWITCHED: Mapping[Any, str] = {None: "chosen for you", True: "on", False: "off"}
 _WIDGETS: Mapping[Kind, Callable[[Setting, Any, str], Any]] = {
     "choice": _choice,
+    "choices": _choices,
     "switch": _switch,
     "whole": _whole,
     "number": _number,

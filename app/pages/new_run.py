@@ -13,7 +13,18 @@ from streamlit.delta_generator import DeltaGenerator
 from app.actions import show_errors
 from app.commands import Answer, ask, show_failure
 from app.fingerprints import fingerprint
-from app.forms import BASIC, PRESETS, change, command_line, command_words, draw, mark, settings, typed
+from app.first_choice import draw_first_choice, offer_fitting
+from app.forms import (
+    BASIC,
+    PRESETS,
+    change,
+    command_line,
+    command_words,
+    draw,
+    mark,
+    settings,
+    typed,
+)
 from app.kept_choice import choose_kept, is_kept
 from app.local_models import local_models
 from app.phrases import without_marks
@@ -34,17 +45,18 @@ from backend.utils.machine_utils import available_cores
 from backend.utils.record_utils import record_from_json
 
 # Settings that decide the rows and the model: the estimate command runs again when one of them changes.
-_COSTLY = ("model.", "data.", "augmentation.paraphrases")
-_KEPT = ("model.", "data.", "name")
+_COSTLY = ("model.", "data.", "augmentation.paraphrases", "objective.method")
+_KEPT = ("model.", "data.", "objective.", "name")
 _LOOKS = "looks at the rows"
 # Errors after which the run may still start: the rows were not checked here, so the run checks them itself.
 _NOT_LOOKED = frozenset({"timeout", "cancelled", "no-answer"})
-_DEFAULTS = "Forget every change but model, data and name."
+_DEFAULTS = "Forget every change but model, data, training method and name."
 _SECTIONS = {
     "model": "Model",
     "data": "Data",
     "augmentation": "Augmentation",
-    "tuning": "Method",
+    "objective": "Training method",
+    "tuning": "Tuning",
     "training": "Training",
     "evaluation": "Evaluation",
     "logging": "Logging",
@@ -80,7 +92,7 @@ def _model_card(name: str) -> None:
 
 
 def _presets() -> None:
-    """Draw the buttons of presets, which change everything but model, data and name."""
+    """Draw the buttons of presets, which change everything but model, data, training method and name."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown("Begin with", width="content")
         for name, (purpose, values) in {**PRESETS, "Defaults": (_DEFAULTS, {})}.items():
@@ -97,11 +109,12 @@ def _form() -> dict[str, DeltaGenerator]:
 
 
 def _basic() -> dict[str, DeltaGenerator]:
-    first, data, *others = BASIC
+    _, first, data, *others = BASIC
+    places = draw_first_choice()
     model = typed().get(first, settings()[first].default)
     field, here = st.columns(2)
     with field:
-        places = draw([first])
+        places |= draw([first])
     with here:
         _models_here(first, model)
     _model_card(typed().get(first, settings()[first].default))
@@ -179,6 +192,7 @@ def _cost(config: RunConfig) -> Answer | None:
         return None
     if not answer.ok:
         show_failure(answer, words=words, version=version)
+        offer_fitting(answer)
         return answer
     shape = record_from_json(ModelShape, answer.value["shape"])
     data = record_from_json(DataFigures, answer.value["data"])
@@ -189,6 +203,7 @@ def _cost(config: RunConfig) -> Answer | None:
             300,
         )
     )
+    offer_fitting(answer)
     for warning in answer.value["warnings"]:
         st.warning(plain(without_marks(warning), 1000))
     return answer

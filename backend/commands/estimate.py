@@ -54,6 +54,7 @@ def estimate(
                 "shape": asdict(shape),
                 "data": asdict(data),
                 "read_as": found.read_as,
+                "usual_method": found.usual_method,
                 "sha256": found.sha256,
                 "warnings": found.warnings,
                 "findings": [asdict(each) for each in found.findings],

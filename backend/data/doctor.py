@@ -12,14 +12,13 @@ from itertools import islice
 
 from backend.data.checks import ALL, Check, Example, Level, Scan
 from backend.data.checks.base import EncodedRow, sampled_rows
-from backend.data.checks.preferences import methods_for
 from backend.data.checks.secrets import redact
 from backend.data.formats import how_to_use
 from backend.data.load import Loaded
 from backend.data.records import Rejected, Row
 from backend.data.unused import Holds
 from backend.errors import marked
-from backend.run.methods import JUDGED, PAIRS
+from backend.run.methods import JUDGED, PAIRS, methods_for
 from backend.utils.text_utils import shorten
 
 EXAMPLES = 3

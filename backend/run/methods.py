@@ -109,6 +109,17 @@ OPTIMS: Mapping[str, Optim] = {
 """By ``training.optim``. Adafactor keeps one number for each row and column of a matrix, next to nothing."""
 
 
+def methods_for(kind: str) -> Sequence[str]:
+    """Return the methods that learn from rows of a kind, the usual one first."""
+    usual = usual_method(kind)
+    return [usual, *(name for name, facts in OBJECTIVES.items() if kind in facts.rows and name != usual)]
+
+
+def usual_method(kind: str) -> str:
+    """Return the method that rows of a kind are usually given to."""
+    return {PAIRS: "dpo", JUDGED: "kto", TEXTS: "cpt"}.get(kind, "sft")
+
+
 def is_target(name: str, targets: str | Sequence[str]) -> bool:
     """Return whether peft's ``target_modules`` match the module ``name``; ``all-linear`` is no name."""
     if isinstance(targets, str):

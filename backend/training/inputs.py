@@ -26,6 +26,7 @@ from backend.data_pipeline import Dataset
 from backend.errors import ConfigError, Problem, UnsoundDataError, marked
 from backend.run.adapter_settings import merged_only
 from backend.run.config import DataConfig, RunConfig, TuningConfig
+from backend.run.methods import usual_method
 from backend.run.reports import DataFinding
 
 THOROUGH_ROWS = 20_000
@@ -40,6 +41,8 @@ when all rows are tokenised.)"""
 class Inputs:
     """The inputs of a run: the model's folder, how the rows were read, and their counts.
 
+    ``usual_method``: the training method that rows of their kind are usually given to.
+
     ``sha256``: the fingerprint of each source. ``findings``: those of the data check, most harmful first. ``stops``:
     those of them that prevent the run, with the number of rows that their fix leaves.
     """
@@ -50,6 +53,7 @@ class Inputs:
     train_rows: int
     validation_rows: int
     trained_questions: int
+    usual_method: str
     warnings: tuple[str, ...]
     tokens_per_epoch: int
     trained_tokens_per_epoch: int
@@ -101,6 +105,7 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
         train_rows=train_rows.row_count,
         validation_rows=len(dataset.validation),
         trained_questions=asked_twice,
+        usual_method=usual_method(dataset.source.rows[0].kind),
         warnings=(
             *dataset.warnings,
             *template_sentences(report.findings, report.rows),

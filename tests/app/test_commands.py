@@ -14,6 +14,7 @@ from app.commands import Answer, Command, Commands
 from backend.manager.queue_manager import QueueManager
 from tests.app.waiting import at_work, settled, texts
 from tests.eventually import eventually
+from tests.runs import DISTINCT, write_rows
 
 PATIENCE = 60.0
 
@@ -85,6 +86,14 @@ def test_what_to_do_is_said_as_in_the_studio() -> None:
     error = {"message": "", "remedy": "", "code": "bad-config", "problems": [problem]}
     (read,) = module._read(json.dumps({"error": error}), "", 2).problems
     assert read.remedy == "Set data.train = a.jsonl."
+
+
+def test_the_settings_that_an_error_names_come_with_their_values(tmp_path: Path, tiny_folder: Path) -> None:
+    given = write_rows(tmp_path / "foods.jsonl", DISTINCT)
+    words = ["estimate", f"--data.train={given}", f"--model.model_name_or_path={tiny_folder}"]
+    answer = done(Command([*words, "--objective.method=dpo"], PATIENCE))
+    assert answer.settings == {"objective.method": "sft"}
+    assert "objective.method = sft" in answer.problems[0].message
 
 
 def test_a_command_that_is_none_is_words_too() -> None:

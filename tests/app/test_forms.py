@@ -14,6 +14,7 @@ from backend.errors import Problem
 from backend.run.config import config_schema
 from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, field_schema, parse_flags
+from tests.backend.run.test_config import BESIDE, OTHER_AND_WRONG
 
 NAMES = [name for name in dotted_names(config_schema()) if name not in FIXED]
 OTHER: dict[str, tuple[Any, Any]] = {
@@ -46,11 +47,10 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "logging.tensorboard": (False, False),
 }
 BY_KIND = {
-    "switch": (True, True),
-    "whole": (12, 12),
-    "number": ("0.75", 0.75),
-    "text": ("some text", "some text"),
-    "lines": ("rows.jsonl:1\nrows.jsonl:2", ["rows.jsonl:1", "rows.jsonl:2"]),
+    # how a value of each kind is entered
+    "lines": lambda value: "\n".join(map(str, value)),
+    "number": str,
+    "mixed": str,
 }
 
 
@@ -74,14 +74,16 @@ def shown(*names: str, start: dict[str, Any] | None = None, problems: list[Probl
 
 
 def widget(app: AppTest, name: str) -> Any:
-    kinds = (app.text_input, app.number_input, app.selectbox, app.toggle, app.text_area)
+    kinds = (app.text_input, app.number_input, app.selectbox, app.multiselect, app.toggle, app.text_area)
     (found,) = [each for kind in kinds for each in kind if each.key.startswith(f"setting {name} ")]
     return found
 
 
 def other(name: str) -> tuple[Any, Any]:
     """Something else than the default, as it is entered and as it is meant."""
-    return OTHER.get(name) or BY_KIND[settings()[name].kind]
+    meant, _ = OTHER_AND_WRONG[name]
+    entered = BY_KIND.get(settings()[name].kind, lambda value: value)
+    return OTHER.get(name) or (entered(meant), meant)
 
 
 def test_no_setting_is_left_out() -> None:
@@ -97,7 +99,9 @@ def test_every_setting_can_be_reached_and_means_what_was_entered(name: str) -> N
     assert app.session_state["result"] == {}
     widget(app, name).set_value(entered).run()
     assert app.session_state["result"] == {name: meant}
-    config = parse_config(apply_overrides({"data": {"train": "rows.jsonl"}}, {name: meant}))
+    config = parse_config(
+        apply_overrides({"data": {"train": "rows.jsonl"}}, BESIDE.get(name, {}) | {name: meant})
+    )
     section, _, key = name.rpartition(".")
     assert getattr(getattr(config, section) if section else config, key) == meant
 
@@ -124,6 +128,8 @@ def test_labels_are_words_and_standard_terms() -> None:
     assert labels["training.num_train_epochs"] == "Epochs"
     assert labels["tuning.lora_dropout"] == "LoRA dropout"
     assert labels["training.neftune_noise_alpha"] == "NEFTune noise alpha"
+    assert labels["objective.cpo_alpha"] == "CPO alpha"
+    assert labels["objective.undesirable_weight"] == "Weight of bad answers"
     assert labels["training.nproc_per_node"] == "Processes per machine"
     assert len(set(labels.values())) == len(labels)
 

@@ -16,8 +16,8 @@ from backend.core.tokenizer import (
     encode_text,
 )
 from backend.data.records import Row
-from backend.errors import DataError, ModelError, TunesmithError
-from backend.run.methods import OBJECTIVES
+from backend.errors import DataError, ModelError, TunesmithError, marked
+from backend.run.methods import methods_for
 
 ROWS_AT_ONCE = 1024
 _OF_THE_MODEL = frozenset({"no-chat-template", "bad-template"})  # faults of the model: an error names no row
@@ -82,12 +82,13 @@ def wrong_kind(row: Row, method: str) -> DataError:
         "chat": "an answer to a prompt",
         "text": "a plain text",
     }
-    fitting = [name for name, facts in OBJECTIVES.items() if row.kind in facts.rows]
+    first, *others = methods_for(row.kind)
+    also = f" (or {', '.join(others)})" if others else ""
     mix = ", or mix a share of them into texts with `data.mix`" if method == "cpt" else ""
     kind = what.get(row.kind, f"a row of {row.kind}")
     return DataError(
         f"{row.place} is {kind}, from which the method {method} does not learn.",
-        remedy=f"Set `objective.method` to {' or '.join(fitting)}, or give other rows{mix}.",
+        remedy=f"Set {marked('objective.method', first)}{also}, or give other rows{mix}.",
         code="wrong-rows",
     )
 

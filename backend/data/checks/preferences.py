@@ -21,7 +21,7 @@ from backend.data.records import Message, Row
 from backend.data.store import rows_at
 from backend.data.texts import message_text, question_text
 from backend.errors import marked
-from backend.run.methods import JUDGED, OBJECTIVES, PAIRS
+from backend.run.methods import JUDGED, OBJECTIVES, PAIRS, methods_for
 from backend.utils.text_utils import indents, shorten
 
 REPEATED_WORDS, REPEATED_CHARACTERS = 3, 12
@@ -36,11 +36,6 @@ _KINDS: Mapping[str, str] = {
     "tokens": "token ids",
     "segments": "segments",
 }
-
-
-def methods_for(kind: str) -> tuple[str, ...]:
-    """Return the values of ``objective.method`` that learn from rows of a kind."""
-    return tuple(name for name, facts in OBJECTIVES.items() if kind in facts.rows)
 
 
 def untrainable(scan: Scan) -> Iterator[Example]:

@@ -120,6 +120,18 @@ def test_data_that_cannot_be_used_is_said_before_the_start(
     assert next(each for each in app.button if each.label == "Start now").disabled
 
 
+def test_rows_of_another_method_offer_it_and_then_fit(
+    open_page: OpenPage, tmp_path: Path, tiny_folder: Path
+) -> None:
+    pairs = [{"prompt": f"food {n}", "chosen": f"a {n}", "rejected": f"b {n}"} for n in range(60)]
+    app = filled(open_page, write_rows(tmp_path / "pairs.jsonl", pairs), tiny_folder)
+    assert disabled(app) == [True, True]
+    press(app, "Learn from pairs of a better and a worse answer")
+    assert not app.error
+    assert disabled(app) == [False, False]
+    assert "--objective.method=dpo" in app.code[0].value
+
+
 def disabled(app: AppTest) -> list[bool]:
     return [each.disabled for each in app.button if each.label in {"Start now", "Add to the queue"}]
 

@@ -24,6 +24,10 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "model.revision": ("main", ""),
     "model.chat_template": ("chatml", ""),
     "model.dtype": ("bfloat16", "float16"),
+    "model.load_in_4bit": (True, "perhaps"),
+    "model.load_in_8bit": (True, "perhaps"),
+    "model.bnb_4bit_quant_type": ("fp4", "int4"),
+    "model.use_bnb_nested_quant": (True, "perhaps"),
     "data.train": ("other.csv", ""),
     "data.validation": ("held.jsonl", 1.0),
     "data.split_by": ("answer", "row"),
@@ -105,6 +109,8 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "logging.tensorboard": (False, "perhaps"),
 }
 BESIDE: dict[str, dict[str, Any]] = {
+    "model.bnb_4bit_quant_type": {"model.load_in_4bit": True},
+    "model.use_bnb_nested_quant": {"model.load_in_4bit": True},
     "objective.beta": {"objective.method": "dpo"},
     "objective.loss_type": {"objective.method": "dpo"},
     "objective.loss_weights": {"objective.method": "dpo"},

@@ -8,7 +8,7 @@ import pytest
 
 from backend.run.config import LossName, ObjectiveConfig, TuningConfig
 from backend.run.files import RunFiles
-from backend.run.methods import OBJECTIVES, OPTIMS, TUNINGS, default_learning_rate, is_target
+from backend.run.methods import OBJECTIVES, OPTIMS, TUNINGS, default_learning_rate, is_target, methods_for
 
 
 def test_every_choice_has_its_record() -> None:
@@ -28,6 +28,20 @@ def test_what_an_objective_learns_from() -> None:
     assert preference == ["dpo", "kto", "orpo", "cpo", "simpo"]
     assert pairwise == ["dpo", "orpo", "cpo", "simpo"]
     assert referring == ["dpo", "kto"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "methods"),
+    [
+        ("preference", ["dpo", "kto", "orpo", "cpo", "simpo"]),
+        ("judged", ["kto"]),
+        ("chat", ["sft"]),
+        ("text", ["cpt", "sft"]),
+        ("tokens", ["sft", "cpt"]),
+    ],
+)
+def test_rows_have_their_methods_with_the_usual_one_first(kind: str, methods: list[str]) -> None:
+    assert methods_for(kind) == methods
 
 
 @pytest.mark.parametrize("method", TUNINGS)

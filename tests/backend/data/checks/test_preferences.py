@@ -6,7 +6,6 @@ from backend.data.checks.base import Scan
 from backend.data.checks.preferences import (
     conflicting_pairs,
     equal_pair,
-    methods_for,
     opposed,
     other_methods,
     preference_prompt,
@@ -26,19 +25,6 @@ def preferred(chosen, rejected, prompt=PROMPT, place="f:1"):
 
 def judged(answer, label, prompt=PROMPT, place="f:1"):
     return replace(pair(prompt, answer, place), label=label)
-
-
-@pytest.mark.parametrize(
-    ("kind", "methods"),
-    [
-        ("preference", ("dpo", "kto", "orpo", "cpo", "simpo")),
-        ("judged", ("kto",)),
-        ("chat", ("sft", "cpt")),
-        ("text", ("sft", "cpt")),
-    ],
-)
-def test_methods_learn_from_kinds_of_rows(kind, methods):
-    assert methods_for(kind) == methods
 
 
 PAIR, JUDGED, CHAT, TEXT = preferred("a", "b"), judged("a", True), pair("q", "a"), Row("f:1", text="t")
