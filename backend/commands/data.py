@@ -27,6 +27,7 @@ from backend.data.fixes import Change, Mended, mend
 from backend.data.load import Loaded, load_rows
 from backend.data.records import Row
 from backend.errors import DataError
+from backend.run.methods import OBJECTIVES
 from backend.run.settings import parse_config
 from backend.utils.config_utils import parse_value
 from backend.utils.path_utils import user_path
@@ -236,6 +237,9 @@ def preview(
     truncation: Annotated[
         Literal["error", "cut", "drop"], Parameter(help="What to do with longer rows, as data.truncation.")
     ] = "cut",
+    objective: Annotated[
+        Literal["sft", "cpt"], Parameter(help="sft learns answers; cpt plain texts, long ones in pieces.")
+    ] = "sft",
     batch_size: Annotated[int, Parameter(help="Examples in one step.")] = 16,
     augmentation: Annotated[
         dict[str, str] | None, Parameter(help="Settings of that section: --augmentation.noise 0.1.")
@@ -249,6 +253,8 @@ def preview(
     tunesmith data preview rows.jsonl --model smollm2-135m --rows 2
 
     tunesmith data preview rows.jsonl --augmentation.typos 0.02
+
+    tunesmith data preview book.txt --whole-file --objective cpt
     """
     data: dict[str, Any] = {
         "train": path,
@@ -271,6 +277,7 @@ def preview(
         rows_per_step=batch_size,
         rows=max(0, rows),
         augmentation=config.augmentation,
+        cuts_texts=OBJECTIVES[objective].cuts_texts,
     )
     if as_json:
         print_json(asdict(found))

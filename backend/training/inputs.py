@@ -94,16 +94,17 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     if any(each.field in REFUSED for each in stops):
         raise unsound(config, stops)
     train_rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=all_now)
+    held_out = 0
     if dataset.validation:
         method = config.objective.method
-        data_pipeline.encode(dataset.validation, tokenizer, config.data, method=method)
+        held_out = data_pipeline.encode(dataset.validation, tokenizer, config.data, method=method).row_count
     asked_twice = len(dataset.trained_questions())
     return Inputs(
         model=str(folder),
         read_as=dataset.reading,
         sha256=dataset.fingerprints,
         train_rows=train_rows.row_count,
-        validation_rows=len(dataset.validation),
+        validation_rows=held_out,
         trained_questions=asked_twice,
         usual_method=usual_method(dataset.source.rows[0].kind),
         warnings=(

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding import examples
+from backend.core.encoding.pieces import is_text, piece_count
 from backend.core.encoding.row import encode_row
 from backend.core.encoding.template_faults import template_warnings
 from backend.core.templates.answer_spans import render_answers
@@ -119,6 +121,7 @@ class _Measure:
     length: int
     kept: int
     trained: int
+    examples: int = 1
 
 
 def preview(
@@ -130,15 +133,18 @@ def preview(
     rows_per_step: int,
     rows: int = 3,
     augmentation: AugmentationConfig | None = None,
+    cuts_texts: bool = False,
 ) -> Preview:
     """Return the first ``rows`` training rows of a run on ``dataset``, its row lengths and the size of an epoch.
 
-    A row that cannot be used is included, with the reason.
+    A row that cannot be used is included, with the reason. ``cuts_texts``: the method cuts long texts into pieces.
     """
     measured = dataset.train[:MEASURED_ROWS]
     varied = varied_pairs(measured, augmentation or AugmentationConfig(), seed=seed)
     measures = [
-        _measure(answer, tokenizer, data) for row in _sampled(dataset.train) for answer in row.answers()
+        _measure(answer, tokenizer, data, cuts_texts)
+        for row in _sampled(dataset.train)
+        for answer in row.answers()
     ]
     stops = stop_token_ids(tokenizer)
     return Preview(
@@ -147,7 +153,7 @@ def preview(
         validation_rows=len(dataset.validation),
         rejected=len(dataset.rejected),
         rows=tuple(
-            preview_row(answer, tokenizer, data, stops)
+            preview_row(answer, tokenizer, data, stops, cuts_texts=cuts_texts)
             for row in dataset.train[:rows]
             for answer in row.answers()
         ),
@@ -160,9 +166,17 @@ def preview(
 
 
 def preview_row(
-    row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig, stops: set[int] | None = None
+    row: Row,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DataConfig,
+    stops: set[int] | None = None,
+    *,
+    cuts_texts: bool = False,
 ) -> PreviewRow:
-    """Return one row token by token; ``stops`` are the ids that end a turn, by default those of the tokenizer."""
+    """Return one row token by token; ``stops`` are the ids that end a turn, by default those of the tokenizer.
+
+    ``cuts_texts`` as in ``preview``: of a text that becomes several pieces the first is shown.
+    """
     stops = stop_token_ids(tokenizer) if stops is None else stops
     try:
         encoded = encode_row(row, tokenizer)
@@ -170,8 +184,13 @@ def preview_row(
         return PreviewRow(row.place, "refused", (), str(error))
     fate, problem = _fate(encoded, data)
     pieces = _pieces(row, encoded, tokenizer)
+    shown = encoded
+    if (count := _examples(encoded, data, cuts_texts)) > 1:
+        length, limit = len(encoded.input_ids), data.max_length
+        fate, problem = "whole", f"It has {length:,} tokens and becomes {count:,} pieces; this is the first."
+        shown = Encoded(encoded.input_ids[:limit], encoded.trained[:limit])
     tokens = []
-    for index, (token, trained) in enumerate(zip(encoded.input_ids, encoded.trained, strict=True)):
+    for index, (token, trained) in enumerate(zip(shown.input_ids, shown.trained, strict=True)):
         text, from_template = pieces[index]
         state: State = "cut" if index >= data.max_length else "trained" if trained and index else "context"
         tokens.append(PreviewToken(token, text, state, from_template, trained and token in stops))
@@ -191,13 +210,22 @@ def _fate(encoded: Encoded, data: DataConfig) -> tuple[Fate, str]:
     return words[examples.row_use(encoded.trained, data)]
 
 
-def _measure(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> _Measure:
+def _examples(encoded: Encoded, data: DataConfig, cuts_texts: bool) -> int:
+    """Return how many examples a row makes, if it is used."""
+    if cuts_texts and is_text(np.array(encoded.trained, bool)):
+        return piece_count(len(encoded.input_ids), data.max_length)
+    return 1
+
+
+def _measure(row: Row, tokenizer: PreTrainedTokenizerBase, data: DataConfig, cuts_texts: bool) -> _Measure:
     try:
         encoded = encode_row(row, tokenizer)
     except TunesmithError:
         return _Measure("refused", 0, 0, 0)
     fate, _ = _fate(encoded, data)
     length = len(encoded.input_ids)
+    if (count := _examples(encoded, data, cuts_texts)) > 1:
+        return _Measure("whole", length, length + count - 1, length - 1, count)
     if fate in {"refused", "dropped"}:
         return _Measure(fate, length, 0, 0)
     return _Measure(fate, length, min(length, data.max_length), sum(encoded.trained[1 : data.max_length]))
@@ -229,7 +257,7 @@ def _epoch(dataset: Dataset, measures: Sequence[_Measure], rows_per_step: int) -
         return round(amount * scale)
 
     fates = [each.fate for each in measures]
-    kept = scaled(fates.count("whole") + fates.count("cut"))
+    kept = scaled(sum(each.examples for each in measures if each.fate in {"whole", "cut"}))
     return Epoch(
         rows=kept,
         steps=steps_per_epoch(kept, rows_per_step),

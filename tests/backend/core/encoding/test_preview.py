@@ -177,6 +177,33 @@ def test_a_row_that_the_template_refuses_says_why() -> None:
     assert "take turns" in shown.problem
 
 
+class TestTextsInPieces:
+    TEXT = "one two three " * 20
+    LIMIT = 16
+
+    def test_the_first_piece_is_shown_and_the_number_told(self) -> None:
+        tokenizer = tiny_tokenizer("base")
+        row, settings = Row("book.txt:1", text=self.TEXT), data(max_length=self.LIMIT)
+        whole = preview_row(row, tokenizer, data(max_length=1000)).tokens
+        shown = preview_row(row, tokenizer, settings, cuts_texts=True)
+        count = -(-(len(whole) - 1) // (self.LIMIT - 1))
+        assert (shown.fate, shown.tokens) == ("whole", whole[: self.LIMIT])
+        assert shown.problem == f"It has {len(whole)} tokens and becomes {count} pieces; this is the first."
+        assert preview_row(row, tokenizer, settings).fate == "refused"
+
+    def test_an_epoch_has_all_tokens_of_all_pieces(self, tmp_path: Path) -> None:
+        texts = write_rows(tmp_path / "texts.jsonl", [{"text": self.TEXT * n} for n in (1, 2, 3)])
+        settings = data(train=str(texts), max_length=self.LIMIT)
+        dataset = data_pipeline.load(settings, seed=1)
+        tokenizer = tiny_tokenizer("base")
+        epoch = preview(dataset, settings, tokenizer, seed=1, rows_per_step=4, cuts_texts=True).epoch
+        encoded = data_pipeline.encode(dataset.train, tokenizer, settings, method="cpt")
+        assert (epoch.rows, epoch.tokens, epoch.trained_tokens, epoch.cut, epoch.refused) == (
+            *(len(encoded), encoded.tokens, encoded.trained_tokens),
+            *(0, 0),
+        )
+
+
 ROWS = [{"prompt": f"count to {n}", "completion": "one two three " * n} for n in range(1, 41)]
 
 
