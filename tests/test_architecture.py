@@ -526,6 +526,7 @@ class TestWheel:
             "app/.streamlit/config.toml",
             "app/views/logo.svg",
             "app/examples/food-category.yaml",
+            "backend/training/general.jsonl",
         } <= names
 
     def test_nothing_else_is(self, wheel: Path) -> None:
