@@ -184,7 +184,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     plan = replace(kept, device=world.own_device(kept.device))
     apply_plan(plan)
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
-    state = _initial_state(inputs.model_path, plan, rows, held, config)
+    state = _initial_state(inputs, plan, held, config)
     reference_pass = ReferencePass(config, state.forward, rows, held.examples, plan, world)
     objective, of_held_out = reference_pass.objectives(run_dir, inputs.facts, watch, prove=checkpoint is None)
     if checkpoint is not None:
@@ -324,17 +324,15 @@ def _load_best(run_dir: RunDir, state: TrainState, steps: int, best: int | None)
     return f"{message} The result is the model of step {best}, where the held-out loss was lowest."
 
 
-def _initial_state(
-    model_path: Path, plan: ComputePlan, rows: TrainRows, held: HeldOut, config: RunConfig
-) -> TrainState:
+def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: RunConfig) -> TrainState:
     """Load the base, make it trainable and create the optimizer. Raises DataError if rows do not fit the model."""
     dtype = torch.float32 if config.tuning.trains_all else torch_dtype(plan)
     quantization = Quantization.of(config.model, dtype)
-    base = load_base(model_path, dtype=dtype, quantization=quantization, device=plan.device)
+    base = load_base(inputs.model_path, dtype=dtype, quantization=quantization, device=plan.device)
     fit = context_length(base), base.get_input_embeddings().weight.shape[0]
-    rows.require_fit(*fit)
+    inputs.rows.require_fit(*fit)
     require_fit(held.examples, *fit)
-    trainable = make_trainable(base, config.tuning, seed=config.seed)
+    trainable = make_trainable(base, config.tuning, seed=config.seed, tokenizer=inputs.tokenizer)
     if config.objective.facts.needs_reference:
         without_dropout(trainable)
     if config.training.gradient_checkpointing:

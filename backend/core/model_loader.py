@@ -13,8 +13,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -183,13 +185,24 @@ def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
     """
     base = model.get_base_model()
     ends = base.get_input_embeddings(), base.get_output_embeddings()
-    shared = {part.weight.data_ptr() for part in ends if part is not None}
-    if len(shared) == 1 and None not in ends and any(isinstance(part, BaseTunerLayer) for part in ends):
+    if None in ends:
+        return
+    before = {_original(part).weight.data_ptr() for part in ends}
+    now = {part.weight.data_ptr() for part in ends if not isinstance(part, TrainableTokensWrapper)}
+    apart = len(now) == 2 or any(isinstance(part, BaseTunerLayer) for part in ends)
+    if len(before) == 1 and apart:
         raise ModelError(
             f"The adapter in {folder} changes the head or the embeddings alone, which share their weights here.",
             code="tied-target",
-            remedy="Train again without lm_head and embed_tokens in tuning.lora_target_modules.",
+            remedy="Train again without lm_head and embed_tokens in tuning.lora_target_modules; in "
+            "tuning.modules_to_save both are trained as one.",
         )
+
+
+def _original(end: nn.Module) -> nn.Module:
+    """Return an end of the base as it was before an adapter."""
+    wrapped = isinstance(end, AuxiliaryTrainingWrapper)
+    return end.original_module if wrapped else end
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:

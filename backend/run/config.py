@@ -315,7 +315,15 @@ class TuningConfig(Section):
     layers_to_transform: list[Annotated[int, Field(ge=0)]] = []
     """Numbers of the layers that get an adapter, counted from 0; empty for all."""
 
-    @field_validator("lora_target_modules", "exclude_modules", "layers_to_transform", mode="before")
+    modules_to_save: list[str] = []
+    """Layers to train whole beside the adapter, such as embed_tokens, lm_head; the result is served merged only."""
+
+    trainable_token_indices: list[int | str] = []
+    """Tokens whose rows in embeddings and head are trained, by id or text such as <tool>; served merged only."""
+
+    @field_validator(
+        *("lora_target_modules", "exclude_modules", "layers_to_transform", "modules_to_save"), mode="before"
+    )
     @classmethod
     def _names(cls, value: Any) -> Any:
         """Take one name or number, or several with commas between them, as a list; all else as it is."""

@@ -20,7 +20,7 @@ _ONLY_IN: Mapping[str, frozenset[str]] = {
 _SMOOTHED = ("robust", "exo_pair")
 _OF_ADAPTERS = (
     *("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern"),
-    *("exclude_modules", "layers_to_transform"),
+    *("exclude_modules", "layers_to_transform", "modules_to_save", "trainable_token_indices"),
 )
 """Settings of an adapter, without a meaning where every weight is trained."""
 _OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")

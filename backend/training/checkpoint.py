@@ -170,7 +170,14 @@ def write_weights(model: PreTrainedModel | PeftModel, folder: Path) -> None:
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    """Return ``tensors`` as safetensors takes them: each in one piece, and a copy of one that is there already."""
+    seen: set[int] = set()
+    kept: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        one = tensor.detach().contiguous()
+        kept[name] = one.clone() if one.data_ptr() in seen else one
+        seen.add(one.data_ptr())
+    return kept
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor]:

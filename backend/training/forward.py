@@ -29,6 +29,7 @@ from backend.core.rope import forget_lengths, steady_length
 from backend.errors import ModelError
 from backend.inference.decoding import context_length
 from backend.training.batching import pack, split_long_rows
+from backend.training.beside_lora import head_product
 from backend.training.loss import RowScores, TokenScores, linear_cross_entropy, linear_token_scores
 from backend.training.neftune import noisy
 from backend.training.proof import (
@@ -110,7 +111,8 @@ class ForwardPass:
         hidden = states.index_select(0, batch.select)
         head = self._plain_head()
         if head is not None:
-            return linear_cross_entropy(hidden, head.weight.to(hidden.dtype), batch.labels, head.bias)
+            weight, bias = head
+            return linear_cross_entropy(hidden, weight.to(hidden.dtype), batch.labels, bias)
         return F.cross_entropy(self._logits(hidden), batch.labels, reduction="sum")
 
     def row_scores(self, batch: MicroBatch) -> RowScores:
@@ -123,18 +125,16 @@ class ForwardPass:
         hidden = self.hidden_states(batch).index_select(0, batch.select)
         head = self._plain_head()
         if head is not None:
-            scores_of_tokens = linear_token_scores(
-                hidden, head.weight.to(hidden.dtype), batch.labels, head.bias
-            )
+            weight, bias = head
+            scores_of_tokens = linear_token_scores(hidden, weight.to(hidden.dtype), batch.labels, bias)
         else:
             scores_of_tokens = TokenScores.of_logits(self._logits(hidden), batch.labels)
         return RowScores.of(scores_of_tokens, [int(each.trained[1:].sum()) for each in batch.examples])
 
-    def _plain_head(self) -> nn.Linear | None:
-        """Return the head if its logits are one product; a head with an adapter, or one that does more, is none."""
-        head = self.causal.get_output_embeddings()
-        # exactly nn.Linear: a subclass computes its own logits
-        return head if type(head) is nn.Linear and _LogitTransform.of(self.causal) is None else None
+    def _plain_head(self) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight and bias of the head if the logits are its product and no more."""
+        plain = _LogitTransform.of(self.causal) is None
+        return head_product(self.causal.get_output_embeddings()) if plain else None
 
     def _logits(self, hidden: Tensor) -> Tensor:
         logits: Tensor = self.causal.get_output_embeddings()(hidden).float()

@@ -14,14 +14,19 @@ from transformers.pytorch_utils import Conv1D
 from backend.errors import ModelError
 from backend.run.config import TuningConfig
 from backend.run.methods import fits_pattern, is_target, layer_number
+from backend.training.beside_lora import require_shared, token_rows, whole_layers
 from backend.training.lora_start import doubled, start_at_base
 from backend.training.reach import Reach
 from backend.utils.config_utils import closest
 from backend.utils.warning_utils import unwarned
 
-_OF_PEFT = ((FutureWarning, ""), (RuntimeWarning, "The following (rank|alpha)_pattern keys"))
-"""PEFT warnings to silence: it reads a deprecated property of transformers, and looks for experts, whose rank
-differs, among modules only."""
+_OF_PEFT = (
+    (FutureWarning, ""),
+    (RuntimeWarning, "The following (rank|alpha)_pattern keys"),
+    (UserWarning, "You have requested `ensure_weight_tying`"),
+)
+"""PEFT warnings to silence: it reads a deprecated property of transformers, looks for experts, whose rank differs,
+among modules only, and says of ends that it does not tie what ``require_shared`` refuses."""
 _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layer types that PEFT can adapt."""
 
@@ -29,9 +34,9 @@ _LAYERS = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> PeftModel:
     """Add LoRA layers to the modules that ``tuning`` names and text reaches; ``model`` is changed in place.
 
-    Raises ModelError: ``no-target-modules`` for a name or a layer number that fits nothing, ``unclear-pattern`` for
-    two patterns that fit one layer, ``tied-target`` for a head or embedding that shares its weights with the other,
-    and that of ``start_at_base``.
+    Token texts must be ids by now, see ``with_token_ids``. Raises ModelError: ``no-target-modules`` for a name or a
+    layer number that fits nothing, ``unclear-pattern`` for two patterns that fit one layer, ``tied-target`` for an
+    end that would be parted from the other, and those of ``whole_layers``, ``token_rows`` and ``start_at_base``.
     """
     targets = tuning.lora_target_modules
     names, outside = list[str](), list[str]()
@@ -40,11 +45,17 @@ def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> Peft
     ends = tied_ends(model)
     linear = [name for name in names if isinstance(model.get_submodule(name), nn.Linear | Conv1D)]
     usable = sorted({_last(name) for name in linear if name not in ends})
+    whole = whole_layers(model, tuning.modules_to_save, reach)
+    tied = any(name in ends for name in whole)
+    whole = [*whole, *(name for name in ends if tied and name not in whole)]
+    tokens = [token for token in tuning.trainable_token_indices if isinstance(token, int)]
     aimed = _aimed(model, linear if targets == "all-linear" else names, targets)
     _refuse_tied_ends(
         [name for name in aimed if name in ends and not is_target(name, tuning.exclude_modules)], usable
     )
     _check_names(tuning, aimed)
+    if tokens:
+        _refuse_twice(model, [*whole, *aimed])
     if tuning.layers_to_transform and targets == "all-linear":  # PEFT takes layers beside a list only
         targets = [name for name in aimed if layer_number(name) in tuning.layers_to_transform]
     settings = LoraConfig(
@@ -58,6 +69,9 @@ def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> Peft
         alpha_pattern=dict(tuning.alpha_pattern),
         use_rslora=tuning.use_rslora,
         use_dora=tuning.use_dora,
+        modules_to_save=[*whole] or None,
+        trainable_token_indices=token_rows(model, tokens, tied=bool(ends)),
+        ensure_weight_tying=tied,
         task_type=TaskType.CAUSAL_LM,
     )
     at_base = tuning.init_lora_weights != "default"
@@ -75,6 +89,10 @@ def add_lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> Peft
             raise _no_target(f"{targets!r} fits no layer of this model", usable) from error
         raise _incompatible(targets, usable, str(error)) from error
     _check_targets(adapted, tuning, usable, names)
+    # PEFT has taken the head out, by whose name alone it sees on loading that both ends are to be tied
+    adapted.peft_config["default"].modules_to_save = whole or None
+    if ends:
+        require_shared(adapted)
     if at_base:
         start_at_base(adapted, tuning.init_lora_weights)
     return adapted
@@ -206,9 +224,22 @@ def _refuse_tied_ends(names: Sequence[str], usable: Sequence[str]) -> None:
         raise ModelError(
             f"tuning.lora_target_modules names {', '.join(names)}, which shares its weights with the other end of "
             "this model: an adapter on one end alone cannot be merged or exported.",
-            remedy=f"Leave it out: use all-linear or some of {', '.join(usable)}.",
+            remedy=f"Use all-linear or some of {', '.join(usable)}; to train both ends as one, name them in "
+            "tuning.modules_to_save.",
             code="tied-target",
         )
+
+
+def _refuse_twice(model: PreTrainedModel, names: Sequence[str]) -> None:
+    """Check that embeddings and head, of which some rows are trained, are not trained in another way too."""
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    for name in names:
+        if any(model.get_submodule(name) is end for end in ends):
+            raise ModelError(
+                f"tuning.trainable_token_indices trains rows of {name}, which is trained in another way as well.",
+                remedy="Leave it out of tuning.modules_to_save and tuning.lora_target_modules, or name no tokens.",
+                code="unusable-tokens",
+            )
 
 
 def _no_target(what: str, usable: Sequence[str]) -> ModelError:

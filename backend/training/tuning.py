@@ -12,38 +12,49 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.fused_lora import fuse_lora, run_experts_in_turn
 from backend.core.model_loader import load_skeleton
+from backend.core.tokenizer import load_tokenizer
 from backend.run.config import TuningConfig
+from backend.training.beside_lora import keep_precision, with_token_ids
 from backend.training.lora import add_lora
 from backend.training.reach import Reach, fixed_parameters, reach_of_text
 
 
-def make_trainable(model: PreTrainedModel, tuning: TuningConfig, *, seed: int) -> PreTrainedModel | PeftModel:
+def make_trainable(
+    model: PreTrainedModel,
+    tuning: TuningConfig,
+    *,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> PreTrainedModel | PeftModel:
     """Apply the method of ``tuning`` and return the model in training mode; trained weights are fp32, others frozen.
 
-    The initial adapter weights depend on ``seed`` alone. Raises ModelError: those of ``check_tuning``, and
-    ``unsupported-architecture`` if the model cannot be run on text.
+    The initial adapter weights depend on ``seed`` alone. ``tokenizer`` is needed where tokens are named by text.
+    Raises ModelError: those of ``check_tuning``, and ``unsupported-architecture`` if the model cannot be run on text.
     """
     reach = reach_of_text(model)
     torch.manual_seed(seed)
-    trainable = METHODS[tuning.method](model, tuning, reach)
+    trainable = METHODS[tuning.method](model, with_token_ids(tuning, tokenizer), reach)
     for parameter in trainable.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    keep_precision(trainable)
     trainable.train()
     return trainable
 
 
 def check_tuning(folder: Path, tuning: TuningConfig) -> None:
-    """Check that ``tuning`` fits the model in ``folder``, reading only its config.json.
+    """Check that ``tuning`` fits the model in ``folder``, reading only its config.json and tokenizer.
 
     Raises ModelError: those of ``add_lora``, and ``model-not-loadable``.
     """
     if tuning.method == "lora":
-        add_lora(load_skeleton(folder), tuning, Reach.everything())
+        texts = any(isinstance(token, str) for token in tuning.trainable_token_indices)
+        named = with_token_ids(tuning, load_tokenizer(folder) if texts else None)
+        add_lora(load_skeleton(folder), named, Reach.everything())
 
 
 def _full(model: PreTrainedModel, _: TuningConfig, reach: Reach) -> PreTrainedModel | PeftModel:

@@ -39,6 +39,7 @@ OTHER: dict[str, tuple[Any, Any]] = {
     "tuning.rank_pattern": ("down_proj: 8\n.*q_proj: 4", {"down_proj": 8, ".*q_proj": 4}),
     "tuning.alpha_pattern": ("down_proj: 8", {"down_proj": 8}),
     "tuning.layers_to_transform": ("0\n3", [0, 3]),
+    "tuning.trainable_token_indices": ("49152\n<tool>", [49152, "<tool>"]),
     "training.lr_scheduler_type": ("cosine", "cosine"),
     "training.optim": ("adafactor", "adafactor"),
     "training.learning_rate": ("2e-5", 2e-5),

@@ -176,7 +176,8 @@ def work_of(
     steps = total_steps(data.rows, training)
     epochs = steps / max(1, per_epoch)
     adapter = shape.lora_parameters(config.tuning)
-    trainable = shape.parameters if full else adapter
+    trainable = shape.parameters if full else adapter + shape.whole_parameters(config.tuning)
+    starts = 0 if config.tuning.init_lora_weights == "default" else adapter
     length = data.tokens / max(1, data.rows)
     head = shape.vocabulary * shape.width
     again = 2 if training.gradient_checkpointing else 0  # a second forward pass
@@ -189,8 +190,8 @@ def work_of(
         tokens=round(epochs * data.tokens),
         trainable_parameters=trainable,
         operations=operations,
-        memory_bytes=_memory(config, shape, trainable, per_step * length, dtype, lanes),
-        disk_bytes=_disk(config, shape, trainable, steps, evaluates=data.validation_rows > 0),
+        memory_bytes=_memory(config, shape, trainable, per_step * length, dtype, lanes) + 4 * starts,
+        disk_bytes=_disk(config, shape, trainable, starts, steps, evaluates=data.validation_rows > 0),
     )
 
 
@@ -240,13 +241,19 @@ def _weights(config: RunConfig, shape: ModelShape, number: int, lanes: int) -> f
     return sum(sizes) * packed + plain * number + lanes * max(sizes, default=0) * number
 
 
-def _disk(config: RunConfig, shape: ModelShape, trainable: int, steps: int, *, evaluates: bool) -> float:
-    """Bytes at the highest: the checkpoints kept, one being written, the result and the logs."""
+def _disk(
+    config: RunConfig, shape: ModelShape, trainable: int, starts: int, steps: int, *, evaluates: bool
+) -> float:
+    """Bytes at the highest: the checkpoints kept, one being written, the result and the logs.
+
+    ``starts`` are the numbers that a LoRA of PiSSA or OLoRA began with, which stand beside it in every file.
+    """
     every = resolve_steps(config.training.save_steps, steps)
     made = steps // every if every else 1
     kept = min(made, config.training.save_total_limit) + int(evaluates)
-    per_checkpoint = 4 * trainable + _moments(config, shape, trainable)  # weights in fp32
-    return float(kept * per_checkpoint + 4 * trainable + TOKENIZER_BYTES + steps * LOG_BYTES_PER_STEP)
+    weights = 4 * (trainable + starts)  # in fp32
+    per_checkpoint = weights + _moments(config, shape, trainable)
+    return float(kept * per_checkpoint + weights + TOKENIZER_BYTES + steps * LOG_BYTES_PER_STEP)
 
 
 def _lanes(machine: Machine) -> int:

@@ -7,7 +7,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from backend.utils.file_utils import DamagedFileError, read_json_object
 
 MAX_HEADER_BYTES = 100_000_000
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_\w+|wte|wpe|word_embeddings|embeddings|lm_head)(\.|$)")
+_ENDS = re.compile(r"(^|\.)(embed_tokens|embed_in|wte|word_embeddings|lm_head|embed_out)$")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class ModelShape:
     vocabulary: int
     context: int
     linears: tuple[Linear, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Parameters by the name of their module."""
 
     @property
     def linear_parameters(self) -> int:
@@ -53,6 +56,17 @@ class ModelShape:
             for one in self.linears
             if _has_adapter(one.name, tuning)
         )
+
+    def whole_parameters(self, tuning: TuningConfig) -> int:
+        """Parameters that ``tuning`` trains beside the adapter: whole layers, and rows of tokens in both ends.
+
+        A head that shares the matrix of the embeddings is no matrix in the files, so it counts as one.
+        """
+        found = {name: size for name, size in self.sizes.items() if is_target(name, tuning.modules_to_save)}
+        head = self.vocabulary * self.width if tuning.modules_to_save and not found else 0
+        ends = [name for name in self.sizes if _ENDS.search(name)]
+        rows = len(tuning.trainable_token_indices) * self.width * max(1, len(ends))
+        return sum(found.values()) + head + rows
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -77,15 +91,15 @@ def read_shape(folder: Path) -> ModelShape:
         vocabulary=_first(text, "vocab_size"),
         context=_first(text, "max_position_embeddings", "n_positions"),
         linears=tuple(_linears(tensors)),
+        sizes=_sizes(tensors),
     )
 
 
 def _has_adapter(name: str, tuning: TuningConfig) -> bool:
     targets, layers = tuning.lora_target_modules, tuning.layers_to_transform
     aimed = targets == "all-linear" or is_target(name, targets)
-    return (
-        aimed and not is_target(name, tuning.exclude_modules) and (not layers or layer_number(name) in layers)
-    )
+    left_out = is_target(name, [*tuning.exclude_modules, *tuning.modules_to_save])
+    return aimed and not left_out and (not layers or layer_number(name) in layers)
 
 
 def _rank(name: str, tuning: TuningConfig) -> int:
@@ -95,6 +109,14 @@ def _rank(name: str, tuning: TuningConfig) -> int:
 
 def _first(config: Mapping[str, Any], *names: str) -> int:
     return next((value for name in names if isinstance(value := config.get(name), int)), 0)
+
+
+def _sizes(tensors: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+    sizes: dict[str, int] = {}
+    for name, shape in tensors.items():
+        module = name.rpartition(".")[0]
+        sizes[module] = sizes.get(module, 0) + math.prod(shape)
+    return sizes
 
 
 def _linears(tensors: Mapping[str, tuple[int, ...]]) -> Iterator[Linear]:

@@ -317,6 +317,21 @@ def test_an_adapter_of_the_ends_is_saved_and_read_alike(tmp_path: Path, targets:
     assert torch.allclose(logits(merge_adapter(again)), logits(trained), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")  # peft says what is wrong and goes on
+@pytest.mark.parametrize("ends", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]], ids=str)
+def test_two_copies_of_one_matrix_that_were_trained_apart_are_refused(
+    tmp_path: Path, ends: list[str]
+) -> None:
+    settings = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=ends)
+    tuned = get_peft_model(tiny_model(), settings)
+    for part in tuned.parameters():
+        part.data += 0.1 * part.requires_grad
+    tuned.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="share their weights") as caught:
+        load_adapter(tiny_model(), tmp_path)
+    assert caught.value.code == "tied-target"
+
+
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_an_adapter_of_one_of_two_tied_ends_is_refused(tmp_path: Path, target: str) -> None:
     folder = tiny_model_folder(tmp_path / "base", tie_word_embeddings=True)

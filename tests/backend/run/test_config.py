@@ -73,6 +73,8 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "tuning.lora_target_modules": (["q_proj"], 5),
     "tuning.exclude_modules": (["down_proj"], 5),
     "tuning.layers_to_transform": ([0, 3], "first"),
+    "tuning.modules_to_save": (["embed_tokens", "lm_head"], 5),
+    "tuning.trainable_token_indices": ([7, "<tool>", "8"], 5),
     "training.num_train_epochs": (0.5, 0),
     "training.max_steps": (10, -2),
     "training.per_device_train_batch_size": (1, 0),

@@ -84,7 +84,7 @@ def test_outputs_and_gradients_are_those_of_pefts_own_layers(architecture: Archi
     ours = outcome()
     for _, layer in lora_layers(model):
         vars(layer).pop("forward", None)
-    torch.testing.assert_close(ours, outcome(), rtol=2e-5, atol=1e-6)
+    torch.testing.assert_close(ours, outcome(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ VARIANTS: Mapping[str, TuningConfig] = {
     ),
     "OLoRA": tuning(init_lora_weights="olora"),
     "DoRA from PiSSA": tuning(init_lora_weights="pissa", use_dora=True),
+    "embeddings and head": tuning(modules_to_save=["embed_tokens", "lm_head"]),
+    "norms": tuning(modules_to_save=["norm", "input_layernorm"]),
+    "tokens": tuning(trainable_token_indices=[3, 5, 17]),
 }
 """Of a model like Llama."""
 
@@ -43,12 +46,23 @@ GPT2: Mapping[str, TuningConfig] = {
     "fewer layers": tuning(layers_to_transform=[1], exclude_modules=["c_fc"]),
     "PiSSA": tuning(init_lora_weights="pissa"),
     "OLoRA": tuning(init_lora_weights="olora"),
+    "embeddings and head": tuning(modules_to_save=["wte"]),
+    "tokens": tuning(trainable_token_indices=[3, 5, 17]),
 }
 """Of a model like GPT-2, whose layers are Conv1D."""
+
+UNTIED: Mapping[str, TuningConfig] = {
+    "embeddings and head": tuning(modules_to_save=["embed_tokens", "lm_head"]),
+    "head alone": tuning(modules_to_save=["lm_head"]),
+    "tokens": tuning(trainable_token_indices=[3, 5, 17]),
+    "adapters on both ends": tuning(lora_target_modules=["q_proj", "embed_tokens", "lm_head"]),
+}
+"""Of a model like Llama whose head has a matrix of its own."""
 
 Case = tuple[Architecture, TuningConfig, dict[str, Any]]
 CASES: Mapping[str, Case] = {
     **{f"llama {name}": ("llama", each, {}) for name, each in VARIANTS.items()},
     **{f"gpt2 {name}": ("gpt2", each, {}) for name, each in GPT2.items()},
+    **{f"untied {name}": ("llama", each, {"tie_word_embeddings": False}) for name, each in UNTIED.items()},
 }
 """Name → architecture, settings, and what differs in the configuration of the model."""

@@ -137,6 +137,25 @@ def test_disk_is_the_checkpoints_that_are_kept_and_the_result() -> None:
     assert work_of(at_the_end, SHAPE, replace(DATA, validation_rows=0)).disk_bytes < one
 
 
+def test_a_start_at_the_base_stands_in_memory_and_in_every_file() -> None:
+    plain, pissa = (
+        work_of(config(tuning__init_lora_weights=start), SHAPE, DATA) for start in ("default", "pissa")
+    )
+    assert pissa.trainable_parameters == plain.trainable_parameters
+    assert pissa.memory_bytes - plain.memory_bytes == 4 * plain.trainable_parameters
+    assert pissa.disk_bytes - plain.disk_bytes == (2 + 1 + 1) * 4 * plain.trainable_parameters
+
+
+def test_whole_layers_are_trained_in_fp32_with_moments() -> None:
+    shape = replace(SHAPE, sizes={"embed_tokens": 49_152 * 576})
+    plain, whole = (
+        work_of(config(**settings), shape, DATA, dtype="bfloat16")
+        for settings in ({}, {"tuning__modules_to_save": ["embed_tokens", "lm_head"]})
+    )
+    assert whole.trainable_parameters - plain.trainable_parameters == 49_152 * 576
+    assert whole.memory_bytes - plain.memory_bytes == 20 * 49_152 * 576
+
+
 def test_without_experience_the_interval_is_wide_and_says_so() -> None:
     found = estimate(config(), SHAPE, DATA, MACHINE)
     assert found.based_on == 0

@@ -46,15 +46,23 @@ def test_adapters_have_as_many_parameters_as_peft_gives_them(
         {"use_dora": True},
         {"rank_pattern": {"q_proj": 2, "down_proj": 7}},
         {"exclude_modules": ["up_proj"], "layers_to_transform": [1]},
+        {"init_lora_weights": "olora"},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["norm", "down_proj"]},
+        {"trainable_token_indices": [1, 2, 3]},
     ],
-    ids=["DoRA", "ranks", "fewer layers"],
+    ids=str,
 )
-def test_further_settings_change_the_parameters_as_in_peft(settings: dict[str, Any], tmp_path: Path) -> None:
-    shape = read_shape(tiny_model_folder(tmp_path / "model"))
+@pytest.mark.parametrize("tie", [True, False], ids=["tied", "untied"])
+def test_further_settings_change_the_parameters_as_in_peft(
+    settings: dict[str, Any], tie: bool, tmp_path: Path
+) -> None:
+    shape = read_shape(tiny_model_folder(tmp_path / "model", tie_word_embeddings=tie))
     tuning = TuningConfig(lora_r=4, **settings)
-    adapted = make_trainable(tiny_model(vocab_size=400), tuning, seed=0)
+    adapted = make_trainable(tiny_model(vocab_size=400, tie_word_embeddings=tie), tuning, seed=0)
     trained = sum(part.numel() for part in trainable_parameters(adapted).values())
-    assert shape.lora_parameters(tuning) == trained
+    assert shape.lora_parameters(tuning) + shape.whole_parameters(tuning) == trained
 
 
 @pytest.mark.parametrize(
