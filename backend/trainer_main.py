@@ -55,6 +55,7 @@ from backend.run.settings import run_config
 from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_process_count
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
+from backend.training.earlier_adapter import earlier_adapter
 from backend.training.evaluation import Evaluator, HeldOut, held_out
 from backend.training.forward import ForwardPass, choose_forward
 from backend.training.inputs import noted, require_sound
@@ -160,6 +161,7 @@ class _Inputs:
     dataset: Dataset
     rows: TrainRows
     facts: Facts
+    adapter: Path | None
 
 
 def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
@@ -259,9 +261,10 @@ def _read_inputs(
     now = (known.facts and known.facts.template_time) or datetime.now().astimezone()
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.broadcast(now))
     dataset, rows = _read(run_dir, world, tokenizer, config, check=check)
-    facts = facts_of(dataset, model_path, tokenizer)
+    adapter = earlier_adapter(config.tuning.adapter_name_or_path, model_path)
+    facts = facts_of(dataset, model_path, tokenizer, adapter)
     require_same_inputs(known.facts, facts)
-    return _Inputs(model_path, tokenizer, dataset, rows, facts)
+    return _Inputs(model_path, tokenizer, dataset, rows, facts, adapter)
 
 
 def _with_changes(
@@ -332,7 +335,9 @@ def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: Ru
     fit = context_length(base), base.get_input_embeddings().weight.shape[0]
     inputs.rows.require_fit(*fit)
     require_fit(held.examples, *fit)
-    trainable = make_trainable(base, config.tuning, seed=config.seed, tokenizer=inputs.tokenizer)
+    trainable = make_trainable(
+        base, config.tuning, seed=config.seed, tokenizer=inputs.tokenizer, adapter=inputs.adapter
+    )
     if config.objective.facts.needs_reference:
         without_dropout(trainable)
     if config.training.gradient_checkpointing:

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -187,8 +187,8 @@ def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
     ends = base.get_input_embeddings(), base.get_output_embeddings()
     if None in ends:
         return
-    before = {_original(part).weight.data_ptr() for part in ends}
-    now = {part.weight.data_ptr() for part in ends if not isinstance(part, TrainableTokensWrapper)}
+    before = {id(_original(part).weight) for part in ends}
+    now = {id(part.weight) for part in ends if not isinstance(part, TrainableTokensWrapper)}
     apart = len(now) == 2 or any(isinstance(part, BaseTunerLayer) for part in ends)
     if len(before) == 1 and apart:
         raise ModelError(
@@ -199,10 +199,9 @@ def _refuse_tied_ends(model: PeftModel, folder: Path) -> None:
         )
 
 
-def _original(end: nn.Module) -> nn.Module:
+def _original(end: Any) -> Any:
     """Return an end of the base as it was before an adapter."""
-    wrapped = isinstance(end, AuxiliaryTrainingWrapper)
-    return end.original_module if wrapped else end
+    return end.original_module if isinstance(end, AuxiliaryTrainingWrapper) else end
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:

@@ -138,7 +138,9 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     tuning, training = config.tuning, config.training
     yield "run", run.id
     yield "method", tuning.method
-    if not tuning.trains_all:
+    if (
+        not tuning.trains_all and tuning.adapter_name_or_path is None
+    ):  # else they are those of another adapter
         yield "rank, alpha, dropout", f"{tuning.lora_r}, {tuning.lora_alpha}, {tuning.lora_dropout:g}"
         yield "modules", tuning.lora_target_modules
         yield from _further_settings(tuning)

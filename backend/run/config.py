@@ -321,6 +321,9 @@ class TuningConfig(Section):
     trainable_token_indices: list[int | str] = []
     """Tokens whose rows in embeddings and head are trained, by id or text such as <tool>; served merged only."""
 
+    adapter_name_or_path: str | None = Field(None, min_length=1, max_length=4096)
+    """An adapter to train further: its folder or that of its run; rank, scale and modules are then its own."""
+
     @field_validator(
         *("lora_target_modules", "exclude_modules", "layers_to_transform", "modules_to_save"), mode="before"
     )

@@ -21,6 +21,7 @@ _SMOOTHED = ("robust", "exo_pair")
 _OF_ADAPTERS = (
     *("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern"),
     *("exclude_modules", "layers_to_transform", "modules_to_save", "trainable_token_indices"),
+    "adapter_name_or_path",
 )
 """Settings of an adapter, without a meaning where every weight is trained."""
 _OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
@@ -156,6 +157,11 @@ def _of_tuning(tuning: TuningConfig) -> Iterator[Problem]:
             yield Problem(
                 f"tuning.{name}", f"does nothing while tuning.method is {tuning.method}.", "Leave it out."
             )
+    if tuning.adapter_name_or_path is not None and not tuning.trains_all:
+        for name in fields.keys() - {"method", "adapter_name_or_path", "lora_dropout"}:
+            if getattr(tuning, name) != fields[name].default:
+                what = "does nothing beside tuning.adapter_name_or_path: that adapter has its own."
+                yield Problem(f"tuning.{name}", what, "Leave one of the two out.")
     targets = tuning.lora_target_modules
     if tuning.layers_to_transform and isinstance(targets, str) and targets != "all-linear":
         what = "does nothing beside a regular expression in tuning.lora_target_modules."

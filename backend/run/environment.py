@@ -39,7 +39,7 @@ class Facts:
     ``data`` holds the SHA-256 of each source by path; ``model`` is ``model_fingerprint`` of the base and ``revision``
     the commit that a base of the Hub was taken from. ``chat_template`` is the SHA-256 of the template that rendered
     the rows. ``rendered_at`` is the time that the template prints where it prints the date, ISO 8601: that of the
-    first attempt; empty where it prints none.
+    first attempt; empty where it prints none. ``adapter`` is the hash of an earlier adapter that is trained further.
     """
 
     data: dict[str, str]
@@ -47,6 +47,7 @@ class Facts:
     revision: str = ""
     chat_template: str = ""
     rendered_at: str = ""
+    adapter: str = ""
 
     @property
     def template_time(self) -> datetime | None:

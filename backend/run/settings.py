@@ -87,6 +87,10 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     name, template = config.model.model_name_or_path, config.model.chat_template
     if name not in MODEL_ALIASES and user_path(name).exists():
         model["model_name_or_path"] = str(user_path(name).absolute())
+    tuning: dict[str, object] = {}
+    adapter = config.tuning.adapter_name_or_path
+    if adapter is not None and user_path(adapter).exists():
+        tuning["adapter_name_or_path"] = str(user_path(adapter).absolute())
     if template is not None:
         model["chat_template"] = template_text(template)
     return config.model_copy(
@@ -96,6 +100,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
                 update={"paraphrases": absolute_source(review) if review else ""}
             ),
             "model": config.model.model_copy(update=model),
+            "tuning": config.tuning.model_copy(update=tuning),
         }
     )
 

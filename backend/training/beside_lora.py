@@ -116,7 +116,7 @@ def require_shared(adapted: PeftModel) -> None:
         )
 
 
-def _share_rows(first: nn.Module, last: nn.Module) -> bool:
+def _share_rows(first: Any, last: Any) -> bool:
     both = isinstance(first, TrainableTokensWrapper) and isinstance(last, TrainableTokensWrapper)
     return both and last.token_adapter.tied_adapter is first.token_adapter
 

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from backend.core.lanes import one_thread
+from backend.core.quantized import dense_weight, is_packed
 from backend.errors import ModelError
 
 
@@ -44,13 +44,13 @@ def start_at_base(adapted: PeftModel, start: str) -> None:
         if not hasattr(layer, "lora_A") or not hasattr(layer, "r"):
             continue
         base, rank = layer.get_base_layer(), layer.r["default"] // 2
-        if not isinstance(layer, LoraLinear):
+        if not (isinstance(layer, LoraLinear) or is_packed(base)):
             raise _unusable(start, name, "is no linear layer")
         if rank > min(layer.in_features, layer.out_features):
             raise _unusable(start, name, f"has only {min(layer.in_features, layer.out_features)} directions")
         if base.weight.is_meta:
             continue
-        weight = dequantize_module_weight(base).float()
+        weight = dense_weight(base, torch.float32).float()
         with one_thread():  # the number of threads would decide the last bits
             a, b = _directions(weight.t() if isinstance(base, Conv1D) else weight, rank, start)
         if start != "olora":  # PiSSA takes the whole of these directions, whatever the scale

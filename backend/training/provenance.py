@@ -18,12 +18,15 @@ from backend.data_pipeline import Dataset, TrainRows
 from backend.errors import RunError
 from backend.run.environment import ComputePlan, Environment, Facts, RejectedRow, RowsRead
 from backend.run.records import utc_now
+from backend.training.earlier_adapter import adapter_fingerprint
 
 NAMED_ROWS = 1000
 
 
-def facts_of(dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Facts:
-    """Return the fingerprints of data, base model (in ``folder``) and chat template of a run."""
+def facts_of(
+    dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None
+) -> Facts:
+    """Return the fingerprints of data, base model (in ``folder``), chat template and earlier ``adapter`` of a run."""
     template = str(tokenizer.chat_template or "")
     return Facts(
         data=dataset.fingerprints,
@@ -31,6 +34,7 @@ def facts_of(dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase)
         revision=hub_commit(folder),
         chat_template=hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest(),
         rendered_at=template_time(tokenizer).isoformat() if "strftime_now" in template else "",
+        adapter=adapter_fingerprint(adapter) if adapter is not None else "",
     )
 
 
@@ -133,6 +137,8 @@ def require_same_inputs(before: Facts | None, now: Facts) -> None:
     # runs of older versions have no template recorded
     if before.chat_template and before.chat_template != now.chat_template:
         changed.append(f"the chat template ({before.chat_template[:12]} → {now.chat_template[:12]})")
+    if before.adapter != now.adapter:
+        changed.append(f"the adapter to train further ({before.adapter[:12]} → {now.adapter[:12]})")
     if not changed:
         return
     raise RunError(

@@ -19,6 +19,7 @@ from backend.core.model_loader import load_skeleton
 from backend.core.tokenizer import load_tokenizer
 from backend.run.config import TuningConfig
 from backend.training.beside_lora import keep_precision, with_token_ids
+from backend.training.earlier_adapter import earlier_adapter, load_earlier
 from backend.training.lora import add_lora
 from backend.training.reach import Reach, fixed_parameters, reach_of_text
 
@@ -29,15 +30,20 @@ def make_trainable(
     *,
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    adapter: Path | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Apply the method of ``tuning`` and return the model in training mode; trained weights are fp32, others frozen.
 
-    The initial adapter weights depend on ``seed`` alone. ``tokenizer`` is needed where tokens are named by text.
+    The initial adapter weights depend on ``seed`` alone. ``tokenizer`` is needed where tokens are named by text,
+    ``adapter`` is the folder of an earlier one to train further.
     Raises ModelError: those of ``check_tuning``, and ``unsupported-architecture`` if the model cannot be run on text.
     """
     reach = reach_of_text(model)
     torch.manual_seed(seed)
-    trainable = METHODS[tuning.method](model, with_token_ids(tuning, tokenizer), reach)
+    if adapter is None:
+        trainable = METHODS[tuning.method](model, with_token_ids(tuning, tokenizer), reach)
+    else:
+        trainable = _faster(load_earlier(model, adapter, dropout=tuning.lora_dropout))
     for parameter in trainable.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -49,9 +55,11 @@ def make_trainable(
 def check_tuning(folder: Path, tuning: TuningConfig) -> None:
     """Check that ``tuning`` fits the model in ``folder``, reading only its config.json and tokenizer.
 
-    Raises ModelError: those of ``add_lora``, and ``model-not-loadable``.
+    Raises ModelError: those of ``add_lora``, ``earlier_adapter`` and ``load_adapter``, and ``model-not-loadable``.
     """
-    if tuning.method == "lora":
+    if adapter := earlier_adapter(tuning.adapter_name_or_path, folder):
+        load_earlier(load_skeleton(folder), adapter, dropout=tuning.lora_dropout)
+    elif tuning.method == "lora":
         texts = any(isinstance(token, str) for token in tuning.trainable_token_indices)
         named = with_token_ids(tuning, load_tokenizer(folder) if texts else None)
         add_lora(load_skeleton(folder), named, Reach.everything())
@@ -65,7 +73,10 @@ def _full(model: PreTrainedModel, _: TuningConfig, reach: Reach) -> PreTrainedMo
 
 
 def _lora(model: PreTrainedModel, tuning: TuningConfig, reach: Reach) -> PreTrainedModel | PeftModel:
-    adapted = add_lora(model, tuning, reach)
+    return _faster(add_lora(model, tuning, reach))
+
+
+def _faster(adapted: PeftModel) -> PeftModel:
     fuse_lora(adapted)
     run_experts_in_turn(adapted)
     return adapted

@@ -75,6 +75,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "tuning.layers_to_transform": ([0, 3], "first"),
     "tuning.modules_to_save": (["embed_tokens", "lm_head"], 5),
     "tuning.trainable_token_indices": ([7, "<tool>", "8"], 5),
+    "tuning.adapter_name_or_path": ("runs/first", ""),
     "training.num_train_epochs": (0.5, 0),
     "training.max_steps": (10, -2),
     "training.per_device_train_batch_size": (1, 0),

@@ -45,6 +45,7 @@ def _problems(settings: dict[str, Any]) -> list[str]:
         {"objective.method": "cpt", "augmentation.share": 0.5},
         {"evaluation.early_stopping_patience": 2},
         {"tuning.layers_to_transform": [1], "tuning.lora_target_modules": "q_proj, v_proj"},
+        {"tuning.adapter_name_or_path": "a", "tuning.lora_dropout": 0.1},
         {"tuning.use_rslora": True, "tuning.use_dora": True, "tuning.rank_pattern": {"q_proj": 4}},
         {"training.optim": "muon", "training.adam_beta2": 0.95, "training.loraplus_lr_ratio": 16},
         {"training.optim": "lion_32bit", "tuning.method": "full", "training.weight_decay": 0.1},
@@ -59,6 +60,9 @@ def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None
     [
         ({"objective.beta": 0.1}, ["objective.beta"]),
         ({"tuning.method": "full", "tuning.use_dora": True}, ["tuning.use_dora"]),
+        ({"tuning.method": "full", "tuning.adapter_name_or_path": "a"}, ["tuning.adapter_name_or_path"]),
+        ({"tuning.lora_r": 8, "tuning.adapter_name_or_path": "a"}, ["tuning.lora_r"]),
+        ({"tuning.modules_to_save": ["norm"], "tuning.adapter_name_or_path": "a"}, ["tuning.modules_to_save"]),
         ({"tuning.method": "full", "tuning.rank_pattern": {"a": 1}}, ["tuning.rank_pattern"]),
         (
             {"tuning.lora_target_modules": ".*_proj", "tuning.layers_to_transform": [1]},

@@ -71,6 +71,7 @@ def test_a_template_that_an_older_version_did_not_note_is_not_missed() -> None:
             "b.jsonl (222222222222 → 555555555555) changed",
         ),
         ({"data": {"a.jsonl": "1" * 64}}, "b.jsonl (222222222222 → None) changed"),
+        ({"adapter": "6" * 64}, "the adapter to train further ( → 666666666666) changed"),
         ({"chat_template": "5" * 64}, "the chat template (444444444444 → 555555555555) changed"),
         (
             {"data": {"a.jsonl": "6" * 64, "b.jsonl": "2" * 64}, "model": "4" * 64},
