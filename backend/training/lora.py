@@ -23,7 +23,7 @@ from backend.utils.warning_utils import unwarned
 _OF_PEFT = (
     (FutureWarning, ""),
     (RuntimeWarning, "The following (rank|alpha)_pattern keys"),
-    (UserWarning, "You have requested `ensure_weight_tying`"),
+    (UserWarning, "You have requested .ensure_weight_tying"),
 )
 """PEFT warnings to silence: it reads a deprecated property of transformers, looks for experts, whose rank differs,
 among modules only, and says of ends that it does not tie what ``require_shared`` refuses."""
