@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,26 @@ from backend.core.model_loader import load_adapter, load_base, merge_adapter
 from backend.inference.decoding import for_inference
 from backend.inference.shared_base import Adapter, SharedBase
 from backend.run.config import TrainingConfig
+from backend.run.folder import RunDir
+from backend.run.reports import RunStatus
+from backend.trainer_main import run
 from backend.training.checkpoint import save_checkpoint, save_result
 from backend.training.loop import train_steps
 from tests.backend.core.rows import PLAN, random_rows, start
+from tests.backend.test_trainer_main import at_step
 from tests.backend.training.variants import CASES, Case
+from tests.runs import SHORT, make_run, result_bytes
 from tests.tiny import tiny_model_folder, tiny_tokenizer
 
 IDS = torch.arange(3, 60)[None]
 FIVE = TrainingConfig(max_steps=5, per_device_train_batch_size=4, learning_rate=2e-2)
+STOPPED: dict[str, dict[str, Any]] = {
+    "PiSSA": {"tuning.init_lora_weights": "pissa"},
+    "PiSSA in random directions": {"tuning.init_lora_weights": "pissa_niter_2"},
+    "DoRA": {"tuning.use_dora": True},
+    "embeddings and head": {"tuning.modules_to_save": ["embed_tokens"]},
+    "tokens": {"tuning.trainable_token_indices": ["<|im_end|>", 5]},
+}
 NEAR: dict[str, Any] = {"rtol": 1e-5, "atol": 5e-5}
 
 pytestmark = [
@@ -68,3 +81,15 @@ def test_every_reader_of_an_adapter_gives_what_was_trained(case: Case, tmp_path:
     torch.testing.assert_close(_logits(shared.model), trained, **NEAR)
     shared.use(None)
     assert torch.equal(_logits(shared.model), _logits(load_base(base)))
+
+
+@pytest.mark.parametrize("settings", STOPPED.values(), ids=STOPPED)
+def test_a_run_that_is_stopped_and_resumed_has_the_same_bits(
+    settings: dict[str, Any], tmp_path: Path, learner: Path, rows_file: Path
+) -> None:
+    stopped = make_run(tmp_path / "runs", learner, rows_file, SHORT | settings)
+    whole = RunDir(Path(shutil.copytree(stopped.path, tmp_path / "whole")))
+    assert run(whole).status is RunStatus.FINISHED
+    assert run(stopped, at_step(3, stopped.request_stop)).step == 3
+    assert run(stopped).status is RunStatus.FINISHED
+    assert result_bytes(stopped) == result_bytes(whole)

@@ -22,7 +22,7 @@ from backend.export.check import check_updates
 from backend.export.forms import Target, write_form
 from backend.export.plain import WEIGHTS, PlainLora, check_plain, plain_form, update_errors
 from backend.export.trained import Trained, load_trained
-from backend.run.adapter_settings import ADAPTER_CONFIG, PLAIN
+from backend.run.adapter_settings import ADAPTER_CONFIG, PLAIN, merged_only
 from backend.training.checkpoint import write_weights
 from backend.training.tuning import make_trainable
 from backend.utils.warning_utils import unwarned
@@ -150,7 +150,7 @@ def test_ranks_and_scales_of_any_size(
     assert max(update_errors(plain, model).values()) < 1e-6
 
 
-KINDS = {name: case for name, case in CASES.items() if not case[1].use_dora}
+KINDS = {name: case for name, case in CASES.items() if not merged_only(case[1].model_dump())}
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")

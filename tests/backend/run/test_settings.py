@@ -164,3 +164,13 @@ class TestOfACommandLine:
         (tmp_path / "run.yaml").write_text(commented_yaml())
         config = resolve_config(["run.yaml"])
         assert config.data.train == str(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("given", "kept"), [("first", True), ("nowhere", False)])
+def test_an_adapter_to_train_further_is_found_from_any_folder(
+    given: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = absolute(tuning={"adapter_name_or_path": given}).tuning.adapter_name_or_path
+    assert found == {True: str(tmp_path / given), False: given}[kept]
