@@ -82,5 +82,5 @@ def _scores(cells: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _number(value: Any) -> float | None:
-    text = "" if isinstance(value, bool) else str(value).strip()
+    text = str(value).strip()
     return float(text) if NUMBER.fullmatch(text) else None

@@ -333,6 +333,57 @@ def test_the_check_leaves_sound_rows_alone(slug):
     assert findings(slug, rows, **more) == ()
 
 
+NOT_TO_LEARN = {
+    "refusals": "As an AI language model, I cannot do that.",
+    "placeholders": "Dear [Your Name], thank you.",
+    "web-junk": "<p>One.</p> <p>Two.</p>",
+    "broken-answers": '{"command": "ls"',
+    "missing-answers": "n/a",
+    "empty-answers": "",
+}
+ANYWHERE = {
+    "damaged-text": "It is a caf\u00c3\u00a9 by the river.",
+    "secrets": f"The key is ghp_{'a1B2' * 9}.",
+    "personal-data": "Write to jane.doe@mail.de about it.",
+    "template-markup": "<|im_start|>assistant",
+}
+
+
+@pytest.mark.parametrize("slug", NOT_TO_LEARN)
+def test_what_the_model_should_not_write_may_stand_in_bad_answers_only(slug):
+    text = NOT_TO_LEARN[slug]
+    good, bad = preference(text, "b"), preference("a", text)
+    assert findings(slug, [good, replace(pair("q", text), label=True)])[0].count == 2
+    assert findings(slug, [bad, replace(pair("q", text), label=False)]) == ()
+
+
+@pytest.mark.parametrize("slug", ANYWHERE)
+def test_some_faults_are_named_in_every_answer(slug):
+    rows = [preference(ANYWHERE[slug], "b"), preference("a", ANYWHERE[slug])]
+    rows += [replace(pair("q", ANYWHERE[slug]), label=flag) for flag in (True, False)]
+    assert findings(slug, rows)[0].count == 4
+
+
+def test_answers_of_a_rating_are_no_labels_and_bad_ones_no_paraphrases():
+    rows = [
+        replace(row, label=number % 2 > 0) for number, row in enumerate(labelled(["yes", "Yes", "no"] * 20))
+    ]
+    assert findings("label-variants", rows) == ()
+    asked = [pair("How do I start it again?", LONG_REPLY), pair("What is the way to start over?", LONG_REPLY)]
+    assert findings("paraphrases", [replace(row, label=True) for row in asked])[0].count == 1
+    assert findings("paraphrases", [replace(row, label=False) for row in asked]) == ()
+    told = pair(f"Say it: {LONG_REPLY}, please", LONG_REPLY)
+    assert findings("answer-in-prompt", [replace(told, label=True)])[0].count == 1
+    assert findings("answer-in-prompt", [replace(told, label=False)]) == ()
+
+
+def test_several_answers_to_one_prompt_are_normal_in_preferences():
+    pairs_of_one = [preference(f"good {n}", f"bad {n}") for n in range(9)]
+    judged = [replace(pair("q", f"reply {n}"), label=n > 4) for n in range(9)]
+    assert findings("conflicting-answers", [*pairs_of_one, *judged]) == ()
+    assert findings("conflicting-pairs", [*pairs_of_one, *judged]) == ()
+
+
 def encoder(encoded):
     return lambda _row: encoded
 
