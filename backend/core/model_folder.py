@@ -42,7 +42,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     """Check that ``folder`` is safe, complete and a causal language model; return its config.json.
 
     Raises ModelError: ``no-config``, ``damaged-config``, ``remote-code``, ``not-causal``, ``no-weights``,
-    ``pickled-weights``, ``missing-shard``.
+    ``pickled-weights``, ``missing-shard``, ``packed-weights``.
     """
     config = check_files(folder)
     _check_causal(folder, config)
@@ -54,6 +54,7 @@ def check_files(folder: Path) -> dict[str, Any]:
     config = read_object(folder / "config.json", missing="no-config", damaged="damaged-config")
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         refuse_code(folder / name)
+    _refuse_packed(folder, config)
     _check_weights(folder)
     return config
 
@@ -120,6 +121,22 @@ def _items(value: object) -> Iterator[tuple[dict[str, object], str, object]]:
     elif isinstance(value, list):
         for inner in value:
             yield from _items(inner)
+
+
+def _refuse_packed(folder: Path, config: dict[str, Any]) -> None:
+    """Raise ModelError ``packed-weights`` if the folder holds weights as bitsandbytes packs them.
+
+    transformers would load them into layers of bitsandbytes, whose gradients stop silently: see ``core.quantized``.
+    """
+    stored = config.get("quantization_config")
+    named = stored if isinstance(stored, dict) else {}
+    if named.get("quant_method") == "bitsandbytes" or named.get("load_in_4bit") or named.get("load_in_8bit"):
+        raise ModelError(
+            f"The weights in {folder} were saved in 4 or 8 bits by bitsandbytes.",
+            code="packed-weights",
+            remedy="Use the model that they were made from, with `model.load_in_4bit=true` or "
+            "`model.load_in_8bit=true`.",
+        )
 
 
 def _check_causal(folder: Path, config: dict[str, Any]) -> None:

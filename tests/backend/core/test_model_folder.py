@@ -253,3 +253,17 @@ def test_an_empty_folder_has_no_fingerprint(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         model_fingerprint(tmp_path)
     assert caught.value.code == "no-config"
+
+
+@pytest.mark.parametrize(
+    "stored", [{"quant_method": "bitsandbytes", "load_in_4bit": True}, {"load_in_8bit": True}]
+)
+def test_weights_that_bitsandbytes_saved_are_refused(folder: Path, stored: dict[str, object]) -> None:
+    configure(folder, quantization_config=stored)
+    assert code_of(folder) == "packed-weights"
+
+
+@pytest.mark.parametrize("stored", [None, {}, [], {"quant_method": "mxfp4"}])
+def test_other_ways_to_store_weights_are_left_to_transformers(folder: Path, stored: object) -> None:
+    configure(folder, quantization_config=stored)
+    assert check_model_folder(folder)["quantization_config"] == stored
