@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from backend.core.quantized import Quantization
 from backend.errors import InferenceError
 from backend.inference.model_source import ModelSource, find_model
 from backend.inference.shared_base import KEEP
@@ -45,7 +47,7 @@ def test_a_base_is_loaded_once_and_the_one_used_last_is_kept_longest(
     bases.load(b)
     assert bases.load(a) is first
     bases.load(c)
-    assert list(bases) == [a.base, c.base]
+    assert list(bases) == [a.base_key, c.base_key]
 
 
 def test_other_weights_in_the_same_folder_are_another_base(
@@ -64,19 +66,19 @@ def test_a_base_at_work_makes_no_room(bases: BaseCache, sources: list[ModelSourc
     assert not bases.has_room((c, 1.0))
     with pytest.raises(InferenceError, match="at work"):
         bases.load(c)
-    bases[b.base].groups.clear()
+    bases[b.base_key].groups.clear()
     assert bases.has_room((c, 1.0))
-    assert not bases._idle(b.base)
+    assert not bases._idle(b.base_key)
     bases.load(c)
-    assert list(bases) == [a.base, c.base]
+    assert list(bases) == [a.base_key, c.base_key]
 
 
 def test_the_base_that_is_read_stays(bases: BaseCache, sources: list[ModelSource]) -> None:
     a, b, c = sources
     bases.load(a)
     bases.load(b)
-    bases.load(c, reading=a.base)
-    assert list(bases) == [a.base, c.base]
+    bases.load(c, reading=a.base_key)
+    assert list(bases) == [a.base_key, c.base_key]
 
 
 def test_a_variant_needs_room_beside_those_at_work(bases: BaseCache, sources: list[ModelSource]) -> None:
@@ -101,3 +103,13 @@ def test_closing_lets_go_of_all(bases: BaseCache, sources: list[ModelSource], tm
     bases.load(sources[0])
     bases.close()
     assert not bases
+
+
+def test_a_base_in_4_bits_is_another_one_than_the_plain_base_in_its_folder(
+    bases: BaseCache, sources: list[ModelSource]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    stored = Quantization("nf4", nested=False, dtype=torch.float32)
+    packed = replace(sources[0], quantization=stored)
+    assert bases.load(sources[0]) is not bases.load(packed)
+    assert list(bases) == [(sources[0].base, None), (sources[0].base, stored)]
