@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -209,7 +209,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
         if checkpoint is None and evaluator.possible:
             recorder.evaluation(evaluator(0, 0.0))
-        for report in reports:
+        for report in _with_memory_noted(reports, run_dir, config, state, recorder, watch):
             recorder.step(report)
             watch(Progress("training", report))
             _tokenise_on(rows, run_dir)
@@ -281,6 +281,38 @@ def _with_changes(
     watch(Progress("loading the model", note=note))
     change = Change(run_dir.latest_attempt_number(), step, difference)
     return replace(here, changes=(*known.changes, change))
+
+
+def _with_memory_noted(
+    reports: Iterable[StepReport],
+    run_dir: RunDir,
+    config: RunConfig,
+    state: TrainState,
+    recorder: Recorder,
+    watch: Watcher,
+) -> Iterator[StepReport]:
+    """Yield ``reports``; where memory ran out at a step, record that less is computed at once from it on.
+
+    A checkpoint follows that step, so that a resume has the same size from the same step on.
+    """
+    asked, fitting = config.training.micro_batch_tokens, dict(state.fitting)
+    for report in reports:
+        ran_out = state.fitting != fitting
+        fitting = dict(state.fitting)
+        if ran_out:
+            less = f"micro-batches of up to {fitting[asked]} tokens instead of {asked}"
+            note = (
+                f"Memory ran out at step {report.step}. That step was taken again, and training goes on, with "
+                f"{less}; the result differs by rounding only."
+            )
+            log.warning("%s", note)
+            watch(Progress("training", report, note))
+            known = run_dir.read_environment()
+            change = Change(run_dir.latest_attempt_number(), report.step, f"memory ran out: {less}")
+            run_dir.write_environment(replace(known, changes=(*known.changes, change)))
+        yield report
+        if ran_out:
+            recorder.checkpoint()
 
 
 def _tokenise_on(rows: TrainRows, run_dir: RunDir) -> None:

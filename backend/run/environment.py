@@ -57,7 +57,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Change:
-    """A resume on another kind of machine: from ``step`` on the bits may be others; ``what`` says what differs."""
+    """A change of how a run is computed, from which ``step`` on the bits may be others; ``what`` says what differs.
+
+    It is a resume on another kind of machine, or less computed at once since memory ran out.
+    """
 
     attempt: int
     step: int

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -74,6 +74,15 @@ class Packing:
         return pack(
             examples, budget=self.budget, parts=parts, share_prefixes=self.share_prefixes, group=group
         )
+
+    def smaller(self, examples: Sequence[Example], group: int = 1) -> Packing | None:
+        """Return the packing whose budget is halved until ``examples`` are cut otherwise; None if they cannot be."""
+        before, packing = len(self(examples, group)), self
+        if before == len(examples) // group:
+            return None
+        while len(packing(examples, group)) == before:
+            packing = replace(packing, budget=max(1, packing.budget // 2))
+        return packing
 
 
 def pack(

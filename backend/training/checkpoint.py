@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,16 @@ OPTIMIZER = "optimizer.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files all match their hashes. ``notes`` are further values that the recorder saved."""
+    """A checkpoint whose files all match their hashes. ``notes`` are further values that the recorder saved.
+
+    ``fitting`` is that of ``TrainState``.
+    """
 
     path: Path
     step: int
     tokens_seen: int
     notes: Mapping[str, Any]
+    fitting: Mapping[int, int] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -82,6 +86,7 @@ def save_checkpoint(
         "step": state.step,
         "tokens_seen": state.tokens_seen,
         "notes": dict(notes),
+        "fitting": {str(asked): fitted for asked, fitted in state.fitting.items()},
     }
 
     def fill(staging: Path) -> None:
@@ -210,7 +215,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         notes = counters["notes"]
         if not isinstance(notes, dict):
             raise damaged(path, f"{STATE} has no notes")
-        return Checkpoint(path, int(str(counters["step"])), int(str(counters["tokens_seen"])), notes)
+        # absent before micro-batches were halved where memory ran out
+        fitting = counters.get("fitting", {})
+        if not isinstance(fitting, dict):
+            raise damaged(path, f"{STATE} has no sizes of micro-batches")
+        sizes = {int(asked): int(str(fitted)) for asked, fitted in fitting.items()}
+        return Checkpoint(path, int(str(counters["step"])), int(str(counters["tokens_seen"])), notes, sizes)
     except (KeyError, OSError, ValueError) as error:
         raise damaged(path, f"{STATE} cannot be read: {error}") from error
 
@@ -253,6 +263,7 @@ def restore(checkpoint: Checkpoint, state: TrainState) -> None:
             code="foreign-checkpoint",
         ) from error
     state.step, state.tokens_seen = checkpoint.step, checkpoint.tokens_seen
+    state.fitting = dict(checkpoint.fitting)
 
 
 def _same_names(own: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None:

@@ -42,7 +42,8 @@ def step_gradients(
     """Return the loss of one step and its gradient, the same in every process of ``world``.
 
     ``objective`` may score further examples with ``total``. A parameter that a micro-batch does not use gets a zero
-    gradient from it. Raises TrainingError ``out-of-memory`` when a micro-batch does not fit, and LostPeerError.
+    gradient from it. Raises TrainingError ``out-of-memory``, in every process, when a micro-batch does not fit
+    in one of them, and LostPeerError.
     """
     device = torch.device(plan.device)
     random = forward.is_random  # the caller then passes a pool of one lane, since the generator is global
@@ -72,16 +73,26 @@ def step_gradients(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(
-            f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
-            remedy="Compute less at once, with a smaller training.micro_batch_tokens in a branch from its newest "
-            "checkpoint. Where one row alone is too long, start a new run with a "
-            "lower data.max_length.",
-            code="out-of-memory",
-        ) from error
+        world.all_reduce([1.0])
+        raise _out_of_memory(batches, step) from error
+    (failed,) = world.all_reduce(
+        [0.0]
+    )  # before gradients are added up, which the process that failed has not
+    if failed:
+        raise _out_of_memory(batches, step)
     summed = summed or [torch.zeros_like(parameter) for parameter in parameters]
     own = merged(parts)
     figures = [figure for name in objective.names for figure in own.get(name, (0.0, 0.0))]
     whole, *figures = world.all_reduce([whole, *figures], summed)
     together = dict(zip(objective.names, zip(figures[::2], figures[1::2], strict=True), strict=True))
     return StepGradients(whole, together, summed)
+
+
+def _out_of_memory(batches: Sequence[MicroBatch], step: int) -> TrainingError:
+    return TrainingError(
+        f"Memory ran out at step {step} with up to {max(len(b.input_ids) for b in batches)} tokens at once.",
+        remedy="Compute less at once, with a smaller training.micro_batch_tokens in a branch from its newest "
+        "checkpoint. Where one row alone is too long, start a new run with a "
+        "lower data.max_length.",
+        code="out-of-memory",
+    )

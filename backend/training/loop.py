@@ -6,11 +6,13 @@ micro-batches. A loss or gradient that is not finite ends training before any we
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -39,7 +41,8 @@ from backend.training.tuning import trainable_parameters
 class TrainState:
     """Everything that training changes: weights, optimizer moments, counters. A checkpoint holds all of it.
 
-    ``parameters`` are the trainable ones by name, in the model's order.
+    ``parameters`` are the trainable ones by name, in the model's order. ``fitting``: after memory has run out, the
+    ``micro_batch_tokens`` that fitted, by those that were asked for.
     """
 
     forward: ForwardPass
@@ -47,6 +50,7 @@ class TrainState:
     step: int = 0
     tokens_seen: int = 0
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    fitting: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def start(cls, forward: ForwardPass, training: TrainingConfig) -> TrainState:
@@ -57,6 +61,8 @@ class TrainState:
         optimizer = build_optimizer(parameters, training, peak=peak, embeddings=embeddings)
         return cls(forward, optimizer, parameters=parameters)
 
+
+T = TypeVar("T")
 
 Variation = Callable[[int, Sequence[int]], list[Example]]
 """(epoch, indices) -> the examples at those indices as they are in that epoch; a pure function of both."""
@@ -80,6 +86,8 @@ def train_steps(
     augmentation changes them. ``world`` splits each step among processes; all of them yield the same reports.
     Deterministic on CPU: the same state, examples, settings and plan give the same bits, resumed or not, on any
     number of cores unless ``depends_on_cores``.
+    Where memory runs out, the step is taken again from its beginning with ``micro_batch_tokens`` halved, and so are
+    all later ones: their bits are those of steps that were taken in that size from the start. A row is never split.
     Raises TrainingError (non-finite-loss, non-finite-gradient, out-of-memory) before that step changes a weight.
     """
     objective = objective or Supervised()
@@ -89,10 +97,11 @@ def train_steps(
     peak = peak_learning_rate(state.forward, training)
     per_epoch = steps_per_epoch(rows, training.rows_per_step)
     order = step_rows(rows, training.rows_per_step, seed, state.step)
+    asked = training.micro_batch_tokens
     packing = packing_of(state.forward, training, plan, world)
+    packing = replace(packing, budget=state.fitting.get(asked, asked))
     lanes, threads = lanes_and_threads(state.forward, plan)
     with Lanes(lanes, threads) as pool:
-        total = total_over(state.forward, packing, plan, pool, world)
         while state.step < steps:
             started = time.perf_counter()
             indices = next(order).tolist()
@@ -103,19 +112,12 @@ def train_steps(
             )
             step = state.step + 1
             rate = peak * factor(step)
-            batches = packing(chosen, objective.group)
-            found = step_gradients(
-                state.forward,
-                list(state.parameters.values()),
-                batches,
-                plan,
-                pool,
-                world,
-                objective=objective,
-                total=total,
-                seed=seed,
-                step=step,
+            compute = partial(
+                _gradients, state, chosen, plan, pool, world, objective=objective, seed=seed, step=step
             )
+            packing, (batches, found) = _first_that_fits(packing, compute, chosen, objective.group)
+            if packing.budget < state.fitting.get(asked, asked):
+                state.fitting[asked] = packing.budget
             norm = _update(state, found, training, rate=rate, step=step, batches=batches)
             tokens = sum(batch.tokens for batch in batches)
             state.step, state.tokens_seen = step, state.tokens_seen + tokens
@@ -168,6 +170,56 @@ def peak_learning_rate(forward: ForwardPass, training: TrainingConfig) -> float:
     method = "lora" if isinstance(forward.model, PeftModel) else "full"
     width = int(forward.causal.config.get_text_config().hidden_size)
     return training.learning_rate or default_learning_rate(method, width, optim=training.optim)
+
+
+def _gradients(
+    state: TrainState,
+    chosen: Sequence[Example],
+    plan: ComputePlan,
+    pool: Lanes,
+    world: World,
+    packing: Packing,
+    *,
+    objective: Objective,
+    seed: int,
+    step: int,
+) -> tuple[list[MicroBatch], StepGradients]:
+    """Return the micro-batches of a step and what they give."""
+    batches = packing(chosen, objective.group)
+    found = step_gradients(
+        state.forward,
+        list(state.parameters.values()),
+        batches,
+        plan,
+        pool,
+        world,
+        objective=objective,
+        total=total_over(state.forward, packing, plan, pool, world),
+        seed=seed,
+        step=step,
+    )
+    return batches, found
+
+
+def _first_that_fits(
+    packing: Packing, compute: Callable[[Packing], T], chosen: Sequence[Example], group: int
+) -> tuple[Packing, T]:
+    """Return ``packing``, or where memory runs out the first smaller one that fits, and what it computes.
+
+    Raises TrainingError ``out-of-memory`` when even single rows do not fit. All processes agree, since all are told.
+    """
+    while True:
+        try:
+            return packing, compute(packing)
+        except TrainingError as error:
+            smaller = packing.smaller(chosen, group)
+            if error.code != "out-of-memory" or smaller is None:
+                raise
+            packing = smaller
+        # here and not above, where the error still holds the tensors of the failed pass
+        gc.collect()
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
 
 
 def _update(

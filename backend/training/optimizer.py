@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from peft.tuners.lora.layer import Embedding as AdaptedEmbedding
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from backend.core.packages import require_bitsandbytes
 from backend.errors import ModelError
 from backend.run.config import TrainingConfig
 
@@ -40,7 +40,7 @@ def build_optimizer(
     ``peak`` is the highest learning rate of the run. ``embeddings`` are the names of those parameters that belong to
     embeddings or the head. Each group has an ``lr_factor``: its learning rate is that many times the run's.
     Its state is created here and not, as the libraries do, in the first step: it can then be restored from a
-    checkpoint before any step is taken. Raises ModelError (``missing-package``, ``no-embeddings``).
+    checkpoint before any step is taken. Raises ModelError (``needs-bitsandbytes``, ``no-embeddings``).
     """
     if training.embedding_learning_rate and not embeddings:
         raise ModelError(
@@ -62,9 +62,9 @@ def build_optimizer(
 
 
 def check_optimizer(training: TrainingConfig) -> None:
-    """Raise ModelError ``missing-package`` if ``training.optim`` needs a package that is not installed."""
+    """Raise ModelError ``needs-bitsandbytes`` if ``training.optim`` is of that package and it is not installed."""
     if training.optim in _OF_BITSANDBYTES:
-        _bitsandbytes()
+        require_bitsandbytes("training.optim")
 
 
 def embeddings_and_head(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter]) -> frozenset[str]:
@@ -176,22 +176,13 @@ def _lion_8bit(groups: Groups, _: TrainingConfig) -> torch.optim.Optimizer:
 
 
 def _from_bitsandbytes(name: str, groups: Groups, **options: Any) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = getattr(_bitsandbytes(), name)(groups, **options)
+    require_bitsandbytes("training.optim")
+    library = importlib.import_module("bitsandbytes.optim")
+    optimizer: torch.optim.Optimizer = getattr(library, name)(groups, **options)
     for index, group in enumerate(optimizer.param_groups):
         for place, part in enumerate(group["params"]):
             optimizer.init_state(group, part, index, place)  # type: ignore[attr-defined]
     return optimizer
-
-
-def _bitsandbytes() -> ModuleType:
-    try:
-        return importlib.import_module("bitsandbytes.optim")
-    except ImportError as error:
-        raise ModelError(
-            "training.optim needs the package bitsandbytes, which is not installed here.",
-            remedy="Run: pip install tunesmith[qlora] – or set training.optim to adamw_torch.",
-            code="missing-package",
-        ) from error
 
 
 _BUILDERS: Mapping[str, Callable[[Groups, TrainingConfig], torch.optim.Optimizer]] = {

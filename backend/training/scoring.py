@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from backend.core.device import ComputePlan
+from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example
 from backend.core.lanes import Lanes
 from backend.core.packed_attention import MicroBatch
@@ -38,11 +38,22 @@ def score(
 
 
 def total_over(forward: ForwardPass, packing: Packing, plan: ComputePlan, pool: Lanes, world: World) -> Total:
-    """Return the function that scores examples and sums a figure of each micro-batch, over all processes."""
+    """Return the function that scores examples and sums a figure of each micro-batch, over all processes.
+
+    It raises torch.OutOfMemoryError in every process if memory ran out in one of them.
+    """
 
     def total(examples: Sequence[Example], value: Callable[[MicroBatch, RowScores], float]) -> float:
-        found = score(forward, world.my_share(packing(examples)), plan, pool, value)
-        (summed,) = world.all_reduce([sum(found)])
+        found, failed = 0.0, 0.0
+        try:
+            found = sum(score(forward, world.my_share(packing(examples)), plan, pool, value))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = 1.0
+        summed, failed = world.all_reduce([found, failed])
+        if failed:
+            raise torch.OutOfMemoryError("Memory ran out in one of the processes while it scored examples.")
         return summed
 
     return total

@@ -22,13 +22,14 @@ from backend.core.encoding.dataset import EncodedRows
 from backend.core.model_folder import model_fingerprint
 from backend.core.model_loader import load_dense
 from backend.core.quantized import Quantization
-from backend.errors import InferenceError, RunError
+from backend.errors import InferenceError, RunError, TrainingError
 from backend.inferencer import Inferencer
 from backend.run.environment import RowsRead
 from backend.run.folder import RunDir
 from backend.run.outcomes import exit_code
 from backend.run.reports import EvalReport, Outcome, Progress, RunStatus, StepReport
 from backend.trainer_main import main, run
+from backend.training.checkpoint import read_checkpoint
 from backend.training.distributed import StoppedWaitingError, World, joined
 from tests.fakes import FailingFileSystem
 from tests.runs import (
@@ -500,6 +501,33 @@ class TestFailing:
         assert made.newest_checkpoint_step() == 2
         monkeypatch.undo()
         assert run(made).code == "completed"
+
+    def test_memory_that_runs_out_makes_micro_batches_smaller_and_is_noted(
+        self, tmp_path: Path, learner: Path, rows_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from backend.training import loop as training
+
+        changes = SHORT | {"training.per_device_train_batch_size": 8}
+        made = make_run(tmp_path / "runs", learner, rows_file, changes)
+        real, notes = training.step_gradients, list[str]()
+
+        def narrow(*args: Any, **options: Any) -> Any:
+            rows = max(len(batch.rows) for batch in args[2])
+            if options["step"] >= 3 and rows > 1:
+                raise TrainingError("Memory ran out.", remedy="", code="out-of-memory")
+            return real(*args, **options)
+
+        monkeypatch.setattr(training, "step_gradients", narrow)
+        outcome = run(made, lambda progress: notes.append(progress.note))
+        (change,) = made.read_environment().changes
+        (note,) = filter(None, notes)
+
+        assert outcome.code == "completed"
+        assert (change.attempt, change.step) == (1, 3)
+        assert change.what.startswith("memory ran out: micro-batches of up to ")
+        assert "Memory ran out at step 3" in note
+        assert note in made.train_log.read_text("utf-8")
+        assert read_checkpoint(made.checkpoint(3)).fitting.keys() == {1024}
 
     def test_a_full_disk(self, made: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
         from backend.training import checkpoint

@@ -378,3 +378,24 @@ class TestPacking:
             for shared in (True, False)
         ]
         assert tokens == [13, 18]
+
+
+def test_a_smaller_packing_cuts_the_same_rows_otherwise_and_single_rows_cannot_be_cut() -> None:
+    rows = random_rows([10] * 6)
+    whole = Packing(100, on_cpu=False)
+
+    halves = whole.smaller(rows)
+    singles = Packing(10, on_cpu=False)
+
+    assert halves == Packing(50, on_cpu=False)
+    assert [len(part.rows) for part in whole(rows)] == [6]
+    assert [len(part.rows) for part in halves(rows)] == [5, 1]
+    assert singles.smaller(rows) is None
+    assert Packing(1000, on_cpu=False).smaller(rows) == Packing(31, on_cpu=False)
+
+
+def test_pairs_stay_together_in_a_smaller_packing() -> None:
+    rows = random_rows([10] * 4)
+
+    assert Packing(40, on_cpu=False).smaller(rows, 2) == Packing(20, on_cpu=False)
+    assert Packing(20, on_cpu=False).smaller(rows, 2) is None

@@ -51,7 +51,7 @@ _ = other and os.waitpid(other, 0)
 """
 
 
-def two(tmp_path: Path, body: str, *, after: str = "") -> list[Any]:
+def two(tmp_path: Path, body: str, *, after: str = "", timeout_seconds: int = 60) -> list[Any]:
     """What ``body``, which knows its ``world``, returns in each of two processes; None for one that was killed.
 
     The second is a fork of the first, which saves it the imports.
@@ -67,7 +67,9 @@ def two(tmp_path: Path, body: str, *, after: str = "") -> list[Any]:
     with subprocess.Popen(
         [sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE, cwd=ROOT
     ) as first:
-        told = dict(map(json.loads, first.communicate(timeout=60)[0].splitlines()))  # until both are gone
+        told = dict(
+            map(json.loads, first.communicate(timeout=timeout_seconds)[0].splitlines())
+        )  # until both are gone
     return [told.get(rank) for rank in (0, 1)]
 
 

@@ -50,6 +50,17 @@ def test_a_total_is_the_loss_of_the_rows_and_leaves_the_model_as_it_was() -> Non
     assert all(part.grad is None for part in state.forward.model.parameters())
 
 
+def test_memory_that_runs_out_is_called_so_in_every_process() -> None:
+    def run_out(*_: object) -> float:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    state = start(lively_model())
+    with Lanes(1) as pool:
+        total = total_over(state.forward, Packing(25), PLAN, pool, ALONE)
+        with pytest.raises(torch.OutOfMemoryError, match="while it scored"):
+            total(ROWS, run_out)
+
+
 def test_a_total_over_nothing_is_nothing() -> None:
     state = start(lively_model())
     with Lanes(1) as pool:
