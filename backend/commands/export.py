@@ -11,7 +11,7 @@ from backend.commands import lazy
 from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run
 from backend.commands.output import print_json, say
 from backend.commands.tables import table
-from backend.errors import EXIT_FAILED, ConfigError, Problem
+from backend.errors import EXIT_FAILED, ConfigError, ExportError, Problem
 from backend.run.folder import RunDir
 
 if TYPE_CHECKING:
@@ -121,8 +121,11 @@ def _push(
     lazy.hub.check_push(repo, dry_run=dry_run)
     folder = options["out"]
     if folder is None or not folder.exists():
-        done = _export(run, form, options, as_json=as_json)
-        folder = done.folder
+        try:
+            folder = _export(run, form, options, as_json=as_json).folder
+        except ExportError as error:
+            error.remedy = error.remedy.replace("`to=", "`form=")  # what is uploaded is chosen by --form
+            raise
     pushed = lazy.hub.push(folder, repo, run.id, public=public, dry_run=dry_run)
     if as_json:
         print_json({"folder": folder, **vars(pushed)})

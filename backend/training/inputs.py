@@ -220,8 +220,8 @@ def _merged_only(tuning: TuningConfig) -> list[str]:
     """Return the warning that the result cannot be exported as an adapter, if that is so."""
     named = ", ".join(f"tuning.{name}" for name in merged_only(tuning.model_dump()))
     words = (
-        f"With {named} the result is exported merged only (merged, gguf, ollama or onnx): an adapter that other "
-        "programs read cannot hold what it trains."
+        f"With {named} the result can be exported as a whole model only (merged, gguf, ollama or onnx), not as an "
+        "adapter: other programs do not read such adapters."
     )
     return [words] if named else []
 

@@ -97,3 +97,23 @@ def test_an_existing_folder_is_refused(
 ) -> None:
     assert export(run, "--to", "adapter", "--out", str(tmp_path), "--json") == 2
     assert printed(capsys)["error"]["code"] == "exists"
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["--to", "adapter"], "--to merged or --to gguf"),
+        (["--to", "lora-gguf"], "--to merged or --to gguf"),
+        (["--to", "hub", "--repo", "me/x", "--dry-run"], "--form merged or --form gguf"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_others_cannot_read_is_refused_with_the_flag_to_change(
+    words: list[str], remedy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dora = finished(tmp_path / "made", lora={"use_dora": True})
+    assert export(dora, *words, "--out", str(tmp_path / "out")) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "trained with use_dora. Export the merged model" in told
+    assert remedy in told
+    assert not (tmp_path / "out").exists()

@@ -198,7 +198,10 @@ def test_packed_weights_need_a_package_and_nothing_is_written_before(
     [
         ({}, []),
         ({"tuning.use_rslora": True}, []),
-        ({"tuning.use_dora": True}, ["With tuning.use_dora the result is exported merged only"]),
+        (
+            {"tuning.use_dora": True},
+            ["With tuning.use_dora the result can be exported as a whole model only"],
+        ),
     ],
     ids=str,
 )
