@@ -12,12 +12,14 @@ import streamlit as st
 
 from app.run_buttons import Chosen
 from app.views.charts import COLOURS, draw_lines
-from app.views.curve_controls import CURVES, NOISY, draw_curve_controls
+from app.views.curve_controls import CURVES, NOISY, PREFERENCES, draw_curve_controls
 from app.views.log_view import draw_explanation, draw_log
 from app.views.samples import draw_samples, panels
+from app.views.text import plain
 from backend.errors import RunError
-from backend.manager.curves import Line
+from backend.manager.curves import Line, View
 from backend.manager.log_view import LogTail
+from backend.manager.preference_signs import preference_signs
 from backend.run.metrics import (
     EVAL_LOSS,
     TRAIN_LOSS,
@@ -54,6 +56,7 @@ def draw_curves(chosen: Chosen) -> None:
         height=320,
         faint=faint,
     )
+    _draw_preferences(chosen, view)
     small = {
         title: line(tag, replace(view, smoothing=view.smoothing if tag in NOISY else 0.0, limit=SMALL_POINTS))
         for tag, title in CURVES.items()
@@ -65,6 +68,24 @@ def draw_curves(chosen: Chosen) -> None:
         with columns[number % 2]:
             colour = COLOURS[2 + number]
             draw_lines({title: one}, title=title, axis=view.axis, key=title, height=170, colours=(colour,))
+
+
+def _draw_preferences(chosen: Chosen, view: View) -> None:
+    """Draw what a preference run measures, with sentences on what it means; nothing for other runs."""
+    line, raw = chosen.reading.line, replace(view, smoothing=0.0)
+    charts = {}
+    for title, tags in PREFERENCES.items():
+        lines = {name: line(tag, view if tag.startswith("train/") else raw) for name, tag in tags.items()}
+        charts[title] = {name: one for name, one in lines.items() if one.x}
+    charts = {title: lines for title, lines in charts.items() if lines}
+    if not charts:
+        return
+    for sentence in preference_signs(chosen.run.metrics().records):
+        st.caption(f":material/lightbulb: {plain(sentence, 400)}")
+    columns = st.columns(2)
+    for number, (title, lines) in enumerate(charts.items()):
+        with columns[number % 2]:
+            draw_lines(lines, title=title, axis=view.axis, key=title, height=220)
 
 
 def draw_panel(chosen: Chosen) -> None:

@@ -12,9 +12,9 @@ from app.studio import reading, studio
 from app.views.cards import draw_nothing_yet
 from app.views.charts import COLOURS, draw_lines
 from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
-from app.views.curve_controls import CURVES, NOISY, draw_curve_controls
+from app.views.curve_controls import COMPARED, NOISY, draw_curve_controls
 from app.views.stacked_table import draw_stacked_table
-from app.views.text import title_of
+from app.views.text import plain, title_of
 from backend.manager.run_summary import RunSummary
 from backend.run.folder import RunDir
 
@@ -67,21 +67,33 @@ def _choose(runs: Sequence[RunSummary]) -> list[RunSummary]:
 def _curves(runs: Sequence[RunSummary]) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         tag = st.selectbox(
-            "Curve", list(CURVES), format_func=CURVES.__getitem__, key="compared_tag", width=180
+            "Curve", list(COMPARED), format_func=COMPARED.__getitem__, key="compared_tag", width=180
         )
         view, log = draw_curve_controls("compared_")
     smoothing = view.smoothing if tag in NOISY else 0.0
     view = replace(view, smoothing=smoothing, limit=2 * view.limit // max(2, len(runs)))
     lines = {_name(run): reading(RunDir(run.path)).line(tag, view) for run in runs}
-    draw_lines(lines, title=CURVES[tag], axis=view.axis, key="compared_lines", log=log, height=360)
+    draw_lines(lines, title=COMPARED[tag], axis=view.axis, key="compared_lines", log=log, height=360)
 
 
 def _evaluations(runs: Sequence[RunSummary]) -> None:
     rows = []
     for run in runs:
         with reading(RunDir(run.path)).fresh() as scalars:
-            rows.append(evaluation_row(_name(run), str(run.status), scalars))
+            rows.append(evaluation_row(_name(run), str(run.status), scalars, run.objective))
+    _say_if_losses_differ(runs)
     draw_stacked_table(rows)
+
+
+def _say_if_losses_differ(runs: Sequence[RunSummary]) -> None:
+    """Say that the losses of different training methods do not compare, where there are such."""
+    methods = list(dict.fromkeys(run.objective for run in runs))
+    if len(methods) > 1:
+        st.warning(
+            f"These runs learned by different methods ({plain(', '.join(methods), 100)}), and their losses measure "
+            "different things: a lower one is not better. Compare their answers, or runs of one method.",
+            icon=":material/balance:",
+        )
 
 
 def _settings(runs: Sequence[RunSummary]) -> None:

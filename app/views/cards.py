@@ -47,7 +47,8 @@ def _reached(run: RunSummary) -> list[str]:
 def _made_of(run: RunSummary) -> list[str]:
     tags = plain(" ".join(f"#{tag}" for tag in run.labels.tags), 60)
     name = plain(run.model.rpartition("/")[2], 40)
-    return [part for part in (name, plain(run.method, 40), ago(run.created), tags) if part]
+    method = run.method if run.objective == "sft" else f"{run.objective.upper()} · {run.method}"
+    return [part for part in (name, plain(method, 40), ago(run.created), tags) if part]
 
 
 _FORK = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 220 120" width="220" height="120" fill="none"

@@ -10,7 +10,7 @@ from app.views.samples import panels
 from app.views.stacked_table import draw_stacked_table
 from app.views.text import figure
 from backend.manager.scalars import RunScalars
-from backend.run.metrics import EVAL_LOSS, EXACT_MATCH, TRAIN_LOSS, best_step
+from backend.run.metrics import ACCURACIES, EVAL_LOSS, EXACT_MATCH, TRAIN_LOSS, best_step
 from backend.utils.interval_utils import score_interval
 
 Row = dict[str, str]
@@ -32,8 +32,8 @@ def _setting(value: object) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
-    """Return one run's figures, its score with a 95 % interval for the number of scored rows."""
+def evaluation_row(name: str, status: str, scalars: RunScalars, method: str = "sft") -> Row:
+    """Return one run's figures, its scores with a 95 % interval for the number of scored rows."""
     steps, losses = scalars.curve(EVAL_LOSS)
     by_step = dict(zip(steps, losses, strict=True))
     best = best_step(by_step)
@@ -41,8 +41,12 @@ def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
     score = score_words(_number(latest.get(EXACT_MATCH)), latest.get("scored_rows"))
     return {
         "run": name,
+        "method": method,
         "held-out loss": figure(losses[-1] if losses else None),
         "exact match (95 % interval)": score,
+        "prefers the better answer": score_words(
+            _number(latest.get(f"eval/{ACCURACIES}")), latest.get("rows")
+        ),
         "best held-out loss": f"{figure(by_step[best])} at step {best:,}" if best else "–",
         "training loss": figure(_number(latest.get(TRAIN_LOSS))),
         "steps": f"{latest.get('step', 0)} of {latest.get('total_steps', 0)}",

@@ -8,12 +8,17 @@ import streamlit as st
 
 from backend.manager.curves import AXES, View
 from backend.run.metrics import (
+    ACCURACIES,
     BITS_PER_BYTE,
     EVAL_LOSS,
     EXACT_MATCH,
     FORGETTING_LOSS,
     GRAD_NORM,
+    KL,
     LEARNING_RATE,
+    MARGINS,
+    REWARDS_CHOSEN,
+    REWARDS_REJECTED,
     TOKENS_PER_SECOND,
     TRAIN_LOSS,
 )
@@ -41,6 +46,31 @@ CURVES = MappingProxyType(
     }
 )
 """The curves that the pages draw, by their tag in ``metrics.jsonl``."""
+PREFERENCES = MappingProxyType(
+    {
+        "Rewards": {
+            "better": f"train/{REWARDS_CHOSEN}",
+            "worse": f"train/{REWARDS_REJECTED}",
+            "better, held out": f"eval/{REWARDS_CHOSEN}",
+            "worse, held out": f"eval/{REWARDS_REJECTED}",
+        },
+        "Share that prefers the better answer": {
+            "training": f"train/{ACCURACIES}",
+            "held-out": f"eval/{ACCURACIES}",
+        },
+        "Margin between the rewards": {"training": f"train/{MARGINS}", "held-out": f"eval/{MARGINS}"},
+        "KL: how far from the model before training": {"training": f"train/{KL}", "held-out": f"eval/{KL}"},
+    }
+)
+"""The charts of a preference run: the lines of each by name, with their tags."""
+COMPARED = MappingProxyType(
+    {
+        **CURVES,
+        f"eval/{ACCURACIES}": "Held-out preference accuracy",
+        f"eval/{MARGINS}": "Held-out margin",
+    }
+)
+"""The curves in which runs are compared, by their tag."""
 NOISY = frozenset({TRAIN_LOSS, GRAD_NORM, TOKENS_PER_SECOND})
 """Curves that are smoothed; the others have few points or no noise."""
 

@@ -20,6 +20,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
+from backend.run.metrics import preference_words
 from backend.run.reports import EvalReport, Progress, StepReport
 
 
@@ -78,7 +79,8 @@ class ProgressView:
         report = progress.report
         self._bars.update(self._task, description=progress.phase)
         if isinstance(report, StepReport):
-            figures = f"loss {report.loss:.3f} · {report.tokens_per_second:,.0f} tokens/s"
+            parts = [f"loss {report.loss:.3f}", preference_words(report.measured)]
+            figures = " · ".join([*filter(None, parts), f"{report.tokens_per_second:,.0f} tokens/s"])
             self._bars.update(self._task, completed=report.step, total=report.total_steps, figures=figures)
         elif isinstance(report, EvalReport):
             self._console.print(evaluation_line(report), markup=False)  # a bracket is text, not a style
@@ -100,6 +102,7 @@ def evaluation_line(report: EvalReport) -> str:
     line = f"step {report.step}: held-out loss {report.loss:.4f} on {report.rows} rows"
     shapes = {"bits_per_byte": "{:.4f} bits per byte", "forgetting_loss": "general texts {:.4f}"}
     parts = [shape.format(report.measured[name]) for name, shape in shapes.items() if name in report.measured]
+    parts += filter(None, [preference_words(report.measured)])
     if report.exact_match is not None:
         parts.append(f"{report.exact_match:.1%} of {report.scored_rows} answers exact")
     return " · ".join([line, *parts])

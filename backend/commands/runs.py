@@ -53,9 +53,11 @@ def list_(
 def _print_list(found: Sequence[RunSummary]) -> None:
     """One line a run; names and tags have a column once there are any."""
     labelled = any(s.labels.name or s.labels.tags for s in found)
+    differ = any(s.objective != "sft" for s in found)
     rows = [
         (
             s.id,
+            *([s.objective] * differ),
             *([" ".join(filter(None, [s.labels.name, *(f"#{tag}" for tag in s.labels.tags)]))] * labelled),
             _standing(s),
             f"{s.step}/{s.total_steps}" if s.total_steps else "",
@@ -65,7 +67,7 @@ def _print_list(found: Sequence[RunSummary]) -> None:
         for s in found
     ]
     table(
-        ["run", *["name"] * labelled, "status", "step", "loss", "held-out loss"],
+        ["run", *["method"] * differ, *["name"] * labelled, "status", "step", "loss", "held-out loss"],
         rows,
         whole=["run", "status", "step", "loss"],
         spare=["loss", "step"],

@@ -34,6 +34,7 @@ from backend.run.metrics import (
     LEARNING_RATE,
     TOKENS_PER_SECOND,
     TRAIN_LOSS,
+    preference_words,
 )
 from backend.run.outcomes import watched_exit_code
 from backend.run.reports import RunState, RunStatus
@@ -53,7 +54,8 @@ _COLOURS = {
 class Snapshot:
     """All that is shown of a run at one moment. ``eta_seconds`` is None unless it trains; losses are in nats.
 
-    ``forgetting_loss`` is that on general texts.
+    ``forgetting_loss`` is that on general texts. ``preference`` says of a preference method how often the better
+    answer is preferred, ``held_out_preference`` on held-out rows; "" for other methods.
 
     ``loss_curve`` and ``eval_curve`` are (steps, values), thinned; ``system`` is the latest machine sample of a
     live run, ``log`` the last lines of its log.
@@ -72,6 +74,8 @@ class Snapshot:
     eta_seconds: float | None
     loss_curve: tuple[list[int], list[float]]
     eval_curve: tuple[list[int], list[float]]
+    preference: str = ""
+    held_out_preference: str = ""
     bits_per_byte: float | None = None
     forgetting_loss: float | None = None
     system: dict[str, object] = field(default_factory=dict)
@@ -186,6 +190,8 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
         total_steps=total_steps,
         loss=_latest(scalars, TRAIN_LOSS),
         eval_loss=_latest(scalars, EVAL_LOSS),
+        preference=preference_words(scalars.latest, "train/"),
+        held_out_preference=preference_words(scalars.latest, "eval/"),
         bits_per_byte=_latest(scalars, BITS_PER_BYTE),
         forgetting_loss=_latest(scalars, FORGETTING_LOSS),
         tokens_per_second=_latest(scalars, TOKENS_PER_SECOND),
@@ -258,7 +264,9 @@ def figures(snapshot: Snapshot) -> str:
     """Losses, speed and learning rate, as far as they are known."""
     known = [
         ("loss {:.4f}", snapshot.loss),
+        ("{}", snapshot.preference or None),
         ("held-out loss {:.4f}", snapshot.eval_loss),
+        ("{}", snapshot.held_out_preference or None),
         ("{:.4f} bits per byte", snapshot.bits_per_byte),
         ("general texts {:.4f}", snapshot.forgetting_loss),
         ("{:,.0f} tokens/s", snapshot.tokens_per_second),

@@ -20,7 +20,16 @@ from backend.run.adapter_settings import vllm_rank
 from backend.run.config import RunConfig, TuningConfig
 from backend.run.folder import RunDir
 from backend.run.methods import default_learning_rate
-from backend.run.metrics import EVAL_LOSS, EXACT_MATCH, LEARNING_RATE
+from backend.run.metrics import (
+    ACCURACIES,
+    EVAL_LOSS,
+    EXACT_MATCH,
+    LEARNING_RATE,
+    REWARDS_CHOSEN,
+    UNDECIDED,
+    number,
+    preference_words,
+)
 from backend.run.model_names import MODEL_ALIASES
 from backend.run.records import read_rare_record
 from backend.run.reports import HeldOutScores
@@ -30,6 +39,7 @@ from backend.utils.record_utils import record_from_json
 
 CURVES = "curves.svg"
 _SAMPLES = 5
+_ACCURACY = f"eval/{ACCURACIES}"
 _LIBRARIES = {"adapter": "peft", "merged": "transformers", "onnx": "onnx"}
 
 _LOAD = {
@@ -131,6 +141,17 @@ def _result_step(run: RunDir) -> int | None:
     return outcome.step if outcome else None
 
 
+def _objective_facts(config: RunConfig) -> Iterator[tuple[str, Any]]:
+    """Yield how the run learned, where it was not by supervised fine-tuning."""
+    objective = config.objective
+    if objective.method == "sft":
+        return
+    yield "learned by", objective.method
+    yield "losses", ", ".join(f"{name} × {weight:g}" for name, weight in objective.losses.items())
+    yield "beta", f"{objective.beta_or_default:g}" if objective.facts.is_preference else None
+    yield "reference", "the model before training" if objective.facts.needs_reference else None
+
+
 def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
     run, config = trained.run, trained.config
     environment = run.read_environment()
@@ -138,6 +159,7 @@ def _training_facts(trained: Trained, lines: list[dict[str, Any]]) -> Iterator[t
     tuning, training = config.tuning, config.training
     yield "run", run.id
     yield "method", tuning.method
+    yield from _objective_facts(config)
     if (
         not tuning.trains_all and tuning.adapter_name_or_path is None
     ):  # else they are those of another adapter
@@ -217,7 +239,11 @@ def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None)
     first, last = found[0], found[-1]
     table = [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
     losses = " | ".join(f"{float(line[EVAL_LOSS]):.4f}" for line in (first, last))
-    table.append(f"| held-out loss, nats a token | {losses} |")
+    is_preference = any(f"eval/{REWARDS_CHOSEN}" in line for line in found)
+    table.append(f"| held-out loss{'' if is_preference else ', nats a token'} | {losses} |")
+    if all(_ACCURACY in line for line in (first, last)):
+        shares = " | ".join(_preferred(line) for line in (first, last))
+        table.append(f"| better answer preferred, of {last.get('rows')} held-out pairs | {shares} |")
     if scores:
         table.append(
             f"| exact match on {scores.rows:,} held-out rows | {scores.base:.1%} | {scores.tuned:.1%} |"
@@ -225,6 +251,11 @@ def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None)
     elif EXACT_MATCH in last:  # the untrained model is not scored in training
         table.append(f"| exact match | | {last[EXACT_MATCH]:.1%} |")
     return "\n".join(table)
+
+
+def _preferred(line: Mapping[str, Any]) -> str:
+    undecided = preference_words(line, "eval/") == UNDECIDED
+    return "undecided" if undecided else f"{number(line[_ACCURACY]):.1%}"
 
 
 def _samples(records: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.errors import NextStep, RunError
+from backend.manager.preference_signs import preference_signs
 from backend.run.folder import RunDir
 from backend.run.metrics import LEARNING_RATE, best_step, held_out_losses, number
 from backend.run.reports import RunState, RunStatus
@@ -95,6 +96,7 @@ def explain(run: RunDir) -> Explanation:
         *_data_findings(run, held_out),
         *_process_findings(run),
         *_step_findings(steps, suspect),
+        *preference_signs(run.metrics().records),
         *_machine_findings(run),
     ]
     return Explanation(

@@ -32,7 +32,11 @@ UNLABELLED = Labels()
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line of a listing. ``loss`` and ``eval_loss`` are the latest, in nats per trained token."""
+    """One line of a listing.
+
+    ``loss`` and ``eval_loss`` are the latest, in nats per trained token, or those of a preference method. Those of
+    different ``objective`` do not compare.
+    """
 
     id: str
     path: Path
@@ -51,6 +55,7 @@ class RunSummary:
     attempt: int = 0
     labels: Labels = UNLABELLED
     damage: str = ""
+    objective: str = "sft"
 
     @property
     def title(self) -> str:
@@ -81,6 +86,7 @@ def summarise(run: RunDir) -> RunSummary:
         attempt=state.attempt,
         labels=read_labels(run),
         damage=state.damage,
+        objective=peek(records.config, "objective", "method") or "sft",
     )
 
 

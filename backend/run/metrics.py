@@ -20,6 +20,26 @@ EXACT_MATCH = "eval/exact_match"
 BITS_PER_BYTE = "eval/bits_per_byte"
 FORGETTING_LOSS = "eval/forgetting_loss"
 
+REWARDS_CHOSEN, REWARDS_REJECTED = "rewards/chosen", "rewards/rejected"
+MARGINS, ACCURACIES, KL = "rewards/margins", "rewards/accuracies", "kl"
+"""What a preference method measures, after ``train/`` and ``eval/``."""
+UNDECIDED = "undecided between both answers"
+
+
+def preference_words(measured: Mapping[str, object], prefix: str = "") -> str:
+    """Return how often and how clearly the better answer is preferred, in words; "" for other methods.
+
+    ``prefix`` is that of the names, such as ``train/``.
+    """
+    share, margin = (number(measured.get(prefix + name)) for name in (ACCURACIES, MARGINS))
+    if share == margin == 0:  # before training a reference is the model itself, and all pairs are ties
+        return UNDECIDED
+    words = [
+        "" if math.isnan(share) else f"prefers the better answer {share:.0%}",
+        "" if math.isnan(margin) else f"margin {margin:.2g}",
+    ]
+    return " · ".join(filter(None, words))
+
 
 def metrics_record(report: StepReport | EvalReport) -> dict[str, object]:
     """The line of ``metrics.jsonl`` for a report: where it stands, and its numbers by their tag.

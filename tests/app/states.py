@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import signal
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from backend.manager.queue_manager import QueueManager
 from backend.manager.system_manager import SystemSample
@@ -124,6 +126,24 @@ class Runs:
         run.write_outcome(outcome)
         return run
 
+    def preferring(self, name: str = "preferring", *, steps: int = STEPS) -> RunDir:
+        """Learning from pairs of answers (DPO), with an evaluation before training and others on the way."""
+        raw = {
+            "name": name,
+            "model": {"model_name_or_path": "smollm2-135m"},
+            "data": {"train": "/data/pairs.jsonl"},
+            "objective": {"method": "dpo"},
+        }
+        run = RunDir.create(self.root, name, config_yaml(parse_config(raw)))
+        with run.metrics_writer() as metrics:
+            for step in range(steps + 1):
+                line = replace(step_report(max(1, step), TOTAL), step=step, **preferred(step))
+                held_out = replace(eval_report(max(1, step), TOTAL), step=step, **preferred(step))
+                reports = [line] * (step > 0) + [held_out] * (step % 10 == 0)
+                for report in reports:
+                    metrics.append(metrics_record(report))
+        return run
+
     def harmed(self) -> RunDir:
         """Trained to its end, where it is worse than before; there is a good checkpoint on the way."""
         run = self.created("harmed")
@@ -183,6 +203,19 @@ def step_report(step: int, total: int) -> StepReport:
         seconds=0.5,
         tokens_seen=2000 * step,
     )
+
+
+def preferred(step: int) -> dict[str, Any]:
+    """The loss and the measurements of a step that learns preferences; undecided before training."""
+    learned = 1 - math.exp(-step / 20)
+    chosen, rejected = -0.6 * learned, -3.0 * learned
+    measured = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": 0.9 * learned,
+    }
+    return {"loss": math.log(2) * (1 - 0.8 * learned), "measured": measured}
 
 
 def eval_report(step: int, total: int) -> EvalReport:

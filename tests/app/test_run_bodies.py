@@ -10,7 +10,7 @@ from app.run_bodies import BODIES
 from backend.manager.system_manager import GpuSample, SystemSample
 from backend.utils.jsonl_utils import JsonlWriter
 from tests.app.conftest import OpenPage
-from tests.app.reading import texts
+from tests.app.reading import texts, unescaped
 from tests.app.states import Runs
 from tests.app.views.test_charts import rows
 
@@ -25,6 +25,22 @@ def test_a_long_curve_is_sent_as_few_points(open_page: OpenPage, runs: Runs) -> 
     assert [one["line"] <= 120 for one in kinds] == [False, True, True, True, True]
     assert 300 < kinds[0]["faint"] <= 400
     assert {one["faint"] for one in kinds[1:]} == {0}
+
+
+def test_a_preference_run_has_its_own_curves_and_sentences(open_page: OpenPage, runs: Runs) -> None:
+    page = open_page("run", run=runs.preferring().id)
+    described = [chart.proto.alt for chart in page.get("vega_lite_chart")]
+    titles = {alt.partition(".")[0] for alt in described}
+    assert titles > {
+        "Loss",
+        "Rewards",
+        "Share that prefers the better answer",
+        "Margin between the rewards",
+    }
+    assert all(f"{name}: from" in described[1] for name in ("better", "worse", "better, held out"))
+    said = unescaped(" ".join(texts(page)))
+    assert "likelihood displacement" in said
+    assert "Held-out pairs: the better answer is preferred in" in said
 
 
 def test_each_gpu_has_its_curves(open_page: OpenPage, runs: Runs) -> None:

@@ -184,6 +184,8 @@ def work_of(
     matrices = (again + (6 if full else 4)) * shape.linear_parameters + (0 if full else (again + 6) * adapter)
     per_token = matrices + 6 * shape.layers * shape.width * length
     operations = epochs * (data.tokens * per_token + data.trained_tokens * head * (6 if full else 4))
+    forward = data.tokens * (2 * shape.parameters + 2 * shape.layers * shape.width * length)
+    operations += _passes_without_gradient(config, epochs) * forward
     operations += _evaluations(config, steps, data) * data.validation_rows * length * 2 * shape.parameters
     return Work(
         steps=steps,
@@ -193,6 +195,17 @@ def work_of(
         memory_bytes=_memory(config, shape, trainable, per_step * length, dtype, lanes) + 4 * starts,
         disk_bytes=_disk(config, shape, trainable, starts, steps, evaluates=data.validation_rows > 0),
     )
+
+
+def _passes_without_gradient(config: RunConfig, epochs: float) -> float:
+    """Return how often a method reads all training answers without learning from them.
+
+    A method with a reference does so once before training; kto scores the answers with other prompts besides, before
+    training and in each epoch.
+    """
+    if not config.objective.facts.needs_reference:
+        return 0.0
+    return 2.0 + epochs if config.objective.method == "kto" else 1.0
 
 
 def _evaluations(config: RunConfig, steps: int, data: DataFigures) -> int:

@@ -108,6 +108,17 @@ def test_other_data_or_another_seed_is_pointed_out(open_page: OpenPage, runs: Ru
     assert warning in texts(open_page("compare", runs=[one.id, other.id]))  # type: ignore[arg-type]
 
 
+def test_losses_of_different_methods_are_not_to_be_compared(open_page: OpenPage, runs: Runs) -> None:
+    one, other, third = runs.finished("one"), runs.preferring(), runs.finished("third")
+    page = open_page("compare", runs=[one.id, other.id])  # type: ignore[arg-type]
+    assert "a lower one is not better" in page.warning[0].value
+    rows = stacked(page)[0]
+    assert [row["method"] for row in rows] == ["sft", "dpo"]
+    assert rows[0]["prefers the better answer"] == "–"
+    assert rows[1]["prefers the better answer"].startswith("78% (")
+    assert not open_page("compare", runs=[one.id, third.id]).warning  # type: ignore[arg-type]
+
+
 def test_many_runs_are_sent_as_few_points_each(open_page: OpenPage, runs: Runs) -> None:
     made = [runs.finished(f"run {number}", steps=600).id for number in range(4)]
     page = open_page("compare", runs=made)  # type: ignore[arg-type]

@@ -22,6 +22,12 @@ def test_a_card_says_what_is_known_and_nothing_else(open_page: OpenPage, runs: R
     assert new.id != running.id
 
 
+def test_a_card_names_a_method_that_is_not_the_usual_one(open_page: OpenPage, runs: Runs) -> None:
+    runs.preferring()
+    captions = " ".join(unescaped(one.value) for one in open_page("run").caption)
+    assert "smollm2-135m · DPO · lora · just now" in captions
+
+
 def test_its_name_leads_to_it(open_page: OpenPage, runs: Runs) -> None:
     run = runs.finished()
     (link,) = [one for one in open_page("home").get("page_link") if "finished" in one.proto.label]

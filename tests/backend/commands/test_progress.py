@@ -93,6 +93,16 @@ def test_a_terminal_gets_figures_and_time_left() -> None:
     assert "left" in screen
 
 
+PREFERRED = {"rewards/accuracies": 0.83, "rewards/margins": 0.912}
+
+
+def test_a_preference_run_says_how_often_the_better_answer_is_preferred() -> None:
+    screen = shown(Progress("training", replace(STEP, measured=PREFERRED)), terminal=True)
+    assert "loss 1.235 · prefers the better answer 83% · margin 0.91 · 3,000" in screen
+    line = evaluation_line(replace(EVALUATION, measured=PREFERRED))
+    assert line.endswith("on 12 rows · prefers the better answer 83% · margin 0.91")
+
+
 def test_a_terminal_shows_the_phase() -> None:
     assert "loading the model" in shown(Progress("loading the model"), terminal=True)
 

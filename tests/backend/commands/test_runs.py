@@ -62,6 +62,16 @@ class TestList:
             word for word in (trained.id, "finished", "20/20", f"{line['loss']:.4f}") if word not in screen
         ] == []
 
+    def test_methods_have_a_column_once_they_are_not_the_usual_one(
+        self, made: RunDir, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["runs", "list"]) == 0
+        assert "method" not in capsys.readouterr().out
+        RunDir.create(made.path.parent, "b", "seed: 1\nobjective:\n  method: dpo\n")
+        assert main(["runs", "list"]) == 0
+        table = capsys.readouterr().out
+        assert all(word in table for word in ("method", " dpo ", " sft "))
+
     def test_a_damaged_run_is_listed_and_says_so(
         self, made: RunDir, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -16,10 +16,12 @@ import torch
 import yaml
 
 from backend.core.quantized import Quantization
+from backend.export import model_card
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.forms import write_form
 from backend.export.model_card import write_card
 from backend.export.trained import Trained
+from backend.run.config import ObjectiveConfig
 from backend.run.folder import RunDir
 from backend.run.model_names import cache_folder, converted_name
 from backend.run.reports import DataCheck, DataFinding
@@ -134,6 +136,30 @@ def test_before_and_after_are_the_runs_own_evaluations(learned: Asked, tmp_path:
     assert "## Answers on held-out rows" in body
     assert "![Loss by step](curves.svg)" in body
     assert (tmp_path / "curves.svg").read_text().startswith("<svg")
+
+
+def test_a_preference_run_tells_how_it_learned(learned: Asked, tmp_path: Path) -> None:
+    config = learned.trained.config
+    objective = ObjectiveConfig(method="dpo", loss_type=["sigmoid", "sft"], loss_weights=[1, 0.2])
+    shown = replace(
+        learned, trained=replace(learned.trained, config=config.model_copy(update={"objective": objective}))
+    )
+    _, body = card(shown, tmp_path)
+    for fact in ("learned by | dpo", "losses | sigmoid × 1, sft × 0.2", "beta | 0.1"):
+        assert f"| {fact} |" in body
+    assert "| reference | the model before training |" in body
+    assert "learned by" not in card(learned, tmp_path)[1]
+
+
+def test_preference_accuracy_is_told_before_and_after() -> None:
+    def line(step: int, accuracy: float, margin: float) -> dict[str, Any]:
+        measured = {"chosen": 0.0, "accuracies": accuracy, "margins": margin}
+        tagged = {f"eval/rewards/{name}": value for name, value in measured.items()}
+        return {"kind": "eval", "step": step, "rows": 40, "eval/loss": 0.5, **tagged}
+
+    table = model_card._before_and_after([line(0, 0.0, 0.0), line(9, 0.9, 1.5)], None)
+    assert "| held-out loss | 0.5000 | 0.5000 |" in table
+    assert "| better answer preferred, of 40 held-out pairs | undecided | 90.0% |" in table
 
 
 SCORES = {"rows": 40, "unanswered": 0, "step": 20, "base": 0.125, "tuned": 0.75}

@@ -30,6 +30,11 @@ def test_a_run_in_a_line(run: RunDir) -> None:
     assert item.title == run.id
 
 
+@pytest.mark.parametrize(("objective", "shown"), [("objective:\n  method: dpo\n", "dpo"), ("", "sft")])
+def test_what_it_learns_by(tmp_path: Path, objective: str, shown: str) -> None:
+    assert summarise(RunDir.create(tmp_path, "a", f"seed: 1\n{objective}")).objective == shown
+
+
 def test_w20_a_new_run_claims_nothing(run: RunDir) -> None:
     item = summarise(run)
     assert (item.status, item.step, item.loss, item.eval_loss) == (RunStatus.CREATED, 0, None, None)

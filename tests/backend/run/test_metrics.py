@@ -13,6 +13,7 @@ from backend.run.metrics import (
     FORGETTING_LOSS,
     LEARNING_RATE,
     TRAIN_LOSS,
+    UNDECIDED,
     best_step,
     forgetting_words,
     held_out_losses,
@@ -20,11 +21,27 @@ from backend.run.metrics import (
     metrics_record,
     metrics_scalars,
     number,
+    preference_words,
 )
 from backend.run.reports import EvalReport, StepReport
 
 STEP = StepReport(3, 10, 0.3, 1.25, 0.5, 1.25e-6, 100, 40, 2.0, 300, rows=("row 1",))
 EVAL = EvalReport(3, 0.3, 1.5, 40, 4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({"rewards/accuracies": 0.83, "rewards/margins": 0.9}, "prefers the better answer 83% · margin 0.9"),
+        ({"rewards/margins": 0.9}, "margin 0.9"),  # kto has no pairs
+        ({"rewards/accuracies": 0.0, "rewards/margins": 0.0}, UNDECIDED),
+        ({"rewards/accuracies": 0.0, "rewards/margins": -1.0}, "prefers the better answer 0% · margin -1"),
+        ({}, ""),
+    ],
+)
+def test_preferences_in_words(measured: dict[str, float], words: str) -> None:
+    assert preference_words(measured) == words
+    assert preference_words({f"eval/{name}": value for name, value in measured.items()}, "eval/") == words
 
 
 def test_w22_a_small_learning_rate_keeps_its_digits() -> None:

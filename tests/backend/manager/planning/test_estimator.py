@@ -50,6 +50,17 @@ def config(**changes: Any) -> RunConfig:
     return parse_config(apply_overrides({"data": {"train": "rows.jsonl"}}, dotted))
 
 
+def test_a_reference_costs_passes_over_the_answers_without_gradient() -> None:
+    once = {"training__num_train_epochs": 1, "evaluation__eval_steps": 0}
+    plain, dpo, kto = (
+        work_of(config(objective__method=method, **once), SHAPE, DATA).operations
+        for method in ("orpo", "dpo", "kto")
+    )
+    assert 0.2 < (dpo - plain) / plain < 0.5
+    assert kto - plain == pytest.approx(3 * (dpo - plain))
+    assert work_of(config(**once), SHAPE, DATA).operations == plain
+
+
 def test_steps_and_tokens_are_those_of_the_trainer() -> None:
     work = work_of(config(training__num_train_epochs=2), SHAPE, DATA)
     assert (work.steps, work.tokens) == (88, 84_000)
