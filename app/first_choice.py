@@ -102,5 +102,5 @@ def offer_fitting(answer: Answer) -> None:
     have, what = CHOICES[fitting]
     if answer.ok:
         st.info(f"These rows are {have[0].lower()}{have[1:]}. {what}", icon=":material/lightbulb:")
-    if st.button(f"Learn from {have[0].lower()}{have[1:]}", icon=":material/swap_horiz:"):
+    if st.button(f"Use {fitting.upper()}", icon=":material/swap_horiz:"):
         _take(fitting)

@@ -82,10 +82,12 @@ def _draw_preferences(chosen: Chosen, view: View) -> None:
         return
     for sentence in preference_signs(chosen.run.metrics().records):
         st.caption(f":material/lightbulb: {plain(sentence, 400)}")
+    (first, rewards), *others = charts.items()
+    draw_lines(rewards, title=first, axis=view.axis, key=first, height=320)
     columns = st.columns(2)
-    for number, (title, lines) in enumerate(charts.items()):
+    for number, (title, lines) in enumerate(others):
         with columns[number % 2]:
-            draw_lines(lines, title=title, axis=view.axis, key=title, height=220)
+            draw_lines(lines, title=title, axis=view.axis, key=title, height=250)
 
 
 def draw_panel(chosen: Chosen) -> None:

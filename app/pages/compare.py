@@ -11,7 +11,7 @@ from app.actions import show_errors
 from app.studio import reading, studio
 from app.views.cards import draw_nothing_yet
 from app.views.charts import COLOURS, draw_lines
-from app.views.compare_tables import draw_answers, draw_settings, evaluation_row
+from app.views.compare_tables import PREFERRED, draw_answers, draw_settings, evaluation_row
 from app.views.curve_controls import COMPARED, NOISY, draw_curve_controls
 from app.views.stacked_table import draw_stacked_table
 from app.views.text import plain, title_of
@@ -80,17 +80,19 @@ def _evaluations(runs: Sequence[RunSummary]) -> None:
     rows = []
     for run in runs:
         with reading(RunDir(run.path)).fresh() as scalars:
-            rows.append(evaluation_row(_name(run), str(run.status), scalars, run.objective))
+            rows.append(evaluation_row(_name(run), str(run.status), scalars))
     _say_if_losses_differ(runs)
+    if all(run.objective == "sft" for run in runs):
+        rows = [{name: value for name, value in row.items() if name != PREFERRED} for row in rows]
     draw_stacked_table(rows)
 
 
 def _say_if_losses_differ(runs: Sequence[RunSummary]) -> None:
     """Say that the losses of different training methods do not compare, where there are such."""
-    methods = list(dict.fromkeys(run.objective for run in runs))
-    if len(methods) > 1:
+    if len({run.objective for run in runs}) > 1:
+        methods = ", ".join(f"{_name(run)} by {run.objective.upper()}" for run in runs)
         st.warning(
-            f"These runs learned by different methods ({plain(', '.join(methods), 100)}), and their losses measure "
+            f"These runs learned by different methods ({plain(methods, 400)}), and their losses measure "
             "different things: a lower one is not better. Compare their answers, or runs of one method.",
             icon=":material/balance:",
         )

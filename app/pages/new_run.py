@@ -13,7 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 from app.actions import show_errors
 from app.commands import Answer, ask, show_failure
 from app.fingerprints import fingerprint
-from app.first_choice import draw_first_choice, offer_fitting
+from app.first_choice import METHOD, draw_first_choice, offer_fitting
 from app.forms import (
     BASIC,
     PRESETS,
@@ -295,7 +295,7 @@ def _page() -> None:
         elsewhere = st.container()
         places = _form()
     config, problems = _parsed(typed())
-    shown = problems if typed() else ()  # no errors on an untouched form
+    shown = problems if typed().keys() - {METHOD} else ()  # no errors on an untouched form
     for problem in mark(shown, places):
         elsewhere.error(plain(str(problem), 400), icon=":material/error:")
     with cost:

@@ -14,6 +14,8 @@ from backend.run.metrics import ACCURACIES, EVAL_LOSS, EXACT_MATCH, TRAIN_LOSS, 
 from backend.utils.interval_utils import score_interval
 
 Row = dict[str, str]
+PREFERRED = "prefers the better answer"
+"""The column of preference methods."""
 
 
 def draw_settings(settings: Mapping[str, Sequence[object]], names: Sequence[str]) -> None:
@@ -32,7 +34,7 @@ def _setting(value: object) -> str:
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def evaluation_row(name: str, status: str, scalars: RunScalars, method: str = "sft") -> Row:
+def evaluation_row(name: str, status: str, scalars: RunScalars) -> Row:
     """Return one run's figures, its scores with a 95 % interval for the number of scored rows."""
     steps, losses = scalars.curve(EVAL_LOSS)
     by_step = dict(zip(steps, losses, strict=True))
@@ -41,12 +43,9 @@ def evaluation_row(name: str, status: str, scalars: RunScalars, method: str = "s
     score = score_words(_number(latest.get(EXACT_MATCH)), latest.get("scored_rows"))
     return {
         "run": name,
-        "method": method,
         "held-out loss": figure(losses[-1] if losses else None),
         "exact match (95 % interval)": score,
-        "prefers the better answer": score_words(
-            _number(latest.get(f"eval/{ACCURACIES}")), latest.get("rows")
-        ),
+        PREFERRED: score_words(_number(latest.get(f"eval/{ACCURACIES}")), latest.get("rows")),
         "best held-out loss": f"{figure(by_step[best])} at step {best:,}" if best else "–",
         "training loss": figure(_number(latest.get(TRAIN_LOSS))),
         "steps": f"{latest.get('step', 0)} of {latest.get('total_steps', 0)}",

@@ -71,6 +71,12 @@ def test_an_empty_page_scolds_nobody_and_starts_nothing(open_page: OpenPage) -> 
     assert not app.code
 
 
+def test_the_first_choice_alone_scolds_nobody(open_page: OpenPage) -> None:
+    app = open_page("new_run")
+    next(each for each in app.radio if each.label == "I have …").set_value("kto").run()
+    assert not app.error
+
+
 def test_a_model_that_is_here_is_chosen_from_a_list(
     open_page: OpenPage, runs: Runs, tiny_folder: Path
 ) -> None:
@@ -126,7 +132,7 @@ def test_rows_of_another_method_offer_it_and_then_fit(
     pairs = [{"prompt": f"food {n}", "chosen": f"a {n}", "rejected": f"b {n}"} for n in range(60)]
     app = filled(open_page, write_rows(tmp_path / "pairs.jsonl", pairs), tiny_folder)
     assert disabled(app) == [True, True]
-    press(app, "Learn from pairs of a better and a worse answer")
+    press(app, "Use DPO")
     assert not app.error
     assert disabled(app) == [False, False]
     assert "--objective.method=dpo" in app.code[0].value
