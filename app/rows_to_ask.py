@@ -57,14 +57,15 @@ def _csv(name: str, text: str) -> list[Conversation]:
 
 
 def _conversation(row: Any) -> Conversation:
-    if "messages" in row:
-        found = [{"role": str(each["role"]), "content": str(each["content"])} for each in row["messages"]]
+    turns = row["messages"] if "messages" in row else row["prompt"]
+    if isinstance(turns, list):  # the prompt of pairs of answers may be a conversation too
+        found = [{"role": str(each["role"]), "content": str(each["content"])} for each in turns]
         while found and found[-1]["role"] == "assistant":  # the expected answer
             found.pop()
         if not found:
             raise ValueError("nothing is asked")
         return found
-    return _question(str(row["prompt"]))
+    return _question(str(turns))
 
 
 def _question(text: str) -> Conversation:

@@ -129,6 +129,8 @@ def test_labels_are_words_and_standard_terms() -> None:
     assert labels["training.num_train_epochs"] == "Epochs"
     assert labels["tuning.lora_dropout"] == "LoRA dropout"
     assert labels["training.neftune_noise_alpha"] == "NEFTune noise alpha"
+    assert labels["tuning.init_lora_weights"] == "Initial LoRA weights"
+    assert labels["training.optim"] == "Optimizer"
     assert labels["objective.cpo_alpha"] == "CPO alpha"
     assert labels["objective.undesirable_weight"] == "Weight of bad answers"
     assert labels["training.nproc_per_node"] == "Processes per machine"

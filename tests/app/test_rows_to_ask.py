@@ -42,6 +42,12 @@ def test_a_conversation_keeps_its_turns() -> None:
     assert [each["role"] for each in read_prompts("p.jsonl", line)[0]] == ["system", "user"]
 
 
+@pytest.mark.parametrize("prompt", [b'"u"', b'[{"role": "user", "content": "u"}]'])
+def test_of_pairs_of_answers_the_prompt_is_asked(prompt: bytes) -> None:
+    line = b'{"prompt": %b, "chosen": "a", "rejected": "b"}' % prompt
+    assert read_prompts("p.jsonl", line) == [[{"role": "user", "content": "u"}]]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -195,6 +195,17 @@ class TestEvaluating:
         assert json.loads(capsys.readouterr().out)["exact_match"]["tuned"] == 1.0
         assert not trained.scores_file.exists()  # they are about other rows
 
+    def test_of_pairs_the_better_answer_is_expected(
+        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        right, wrong = ROWS[0]["completion"], "no"
+        pairs = [{"prompt": ROWS[0]["prompt"], "chosen": right, "rejected": wrong}]
+        swapped = [{"prompt": ROWS[0]["prompt"], "chosen": wrong, "rejected": right}]
+        for rows, share in ((pairs, 1.0), (swapped, 0.0)):
+            data = write_rows(tmp_path / "pairs.jsonl", rows)
+            assert main(["evaluate", name, "--data", str(data), "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["exact_match"]["tuned"] == share
+
     def test_nothing_to_score(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "asked.txt").write_text("test input\n")
         assert main(["evaluate", name, "--data", "asked.txt"]) == 2
