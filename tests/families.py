@@ -21,8 +21,9 @@ from backend.run.config import TuningConfig
 from backend.training.batching import pack
 from backend.training.forward import ForwardPass, choose_forward
 from backend.training.gradients import step_gradients
+from backend.training.objective import Supervised
 from backend.training.tuning import make_trainable
-from tests.backend.core.rows import random_rows
+from tests.backend.core.rows import no_total, random_rows
 
 FAMILIES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 VOCABULARY = 128
@@ -170,7 +171,9 @@ def judge(model: PreTrainedModel, tuning: TuningConfig) -> Verdict:
     forward.model.eval()
     batches = pack(rows, budget=60, parts=2, share_prefixes=forward.packed and not forward.is_random)
     with Lanes(1) as pool:
-        _, found = step_gradients(forward, learned, batches, PLAN, pool, seed=0, step=1)
+        found = step_gradients(
+            forward, learned, batches, PLAN, pool, objective=Supervised(), total=no_total, seed=0, step=1
+        ).gradients
     return Verdict(
         "packed" if forward.packed else "padded",
         draws=forward.is_random,

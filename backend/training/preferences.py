@@ -22,17 +22,18 @@ _COMMON = ("logps/chosen", "logps/rejected", "entropy", "mean_token_accuracy")
 _REWARDS = ("rewards/chosen", "rewards/rejected")
 
 
-def objective_of(config: ObjectiveConfig, reference: Reference | None = None) -> Objective:
-    """Return the objective that ``config`` names; ``reference`` is that of the rows it will be given.
+def objective_of(objective: ObjectiveConfig, reference: Reference | None = None) -> Objective:
+    """Return what the settings ``objective`` name; ``reference`` is that of the rows it will be given.
 
     Raises ValueError if the method needs a reference and there is none.
     """
-    if config.facts.needs_reference and reference is None:
-        raise ValueError(f"{config.method} needs a reference")
-    if config.facts.is_pairwise:
-        return PairObjective(config, reference if config.facts.needs_reference else None)
-    if config.facts.is_preference and reference is not None:
-        return JudgedObjective(config, reference)
+    facts = objective.facts
+    if facts.needs_reference and reference is None:
+        raise ValueError(f"{objective.method} needs a reference")
+    if facts.is_pairwise:
+        return PairObjective(objective, reference if facts.needs_reference else None)
+    if facts.is_preference and reference is not None:
+        return JudgedObjective(objective, reference)
     return Supervised()
 
 
@@ -44,18 +45,18 @@ class PairObjective:
 
     group = 2
 
-    def __init__(self, config: ObjectiveConfig, reference: Reference | None) -> None:
-        self._config, self._reference = config, reference
-        self._beta = config.beta_or_default
-        self._loss_of_pairs = _loss_of_pairs(config)
+    def __init__(self, objective: ObjectiveConfig, reference: Reference | None) -> None:
+        self._method, self._reference = objective.method, reference
+        self._beta = objective.beta_or_default
+        self._loss_of_pairs = _loss_of_pairs(objective)
         self._weight_of_answers = {
-            "dpo": config.losses.get("sft", 0.0),
+            "dpo": objective.losses.get("sft", 0.0),
             "orpo": 1.0,
-            "cpo": config.cpo_alpha,
-        }.get(config.method, 0.0)
-        self._is_per_token = config.method in {"orpo", "simpo"}
+            "cpo": objective.cpo_alpha,
+        }.get(objective.method, 0.0)
+        self._is_per_token = objective.method in {"orpo", "simpo"}
         extra: tuple[str, ...] = ("nll_loss",) if self._weight_of_answers else ()
-        extra += ("log_odds_ratio", "log_odds_chosen") if config.method == "orpo" else ()
+        extra += ("log_odds_ratio", "log_odds_chosen") if objective.method == "orpo" else ()
         self.names: Sequence[str] = (*_REWARDS, "rewards/margins", "rewards/accuracies", *_COMMON, *extra)
 
     def of_step(self, batches: Sequence[MicroBatch], _: Total) -> StepLoss:
@@ -104,7 +105,7 @@ class PairObjective:
             "logps/chosen": said[0],
             "logps/rejected": said[1],
         }
-        if self._config.method == "orpo":
+        if self._method == "orpo":
             ratio = losses.log_odds_ratio(pairs).detach()
             per_pair |= {"log_odds_ratio": logsigmoid(ratio), "log_odds_chosen": ratio}
         means = {name: (float(each.sum()), float(len(better))) for name, each in per_pair.items()}
@@ -115,19 +116,19 @@ class PairObjective:
         return {name: means[name] for name in self.names}
 
 
-def _loss_of_pairs(config: ObjectiveConfig) -> Callable[[Pairs], Tensor]:
+def _loss_of_pairs(objective: ObjectiveConfig) -> Callable[[Pairs], Tensor]:
     """Return the loss of each pair, without the share of the better answers alone."""
-    beta = config.beta_or_default
-    if config.method == "orpo":
+    beta = objective.beta_or_default
+    if objective.method == "orpo":
         return lambda pairs: -beta * logsigmoid(losses.log_odds_ratio(pairs))
-    if config.method == "simpo":
-        return lambda pairs: losses.simpo(pairs, beta, config.simpo_gamma)
-    weights = {name: weight for name, weight in config.losses.items() if name != "sft"}
+    if objective.method == "simpo":
+        return lambda pairs: losses.simpo(pairs, beta, objective.simpo_gamma)
+    weights = {name: weight for name, weight in objective.losses.items() if name != "sft"}
 
     def weighted(pairs: Pairs) -> Tensor:
         found = torch.zeros_like(pairs.chosen)
         for name, weight in weights.items():
-            found = found + weight * losses.PAIR_LOSSES[name](pairs, beta, config.label_smoothing)
+            found = found + weight * losses.PAIR_LOSSES[name](pairs, beta, objective.label_smoothing)
         return found
 
     return weighted
@@ -142,22 +143,23 @@ class JudgedObjective:
     group = 1
     names: Sequence[str] = (*_REWARDS, *_COMMON, "kl")
 
-    def __init__(self, config: ObjectiveConfig, reference: Reference) -> None:
-        self._config, self._reference, self._beta = config, reference, config.beta_or_default
+    def __init__(self, objective: ObjectiveConfig, reference: Reference) -> None:
+        self._losses, self._reference, self._beta = objective.losses, reference, objective.beta_or_default
+        self._weights = objective.desirable_weight, objective.undesirable_weight
 
     def of_step(self, batches: Sequence[MicroBatch], total: Total) -> StepLoss:
         """Return the loss of the step. Answers to other prompts are scored first where it needs their mean."""
         rows = [example for batch in batches for example in batch.examples]
-        kl = self._kl(rows, total) if "kto" in self._config.losses else 0.0
+        kl = self._kl(rows, total) if "kto" in self._losses else 0.0
 
         def loss(forward: ForwardPass, batch: MicroBatch) -> BatchLoss:
             scores = forward.row_scores(batch)
             device = scores.logprob.device
             is_good = torch.tensor([bool(each.label) for each in batch.examples], device=device)
             ratio = scores.logprob - self._reference.of(batch, device)
-            weights = torch.where(is_good, self._config.desirable_weight, self._config.undesirable_weight)
+            weights = torch.where(is_good, *self._weights)
             each = torch.zeros_like(ratio)
-            for name, weight in self._config.losses.items():
+            for name, weight in self._losses.items():
                 point = kl if name == "kto" else 0.0
                 each = each + weight * losses.kto(ratio, is_good, self._beta, point)
             means = self._means(scores, ratio.detach(), is_good)

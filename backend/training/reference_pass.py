@@ -81,12 +81,12 @@ class ReferencePass:
         if not self._config.objective.facts.needs_reference:
             objective = objective_of(self._config.objective)
             return objective, objective
-        fingerprint = _fingerprint(self._config, facts, self._plan)
-        parts = self._world.broadcast(read_reference(run_dir.reference_file, fingerprint))
+        print_of_inputs = fingerprint(self._config, facts, self._plan)
+        parts = self._world.broadcast(read_reference(run_dir.reference_file, print_of_inputs))
         if parts is None:
             parts = self._computed(watch)
             if self._world.is_main:
-                save_reference(run_dir.reference_file, fingerprint, parts)
+                save_reference(run_dir.reference_file, print_of_inputs, parts)
         train = Reference(parts[_TRAIN], parts[_TRAIN_OTHERS], self._others or _itself)
         held_out = Reference(parts[_HELD_OUT], parts[_HELD_OUT_OTHERS], self._held_out_others or _itself)
         if prove:
@@ -146,7 +146,7 @@ def _first_epoch(rows: int, config: RunConfig) -> list[list[int]]:
     return [order[step * size : (step + 1) * size] for step in range(steps_per_epoch(rows, size))]
 
 
-def _fingerprint(config: RunConfig, facts: Facts, plan: ComputePlan) -> str:
+def fingerprint(config: RunConfig, facts: Facts, plan: ComputePlan) -> str:
     """Return the digest of all that decides the log-probabilities before training."""
     decides: Mapping[str, object] = {
         "facts": asdict(facts),

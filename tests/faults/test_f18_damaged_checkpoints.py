@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def test_f23_a_loss_that_is_no_number_stops_before_the_update(
     honest = training.step_gradients
 
     def poisoned(*args: Any, **options: Any) -> Any:
-        loss, gradients = honest(*args, **options)
-        return (value if options["step"] == 6 else loss), gradients
+        found = honest(*args, **options)
+        return replace(found, loss=value if options["step"] == 6 else found.loss)
 
     run = make_run(tmp_path, like=reference)
     monkeypatch.setattr(training, "step_gradients", poisoned)

@@ -159,7 +159,7 @@ def test_where_one_row_does_not_fit_nothing_is_changed() -> None:
 
 
 TWO = """from backend.training.distributed import weights_checksum
-from tests.backend.training.test_out_of_memory import LARGE, PLAN, ROWS, _state, train_steps
+from tests.integration.test_out_of_memory import LARGE, PLAN, ROWS, _state, train_steps
 state = _state(LARGE, room=40 if world.rank else 10_000, from_step=2)
 losses = [report.loss for report in train_steps(state, ROWS, LARGE, PLAN, seed=0, world=world)]
 return [losses, list(state.fitting.values()), weights_checksum(state.parameters.values())]"""

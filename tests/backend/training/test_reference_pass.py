@@ -1,0 +1,164 @@
+"""The objective of a run is prepared once: computed, kept, found again, and computed anew for other inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.core.encoding.dataset import encode
+from backend.data.records import Row
+from backend.errors import TrainingError
+from backend.run.config import RunConfig, config_yaml
+from backend.run.environment import Facts
+from backend.run.folder import RunDir
+from backend.run.reports import Progress
+from backend.run.settings import parse_config
+from backend.training import reference_pass
+from backend.training.batching import pack
+from backend.training.distributed import ALONE
+from backend.training.evaluation import held_out_loss
+from backend.training.loop import TrainState
+from backend.training.reference_pass import ReferencePass
+from tests.backend.core.rows import PLAN, lively_model, start
+from tests.tiny import tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer("chatml")
+FACTS = Facts(data={"pairs.jsonl": "a"}, model="b")
+ROWS = [
+    Row(
+        f"pairs.jsonl:{number}",
+        ({"role": "user", "content": f"food {number}"},),
+        chosen=({"role": "assistant", "content": "meat"},),
+        rejected=({"role": "assistant", "content": f"who knows, {number}"},),
+    )
+    for number in range(1, 12)
+]
+
+
+def _config(method: str = "dpo", **changes: Any) -> RunConfig:
+    raw = {"data": {"train": "pairs.jsonl"}, "objective": {"method": method}}
+    return parse_config(raw | {"training": {"per_device_train_batch_size": 4}} | changes)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path, "pairs", config_yaml(_config()))
+
+
+@pytest.fixture
+def state() -> TrainState:
+    return start(lively_model())
+
+
+def _pass(config: RunConfig, state: TrainState) -> ReferencePass:
+    rows = encode(ROWS[:9], TOKENIZER, config.data, method=config.objective.method)
+    held_out = list(encode(ROWS[9:], TOKENIZER, config.data, method=config.objective.method))
+    return ReferencePass(config, state.forward, rows, held_out, PLAN, ALONE)
+
+
+def _prepare(
+    config: RunConfig, state: TrainState, folder: RunDir, *, prove: bool = True
+) -> tuple[tuple[Any, Any], list[str]]:
+    """(both objectives, phases that were told)."""
+    told: list[Progress] = []
+    found = _pass(config, state).objectives(folder, FACTS, told.append, prove=prove)
+    return found, [progress.phase for progress in told]
+
+
+def test_a_method_without_a_reference_has_one_objective_and_writes_nothing(
+    state: TrainState, folder: RunDir
+) -> None:
+    (train, held_out), told = _prepare(_config("orpo"), state, folder)
+    assert train is held_out
+    assert (told, folder.reference_file.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_all_answers_are_scored_once_and_found_again(
+    state: TrainState, folder: RunDir, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    (first, _), told = _prepare(_config(method), state, folder)
+    assert told[-1] == "scoring answers before training, 18 of 18"
+    written = folder.reference_file.read_bytes()
+
+    monkeypatch.setattr(reference_pass, "logprobs_of", lambda *_, **__: pytest.fail("scored again"))
+    (again, _), told = _prepare(_config(method), state, folder)
+    assert told == []
+    assert folder.reference_file.read_bytes() == written
+    assert again._reference.logprobs == first._reference.logprobs
+    assert len(first._reference.logprobs) == 18
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        _config(seed=7),
+        _config(data={"train": "pairs.jsonl", "max_length": 900}),
+        _config(tuning={"lora_r": 8}),
+        _config("kto"),
+        _config(training={"per_device_train_batch_size": 3}),
+    ],
+    ids=["seed", "data", "tuning", "method", "rows per step"],
+)
+def test_it_is_computed_anew_for_other_settings(state: TrainState, folder: RunDir, other: RunConfig) -> None:
+    _prepare(_config(), state, folder)
+    _, told = _prepare(other, state, folder)
+    assert told
+
+
+def test_the_learning_rate_does_not_matter(state: TrainState, folder: RunDir) -> None:
+    _prepare(_config(), state, folder)
+    faster = {"per_device_train_batch_size": 4, "learning_rate": 0.01, "num_train_epochs": 5}
+    assert _prepare(_config(training=faster), state, folder)[1] == []
+
+
+@pytest.mark.parametrize(("method", "loss"), [("dpo", 0.6931471805599453), ("kto", 0.5)])
+def test_held_out_rows_start_at_the_constant(
+    state: TrainState, folder: RunDir, method: str, loss: float
+) -> None:
+    config = _config(method)
+    (_, held_out), _ = _prepare(config, state, folder)
+    rows = list(encode(ROWS[9:], TOKENIZER, config.data, method=method))
+    budget = config.training.micro_batch_tokens
+    found = held_out_loss(state.forward, rows, PLAN, budget=budget, objective=held_out)
+    assert found.loss == loss
+    assert found.measured["rewards/chosen"] == 0.0
+    assert state.forward.model.training
+
+
+def _shift(real: Callable[..., dict[Any, float]]) -> Callable[..., dict[Any, float]]:
+    return lambda *given, **options: {key: value + 1e-9 for key, value in real(*given, **options).items()}
+
+
+def test_a_reference_that_is_not_the_model_is_refused_before_the_first_step_only(
+    state: TrainState, folder: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_pass, "logprobs_of", _shift(reference_pass.logprobs_of))
+    with pytest.raises(TrainingError) as caught:
+        _prepare(_config(), state, folder)
+    assert caught.value.code == "reference-differs"
+    _prepare(_config(), state, folder, prove=False)  # a resume has trained since
+
+
+def test_rows_held_out_by_nobody_need_no_pass(state: TrainState, folder: RunDir) -> None:
+    config = _config()
+    rows = encode(ROWS, TOKENIZER, config.data, method="dpo")
+    alone = ReferencePass(config, state.forward, rows, [], PLAN, ALONE)
+    train, held_out = alone.objectives(folder, FACTS, lambda _: None, prove=True)
+    batches = pack([rows[0], rows[1]], budget=100, group=2)
+    assert train.of_step(batches, lambda *_: 0.0)(state.forward, batches[0]).means["rewards/chosen"][0] == 0.0
+    assert held_out.group == 2
+
+
+def test_another_precision_is_another_reference() -> None:
+    config = _config()
+    prints = {
+        reference_pass.fingerprint(config, FACTS, replace(PLAN, dtype=dtype))
+        for dtype in ("float32", "bfloat16")
+    }
+    assert len(prints) == 2
+    assert reference_pass.fingerprint(config, FACTS, replace(PLAN, lanes=7)) in prints
