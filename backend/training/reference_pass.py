@@ -11,6 +11,7 @@ import xxhash
 
 from backend.core.device import ComputePlan
 from backend.core.encoding.examples import Example
+from backend.data.checks.references import reference_doubts
 from backend.data_pipeline import TrainRows
 from backend.run.config import RunConfig
 from backend.run.environment import Facts
@@ -28,6 +29,7 @@ from backend.training.reference import (
     Key,
     Mismatched,
     Reference,
+    answer_of,
     logprobs_of,
     read_reference,
     require_equal,
@@ -93,6 +95,7 @@ class ReferencePass:
             first = self._packing(examples_of(self._rows, self._steps[0], self._group), self._group)
             require_equal(self._forward, self._world.my_share(first), self._plan, train)
             log.info("The first step finds the log-probabilities of the reference, bit for bit")
+            self._tell_doubts(train, watch)
         return objective_of(self._config.objective, train), objective_of(self._config.objective, held_out)
 
     def _computed(self, watch: Watcher) -> _Parts:
@@ -115,6 +118,16 @@ class ReferencePass:
         finally:
             self._forward.model.train(training)
         return self._world.broadcast(parts)
+
+    def _tell_doubts(self, reference: Reference, watch: Watcher) -> None:
+        """Log and report what the model before training says against the pairs."""
+        if self._group == 1:
+            return
+        logprobs = [reference.logprobs[answer_of(example)] for example in self._rows]
+        tokens = [int(example.trained[1:].sum()) for example in self._rows]
+        for doubt in reference_doubts(logprobs[0::2], logprobs[1::2], tokens[0::2], tokens[1::2]):
+            log.warning("%s %s", doubt.message, doubt.remedy)
+            watch(Progress("scoring answers before training", note=f"{doubt.message} {doubt.remedy}"))
 
     def _logprobs(
         self,

@@ -11,7 +11,7 @@ import pytest
 
 from backend.core.encoding.dataset import encode
 from backend.data.records import Row
-from backend.errors import TrainingError
+from backend.errors import Problem, TrainingError
 from backend.run.config import RunConfig, config_yaml
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
@@ -142,6 +142,24 @@ def test_a_reference_that_is_not_the_model_is_refused_before_the_first_step_only
         _prepare(_config(), state, folder)
     assert caught.value.code == "reference-differs"
     _prepare(_config(), state, folder, prove=False)  # a resume has trained since
+
+
+def test_what_the_model_says_against_the_pairs_is_told(
+    state: TrainState, folder: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def doubts(*sides: Any) -> tuple[Problem, ...]:
+        seen.append(tuple(map(len, sides)))
+        return (Problem("swapped-columns", "They look swapped.", "Look."),)
+
+    monkeypatch.setattr(reference_pass, "reference_doubts", doubts)
+    told: list[Progress] = []
+    _pass(_config(), state).objectives(folder, FACTS, told.append, prove=True)
+    assert seen == [(9, 9, 9, 9)]
+    assert [progress.note for progress in told if progress.note] == ["They look swapped. Look."]
+    _pass(_config("kto"), state).objectives(folder, FACTS, told.append, prove=True)
+    assert len(seen) == 1
 
 
 def test_rows_held_out_by_nobody_need_no_pass(state: TrainState, folder: RunDir) -> None:
