@@ -26,6 +26,8 @@ FIXES = {
     "unify-labels": "Spell each answer one way",
     "drop-empty": "Leave empty answers out",
     "drop-equal-pairs": "Leave equal pairs out",
+    "drop-conflicting-pairs": "Leave contradicting pairs out",
+    "strip-prompts": "Take the prompt out of the answers",
     "drop-duplicates": "Keep one of each",
     "drop-near-duplicates": "Keep one of each",
     "drop-leaks": "Leave leaked rows out",

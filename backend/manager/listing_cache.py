@@ -59,14 +59,14 @@ def _seal(rows: bytes) -> bytes:
 
 
 def _row(summary: RunSummary) -> list[object]:
-    _, _, *middle, labels, damage = vars(summary).values()
-    return [*middle, None if labels == _UNLABELLED else vars(labels), damage]
+    _, _, *middle, labels, damage, objective = vars(summary).values()
+    return [*middle, None if labels == _UNLABELLED else vars(labels), damage, objective]
 
 
 def _summary(root: Path, name: str, row: list[Any]) -> RunSummary:
-    status, reason, message, remedy, step, *middle, labels, damage = row
+    status, reason, message, remedy, step, *middle, labels, damage, objective = row
     said = _UNLABELLED if labels is None else record_from_json(Labels, labels)
     next_step = None if step is None else NextStep(step)
     told = [RunStatus(status), reason, message, remedy, next_step]
-    values = [name, root / name, *told, *middle, said, damage]
+    values = [name, root / name, *told, *middle, said, damage, objective]
     return RunSummary(*values)

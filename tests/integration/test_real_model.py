@@ -22,7 +22,9 @@ from backend.training.batching import pack
 from backend.training.forward import choose_forward
 from backend.training.gradients import step_gradients
 from backend.training.loop import TrainState
+from backend.training.objective import Supervised
 from backend.training.tuning import make_trainable
+from tests.backend.core.rows import no_total
 
 FOOD = Path(__file__).parents[2] / "examples" / "food-category" / "train.jsonl"
 PLAN = ComputePlan("cpu", "float32", lanes=2, threads=1, matmul_precision="highest")
@@ -53,10 +55,11 @@ def state(smollm2: Path) -> TrainState:
 def gradients(state: TrainState, examples: list[Example], parts: int) -> tuple[float, Tensor]:
     batches = pack(examples, budget=1 << 20, parts=parts)
     with Lanes(2) as lanes:
-        loss, found = step_gradients(
-            state.forward, list(state.parameters.values()), batches, PLAN, lanes, seed=0, step=1
-        )
-    return loss, torch.cat([gradient.double().flatten() for gradient in found])
+        found = step_gradients(
+            state.forward, list(state.parameters.values()), batches, PLAN, lanes,
+            objective=Supervised(), total=no_total, seed=0, step=1,
+        )  # fmt: skip
+    return found.loss, torch.cat([gradient.double().flatten() for gradient in found.gradients])
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "held-out rows are trained on",
-        "backend/trainer_main.py",
-        "rows = data_pipeline.encode(dataset.train, tokenizer,",
-        "rows = data_pipeline.encode(dataset.validation, tokenizer,",
+        "backend/data_pipeline.py",
+        "own = encode(dataset.train, tokenizer,",
+        "own = encode(dataset.validation, tokenizer,",
         (TRAINER, "tests/integration/test_train_and_answer.py"),
     ),
     Fault(
@@ -80,8 +80,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "truncation cuts nothing",
         "backend/core/encoding/dataset.py",
-        "Example(ids[:limit], trained[:limit], row.place)",
-        "Example(ids, trained, row.place)",
+        "Example(ids[start:stop], trained[start:stop], place, row.label)",
+        "Example(ids[start:], trained[start:], place, row.label)",
         (ENCODED,),
     ),
     Fault(
@@ -155,10 +155,10 @@ FAULTS: tuple[Fault, ...] = (
         '"lora": _full,',
         (TUNING,),
     ),
-    Fault("the rank is ignored", "backend/training/tuning.py", "r=tuning.lora_r,", "r=4,", (TUNING,)),
+    Fault("the rank is ignored", "backend/training/lora.py", "r=tuning.lora_r,", "r=4,", (TUNING,)),
     Fault(
         "lora_alpha is ignored",
-        "backend/training/tuning.py",
+        "backend/training/lora.py",
         "lora_alpha=tuning.lora_alpha,",
         "lora_alpha=tuning.lora_r,",
         (TUNING,),
@@ -216,8 +216,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "weight decay on everything",
         "backend/training/optimizer.py",
-        '{"params": others, "weight_decay": 0.0},',
-        '{"params": others, "weight_decay": training.weight_decay},',
+        '"weight_decay": training.weight_decay if is_matrix else 0.0,',
+        '"weight_decay": training.weight_decay,',
         (OPTIMIZER,),
     ),
     Fault(
@@ -231,8 +231,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a resume forgets the moments",
         "backend/training/optimizer.py",
-        "        value.copy_(tensors[name])\n",
-        "        value.copy_(value)\n",
+        'value.copy_(tensors[f"{name}.{key}"])',
+        "value.copy_(value)",
         (OPTIMIZER, CHECKPOINT),
     ),
     Fault(
@@ -467,7 +467,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "exported heads are not permuted",
         "backend/export/gguf_writer.py",
-        'ordered = _permuted(config, adapted, values) if matrix == "B.weight" else values',
+        'ordered = _permuted(config, adapted, values) if side == "B" else values',
         "ordered = values",
         ("tests/backend/export/test_gguf_writer.py", "tests/backend/export/test_job.py"),
     ),

@@ -21,16 +21,26 @@ from backend.run.config import AugmentationConfig
 from backend.utils.text_utils import normalise
 from tests.backend.data.containers import scratch
 
+ANSWER = {"role": "assistant", "content": "a"}
+
+
+def _untrained(message):
+    return {**message, "trained": False} if message["role"] == "assistant" else message
+
+
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 message = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "user", "assistant"]), "content": text},
     optional={"trained": st.just(False), "name": text},
 )
 messages = st.lists(message, min_size=1, max_size=4).map(tuple)
+judged = messages.map(
+    lambda told: (*(_untrained(each) for each in told), {"role": "user", "content": "q"}, ANSWER)
+)
 row = st.one_of(
     st.builds(Row, st.just("f:1"), messages=messages),
     st.builds(Row, st.just("f:1"), text=text),
-    st.builds(Row, st.just("f:1"), messages=messages, label=st.booleans()),
+    st.builds(Row, st.just("f:1"), messages=judged, label=st.booleans()),
     st.builds(
         Row,
         st.just("f:1"),

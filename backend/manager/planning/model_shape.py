@@ -41,7 +41,7 @@ class ModelShape:
     vocabulary: int
     context: int
     linears: tuple[Linear, ...]
-    sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
+    sizes: dict[str, int] = field(default_factory=dict, hash=False)
     """Parameters by the name of their module."""
 
     @property

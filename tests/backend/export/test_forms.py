@@ -165,13 +165,17 @@ ONLY_MERGED: dict[str, dict[str, Any]] = {
 """Adapters without a plain form, by peft's names."""
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "apart"])
-@pytest.mark.parametrize("lora", ONLY_MERGED.values(), ids=ONLY_MERGED)
-def test_what_matrices_cannot_hold_is_in_the_merged_model(
-    lora: dict[str, Any], tied: bool, tmp_path: Path
-) -> None:
+ONE_END = ("ends that drift apart", "head")
+"""Those that part embeddings and head: where they share one matrix, such an adapter is refused when it is loaded."""
+
+
+@pytest.mark.parametrize(
+    ("name", "tied"),
+    [(name, tied) for name in ONLY_MERGED for tied in (True, False) if not (tied and name in ONE_END)],
+)
+def test_what_matrices_cannot_hold_is_in_the_merged_model(name: str, tied: bool, tmp_path: Path) -> None:
     """Transformers reads it back as the trained model, also where training parted head and embeddings."""
-    trained = load_trained(finished(tmp_path, lora=lora, tie_word_embeddings=tied))
+    trained = load_trained(finished(tmp_path, lora=ONLY_MERGED[name], tie_word_embeddings=tied))
     ids = torch.arange(300, 340)[None]
     wanted = trained.model(ids).logits
     (tmp_path / "out").mkdir()
@@ -188,7 +192,7 @@ def test_what_matrices_cannot_hold_is_in_the_merged_model(
 def test_an_adapter_that_others_cannot_read_is_refused_and_its_merged_forms_are_not(
     target: Target, lora: dict[str, Any], tmp_path: Path
 ) -> None:
-    trained = load_trained(finished(tmp_path, lora=lora))
+    trained = load_trained(finished(tmp_path, lora=lora, tie_word_embeddings=False))
     check_form(trained, "merged")
     check_form(trained, "gguf")
     with pytest.raises(ExportError, match=r"trained with \w+\. .+`to=merged` or `to=gguf`") as caught:

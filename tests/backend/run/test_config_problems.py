@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from backend.errors import Problem
-from backend.run.config import RunConfig, config_schema
+from backend.run.config import ModelConfig, RunConfig, config_schema
 from backend.run.config_problems import problems_of
 from backend.utils.config_utils import apply_overrides
 
@@ -32,7 +32,7 @@ def problems(raw: Any) -> list[Problem]:
         ("training.lerning_rate", "Did you mean training.learning_rate?"),
         ("learning_rate", "Did you mean training.learning_rate?"),
         ("nonsense.of.mine", f"The sections are {', '.join(SECTIONS)}."),
-        ("model.qqqq", "model has model_name_or_path, revision, chat_template, dtype."),
+        ("model.qqqq", f"model has {', '.join(ModelConfig.model_fields)}."),
     ],
 )
 def test_an_unknown_name_with_a_suggestion(typed: str, meant: str) -> None:

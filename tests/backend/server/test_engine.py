@@ -490,7 +490,7 @@ def test_another_base_takes_the_place_of_an_idle_one(
     engine.submit(other)
     second.answers()
 
-    assert list(engine._bases) == [tiny_folder]
+    assert [folder for folder, _ in engine._bases] == [tiny_folder]
 
 
 def test_other_weights_in_the_folder_of_a_loaded_base_are_another_base(
@@ -504,7 +504,7 @@ def test_other_weights_in_the_folder_of_a_loaded_base_are_another_base(
     second = engine.compute((find_model(folder), 1.0), id).result(60)
 
     assert second != first
-    assert list(engine._bases) == [folder]
+    assert [each for each, _ in engine._bases] == [folder]
 
 
 def test_a_base_at_work_is_not_put_out(
