@@ -111,7 +111,7 @@ def _first(config: Mapping[str, Any], *names: str) -> int:
     return next((value for name in names if isinstance(value := config.get(name), int)), 0)
 
 
-def _sizes(tensors: Mapping[str, tuple[int, ...]]) -> Mapping[str, int]:
+def _sizes(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, shape in tensors.items():
         module = name.rpartition(".")[0]
