@@ -46,7 +46,8 @@ def reference_doubts(
                 "swapped-columns",
                 f"Before training, the model finds the chosen answer likelier in only {max(right):,} of {pairs:,} "
                 "pairs.",
-                "Look whether chosen and rejected are swapped.",
+                "Look whether chosen and rejected are swapped. If the rejected answers are this model's own, it is "
+                "as it should be.",
             )
         )
     if (nats := -float(sums[0].sum() / counts[0].sum())) > FOREIGN_NATS:
