@@ -50,7 +50,7 @@ def answers(
     if not rows:
         raise DataError(
             f"None of the {len(given):,} answers in {path} is to be kept.",
-            remedy="Choose other answers with `keep`, or another pattern with `matching`.",
+            remedy="Choose other answers with --keep, or another pattern with --matching.",
             code="no-rows",
         )
     write_text_durably(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -76,5 +76,5 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return None if text is None else re.compile(text, re.DOTALL)
     except re.error as error:
         raise DataError(
-            f"{text!r} is no regular expression: {error}.", remedy="Mend `matching`.", code="bad-pattern"
+            f"{text!r} is no regular expression: {error}.", remedy="Mend --matching.", code="bad-pattern"
         ) from None

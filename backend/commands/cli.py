@@ -78,7 +78,7 @@ COMMANDS = (
     (runs, "run_queue:queue", "Which run trains next, one after the other."),
     (data, "rows:rows", "Show records as they stand in a source, and say how they will be read and why."),
     (data, "duplicates:duplicates", "Show rows that say the same or nearly the same, the largest groups first."),
-    (data, "answers:answers", "Make training rows from a model's answers: the right ones, or pairs with the wrong."),
+    (data, "answers:answers", "Make training rows from a model's answers: its right answers, or pairs with its wrong ones."),
     (data, "paraphrase:paraphrase",
     "Let a model reword prompts, and write what may mean the same to a file for you to review."),
     (data, "data:check", "Look for everything that is known to spoil a training, with rows, harm and remedy."),

@@ -90,5 +90,7 @@ def _plain(prompt: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 
 def _no_answers(what: str) -> DataError:
     return DataError(
-        f"{what}.", remedy="Give the file that `infer` wrote for a file of prompts.", code="no-answers"
+        f"{what}.",
+        remedy="Give a file of answers, as answering a file of prompts writes it.",
+        code="no-answers",
     )
