@@ -51,6 +51,9 @@ class TestLogprobs:
         assert caught.value.code == "reference-differs"
         assert "orpo" in caught.value.remedy
 
+    def test_a_process_without_a_share_of_the_step_has_nothing_to_compare(self) -> None:
+        require_equal(start(lively_model()).forward, [], PLAN, Reference({}))
+
     def test_one_bit_is_enough(self) -> None:
         state, packing = start(lively_model()), Packing(10_000)
         found = logprobs_of(state.forward, [PAIRS], packing, PLAN, ALONE, group=2)
