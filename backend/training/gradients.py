@@ -75,9 +75,8 @@ def step_gradients(
             raise
         world.all_reduce([1.0])
         raise _out_of_memory(batches, step) from error
-    (failed,) = world.all_reduce(
-        [0.0]
-    )  # before gradients are added up, which the process that failed has not
+    # before gradients are added up, which a process that failed has not
+    (failed,) = world.all_reduce([0.0])
     if failed:
         raise _out_of_memory(batches, step)
     summed = summed or [torch.zeros_like(parameter) for parameter in parameters]

@@ -82,8 +82,8 @@ def train_steps(
     """Train from ``state.step`` to the last step and yield a report after each; ``state`` is changed in place.
 
     ``objective`` is the loss to minimise, supervised by default; where it has groups, rows are groups of consecutive
-    examples. ``vary`` replaces the examples of an epoch (counted from 0) where
-    augmentation changes them. ``world`` splits each step among processes; all of them yield the same reports.
+    examples. ``vary`` replaces the examples of an epoch (counted from 0) where augmentation changes them. ``world``
+    splits each step among processes; all of them yield the same reports.
     Deterministic on CPU: the same state, examples, settings and plan give the same bits, resumed or not, on any
     number of cores unless ``depends_on_cores``.
     Where memory runs out, the step is taken again from its beginning with ``micro_batch_tokens`` halved, and so are

@@ -1,6 +1,6 @@
 """The loss that training minimises, as the loop sees it: the share of each micro-batch in the loss of a step.
 
-Supervised fine-tuning averages over trained tokens. ``pairs`` and ``judged`` compare answers instead.
+Supervised fine-tuning averages over trained tokens. ``preferences`` compare answers instead.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ model that does not is not trained (``require_equal``).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def _looked_up(logprobs: Mapping[Key, float], batch: MicroBatch, device: torch.d
 
 def logprobs_of(
     forward: ForwardPass,
-    steps: Sequence[Sequence[Example]],
+    steps: Iterable[Sequence[Example]],
     packing: Packing,
     plan: ComputePlan,
     world: World,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 
 import xxhash
 
@@ -18,7 +19,7 @@ from backend.run.environment import Facts
 from backend.run.folder import RunDir
 from backend.run.reports import Progress, Watcher
 from backend.run.schedule import steps_per_epoch
-from backend.training.batching import epoch_order
+from backend.training.batching import step_rows
 from backend.training.distributed import ALONE, World
 from backend.training.evaluation import at_once, held_out_packing
 from backend.training.forward import ForwardPass
@@ -66,7 +67,7 @@ class ReferencePass:
         self._plan, self._world = plan, world
         self._group = rows.group
         self._packing = packing_of(forward, config.training, plan, world)
-        self._steps = _first_epoch(rows.row_count, config)
+        self._steps = _first_epoch(rows.row_count, config) if config.objective.facts.needs_reference else []
         needs_others = "kto" in config.objective.losses
         self._others = Mismatched.of(rows, self._steps) if needs_others else None
         numbers = [list(range(len(held_out)))] if held_out else []
@@ -83,12 +84,12 @@ class ReferencePass:
         if not self._config.objective.facts.needs_reference:
             objective = objective_of(self._config.objective)
             return objective, objective
-        print_of_inputs = fingerprint(self._config, facts, self._plan)
-        parts = self._world.broadcast(read_reference(run_dir.reference_file, print_of_inputs))
+        inputs = fingerprint(self._config, facts, self._plan)
+        parts = self._world.broadcast(read_reference(run_dir.reference_file, inputs))
         if parts is None:
             parts = self._computed(watch)
             if self._world.is_main:
-                save_reference(run_dir.reference_file, print_of_inputs, parts)
+                save_reference(run_dir.reference_file, inputs, parts)
         train = Reference(parts[_TRAIN], parts[_TRAIN_OTHERS], self._others or _itself)
         held_out = Reference(parts[_HELD_OUT], parts[_HELD_OUT_OTHERS], self._held_out_others or _itself)
         if prove:
@@ -104,9 +105,8 @@ class ReferencePass:
         def note(done: int) -> None:
             watch(Progress(f"scoring answers before training, {done:,} of {count:,}"))
 
-        steps = [examples_of(self._rows, rows, self._group) for rows in self._steps]
-        parts: _Parts = {_TRAIN: self._logprobs(steps, self._group, note)}
-        parts[_TRAIN_OTHERS] = self._logprobs(_of_others(self._others, steps), 1)
+        parts: _Parts = {_TRAIN: self._logprobs(self._examples(), self._group, note)}
+        parts[_TRAIN_OTHERS] = self._logprobs(_of_others(self._others, self._examples()), 1)
         training = self._forward.model.training
         self._forward.model.eval()
         try:
@@ -118,6 +118,10 @@ class ReferencePass:
         finally:
             self._forward.model.train(training)
         return self._world.broadcast(parts)
+
+    def _examples(self) -> Iterator[list[Example]]:
+        """Yield the examples of each step of the first epoch; never those of many rows at once."""
+        return (examples_of(self._rows, rows, self._group) for rows in self._steps)
 
     def _tell_doubts(self, reference: Reference, watch: Watcher) -> None:
         """Log and report what the model before training says against the pairs."""
@@ -131,7 +135,7 @@ class ReferencePass:
 
     def _logprobs(
         self,
-        steps: Sequence[Sequence[Example]],
+        steps: Iterable[Sequence[Example]],
         group: int,
         note: Callable[[int], None] = lambda _: None,
     ) -> dict[Key, float]:
@@ -139,7 +143,7 @@ class ReferencePass:
             self._forward, steps, self._packing, self._plan, self._world, group=group, note=note
         )
 
-    def _held_out_logprobs(self, chunks: Sequence[Sequence[Example]], group: int) -> dict[Key, float]:
+    def _held_out_logprobs(self, chunks: Iterable[Sequence[Example]], group: int) -> dict[Key, float]:
         packing = held_out_packing(self._forward, self._config.training.micro_batch_tokens)
         return logprobs_of(self._forward, chunks, packing, self._plan, ALONE, group=group)
 
@@ -148,21 +152,22 @@ def _itself(example: Example) -> Example:
     return example
 
 
-def _of_others(others: Mismatched | None, parts: Sequence[Sequence[Example]]) -> list[list[Example]]:
-    return [] if others is None else [[others(example) for example in part] for part in parts]
+def _of_others(others: Mismatched | None, parts: Iterable[Sequence[Example]]) -> Iterable[Sequence[Example]]:
+    return () if others is None else ([others(example) for example in part] for part in parts)
 
 
 def _first_epoch(rows: int, config: RunConfig) -> list[list[int]]:
     """Return the rows of each step of the first epoch."""
     size = config.training.rows_per_step
-    order: list[int] = epoch_order(rows, config.seed, 0).tolist()
-    return [order[step * size : (step + 1) * size] for step in range(steps_per_epoch(rows, size))]
+    steps = islice(step_rows(rows, size, config.seed, 0), steps_per_epoch(rows, size))
+    return [step.tolist() for step in steps]
 
 
 def fingerprint(config: RunConfig, facts: Facts, plan: ComputePlan) -> str:
     """Return the digest of all that decides the log-probabilities before training."""
     decides: Mapping[str, object] = {
         "facts": asdict(facts),
+        "model": config.model.model_dump(mode="json", exclude={"model_name_or_path", "revision"}),
         "data": config.data.model_dump(mode="json"),
         "tuning": config.tuning.model_dump(mode="json"),
         "objective": config.objective.method,

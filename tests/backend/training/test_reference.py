@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +124,7 @@ def test_every_dropout_is_switched_off() -> None:
 
 def test_the_reference_of_a_batch_is_in_the_order_of_its_rows() -> None:
     logprobs = {answer_of(row): float(place) for place, row in enumerate(PAIRS)}
-    batch = replace(Packing(10_000, on_cpu=False)(PAIRS, 2)[0])
+    batch = Packing(10_000, on_cpu=False)(PAIRS, 2)[0]
     found = Reference(logprobs, logprobs).of(batch, torch.device("cpu"))
     assert found.tolist() == [logprobs[answer_of(row)] for row in batch.examples]
     assert torch.equal(found, Reference({}, logprobs).of_mismatched(batch, torch.device("cpu")))

@@ -69,9 +69,10 @@ def _prepare(
     return found, [progress.phase for progress in told]
 
 
-def test_a_method_without_a_reference_has_one_objective_and_writes_nothing(
-    state: TrainState, folder: RunDir
+def test_a_method_without_a_reference_has_one_objective_and_computes_and_writes_nothing(
+    state: TrainState, folder: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reference_pass, "step_rows", lambda *_: pytest.fail("the rows were put in order"))
     (train, held_out), told = _prepare(_config("orpo"), state, folder)
     assert train is held_out
     assert (told, folder.reference_file.exists()) == ([], False)
@@ -99,10 +100,11 @@ def test_all_answers_are_scored_once_and_found_again(
         _config(seed=7),
         _config(data={"train": "pairs.jsonl", "max_length": 900}),
         _config(tuning={"lora_r": 8}),
+        _config(model={"load_in_4bit": True}),
         _config("kto"),
         _config(training={"per_device_train_batch_size": 3}),
     ],
-    ids=["seed", "data", "tuning", "method", "rows per step"],
+    ids=["seed", "data", "tuning", "bits of the base", "method", "rows per step"],
 )
 def test_it_is_computed_anew_for_other_settings(state: TrainState, folder: RunDir, other: RunConfig) -> None:
     _prepare(_config(), state, folder)

@@ -61,13 +61,6 @@ def test_memory_that_runs_out_is_called_so_in_every_process() -> None:
             total(ROWS, run_out)
 
 
-def test_a_total_over_nothing_is_nothing() -> None:
-    state = start(lively_model())
-    with Lanes(1) as pool:
-        total = total_over(state.forward, Packing(25), PLAN, pool, ALONE)
-        assert total(ROWS[:1], lambda *_: 0.0) == 0.0
-
-
 @pytest.mark.parametrize("steady", [None, 10])
 def test_rows_are_scored_alike_where_long_ones_run_alone(steady: int | None) -> None:
     state = start(lively_model())
