@@ -46,7 +46,7 @@ from backend.run.config import RunConfig, TrainingConfig
 from backend.run.environment import Change, ComputePlan, Environment, Facts
 from backend.run.folder import RunDir
 from backend.run.handover import Handover
-from backend.run.methods import TUNINGS, default_learning_rate
+from backend.run.methods import TUNINGS
 from backend.run.metrics import forgetting_words
 from backend.run.outcomes import exit_code, failure
 from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus, StepReport, Watcher
@@ -59,7 +59,7 @@ from backend.training.earlier_adapter import earlier_adapter
 from backend.training.evaluation import Evaluator, HeldOut, held_out
 from backend.training.forward import ForwardPass, choose_forward
 from backend.training.inputs import noted, require_sound
-from backend.training.loop import TrainState, Variation, depends_on_cores, train_steps
+from backend.training.loop import TrainState, Variation, depends_on_cores, peak_learning_rate, train_steps
 from backend.training.objective import Objective
 from backend.training.provenance import (
     facts_of,
@@ -385,10 +385,8 @@ def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: Ru
 
 def _resolved(config: RunConfig, forward: ForwardPass) -> TrainingConfig:
     """Return the settings of training with the peak learning rate, chosen by default where none is set."""
-    width = int(forward.causal.config.get_text_config().hidden_size)
-    training = config.training
-    rate = default_learning_rate(config.tuning.method, width, config.objective.method, optim=training.optim)
-    return training.model_copy(update={"learning_rate": training.learning_rate or rate})
+    rate = peak_learning_rate(forward, config.training, config.objective.method)
+    return config.training.model_copy(update={"learning_rate": rate})
 
 
 def _steps(

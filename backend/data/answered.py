@@ -43,7 +43,8 @@ def read_answers(path: Path) -> tuple[list[Answered], int]:
     found: list[Answered] = []
     unanswered = 0
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not splitlines(), which also splits at separators that JSON texts may hold, such as U+2028
+        lines = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise _no_answers(f"{path} cannot be read: {error}") from None
     for number, line in enumerate(lines, 1):

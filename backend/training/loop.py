@@ -165,11 +165,11 @@ def lanes_and_threads(forward: ForwardPass, plan: ComputePlan) -> tuple[int, int
     return (1, plan.threads * plan.lanes) if forward.is_random else (plan.lanes, plan.threads)
 
 
-def peak_learning_rate(forward: ForwardPass, training: TrainingConfig) -> float:
-    """Return the highest learning rate of a run: as set, or one that suits method, width and optimizer."""
+def peak_learning_rate(forward: ForwardPass, training: TrainingConfig, objective: str = "sft") -> float:
+    """Return the highest learning rate of a run: as set, or one that suits its methods, width and optimizer."""
     method = "lora" if isinstance(forward.model, PeftModel) else "full"
     width = int(forward.causal.config.get_text_config().hidden_size)
-    return training.learning_rate or default_learning_rate(method, width, optim=training.optim)
+    return training.learning_rate or default_learning_rate(method, width, objective, optim=training.optim)
 
 
 def _gradients(

@@ -36,6 +36,20 @@ def test_answers_are_read_with_their_places_and_the_others_counted(path: Path) -
     assert unanswered == 2
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x1e", "\r"])
+def test_texts_with_line_separators_of_their_own_are_one_line(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "a.jsonl"
+    line = {"prompt": f"a{mark}b", "expected": "x", "answer": f"c{mark}d"}
+    path.write_bytes((json.dumps(line, ensure_ascii=False) + "\n").encode())
+    assert [each.answer for each in read_answers(path)[0]] == [f"c{mark}d"]
+
+
+def test_lines_of_windows_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes((json.dumps(LINES[1]) + "\r\n").encode() * 2)
+    assert len(read_answers(path)[0]) == 2
+
+
 @pytest.mark.parametrize("text", ["nonsense", "[]", "3", '{"answer": "x"}', "null"])
 def test_a_line_that_is_no_answer_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.jsonl"
