@@ -75,6 +75,17 @@ SETTINGS = (
 )  # fmt: skip
 
 
+def _together(settings: Sequence[Setting]) -> Setting:
+    """Return one machine with the habits of all of these; of two values of a variable the last one stands."""
+    return Setting(
+        " + ".join(setting.name for setting in settings),
+        sorted({test for setting in settings for test in setting.quick}),
+        {name: value for setting in settings for name, value in setting.environ.items()},
+        [word for setting in settings for word in setting.before],
+        any(setting.elsewhere for setting in settings),
+    )
+
+
 def _where(setting: Setting, copy: Path) -> Path:
     return copy if setting.elsewhere else ROOT
 
@@ -127,7 +138,10 @@ def main() -> int:
     """Run every setting and print a line for each; the exit code is 1 where one is red."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the slice that CI runs")
-    parser.add_argument("--only", default="", help="settings whose name holds this")
+    parser.add_argument(
+        "--only", default="", help="settings whose name has this pattern in it (a regular expression)"
+    )
+    parser.add_argument("--together", action="store_true", help="all of these settings at once, in one run")
     parser.add_argument("-n", type=int, default=2, help="workers")
     parser.add_argument("tests", nargs="*", help="tests to run instead")
     asked = parser.parse_args()
@@ -135,9 +149,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tunesmith-matrix-") as folder:
         Path(folder).chmod(0o777)
         copy = _copied(Path(folder))
-        for setting in SETTINGS:
-            if asked.only not in setting.name:
-                continue
+        chosen = [setting for setting in SETTINGS if re.search(asked.only, setting.name)]
+        for setting in [_together(chosen)] if asked.together else chosen:
             tests = asked.tests or (setting.quick if asked.quick else WHOLE)
             code, said = _run(setting, tests, asked.n, copy)
             red += code != 0
