@@ -85,6 +85,9 @@ bench-methods: $(STAMP) ## DPO and KTO beside TRL in one process: first losses, 
 bench-busy: $(STAMP) ## Training speed while another process holds one core
 	$(BIN)/python benchmarks/busy_core.py
 
+gpu-check: $(STAMP) ## What only a GPU can show: correctness, then speed, in ten minutes
+	sh benchmarks/gpu_check.sh
+
 bench-studio: $(STAMP) ## The studio: first page, page change, a long curve, its load while watching
 	$(BIN)/python benchmarks/studio_speed.py
 

@@ -100,7 +100,8 @@ def damage(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
 
 
 def read_one(path: Path) -> str:
-    from backend.data.doctor import examine, table
+    from backend.commands.data_report import table
+    from backend.data.doctor import examine
     from backend.data.load import load_rows
     from backend.errors import DataError
 

@@ -54,7 +54,9 @@ class Clock(transformers.TrainerCallback):
         self.ended = time.perf_counter()
 
 
-def trl(model: Path, chats: Sequence[dict[str, Any]], batch: int, steps: int, *, best: bool) -> float:
+def trl(
+    model: Path, chats: Sequence[dict[str, Any]], batch: int, steps: int, *, best: bool, on_cpu: bool = True
+) -> float:
     """Seconds for all steps but the first, with SFTTrainer's defaults or the best settings found for a CPU."""
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(available_cores())
@@ -67,7 +69,7 @@ def trl(model: Path, chats: Sequence[dict[str, Any]], batch: int, steps: int, *,
             ),
             args=SFTConfig(
                 output_dir=folder, per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-4,
-                logging_steps=1000, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True,
+                logging_steps=1000, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=on_cpu,
                 train_sampling_strategy="sequential", **options,
             ),
             train_dataset=Dataset.from_list(list(chats)),
