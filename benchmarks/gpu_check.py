@@ -278,9 +278,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     asked = parser.parse_args(words)
     name = torch.cuda.get_device_name() if asked.device.startswith("cuda") else "cpu"
-    versions = ", ".join(
-        f"{package} {_version(package)}" for package in ("torch", "transformers", "trl")
-    )
+    versions = ", ".join(f"{package} {_version(package)}" for package in ("torch", "transformers", "trl"))
     print(f"{name}; {versions}; GPUs: {torch.cuda.device_count()}", flush=True)
     red = 0
     with tempfile.TemporaryDirectory() as folder:
