@@ -44,6 +44,8 @@ _SPELLED = {
     "Bnb 4bit quant type": "4-bit quantization type",
     "Cpo alpha": "CPO alpha",
     "Desirable weight": "Weight of good answers",
+    "Kd alpha": "Weight of the teacher",
+    "Kd ce alpha": "Weight of the answers beside a teacher",
     "Init lora weights": "Initial LoRA weights",
     "Load in 4bit": "4-bit base (QLoRA)",
     "Load in 8bit": "8-bit base",

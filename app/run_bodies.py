@@ -66,7 +66,7 @@ def draw_curves(chosen: Chosen) -> None:
     columns = st.columns(2)
     for number, (title, one) in enumerate(shown.items()):
         with columns[number % 2]:
-            colour = COLOURS[2 + number]
+            colour = COLOURS[(2 + number) % len(COLOURS)]
             draw_lines({title: one}, title=title, axis=view.axis, key=title, height=170, colours=(colour,))
 
 

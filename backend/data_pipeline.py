@@ -12,9 +12,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.dataset import EncodedRows, encode
-from backend.core.encoding.examples import Question
+from backend.core.encoding.examples import Example, Question
 from backend.core.encoding.mixture import Mixture
 from backend.core.encoding.row import single_exchange
+from backend.core.encoding.teacher import Teacher
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion
 from backend.data.augmentation import oversample
 from backend.data.dataset import Dataset
@@ -26,6 +27,7 @@ from backend.data.splits import group_text, split_rows, split_warnings
 from backend.data.store import rows_at, spill_to_disk
 from backend.errors import DataError
 from backend.run.config import AugmentationConfig, DataConfig, RunConfig
+from backend.utils.path_utils import user_path
 
 __all__ = [
     "Dataset",
@@ -37,6 +39,7 @@ __all__ = [
     "load",
     "load_prompts",
     "questions",
+    "teacher_of",
     "training_examples",
 ]
 
@@ -69,13 +72,14 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         rejected += mixed_in.rejected
         warnings += mixed_in.warnings
         mix = mixed_in.rows
+    if data.teacher_logprobs:
+        fingerprints[data.teacher_logprobs] = _file_sha256(data.teacher_logprobs, data)
     rows = _without(rows, data.skip_rows)
     source = replace(train, rows=rows, rejected=())
     if augmentation and augmentation.paraphrases:
         made = _paraphrased(rows, validation, Path(augmentation.paraphrases))
         rows = spill_to_disk(itertools.chain(rows, made))
-        fingerprints[augmentation.paraphrases] = file_sha256(augmentation.paraphrases)
-        _check_pinned(augmentation.paraphrases, fingerprints[augmentation.paraphrases], data)
+        fingerprints[augmentation.paraphrases] = _file_sha256(augmentation.paraphrases, data)
     if augmentation:
         rows = oversample(rows, augmentation.oversample)
     return Dataset(rows, validation, rejected, train.reason, fingerprints, source, warnings, mix)
@@ -110,6 +114,13 @@ def _load(path: str, data: DataConfig) -> Loaded:
     return loaded
 
 
+def _file_sha256(path: str, data: DataConfig) -> str:
+    """Return the SHA-256 of a file beside the rows. Raises DataError ``data-changed``."""
+    sha256 = file_sha256(path)
+    _check_pinned(path, sha256, data)
+    return sha256
+
+
 def _check_pinned(path: str, sha256: str, data: DataConfig) -> None:
     checked = data.sha256.get(path, sha256)
     if checked != sha256:
@@ -128,12 +139,27 @@ def training_examples(
     Rows of a kind that the method does not learn from, such as chats for cpt, are mixed in as ``sft`` learns them.
     """
     method = config.objective.method
-    own = encode(dataset.train, tokenizer, config.data, method=method, all_now=all_now)
+    taught = config.data.teacher_logprobs
+    own = encode(dataset.train, tokenizer, config.data, method=method, all_now=all_now or taught is not None)
     if not dataset.mix:
         return own
     fits = dataset.mix[0].kind in config.objective.facts.rows  # all rows of a source have one shape
     other = encode(dataset.mix, tokenizer, config.data, method=method if fits else "sft")
     return Mixture(own, other, config.data.mix_share, config.seed)
+
+
+def teacher_of(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
+) -> Teacher | None:
+    """Return the teacher of a run, which has read its training ``rows``; None for a run without one.
+
+    Raises DataError: ``bad-teacher``, and ``another-teacher`` where it read other rows or read them otherwise.
+    """
+    if config.data.teacher_logprobs is None:
+        return None
+    teacher = Teacher(user_path(config.data.teacher_logprobs))
+    teacher.require_for(rows, tokenizer)
+    return teacher
 
 
 def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Question]:

@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerBase
 from backend import data_pipeline
 from backend.core.device import apply_plan, restored_globals, seed_everything, torch_dtype
 from backend.core.encoding.examples import require_fit
+from backend.core.encoding.teacher import Teacher
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.quantized import Quantization
@@ -54,6 +55,7 @@ from backend.run.schedule import resolve_steps, total_steps
 from backend.run.settings import run_config
 from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_process_count
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
+from backend.training.distillation import Distillation
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
 from backend.training.earlier_adapter import earlier_adapter
 from backend.training.evaluation import Evaluator, HeldOut, held_out
@@ -160,6 +162,7 @@ class _Inputs:
     tokenizer: PreTrainedTokenizerBase
     dataset: Dataset
     rows: TrainRows
+    teacher: Teacher | None
     facts: Facts
     adapter: Path | None
 
@@ -192,7 +195,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     if checkpoint is not None:
         restore(checkpoint, state)
     require_agreement(world, config, inputs.facts, state)
-    trained = _steps(config, state, inputs, plan, objective, world)
+    trained = _steps(config, state, inputs, plan, _taught(objective, inputs.teacher, config), world)
     reports: Iterable[StepReport] = () if done else compared(trained, state, world)
     if not world.is_main:
         return _follow(reports, rows, world)
@@ -264,7 +267,8 @@ def _read_inputs(
     adapter = earlier_adapter(config.tuning.adapter_name_or_path, model_path)
     facts = facts_of(dataset, model_path, tokenizer, adapter)
     require_same_inputs(known.facts, facts)
-    return _Inputs(model_path, tokenizer, dataset, rows, facts, adapter)
+    teacher = data_pipeline.teacher_of(config, tokenizer, rows)
+    return _Inputs(model_path, tokenizer, dataset, rows, teacher, facts, adapter)
 
 
 def _with_changes(
@@ -367,6 +371,8 @@ def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: Ru
     fit = context_length(base), base.get_input_embeddings().weight.shape[0]
     inputs.rows.require_fit(*fit)
     require_fit(held.examples, *fit)
+    if inputs.teacher is not None:
+        inputs.teacher.require_fit(fit[1])
     trainable = make_trainable(
         base, config.tuning, seed=config.seed, tokenizer=inputs.tokenizer, adapter=inputs.adapter
     )
@@ -381,6 +387,17 @@ def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: Ru
     if depends_on_cores(forward, plan):
         log.info("The same seed gives other bits on another number of cores")
     return TrainState.start(forward, _resolved(config, forward))
+
+
+def _taught(objective: Objective, teacher: Teacher | None, config: RunConfig) -> Objective:
+    """Return the objective of the training rows with the teacher of the run, if it has one.
+
+    Held-out rows are judged by their own answers in either case, so that runs can be compared.
+    """
+    if teacher is None:
+        return objective
+    alphas = {"kd_alpha": config.objective.kd_alpha, "kd_ce_alpha": config.objective.kd_ce_alpha}
+    return Distillation(teacher, **alphas)
 
 
 def _resolved(config: RunConfig, forward: ForwardPass) -> TrainingConfig:

@@ -14,9 +14,11 @@ from backend.run.metrics import (
     EXACT_MATCH,
     FORGETTING_LOSS,
     GRAD_NORM,
+    KD_LOSS,
     KL,
     LEARNING_RATE,
     MARGINS,
+    NLL_LOSS,
     REWARDS_CHOSEN,
     REWARDS_REJECTED,
     TOKENS_PER_SECOND,
@@ -43,6 +45,8 @@ CURVES = MappingProxyType(
         EXACT_MATCH: "Exact match",
         BITS_PER_BYTE: "Bits per byte",
         FORGETTING_LOSS: "Loss on general texts",
+        NLL_LOSS: "Loss on the answers themselves",
+        KD_LOSS: "Divergence from the teacher",
     }
 )
 """The curves that the pages draw, by their tag in ``metrics.jsonl``."""

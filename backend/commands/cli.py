@@ -80,6 +80,8 @@ COMMANDS = (
     (data, "duplicates:duplicates", "Show rows that say the same or nearly the same, the largest groups first."),
     (data, "answers:answers",
      "Make training rows from a model's answers: its right answers, or pairs with its wrong ones."),
+    (data, "logprobs:logprobs",
+     "Let a teacher read rows, and write its likeliest tokens at each answer token to a file to distil from."),
     (data, "paraphrase:paraphrase",
     "Let a model reword prompts, and write what may mean the same to a file for you to review."),
     (data, "data:check", "Look for everything that is known to spoil a training, with rows, harm and remedy."),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.export import hub, job
     from backend.inference import batch, constraint, model_source, token_view
     from backend.server import engine, process
-    from backend.training import agreement, branching, inputs
+    from backend.training import agreement, branching, inputs, teaching
 
 __all__ = [
     "agreement",
@@ -33,6 +33,7 @@ __all__ = [
     "model_source",
     "preview",
     "process",
+    "teaching",
     "template_faults",
     "token_view",
     "tokenizer",
@@ -54,6 +55,7 @@ _PACKAGES = {
     "model_source": "backend.inference",
     "preview": "backend.core.encoding",
     "process": "backend.server",
+    "teaching": "backend.training",
     "template_faults": "backend.core.encoding",
     "token_view": "backend.inference",
     "tokenizer": "backend.core",

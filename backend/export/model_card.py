@@ -144,6 +144,11 @@ def _result_step(run: RunDir) -> int | None:
 def _objective_facts(config: RunConfig) -> Iterator[tuple[str, Any]]:
     """Yield how the run learned, where it was not by supervised fine-tuning."""
     objective = config.objective
+    if config.data.teacher_logprobs:
+        about = (
+            f"{objective.kd_alpha:g} × its divergence + {objective.kd_ce_alpha:g} × the loss on the answers"
+        )
+        yield "learned from a teacher", f"{Path(config.data.teacher_logprobs).name}: {about}"
     if objective.method == "sft":
         return
     yield "learned by", objective.method

@@ -147,6 +147,9 @@ class DataConfig(Section):
     mix_share: float = Field(0.1, gt=0, lt=1)
     """Share of the examples of an epoch that come from data.mix; each epoch takes others."""
 
+    teacher_logprobs: str | None = Field(None, min_length=1, max_length=4096)
+    """What a teacher says of these rows, as tunesmith data logprobs writes it, to distil it; empty for no teacher."""
+
     sha256: dict[str, str] = {}
     """SHA-256 of each source as it was checked, filled in when a run is made; a run refuses other data."""
 
@@ -245,6 +248,12 @@ class ObjectiveConfig(Section):
 
     simpo_gamma: float = Field(1.375, ge=0, le=1000)
     """How much better the better answer must be in simpo, as a margin on beta times the log-probability per token."""
+
+    kd_alpha: float = Field(0.9, ge=0, le=1000)
+    """Weight in distillation of the divergence from the teacher in data.teacher_logprobs."""
+
+    kd_ce_alpha: float = Field(0.1, ge=0, le=1000)
+    """Weight in distillation of the usual loss on the answers in the rows."""
 
     @property
     def facts(self) -> Objective:

@@ -34,6 +34,7 @@ def conflicts(config: RunConfig) -> list[Problem]:
         *_without_evaluations(config),
         *_of_objective(config.objective),
         *_beside_objective(config),
+        *_of_distillation(config),
         *_of_tuning(config.tuning),
         *_of_optimizer(config),
     ]
@@ -147,6 +148,39 @@ def _beside_objective(config: RunConfig) -> Iterator[Problem]:
             f"augmentation.{next(iter(varied))}",
             f"varies single answers, not the compared ones of {method}.",
             "Leave this setting out.",
+        )
+
+
+def _of_distillation(config: RunConfig) -> Iterator[Problem]:
+    objective, fields = config.objective, type(config.objective).model_fields
+    alphas = ("kd_alpha", "kd_ce_alpha")
+    if config.data.teacher_logprobs is None:
+        for name in alphas:
+            if getattr(objective, name) != fields[name].default:
+                yield Problem(
+                    f"objective.{name}",
+                    "does nothing without data.teacher_logprobs.",
+                    "Name the file of a teacher's log-probabilities there, or leave this setting out.",
+                )
+        return
+    varied = config.augmentation.model_dump(exclude={"share"}, exclude_defaults=True)
+    others = {
+        "objective.method": objective.method != "sft",
+        "data.mix": config.data.mix is not None,
+        f"augmentation.{next(iter(varied), '')}": bool(varied),
+    }
+    for name, is_set in others.items():
+        if is_set:
+            yield Problem(
+                "data.teacher_logprobs",
+                f"holds what a teacher says of these rows as supervised training reads them, not with {name}.",
+                f"Leave one of the two out{', or set objective.method to sft' * (name == 'objective.method')}.",
+            )
+    if objective.kd_alpha == 0:
+        yield Problem(
+            "objective.kd_alpha",
+            "is 0, so that nothing is learned from the teacher.",
+            "Raise it, or leave data.teacher_logprobs out.",
         )
 
 

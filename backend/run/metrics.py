@@ -20,6 +20,9 @@ EXACT_MATCH = "eval/exact_match"
 BITS_PER_BYTE = "eval/bits_per_byte"
 FORGETTING_LOSS = "eval/forgetting_loss"
 
+NLL_LOSS, KD_LOSS = "train/nll_loss", "train/kd_loss"
+"""Parts of a loss that has several: cross-entropy of the answers, divergence from a teacher."""
+
 REWARDS_CHOSEN, REWARDS_REJECTED = "rewards/chosen", "rewards/rejected"
 MARGINS, ACCURACIES, KL = "rewards/margins", "rewards/accuracies", "kl"
 """What a preference method measures, after ``train/`` and ``eval/``."""

@@ -74,14 +74,16 @@ def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunCo
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return ``config`` as a run keeps it: absolute paths, and the text of a chat template in place of its file.
 
-    Paths are those of data, reviewed paraphrases and, where it is no name, of the model. A file that is edited later,
-    or looked for from another folder, then changes nothing. Raises ModelError as ``template_text``.
+    Paths are those of data and its teacher, reviewed paraphrases and, where it is no name, of the model. A file that
+    is edited later, or looked for from another folder, then changes nothing. Raises ModelError as ``template_text``.
     """
     data: dict[str, object] = {"train": absolute_source(config.data.train)}
     if isinstance(config.data.validation, str):
         data["validation"] = absolute_source(config.data.validation)
     if config.data.mix:
         data["mix"] = absolute_source(config.data.mix)
+    if config.data.teacher_logprobs:
+        data["teacher_logprobs"] = absolute_source(config.data.teacher_logprobs)
     review = config.augmentation.paraphrases
     model: dict[str, object] = {}
     name, template = config.model.model_name_or_path, config.model.chat_template

@@ -9,7 +9,7 @@ states agree and no row's states depend on the row before it. A model that canno
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -30,7 +30,16 @@ from backend.errors import ModelError
 from backend.inference.decoding import context_length
 from backend.training.batching import pack, split_long_rows
 from backend.training.beside_lora import head_product
-from backend.training.loss import RowScores, TokenScores, linear_cross_entropy, linear_token_scores
+from backend.training.loss import (
+    CHUNK,
+    CrossEntropy,
+    RowScores,
+    TokenLoss,
+    TokenScores,
+    linear_loss,
+    linear_token_scores,
+    logit_loss,
+)
 from backend.training.neftune import noisy
 from backend.training.proof import (
     FOREIGN,
@@ -95,25 +104,46 @@ class ForwardPass:
             return torch.autocast(plan.device_type, dtype=torch.bfloat16)
         return nullcontext()
 
-    def loss_sum(self, batch: MicroBatch) -> Tensor:
-        """Return the summed cross-entropy in nats over the trained tokens of ``batch``, differentiable."""
+    def loss_sum(
+        self, batch: MicroBatch, token_loss: Callable[[MicroBatch], TokenLoss] | None = None
+    ) -> Tensor:
+        """Return the summed loss of the trained tokens of ``batch``, differentiable; by default cross-entropy, nats.
+
+        ``token_loss`` makes another loss for the tokens of a micro-batch, which may be a part of ``batch``.
+        """
         if self._must_split(batch):
             parts = split_long_rows(batch, self.steady_length or 0)
-            return torch.stack([self.loss_sum(part) for part in parts]).sum()
-        return self.loss_of_states(self.hidden_states(batch), batch)
+            return torch.stack([self.loss_sum(part, token_loss) for part in parts]).sum()
+        return self.loss_of_states(self.hidden_states(batch), batch, token_loss and token_loss(batch))
 
     def _must_split(self, batch: MicroBatch) -> bool:
         """True if rows of ``batch`` are so long that their rotary positions would change those of the others."""
         return self.steady_length is not None and batch.longest > self.steady_length and len(batch.rows) > 1
 
-    def loss_of_states(self, states: Tensor, batch: MicroBatch) -> Tensor:
+    def loss_of_states(
+        self, states: Tensor, batch: MicroBatch, token_loss: TokenLoss | None = None
+    ) -> Tensor:
         """Return what ``loss_sum`` does, given the last hidden states [T, h] of ``batch``."""
         hidden = states.index_select(0, batch.select)
         head = self._plain_head()
         if head is not None:
             weight, bias = head
-            return linear_cross_entropy(hidden, weight.to(hidden.dtype), batch.labels, bias)
-        return F.cross_entropy(self._logits(hidden), batch.labels, reduction="sum")
+            return linear_loss(
+                hidden, weight.to(hidden.dtype), token_loss or CrossEntropy(batch.labels), bias
+            )
+        logits = self._logits(hidden)
+        if token_loss is not None:
+            return logit_loss(logits, token_loss)
+        return F.cross_entropy(logits, batch.labels, reduction="sum")
+
+    def token_logits(self, batch: MicroBatch) -> Iterator[Tensor]:
+        """Yield the logits that predict the trained tokens of ``batch``, fp32 [up to CHUNK, V] at a time, in order.
+
+        Rows of which one is too long to stand beside the others must be in batches of their own.
+        """
+        hidden = self.hidden_states(batch).index_select(0, batch.select)
+        for start in range(0, len(hidden), CHUNK):
+            yield self._logits(hidden[start : start + CHUNK])
 
     def row_scores(self, batch: MicroBatch) -> RowScores:
         """Return what the model says of the trained tokens of each row, in the order of ``batch.examples``."""

@@ -94,6 +94,7 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     if any(each.field in REFUSED for each in stops):
         raise unsound(config, stops)
     train_rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=all_now)
+    data_pipeline.teacher_of(config, tokenizer, train_rows)
     held_out = 0
     if dataset.validation:
         method = config.objective.method

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,35 +18,61 @@ CHUNK = 128
 """Trained tokens whose logits exist at once; with 128 to 256 a chunk stays near the last-level cache."""
 
 
-class _LinearCrossEntropy(torch.autograd.Function):
-    """sum(cross_entropy(hidden @ weight.T + bias, labels)), with the gradient computed in the forward pass.
+class TokenLoss(Protocol):
+    """A loss that is a sum over tokens, each from its own logits; a chunk of the tokens at a time."""
 
-    The gradient of cross-entropy in the logits is softmax(logits) - one_hot(label). It needs nothing from later
-    layers, since the loss is a sum: backward only multiplies by the incoming scalar. Otherwise the logits would have
-    to be kept or computed again.
+    def __call__(self, logits: Tensor, part: slice, *, grads: bool) -> tuple[Tensor, Tensor | None]:
+        """Return (the loss of the tokens ``part``, with ``grads`` its gradient in their ``logits`` fp32 [n, V]).
+
+        The logits may be overwritten: they are not needed again.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The cross-entropy in nats of ``labels`` int64 [N]."""
+
+    labels: Tensor
+
+    def __call__(self, logits: Tensor, part: slice, *, grads: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the sum over the tokens ``part`` and its gradient: softmax(logits) - one_hot(label)."""
+        target = self.labels[part, None]
+        log_norm = torch.logsumexp(logits, -1, keepdim=True)
+        loss = (log_norm - logits.gather(1, target)).sum()
+        if not grads:
+            return loss, None
+        d_logits = logits.sub_(log_norm).exp_()  # softmax, in place
+        return loss, d_logits.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=d_logits.dtype))
+
+
+class _LinearLoss(torch.autograd.Function):
+    """A TokenLoss of hidden @ weight.T + bias, with the gradient computed in the forward pass.
+
+    The gradient of a sum over tokens needs nothing from later layers: backward only multiplies by the incoming
+    scalar. Otherwise the logits would have to be kept or computed again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, grads: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, token_loss: TokenLoss, grads: bool
     ) -> Tensor:
         d_hidden = torch.empty_like(hidden) if grads else None
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if grads and weight.requires_grad else None
         d_bias = torch.zeros_like(bias, dtype=torch.float32) if grads and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], CHUNK):
-            piece, target = hidden[start : start + CHUNK], labels[start : start + CHUNK, None]
+            part = slice(start, start + CHUNK)
+            piece = hidden[part]
             logits = F.linear(piece, weight, bias).float()
-            log_norm = torch.logsumexp(logits, -1, keepdim=True)
-            total += (log_norm - logits.gather(1, target)).sum()
-            if d_hidden is None:
+            loss, d_logits = token_loss(logits, part, grads=grads)
+            total += loss
+            if d_hidden is None or d_logits is None:
                 continue
-            d_logits = logits.sub_(log_norm).exp_()  # softmax, in place: the logits are not needed again
-            d_logits.scatter_add_(1, target, torch.full_like(target, -1.0, dtype=d_logits.dtype))
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
             d_low = d_logits.to(hidden.dtype)
-            torch.matmul(d_low, weight, out=d_hidden[start : start + CHUNK])
+            torch.matmul(d_low, weight, out=d_hidden[part])
             if d_weight is not None:
                 d_weight += (
                     d_low.t() @ piece
@@ -61,17 +87,46 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *grads, None, None
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Return the summed cross-entropy in nats of ``labels`` [N] given ``hidden`` [N, h] and a head ``weight`` [V, h].
+class _LogitLoss(torch.autograd.Function):
+    """A TokenLoss of whole logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, token_loss: TokenLoss) -> Tensor:
+        loss, d_logits = token_loss(logits.clone(), slice(None), grads=logits.requires_grad)
+        ctx.save_for_backward(d_logits)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (d_logits,) = ctx.saved_tensors
+        return d_logits * grad_outputs[0], None
+
+
+def linear_loss(hidden: Tensor, weight: Tensor, token_loss: TokenLoss, bias: Tensor | None = None) -> Tensor:
+    """Return ``token_loss`` of the logits of ``hidden`` [N, h] under a head ``weight`` [V, h], as a scalar.
 
     Differentiable in hidden, weight and bias; not twice. At most CHUNK rows of logits exist at once.
     """
     grads = torch.is_grad_enabled() and any(
         part is not None and part.requires_grad for part in (hidden, weight, bias)
     )
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, labels, grads)
+    loss: Tensor = _LinearLoss.apply(hidden, weight, bias, token_loss, grads)
+    return loss
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Return the summed cross-entropy in nats of ``labels`` [N] given ``hidden`` [N, h] and a head ``weight`` [V, h].
+
+    Differentiable as ``linear_loss`` is.
+    """
+    return linear_loss(hidden, weight, CrossEntropy(labels), bias)
+
+
+def logit_loss(logits: Tensor, token_loss: TokenLoss) -> Tensor:
+    """Return ``token_loss`` of whole ``logits`` fp32 [N, V], as a scalar; differentiable once."""
+    loss: Tensor = _LogitLoss.apply(logits, token_loss)
     return loss
 
 

@@ -109,6 +109,6 @@ class Watched(ForwardPass):
         super().__init__(model, packed, draws=draws)
         object.__setattr__(self, "look", look)
 
-    def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
+    def loss_sum(self, batch: MicroBatch, token_loss: Any = None) -> torch.Tensor:
         self.look(batch)
-        return super().loss_sum(batch)
+        return super().loss_sum(batch, token_loss)
