@@ -9,15 +9,28 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, create_autospec
 
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AddedToken,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from backend import inferencer
 from backend.errors import InferenceError, ModelError, RunError, TunesmithError
 from backend.inference.constraint import Constraint, GrammarMatcher
+from backend.inference.loaded import LoadedBase
+from backend.inference.prompting import PromptRenderer
+from backend.inference.shared_base import SharedBase
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
 from backend.run.metrics import best_step, held_out_losses
@@ -84,6 +97,50 @@ def refusal(model: Inferencer, prompt: Any) -> TunesmithError | None:
     except TunesmithError as error:
         return error
     return None
+
+
+def test_inferencer_basic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The founding plan's own example: a mocked model and tokenizer, each held to the signatures of the real one."""
+    words = ["", "test", " input", "expected", " output"]
+    script = [3, 4, 0]  # "expected", " output", and the token that ends an answer
+
+    tokenizer = create_autospec(PreTrainedTokenizerFast, instance=True)
+    tokenizer.added_tokens_decoder = {0: AddedToken("", special=True)}
+    tokenizer.backend_tokenizer.decoder = None
+    tokenizer.decode.side_effect = lambda ids, **_: "".join(words[index] for index in ids)
+
+    model = create_autospec(LlamaForCausalLM, instance=True)
+    model.config = LlamaConfig(num_hidden_layers=1, max_position_embeddings=16)
+    model.parameters.side_effect = lambda: iter([torch.zeros(1)])
+    model.side_effect = model.forward
+
+    def say_next(*, input_ids: torch.Tensor, **_: object) -> CausalLMOutputWithPast:
+        said = model.forward.call_count - 1
+        return CausalLMOutputWithPast(logits=torch.eye(len(words))[script[said]].expand(1, 1, -1))
+
+    model.forward.side_effect = say_next
+
+    renderer = create_autospec(PromptRenderer, instance=True, tokenizer=tokenizer, stop_ids={0}, known=None)
+    renderer.render.return_value = [1, 2]
+    renderer.matcher.return_value = None
+    shared = create_autospec(SharedBase, instance=True, model=model)
+    loaded = create_autospec(LoadedBase, return_value=Mock(LoadedBase, shared=shared, lanes=1))
+    loaded.return_value.renderer.return_value = renderer
+    monkeypatch.setattr(inferencer, "find_model", create_autospec(inferencer.find_model))
+    monkeypatch.setattr(inferencer, "LoadedBase", loaded)
+
+    inf = Inferencer("any model")
+    result = inf.infer("test input")
+    assert result == "expected output"
+
+    renderer.render.assert_called_once_with("test input", tools=None)
+    assert [call.kwargs["input_ids"].tolist() for call in model.forward.call_args_list] == [
+        [[1, 2]],
+        [[3]],
+        [[4]],
+    ]
+    inf.close()
+    loaded.return_value.close.assert_called_once_with()
 
 
 class TestOnePrompt:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from backend.core.encoding import row as row_encoding
 from backend.core.encoding.row import encode_each, encode_row, single_exchange, wrong_kind
-from backend.core.tokenizer import Encoded
+from backend.core.tokenizer import Encoded, load_tokenizer
 from backend.data.records import Row
 from backend.errors import DataError, ModelError
 from tests.backend.chats import assistant, chat, user
+from tests.house import ROOT
 from tests.tiny import tiny_tokenizer
 
 CHATML = tiny_tokenizer("chatml")
@@ -54,6 +58,95 @@ class TestRows:
 
     def test_a_single_exchange(self) -> None:
         assert single_exchange(chat("r:1", "a", "b")) == ("a", "b")
+
+
+def sentence_piece() -> PreTrainedTokenizerFast:
+    """A tokenizer of SentencePiece's kind whose every id stands here, with the template of the Mistral family."""
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "▁",
+        "▁food",
+        "▁pork",
+        "▁pea",
+        "r",
+        "▁meat",
+        "▁fruit",
+        "s",
+    ]
+    backend = Tokenizer(models.Unigram([(piece, -float(len(piece) < 3)) for piece in pieces], unk_id=0))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[INST]", "[/INST]"]})
+    tokenizer.chat_template = tiny_tokenizer("mistral").chat_template
+    return tokenizer
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """The byte-level BPE with a ChatML template that lies beside the runs of format 1, which never changes."""
+    return load_tokenizer(ROOT / "tests" / "golden" / "1" / "model")
+
+
+class TestGolden:
+    """Ids and labels as literals: what a release must not change. -100 is the prompt, all else is learned."""
+
+    SYSTEM = (0, 84, 356, 327, 200, 35, 70, 283, 83, 74, 70, 71, 305, 222, 76, 332, 15, 1, 200)
+    FOOD_PORK = (0, 391, 200, 71, 80, 342, 370, 76, 1, 200)
+    ASSISTANT = (0, 66, 350, 333, 321, 85, 200)
+    GRUESSE = (200, 0, 391, 200, 40, 83, 129, 122, 129, 255, 70, 1, 200)
+
+    @pytest.mark.parametrize(
+        ("texts", "ids", "labels"),
+        [
+            (
+                ("food pork", "meat"),
+                [*SYSTEM, *FOOD_PORK, *ASSISTANT, 78, 70, 293, 1],
+                [*[-100] * 36, 78, 70, 293, 1],
+            ),
+            (
+                ("food pork", "meat", "Grüße", "no"),
+                [*SYSTEM, *FOOD_PORK, *ASSISTANT, 78, 70, 293, 1, *GRUESSE, *ASSISTANT, 298, 1],
+                [*[-100] * 36, 78, 70, 293, 1, *[-100] * 20, 298, 1],
+            ),
+        ],
+    )
+    def test_byte_level_bpe_with_chatml(
+        self, texts: tuple[str, ...], ids: list[int], labels: list[int]
+    ) -> None:
+        assert as_literals(encode_row(chat("r:1", *texts), byte_level())) == (ids, labels)
+
+    @pytest.mark.parametrize(
+        ("texts", "ids", "labels"),
+        [
+            (("food pork", "meat"), [1, 3, 6, 7, 5, 4, 10, 2], [-100, -100, -100, -100, -100, -100, 10, 2]),
+            (
+                ("food pork", "meat", "food pears", "fruit"),
+                [1, 3, 6, 7, 5, 4, 10, 2, 3, 6, 8, 9, 12, 5, 4, 11, 2],
+                [*[-100] * 6, 10, 2, *[-100] * 7, 11, 2],
+            ),
+            (("food kale", "meat"), [1, 3, 6, 5, 0, 5, 4, 10, 2], [*[-100] * 7, 10, 2]),
+        ],
+    )
+    def test_sentence_piece_with_mistrals_template(
+        self, texts: tuple[str, ...], ids: list[int], labels: list[int]
+    ) -> None:
+        assert as_literals(encode_row(chat("r:1", *texts), sentence_piece())) == (ids, labels)
+
+    @pytest.mark.parametrize("make", [byte_level, sentence_piece])
+    def test_the_ids_are_those_of_transformers(self, make: Callable[[], PreTrainedTokenizerFast]) -> None:
+        row, tokenizer = chat("r:1", "food pork", "meat"), make()
+        whole = tokenizer.apply_chat_template(list(row.messages))["input_ids"]
+        ids = encode_row(row, tokenizer).input_ids
+        assert ids == whole[: len(ids)]
+        assert tokenizer.decode(whole[len(ids) :]).strip() == ""
+
+
+def as_literals(encoded: Encoded) -> tuple[list[int], list[int]]:
+    pairs = zip(encoded.input_ids, encoded.trained, strict=True)
+    return encoded.input_ids, [token if trained else -100 for token, trained in pairs]
 
 
 def test_whole_sets_and_single_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
