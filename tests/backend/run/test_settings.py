@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.errors import ConfigError, ModelError, RunError
-from backend.run.config import LONGEST_TEMPLATE, RunConfig, commented_yaml, config_yaml
-from backend.run.folder import RunDir
+from backend.run.config import LONGEST_TEMPLATE, RunConfig, commented_yaml, config_schema, config_yaml
+from backend.run.folder import CONFIG_END, RunDir
 from backend.run.settings import parse_config, resolve_config, run_config, template_text, with_absolute_paths
+from backend.utils.config_utils import apply_overrides, dotted_names, parse_yaml, to_yaml
+from tests.backend.run.test_config import BESIDE, OTHER_AND_WRONG, value_of
 
 
 @pytest.fixture(autouse=True)
 def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "runs", "a", config_yaml(absolute(training={"max_steps": 20})))
+
+
+def in_environment(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+    """Set a variable for each setting, its value written as YAML has it."""
+    for name, value in settings.items():
+        monkeypatch.setenv(f"TUNESMITH__{name.upper().replace('.', '__')}", json.dumps(value))
 
 
 def absolute(**sections: dict[str, Any]) -> RunConfig:
@@ -101,10 +116,6 @@ def test_a_template_file_that_is_not_there_is_refused() -> None:
 
 
 class TestReading:
-    @pytest.fixture
-    def run(self, tmp_path: Path) -> RunDir:
-        return RunDir.create(tmp_path / "runs", "a", config_yaml(absolute(training={"max_steps": 20})))
-
     def test_it_is_what_the_run_was_made_with(self, run: RunDir) -> None:
         assert run_config(run) == absolute(training={"max_steps": 20})
 
@@ -132,6 +143,53 @@ class TestReading:
             run_config(run)
 
 
+OLDER: dict[str, Any] = {
+    "seed": 7,
+    "model": {"model_name_or_path": "org/model", "dtype": "float32"},
+    "data": {"train": "rows.jsonl", "validation": 0.2},
+    "tuning": {"method": "full"},
+    "training": {"max_steps": 8, "learning_rate": 0.003},
+    "evaluation": {"eval_steps": 4},
+}
+
+
+class TestOfAnOlderVersion:
+    """A file that an earlier release wrote: what it says stays, and what it could not know takes its default."""
+
+    @pytest.mark.parametrize("version", [{}, {"version": 1}], ids=["without a version", "version 1"])
+    def test_it_migrates_by_its_defaults(self, run: RunDir, version: dict[str, int]) -> None:
+        run.config.write_text(f"{to_yaml(version | OLDER)}{CONFIG_END}\n")
+        config = run_config(run)
+        said = {name: value_of(config, name) for name in leaves(OLDER)}
+        assert said == leaves(OLDER)
+        unsaid = set(dotted_names(config_schema())) - said.keys() - {"version"}
+        defaults = parse_config({"data": {"train": "rows.jsonl"}})
+        assert [name for name in unsaid if value_of(config, name) != value_of(defaults, name)] == []
+        assert len(unsaid) > 60
+
+    def test_read_and_written_again_it_is_a_file_of_today(self, run: RunDir) -> None:
+        run.config.write_text(f"{to_yaml(OLDER)}{CONFIG_END}\n")
+        whole = config_yaml(run_config(run))
+        assert leaves(parse_yaml(whole, where="x")).items() >= leaves(OLDER).items()
+        run.config.write_text(f"{whole}{CONFIG_END}\n")
+        assert config_yaml(run_config(run)) == whole
+
+    @pytest.mark.parametrize("version", [0, 2, "1.0"])
+    def test_a_format_that_there_never_was_or_is_not_yet_is_refused(self, run: RunDir, version: Any) -> None:
+        run.config.write_text(f"{to_yaml(OLDER | {'version': version})}{CONFIG_END}\n")
+        with pytest.raises(ConfigError, match="a format that this version does not read") as caught:
+            run_config(run)
+        assert "newer one" in str(caught.value)
+
+
+def leaves(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a configuration by their dotted names."""
+    inner = {name: part for name, part in sections.items() if isinstance(part, dict)}
+    return {name: value for name, value in sections.items() if name not in inner} | {
+        f"{section}.{name}": value for section, part in inner.items() for name, value in part.items()
+    }
+
+
 class TestOfACommandLine:
     @pytest.fixture(autouse=True)
     def _no_settings_around(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +208,23 @@ class TestOfACommandLine:
         monkeypatch.setenv("TUNESMITH__TRAINING__MAX_STEPS", "many")
         with pytest.raises(ConfigError, match=r"training\.max_steps: 'many'"):
             resolve_config(["--data.train", "x"])
+
+    @pytest.mark.parametrize("name", OTHER_AND_WRONG)
+    def test_every_setting_can_come_from_the_environment(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = {"data.train": "rows.jsonl", **BESIDE.get(name, {}), name: OTHER_AND_WRONG[name][0]}
+        in_environment(monkeypatch, settings)
+        assert resolve_config([]) == with_absolute_paths(parse_config(apply_overrides({}, settings)))
+
+    @pytest.mark.parametrize("name", OTHER_AND_WRONG)
+    def test_a_wrong_value_of_any_of_them_is_refused_by_its_name(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        in_environment(monkeypatch, {"data.train": "rows.jsonl", name: OTHER_AND_WRONG[name][1]})
+        with pytest.raises(ConfigError) as caught:
+            resolve_config([])
+        assert [problem.field for problem in caught.value.problems] == [name]
 
     def test_paths_do_not_depend_on_where_the_trainer_stands(self, tmp_path: Path) -> None:
         config = resolve_config(["--data.train", "rows.jsonl"])
