@@ -6,7 +6,7 @@ import ast
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,24 @@ def both(first: Callable[[], Any], second: Callable[[], Any]) -> None:
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(called, first), pool.submit(called, second)]:
             done.result()
+
+
+def waits_for(lock: AbstractContextManager[Any], call: Callable[[], Any]) -> bool:
+    """Return whether ``call``, in a thread of its own, waits as long as ``lock`` is held; it then runs to its end."""
+    begun, done = threading.Event(), threading.Event()
+
+    def called() -> None:
+        begun.set()
+        call()
+        done.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with lock:
+            ended = pool.submit(called)
+            begun.wait(20)
+            waited = not done.wait(0.1)
+        ended.result()
+    return waited
 
 
 class Meeting:

@@ -18,6 +18,7 @@ from backend.manager.run_manager import RunManager
 from backend.run.folder import RunDir
 from backend.run.reports import DataCheck, DataFinding, RunStatus
 from backend.run.settings import parse_config
+from backend.utils.lock_utils import LockedError, hold_lock
 
 CONFIG = parse_config({"name": "foods", "data": {"train": "/data/foods.jsonl"}})
 
@@ -79,6 +80,13 @@ def test_the_same_configuration_twice_is_two_runs_unless_once_is_asked_for(
     assert launch(tmp_path, CONFIG, "start").id != first.id
     assert launch(tmp_path, CONFIG, "start", once=True).id in {run.id for run in RunDir.all_under(tmp_path)}
     assert len(locks) == 2
+
+
+def test_a_start_waits_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0)
+    with hold_lock(tmp_path / ".start.lock"), pytest.raises(LockedError):
+        launch(tmp_path, CONFIG, "create")
+    assert list(RunDir.all_under(tmp_path)) == []
 
 
 def test_four_askers_at_once_make_one_run(tmp_path: Path, locks: list[object]) -> None:

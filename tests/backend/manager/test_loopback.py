@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,7 +16,7 @@ import pytest
 from backend.errors import NextStep, RunError
 from backend.manager.loopback import LoopbackManager, ask_json, end_process
 from backend.utils.file_utils import write_json_durably
-from backend.utils.lock_utils import is_locked
+from backend.utils.lock_utils import LockedError, hold_lock, is_locked
 from backend.utils.process_utils import ProcessIdentity, identify, is_alive
 from backend.utils.record_utils import record_to_json
 
@@ -135,6 +135,18 @@ class TestOneServer:
         monkeypatch.setattr(small, "_end_recorded", lambda: (locked.append(is_locked(lock)), False)[1])
         assert not small.stop()
         assert locked == [True]
+
+    @pytest.mark.parametrize("act", [SmallManager.start, SmallManager.stop])
+    def test_whoever_starts_or_stops_one_waits_for_another_who_does(
+        self, small: SmallManager, monkeypatch: pytest.MonkeyPatch, act: Callable[[SmallManager], object]
+    ) -> None:
+        (small.root / ".small").mkdir(parents=True)
+        with hold_lock(small.root / ".small.lock"), monkeypatch.context() as hurried:
+            hurried.setattr(SmallManager, "start_seconds", 0)
+            hurried.setattr(SmallManager, "stop_seconds", 0)
+            with pytest.raises(LockedError):
+                act(small)
+        assert [path.name for path in (small.root / ".small").iterdir()] == []
 
     def test_a_torn_record_is_none(self, small: SmallManager) -> None:
         (small.root / ".small").mkdir(parents=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from backend.errors import ModelError, RunError
-from backend.manager import process_manager
+from backend.manager import process_manager, queue_manager
 from backend.manager.queue_manager import QueueManager
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
-from backend.utils.lock_utils import is_locked
+from backend.utils.lock_utils import LockedError, hold_lock, is_locked
 from tests.backend.manager.conftest import stand_in
 from tests.eventually import eventually
 
@@ -194,6 +194,32 @@ class TestScheduling:
         assert sorted(starter.started) == [runs[0].id, runs[1].id]
         for run in runs[:2]:
             starter.end(run)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda queue, run: queue.enqueue(run),
+        lambda queue, _: queue.change(order(queue)[0], hold=True),
+        lambda queue, _: queue.set_slots("default", 2),
+        lambda queue, _: queue.schedule(),
+    ],
+    ids=["enqueue", "change", "set_slots", "schedule"],
+)
+def test_whoever_moves_the_queue_waits_for_another_who_does(
+    queue: QueueManager,
+    root: Path,
+    starter: Starter,
+    runs: list[RunDir],
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[QueueManager, RunDir], object],
+) -> None:
+    queue.enqueue(runs[0])
+    before = queue.waiting()
+    monkeypatch.setattr(queue_manager, "_PATIENCE_SECONDS", 0)
+    with hold_lock(root / ".queue.lock"), pytest.raises(LockedError):
+        act(queue, runs[1])
+    assert (queue.waiting(), queue.slots(), starter.started) == (before, {"default": 1}, [])
 
 
 def test_whoever_ends_a_run_starts_the_next(root: Path) -> None:

@@ -18,7 +18,8 @@ from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.reports import Outcome, RunStatus
 from backend.run.settings import parse_config
-from backend.utils.lock_utils import hold_folder, is_locked
+from backend.utils.lock_utils import LockedError, hold_folder, hold_lock, is_locked
+from tests.locks import Meeting, both
 
 CONFIG = (
     "model:\n  model_name_or_path: {model}\ntuning:\n  method: {method}\ntraining:\n  learning_rate: {rate}\n"
@@ -38,6 +39,12 @@ class TestListing:
     def test_an_empty_or_missing_root_has_no_runs(self, manager: RunManager, tmp_path: Path) -> None:
         assert manager.list() == ()
         assert RunManager(tmp_path / "missing").list() == ()
+
+    def test_one_thread_looks_at_a_time(self, manager: RunManager, monkeypatch: pytest.MonkeyPatch) -> None:
+        meeting = Meeting()
+        monkeypatch.setattr(manager, "_scan", meeting.within(manager._scan))
+        both(manager.list, manager.list)
+        assert not meeting.happened
 
     def test_newest_first_with_what_a_line_shows(self, manager: RunManager, root: Path) -> None:
         older, newer = root / "20260101-000000-a-0001", root / "20260102-000000-b-0002"
@@ -191,6 +198,15 @@ class TestLabels:
         assert manager.show(run.id).status is RunStatus.CREATED
         manager.tag(run.id, add=["a"])
         assert manager.show(run.id).labels.tags == ("a",)
+
+    def test_f13_an_edit_waits_for_another(
+        self, manager: RunManager, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = make(root)
+        monkeypatch.setattr(run_manager, "_PATIENCE_SECONDS", 0)
+        with hold_lock(root / ".labels.lock"), pytest.raises(LockedError):
+            manager.note(run.id, "too early")
+        assert manager.show(run.id).labels.note == ""
 
     def test_f13_no_edit_is_lost(self, root: Path) -> None:
         run = make(root)

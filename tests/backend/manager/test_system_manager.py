@@ -14,6 +14,7 @@ from backend.manager.system_manager import (
     DiskForecast,
     NullGpuSensor,
     NvmlGpuSensor,
+    SystemSample,
     SystemSampler,
     folder_bytes,
     forecast_disk,
@@ -22,6 +23,7 @@ from backend.manager.system_manager import (
 )
 from backend.run.folder import RunDir
 from tests.fakes import FakeGpuSensor
+from tests.locks import Meeting, both
 
 
 def burn() -> None:
@@ -59,6 +61,14 @@ class TestSampling:
         monkeypatch.setattr(system_manager, "_cpu_seconds", lambda: next(seconds))
         sampler = SystemSampler(tmp_path, NullGpuSensor(), keep_seconds=1.0)
         assert [sampler.sample().cpu_percent for _ in range(5)] == [50.0, 50.0, 50.0, 10.0, 10.0]
+
+    def test_two_who_ask_at_once_make_one_look(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sampler, meeting = SystemSampler(tmp_path, NullGpuSensor(), keep_seconds=60), Meeting()
+        monkeypatch.setattr(sampler, "_look", meeting.within(sampler._look))
+        seen: list[SystemSample] = []
+        both(lambda: seen.append(sampler.sample()), lambda: seen.append(sampler.sample()))
+        assert not meeting.happened
+        assert seen[0] is seen[1]
 
     def test_no_time_between_two_looks_is_no_load(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,10 @@ def run(tmp_path: Path) -> RunDir:
     return RunDir.create(tmp_path / "runs", "a", config_yaml(absolute(training={"max_steps": 20})))
 
 
+def keep(run: RunDir, text: str) -> None:
+    run.config.write_text(f"{text}{CONFIG_END}\n")
+
+
 def in_environment(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     """Set a variable for each setting, its value written as YAML has it."""
     for name, value in settings.items():
@@ -158,7 +162,7 @@ class TestOfAnOlderVersion:
 
     @pytest.mark.parametrize("version", [{}, {"version": 1}], ids=["without a version", "version 1"])
     def test_it_migrates_by_its_defaults(self, run: RunDir, version: dict[str, int]) -> None:
-        run.config.write_text(f"{to_yaml(version | OLDER)}{CONFIG_END}\n")
+        keep(run, to_yaml(version | OLDER))
         config = run_config(run)
         said = {name: value_of(config, name) for name in leaves(OLDER)}
         assert said == leaves(OLDER)
@@ -168,15 +172,15 @@ class TestOfAnOlderVersion:
         assert len(unsaid) > 60
 
     def test_read_and_written_again_it_is_a_file_of_today(self, run: RunDir) -> None:
-        run.config.write_text(f"{to_yaml(OLDER)}{CONFIG_END}\n")
+        keep(run, to_yaml(OLDER))
         whole = config_yaml(run_config(run))
         assert leaves(parse_yaml(whole, where="x")).items() >= leaves(OLDER).items()
-        run.config.write_text(f"{whole}{CONFIG_END}\n")
+        keep(run, whole)
         assert config_yaml(run_config(run)) == whole
 
     @pytest.mark.parametrize("version", [0, 2, "1.0"])
     def test_a_format_that_there_never_was_or_is_not_yet_is_refused(self, run: RunDir, version: Any) -> None:
-        run.config.write_text(f"{to_yaml(OLDER | {'version': version})}{CONFIG_END}\n")
+        keep(run, to_yaml(OLDER | {"version": version}))
         with pytest.raises(ConfigError, match="a format that this version does not read") as caught:
             run_config(run)
         assert "newer one" in str(caught.value)
