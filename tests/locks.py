@@ -89,7 +89,7 @@ class Meeting:
         self._patience_seconds = patience_seconds
         self._inside = threading.Barrier(2)
 
-    def wait(self, *_: object) -> None:
+    def wait(self, *_: object, **__: object) -> None:
         """Wait for another thread; once nobody came, nobody waits any more."""
         with suppress(threading.BrokenBarrierError):
             self._inside.wait(self._patience_seconds)

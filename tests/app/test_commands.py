@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock, create_autospec
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -14,6 +15,7 @@ from app.commands import Answer, Command, Commands
 from backend.manager.queue_manager import QueueManager
 from tests.app.waiting import at_work, settled, texts
 from tests.eventually import eventually
+from tests.locks import Meeting, both, waits_for
 from tests.runs import DISTINCT, write_rows
 
 PATIENCE = 60.0
@@ -142,6 +144,16 @@ def test_the_same_question_is_asked_once_until_it_changes() -> None:
     for command in (first, other, again):
         done(command)
     assert at_work(kept) == []
+
+
+def test_two_who_ask_the_same_at_once_start_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting, started = Meeting(), create_autospec(Command)
+    started.side_effect = lambda *_: meeting.wait() or Mock(Command, answer=None)
+    monkeypatch.setattr(module, "Command", started)
+    kept = Commands()
+    both(*[lambda: kept.start(["doctor"], "", PATIENCE)] * 2)
+    assert (meeting.happened, started.call_count) == (False, 1)
+    assert waits_for(kept._guard, lambda: kept.forget(["doctor"], ""))
 
 
 def test_old_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

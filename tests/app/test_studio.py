@@ -10,6 +10,7 @@ import pytest
 from app.studio import Reading, reading, studio
 from backend.manager.curves import Line, View
 from tests.app.states import Runs
+from tests.locks import Meeting, both
 
 
 def test_one_studio_over_the_folder_of_the_environment(root: Path) -> None:
@@ -56,6 +57,17 @@ def test_a_line_is_made_once_and_anew_with_news(runs: Runs) -> None:
     assert shared.line("train/loss", View()).y == first.y[:40]
     run.metrics_file.unlink()
     assert shared.line("train/loss", View()) == Line([], [])
+
+
+def test_one_session_reads_at_a_time(runs: Runs) -> None:
+    shared, meeting = Reading(runs.finished(steps=3)), Meeting()
+
+    def look() -> None:
+        with shared.fresh():
+            meeting.wait()
+
+    both(look, look)
+    assert not meeting.happened
 
 
 def test_w24_many_sessions_read_each_line_once(runs: Runs) -> None:

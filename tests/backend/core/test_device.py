@@ -30,6 +30,7 @@ from backend.core.device import (
 )
 from backend.errors import ModelError
 from backend.utils.machine_utils import available_cores
+from tests.locks import Meeting, both
 
 PLAN = ComputePlan("cpu", "bfloat16", lanes=3, threads=2, matmul_precision="medium")
 
@@ -173,6 +174,19 @@ def test_probing_leaves_torch_as_it_was() -> None:
     plan_compute(cores=2)
 
     assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("high", 2)
+
+
+def test_two_who_probe_at_once_leave_the_precision_as_it_was() -> None:
+    meeting, before = Meeting(), torch.get_float32_matmul_precision()
+
+    def probe() -> None:
+        with device._medium_products():
+            assert torch.get_float32_matmul_precision() == "medium"
+            meeting.wait()
+
+    both(probe, probe)
+    assert not meeting.happened
+    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize(("error", "precision"), [(0.0, "medium"), (1e-3, "highest")])

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import ParamWrapper
 from torch import Tensor, nn
 
-from backend.core.fused_lora import fuse_lora
+from backend.core.fused_lora import fuse_lora, run_experts_in_turn
 from backend.core.model_loader import load_base
 from backend.core.quantized import Quantization
+from tests.locks import Meeting, both
 
 NF4 = Quantization("nf4", nested=True, dtype=torch.float32)
 INT8 = Quantization("int8", nested=False, dtype=torch.float32)
@@ -218,3 +220,24 @@ def test_beside_packed_weights_it_is_pefts_own_too(tiny_folder: Path, stored: Qu
 
     for ours, theirs in zip(outcome(fused=True), outcome(fused=False), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+class _Experts(ParamWrapper):
+    """Adapted experts that wait in their forward pass whether another thread comes in."""
+
+    def __init__(self, meeting: Meeting) -> None:
+        nn.Module.__init__(self)
+        self.meeting = meeting
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.meeting.wait()
+        return x
+
+
+@pytest.mark.parametrize(("in_turn", "met"), [(True, False), (False, True)])
+def test_adapted_experts_run_in_one_thread_at_a_time(in_turn: bool, met: bool) -> None:
+    meeting = Meeting(20 if met else 0.2)
+    first, second = _Experts(meeting), _Experts(meeting)
+    run_experts_in_turn(nn.ModuleList([first, second] if in_turn else []))
+    both(lambda: first(torch.ones(1)), lambda: second(torch.ones(1)))
+    assert meeting.happened == met

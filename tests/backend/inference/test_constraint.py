@@ -6,13 +6,17 @@ import json
 import re
 from functools import cache
 from typing import Any
+from unittest.mock import create_autospec
 
+import llguidance
+import llguidance.hf
 import pytest
 
 from backend.core.tokenizer import decode
 from backend.errors import InferenceError
 from backend.inference.constraint import MAX_CHARACTERS, MAX_CHOICES, Constrainer, Constraint
 from backend.inference.decoding import Decoding, Sampling
+from tests.locks import Meeting, both
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -181,3 +185,13 @@ def test_model_and_tokenizer_may_differ_in_size_both_ways(rows: int) -> None:
     expected = {TOKENIZER.convert_tokens_to_ids(letter) for letter in "ab"}
     assert allowed.shape == (rows,)
     assert {*allowed.nonzero().flatten().tolist()} == {each for each in expected if each < rows}
+
+
+def test_the_first_two_who_ask_at_once_make_one_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting, real = Meeting(), llguidance.hf.from_tokenizer
+    made = create_autospec(real, side_effect=meeting.within(real))
+    monkeypatch.setattr("llguidance.hf.from_tokenizer", made)
+    fresh = Constrainer(TOKENIZER, VOCABULARY, STOPS)
+    both(*[lambda: fresh.matcher(Constraint.regex("a"))] * 2)
+    assert not meeting.happened
+    assert made.call_count == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import InferenceError
+from backend.errors import InferenceError, RunError
 from backend.inference.scores import Asked, compare, write_scores
 from backend.run.folder import RunDir
 
@@ -47,3 +47,11 @@ def test_a_run_without_a_result_gets_none(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a", "seed: 1")
     write_scores(run, compare(ROWS, base=["1", "2", "3"], tuned=["1", "2", "3"]))
     assert not run.scores_file.exists()
+
+
+def test_nothing_is_written_into_a_run_that_is_being_deleted(trained: RunDir, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    run.scores_file.unlink(missing_ok=True)
+    with run.hold_for_deleting(), pytest.raises(RunError) as caught:
+        write_scores(run, compare(ROWS, base=["1", "2", "3"], tuned=["1", "2", "3"]))
+    assert (caught.value.code, run.scores_file.exists()) == ("no-such-run", False)

@@ -32,6 +32,7 @@ from backend.server.jobs import Failure, Job, TokenDelta
 from backend.server.metrics import Metrics
 from backend.utils.lock_utils import is_folder_held
 from tests.eventually import eventually
+from tests.locks import Meeting, both, waits_for
 from tests.tiny import tiny_model_folder
 
 LONG = 300
@@ -167,6 +168,47 @@ def test_a_full_queue_is_said(make: Callable[..., Engine], trained: RunDir) -> N
         job.cancelled = True
     eventually(lambda: engine._queued == 0)
     engine.submit(_job(engine, source)[0])
+
+
+def test_of_two_at_once_one_gets_the_last_place(trained: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count is looked at and changed by one thread at a time: the other waits between the two."""
+    engine, meeting = Engine(Limits(waiting=1), Metrics()), Meeting()
+    monkeypatch.setattr(engine, "revive", meeting.wait)
+    refused: list[str] = []
+
+    def submit() -> None:
+        try:
+            engine.submit(Job((find_model(trained), 1.0), [1], [Sampling()], [None], (), Recorder()))
+        except InferenceError as error:
+            refused.append(error.code)
+
+    both(submit, submit)
+    assert (meeting.happened, refused, engine._queued) == (False, ["queue-full"], 1)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda engine, _: engine.revive(),
+        lambda engine, job: engine.submit(job),
+        lambda engine, _: engine.compute((None, 1.0), lambda _: None),
+        lambda engine, job: engine._leave_queue(job),
+        lambda engine, _: engine._end(),
+    ],
+    ids=["revive", "submit", "compute", "leave", "end"],
+)
+def test_what_belongs_to_all_threads_is_touched_under_the_lock(
+    trained: RunDir, act: Callable[[Engine, Job], object]
+) -> None:
+    engine = Engine(Limits(), Metrics())
+    job = Job((find_model(trained), 1.0), [1], [Sampling()], [None], (), Recorder())
+    assert waits_for(engine._lock, lambda: act(engine, job))
+
+
+def test_so_is_the_wish_to_close(make: Callable[..., Engine]) -> None:
+    engine = make()
+    assert waits_for(engine._lock, engine.close)
+    assert not engine._thread.is_alive()
 
 
 def test_so_is_more_work_than_may_wait(trained: RunDir) -> None:
