@@ -160,6 +160,9 @@ matrix: $(STAMP) ## A slice of the tests on other people's machines: processors,
 matrix-whole: $(STAMP) ## Every test but those in a browser, on each of these machines; hours
 	$(BIN)/python benchmarks/matrix.py
 
+from-wheel: $(STAMP) ## The tests of the back end against the installed wheel, where no source is seen
+	$(BIN)/python benchmarks/from_wheel.py $(TESTS)
+
 families: $(STAMP) ## Try every family of models that transformers knows, and write docs/families.md
 	PYTHONPATH=. $(BIN)/python benchmarks/families.py
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import itertools
 import json
@@ -28,6 +27,7 @@ from backend.utils.config_utils import dotted_names
 from benchmarks.architecture_map import COLUMNS, PICTURE, drawing, imports, layers, purpose
 from tests.house import APP, BACKEND, ROOMS, ROOT, TESTS, dotted, parsed
 from tests.runs import child_environment, write_rows
+from tests.wheels import built
 
 HEAVY = ("torch", "transformers", "peft", "streamlit", "tensorflow", "pydantic")
 MODULES = [dotted(path) for path in BACKEND]
@@ -515,9 +515,7 @@ class TestWheel:
     @pytest.fixture(scope="class")
     @classmethod
     def wheel(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        build = importlib.import_module("hatchling.builders.wheel").WheelBuilder(str(ROOT))
-        (built,) = build.build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])
-        return Path(built)
+        return built(tmp_path_factory.mktemp("wheel"))
 
     def test_w27_every_module_is_in_it(self, wheel: Path) -> None:
         names = set(zipfile.ZipFile(wheel).namelist())

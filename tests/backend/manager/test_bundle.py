@@ -17,6 +17,7 @@ from backend.manager.run_manager import RunManager
 from backend.run.environment import Environment
 from backend.run.folder import RunDir
 from backend.run.reports import Outcome, RunStatus
+from backend.utils.file_utils import sweep_temporaries
 
 
 @pytest.fixture
@@ -243,3 +244,11 @@ def test_a_bundle_of_countless_files_is_refused(tmp_path: Path, monkeypatch: pyt
     file = packed(tmp_path / "b.tar.gz", {f"run/{n}": b"" for n in range(3)})
     with pytest.raises(RunError, match="more than 2 files"), opened_bundle(file, tmp_path):
         pass
+
+
+def test_nobody_sweeps_away_what_is_being_read(finished: RunDir, tmp_path: Path) -> None:
+    packed, workplace = write_bundle(finished, tmp_path / "run.tar.gz"), tmp_path / "work"
+    with opened_bundle(packed, workplace) as unpacked:
+        assert sweep_temporaries(workplace, older_than_seconds=-1) == []
+        assert RunDir(unpacked).exists()
+    assert list(workplace.iterdir()) == []

@@ -9,12 +9,16 @@ import re
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from backend.errors import RunError
+from backend.manager import run_import
 from backend.manager.run_manager import RunManager
 from backend.run.folder import RunDir
+from backend.utils.file_utils import sweep_temporaries
 from tests.runs import tree
 
 NEW_ID = re.compile(r"\d{8}-\d{6}-[a-z0-9-]+-[0-9a-f]{4}")
@@ -148,3 +152,18 @@ def test_a_copy_that_the_disk_refuses_is_told_with_its_reason(
         manager.import_folder(elsewhere.path)
     assert caught.value.code == "cannot-copy"
     assert list(manager.root.glob(".*tmp")) == []
+
+
+def test_nobody_sweeps_away_a_copy_that_is_being_made(
+    manager: RunManager, elsewhere: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[Path] = []
+
+    def copy(*args: Any, **options: Any) -> None:
+        swept.extend(sweep_temporaries(manager.root, older_than_seconds=-1))
+        copytree(*args, **options)
+
+    copytree = shutil.copytree
+    monkeypatch.setattr(run_import.shutil, "copytree", create_autospec(copytree, side_effect=copy))
+    assert manager.import_folder(elsewhere.path).exists()
+    assert swept == []
