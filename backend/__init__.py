@@ -3,8 +3,11 @@
 import logging
 import sys
 
-# peft imports bitsandbytes wherever it is installed. On processors with AVX512-BF16 bitsandbytes then has the package
-# `kernels` download native code from the Hub and run it, and warns where it cannot. Nothing here needs that code, so
-# `kernels` counts as not installed, and the warning is silenced.
+from backend.utils import lean_imports
+
+lean_imports.install()
+
+# On processors with AVX512-BF16 bitsandbytes has the package `kernels` download native code from the Hub and run it,
+# and warns where it cannot. Nothing here needs that code: `kernels` counts as not installed, and it warns of nothing.
 sys.modules["kernels"] = None  # type: ignore[assignment]
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

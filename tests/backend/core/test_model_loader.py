@@ -268,6 +268,31 @@ def test_merging_keeps_what_the_model_says(tiny_folder: Path, adapter: Path) -> 
     assert not [name for name, _ in merged.named_parameters() if "lora_" in name]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"use_dora": True}])
+def test_merging_gives_the_bits_that_peft_gives(
+    tiny_folder: Path, dtype: torch.dtype, settings: dict[str, Any]
+) -> None:
+    def tuned() -> PeftModel:
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], **settings)
+        made = get_peft_model(load_base(tiny_folder, dtype=dtype), config)
+        for name, weight in made.named_parameters():
+            weight.data.add_(0.1 * ("lora_" in name))
+        return made
+
+    ours, theirs = merge_adapter(tuned()).state_dict(), tuned().merge_and_unload(safe_merge=True).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_large_weights_whose_sum_overflows_are_merged(tiny_folder: Path, adapter: Path) -> None:
+    base = load_base(tiny_folder)
+    base.model.layers[0].self_attn.q_proj.weight.data.fill_(3e38)
+    merged = merge_adapter(load_adapter(base, adapter))
+    assert merged.model.layers[0].self_attn.q_proj.weight.isfinite().all()
+
+
 def test_an_adapter_with_nan_is_not_merged(tiny_folder: Path, adapter: Path) -> None:
     weights = load_file(adapter / "adapter_model.safetensors")
     weights[next(name for name in weights if "lora_B" in name)].fill_(float("nan"))
