@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from tests.house import APP, BACKEND, ROOT, parsed
+from tests.house import parsed
 
 FILE_LOCKS = frozenset(
     {"hold_lock", "hold_folder", "share_lock", "share_folder"}  # backend/utils/lock_utils.py
@@ -33,7 +33,7 @@ def lock_names(tree: ast.Module) -> set[str]:
 
 def locks_taken(path: Path) -> Iterator[tuple[int, str]]:
     """Each lock that a module takes for a block: its line and its expression."""
-    names = lock_names(parsed(path))
+    names, source = lock_names(parsed(path)), path.read_text(encoding="utf-8")
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.With):
             for item in node.items:
@@ -42,12 +42,7 @@ def locks_taken(path: Path) -> Iterator[tuple[int, str]]:
                 ]
                 called = {text.split("(")[0].rpartition(".")[2] for text in inner if "(" in text}
                 if names & {*inner} or FILE_LOCKS & called:
-                    yield item.context_expr.lineno, ast.unparse(item.context_expr)
-
-
-def all_locks() -> list[tuple[str, int, str]]:
-    """(file, line, expression) of every lock that backend and app take."""
-    return [(str(path.relative_to(ROOT)), *taken) for path in (*BACKEND, *APP) for taken in locks_taken(path)]
+                    yield item.context_expr.lineno, ast.get_source_segment(source, item.context_expr) or ""
 
 
 def both(first: Callable[[], Any], second: Callable[[], Any]) -> None:

@@ -19,6 +19,7 @@ from backend.run.files import Part, RunFiles
 from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
 from tests.house import ROOMS, parsed
+from tests.mutants.faults import FAULTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -274,3 +275,30 @@ def test_every_part_of_a_run_folder_stands_in_the_life_of_a_run() -> None:
 def test_the_readme_counts_the_kinds_of_faults_that_the_data_check_knows() -> None:
     (told,) = re.findall(r"(\d+) kinds of fault", text_of(ROOT / "README.md"))
     assert int(told) == len({check.number for check in ALL})
+
+
+# --- docs/testing.md --------------------------------------------------------------------------------------
+
+TESTING = text_of(ROOT / "docs" / "testing.md")
+NAMED_TESTS = sorted(set(re.findall(r"`((?:tests|benchmarks)/[\w/.]+(?:::\w+)?)`", TESTING)))
+
+
+@pytest.mark.parametrize("named", NAMED_TESTS)
+def test_every_test_that_the_page_names_is_there(named: str) -> None:
+    file, _, name = named.partition("::")
+    assert (ROOT / file).exists()
+    assert {name} - {""} <= defined_in(ROOT / file)
+
+
+def test_every_fault_that_the_page_names_is_planted() -> None:
+    named = set(re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", TESTING)) - {"italics"}
+    assert named - {fault.name for fault in FAULTS} == set()
+    assert len(named) > 40
+
+
+def test_the_page_names_every_mistake_of_the_earlier_app() -> None:
+    rows = TESTING.split("## Mistakes that must not come back")[1].split("\n## ")[0]
+    assert re.findall(r"\bW(\d+) ", rows) == [str(number) for number in range(1, 29)]
+    tests = re.findall(r"::test_(w[\d_w]+)", rows)
+    assert len(tests) == 26
+    assert len(NAMED_TESTS) > 100

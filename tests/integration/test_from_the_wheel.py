@@ -12,6 +12,10 @@ from tests.house import BACKEND, dotted
 from tests.runs import SHORT, child_environment, write_rows
 from tests.wheels import built, installed
 
+pytestmark = pytest.mark.timeout(
+    1200
+)  # interpreters that read everything anew, on a machine that may be busy
+
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -27,7 +31,6 @@ def said(*words: str | Path, cwd: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
     )
     assert child.returncode == 0, child.stderr
     return child.stdout

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tests.mutants.fault import Fault
+from tests.mutants.locks import lock_faults
 
-
-@dataclass(frozen=True)
-class Fault:
-    """``was``, which stands exactly once in ``file``, becomes ``becomes``; one of ``tests`` must then fail."""
-
-    name: str
-    file: str
-    was: str
-    becomes: str
-    tests: tuple[str, ...]
-
+__all__ = ["FAULTS", "Fault"]
 
 BATCHING = "tests/backend/training/test_batching.py"
 GRADIENTS = "tests/backend/training/test_gradients.py"
@@ -428,6 +419,13 @@ FAULTS: tuple[Fault, ...] = (
         ("tests/backend/commands/test_cli.py", "tests/integration/test_bad_inputs.py"),
     ),
     Fault(
+        "a preview shows no rows",
+        "backend/core/encoding/preview.py",
+        "for row in dataset.train[:rows]",
+        "for row in dataset.train[:0]",
+        ("tests/backend/core/encoding/test_preview.py",),
+    ),
+    Fault(
         "a preview shows every token as trained",
         "backend/core/encoding/preview.py",
         'else "trained" if trained and index else "context"',
@@ -471,4 +469,6 @@ FAULTS: tuple[Fault, ...] = (
         "ordered = values",
         ("tests/backend/export/test_gguf_writer.py", "tests/backend/export/test_job.py"),
     ),
+    # --- two at once
+    *lock_faults(),
 )

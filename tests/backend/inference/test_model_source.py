@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from backend.run.checkpoints import step_name
 from backend.run.environment import ComputePlan, Environment, Facts
 from backend.run.folder import RunDir
 from backend.training.checkpoint import save_result
+from backend.utils.lock_utils import is_folder_held
 from tests.runs import make_run
 from tests.tiny import tiny_model_folder
 
@@ -90,6 +92,21 @@ def test_an_unfinished_run(tmp_path: Path, learner: Path, rows_file: Path) -> No
     assert caught.value.code == "unfinished-run"
     assert made.checkpoint_steps() == []
     assert find_model(made, base=True).base == learner
+
+
+def test_the_run_is_not_deleted_while_its_files_are_looked_for(
+    copied: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    real = model_source.base_of
+
+    def watched(run: RunDir, base_model: str | Path | None = None) -> Path:
+        held.append(is_folder_held(run.path))
+        return real(run, base_model)
+
+    monkeypatch.setattr(model_source, "base_of", create_autospec(real, side_effect=watched))
+    find_model(copied)
+    assert held == [True]
 
 
 def test_another_result_at_the_same_place_is_another(copied: RunDir) -> None:
