@@ -65,6 +65,7 @@ from backend.training.loop import TrainState, Variation, depends_on_cores, peak_
 from backend.training.objective import Objective
 from backend.training.provenance import (
     facts_of,
+    layers_here,
     machine,
     machine_changes,
     plan_here,
@@ -185,11 +186,11 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     watch(Progress("loading the model"))
     kept = world.broadcast(plan_here(known, config.model.dtype, cores=available_cores() // world.local_size))
-    here = machine(kept, quantized=config.model.quantization is not None)
     plan = replace(kept, device=world.own_device(kept.device))
     apply_plan(plan)
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
-    state = _initial_state(inputs, plan, held, config)
+    state = _initial_state(inputs, plan, held, config, known)
+    here = machine(kept, layers=state.forward.layers_used, quantized=config.model.quantization is not None)
     reference_pass = ReferencePass(config, state.forward, rows, held.examples, plan, world)
     objective, of_held_out = reference_pass.objectives(run_dir, inputs.facts, watch, prove=checkpoint is None)
     if checkpoint is not None:
@@ -363,7 +364,9 @@ def _load_best(run_dir: RunDir, state: TrainState, steps: int, best: int | None)
     return f"{message} The result is the model of step {best}, where the held-out loss was lowest."
 
 
-def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: RunConfig) -> TrainState:
+def _initial_state(
+    inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: RunConfig, known: Environment
+) -> TrainState:
     """Load the base, make it trainable and create the optimizer. Raises DataError if rows do not fit the model."""
     dtype = torch.float32 if config.tuning.trains_all else torch_dtype(plan)
     quantization = Quantization.of(config.model, dtype)
@@ -380,10 +383,13 @@ def _initial_state(inputs: _Inputs, plan: ComputePlan, held: HeldOut, config: Ru
         without_dropout(trainable)
     if config.training.gradient_checkpointing:
         recompute_layers(trainable)
+    layers = layers_here(known, config.training.layers_implementation)
     forward = replace(
-        choose_forward(trainable, longest_row=config.data.max_length, plan=plan),
+        choose_forward(trainable, longest_row=config.data.max_length, plan=plan, layers=layers),
         neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
     )
+    why = f" ({forward.layers})" if isinstance(forward.layers, str) else ""
+    log.info("Layers computed by %s%s", forward.layers_used, why)
     if depends_on_cores(forward, plan):
         log.info("The same seed gives other bits on another number of cores")
     return TrainState.start(forward, _resolved(config, forward))

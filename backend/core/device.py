@@ -7,7 +7,7 @@ import os
 import platform
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -83,12 +83,24 @@ def processor(device: str) -> str:
 
 def _model_name() -> str:
     """Return the processor's name as the operating system gives it."""
+    return (
+        _cpuinfo({"model name", "CPU part"}) or platform.processor() or platform.machine()
+    )  # the latter on ARM
+
+
+def _vendor() -> str:
+    """Return who made the processor, as it says itself, such as GenuineIntel; empty where that is not known."""
+    return _cpuinfo({"vendor_id"})
+
+
+def _cpuinfo(names: Collection[str]) -> str:
+    """Return the first value of these names in what Linux says about its processors; empty if there is none."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
-            if name.strip() in {"model name", "CPU part"}:  # the latter on ARM
+            if name.strip() in names:
                 return value.strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def apply_plan(plan: ComputePlan) -> None:
@@ -147,15 +159,18 @@ def _auto(fast: bool) -> str:
 
 
 def _multiplies_bfloat16() -> bool:
-    """True if this processor has bfloat16 matrix instructions (AMX-BF16, AVX512-BF16) and may use them."""
+    """True if this processor has bfloat16 matrix instructions (AMX-BF16, AVX512-BF16) that beat float32.
+
+    On Intel's, AVX512-BF16 alone does not: half the speed of float32 on Emerald Rapids (docs/performance.md).
+    """
     limits = {os.environ.get(name, "").upper() for name in _ISA_LIMITS}
     if limits & _ISA_WITHOUT_BFLOAT16 or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
     # private in torch; in a version without them, bool() stands in and returns False
-    checks = (
-        getattr(torch.cpu, name, bool) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    has_tiles, has_vectors = (
+        getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
-    return any(is_supported() for is_supported in checks)
+    return has_tiles or (has_vectors and _vendor() != "GenuineIntel")
 
 
 def seed_everything(seed: int) -> None:

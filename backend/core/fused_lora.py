@@ -58,7 +58,7 @@ class _FusedLora(torch.autograd.Function):
 
 
 def _forward(self: LoraLayer, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    name = _fusible_adapter(self)
+    name = plain_adapter(self)
     if name is None or args or kwargs:
         plain: Tensor = type(self).forward(self, x, *args, **kwargs)
         return plain
@@ -69,7 +69,7 @@ def _forward(self: LoraLayer, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return fused
 
 
-def _fusible_adapter(layer: LoraLayer) -> str | None:
+def plain_adapter(layer: LoraLayer) -> str | None:
     """Return the adapter's name if the layer is plain LoRA now: one adapter, unmerged, no variant, no dropout."""
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return None

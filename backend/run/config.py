@@ -372,6 +372,9 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     """Keep less of the forward pass and compute it again: less memory for long rows, about a third more time."""
 
+    layers_implementation: Literal["auto", "transformers", "tunesmith"] = "auto"
+    """Whose code computes the layers; auto takes Tunesmith's own on a processor where it is proved equal."""
+
     optim: Literal["adamw_torch", "adafactor", "muon", "lion_32bit", "lion_8bit", "adamw_8bit"] = (
         "adamw_torch"
     )

@@ -96,7 +96,8 @@ class Environment:
 
     ``processor`` is the kind of processor that computes, by name and instructions in use: with the plan and the
     versions it decides the bits. ``start_seconds`` is how long the trainer took from its imports to its first step;
-    ``ready`` is when that was, UTC in ISO 8601. ``attempt`` is filled in when it is written.
+    ``ready`` is when that was, UTC in ISO 8601. ``attempt`` is filled in when it is written. ``layers`` says whose
+    code computes the layers, and with which kernels; empty for versions that knew only those of transformers.
     """
 
     attempt: int = 0
@@ -110,3 +111,4 @@ class Environment:
     ready: str = ""
     data: RowsRead = RowsRead()
     changes: tuple[Change, ...] = ()
+    layers: str = ""

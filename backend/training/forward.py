@@ -1,9 +1,10 @@
 """The forward pass of training: a micro-batch in, its summed loss out.
 
-Two optimizations apply where a model allows them: rows run packed instead of padded, and the head is computed in
-chunks, on trained tokens only. Before training, ``choose_forward`` proves them on the real model: two short rows run
-one by one as transformers computes them, then together as training will. Packing is used only if the last hidden
-states agree and no row's states depend on the row before it. A model that cannot be trained is refused there.
+Three optimizations apply where a model allows them: rows run packed instead of padded, the head is computed in
+chunks, on trained tokens only, and the layers of known families are written out instead of left to autograd. Before
+training, ``choose_forward`` proves them on the real model: two short rows run one by one as transformers computes
+them, then together as training will. Packing is used only if the last hidden states agree and no row's states depend
+on the row before it, written-out layers only if gradients agree too. A model that cannot be trained is refused there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from transformers import PreTrainedModel
 from backend.core import packed_attention
 from backend.core.device import ComputePlan, restored_globals
 from backend.core.encoding.examples import Example
+from backend.core.engine.decoder import Decoder
+from backend.core.engine.library import kernels
 from backend.core.lanes import one_thread
 from backend.core.packed_attention import MicroBatch
 from backend.core.rope import forget_lengths, steady_length
@@ -48,6 +51,7 @@ from backend.training.proof import (
     draws,
     is_all_attention,
     is_linked,
+    moved,
     reraise_out_of_memory,
     tokens_of_rows,
     translated,
@@ -57,12 +61,16 @@ from backend.training.proof import (
 from backend.training.reach import text_body
 from backend.training.tuning import uses_dropout
 
+TRANSFORMERS = "transformers"
+"""The value of ``layers_used`` where the model's own layers run."""
 TOKENS = 17
 """Tokens of the longer row of the proof; fewer if the model's context is shorter."""
 LOSS_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Largest relative difference between two computations of one loss, by the precision of matrix products."""
 STATES_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """The same for the last hidden state of a token."""
+GRADIENTS_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+"""The same for the gradient of all trained weights together."""
 AGREEING = {torch.float32: 1.0, torch.bfloat16: 0.5}
 """Share of a row's tokens whose states must agree. In bfloat16 a router may choose another expert for some tokens;
 if rows were mixed up, few tokens would agree."""
@@ -74,6 +82,7 @@ class ForwardPass:
 
     ``draws``: the model itself draws random numbers in training mode, for dropout or in a router.
     ``steady_length``: rows of more tokens have rotary positions that depend on their length, so each runs alone.
+    ``layers``: the layers written out, or why the model's own run, as part of a sentence.
     If ``is_random``, pack batches without shared beginnings: a shared token would be drawn once for several rows.
     """
 
@@ -82,6 +91,7 @@ class ForwardPass:
     neftune_noise_alpha: float = 0.0
     draws: bool = False
     steady_length: int | None = None
+    layers: Decoder | str = "they were not asked for"
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -92,6 +102,11 @@ class ForwardPass:
     def body(self) -> nn.Module:
         """The transformers model without its head: token ids in, last hidden states out."""
         return text_body(self.causal)
+
+    @property
+    def layers_used(self) -> str:
+        """Whose code computes the layers, and with which kernels; together with the machine it decides the bits."""
+        return f"tunesmith, {kernels()}" if isinstance(self.layers, Decoder) else TRANSFORMERS
 
     @property
     def is_random(self) -> bool:
@@ -176,6 +191,9 @@ class ForwardPass:
         body = self.body
         if not self.packed:
             return self._padded_states(body, batch)
+        if isinstance(self.layers, Decoder) and not torch.is_autocast_enabled(batch.input_ids.device.type):
+            with self._noise(batch.row_lengths()):
+                return self.layers(batch)
         with self._noise(batch.row_lengths()[None]):
             output = body(
                 input_ids=batch.input_ids[None],
@@ -222,15 +240,22 @@ class _LogitTransform:
 
 
 def choose_forward(
-    model: PreTrainedModel | PeftModel, *, longest_row: int | None = None, plan: ComputePlan | None = None
+    model: PreTrainedModel | PeftModel,
+    *,
+    longest_row: int | None = None,
+    plan: ComputePlan | None = None,
+    layers: str = "auto",
 ) -> ForwardPass:
     """Return the fastest forward pass that reproduces the model's own loss, in the precision of ``plan``.
 
     ``longest_row`` is the most tokens a row will have: a model whose attention window is shorter, or that has any
-    window while ``longest_row`` is None, runs padded. The model keeps its mode (train or eval), the random generators
-    their state; the attention implementation is the one that the returned pass needs.
-    Raises ModelError ``damaged-weights`` if the model's own loss is not finite, and ``unsupported-architecture`` if
-    not even padded rows reproduce it, if a token attends to later ones, or if no trained parameter gets a gradient.
+    window while ``longest_row`` is None, runs padded. With ``layers`` "transformers" the model's own layers run, with
+    "tunesmith" those written out are required, with "auto" they are taken where they are proved. The model keeps its
+    mode (train or eval), the random generators their state; the attention implementation is the one that the returned
+    pass needs.
+    Raises ModelError ``damaged-weights`` if the model's own loss is not finite, ``unsupported-architecture`` if not
+    even padded rows reproduce it, if a token attends to later ones, or if no trained parameter gets a gradient, and
+    ``layers-not-written-out`` if they are required and not possible.
     """
     forget_lengths(model)
     own = ForwardPass(model, packed=False, steady_length=steady_length(model))
@@ -242,6 +267,14 @@ def choose_forward(
         if chosen is None:
             own.causal.set_attn_implementation(own_attention)
             chosen = proof.padded()
+        if layers != TRANSFORMERS:
+            chosen = proof.written_out(chosen)
+    if layers == "tunesmith" and isinstance(chosen.layers, str):
+        raise ModelError(
+            f"The layers of this model are not computed by Tunesmith: {chosen.layers}.",
+            remedy="Set training.layers_implementation to auto.",
+            code="layers-not-written-out",
+        )
     # an expert that no token of the proof was routed to may have dropout all the same
     return replace(chosen, draws=chosen.draws or uses_dropout(model))
 
@@ -280,6 +313,42 @@ class _Proof:
             return None
         sees_whole_rows = not windows or (longest_row is not None and longest_row <= min(windows))
         return fast if is_same and sees_whole_rows else None
+
+    def written_out(self, chosen: ForwardPass) -> ForwardPass:
+        """Return ``chosen`` with its layers written out if they are proved, else with the reason why not."""
+        if not chosen.packed:
+            return replace(chosen, layers="rows of this model run padded")
+        if torch.is_autocast_enabled(chosen.causal.device.type):
+            return replace(chosen, layers="weights are in float32 and products in bfloat16")
+        found = Decoder.of(chosen.causal, chosen.body)
+        fast = replace(chosen, layers=found)
+        if isinstance(found, str):
+            return fast
+        try:
+            is_same = (
+                self._is_close(fast) and self._are_independent(fast) and self._has_gradients_of(chosen, fast)
+            )
+        except FOREIGN as error:
+            reraise_out_of_memory(error)
+            is_same = False
+        return fast if is_same else replace(chosen, layers="they gave other numbers than the model's own")
+
+    def _has_gradients_of(self, plain: ForwardPass, fast: ForwardPass) -> bool:
+        """True if both passes give the same gradient, with no trained matrix at zero, which would hide others."""
+        with moved(plain.model):
+            expected, found = (self._gradient(forward) for forward in (plain, fast))
+        if expected is None or found is None:
+            return expected is found
+        return bool((found - expected).norm() <= GRADIENTS_TOLERANCE[self._precision] * expected.norm())
+
+    def _gradient(self, forward: ForwardPass) -> Tensor | None:
+        """Return the gradient of all trained parameters as one vector; None if nothing is trained."""
+        trained = [part for part in forward.model.parameters() if part.requires_grad]
+        loss = forward.loss_sum(self._batch(forward, self._rows))
+        if not trained or not loss.requires_grad:
+            return None
+        found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+        return torch.cat([each.float().flatten() for each in found])
 
     def padded(self) -> ForwardPass:
         """Return the padded forward pass. Raises ModelError if padding changes the states of a row."""

@@ -19,6 +19,7 @@ from backend.errors import RunError
 from backend.run.environment import ComputePlan, Environment, Facts, RejectedRow, RowsRead
 from backend.run.records import utc_now
 from backend.training.earlier_adapter import adapter_fingerprint
+from backend.training.forward import TRANSFORMERS
 
 NAMED_ROWS = 1000
 
@@ -58,8 +59,22 @@ def _other_processor(known: Environment, fresh: ComputePlan) -> bool:
     return then != (fresh.device_type, fresh.matmul_precision) or known.processor not in {"", here}
 
 
-def machine(plan: ComputePlan, *, quantized: bool = False) -> Environment:
-    """Return the environment of this attempt: versions, processor and plan; ``quantized``: with bitsandbytes."""
+def layers_here(known: Environment, asked: str) -> str:
+    """Return the ``layers_implementation`` of this attempt: that of earlier ones, and ``asked`` in the first.
+
+    Where earlier attempts ran Tunesmith's own layers they are taken again if they are still proved, and a difference
+    is noted like one of the machine. Versions that recorded nothing had those of transformers.
+    """
+    if known.plan is None:
+        return asked
+    return "transformers" if (known.layers or TRANSFORMERS) == TRANSFORMERS else "auto"
+
+
+def machine(plan: ComputePlan, *, layers: str = "", quantized: bool = False) -> Environment:
+    """Return the environment of this attempt: versions, processor, plan, and whose ``layers`` run.
+
+    ``quantized``: with bitsandbytes.
+    """
     packages = ["torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"]
     packages += ["bitsandbytes"] if quantized else []
     return Environment(
@@ -68,6 +83,7 @@ def machine(plan: ComputePlan, *, quantized: bool = False) -> Environment:
         processor=processor(plan.device),
         versions={name: version(name) for name in packages},
         plan=plan,
+        layers=layers,
     )
 
 
@@ -76,6 +92,9 @@ def machine_changes(known: Environment, here: Environment) -> str:
     found = []
     if here.plan is not None and _other_processor(known, here.plan):
         found.append(f"the processor ({known.processor or 'another one'} → {here.processor})")
+    layers = known.layers or TRANSFORMERS
+    if known.plan is not None and layers != (here.layers or TRANSFORMERS):
+        found.append(f"whose layers are computed ({layers} → {here.layers})")
     found += [
         f"{name} ({before} → {here.versions[name]})"
         for name, before in known.versions.items()

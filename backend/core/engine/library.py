@@ -39,6 +39,11 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
+def kernels() -> str:
+    """Return what computes here, in a word or two: the variant of the native kernels, or plain torch."""
+    return "plain torch" if library() is None else variant()
+
+
 @cache
 def function(name: str, *arguments: type[Any]) -> Any:
     """Return the native function ``name``, which takes ``arguments`` and returns nothing; None without kernels.

@@ -66,8 +66,17 @@ def test_the_plan_of_this_very_machine_uses_the_cores_it_has() -> None:
     assert plan.matmul_precision in {"medium", "highest"}
 
 
-def give_processor(patch: pytest.MonkeyPatch, *, aten: str, amx: bool, avx512_bf16: bool, isa: str) -> None:
+def give_processor(
+    patch: pytest.MonkeyPatch,
+    *,
+    aten: str,
+    amx: bool,
+    avx512_bf16: bool,
+    isa: str,
+    vendor: str = "AuthenticAMD",
+) -> None:
     """Let torch find a processor with these instructions, of which ``isa`` is the most that oneDNN may use."""
+    patch.setattr(device, "_vendor", lambda: vendor)
     patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: aten)
     patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
@@ -95,6 +104,16 @@ def test_auto_goes_by_the_instructions_of_the_processor(
     aten: str, amx: bool, avx512_bf16: bool, isa: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_processor(monkeypatch, aten=aten, amx=amx, avx512_bf16=avx512_bf16, isa=isa)
+
+    assert plan_compute("auto", cores=2).dtype == dtype
+
+
+@pytest.mark.usefixtures("_no_gpu")
+@pytest.mark.parametrize(("amx", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_on_an_intel_processor_bfloat16_needs_matrix_tiles(
+    amx: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_processor(monkeypatch, aten="AVX512", amx=amx, avx512_bf16=True, isa="", vendor="GenuineIntel")
 
     assert plan_compute("auto", cores=2).dtype == dtype
 

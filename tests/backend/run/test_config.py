@@ -87,6 +87,7 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "training.nnodes": (2, 0),
     "training.micro_batch_tokens": (8, 7),
     "training.gradient_checkpointing": (True, "perhaps"),
+    "training.layers_implementation": ("transformers", "torch"),
     "training.optim": ("muon", "sgd"),
     "training.learning_rate": (1e-05, 0),
     "training.loraplus_lr_ratio": (16.0, 0.5),

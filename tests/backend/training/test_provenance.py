@@ -20,6 +20,7 @@ from backend.training import provenance as module
 from backend.training.provenance import (
     NAMED_ROWS,
     facts_of,
+    layers_here,
     machine,
     machine_changes,
     plan_here,
@@ -157,3 +158,25 @@ class TestMachine:
         known = Environment(plan=HERE)
         assert plan_here(known, "auto", cores=8) == HERE
         assert machine_changes(known, machine(HERE)) == ""
+
+
+OURS = "tunesmith, avx2"
+
+
+@pytest.mark.parametrize(
+    ("known", "here", "taken", "said"),
+    [
+        (Environment(), OURS, "tunesmith", ""),
+        (Environment(plan=HERE, layers=OURS), OURS, "auto", ""),
+        (Environment(plan=HERE, layers="transformers"), "transformers", "transformers", ""),
+        (Environment(plan=HERE), "transformers", "transformers", ""),
+        (Environment(plan=HERE, layers=OURS), "tunesmith, plain torch", "auto", "layers"),
+        (Environment(plan=HERE, layers=OURS), "transformers", "auto", "layers"),
+    ],
+)
+def test_a_run_keeps_the_layers_it_began_with_or_says_so(
+    known: Environment, here: str, taken: str, said: str
+) -> None:
+    assert layers_here(known, "tunesmith") == taken
+    assert said in machine_changes(known, machine(HERE, layers=here))
+    assert bool(machine_changes(known, machine(HERE, layers=here))) is bool(said)

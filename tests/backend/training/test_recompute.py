@@ -116,6 +116,7 @@ def test_less_is_kept() -> None:
 
 def test_without_a_gradient_nothing_is_computed_twice() -> None:
     state = _state(lively_model(), LORA, again=True)
+    state.forward = ForwardPass(state.forward.model, packed=True)
     calls: list[int] = []
     layer = state.forward.body.layers[0].mlp
     layer.register_forward_hook(lambda *_: calls.append(1))
