@@ -19,10 +19,12 @@ from backend.core.encoding.teacher import Teacher
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion
 from backend.data.augmentation import oversample
 from backend.data.dataset import Dataset
+from backend.data.formats import detect, fits, to_row
 from backend.data.load import Loaded, file_sha256, load_rows
+from backend.data.locate import locate
 from backend.data.paraphrase import read_review, synthetic_rows
-from backend.data.records import Row
-from backend.data.sources import ReadOptions
+from backend.data.records import Record, Row
+from backend.data.sources import ReadOptions, read_file
 from backend.data.splits import group_text, split_rows, split_warnings
 from backend.data.store import rows_at, spill_to_disk
 from backend.errors import DataError
@@ -34,8 +36,11 @@ __all__ = [
     "EncodedRows",
     "Mixture",
     "TrainRows",
+    "as_prompt",
     "encode",
     "held_out_prompts",
+    "held_out_rows",
+    "kind_of",
     "load",
     "load_prompts",
     "questions",
@@ -43,6 +48,8 @@ __all__ = [
     "training_examples",
 ]
 
+_FIRST = 200
+"""Records by which the kind of rows is told."""
 TrainRows = EncodedRows | Mixture
 """The training rows of a run as examples."""
 
@@ -65,13 +72,11 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
     else:
         rows, validation = split_rows(train.rows, data.validation, seed, data.split_by)
         warnings += split_warnings(rows, validation, data.validation, data.split_by)
-    mix: Sequence[Row] = ()
-    if data.mix:
-        mixed_in = _load(data.mix, data)
+    mixed_in = _load(data.mix, data) if data.mix else None
+    if data.mix and mixed_in:
         fingerprints[data.mix] = mixed_in.sha256
         rejected += mixed_in.rejected
         warnings += mixed_in.warnings
-        mix = mixed_in.rows
     if data.teacher_logprobs:
         fingerprints[data.teacher_logprobs] = _file_sha256(data.teacher_logprobs, data)
     rows = _without(rows, data.skip_rows)
@@ -82,7 +87,19 @@ def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None
         fingerprints[augmentation.paraphrases] = _file_sha256(augmentation.paraphrases, data)
     if augmentation:
         rows = oversample(rows, augmentation.oversample)
-    return Dataset(rows, validation, rejected, train.reason, fingerprints, source, warnings, mix)
+    return Dataset(rows, validation, rejected, train.reason, fingerprints, source, warnings, mixed_in)
+
+
+def kind_of(data: DataConfig) -> str:
+    """Return the kind of the rows that ``data`` names to train on, as ``Row.kind``, from its first ones.
+
+    Raises DataError where they cannot be read.
+    """
+    located = locate(data.train)
+    items = itertools.chain.from_iterable(read_file(file, _options(data)) for file in located.files)
+    records = [item for item in itertools.islice(items, _FIRST) if isinstance(item, Record)]
+    shape = detect(records, data.columns)
+    return next(to_row(record, shape).kind for record in records if fits(record, shape))
 
 
 def _paraphrased(rows: Sequence[Row], validation: Sequence[Row], review: Path) -> list[Row]:
@@ -108,10 +125,13 @@ def _without(rows: Sequence[Row], places: Sequence[str]) -> Sequence[Row]:
 
 
 def _load(path: str, data: DataConfig) -> Loaded:
-    options = ReadOptions(data.encoding, data.delimiter, data.whole_file, data.sheet)
-    loaded = load_rows(path, data.columns, data.max_rejected_share, options)
+    loaded = load_rows(path, data.columns, data.max_rejected_share, _options(data))
     _check_pinned(path, loaded.sha256, data)
     return loaded
+
+
+def _options(data: DataConfig) -> ReadOptions:
+    return ReadOptions(data.encoding, data.delimiter, data.whole_file, data.sheet)
 
 
 def _file_sha256(path: str, data: DataConfig) -> str:
@@ -184,14 +204,20 @@ def load_prompts(path: Path) -> list[tuple[str, Any, str]]:
     A prompt is text or messages. A row is a prompt alone (a prompt, a line of text, messages that end with the user),
     or a whole example, whose last answer is then the expected one. Raises DataError.
     """
-    return [_as_prompt(row) for row in load_rows(path).rows]
+    return [as_prompt(row) for row in load_rows(path).rows]
+
+
+def held_out_rows(config: RunConfig) -> Sequence[Row]:
+    """Return the held-out rows of a run, split as its trainer split them."""
+    return load(config.data, seed=config.seed).validation
 
 
 def held_out_prompts(config: RunConfig) -> list[tuple[str, Any, str]]:
-    """Return the held-out rows of a run as (place, prompt, expected answer), split as its trainer split them."""
-    return [_as_prompt(row) for row in load(config.data, seed=config.seed).validation]
+    """Return the held-out rows of a run as (place, prompt, expected answer)."""
+    return [as_prompt(row) for row in held_out_rows(config)]
 
 
-def _as_prompt(row: Row) -> tuple[str, Any, str]:
+def as_prompt(row: Row) -> tuple[str, Any, str]:
+    """Return a row as (place, prompt, expected answer or ""), see ``load_prompts``."""
     prompt, expected = row.prompt_and_answer() or ([], "")
     return row.place, prompt, expected

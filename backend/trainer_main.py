@@ -60,7 +60,7 @@ from backend.training.distributed import LostPeerError, StoppedWaitingError, Wor
 from backend.training.earlier_adapter import earlier_adapter
 from backend.training.evaluation import Evaluator, HeldOut, held_out
 from backend.training.forward import ForwardPass, choose_forward
-from backend.training.inputs import noted, require_sound
+from backend.training.inputs import require_sound
 from backend.training.loop import TrainState, Variation, depends_on_cores, peak_learning_rate, train_steps
 from backend.training.objective import Objective
 from backend.training.provenance import (
@@ -242,7 +242,7 @@ def _read(
     found = require_sound(dataset, tokenizer, config) if check else None
     rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=False)
     if world.is_main and found:
-        run_dir.write_data_check(DataCheck(noted(found), tuple(config.data.accept)))
+        run_dir.write_data_check(DataCheck(found, tuple(config.data.accept)))
     if world.is_main and dataset.rejected:
         write_quarantine(dataset.rejected, run_dir.rejected_file)
     return dataset, rows

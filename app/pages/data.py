@@ -190,6 +190,8 @@ def _tokens(source: str, version: str) -> None:
     rows = right.number_input("Rows to show", 1, 50, 3, key="token rows")
     length = typed().get("data.max_length", 1024)
     words = ["data", "preview", source, "--model", model, f"--rows={rows}", f"--max-length={length}"]
+    if typed().get("objective.method") == "cpt":
+        words += ["--objective", "cpt"]
     words += _reading_words()
     answer = _answer_to("Turning rows into tokens", words, version)
     if answer is None:

@@ -20,7 +20,8 @@ TERMS: Mapping[str, str] = {
     "Held-out rows": "Rows that are never trained on, kept to see whether the model learned or only memorised.",
     "Learning rate": "How far each step goes. Too high and the loss leaps; too low and nothing happens.",
     "LoRA": "Training small matrices beside frozen weights: a fraction of the memory, nearly the same result.",
-    "Loss": "How surprised the model is by the right answer, in nats a token. Lower is better.",
+    "Loss": "How surprised the model is by the right answer, in nats a token; for preferences how undecided it is "
+    "between the better and the worse answer. Lower is better.",
     "Masked tokens": "Tokens that are read but not learned, such as the question. Only the answer is trained.",
     "Nat": "The unit of surprise: 0 for a token held certain, 0.7 for one chance in two, 2.3 for one in ten.",
     "Precision": "How exactly a number is kept: 32, 16, 8 (Q8_0) or 4 bits a weight. Fewer make a smaller file.",

@@ -46,7 +46,10 @@ def draw_latest(latest: Mapping[str, object]) -> None:
             "Loss",
             TRAIN_LOSS,
             4,
-            "Mean surprise over the trained tokens of the latest step, in nats; 0 is perfect.",
+            (
+                "Of the latest step: the mean surprise over the trained tokens, in nats, 0 is perfect; for "
+                "preferences how undecided the model is between better and worse answers: dpo starts at 0.693."
+            ),
         ),
         ("Held-out loss", EVAL_LOSS, 4, "The same on rows that are never trained on: the one to watch."),
         (

@@ -18,10 +18,12 @@ from backend.commands.output import print_json, say, say_on
 from backend.commands.phrases import error_text
 from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading
 from backend.commands.tables import table
+from backend.data.load import load_rows
 from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
-from backend.inference.scores import Answers, Comparison, compare, write_scores
+from backend.inference.scores import Answers, Comparison, Preferences, compare, write_scores
 from backend.run.folder import RunDir
 from backend.run.settings import run_config
+from backend.utils.interval_utils import score_interval
 from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
@@ -198,43 +200,74 @@ def evaluate(
 ) -> int:
     """Score the base and the tuned model on held-out rows by exact match, side by side; the model card shows it.
 
+    Of pairs of answers it also says how often the better one is preferred.
+
     Example
     -------
     tunesmith evaluate RUN
     """
     folder = find_run(runs, run)
-    asked = (
-        lazy.data_pipeline.load_prompts(data)
-        if data
-        else lazy.data_pipeline.held_out_prompts(run_config(folder))
-    )
-    asked = [item for item in asked if item[2]][:rows]
+    config = run_config(folder)
+    given = load_rows(data).rows if data else lazy.data_pipeline.held_out_rows(config)
+    asked = [item for item in map(lazy.data_pipeline.as_prompt, given) if item[2]][:rows]
     if not asked:
         raise InferenceError(
             "There are no rows with an answer to score.", remedy="Give --data.", code="no-rows"
         )
+    pairs = [row for row in given if row.kind == "preference"][:rows]
     answers: dict[str, Answers] = {}
+    logprobs: dict[str, list[tuple[float, float]]] = {}
     for name in ("base", "tuned"):
         if not as_json:
             say(f"Answering {len(asked)} rows with the {name} model")
         with lazy.inferencer.Inferencer(folder, base=name == "base", base_model=base_model) as model:
             answers[name] = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
+            if pairs:
+                logprobs[name] = lazy.pair_accuracy.pair_logprobs(model, pairs, config.data)
     found = compare(asked, **answers)
+    preferences = Preferences.of(**logprobs) if pairs else None
     if data is None:
-        _keep_scores(folder, found)
+        _keep_scores(folder, found, preferences)
     if as_json:
         counts = {"rows": len(asked), "unanswered": found.unanswered}
-        print_json({"run": folder.id, **counts, "exact_match": found.exact_match})
+        more = {"preferences": _as_shares(preferences)} if preferences else {}
+        print_json({"run": folder.id, **counts, "exact_match": found.exact_match, **more})
     else:
         _print_comparison(found, show)
+        _print_preferences(preferences)
         say(f"Next: tunesmith chat {shlex.quote(run)}")
     return 0
 
 
-def _keep_scores(run: RunDir, found: Comparison) -> None:
+def _as_shares(found: Preferences) -> dict[str, Any]:
+    """Return the number of pairs, and each share with its 95 % interval."""
+    counts = {"base": found.base, "tuned": found.tuned, "gained": found.gained}
+    return {"pairs": found.pairs} | {
+        name: {"share": count / found.pairs, "interval": score_interval(count, found.pairs)}
+        for name, count in counts.items()
+    }
+
+
+def _print_preferences(found: Preferences | None) -> None:
+    """Print how often the better answer of a pair is preferred; nothing without pairs."""
+    if found is None:
+        return
+
+    def words(count: int) -> str:
+        low, high = score_interval(count, found.pairs)
+        return f"{count / found.pairs:.1%} ({max(0.0, low):.0%} to {min(1.0, high):.0%})"
+
+    rows = [
+        ("it is the likelier one", words(found.base), words(found.tuned)),
+        ("training raised it more than the worse one", "", words(found.gained)),
+    ]
+    table([f"better answer of {found.pairs:,} pairs, 95 % interval", "base", "tuned"], rows)
+
+
+def _keep_scores(run: RunDir, found: Comparison, preferences: Preferences | None) -> None:
     """Write the scores beside the result; where the disk refuses, say so and go on."""
     try:
-        write_scores(run, found)
+        write_scores(run, found, preferences)
     except OSError as error:
         sys.stderr.write(f"The scores could not be kept in {run.scores_file} ({error.strerror or error}).\n")
 

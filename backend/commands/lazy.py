@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.export import hub, job
     from backend.inference import batch, constraint, model_source, token_view
     from backend.server import engine, process
-    from backend.training import agreement, branching, inputs, teaching
+    from backend.training import agreement, branching, inputs, pair_accuracy, teaching
 
 __all__ = [
     "agreement",
@@ -31,6 +31,7 @@ __all__ = [
     "inputs",
     "job",
     "model_source",
+    "pair_accuracy",
     "preview",
     "process",
     "teaching",
@@ -55,6 +56,7 @@ _PACKAGES = {
     "model_source": "backend.inference",
     "preview": "backend.core.encoding",
     "process": "backend.server",
+    "pair_accuracy": "backend.training",
     "teaching": "backend.training",
     "template_faults": "backend.core.encoding",
     "token_view": "backend.inference",

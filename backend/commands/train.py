@@ -22,8 +22,9 @@ from backend.manager.launch import launch
 from backend.manager.run_summary import read_labels
 from backend.run.config import RunConfig
 from backend.run.folder import RunDir
+from backend.run.methods import usual_method
 from backend.run.reports import DataCheck
-from backend.run.settings import resolve_config
+from backend.run.settings import resolve_config, rows_first
 
 
 def train(
@@ -40,14 +41,15 @@ def train(
     accept: Accept = (),
     as_json: AsJson = False,
 ) -> int:
-    """Fine-tune a model: ``tunesmith train [CONFIG] [--section.key value …]``.
+    """Fine-tune a model: ``tunesmith train [CONFIG or ROWS] [--section.key value …]``.
 
     CONFIG is a YAML file (``tunesmith config init`` writes one); any setting can be given or overridden as a flag,
-    and only ``data.train`` is required. What the data check calls STOP prevents the run.
+    and only ``data.train`` is required. ROWS in its place are trained on as they are usually meant: pairs of answers
+    with dpo, marked answers with kto, texts with cpt. What the data check calls STOP prevents the run.
 
     Examples
     --------
-    tunesmith train --data.train rows.jsonl
+    tunesmith train rows.jsonl
 
     tunesmith train run.yaml --training.num_train_epochs 3 --tuning.lora_r 8
 
@@ -56,7 +58,10 @@ def train(
     tunesmith train run.yaml --augmentation.typos 0.02 --ablate 3
     """
     check_environ(os.environ)
-    config = resolve_config(settings, accept)
+    rows, given = rows_first(settings)
+    config = resolve_config(given, accept)
+    if rows is not None:
+        config = _with_usual_method(config, rows, given, accept, as_json=as_json)
 
     lazy.agreement.require_alone(os.environ)
     if dry_run:
@@ -76,6 +81,26 @@ def train(
         return put_into_queue(run, as_json=as_json, also=also)
     go_on = start_detached if detach else carry_out
     return go_on(run, as_json=as_json, also=also)
+
+
+def _with_usual_method(
+    config: RunConfig, rows: str, given: Sequence[str], accept: Sequence[str], *, as_json: bool
+) -> RunConfig:
+    """Return the configuration with the method that rows of their kind are usually given to, unless one is set."""
+    if "method" in config.objective.model_fields_set:
+        return config
+    kind = lazy.data_pipeline.kind_of(config.data)
+    method = usual_method(kind)
+    if method == config.objective.method:
+        return config
+    if not as_json:
+        what = {
+            "preference": "pairs of answers",
+            "judged": "answers marked good or bad",
+            "text": "plain texts",
+        }
+        say(f"{rows} holds {what[kind]}: trained with --objective.method {method}.")
+    return resolve_config([*given, "--objective.method", method], accept)
 
 
 def _say_whether_it_is_called_so(run: RunDir, name: str) -> None:

@@ -15,7 +15,8 @@ class Dataset:
     """The rows of a run, with what was refused, how the rows were read, and the SHA-256 of each source.
 
     ``warnings``: sentences about data that is not read and about a split that differs from the request. ``source``:
-    the training rows as read, before oversampling and paraphrases. ``mix``: the rows that a share is mixed in of.
+    the training rows as read, before oversampling and paraphrases. ``mix_source``: those that a
+    share is mixed in of, as read.
     """
 
     train: Sequence[Row]
@@ -25,7 +26,12 @@ class Dataset:
     fingerprints: dict[str, str]
     source: Loaded
     warnings: tuple[str, ...] = ()
-    mix: Sequence[Row] = ()
+    mix_source: Loaded | None = None
+
+    @property
+    def mix(self) -> Sequence[Row]:
+        """The rows that a share is mixed in of."""
+        return self.mix_source.rows if self.mix_source else ()
 
     def trained_questions(self) -> list[str]:
         """Return the places of held-out rows whose prompt is also trained: a score on them proves nothing."""

@@ -28,6 +28,7 @@ _OF_ANSWERED = (*_OF_PROMPTS, "reasoning")
 
 PARTS: Mapping[str, Parts] = {
     "preference": Parts(("chosen", "rejected"), ("prompt", *_OF_PROMPTS)),
+    "two answers": Parts(("answer_a", "answer_b", "winner"), ("prompt", *_OF_PROMPTS)),
     "unpaired preference": Parts(("prompt", "completion", "label"), _OF_ANSWERED),
     "rated messages": Parts(("messages", "label"), ("system", "tools")),
     "messages": Parts(("messages",), ("system", "tools")),
@@ -101,6 +102,24 @@ REJECTED = (
     *("non_preferred_completion", "non_preferred", "dispreferred_output", "dispreferred_response"),
     *("dispreferred", "response_rejected", "answer_rejected"),
 )
+WINNERS = (
+    *(
+        "winner",
+        "better_response_id",
+        "better_response",
+        "better_answer",
+        "better",
+        "preference",
+        "preferred",
+    ),
+    *("choice", "label", "labels", "vote", "overall_preference"),
+)
+_TWO_ANSWERS = tuple(
+    (f"{name}_{one}", f"{name}_{other}")
+    for one, other in (("a", "b"), ("0", "1"), ("1", "2"))
+    for name in ("response", "answer", "completion", "output", "conversation")
+)
+"""Columns of two answers of which a third column names the better one."""
 _PLAIN_CONTEXTS = ("context", "passage", "background", "evidence")
 _CONTEXTS = (*_PLAIN_CONTEXTS, "document", "article", "story", "text", "body")
 """Without an answer column the additional ones may be the answer, so a prompt alone takes only the plain ones."""
@@ -140,6 +159,19 @@ FAMILIES: tuple[Family, ...] = (
         for asked, answers, around in _PAIRS
     ),
     Family("preference", {"chosen": MESSAGES, "rejected": REJECTED}, _CHAT),
+    *(
+        Family(
+            "two answers",
+            {"prompt": _ASKED_OF_TWO, "answer_a": (one,), "answer_b": (other,), "winner": WINNERS},
+            _AROUND,
+        )
+        for one, other in _TWO_ANSWERS
+    ),
+    *(
+        Family("two answers", {"answer_a": (one,), "answer_b": (other,), "winner": WINNERS}, _CHAT)
+        for one, other in _TWO_ANSWERS
+        if one.startswith("conversation")
+    ),
     *(
         Family("unpaired preference", {"prompt": asked, "completion": answers, "label": RATINGS}, around)
         for asked, answers, around in _PAIRS

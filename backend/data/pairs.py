@@ -20,6 +20,7 @@ Split = tuple[Messages, Messages, Messages]
 """Prompt, chosen, rejected."""
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_TIES = frozenset({"both", "draw", "equal", "even", "neither", "same"})
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -111,6 +112,27 @@ def split_given(whole: Messages, asked: Messages, chosen: Messages, rejected: Me
     else:
         count = 0
     return untrained(whole), chosen[count:], rejected[count:]
+
+
+def winner(value: Any, columns: tuple[str, str], field: str) -> int:
+    """Return which of two answers a cell says is better: 0 or 1, given the names of their columns.
+
+    The cell has the end of one of the names: ``a`` or ``model_a`` for ``response_a``, 1 for ``answer_1``. Raises
+    ``DataError`` for a tie, which teaches nothing, and where the cell names neither.
+    """
+    ends = [name.rpartition("_")[2].lower() for name in columns]
+    said = str(value).strip().lower()
+    if said in _TIES or said.startswith("tie"):
+        raise bad_row(
+            f"the field {field!r} is {value!r}, a tie, which says of neither answer that it is better"
+        )
+    found = [place for place, end in enumerate(ends) if re.fullmatch(rf"(.*[_\s-])?{re.escape(end)}", said)]
+    if isinstance(value, bool) or len(found) != 1:
+        raise bad_row(
+            f"the field {field!r} is {value!r}, which names neither {columns[0]!r} nor {columns[1]!r}: "
+            f"write {ends[0]} or {ends[1]}"
+        )
+    return found[0]
 
 
 def require_answers(fields: Sequence[str], replies: Sequence[Messages]) -> None:

@@ -30,6 +30,7 @@ from backend.data.pairs import (
     split_given,
     split_shared,
     split_texts,
+    winner,
     without_cue,
 )
 from backend.data.records import Message, Row, untrained
@@ -246,6 +247,13 @@ def _preference(cells: Cells, columns: Columns, place: str) -> Row:
     return Row(place, messages=prompt, chosen=chosen, rejected=rejected, tools=tools)
 
 
+def _two_answers(cells: Cells, columns: Columns, place: str) -> Row:
+    both = columns["answer_a"], columns["answer_b"]
+    field = columns["winner"]
+    better = winner(cells[field], both, field)
+    return _preference(cells, {**columns, "chosen": both[better], "rejected": both[1 - better]}, place)
+
+
 def _reply(value: Any, field: str) -> tuple[Message, ...]:
     if isinstance(value, bool):
         raise bad_row(f"the field {field!r} is {str(value).lower()} where an answer belongs")
@@ -352,6 +360,7 @@ def _optional_text(cells: Cells, columns: Columns, part: str) -> str:
 
 _BUILDERS: Mapping[str, Callable[[Cells, Columns, str], Row]] = {
     "preference": _preference,
+    "two answers": _two_answers,
     "unpaired preference": _unpaired,
     "rated messages": _rated,
     "messages": _messages,

@@ -35,6 +35,7 @@ from backend.run.records import read_rare_record
 from backend.run.reports import HeldOutScores
 from backend.run.root import CARD
 from backend.run.schedule import learning_rate_factor, resolve_steps, steps_per_epoch, total_steps
+from backend.utils.interval_utils import score_interval
 from backend.utils.record_utils import record_from_json
 
 CURVES = "curves.svg"
@@ -214,6 +215,8 @@ def _data_facts(run: RunDir) -> Iterator[tuple[str, Any]]:
     data = environment.data
     for key in ("train_rows", "validation_rows", "tokens", "trained_tokens"):
         yield key.replace("_", " ").replace("validation", "held-out"), getattr(data, key)
+    if data.documents not in {0, data.train_rows}:
+        yield "documents that the train rows are cut from", data.documents
     for path, digest in (environment.facts.data if environment.facts else {}).items():
         yield f"SHA-256 of {Path(path).name}", digest
     for key in ("rejected_rows", "cut_rows", "dropped_rows"):
@@ -249,6 +252,11 @@ def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None)
     if all(_ACCURACY in line for line in (first, last)):
         shares = " | ".join(_preferred(line) for line in (first, last))
         table.append(f"| better answer preferred, of {last.get('rows')} held-out pairs | {shares} |")
+    if scores and scores.pairs:
+        pairs = [_share_words(share, scores.pairs) for share in (scores.base_prefers, scores.tuned_prefers)]
+        table.append(f"| better answer likelier, of {scores.pairs:,} held-out pairs | {' | '.join(pairs)} |")
+        gained = _share_words(scores.gained, scores.pairs)
+        table.append(f"| better answer gained more, of {scores.pairs:,} held-out pairs | | {gained} |")
     if scores:
         table.append(
             f"| exact match on {scores.rows:,} held-out rows | {scores.base:.1%} | {scores.tuned:.1%} |"
@@ -256,6 +264,11 @@ def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None)
     elif EXACT_MATCH in last:  # the untrained model is not scored in training
         table.append(f"| exact match | | {last[EXACT_MATCH]:.1%} |")
     return "\n".join(table)
+
+
+def _share_words(share: float, of: int) -> str:
+    low, high = score_interval(round(share * of), of)
+    return f"{share:.1%} ({max(0.0, low):.1%} to {min(1.0, high):.1%})"
 
 
 def _preferred(line: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.errors import TunesmithError
@@ -43,11 +43,51 @@ def compare(rows: Sequence[Asked], *, base: Answers, tuned: Answers) -> Comparis
     return Comparison(rows, answers, exact, sum(not isinstance(answer, str) for answer in tuned))
 
 
-def write_scores(run: RunDir, found: Comparison) -> None:
+@dataclass(frozen=True)
+class Preferences:
+    """Of ``pairs`` pairs: how many have a better answer that is likelier than the worse one.
+
+    ``base`` and ``tuned``: under either model. ``gained``: in how many it gained more by training than the worse one,
+    which is TRL's ``rewards/accuracies`` with the base as the reference.
+    """
+
+    pairs: int
+    base: int
+    tuned: int
+    gained: int
+
+    @classmethod
+    def of(cls, base: Sequence[tuple[float, float]], tuned: Sequence[tuple[float, float]]) -> Preferences:
+        """Count over (better, worse) log-probabilities of the same pairs; a tie is no preference."""
+        both = list(zip(base, tuned, strict=True))
+        return cls(
+            len(both),
+            sum(better > worse for better, worse in base),
+            sum(better > worse for better, worse in tuned),
+            sum(new[0] - old[0] > new[1] - old[1] for old, new in both),
+        )
+
+    def shares(self) -> dict[str, float]:
+        """Return the shares by name, each 0 to 1."""
+        counts = {"base": self.base, "tuned": self.tuned, "gained": self.gained}
+        return {name: count / self.pairs for name, count in counts.items()}
+
+
+def write_scores(run: RunDir, found: Comparison, preferences: Preferences | None = None) -> None:
     """Write the scores of a run beside its result; a run without one gets none. Raises OSError."""
     outcome = run.read_outcome()
     if outcome is None or run.result_folder() is None:
         return
-    scores = HeldOutScores(len(found.rows), found.unanswered, outcome.step, **found.exact_match)
+    exact = found.exact_match
+    scores = HeldOutScores(len(found.rows), found.unanswered, outcome.step, exact["base"], exact["tuned"])
+    if preferences is not None:
+        shares = preferences.shares()
+        scores = replace(
+            scores,
+            pairs=preferences.pairs,
+            base_prefers=shares["base"],
+            tuned_prefers=shares["tuned"],
+            gained=shares["gained"],
+        )
     with run.hold_for_reading():
         write_json_durably(run.scores_file, record_to_json(scores))

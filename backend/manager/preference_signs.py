@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.run.metrics import (
     ACCURACIES,
+    KL,
     REWARDS_CHOSEN,
     REWARDS_REJECTED,
     TRAIN_LOSS,
@@ -19,6 +20,8 @@ from backend.utils.interval_utils import score_interval
 LATEST = 10
 """Steps whose mean is looked at: a single step has too few pairs."""
 BY_HEART_LOSS, BY_HEART_SHARE = 0.05, 0.99
+SMALL_KL = 0.1
+"""A mean log-ratio below this, in nats an answer, is next to nothing."""
 FELL = -0.1
 """A reward below this is no rounding: the answers have become less likely than before training."""
 
@@ -36,6 +39,7 @@ def preference_signs(records: Iterable[Mapping[str, Any]]) -> list[str]:
         *_start(steps[:1]),
         *_rewards(latest),
         *_by_heart(latest),
+        *_kl(latest),
         *_held_out(evaluations[-1:]),
     ]
 
@@ -74,6 +78,22 @@ def _by_heart(latest: list[Mapping[str, Any]]) -> Iterator[str]:
             f"The loss is near 0 and the better answer is preferred {share:.0%}: the pairs are known by heart. Only "
             "held-out pairs say whether more was learned."
         )
+
+
+def _kl(latest: list[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what the KL of KTO says: it is the point that rewards are judged against, 0 where nothing has moved."""
+    kl = _mean(latest, f"train/{KL}")
+    if math.isnan(kl):
+        return
+    moved = (
+        "the model still answers much as before training"
+        if kl < SMALL_KL
+        else (
+            f"answers to other questions have become {math.exp(min(kl, 50.0)):.2g} times as likely: if this goes on "
+            "rising, lower training.learning_rate"
+        )
+    )
+    yield f"KL {kl:.2g} nats: {moved}. Good answers are pushed above this point, bad ones below it."
 
 
 def _held_out(last: list[Mapping[str, Any]]) -> Iterator[str]:

@@ -235,7 +235,7 @@ class ObjectiveConfig(Section):
     """A weight for each loss in loss_type; empty for 1 each."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of pairs that may be the wrong way round, for the losses robust and exo_pair."""
+    """Share of pairs that may be the wrong way round, for the losses sigmoid (cDPO), robust and exo_pair."""
 
     desirable_weight: float = Field(1.0, gt=0, le=1000)
     """Weight of good answers in kto; raise it if there are fewer of them."""

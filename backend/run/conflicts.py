@@ -10,14 +10,14 @@ from backend.run.methods import OBJECTIVES, OPTIMS
 
 _ONLY_IN: Mapping[str, frozenset[str]] = {
     "beta": frozenset(name for name, facts in OBJECTIVES.items() if facts.beta is not None),
-    "label_smoothing": frozenset({"dpo"}),
+    "label_smoothing": frozenset({"dpo", "cpo"}),
     "desirable_weight": frozenset({"kto"}),
     "undesirable_weight": frozenset({"kto"}),
     "cpo_alpha": frozenset({"cpo"}),
     "simpo_gamma": frozenset({"simpo"}),
 }
 """Settings of the objective with the methods that use them."""
-_SMOOTHED = ("robust", "exo_pair")
+_SMOOTHED = ("sigmoid", "robust", "exo_pair")
 _OF_ADAPTERS = (
     *("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern"),
     *("exclude_modules", "layers_to_transform", "modules_to_save", "trainable_token_indices"),
@@ -111,7 +111,8 @@ def _of_objective(objective: ObjectiveConfig) -> Iterator[Problem]:
             f"has {weights} weights for {losses} losses.",
             "Give one weight for each loss in objective.loss_type.",
         )
-    if method == "dpo" and objective.label_smoothing and not set(objective.loss_type) & set(_SMOOTHED):
+    has_losses = objective.label_smoothing and method in _ONLY_IN["label_smoothing"]
+    if has_losses and not set(objective.losses) & set(_SMOOTHED):
         yield Problem(
             "objective.label_smoothing",
             f"does nothing without the loss {' or '.join(_SMOOTHED)}.",

@@ -77,10 +77,15 @@ class RejectedRow:
 
 @dataclass(frozen=True)
 class RowsRead:
-    """The counts of rows and tokens read. Tokens are counted once all rows are tokenised; None until then."""
+    """The counts of rows and tokens read. Tokens are counted once all rows are tokenised; None until then.
+
+    ``train_rows`` are those of an epoch: pieces where texts are cut, and mixed-in rows too. ``documents`` are the
+    rows of the training data that they come from; 0 in runs of older versions.
+    """
 
     read_as: str = ""
     train_rows: int = 0
+    documents: int = 0
     validation_rows: int = 0
     trained_questions: tuple[str, ...] = ()
     rejected_rows: tuple[RejectedRow, ...] = ()

@@ -269,7 +269,9 @@ class DataCheck:
 class HeldOutScores:
     """The scores of ``tunesmith evaluate`` on ``rows`` held-out rows: shares of exact answers, in [0, 1].
 
-    ``step`` is that of the outcome whose result was asked.
+    ``step`` is that of the outcome whose result was asked. Of ``pairs`` pairs of answers, ``base_prefers`` and
+    ``tuned_prefers`` are the shares whose better answer is the likelier one, and ``gained`` that whose better answer
+    gained more by training than the worse one.
     """
 
     rows: int
@@ -277,3 +279,7 @@ class HeldOutScores:
     step: int
     base: float
     tuned: float
+    pairs: int = 0
+    base_prefers: float = 0.0
+    tuned_prefers: float = 0.0
+    gained: float = 0.0

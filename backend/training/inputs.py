@@ -6,7 +6,7 @@ Every way to start a run calls this, so that a STOP of the data check stops them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -89,8 +89,9 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     if config.model.quantization:
         require_bitsandbytes("model.load_in_4bit" if config.model.load_in_4bit else "model.load_in_8bit")
     tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
-    report = data_report(dataset, tokenizer, config)
-    stops = stopping(report, dataset, config.data.accept)
+    checked = _checked(dataset, tokenizer, config)
+    stops = tuple(problem for part in checked for problem in stopping(*part, config.data.accept))
+    report = checked[0][0]
     if any(each.field in REFUSED for each in stops):
         raise unsound(config, stops)
     train_rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=all_now)
@@ -116,7 +117,7 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
         ),
         tokens_per_epoch=train_rows.tokens,
         trained_tokens_per_epoch=train_rows.trained_tokens,
-        findings=noted(report),
+        findings=_all_noted(checked),
         stops=stops,
     )
 
@@ -160,12 +161,34 @@ def _matters(check: Check) -> bool:
     return stops or check in TEMPLATE_CHECKS
 
 
-def require_sound(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> Report:
-    """Return the report on the rows of a run. Raises UnsoundDataError for a STOP that was not accepted."""
-    report = data_report(dataset, tokenizer, config)
-    if stops := stopping(report, dataset, config.data.accept):
+def _checked(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> list[tuple[Report, Dataset]]:
+    """Return the report on the rows of a run, and one on the rows that are mixed in, each with what it is about."""
+    found = [(data_report(dataset, tokenizer, config), dataset)]
+    if dataset.mix_source is None or config.data.mix is None:
+        return found
+    mixed = replace(dataset, source=dataset.mix_source, validation=(), mix_source=None)
+    fits = mixed.source.rows[0].kind in config.objective.facts.rows
+    objective = config.objective if fits else config.objective.model_copy(update={"method": "sft"})
+    data = config.data.model_copy(update={"train": config.data.mix})
+    report = data_report(mixed, tokenizer, config.model_copy(update={"objective": objective, "data": data}))
+    titled = [replace(each, title=f"Rows of data.mix: {each.title}") for each in report.findings]
+    return [*found, (replace(report, findings=tuple(titled)), mixed)]
+
+
+def _all_noted(checked: Sequence[tuple[Report, Dataset]]) -> tuple[DataFinding, ...]:
+    return tuple(finding for report, _ in checked for finding in noted(report))
+
+
+def require_sound(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[DataFinding, ...]:
+    """Return the findings in the rows of a run. Raises UnsoundDataError for a STOP that was not accepted."""
+    checked = _checked(dataset, tokenizer, config)
+    if stops := tuple(problem for part in checked for problem in stopping(*part, config.data.accept)):
         raise unsound(config, stops)
-    return report
+    return _all_noted(checked)
 
 
 def stopping(report: Report, dataset: Dataset, accepted: Sequence[str]) -> tuple[Problem, ...]:

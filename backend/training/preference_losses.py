@@ -54,9 +54,12 @@ class Pairs:
         return self.chosen_ratio / self.chosen_tokens - self.rejected_ratio / self.rejected_tokens
 
 
-def _sigmoid(pairs: Pairs, beta: float, _: float) -> Tensor:
-    """DPO (Rafailov et al., 2023, arXiv:2305.18290)."""
-    return -logsigmoid(beta * pairs.margin)
+def _sigmoid(pairs: Pairs, beta: float, smoothing: float) -> Tensor:
+    """DPO (Rafailov et al., 2023, arXiv:2305.18290); with ``smoothing`` cDPO (Mitchell, 2023)."""
+    wanted = logsigmoid(beta * pairs.margin)
+    if not smoothing:
+        return -wanted
+    return -(1 - smoothing) * wanted - smoothing * logsigmoid(-beta * pairs.margin)
 
 
 def _robust(pairs: Pairs, beta: float, smoothing: float) -> Tensor:

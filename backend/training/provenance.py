@@ -120,6 +120,7 @@ def provenance(
             RowsRead(
                 read_as=dataset.reading,
                 train_rows=rows.row_count,
+                documents=rows.documents,
                 validation_rows=len(dataset.validation),
                 trained_questions=tuple(dataset.trained_questions()[:NAMED_ROWS]),
                 rejected_rows=tuple(

@@ -18,6 +18,7 @@ from backend.data_pipeline import (
     Dataset,
     encode,
     held_out_prompts,
+    kind_of,
     load,
     load_prompts,
     questions,
@@ -383,6 +384,19 @@ class TestContinuedPretraining:
         assert caught.value.code == "wrong-rows"
         assert "data.mix" in caught.value.remedy
 
+    @pytest.mark.parametrize(
+        ("rows", "kind"),
+        [
+            ([{"prompt": "q", "chosen": "a", "rejected": "b"}], "preference"),
+            ([{"prompt": "q", "completion": "a"}] * 3, "chat"),
+            ([{"text": "t"}], "text"),
+        ],
+    )
+    def test_the_kind_of_rows_is_told_from_the_first(
+        self, tmp_path: Path, rows: list[dict[str, str]], kind: str
+    ) -> None:
+        assert kind_of(DataConfig(train=str(write_rows(tmp_path / "rows.jsonl", rows)))) == kind
+
     @pytest.mark.parametrize("method", ["cpt", "sft"])
     def test_a_share_of_other_rows_is_mixed_in(self, book: Path, rows_file: Path, method: str) -> None:
         config = self.config(
@@ -392,6 +406,8 @@ class TestContinuedPretraining:
         rows = training_examples(dataset, CHATML, config)
         assert isinstance(rows, Mixture)
         assert len(rows) == 2 * len(rows.own)
+        assert rows.documents == 1
+        assert rows.row_count == (2 if method == "sft" else 2 * len(rows.own)) > 1
         assert {each.row.split(":")[0] for each in rows[len(rows.own) :]} == {"foods.jsonl"}
         assert set(dataset.fingerprints) == {str(book), str(rows_file)}
         assert [row.place for row in dataset.train] == ["book.txt:1"]

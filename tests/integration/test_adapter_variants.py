@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from backend.training.loop import train_steps
 from tests.backend.core.rows import PLAN, random_rows, start
 from tests.backend.test_trainer_main import at_step
 from tests.backend.training.variants import CASES, Case
+from tests.integration.test_preferences import KILL_AFTER_STEP
 from tests.runs import SHORT, make_run, result_bytes
 from tests.tiny import tiny_model_folder, tiny_tokenizer
+from tests.trainers import Trainers
 
 IDS = torch.arange(3, 60)[None]
 FIVE = TrainingConfig(max_steps=5, per_device_train_batch_size=4, learning_rate=2e-2)
@@ -35,6 +38,8 @@ STOPPED: dict[str, dict[str, Any]] = {
     "embeddings and head": {"tuning.modules_to_save": ["embed_tokens"]},
     "tokens": {"tuning.trainable_token_indices": ["<|im_end|>", 5]},
 }
+KILLED = ("PiSSA", "DoRA", "embeddings and head", "tokens")
+"""One of each mechanism; in-process stops cover the others."""
 NEAR: dict[str, Any] = {"rtol": 1e-5, "atol": 5e-5}
 
 pytestmark = [
@@ -93,3 +98,15 @@ def test_a_run_that_is_stopped_and_resumed_has_the_same_bits(
     assert run(stopped, at_step(3, stopped.request_stop)).step == 3
     assert run(stopped).status is RunStatus.FINISHED
     assert result_bytes(stopped) == result_bytes(whole)
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_run_that_is_killed_and_resumed_has_the_same_bits(
+    trainers: Trainers, name: str, tmp_path: Path, learner: Path, rows_file: Path
+) -> None:
+    killed = make_run(tmp_path / "runs", learner, rows_file, SHORT | STOPPED[name])
+    whole = RunDir(Path(shutil.copytree(killed.path, tmp_path / "whole")))
+    assert trainers.start(whole).wait().code == 0
+    assert trainers.start(killed, code=KILL_AFTER_STEP.format(step=3)).wait().code == -signal.SIGKILL
+    assert trainers.start(killed).wait().code == 0
+    assert result_bytes(killed) == result_bytes(whole)

@@ -116,6 +116,11 @@ class EncodedRows(Sequence[Example]):
         """The number of rows of the data that are kept: of pairs, where answers are compared in pairs."""
         return len(self) // self.group
 
+    @property
+    def documents(self) -> int:
+        """The number of rows of the data that are kept: a text in pieces counts once, and so does a pair."""
+        return len(np.unique(self.numbers)) // self.group
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload

@@ -66,6 +66,11 @@ class Mixture(Sequence[Example]):
         """The number of examples of an epoch."""
         return len(self)
 
+    @property
+    def documents(self) -> int:
+        """The number of rows of ``own``, a text in several pieces counted once."""
+        return self.own.documents
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
     @overload

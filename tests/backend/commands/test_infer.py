@@ -204,7 +204,20 @@ class TestEvaluating:
         for rows, share in ((pairs, 1.0), (swapped, 0.0)):
             data = write_rows(tmp_path / "pairs.jsonl", rows)
             assert main(["evaluate", name, "--data", str(data), "--json"]) == 0
-            assert json.loads(capsys.readouterr().out)["exact_match"]["tuned"] == share
+            told = json.loads(capsys.readouterr().out)
+            assert told["exact_match"]["tuned"] == share
+            preferred = told["preferences"]
+            assert (preferred["pairs"], preferred["tuned"]["share"], preferred["gained"]["share"]) == (
+                1,
+                share,
+                share,
+            )
+            low, high = preferred["tuned"]["interval"]
+            assert low <= share <= high
+        assert main(["evaluate", name, "--data", str(data)]) == 0
+        shown = capsys.readouterr().out
+        assert "better answer of 1 pairs, 95 % interval" in shown
+        assert "0.0% (0% to 79%)" in shown
 
     def test_nothing_to_score(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "asked.txt").write_text("test input\n")

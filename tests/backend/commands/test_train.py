@@ -21,7 +21,7 @@ from backend.manager.run_manager import RunManager
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
 from backend.run.settings import resolve_config, run_config
-from tests.runs import ROWS, SHORT, make_run, series, settings, tree, write_rows
+from tests.runs import DISTINCT, ROWS, SHORT, make_run, series, settings, tree, write_rows
 from tests.tiny import tiny_model_folder
 
 
@@ -50,6 +50,50 @@ def test_a_place_among_processes_of_somebody_else_leaves_no_run(
     assert main(["train", "--data.train", "rows.jsonl", "--detach"]) == 2
     assert "RANK and WORLD_SIZE" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+PAIRS = [
+    {"prompt": f"food number {number}", "chosen": f"kind {number % 7}", "rejected": f"no idea, {number}"}
+    for number in range(24)
+]
+MARKED = [
+    {"prompt": each["prompt"], "completion": each["chosen"], "label": n % 2 == 0}
+    for n, each in enumerate(PAIRS)
+]
+
+
+class TestBareRows:
+    @pytest.mark.parametrize(
+        ("rows", "method", "told"),
+        [
+            (PAIRS, "dpo", "rows.jsonl holds pairs of answers: trained with --objective.method dpo."),
+            (MARKED, "kto", "answers marked good or bad"),
+            (DISTINCT, "sft", ""),
+        ],
+        ids=["pairs", "marked", "answers"],
+    )
+    def test_the_method_is_the_usual_one_for_the_rows(
+        self, learner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        rows: list[dict[str, Any]], method: str, told: str,
+    ) -> None:  # fmt: skip
+        write_rows(tmp_path / "rows.jsonl", rows)
+        words = ["rows.jsonl", "--model.model_name_or_path", str(learner), "--dry-run"]
+        assert main(["train", *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["config"]["objective"]["method"] == method
+        assert main(["train", *words]) == 0
+        assert told in capsys.readouterr().out
+
+    def test_a_method_that_is_named_is_kept(
+        self, learner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_rows(tmp_path / "rows.jsonl", PAIRS)
+        words = ["rows.jsonl", "--model.model_name_or_path", str(learner), "--objective.method", "orpo"]
+        assert main(["train", *words, "--dry-run", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["config"]["objective"]["method"] == "orpo"
+
+    def test_rows_that_are_not_there_are_named(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["train", "missing.jsonl"]) == 2
+        assert "missing.jsonl does not exist" in capsys.readouterr().err
 
 
 class TestTraining:

@@ -30,6 +30,7 @@ MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "
             {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "b"}]},
             "preference",
         ),
+        ({"prompt": "q", "answer_0": "a", "answer_1": "b", "label": 1}, "two answers"),
         ({"prompt": "q", "completion": "a", "label": True}, "unpaired preference"),
         ({"prompt": "q", "completion": "a", "label": "sports"}, "prompt/completion"),
         ({"messages": MESSAGES, "kto_tag": "true"}, "rated messages"),

@@ -15,6 +15,7 @@ from backend.data.pairs import (
     split_given,
     split_shared,
     split_texts,
+    winner,
     without_cue,
 )
 from backend.data.records import Record
@@ -411,3 +412,54 @@ def test_replies_need_an_answer():
     require_answers(("chosen",), ((RESULT, BLUE),))
     with pytest.raises(DataError, match="'rejected' holds no answer"):
         require_answers(("chosen", "rejected"), ((BLUE,), (RESULT,)))
+
+
+@pytest.mark.parametrize(
+    ("value", "columns", "better"),
+    [
+        ("model_a", ("response_a", "response_b"), 0),
+        ("B", ("conversation_a", "conversation_b"), 1),
+        ("response_b", ("response_a", "response_b"), 1),
+        (0, ("answer_0", "answer_1"), 0),
+        ("1", ("response_0", "response_1"), 1),
+        (2, ("output_1", "output_2"), 1),
+        ("Assistant B", ("response_a", "response_b"), 1),
+    ],
+)
+def test_the_winner_is_the_end_of_a_columns_name(
+    value: object, columns: tuple[str, str], better: int
+) -> None:
+    assert winner(value, columns, "winner") == better
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("tie", "a tie"), ("tie (bothbad)", "a tie"), ("both", "a tie"), ("c", "write a or b"), (0, "write a or b"),
+     (True, "write a or b"), (None, "write a or b"), ("", "write a or b")],
+)  # fmt: skip
+def test_a_tie_and_what_names_neither_answer_is_refused(value: object, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        winner(value, ("response_a", "response_b"), "winner")
+
+
+@pytest.mark.parametrize(
+    ("cells", "better", "worse"),
+    [
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "winner": "model_b"}, "y", "x"),
+        ({"prompt": "q", "answer_0": "x", "answer_1": "y", "label": 0}, "x", "y"),
+        ({"prompt": "q", "response_0": "x", "response_1": "y", "better_response_id": 1}, "y", "x"),
+        ({"model_a": "m", "model_b": "n", "winner": "a", "conversation_a": [user("q"), assistant("x")],
+          "conversation_b": [user("q"), assistant("y")]}, "x", "y"),
+    ],
+)  # fmt: skip
+def test_two_answers_of_which_a_column_names_the_better(cells, better, worse):
+    row = read(cells)
+    assert [message["content"] for message in row.messages] == ["q"]
+    assert (row.chosen[-1]["content"], row.rejected[-1]["content"]) == (better, worse)
+
+
+def test_a_tie_is_refused_with_its_place():
+    cells = {"prompt": "q", "response_a": "x", "response_b": "y", "winner": "a"}
+    shape = detect([Record("f:1", cells)])
+    with pytest.raises(DataError, match=r"f:2: the field 'winner' is 'tie', a tie"):
+        to_row(Record("f:2", {**cells, "winner": "tie"}), shape)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import InferenceError, RunError
-from backend.inference.scores import Asked, compare, write_scores
+from backend.inference.scores import Asked, Preferences, compare, write_scores
 from backend.run.folder import RunDir
 
 ROWS: list[Asked] = [("a:1", "one?", "1"), ("a:2", "two?", "2"), ("a:3", "three?", "3")]
@@ -40,7 +40,30 @@ def test_scores_lie_beside_a_result(trained: RunDir, tmp_path: Path) -> None:
     kept = json.loads(run.scores_file.read_text())
     outcome = run.read_outcome()
     assert outcome
-    assert kept == {"rows": 3, "unanswered": 0, "step": outcome.step, "base": 0.0, "tuned": 1.0}
+    assert (
+        kept.items() >= {"rows": 3, "unanswered": 0, "step": outcome.step, "base": 0.0, "tuned": 1.0}.items()
+    )
+    assert kept["pairs"] == 0
+
+    write_scores(
+        run,
+        compare(ROWS, base=["", "", ""], tuned=["1", "2", "3"]),
+        Preferences(pairs=4, base=1, tuned=2, gained=3),
+    )
+    kept = json.loads(run.scores_file.read_text())
+    assert (kept["pairs"], kept["base_prefers"], kept["tuned_prefers"], kept["gained"]) == (
+        4,
+        0.25,
+        0.5,
+        0.75,
+    )
+
+
+def test_a_preference_is_a_likelier_better_answer_and_a_gain_one_over_the_base() -> None:
+    base, tuned = [(-1.0, -2.0), (-3.0, -1.0), (-1.0, -1.0)], [(-1.5, -2.0), (-2.0, -1.0), (-1.0, -1.0)]
+    found = Preferences.of(base, tuned)
+    assert found == Preferences(pairs=3, base=1, tuned=1, gained=1)
+    assert found.shares() == {"base": 1 / 3, "tuned": 1 / 3, "gained": 1 / 3}
 
 
 def test_a_run_without_a_result_gets_none(tmp_path: Path) -> None:

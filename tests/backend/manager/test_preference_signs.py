@@ -29,6 +29,11 @@ def evaluation(accuracy: object, rows: object = 90) -> dict[str, object]:
         ([step(0.3, -1.0, -3.0)], "likelihood displacement"),
         ([step(0.9, -3.0, -1.0)], "the better one is not preferred"),
         ([step(0.01, 2.0, -6.0, 1.0)], "known by heart"),
+        (
+            [{"train/rewards/chosen": 0.1, "train/kl": 0.01}],
+            "the model still answers much as before training",
+        ),
+        ([{"train/rewards/chosen": 0.1, "train/kl": 2.3}], "have become 10 times as likely"),
         ([evaluation(0.8)], "80% of 90 (71% to 87%, 95 % interval), more often than by chance"),
         ([evaluation(0.55)], "not proved better than chance"),
     ],

@@ -34,6 +34,8 @@ def _problems(settings: dict[str, Any]) -> list[str]:
         },
         {"objective.method": "dpo", "objective.loss_weights": 2},
         {"objective.method": "dpo", "objective.loss_type": "robust", "objective.label_smoothing": 0.1},
+        {"objective.method": "dpo", "objective.label_smoothing": 0.1},
+        {"objective.method": "cpo", "objective.label_smoothing": 0.1},
         {
             "objective.method": "kto",
             "objective.undesirable_weight": 2,
@@ -73,7 +75,11 @@ def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None
         ({"objective.method": "orpo", "objective.loss_type": "sigmoid"}, ["objective.loss_type"]),
         ({"objective.method": "dpo", "objective.loss_type": "ipo, ipo"}, ["objective.loss_type"]),
         ({"objective.method": "dpo", "objective.loss_weights": "1, 2"}, ["objective.loss_weights"]),
-        ({"objective.method": "dpo", "objective.label_smoothing": 0.1}, ["objective.label_smoothing"]),
+        (
+            {"objective.method": "dpo", "objective.loss_type": "ipo", "objective.label_smoothing": 0.1},
+            ["objective.label_smoothing"],
+        ),
+        ({"objective.method": "simpo", "objective.label_smoothing": 0.1}, ["objective.label_smoothing"]),
         ({"objective.method": "dpo", "objective.loss_type": "exo_pair"}, ["objective.loss_type"]),
         ({"objective.method": "dpo", "tuning.lora_dropout": 0.1}, ["tuning.lora_dropout"]),
         ({"objective.method": "kto", "training.neftune_noise_alpha": 5}, ["training.neftune_noise_alpha"]),

@@ -72,6 +72,17 @@ class TestStop:
         found = check_inputs(configured(SOUND))
         assert (found.train_rows + found.validation_rows, found.stops) == (60, ())
 
+    def test_rows_that_are_mixed_in_are_checked_too(self, configured: Any, tmp_path: Path) -> None:
+        mixed = write_rows(tmp_path / "general.jsonl", REPEATED)
+        with pytest.raises(UnsoundDataError, match="STOP") as caught:
+            check_inputs(configured(SOUND, **{"data.mix": str(mixed)}))
+        (problem,) = caught.value.problems
+        assert problem.field == "duplicates"
+        assert problem.message.startswith("Rows of data.mix: ")
+        assert "of 30 rows (general.jsonl:" in problem.message
+        found = check_inputs(configured(SOUND, **{"data.mix": str(mixed), "data.accept": ["duplicates"]}))
+        assert any(each.title.startswith("Rows of data.mix: ") for each in found.findings)
+
     def test_a_finding_of_that_level_prevents_the_run_and_says_what_is_left(self, configured: Any) -> None:
         with pytest.raises(UnsoundDataError) as caught:
             check_inputs(configured(REPEATED, **{"data.validation": 0}))

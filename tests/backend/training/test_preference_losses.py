@@ -56,6 +56,11 @@ def test_golden_values_of_pairs(name: str) -> None:
     assert float(found) == pytest.approx(EXPECTED[NAMES.get(name, name)], abs=1e-9)
 
 
+def test_sigmoid_with_smoothing_is_cdpo() -> None:
+    found = PAIR_LOSSES["sigmoid"](PAIRS, BETA, 0.1).mean()
+    assert float(found) == pytest.approx(EXPECTED["cdpo_label_smoothing_0.1"], abs=1e-9)
+
+
 def test_golden_values_without_a_reference() -> None:
     assert float(PAIR_LOSSES["sigmoid"](UNREFERRED, BETA, 0.0).mean()) == pytest.approx(
         EXPECTED["cpo_sigmoid_without_nll"], abs=1e-9
