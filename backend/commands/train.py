@@ -24,7 +24,10 @@ from backend.run.config import RunConfig
 from backend.run.folder import RunDir
 from backend.run.methods import usual_method
 from backend.run.reports import DataCheck
-from backend.run.settings import resolve_config, rows_first
+from backend.run.settings import resolve_config
+
+_CONFIGS = (".yaml", ".yml", ".json")
+"""Endings of a configuration; anything else in its place names rows."""
 
 
 def train(
@@ -41,7 +44,7 @@ def train(
     accept: Accept = (),
     as_json: AsJson = False,
 ) -> int:
-    """Fine-tune a model: ``tunesmith train [CONFIG or ROWS] [--section.key value …]``.
+    """Fine-tune a model: ``tunesmith train [CONFIG|ROWS] [--section.key value …]``.
 
     CONFIG is a YAML file (``tunesmith config init`` writes one); any setting can be given or overridden as a flag,
     and only ``data.train`` is required. ROWS in its place are trained on as they are usually meant: pairs of answers
@@ -58,7 +61,7 @@ def train(
     tunesmith train run.yaml --augmentation.typos 0.02 --ablate 3
     """
     check_environ(os.environ)
-    rows, given = rows_first(settings)
+    rows, given = _rows_first(settings)
     config = resolve_config(given, accept)
     if rows is not None:
         config = _with_usual_method(config, rows, given, accept, as_json=as_json)
@@ -81,6 +84,17 @@ def train(
         return put_into_queue(run, as_json=as_json, also=also)
     go_on = start_detached if detach else carry_out
     return go_on(run, as_json=as_json, also=also)
+
+
+def _rows_first(settings: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the rows that a command line names in place of a configuration, None if it does not, and its settings.
+
+    Whatever is no flag, no device and does not end like a configuration, in .yaml, .yml or .json, names rows: the
+    settings are then those with ``data.train``.
+    """
+    if not settings or settings[0].startswith(("--", "/dev/")) or settings[0].lower().endswith(_CONFIGS):
+        return None, settings
+    return settings[0], ["--data.train", *settings]
 
 
 def _with_usual_method(

@@ -58,20 +58,6 @@ def _parsed(text: str, where: str) -> RunConfig:
     return parse_config(parse_yaml(text, where=where))
 
 
-_CONFIGS = (".yaml", ".yml", ".json")
-
-
-def rows_first(settings: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Return the rows that a command line names in place of a configuration, None if it does not, and its settings.
-
-    Whatever is no flag, no device and does not end like a configuration, in .yaml, .yml or .json, names rows: the
-    settings are then those with ``data.train``.
-    """
-    if not settings or settings[0].startswith(("--", "/dev/")) or settings[0].lower().endswith(_CONFIGS):
-        return None, settings
-    return settings[0], ["--data.train", *settings]
-
-
 def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunConfig:
     """Return the configuration of a command line: file, then environment, then flags; ``accept`` joins data.accept.
 
