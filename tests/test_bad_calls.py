@@ -23,6 +23,7 @@ from backend.core.gguf.convert import gguf_config, unpack_gguf
 from backend.core.gguf.file import GgufFile
 from backend.core.model_loader import load_skeleton
 from backend.data.chat import as_given, refuse_media
+from backend.data_pipeline import teacher_of
 from backend.errors import ConfigError, DataError, ExportError, ModelError, RunError, TunesmithError
 from backend.export.contents import check_gguf
 from backend.export.hub import check_push
@@ -31,7 +32,7 @@ from backend.export.vocabulary import check_tokenizer
 from backend.inference.model_source import ModelSource, tuned_folder
 from backend.inference.runner import decoding_mode
 from backend.manager.run_manager import RunManager
-from backend.run.config import TuningConfig
+from backend.run.config import RunConfig, TuningConfig
 from backend.run.folder import RunDir
 from backend.run.lifecycle import Event
 from backend.run.locks import RunLocks
@@ -65,6 +66,11 @@ def without_cache(_: Path) -> object:
     return decoding_mode(ViTModel(ViTConfig(**sizes, image_size=8, patch_size=8)))
 
 
+def without_teacher(place: Path) -> object:
+    file = {"train": "rows.jsonl", "teacher_logprobs": str(place / "x.safetensors")}
+    return teacher_of(RunConfig.model_validate({"data": file}), tiny_tokenizer(), [])
+
+
 def nothing_to_load(place: Path) -> object:
     (place / "config.json").write_text('{"model_type": "nonsense"}', encoding="utf-8")
     return load_skeleton(place)
@@ -96,6 +102,7 @@ BAD: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
         DataError,
         "bad-row",
     ),
+    "data_pipeline.teacher_of": (without_teacher, DataError, "bad-teacher"),
     "export.contents.check_gguf": (
         lambda place: check_gguf(place / "x.gguf", place, None, {}, None, set()),  # type: ignore[arg-type]
         ModelError,

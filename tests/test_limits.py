@@ -6,18 +6,24 @@ The guard below looks for every comparison with a constant in the rooms that man
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock, create_autospec
 
 import pytest
+from starlette.requests import Request
 
-from backend.errors import TunesmithError
-from backend.inference import shared_base
+from backend.errors import InferenceError, TunesmithError
+from backend.inference import shared_base, token_view
 from backend.inference.constraint import Constrainer, Constraint
+from backend.inference.embedding import BATCH_TOKENS, batches
 from backend.inference.shared_base import SharedBase
+from backend.inference.token_view import view_tokens
+from backend.inferencer import Inferencer
 from backend.manager import ablation, attempts, bundle, explain, log_view
 from backend.manager.ablation import pairs
 from backend.manager.attempts import AttemptEvidence, detail_of, reason_of
@@ -30,6 +36,12 @@ from backend.manager.system_manager import MIN_FREE_BYTES, DiskForecast
 from backend.run.config import LONGEST_TEMPLATE
 from backend.run.folder import RunDir
 from backend.run.settings import parse_config, template_text
+from backend.server.bases import ServedBase
+from backend.server.errors import ApiError
+from backend.server.guard import read_body
+from backend.server.parsing import MAX_DEPTH as MAX_BODY_DEPTH
+from backend.server.parsing import parse
+from backend.server.schemas import ChatRequest, CompletionRequest
 from backend.utils.config_utils import MAX_DEPTH, MAX_YAML_BYTES, parse_yaml
 from backend.utils.file_utils import read_json, sweep_temporaries
 from tests.house import ROOT, parsed
@@ -51,9 +63,46 @@ def taken(call: Callable[[], object]) -> bool:
     """Whether a call comes through; False for an error of ours."""
     try:
         call()
-    except TunesmithError:
+    except (TunesmithError, ApiError):
         return False
     return True
+
+
+def code_of(call: Callable[[], object]) -> str:
+    """The code of the error of ours that a call ends with; "" if it comes through."""
+    try:
+        call()
+    except (TunesmithError, ApiError) as error:
+        return error.code
+    return ""
+
+
+def body_of(length: int, *, limit: int) -> tuple[bool, int]:
+    """Whether a body of ``length`` bytes is taken where ``limit`` are allowed, and how much of it was read."""
+    read = 0
+
+    async def receive() -> dict[str, object]:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x", "more_body": read < length}
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    fits = taken(lambda: asyncio.run(read_body(request, limit=limit, seconds=20)))
+    return fits, read
+
+
+def base_with(groups: int) -> ServedBase:
+    base = ServedBase.__new__(ServedBase)
+    base.groups = {(None, float(number)): [] for number in range(10, 10 + groups)}  # type: ignore[misc]
+    return base
+
+
+def mute() -> Mock:
+    """A model that is asked in vain."""
+    model: Mock = create_autospec(Inferencer, instance=True)
+    model.answers.side_effect = InferenceError("It was asked.", remedy="", code="asked")
+    return model
 
 
 def event(length: int) -> bytes:
@@ -180,6 +229,38 @@ LIMITS: dict[str, tuple[Callable[[Path, int], object], int, tuple[object, object
         MAX_DEPTH,
         (True, True, False),
     ),
+    "server/parsing MAX_DEPTH": (
+        lambda _, n: (
+            code_of(lambda: parse(ChatRequest, b'{"a":' + b"[" * (n - 1) + b"]" * (n - 1) + b"}"))
+            == "too_deep"
+        ),
+        MAX_BODY_DEPTH,
+        (False, False, True),
+    ),
+    "server/schemas MAX_TEXTS": (
+        lambda _, n: taken(
+            lambda: parse(CompletionRequest, json.dumps({"model": "m", "prompt": ["a"] * n}).encode())
+        ),
+        8,
+        (True, True, False),
+    ),
+    "server/guard READ_AND_FORGET_BYTES": (lambda _, n: body_of(n, limit=4)[1], 16, (15, 16, 5)),
+    "server/guard limit of a body": (lambda _, n: body_of(n, limit=9)[0], 9, (True, True, False)),
+    "server/bases KEEP": (
+        lambda _, n: base_with(n).takes((None, 1.0)),
+        shared_base.KEEP,
+        (True, False, False),
+    ),
+    "inference/token_view MAX_ANSWER_TOKENS": (
+        lambda _, n: code_of(lambda: view_tokens(mute(), "a", max_new_tokens=n)),
+        token_view.MAX_ANSWER_TOKENS,
+        ("asked", "asked", "bad-sampling"),
+    ),
+    "inference/embedding BATCH_TOKENS": (
+        lambda _, n: len(list(batches([1] * n, None))),
+        BATCH_TOKENS,
+        (1, 1, 2),
+    ),
     "inference/shared_base MAX_STRENGTH": (
         lambda _, n: taken(lambda: SharedBase(tiny_model()).use(None, n / 100)),
         int(shared_base.MAX_STRENGTH * 100),
@@ -187,6 +268,8 @@ LIMITS: dict[str, tuple[Callable[[Path, int], object], int, tuple[object, object
     ),
 }
 SMALLER = {
+    "server/guard READ_AND_FORGET_BYTES": 16,
+    "server/schemas MAX_TEXTS": 8,
     "manager/event_files _LONGEST_RECORD_BYTES": 16,
     "manager/planning/model_shape MAX_HEADER_BYTES": 64,
     "manager/log_view VIEW_BYTES": 64,
@@ -274,6 +357,11 @@ ELSEWHERE = {
     "manager/ranks PEER_SECONDS": "tests/backend/manager/test_ranks.py",
     "manager/run_manager _CLOCK_TICK_NS": "tests/backend/manager/test_run_manager.py",
     "run/pace SILENCE_SECONDS": "tests/backend/run/test_pace.py",
+    "server/embeddings MAX_TEXT_TOKENS": "tests/backend/server/test_embeddings.py",
+    "server/inspection MAX_ANSWER_TOKENS": "tests/backend/server/test_inspection.py",
+    "server/parsing _SHOWN_CHARACTERS": "tests/backend/server/test_parsing.py",
+    "inference/loaded KEEP": "tests/backend/inference/test_loaded.py",
+    "inference/runner MIN_SHARED": "tests/backend/inference/test_decoding.py",
     "inference/constraint MAX_CHARACTERS": "tests/test_limits.py",
     "inference/constraint MAX_CHOICES": "tests/test_limits.py",
 }
@@ -291,10 +379,11 @@ def compared(path: Path) -> Iterator[str]:
             yield from (f"{room} {name}" for name in sorted(names) if name.isupper() and len(name) > 3)
 
 
+ROOMS_WITH_LIMITS = ("manager", "run", "utils", "server", "inference")
+
+
 def test_every_limit_of_what_manages_and_keeps_runs_is_tried() -> None:
-    rooms = [
-        path for folder in ("manager", "run", "utils") for path in ROOT.glob(f"backend/{folder}/**/*.py")
-    ]
+    rooms = [path for folder in ROOMS_WITH_LIMITS for path in ROOT.glob(f"backend/{folder}/**/*.py")]
     found = {name for path in rooms for name in compared(path)}
     assert found - LIMITS.keys() - ELSEWHERE.keys() == set()
     assert len(found) > 15
