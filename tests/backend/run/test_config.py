@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from backend.errors import ConfigError
 from backend.run.config import RunConfig, Section, TuningConfig, commented_yaml, config_schema, config_yaml
@@ -159,6 +160,94 @@ def refused(raw: Any) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         parse_config(raw)
     return caught.value
+
+
+BOUNDS = {
+    "seed": "[0, 2147483647]",
+    "data.max_length": "[8, 1048576]",
+    "data.max_rejected_share": "[0, 1]",
+    "data.mix_share": "(0, 1)",
+    "augmentation.share": "[0, 1]",
+    "augmentation.noise": "[0, 0.1]",
+    "augmentation.typos": "[0, 0.03]",
+    "augmentation.drop_system": "[0, 1]",
+    "augmentation.sub_turns": "[0, 1]",
+    "augmentation.oversample": "[1, 3]",
+    "objective.beta": "(0, 1000]",
+    "objective.label_smoothing": "[0, 0.5)",
+    "objective.desirable_weight": "(0, 1000]",
+    "objective.undesirable_weight": "(0, 1000]",
+    "objective.cpo_alpha": "[0, 1000]",
+    "objective.simpo_gamma": "[0, 1000]",
+    "objective.kd_alpha": "[0, 1000]",
+    "objective.kd_ce_alpha": "[0, 1000]",
+    "tuning.lora_r": "[1, 1024]",
+    "tuning.lora_alpha": "[1, 8192]",
+    "tuning.lora_dropout": "[0, 1)",
+    "training.num_train_epochs": "(0, 10000]",
+    "training.max_steps": "[-1, 100000000]",
+    "training.per_device_train_batch_size": "[1, 65536]",
+    "training.gradient_accumulation_steps": "[1, 65536]",
+    "training.nproc_per_node": "[1, 64]",
+    "training.nnodes": "[1, 1024]",
+    "training.micro_batch_tokens": "[8, 1048576]",
+    "training.learning_rate": "(0, 10]",
+    "training.loraplus_lr_ratio": "[1, 1000]",
+    "training.embedding_learning_rate": "(0, 10]",
+    "training.min_lr_rate": "[0, 1]",
+    "training.num_decay_steps": "[0, inf)",
+    "training.polynomial_power": "(0, 100]",
+    "training.warmup_steps": "[0, inf)",
+    "training.weight_decay": "[0, 1]",
+    "training.adam_beta1": "[0, 1)",
+    "training.adam_beta2": "[0, 1)",
+    "training.adam_epsilon": "(0, 1]",
+    "training.max_grad_norm": "[0, 1000000]",
+    "training.neftune_noise_alpha": "(0, 100]",
+    "training.save_steps": "[0, inf)",
+    "training.save_total_limit": "[1, 10000]",
+    "evaluation.eval_steps": "[0, inf)",
+    "evaluation.sample_rows": "[0, 1024]",
+    "evaluation.score_rows": "[0, 100000]",
+    "evaluation.max_new_tokens": "[1, 4096]",
+    "evaluation.early_stopping_patience": "[1, 10000]",
+    "logging.logging_steps": "[1, 1000000]",
+}
+"""What each number may be: [ and ] belong to it, ( and ) do not."""
+
+
+def ends(interval: str) -> list[tuple[float, bool, int]]:
+    """The two ends of an interval that are numbers: the end, whether it belongs to it, and the way out."""
+    low, high = interval[1:-1].split(", ")
+    both = [(float(low), interval[0] == "[", -1), (float(high), interval[-1] == "]", 1)]
+    return [end for end in both if math.isfinite(end[0])]
+
+
+def next_to(name: str, value: float, way: int) -> float:
+    """The next value of a setting that there is above (1) or below (-1) this one."""
+    field = field_schema(name, SCHEMA)
+    kinds = {branch.get("type") for branch in [field, *field.get("anyOf", [])]}
+    return value + way if "integer" in kinds else math.nextafter(value, way * math.inf)
+
+
+def is_taken(name: str, value: float) -> bool:
+    """Whether a setting may have this value, whatever stands beside it."""
+    try:
+        RunConfig.model_validate(plain({name: value}))
+    except ValidationError:
+        return False
+    return True
+
+
+class TestBounds:
+    def test_every_number_has_its_bounds_here(self) -> None:
+        assert sorted(BOUNDS) == sorted(NUMBERS)
+
+    @pytest.mark.parametrize("name", BOUNDS)
+    def test_a_number_is_tried_below_at_and_above_each_end(self, name: str) -> None:
+        for end, belongs, out in ends(BOUNDS[name]):
+            tried = [next_to(name, end, -out), end, next_to(name, end, out)]
+            assert [is_taken(name, value) for value in tried] == [True, belongs, False], end
 
 
 class TestEverySetting:
