@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 
 from backend.core.lanes import one_thread
 from backend.inference.decoding import Decoding, NewToken, Prefill, context_length, for_inference
-from backend.inference.logprobs import answer_logprobs
-from backend.inference.runner import (
+from backend.inference.decoding_mode import (
     DecodingMode,
     cannot_generate,
     causal_of,
     decoding_mode,
     set_decoding_mode,
 )
+from backend.inference.logprobs import answer_logprobs
 from backend.inference.sampling import Sampler, Sampling
 
 LENGTHS = (11, 5)

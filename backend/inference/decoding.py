@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -16,9 +17,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from backend.core import packed_attention
+from backend.core.engine.forward import Reading
+from backend.core.engine.seat import Seat
 from backend.errors import InferenceError
+from backend.inference.decoding_mode import causal_of, decoding_mode
+from backend.inference.engine_runner import EngineRunner
+from backend.inference.engines import engine_of
 from backend.inference.kv_cache import new_cache
-from backend.inference.runner import Runner, causal_of, decoding_mode, prefill
+from backend.inference.runner import ModelRunner, Runner, prefill
 from backend.inference.sampling import Matcher, Sampler, Sampling
 
 __all__ = ["Decoding", "NewToken", "Prefill", "Sampling", "check_prompt", "context_length", "for_inference"]
@@ -50,10 +56,11 @@ class Prefill:
     def __init__(self, model: PreTrainedModel | PeftModel, prompt: Sequence[int]) -> None:
         check_prompt(prompt, context_length(model))
         self.prompt = list(prompt)
-        self.cache = new_cache(model.config)
+        self._engine = engine_of(model)
+        self.cache: Any = new_cache(model.config) if self._engine is None else Seat(self._engine.block)
         self._model = model
         self._mode = decoding_mode(model)
-        self.one_pass = self._mode.needs_one_pass(len(prompt))
+        self.one_pass = self._engine is None and self._mode.needs_one_pass(len(prompt))
         self._done = 0
 
     @property
@@ -64,9 +71,11 @@ class Prefill:
     def advance(self, tokens: int) -> None:
         """Process at most ``tokens`` more tokens."""
         piece = self.prompt[self._done : self._done + min(tokens, self.left)]
-        if piece:
+        if piece and self._engine is not None:
+            self._engine.read([Reading(self.cache, piece, asks=False)])
+        elif piece:
             prefill(self._model, self.cache, piece, self._mode)
-            self._done += len(piece)
+        self._done += len(piece)
 
 
 @dataclass
@@ -97,6 +106,7 @@ class Decoding:
     ) -> None:
         self._model = model
         self._mode = decoding_mode(model)
+        self._engine = engine_of(model)
         self._stop_ids = frozenset(stop_ids)
         self._limit = context_length(model)
         for prompt in prompts:
@@ -126,6 +136,11 @@ class Decoding:
 
     def _start(self, numbers: Sequence[int]) -> None:
         """Make runners that process these rows from their beginning in the next step, in as few batches as may be."""
+        if self._engine is not None:
+            if numbers:
+                prompts = [self._rows[row].ids for row in numbers]
+                self._runners.append(EngineRunner(self._engine, prompts, numbers))
+            return
         if self._mode.batched:
             sides = [
                 [row for row in numbers if self._is_past_border(row) == beyond] for beyond in (False, True)
@@ -133,7 +148,7 @@ class Decoding:
         else:
             sides = [[row] for row in numbers]
         for side in filter(None, sides):
-            self._runners.append(Runner(self._model, [self._rows[row].ids for row in side], side))
+            self._runners.append(ModelRunner(self._model, [self._rows[row].ids for row in side], side))
 
     def _is_past_border(self, row: int) -> bool:
         return self._mode.is_past_border(len(self._rows[row].ids))
@@ -146,7 +161,7 @@ class Decoding:
             logits = runner.logits()
             new = {
                 row: self._choose(row, logits[slot])
-                for slot, row in enumerate(runner.rows)
+                for slot, row in enumerate(runner.slots)
                 if row in self._rows
             }
             runner.advance({row: token.token_id for row, token in new.items()})
@@ -181,14 +196,21 @@ class Decoding:
             if prefill.one_pass:
                 self._start(numbers)
             elif host is None:
-                runner = Runner.continuing(self._model, prefill.prompt, prefill.cache, numbers)
-                self._runners.append(runner)
+                self._runners.append(self._continuing(prefill, numbers))
             else:
                 host.join(prefill.prompt, prefill.cache, numbers)
         except BaseException:
             self._remove(set(numbers))
             raise
         return numbers
+
+    def _continuing(self, prefill: Prefill, numbers: Sequence[int]) -> Runner:
+        """Return a runner of these rows alone, which all continue the prompt of ``prefill``."""
+        if self._engine is None:
+            return ModelRunner.continuing(self._model, prefill.prompt, prefill.cache, numbers)
+        runner = EngineRunner(self._engine, [], [])
+        runner.join(prefill.prompt, prefill.cache, numbers)
+        return runner
 
     def _choose(self, row: int, logits: Tensor) -> NewToken:
         held = self._rows[row]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from backend.core.device import plan_compute, torch_dtype
 from backend.core.model_loader import load_dense
 from backend.inference.decode_proof import prove_decoding
+from backend.inference.engines import add_engine
 from backend.inference.model_source import ModelSource
 from backend.inference.prompting import PromptRenderer
 from backend.inference.shared_base import KEEP, Adapter, SharedBase
@@ -29,11 +30,12 @@ TOKENIZER_FILES = (
 class LoadedBase:
     """The base of ``source`` in memory, the adapters merged over it, and a prompt renderer for each.
 
+    ``without_engine`` says why transformers decodes the model and not our own engine; it is empty if the engine does.
     Runs whose weights are in memory are locked against deletion until ``close``. Use it from one thread at a time.
     Raises ModelError: those of ``load_dense``, and ``cannot-generate``.
     """
 
-    def __init__(self, source: ModelSource, dtype: str = "float32") -> None:
+    def __init__(self, source: ModelSource, dtype: str = "float32", precision: str = "exact") -> None:
         plan = plan_compute(dtype)
         torch.set_float32_matmul_precision(plan.matmul_precision)
         self.folder, self.key, self.marks = source.base, source.base_key, source.base_marks
@@ -43,6 +45,7 @@ class LoadedBase:
             plan.device
         )
         prove_decoding(model)
+        self.without_engine = add_engine(model, precision)
         self.shared = SharedBase(model)
         self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()
 

@@ -1,19 +1,14 @@
-"""A batch of rows decoded over one key-value cache: the only place where decoding calls the model.
+"""A batch of rows decoded over one key-value cache: the only place where decoding calls a transformers model.
 
-Models differ in how they can be decoded: whether rows of different lengths may share a batch, whether a prompt may be
-prefilled in chunks, and whether rotary frequencies change with a row's length. ``decoding_mode`` returns that for a
-model; ``decode_proof`` tests it.
+``Runner`` is what ``Decoding`` asks of whoever computes its rows; ``engine_runner`` is the other one.
 """
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,84 +18,48 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from backend.core.encoding.examples import common_prefix
-from backend.core.rope import rope_border
-from backend.errors import ModelError
+from backend.inference.decoding_mode import CACHES, DecodingMode, decoding_mode
 from backend.inference.kv_cache import accepts_rows, extend, new_cache, select_rows
 
 MIN_SHARED = 8
 """A common beginning shorter than this, in tokens, is not worth a forward pass of its own."""
 SPARE_SLOTS = 0.5
 """Slots to add when one is missing, as a share of those there are, since each addition copies the whole cache."""
-CACHES = ("past_key_values", "cache_params")
-"""The names of the argument by which models take a cache: attention models, pure state-space models."""
 
 
-@dataclass(frozen=True)
-class DecodingMode:
-    """The ways of decoding that a model supports. ``cache`` is the name of the argument that takes its cache.
+class Runner(Protocol):
+    """Rows that are decoded together, by their numbers. All tokens but the next input of each are in its cache."""
 
-    ``batched``: rows of different lengths may share a batch. ``chunked_prefill``: a prompt may be prefilled in
-    chunks. ``rope_border``: rows of more tokens use other rotary frequencies, at all their positions (longrope).
-    """
+    @property
+    def slots(self) -> Sequence[int | None]:
+        """The row number of each row of ``logits``; None for an empty one."""
 
-    cache: str
-    batched: bool
-    chunked_prefill: bool
-    rope_border: int | None
+    @property
+    def active(self) -> list[int]:
+        """The numbers of the rows still being generated."""
 
-    def is_past_border(self, length: int) -> bool:
-        """True if a row of ``length`` tokens, the next input included, is longer than ``rope_border``."""
-        return self.rope_border is not None and length > self.rope_border
+    @property
+    def accepts_rows(self) -> bool:
+        """True if ``join`` may be called now."""
 
-    def needs_one_pass(self, length: int) -> bool:
-        """True if a prompt of ``length`` tokens must be processed whole, by the step that gives its first token."""
-        return not (self.batched and self.chunked_prefill) or self.is_past_border(length)
+    def logits(self) -> Tensor:
+        """Process the next input of each row; return the logits of its next token, float32 [slots, V]."""
 
+    def advance(self, chosen: Mapping[int, int]) -> None:
+        """Set the next input: the token ids ``chosen`` by row number."""
 
-_proved: WeakKeyDictionary[PreTrainedModel, DecodingMode] = WeakKeyDictionary()
+    def join(self, prompt: Sequence[int], cache: Any, numbers: Sequence[int]) -> None:
+        """Add rows that continue ``prompt``, of which ``cache`` holds all but the last token.
 
+        The answers of the rows already here do not change, nor do they if this runs out of memory.
+        """
 
-def causal_of(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the transformers model, without a PEFT wrapper."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def decoding_mode(model: PreTrainedModel | PeftModel) -> DecodingMode:
-    """Return how to decode ``model``: the proved mode, or before a proof what its class and configuration claim.
-
-    Raises ModelError ``cannot-generate`` for a model that takes no cache.
-    """
-    causal = causal_of(model)
-    if causal in _proved:
-        return _proved[causal]
-    arguments = inspect.signature(causal.forward).parameters
-    cache = next((name for name in CACHES if name in arguments), None)
-    if cache is None:
-        raise cannot_generate(causal, "they take no cache of what they have read")
-    return DecodingMode(
-        cache=cache,
-        batched="attention_mask" in arguments,
-        chunked_prefill=not causal._is_stateful,
-        rope_border=rope_border(causal.config),
-    )
+    def remove(self, leaving: Collection[int]) -> None:
+        """Remove the rows ``leaving`` and free what only they needed."""
 
 
-def set_decoding_mode(model: PreTrainedModel | PeftModel, mode: DecodingMode) -> None:
-    """Set how ``model`` is decoded from now on."""
-    _proved[causal_of(model)] = mode
-
-
-def cannot_generate(causal: PreTrainedModel, why: str) -> ModelError:
-    """Return the error for a model that cannot be decoded; ``why`` completes "they cannot write answers: …"."""
-    return ModelError(
-        f"Models of type {causal.config.model_type} cannot write answers here: {why}.",
-        remedy="Choose a model of another architecture.",
-        code="cannot-generate",
-    )
-
-
-class Runner:
-    """A batch of rows over one cache. ``rows`` holds the row number in each slot, None for an empty slot.
+class ModelRunner:
+    """A batch of rows over one cache. ``slots`` holds the row number in each slot, None for an empty slot.
 
     ``numbers`` are the row numbers of ``prompts``. The first call of ``logits`` processes the prompts; a beginning
     that all share is computed once.
@@ -112,7 +71,7 @@ class Runner:
         self._model = model
         self._mode = decoding_mode(model)
         self._device = next(model.parameters()).device
-        self.rows: list[int | None] = list(numbers)
+        self.slots: list[int | None] = list(numbers)
         self._cache = new_cache(model.config)
         self._cached = 0  # columns in the cache; every row ends at its right edge
         shared = self._read_shared(prompts)
@@ -127,7 +86,7 @@ class Runner:
         prompt: Sequence[int],
         cache: DynamicCache,
         numbers: Sequence[int],
-    ) -> Runner:
+    ) -> ModelRunner:
         """Return a runner whose rows all continue ``prompt``, of which ``cache`` holds all but the last token."""
         runner = cls(model, [], numbers)
         shape, length = (len(numbers), 1), len(prompt)
@@ -173,7 +132,7 @@ class Runner:
 
     def advance(self, chosen: Mapping[int, int]) -> None:
         """Set the next input: the token ids ``chosen`` by row number."""
-        ids = [[chosen.get(-1 if row is None else row, 0)] for row in self.rows]
+        ids = [[chosen.get(-1 if row is None else row, 0)] for row in self.slots]
         self._inputs = torch.tensor(ids, device=self._device)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
         self._positions = self._positions[:, -1:] + 1
@@ -181,7 +140,7 @@ class Runner:
     @property
     def active(self) -> list[int]:
         """The numbers of the rows still being generated, in the order of their slots."""
-        return [row for row in self.rows if row is not None]
+        return [row for row in self.slots if row is not None]
 
     @property
     def _occupied(self) -> Tensor:
@@ -189,7 +148,7 @@ class Runner:
 
         Otherwise its position would grow past the context, and set the rotary frequencies as the longest row.
         """
-        return torch.tensor([[row is not None] for row in self.rows], device=self._device)
+        return torch.tensor([[row is not None] for row in self.slots], device=self._device)
 
     @property
     def has_begun(self) -> bool:
@@ -209,7 +168,7 @@ class Runner:
         """
         length = len(prompt)
         self._add_slots(len(numbers), columns=length - self._mask.shape[1])
-        slots = [slot for slot, row in enumerate(self.rows) if row is None][: len(numbers)]
+        slots = [slot for slot, row in enumerate(self.slots) if row is None][: len(numbers)]
         for slot, number in zip(slots, numbers, strict=True):
             if length > 1:
                 for layer, given in zip(self._cache.layers, cache.layers, strict=True):
@@ -217,12 +176,12 @@ class Runner:
             self._mask[slot] = 0
             self._mask[slot, -length:] = 1
             self._inputs[slot], self._positions[slot] = prompt[-1], length - 1
-            self.rows[slot] = number
+            self.slots[slot] = number
 
     def _add_slots(self, wanted: int, *, columns: int) -> None:
         """Make at least ``wanted`` slots free, and lengthen every row by ``columns`` on the left, if above 0."""
-        free = self.rows.count(None)
-        more = 0 if free >= wanted else max(wanted - free, int(len(self.rows) * SPARE_SLOTS))
+        free = self.slots.count(None)
+        more = 0 if free >= wanted else max(wanted - free, int(len(self.slots) * SPARE_SLOTS))
         columns = max(0, columns)
         if not more and not columns:
             return
@@ -234,30 +193,30 @@ class Runner:
         )  # last of all that may run out of memory, so that a failure changes nothing
         self._mask, self._inputs, self._positions = mask, inputs, positions
         self._cached += columns
-        self.rows += [None] * more
+        self.slots += [None] * more
 
     def remove(self, leaving: Collection[int]) -> None:
         """Remove the rows ``leaving`` and free what only they needed."""
-        self.rows = [None if row in leaving else row for row in self.rows]
+        self.slots = [None if row in leaving else row for row in self.slots]
         self._compact()
         self._drop_columns()
 
     def _compact(self) -> None:
         """Drop the empty slots once they are half of all; not sooner, since it copies the cache."""
-        slots = [slot for slot, row in enumerate(self.rows) if row is not None]
-        if not slots or len(slots) > len(self.rows) // 2:
+        slots = [slot for slot, row in enumerate(self.slots) if row is not None]
+        if not slots or len(slots) > len(self.slots) // 2:
             return
         index = torch.tensor(slots, device=self._device)
         if self._cached:
             select_rows(self._cache, index)
-        self.rows = [self.rows[slot] for slot in slots]
+        self.slots = [self.slots[slot] for slot in slots]
         self._inputs, self._mask, self._positions = (
             kept[index] for kept in (self._inputs, self._mask, self._positions)
         )
 
     def _drop_columns(self) -> None:
         """Drop the columns to the left of every row's beginning."""
-        slots = [slot for slot, row in enumerate(self.rows) if row is not None]
+        slots = [slot for slot, row in enumerate(self.slots) if row is not None]
         if not slots or not self.has_begun or not accepts_rows(self._cache):
             return
         unused = min(int(self._mask[slots].argmax(1).min()), self._cached - 1)

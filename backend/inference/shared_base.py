@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from backend.core.model_loader import load_adapter, merge_adapter
 from backend.errors import InferenceError
+from backend.inference.engines import engine_of
 
 MAX_STRENGTH = 2.0
 KEEP = 3
@@ -67,6 +68,9 @@ class SharedBase:
         for name, part in self.model.named_parameters():
             part.data = changed.get(name, self._own[name])
         self._used = wanted
+        engine = engine_of(self.model)
+        if engine is not None:
+            engine.use(self.model, wanted, self._sets.keys())
 
     @property
     def used(self) -> tuple[Adapter, float] | None:

@@ -10,7 +10,7 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM, PreTrainedModel
 from backend.errors import ModelError
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling
-from backend.inference.runner import decoding_mode
+from backend.inference.decoding_mode import decoding_mode
 from tests.backend.core.decoding import LONG, SIZES, decoder
 from tests.tiny import tiny_model
 

@@ -1,19 +1,13 @@
-"""How a model is decoded, read off its class and configuration: backend/inference/runner.py."""
+"""How a model is decoded, read off its class and configuration: backend/inference/decoding_mode.py."""
 
 from __future__ import annotations
 
-from functools import partial
-from unittest.mock import create_autospec
-
 import pytest
-import torch
-from transformers import DynamicCache, LlamaForCausalLM
 
-from backend.inference.runner import DecodingMode, decoding_mode, prefill
+from backend.inference.decoding_mode import DecodingMode, decoding_mode
 from backend.training.tuning import make_trainable
 from tests.backend.core.decoding import BORDER, decoder
 from tests.backend.core.rows import LORA, lively_model
-from tests.locks import Meeting, both
 
 
 @pytest.mark.parametrize(
@@ -57,17 +51,3 @@ def test_what_is_read_in_one_go(together: bool, chunked_prefill: bool, length: i
         DecodingMode("past_key_values", together, chunked_prefill, rope_border=16).needs_one_pass(length)
         is one_pass
     )
-
-
-@pytest.mark.parametrize(("border", "met"), [(BORDER, False), (None, True)])
-def test_a_model_that_swaps_its_rotary_frequencies_is_called_by_one_thread_at_a_time(
-    border: int | None, met: bool
-) -> None:
-    meeting = Meeting(20 if met else 0.2)
-    model = create_autospec(LlamaForCausalLM, instance=True, side_effect=meeting.wait)
-    model.parameters.side_effect = lambda: iter([torch.zeros(1)])
-    mode = DecodingMode("past_key_values", batched=True, chunked_prefill=True, rope_border=border)
-    read = partial(prefill, model, DynamicCache(), [5, 6], mode)
-    both(read, read)
-    assert meeting.happened == met
-    assert model.call_count == 2

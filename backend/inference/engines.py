@@ -1,0 +1,73 @@
+"""Which models are decoded by our own engine, proved for each when it is loaded, and why the others are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from backend.core.engine.block import UnsupportedError
+from backend.core.engine.engine import Engine
+from backend.core.engine.forward import Reading
+from backend.core.engine.seat import Seat
+from backend.core.lanes import one_thread
+
+PRECISIONS = ("exact", "fast")
+"""``exact``: the weights as they were loaded. ``fast``: in 8 bits, a scale for every 64 of a row."""
+EXACT = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+FAST = 0.5
+"""Largest difference of a log-probability from that of transformers, as a share of how far those of a place spread
+(their standard deviation): by the weights' dtype; for ``fast``.
+
+In bfloat16 it is transformers that rounds every value in between; the engine computes in float32.
+"""
+TOKENS = 12
+"""Tokens of the trial row: one half is read at once, the other token by token."""
+LIKELIEST = 20
+_log = logging.getLogger("tunesmith.engine")
+_engines: WeakKeyDictionary[PreTrainedModel, Engine] = WeakKeyDictionary()
+
+
+def engine_of(model: PreTrainedModel | PeftModel) -> Engine | None:
+    """Return the engine that decodes ``model``; None if transformers does."""
+    return None if isinstance(model, PeftModel) else _engines.get(model)
+
+
+def add_engine(model: PreTrainedModel, precision: str) -> str:
+    """Decode ``model`` with the engine from now on, if it can and agrees; return "" or the reason why it does not.
+
+    Both compute the log-probabilities of the likeliest tokens at every place of a few random tokens.
+    """
+    try:
+        engine = Engine(model, eight_bits=precision == "fast")
+    except UnsupportedError as error:
+        return str(error)
+    bound = FAST if precision == "fast" else EXACT[model.dtype]
+    apart = disagreement(model, engine)
+    if not apart <= bound:  # nor if it is not a number
+        why = f"its log-probabilities differ from those of transformers by {apart:.2g} of their spread"
+        _log.warning("the engine is not used: %s", why)
+        return why
+    _engines[model] = engine
+    return ""
+
+
+@torch.inference_mode()
+def disagreement(model: PreTrainedModel, engine: Engine) -> float:
+    """Return the largest difference at any of ``TOKENS`` places, over its ``LIKELIEST`` tokens; see ``EXACT``."""
+    longest = min(TOKENS, engine.block.vocabulary, model.config.max_position_embeddings - 1)
+    ids: Sequence[int] = np.random.default_rng(0).integers(0, engine.block.vocabulary, size=longest).tolist()
+    seat, half = Seat(engine.block), longest // 2
+    with one_thread():
+        theirs = model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        pieces = [ids[:half], *([token] for token in ids[half:])]
+        ours = torch.cat([engine.read([Reading(seat, piece)]) for piece in pieces if piece]).log_softmax(-1)
+    theirs = theirs[longest - len(ours) :]
+    likely = theirs.topk(min(LIKELIEST, theirs.shape[1])).indices
+    spread = theirs.std(-1, keepdim=True)
+    return float(((ours - theirs) / spread).gather(1, likely).abs().max())
