@@ -90,8 +90,8 @@ def product(matrix: Matrix, x: Tensor) -> Tensor:
     rows, width = matrix.data.shape
     if native is None or not readable or not matrix.data.is_contiguous() or x.shape[1:] != (width,):
         return product_twin(matrix, x)
-    y = torch.empty(len(x), rows)
-    native(ctypes.addressof(struct(matrix)), x.data_ptr(), y.data_ptr(), len(x), rows, 0, rows, 0)
+    y, seen = torch.empty(len(x), rows), struct(matrix)
+    native(ctypes.addressof(seen), x.data_ptr(), y.data_ptr(), len(x), rows, 0, rows, 0)
     return y
 
 

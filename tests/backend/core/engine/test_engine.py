@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+
+from backend.core.engine import engine as module
+from backend.core.engine.engine import Engine
+from backend.core.engine.forward import Reading
+from backend.core.engine.seat import Seat
+from tests.backend.core.engine.models import KINDS, model_of
+
+
+def _ids(count: int) -> list[int]:
+    return torch.randint(0, 500, (count,), generator=torch.Generator().manual_seed(count)).tolist()
+
+
+def _greedy(engine: Engine, ids: list[int], count: int) -> list[int]:
+    seat, tokens, piece = Seat(engine.block), list[int](), ids
+    for _ in range(count):
+        piece = [int(engine.read([Reading(seat, piece)]).argmax())]
+        tokens += piece
+    return tokens
+
+
+def _written_by_transformers(kind: str, ids: list[int], count: int) -> list[int]:
+    given = torch.tensor([ids])
+    written: Tensor = model_of(kind).generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=count, min_new_tokens=count, do_sample=False
+    )  # fmt: skip
+    return written[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("native", [True, False])
+@torch.inference_mode()
+def test_the_greedy_tokens_of_every_family_are_those_of_transformers(kind: str, native: bool) -> None:
+    engine = Engine(model_of(kind))
+    engine.native = engine.native and native
+    assert _greedy(engine, _ids(17), 12) == _written_by_transformers(kind, _ids(17), 12)
+
+
+@torch.inference_mode()
+def test_a_long_context_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TABLE", 16)
+    monkeypatch.setattr(module, "PIECE", 50)
+    model, ids = model_of("llama3"), _ids(400)
+    engine = Engine(model)
+    short = engine.read([Reading(Seat(engine.block), ids[:60])])
+    both = engine.read([Reading(Seat(engine.block), ids[:60]), Reading(Seat(engine.block), ids)])
+    assert torch.equal(both[0], short[0])
+    torch.testing.assert_close(both[1], model(torch.tensor([ids])).logits[0, -1], rtol=1e-3, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_other_weights_are_read_by_their_name() -> None:
+    model = model_of("llama")
+    engine = Engine(model, eight_bits=True)
+    own = {name: part.data for name, part in model.named_parameters()}
+    weight = model.model.layers[0].mlp.down_proj.weight
+    base = engine.read([Reading(Seat(engine.block), [1, 2, 3])])
+    weight.data = weight.data * 3
+    engine.use(model, "tripled", ["tripled"])
+    changed = engine.read([Reading(Seat(engine.block), [1, 2, 3])])
+    weight.data = own["model.layers.0.mlp.down_proj.weight"]
+    engine.use(model, None, ["tripled"])
+    assert torch.equal(engine.read([Reading(Seat(engine.block), [1, 2, 3])]), base)
+    engine.use(model, "tripled", ["tripled"])  # known: what was read then is used again
+    assert torch.equal(engine.read([Reading(Seat(engine.block), [1, 2, 3])]), changed)
+    assert not torch.allclose(changed, base)
+
+
+def test_a_failure_leaves_the_seats_as_long_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model_of("llama"))
+    seat = Seat(engine.block)
+    monkeypatch.setattr(module, "PIECE", 2)
+    with pytest.raises((TypeError, ValueError)):
+        engine.read([Reading(seat, [1, 2, 3, "x"])])  # type: ignore[list-item]
+    assert seat.length == 0
+
+
+def test_an_engine_does_not_keep_its_model() -> None:
+    model = model_of("llama")
+    engine, seen = Engine(model), weakref.ref(model)
+    del model
+    gc.collect()
+    assert seen() is None
+    assert engine.bytes > 0
