@@ -21,6 +21,7 @@ from backend.inference.answer import MAX_ANSWERS, Answer, answer_seed
 from backend.inference.answer_text import AnswerText
 from backend.inference.constraint import Constraint
 from backend.inference.decoding import Decoding, NewToken, Sampling
+from backend.inference.engines import check_precision
 from backend.inference.loaded import LoadedBase
 from backend.inference.model_source import ModelSource, find_model
 from backend.inference.prompting import Prompt
@@ -39,10 +40,12 @@ class Inferencer:
     ``source`` is a run (folder or RunDir), a model folder, an alias or a Hub id. ``checkpoint`` picks a step of a run
     ("latest", "best" or a number) instead of its result. ``base=True`` leaves the adapter out. ``base_model`` is
     where the base of a run is now, if it was moved. ``strength`` scales the adapter, 0 to 2. ``dtype`` is float32,
-    bfloat16 or auto, which takes the faster of them here; other readers of an adapter compute in float32 on CPU. A
-    run cannot be deleted while its weights are loaded.
+    bfloat16 or auto, which takes the faster of them here; other readers of an adapter compute in float32 on CPU.
+    ``precision`` is exact, or fast, which decodes with the weights in 8 bits where our own engine runs. A run cannot
+    be deleted while its weights are loaded.
 
-    Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint, base-changed) and ModelError.
+    Raises RunError (unfinished-run, damaged-checkpoint, no-such-checkpoint, base-changed), ModelError, and
+    InferenceError ``bad-precision``.
     """
 
     def __init__(
@@ -54,9 +57,11 @@ class Inferencer:
         base_model: str | Path | None = None,
         strength: float = 1.0,
         dtype: str = "float32",
+        precision: str = "exact",
     ) -> None:
+        check_precision(precision)
         found = find_model(source, checkpoint=checkpoint, base=base, base_model=base_model)
-        self._base: LoadedBase | None = LoadedBase(found, dtype)
+        self._base: LoadedBase | None = LoadedBase(found, dtype, precision)
         self._answer_as(found, strength)
 
     def use(
@@ -120,10 +125,11 @@ class Inferencer:
 
     @property
     def identity(self) -> list[str]:
-        """Texts that identify the model in use: base, adapter, mtime of its weights, strength."""
+        """Texts that identify the model in use: base, adapter, mtime of its weights, strength, precision."""
         adapter, strength = self._loaded.shared.used or (None, 1.0)
         own = [str(adapter.folder), str(adapter.stamp), str(strength)] if adapter else []
-        return [str(self._loaded.folder), *own]
+        rounded = [self._loaded.precision] if self._loaded.precision != "exact" else []
+        return [str(self._loaded.folder), *own, *rounded]
 
     @property
     def context_length(self) -> int:

@@ -13,7 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from backend.commands import lazy
 from backend.commands.look import print_look
-from backend.commands.options import AsJson, BaseModel, Checkpoint, RunsFolder, find_run, find_source
+from backend.commands.options import (
+    AsJson,
+    BaseModel,
+    Checkpoint,
+    Precision,
+    RunsFolder,
+    find_run,
+    find_source,
+)
 from backend.commands.output import print_json, say, say_on
 from backend.commands.phrases import error_text
 from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading
@@ -64,6 +72,7 @@ def infer(
     choice: Annotated[tuple[str, ...], Parameter(help="The answer is one of these texts.")] = (),
     regex: Annotated[str | None, Parameter(help="The answer matches this regular expression.")] = None,
     adapter_strength: Annotated[float, Parameter(help="0 is the base, 1 what was trained, at most 2.")] = 1.0,
+    precision: Precision = "exact",
     tokens: Annotated[
         bool, Parameter(negative=(), help="Show the exact prompt and every token; tuned against base.")
     ] = False,
@@ -98,9 +107,8 @@ def infer(
         _check_files(file, out, how)
     elif columns or reading != AS_THE_FILE_SAYS:
         raise _choose("--columns and how a file is read", "They go with --file.")
-    with _open(
-        run, runs, checkpoint=checkpoint, base=base, base_model=base_model, strength=adapter_strength
-    ) as model:
+    chosen = {"checkpoint": checkpoint, "base": base, "base_model": base_model, "precision": precision}
+    with _open(run, runs, **chosen, strength=adapter_strength) as model:
         if file is not None and out is not None:
             return _answer_file(model, file, out, {**options, **how, "overwrite": overwrite}, as_json=as_json)
         if tokens:
@@ -302,6 +310,7 @@ def chat(
     max_new_tokens: MaxNewTokens = 512,
     temperature: Temperature = 0.0,
     seed: Annotated[int, Parameter(help="Fixes the draw when temperature is above 0.")] = 0,
+    precision: Precision = "exact",
     runs: RunsFolder = Path("runs"),
 ) -> int:
     """Talk to a run. /new starts over, /exit or Ctrl-D leaves, Ctrl-C ends an answer.
@@ -312,7 +321,8 @@ def chat(
     """
     opening = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
-    with _open(run, runs, checkpoint=checkpoint, base=base, base_model=base_model) as model:
+    chosen = {"checkpoint": checkpoint, "base": base, "base_model": base_model, "precision": precision}
+    with _open(run, runs, **chosen) as model:
         say("Ask away. /new starts over, /exit leaves.")
         while True:
             try:

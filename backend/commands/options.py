@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,10 @@ Checkpoint = Annotated[
 BaseModel = Annotated[
     str | None,
     Parameter(help="Where the base model of the run lies now, if it was moved; another model is refused."),
+]
+Precision = Annotated[
+    Literal["exact", "fast"],
+    Parameter(help="fast decodes with the weights in 8 bits; answers may differ in a few words."),
 ]
 OneRun = Annotated[str, Parameter(help="A run's folder, its id or its beginning, its name, or latest.")]
 Detach = Annotated[bool, Parameter(negative=(), help="Train in the background and return at once.")]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from backend.commands import lazy
-from backend.commands.options import AsJson, BaseModel, RunsFolder, find_source, shown
+from backend.commands.options import AsJson, BaseModel, Precision, RunsFolder, find_source, shown
 from backend.commands.output import print_json, say
 from backend.errors import ConfigError, Problem, RunError
 from backend.run.adapter_settings import (
@@ -39,6 +39,7 @@ def serve(
     base_model: BaseModel = None,
     rows: Annotated[int, Parameter(help="Answers written side by side.")] = 16,
     queue: Annotated[int, Parameter(help="Requests that may wait; one more is refused with 429.")] = 256,
+    precision: Precision = "exact",
     with_: Annotated[
         Literal["vllm", "llama.cpp"] | None,
         Parameter(name="--with", help="Print the command that serves the first run with another server."),
@@ -71,6 +72,7 @@ def serve(
         host=host,
         port=port,
         limits=lazy.engine.Limits(rows=rows, waiting=queue),
+        precision=precision,
     )
 
     def ready(at: str, on: int) -> None:

@@ -16,6 +16,7 @@ from backend.core.engine.engine import Engine
 from backend.core.engine.forward import Reading
 from backend.core.engine.seat import Seat
 from backend.core.lanes import one_thread
+from backend.errors import InferenceError
 
 PRECISIONS = ("exact", "fast")
 """``exact``: the weights as they were loaded. ``fast``: in 8 bits, a scale for every 64 of a row."""
@@ -31,6 +32,14 @@ TOKENS = 12
 LIKELIEST = 20
 _log = logging.getLogger("tunesmith.engine")
 _engines: WeakKeyDictionary[PreTrainedModel, Engine] = WeakKeyDictionary()
+
+
+def check_precision(precision: str) -> None:
+    """Raise InferenceError ``bad-precision`` unless ``precision`` is one of ``PRECISIONS``."""
+    if precision not in PRECISIONS:
+        raise InferenceError(
+            f"The precision is {precision!r}.", remedy=f"Use {' or '.join(PRECISIONS)}.", code="bad-precision"
+        )
 
 
 def engine_of(model: PreTrainedModel | PeftModel) -> Engine | None:

@@ -40,6 +40,7 @@ class LoadedBase:
         torch.set_float32_matmul_precision(plan.matmul_precision)
         self.folder, self.key, self.marks = source.base, source.base_key, source.base_marks
         self.lanes = plan.lanes
+        self.precision = precision
         self._held: dict[Adapter | None, ExitStack] = {None: ExitStack() if source.adapter else _hold(source)}
         model = load_dense(source.base, dtype=torch_dtype(plan), quantization=source.quantization).to(
             plan.device

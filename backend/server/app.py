@@ -139,6 +139,7 @@ async def _health(service: Service, _: Request) -> Response:
         "status": "ok" if alive else "restarting",
         "instance": service.instance,
         "version": service.version,
+        "precision": service.engine.precision,
     }
     if not alive:
         service.engine.revive()

@@ -24,8 +24,8 @@ class ServedBase(LoadedBase):
     that the turn before has evicted, which takes far longer than the token.
     """
 
-    def __init__(self, source: ModelSource) -> None:
-        super().__init__(source)
+    def __init__(self, source: ModelSource, precision: str = "exact") -> None:
+        super().__init__(source, precision=precision)
         self.groups: dict[Variant, list[Decoding]] = {}
 
     def takes(self, variant: Variant) -> bool:
@@ -43,8 +43,9 @@ class ServedBase(LoadedBase):
 class BaseCache(dict[BaseKey, ServedBase]):
     """At most ``limit`` loaded bases, least recently used first. Only the engine's thread changes it."""
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
+    def __init__(self, limit: int, metrics: Metrics, precision: str = "exact") -> None:
         super().__init__()
+        self._precision = precision
         self._limit = limit
         self._metrics = metrics
 
@@ -74,7 +75,7 @@ class BaseCache(dict[BaseKey, ServedBase]):
         if base is None:
             self._make_room(key, reading)
             started = time.monotonic()
-            base = ServedBase(source)
+            base = ServedBase(source, self._precision)
             self._metrics.loads.inc()
             _log.info("loaded a base model in %.1f s", time.monotonic() - started)
         self.pop(key, None)

@@ -80,8 +80,9 @@ class Engine:
     ``revive``.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics, precision: str = "exact") -> None:
         self.limits = limits
+        self.precision = precision
         self._metrics = metrics
         self._lock = threading.RLock()  # reentrant: submit holds it and calls revive
         self._closing = self._dead = False
@@ -97,7 +98,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._tasks: deque[_Task] = deque()
         self._reading: tuple[Job, Prefill] | None = None
-        self._bases = BaseCache(self.limits.bases, self._metrics)
+        self._bases = BaseCache(self.limits.bases, self._metrics, self.precision)
         self._rows: dict[tuple[Decoding, int], tuple[Job, int]] = {}
 
     def _new_thread(self) -> threading.Thread:

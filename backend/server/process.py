@@ -42,7 +42,7 @@ class ServerOptions:
     """The settings of a server: its models, its address and its limits.
 
     ``base_model`` is where the base of runs lies now, if it was moved. ``port`` 0 takes a free one; ``/health`` shows
-    ``instance``, by which a manager knows the server that it started.
+    ``instance``, by which a manager knows the server that it started, and ``precision``, see ``inference/engines``.
     """
 
     root: Path | None = None
@@ -51,6 +51,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     limits: Limits = field(default_factory=Limits)
+    precision: str = "exact"
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -84,7 +85,7 @@ def opened(options: ServerOptions) -> Iterator[tuple[uvicorn.Server, socket.sock
         )
     metrics = Metrics()
     service = Service(
-        engine=Engine(options.limits, metrics),
+        engine=Engine(options.limits, metrics, options.precision),
         catalogue=Catalogue(options.root, options.models, options.base_model),
         metrics=metrics,
         answer_seconds=ANSWER_SECONDS,

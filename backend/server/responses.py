@@ -45,6 +45,7 @@ class Health(TypedDict):
     status: Literal["ok", "restarting"]
     instance: str
     version: str
+    precision: str
 
 
 @_no_other_fields
