@@ -77,6 +77,7 @@ from backend.training.recompute import recompute_layers
 from backend.training.recorder import Recorder
 from backend.training.reference import without_dropout
 from backend.training.reference_pass import ReferencePass
+from backend.training.rounding import Rounding
 from backend.training.tuning import make_trainable
 from backend.training.varied_rows import VariedRows
 from backend.utils.stop_signals import StopSignals
@@ -392,7 +393,12 @@ def _initial_state(
     log.info("Layers computed by %s%s", forward.layers_used, why)
     if depends_on_cores(forward, plan):
         log.info("The same seed gives other bits on another number of cores")
-    return TrainState.start(forward, _resolved(config, forward))
+    state = TrainState.start(forward, _resolved(config, forward))
+    if config.tuning.qat_scheme:
+        steps = total_steps(inputs.rows.row_count, config.training)
+        after = resolve_steps(config.tuning.fake_quant_after_n_steps, steps)
+        state.rounding = Rounding(forward, inputs.model_path, after)
+    return state
 
 
 def _taught(objective: Objective, teacher: Teacher | None, config: RunConfig) -> Objective:

@@ -97,6 +97,8 @@ def _fill(
         except TunesmithError as error:
             unasked = f"the run's rows cannot be used: {error}"
     answers = []
+    if target in {"gguf", "ollama"}:
+        trained.round_to(precision)
     if panel:
         say(f"Asking the trained model {len(panel.rows)} rows")
         answers = answer(trained.model, trained.tokenizer, panel, trained.end_ids)

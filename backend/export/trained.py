@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from backend.core.model_loader import load_adapter, load_dense, merge_adapter
+from backend.core.q4_0 import round_model
 from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer, stop_token_ids
 from backend.export.plain import PlainLora, plain_form
@@ -132,6 +133,11 @@ class Trained:
         if isinstance(self.model, PeftModel):
             self.model = merge_adapter(self.model)
         return self.model
+
+    def round_to(self, precision: str) -> None:
+        """Round the weights if the last steps of training computed with those of a file in ``precision``."""
+        if precision == self.config.tuning.qat_scheme:
+            round_model(self.merge())
 
     def generation_config(self) -> GenerationConfig:
         """Rules of generation for others, see ``greedy_rules``."""

@@ -333,6 +333,12 @@ class TuningConfig(Section):
     adapter_name_or_path: str | None = Field(None, min_length=1, max_length=4096)
     """An adapter to train further: its folder or that of its run; rank, scale and modules are then its own."""
 
+    qat_scheme: Literal["Q4_0"] | None = None
+    """Let the last steps compute with the weights of a GGUF export in this precision; empty for no such export."""
+
+    fake_quant_after_n_steps: StepsOrShare = 0.7
+    """Steps before qat_scheme begins to round the weights; below 1 a share of all steps."""
+
     @field_validator(
         *("lora_target_modules", "exclude_modules", "layers_to_transform", "modules_to_save"), mode="before"
     )

@@ -21,9 +21,13 @@ _SMOOTHED = ("sigmoid", "robust", "exo_pair")
 _OF_ADAPTERS = (
     *("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "alpha_pattern"),
     *("exclude_modules", "layers_to_transform", "modules_to_save", "trainable_token_indices"),
-    "adapter_name_or_path",
+    *("adapter_name_or_path", "qat_scheme", "fake_quant_after_n_steps"),
 )
 """Settings of an adapter, without a meaning where every weight is trained."""
+_BESIDE_EARLIER = {
+    *("method", "adapter_name_or_path", "lora_dropout", "qat_scheme", "fake_quant_after_n_steps")
+}
+"""Settings that mean something beside an earlier adapter."""
 _OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
@@ -36,6 +40,7 @@ def conflicts(config: RunConfig) -> list[Problem]:
         *_beside_objective(config),
         *_of_distillation(config),
         *_of_tuning(config.tuning),
+        *_of_rounding(config),
         *_of_optimizer(config),
     ]
 
@@ -193,7 +198,7 @@ def _of_tuning(tuning: TuningConfig) -> Iterator[Problem]:
                 f"tuning.{name}", f"does nothing while tuning.method is {tuning.method}.", "Leave it out."
             )
     if tuning.adapter_name_or_path is not None and not tuning.trains_all:
-        for name in fields.keys() - {"method", "adapter_name_or_path", "lora_dropout"}:
+        for name in fields.keys() - _BESIDE_EARLIER:
             if getattr(tuning, name) != fields[name].default:
                 what = "does nothing beside tuning.adapter_name_or_path: that adapter has its own."
                 yield Problem(f"tuning.{name}", what, "Leave one of the two out.")
@@ -201,6 +206,34 @@ def _of_tuning(tuning: TuningConfig) -> Iterator[Problem]:
     if tuning.layers_to_transform and isinstance(targets, str) and targets != "all-linear":
         what = "does nothing beside a regular expression in tuning.lora_target_modules."
         yield Problem("tuning.layers_to_transform", what, "Write the layers into the expression.")
+
+
+def _of_rounding(config: RunConfig) -> Iterator[Problem]:
+    """Yield a problem for what cannot be rounded, or would make a result of weights that never were."""
+    tuning = config.tuning
+    if tuning.qat_scheme is None:
+        if tuning.fake_quant_after_n_steps != type(tuning).model_fields["fake_quant_after_n_steps"].default:
+            what = "does nothing without tuning.qat_scheme."
+            yield Problem("tuning.fake_quant_after_n_steps", what, "Set tuning.qat_scheme, or leave it out.")
+        return
+    not_rounded = {
+        "model.load_in_4bit": config.model.load_in_4bit,
+        "model.load_in_8bit": config.model.load_in_8bit,
+        "tuning.lora_dropout": tuning.lora_dropout,
+        "tuning.use_dora": tuning.use_dora,
+        "tuning.modules_to_save": tuning.modules_to_save,
+        "tuning.trainable_token_indices": tuning.trainable_token_indices,
+    }
+    earlier = {
+        "evaluation.load_best_model_at_end": config.evaluation.load_best_model_at_end,
+        "evaluation.early_stopping_patience": config.evaluation.early_stopping_patience,
+    }
+    what = "cannot be rounded with the weights as tuning.qat_scheme asks."
+    for name in (name for name, value in not_rounded.items() if value):
+        yield Problem(name, what, "Leave one of the two out.")
+    what = "may end in a model from before tuning.qat_scheme rounded the weights."
+    for name in (name for name, value in earlier.items() if value):
+        yield Problem(name, what, "Leave one of the two out.")
 
 
 def _of_optimizer(config: RunConfig) -> Iterator[Problem]:

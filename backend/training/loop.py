@@ -33,6 +33,7 @@ from backend.training.forward import ForwardPass
 from backend.training.gradients import StepGradients, step_gradients
 from backend.training.objective import Objective, Supervised
 from backend.training.optimizer import build_optimizer, embeddings_and_head, gradient_norm
+from backend.training.rounding import Rounding
 from backend.training.scoring import total_over
 from backend.training.tuning import trainable_parameters
 
@@ -42,7 +43,7 @@ class TrainState:
     """Everything that training changes: weights, optimizer moments, counters. A checkpoint holds all of it.
 
     ``parameters`` are the trainable ones by name, in the model's order. ``fitting``: after memory has run out, the
-    ``micro_batch_tokens`` that fitted, by those that were asked for.
+    ``micro_batch_tokens`` that fitted, by those that were asked for. ``rounding``: of quantization-aware training.
     """
 
     forward: ForwardPass
@@ -51,6 +52,7 @@ class TrainState:
     tokens_seen: int = 0
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     fitting: dict[int, int] = field(default_factory=dict)
+    rounding: Rounding | None = None
 
     @classmethod
     def start(cls, forward: ForwardPass, training: TrainingConfig) -> TrainState:
@@ -101,6 +103,8 @@ def train_steps(
     packing = packing_of(state.forward, training, plan, world)
     packing = replace(packing, budget=state.fitting.get(asked, asked))
     lanes, threads = lanes_and_threads(state.forward, plan)
+    if state.rounding:
+        state.rounding.follow(state.step)
     with Lanes(lanes, threads) as pool:
         while state.step < steps:
             started = time.perf_counter()
@@ -121,6 +125,8 @@ def train_steps(
             norm = _update(state, found, training, rate=rate, step=step, batches=batches)
             tokens = sum(batch.tokens for batch in batches)
             state.step, state.tokens_seen = step, state.tokens_seen + tokens
+            if state.rounding:
+                state.rounding.follow(step)
             yield StepReport(
                 step=step,
                 total_steps=steps,

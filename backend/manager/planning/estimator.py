@@ -244,10 +244,14 @@ def _memory(
 
 
 def _weights(config: RunConfig, shape: ModelShape, number: int, lanes: int) -> float:
-    """Bytes of frozen weights of ``number`` bytes each; packed ones are unpacked for one layer of each lane."""
+    """Bytes of frozen weights of ``number`` bytes each; packed ones are unpacked for one layer of each lane.
+
+    Weights that are rounded in training are kept exact in float32 too.
+    """
     kind = config.model.quantization
     if kind is None:
-        return float(shape.parameters * number)
+        exact = 4 * shape.linear_parameters if config.tuning.qat_scheme else 0
+        return float(shape.parameters * number + exact)
     sizes = [one.inputs * one.outputs for one in shape.linears if ".experts." not in one.name]
     packed = NESTED_BYTES if config.model.use_bnb_nested_quant else PACKED_BYTES[kind]
     plain = shape.parameters - sum(sizes)

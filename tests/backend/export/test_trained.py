@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+from backend.core.q4_0 import round_q4_0
 from backend.errors import RunError
 from backend.export.trained import Trained, load_trained, model_weights
 from backend.run.folder import RunDir
@@ -18,6 +19,8 @@ from tests.backend.export.conftest import Asked
 from tests.backend.export.families import family_folder
 from tests.backend.export.results import finished, finished_over
 from tests.runs import make_run, write_rows
+
+UP = "model.layers.0.mlp.up_proj.weight"
 
 
 def test_the_adapter_lies_beside_the_base(llama: Asked) -> None:
@@ -35,6 +38,16 @@ def test_merged_it_says_the_same(llama: Asked) -> None:
     assert trained.merge() is merged
     assert torch.allclose(merged(ids).logits, beside, atol=1e-4)
     assert "lora" not in "".join(merged.state_dict())
+
+
+def test_weights_that_training_rounded_are_rounded_in_that_precision_only(llama: Asked) -> None:
+    tuning = llama.trained.config.tuning.model_copy(update={"qat_scheme": "Q4_0"})
+    config = llama.trained.config.model_copy(update={"tuning": tuning})
+    weight = llama.fresh().merge().state_dict()[UP]
+    for precision, wanted in (("Q8_0", weight), ("Q4_0", round_q4_0(weight))):
+        trained = replace(llama.fresh(), config=config)
+        trained.round_to(precision)
+        assert torch.equal(trained.merge().state_dict()[UP], wanted)
 
 
 def test_a_full_run_is_its_own_model(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "tuning.modules_to_save": (["embed_tokens", "lm_head"], 5),
     "tuning.trainable_token_indices": ([7, "<tool>", "8"], 5),
     "tuning.adapter_name_or_path": ("runs/first", ""),
+    "tuning.qat_scheme": ("Q4_0", "Q4_K_M"),
+    "tuning.fake_quant_after_n_steps": (0.5, -1),
     "training.num_train_epochs": (0.5, 0),
     "training.max_steps": (10, -2),
     "training.per_device_train_batch_size": (1, 0),
@@ -129,6 +131,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "objective.undesirable_weight": {"objective.method": "kto"},
     "objective.cpo_alpha": {"objective.method": "cpo"},
     "objective.simpo_gamma": {"objective.method": "simpo"},
+    "tuning.fake_quant_after_n_steps": {"tuning.qat_scheme": "Q4_0"},
 }
 """What a setting needs beside it to mean anything."""
 NAMES = list(OTHER_AND_WRONG)

@@ -96,6 +96,7 @@ def test_memory_is_weights_moments_gradients_and_what_a_pass_keeps() -> None:
     assert memory(tuning__method="full") - memory() == pytest.approx(more)
     assert memory(training__micro_batch_tokens=64) < memory()
     assert work_of(config(), SHAPE, DATA, dtype="bfloat16").memory_bytes < memory()
+    assert memory(tuning__qat_scheme="Q4_0") - memory() == 4 * SHAPE.linear_parameters
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""Quantization-aware training of an adapter for GGUF's Q4_0: compute with the weights that such a file will have.
+
+From a step on, each matrix W is replaced by Q4_0(W + s B A), rounded anew after every step. Gradients pass through
+the rounding as if it were none (straight-through: Bengio et al., 2013, arXiv:1308.3432), so A and B learn what the
+rounded model needs. The result is still an adapter; merged in float32 and stored in Q4_0 it gives these very weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from backend.core.fused_lora import is_fused
+from backend.core.model_loader import load_base
+from backend.core.q4_0 import layers_in_q4_0, round_q4_0
+from backend.errors import ModelError
+from backend.training.forward import ForwardPass
+from backend.training.lora import lora_layers
+
+
+class Rounding:
+    """Rounds the weights of the model in ``forward`` from step ``after`` on; ``folder`` is that of its base.
+
+    From then on adapted layers are held twice: exact in float32, rounded in the model. Rounded are the
+    ``layers_in_q4_0``, with an adapter or without.
+    Raises ModelError ``unsupported-adapter`` for an adapter whose update is more than a product of two matrices.
+    """
+
+    def __init__(self, forward: ForwardPass, folder: Path, after: int) -> None:
+        self._model, self._folder, self._after = forward.causal, folder, after
+        self._adapted: dict[str, LoraLayer] = {}
+        self._exact: dict[str, Tensor] = {}
+        for name, layer in lora_layers(forward.model):
+            if not is_fused(layer):
+                raise ModelError(
+                    f"The adapter of {name} adds more to its layer than a product of two matrices, so training "
+                    "cannot round the two together.",
+                    remedy="Leave tuning.qat_scheme out.",
+                    code="unsupported-adapter",
+                )
+            self._adapted[name] = layer
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Round the weights for the adapter as it is after ``step`` steps; before step ``after`` do nothing."""
+        if step < self._after:
+            return
+        with _exact_products():
+            if not self._exact:
+                self._start()
+            for name, exact in self._exact.items():
+                layer = self._adapted[name]
+                updated = exact + layer.get_delta_weight("default")  # as peft merges it
+                layer.get_base_layer().weight.copy_(round_q4_0(updated))
+
+    def _start(self) -> None:
+        """Keep the exact weights of adapted layers, and round the others for good."""
+        own = dict(self._model.named_modules())
+        for name, layer in layers_in_q4_0(load_base(self._folder)):
+            if name in self._adapted:
+                self._exact[name] = layer.weight
+                self._adapted[name].update_is_within = True
+            else:
+                own[name].weight.copy_(round_q4_0(layer.weight))
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Compute products in full float32 inside the block, as an export does; no lane may be at work."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
