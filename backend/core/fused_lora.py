@@ -25,22 +25,18 @@ _EXPERTS = threading.RLock()
 class _FusedLora(torch.autograd.Function):
     """y [..., out] of x [..., in]: a frozen ``base`` with a weight [out, in], a [r, in], b [out, r], scale s.
 
-    A weight in 4 or 8 bits is unpacked here and again in the backward pass, and not kept in between. ``within``: the
-    weight of ``base`` has the update in it already, so a and b only take its gradient (see ``training.rounding``).
+    A weight in 4 or 8 bits is unpacked here and again in the backward pass, and not kept in between.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float, within: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         low_a, low_b = a.to(x.dtype), (b * scale).to(x.dtype)
         inner = flat @ low_a.t()
         y = F.linear(flat, dense_weight(base, x.dtype), base.bias)
-        if not within:
-            y.addmm_(inner, low_b.t())  # adds the update into the output, no second buffer
+        y.addmm_(inner, low_b.t())  # adds the update into the output, no second buffer
         ctx.save_for_backward(flat, low_a, low_b, inner)
-        ctx.base, ctx.scale, ctx.shape, ctx.within = base, scale, x.shape, within
+        ctx.base, ctx.scale, ctx.shape = base, scale, x.shape
         # Some models modify the output in place, which autograd forbids for a view that a custom function returns.
         # An unsafe view is not tracked as one; y itself is never used again.
         whole: Tensor = torch.ops.aten._unsafe_view.default(y, [*x.shape[:-1], y.shape[-1]])
@@ -57,11 +53,8 @@ class _FusedLora(torch.autograd.Function):
         dx = None
         if ctx.needs_input_grad[0]:
             weight = dense_weight(ctx.base, dy.dtype)
-            dx = dy @ weight
-            if not ctx.within:
-                dx.addmm_(d_inner, low_a)
-            dx = dx.view(ctx.shape)
-        return dx, None, da, db, None, None
+            dx = (dy @ weight).addmm_(d_inner, low_a).view(ctx.shape)
+        return dx, None, da, db, None
 
 
 def _forward(self: LoraLayer, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -70,9 +63,8 @@ def _forward(self: LoraLayer, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         plain: Tensor = type(self).forward(self, x, *args, **kwargs)
         return plain
     base = self.get_base_layer()
-    within = bool(getattr(self, "update_is_within", False))
     fused: Tensor = _FusedLora.apply(
-        x, base, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], within
+        x, base, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
     )
     return fused
 
@@ -102,11 +94,6 @@ def fuse_lora(model: nn.Module) -> int:
             layer.forward = types.MethodType(_forward, layer)
             fused += 1
     return fused
-
-
-def is_fused(layer: LoraLayer) -> bool:
-    """Return whether the layer uses the fused function now."""
-    return _has_plain_product(layer) and _fusible_adapter(layer) is not None
 
 
 def _has_plain_product(layer: LoraLayer) -> bool:

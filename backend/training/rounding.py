@@ -1,8 +1,9 @@
 """Quantization-aware training of an adapter for GGUF's Q4_0: compute with the weights that such a file will have.
 
-From a step on, each matrix W is replaced by Q4_0(W + s B A), rounded anew after every step. Gradients pass through
-the rounding as if it were none (straight-through: Bengio et al., 2013, arXiv:1308.3432), so A and B learn what the
-rounded model needs. The result is still an adapter; merged in float32 and stored in Q4_0 it gives these very weights.
+From a step on, each matrix W of the base is replaced by Q4_0(W + s B A) - s B A, anew after every step. With its
+adapter it then makes Q4_0(W + s B A), and A and B have the gradients of an ordinary adapter, which pass through the
+rounding as if it were none (straight-through: Bengio et al., 2013, arXiv:1308.3432). So they learn what the rounded
+model needs. The result is an adapter like any other; merged into W and stored in Q4_0 it gives these weights.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
-from backend.core.fused_lora import is_fused
 from backend.core.model_loader import load_base
 from backend.core.q4_0 import layers_in_q4_0, round_q4_0
 from backend.errors import ModelError
@@ -36,7 +36,8 @@ class Rounding:
         self._adapted: dict[str, LoraLayer] = {}
         self._exact: dict[str, Tensor] = {}
         for name, layer in lora_layers(forward.model):
-            if not is_fused(layer):
+            without_dropout = all(isinstance(part, nn.Identity) for part in layer.lora_dropout.values())
+            if layer.lora_variant or not without_dropout:
                 raise ModelError(
                     f"The adapter of {name} adds more to its layer than a product of two matrices, so training "
                     "cannot round the two together.",
@@ -55,8 +56,8 @@ class Rounding:
                 self._start()
             for name, exact in self._exact.items():
                 layer = self._adapted[name]
-                updated = exact + layer.get_delta_weight("default")  # as peft merges it
-                layer.get_base_layer().weight.copy_(round_q4_0(updated))
+                update = layer.get_delta_weight("default")  # as peft merges it
+                layer.get_base_layer().weight.copy_(round_q4_0(exact + update) - update)
 
     def _start(self) -> None:
         """Keep the exact weights of adapted layers, and round the others for good."""
@@ -64,7 +65,6 @@ class Rounding:
         for name, layer in layers_in_q4_0(load_base(self._folder)):
             if name in self._adapted:
                 self._exact[name] = layer.weight
-                self._adapted[name].update_is_within = True
             else:
                 own[name].weight.copy_(round_q4_0(layer.weight))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from backend.core.gguf.convert import convert_gguf
@@ -49,6 +50,12 @@ def base_weights(state: TrainState) -> dict[str, Tensor]:
     return {name: layer.get_base_layer().weight.clone() for name, layer in lora_layers(state.forward.causal)}
 
 
+@torch.no_grad()
+def computed(layer: LoraLayer) -> Tensor:
+    """The weight that a layer and its adapter make together."""
+    return layer.get_base_layer().weight + layer.get_delta_weight("default")
+
+
 def test_nothing_is_rounded_before_its_step(folder: Path) -> None:
     state = rounding_from(folder, after=2)
     before = base_weights(state)
@@ -85,10 +92,14 @@ def test_an_export_has_the_weights_of_the_last_step(folder: Path, tmp_path: Path
     write_gguf(file, merged.config, model_weights(merged), words, quantization="Q4_0", name="tiny")
     convert_gguf(file, tmp_path / "back")
     stored, trained = load_base(tmp_path / "back").state_dict(), state.forward.causal.state_dict()
-    own = {name.replace(".base_layer", ""): part for name, part in trained.items() if ".lora_" not in name}
-    head = stored.pop("lm_head.weight")
-    assert same_bits(stored, {name: own[name] for name in stored})
-    assert not torch.equal(head, own["lm_head.weight"])  # it is stored in Q8_0 and not rounded in training
+    names = dict(lora_layers(state.forward.causal))
+    for name, exported in stored.items():
+        layer = names.get(name.removesuffix(".weight"))
+        own = trained[name] if layer is None else computed(layer)
+        off = float((exported - own).norm() / own.norm())
+        assert off < (0.02 if name == "lm_head.weight" else 1e-6), (
+            name
+        )  # the head is in Q8_0 and not rounded before
 
 
 def test_a_resumed_run_rounds_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
