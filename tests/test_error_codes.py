@@ -37,7 +37,9 @@ from backend.server.guard import Guard, read_body
 from backend.server.parsing import parse
 from backend.server.schemas import ChatRequest
 from backend.server.service import variant_of
+from backend.training.forward import choose_forward
 from tests.house import ROOMS, ROOT, TESTS, parsed
+from tests.tiny import tiny_model
 
 ROW = '{"prompt": "a", "completion": "b"}\n'
 
@@ -125,6 +127,7 @@ CODES: dict[str, Callable[[Path], object]] = {
     "file-exists": lambda place: config.init(file_of(place, "run.yaml", "")),
     "host_not_allowed": lambda place: refused(place, host="example.org"),
     "internal_error": lambda _: raised(INTERNAL),
+    "layers-not-written-out": lambda _: choose_forward(tiny_model("gpt2"), layers="tunesmith"),
     "missing-extra": lambda _: tfds.fetch("squad", None),
     "no-curves": tensorboard.curves,
     "not-a-file": regular_file,
