@@ -82,6 +82,9 @@ bench-methods: $(STAMP) ## DPO and KTO beside TRL in one process: first losses, 
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[bench]
 	$(BIN)/python benchmarks/preference_speed.py
 
+bench-start: $(STAMP) ## Whole commands from start to exit: train, infer, --help; seconds, memory, where the time went
+	$(BIN)/python benchmarks/start_speed.py
+
 bench-busy: $(STAMP) ## Training speed while another process holds one core
 	$(BIN)/python benchmarks/busy_core.py
 

@@ -23,6 +23,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from backend.core.fused_lora import run_experts_in_turn
+from backend.core.lanes import one_thread
 from backend.core.model_folder import check_model_folder, read_object, refuse_code
 from backend.core.packages import require_bitsandbytes
 from backend.core.quantized import Quantization, compute_exactly, round_weights
@@ -215,7 +216,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     """
     try:
         with unwarned((UserWarning, "Input and output embeddings are no longer tied"), _MERGED_BEFORE):
-            _merge_plain_layers(model)
+            with one_thread():  # memory decides the time; two threads on a busy core wait for each other
+                _merge_plain_layers(model)
             merged: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise ModelError(
