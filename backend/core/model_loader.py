@@ -103,7 +103,7 @@ def load_skeleton(path: str | Path) -> PreTrainedModel:
     Raises ModelError ``model-not-loadable``.
     """
     folder = Path(path)
-    # weights without values need none at first, and to fill them would be done in Python, with sympy
+    # weights without values need none at first; torch would go through filling them in Python
     with _alone_and_quiet(), _translated(folder), torch.device("meta"), no_init_weights():
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         skeleton: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
