@@ -192,7 +192,7 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
     state = _initial_state(inputs, plan, held, config, known)
     here = machine(kept, layers=state.forward.layers_used, quantized=config.model.quantization is not None)
-    reference_pass = ReferencePass(config, state.forward, rows, held.examples, plan, world)
+    reference_pass = ReferencePass(config, state.forward, rows, held.examples, plan, world, state.fitting)
     objective, of_held_out = reference_pass.objectives(run_dir, inputs.facts, watch, prove=checkpoint is None)
     if checkpoint is not None:
         restore(checkpoint, state)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
-from backend.core.device import ComputePlan
+from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example, Question
 from backend.core.lanes import Lanes
 from backend.core.packed_attention import MicroBatch
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.vocabulary import known_ids
 from backend.data_pipeline import Dataset
+from backend.errors import TrainingError
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling, for_inference
 from backend.run.config import RunConfig
@@ -27,6 +29,7 @@ from backend.training.distributed import ALONE
 from backend.training.forgetting import general_examples
 from backend.training.forward import ForwardPass
 from backend.training.loop import TrainState
+from backend.training.memory import first_that_fits
 from backend.training.objective import Means, Objective, Supervised, merged, trained_tokens
 from backend.training.scoring import total_over
 from backend.training.texts import bits_per_byte, continuations, predicted_bytes
@@ -60,11 +63,38 @@ def held_out_loss(
 ) -> HeldOutLoss:
     """Return the loss of ``objective``, by default the mean cross-entropy, over all examples; no gradients are kept.
 
-    Micro-batches are summed in their order, so the result is the same for any number of lanes.
+    Micro-batches are summed in their order, so the result is the same for any number of lanes. Where memory runs out,
+    they are made smaller. Raises TrainingError ``out-of-memory`` where even single rows do not fit.
     """
     objective = objective or Supervised()
-    device = torch.device(plan.device)
     packing = held_out_packing(forward, budget)
+    training = forward.model.training
+    forward.model.eval()
+    try:
+        compute = partial(_held_out_loss, forward, examples, plan, objective)
+        smaller = partial(Packing.smaller, examples=examples, group=objective.group)
+        return first_that_fits(packing, compute, smaller)[1]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"Memory ran out while held-out rows were evaluated, with a row of up to "
+            f"{max(len(example.input_ids) for example in examples)} tokens at once.",
+            remedy="Start a new run with a lower data.max_length, or with shorter held-out rows.",
+            code="out-of-memory",
+        ) from error
+    finally:
+        forward.model.train(training)
+
+
+def _held_out_loss(
+    forward: ForwardPass,
+    examples: Sequence[Example],
+    plan: ComputePlan,
+    objective: Objective,
+    packing: Packing,
+) -> HeldOutLoss:
+    device = torch.device(plan.device)
     batches = [batch for chunk in at_once(examples) for batch in packing(chunk, objective.group)]
 
     def compute(batch: MicroBatch) -> tuple[float, Means]:
@@ -72,14 +102,9 @@ def held_out_loss(
             found = loss_of(forward, batch.to(device))
         return float(found.share), found.means
 
-    training = forward.model.training
-    forward.model.eval()
-    try:
-        with Lanes(plan.lanes, plan.threads) as pool:
-            loss_of = objective.of_step(batches, total_over(forward, packing, plan, pool, ALONE))
-            found = list(pool.map(compute, batches))
-    finally:
-        forward.model.train(training)
+    with Lanes(plan.lanes, plan.threads) as pool:
+        loss_of = objective.of_step(batches, total_over(forward, packing, plan, pool, ALONE))
+        found = list(pool.map(compute, batches))
     measured = objective.measured(merged([means for _, means in found]))
     return HeldOutLoss(sum(share for share, _ in found), trained_tokens(batches), measured)
 
@@ -252,11 +277,12 @@ class Evaluator:
     def __call__(self, step: int, epoch: float, *, score: bool = False) -> EvalReport:
         """Return the report at ``step``; ``score`` adds exact match over ``HeldOut.scored``."""
         self._watch(Progress("evaluating"))
+        asked = self._config.training.micro_batch_tokens
         report = evaluate(
             self._state.forward,
             self._held_out if score else replace(self._held_out, scored=()),
             self._plan,
-            budget=self._config.training.micro_batch_tokens,
+            budget=self._state.fitting.get(asked, asked),
             max_new_tokens=self._config.evaluation.max_new_tokens,
             stop_ids=self._stop_ids,
             to_text=lambda ids: decode(self._tokenizer, ids),

@@ -6,13 +6,12 @@ micro-batches. A loss or gradient that is not finite ends training before any we
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -31,6 +30,7 @@ from backend.training.batching import Packing, step_rows
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
 from backend.training.gradients import StepGradients, step_gradients
+from backend.training.memory import first_that_fits
 from backend.training.objective import Objective, Supervised
 from backend.training.optimizer import build_optimizer, embeddings_and_head, gradient_norm
 from backend.training.rounding import Rounding
@@ -63,8 +63,6 @@ class TrainState:
         optimizer = build_optimizer(parameters, training, peak=peak, embeddings=embeddings)
         return cls(forward, optimizer, parameters=parameters)
 
-
-T = TypeVar("T")
 
 Variation = Callable[[int, Sequence[int]], list[Example]]
 """(epoch, indices) -> the examples at those indices as they are in that epoch; a pure function of both."""
@@ -119,7 +117,8 @@ def train_steps(
             compute = partial(
                 _gradients, state, chosen, plan, pool, world, objective=objective, seed=seed, step=step
             )
-            packing, (batches, found) = _first_that_fits(packing, compute, chosen, objective.group)
+            smaller = partial(Packing.smaller, examples=chosen, group=objective.group)
+            packing, (batches, found) = first_that_fits(packing, compute, smaller)
             if packing.budget < state.fitting.get(asked, asked):
                 state.fitting[asked] = packing.budget
             norm = _update(state, found, training, rate=rate, step=step, batches=batches)
@@ -205,27 +204,6 @@ def _gradients(
         step=step,
     )
     return batches, found
-
-
-def _first_that_fits(
-    packing: Packing, compute: Callable[[Packing], T], chosen: Sequence[Example], group: int
-) -> tuple[Packing, T]:
-    """Return ``packing``, or where memory runs out the first smaller one that fits, and what it computes.
-
-    Raises TrainingError ``out-of-memory`` when even single rows do not fit. All processes agree, since all are told.
-    """
-    while True:
-        try:
-            return packing, compute(packing)
-        except TrainingError as error:
-            smaller = packing.smaller(chosen, group)
-            if error.code != "out-of-memory" or smaller is None:
-                raise
-            packing = smaller
-        # here and not above, where the error still holds the tensors of the failed pass
-        gc.collect()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
 
 
 def _update(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from backend.core.device import ComputePlan
+from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example
 from backend.core.lanes import Lanes
 from backend.core.packed_attention import MicroBatch
@@ -108,21 +108,30 @@ def logprobs_of(
 ) -> dict[Key, float]:
     """Return the log-probability of each example under the current weights, the same in every process.
 
-    ``steps``: the examples in the parts in which they are packed. ``note`` is told how many are done.
+    ``steps``: the examples in the parts in which they are packed. ``note`` is told how many are done. Raises
+    torch.OutOfMemoryError, in every process, if memory ran out in one of them.
     """
 
     def value(batch: MicroBatch, scores: RowScores) -> dict[Key, float]:
         return dict(zip(map(answer_of, batch.examples), scores.logprob.tolist(), strict=True))
 
     found: dict[Key, float] = {}
-    done = 0
-    with Lanes(plan.lanes, plan.threads) as pool:
-        for examples in steps:
-            for each in score(forward, world.my_share(packing(examples, group)), plan, pool, value):
-                found |= each
-            done += len(examples)
-            note(done)
-    return {key: logprob for part in world.gather(found) for key, logprob in part.items()}
+    done, failed = 0, False
+    try:
+        with Lanes(plan.lanes, plan.threads) as pool:
+            for examples in steps:
+                for each in score(forward, world.my_share(packing(examples, group)), plan, pool, value):
+                    found |= each
+                done += len(examples)
+                note(done)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = True
+    parts = world.gather((found, failed))
+    if any(failed for _, failed in parts):
+        raise torch.OutOfMemoryError("Memory ran out while answers were scored before training.")
+    return {key: logprob for part, _ in parts for key, logprob in part.items()}
 
 
 def require_equal(
@@ -162,21 +171,29 @@ def without_dropout(model: nn.Module) -> None:
                 setattr(part, name, 0.0)
 
 
-def save_reference(path: Path, fingerprint: str, parts: Mapping[str, Mapping[Key, float]]) -> None:
-    """Write the log-probabilities of several sets of rows into one file, all or nothing."""
+def save_reference(
+    path: Path, fingerprint: str, parts: Mapping[str, Mapping[Key, float]], budget: int
+) -> None:
+    """Write the log-probabilities of several sets of rows into one file, all or nothing.
+
+    ``budget``: the tokens of a micro-batch that they were computed with.
+    """
     tensors = {name: np.array(list(part.values()), np.float64) for name, part in parts.items()}
     keys = {name: json.dumps(list(part)) for name, part in parts.items()}
-    write_bytes_durably(path, save(tensors, {"fingerprint": fingerprint, **keys}))
+    write_bytes_durably(path, save(tensors, {"fingerprint": fingerprint, "budget": str(budget), **keys}))
 
 
-def read_reference(path: Path, fingerprint: str) -> dict[str, dict[Key, float]] | None:
-    """Return what ``save_reference`` wrote; None if it is not there, damaged, or of another ``fingerprint``."""
+def read_reference(path: Path, fingerprint: str) -> tuple[dict[str, dict[Key, float]], int] | None:
+    """Return the parts and the budget that ``save_reference`` wrote.
+
+    None if it is not there, damaged, or of another ``fingerprint``.
+    """
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("fingerprint") != fingerprint:
                 return None
-            return {
+            parts = {
                 name: {
                     (row, label): float(value)
                     for (row, label), value in zip(
@@ -185,5 +202,6 @@ def read_reference(path: Path, fingerprint: str) -> dict[str, dict[Key, float]] 
                 }
                 for name in file.keys()  # noqa: SIM118 - a file of tensors is no mapping
             }
+            return parts, int(metadata["budget"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import islice
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain, islice
 
+import torch
 import xxhash
 
-from backend.core.device import ComputePlan
+from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example
 from backend.data.checks.references import reference_doubts
 from backend.data_pipeline import TrainRows
@@ -19,11 +21,12 @@ from backend.run.environment import Facts
 from backend.run.folder import RunDir
 from backend.run.reports import Progress, Watcher
 from backend.run.schedule import steps_per_epoch
-from backend.training.batching import step_rows
+from backend.training.batching import Packing, step_rows
 from backend.training.distributed import ALONE, World
 from backend.training.evaluation import at_once, held_out_packing
 from backend.training.forward import ForwardPass
 from backend.training.loop import examples_of, packing_of
+from backend.training.memory import first_that_fits
 from backend.training.objective import Objective
 from backend.training.preferences import objective_of
 from backend.training.reference import (
@@ -51,7 +54,8 @@ _TRAIN, _TRAIN_OTHERS, _HELD_OUT, _HELD_OUT_OTHERS = (
 class ReferencePass:
     """The passes over all answers before the first step, by the model in ``forward`` as it is then.
 
-    ``held_out`` is empty in every process but rank 0.
+    ``held_out`` is empty in every process but rank 0. ``fitting``: that of ``TrainState``, for a size that fits where
+    memory runs out in a pass.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class ReferencePass:
         held_out: Sequence[Example],
         plan: ComputePlan,
         world: World,
+        fitting: dict[int, int],
     ) -> None:
+        self._fitting = fitting
         self._config, self._forward, self._rows, self._held_out = config, forward, rows, held_out
         self._plan, self._world = plan, world
         self._group = rows.group
@@ -85,36 +91,79 @@ class ReferencePass:
             objective = objective_of(self._config.objective)
             return objective, objective
         inputs = fingerprint(self._config, facts, self._plan)
-        parts = self._world.broadcast(read_reference(run_dir.reference_file, inputs))
-        if parts is None:
-            parts = self._computed(watch)
-            if self._world.is_main:
-                save_reference(run_dir.reference_file, inputs, parts)
-        train = Reference(parts[_TRAIN], parts[_TRAIN_OTHERS], self._others or _itself)
+        kept = self._world.broadcast(read_reference(run_dir.reference_file, inputs))
+
+        def prepared(packing: Packing) -> _Parts:
+            found = kept[0] if kept and kept[1] == packing.budget else self._computed(packing, watch)
+            if prove:
+                self._prove(self._reference(found), packing)
+            return found
+
+        before = replace(self._packing, budget=kept[1]) if kept else self._packing
+        packing, parts = first_that_fits(before, prepared, self._smaller)
+        if self._world.is_main and (kept is None or kept[1] != packing.budget):
+            save_reference(run_dir.reference_file, inputs, parts, packing.budget)
+        self._take(packing.budget, watch)
+        train = self._reference(parts)
         held_out = Reference(parts[_HELD_OUT], parts[_HELD_OUT_OTHERS], self._held_out_others or _itself)
         if prove:
-            first = self._packing(examples_of(self._rows, self._steps[0], self._group), self._group)
-            require_equal(self._forward, self._world.my_share(first), self._plan, train)
-            log.info("The first step finds the log-probabilities of the reference, bit for bit")
             self._tell_doubts(train, watch)
         return objective_of(self._config.objective, train), objective_of(self._config.objective, held_out)
 
-    def _computed(self, watch: Watcher) -> _Parts:
+    def _reference(self, parts: _Parts) -> Reference:
+        return Reference(parts[_TRAIN], parts[_TRAIN_OTHERS], self._others or _itself)
+
+    def _prove(self, reference: Reference, packing: Packing) -> None:
+        """Check the first step against the reference.
+
+        Raises TrainingError ``reference-differs``, or torch.OutOfMemoryError in every process.
+        """
+        first = packing(examples_of(self._rows, self._steps[0], self._group), self._group)
+        failed = 0.0
+        try:
+            require_equal(self._forward, self._world.my_share(first), self._plan, reference)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = 1.0
+        (failed,) = self._world.all_reduce([failed])
+        if failed:
+            raise torch.OutOfMemoryError("Memory ran out in the first step.")
+        log.info("The first step finds the log-probabilities of the reference, bit for bit")
+
+    def _smaller(self, packing: Packing) -> Packing | None:
+        """Return the packing with half the budget, or less, under which some step is cut otherwise."""
+        found = [packing.smaller(examples, self._group) for examples in self._examples()]
+        return max((each for each in found if each), key=lambda each: each.budget, default=None)
+
+    def _take(self, budget: int, watch: Watcher) -> None:
+        """Let the run train in micro-batches of ``budget`` tokens, as its reference was computed."""
+        asked = self._config.training.micro_batch_tokens
+        if budget == asked:
+            return
+        self._fitting[asked] = budget
+        note = (
+            f"Memory ran out while answers were scored before training: micro-batches of up to {budget} tokens are "
+            f"computed at once instead of {asked}; the result differs by rounding only."
+        )
+        log.warning("%s", note)
+        watch(Progress("scoring answers before training", note=note))
+
+    def _computed(self, packing: Packing, watch: Watcher) -> _Parts:
         count = len(self._rows)
 
         def note(done: int) -> None:
             watch(Progress(f"scoring answers before training, {done:,} of {count:,}"))
 
-        parts: _Parts = {_TRAIN: self._logprobs(self._examples(), self._group, note)}
-        parts[_TRAIN_OTHERS] = self._logprobs(_of_others(self._others, self._examples()), 1)
+        parts: _Parts = {_TRAIN: self._logprobs(packing, self._examples(), self._group, note)}
+        parts[_TRAIN_OTHERS] = self._logprobs(packing, _of_others(self._others, self._examples()), 1)
         training = self._forward.model.training
         self._forward.model.eval()
         try:
-            parts[_HELD_OUT] = self._held_out_logprobs(at_once(self._held_out), self._group)
+            parts[_HELD_OUT] = self._held_out_logprobs(packing, at_once(self._held_out), self._group)
             everything = [self._held_out] if self._held_out else []
-            parts[_HELD_OUT_OTHERS] = self._held_out_logprobs(
-                _of_others(self._held_out_others, everything), 1
-            )
+            others = _of_others(self._held_out_others, everything)
+            parts[_HELD_OUT_OTHERS] = self._held_out_logprobs(packing, others, 1)
         finally:
             self._forward.model.train(training)
         return self._world.broadcast(parts)
@@ -135,17 +184,24 @@ class ReferencePass:
 
     def _logprobs(
         self,
+        packing: Packing,
         steps: Iterable[Sequence[Example]],
         group: int,
         note: Callable[[int], None] = lambda _: None,
     ) -> dict[Key, float]:
-        return logprobs_of(
-            self._forward, steps, self._packing, self._plan, self._world, group=group, note=note
-        )
+        return logprobs_of(self._forward, steps, packing, self._plan, self._world, group=group, note=note)
 
-    def _held_out_logprobs(self, chunks: Iterable[Sequence[Example]], group: int) -> dict[Key, float]:
-        packing = held_out_packing(self._forward, self._config.training.micro_batch_tokens)
-        return logprobs_of(self._forward, chunks, packing, self._plan, ALONE, group=group)
+    def _held_out_logprobs(
+        self, packing: Packing, chunks: Iterable[Sequence[Example]], group: int
+    ) -> dict[Key, float]:
+        parts = list(chunks)
+        smaller = partial(Packing.smaller, examples=list(chain.from_iterable(parts)), group=group)
+
+        def compute(packing: Packing) -> dict[Key, float]:
+            return logprobs_of(self._forward, parts, packing, self._plan, ALONE, group=group)
+
+        # by itself, since the other processes have no share of it
+        return first_that_fits(held_out_packing(self._forward, packing.budget), compute, smaller)[1]
 
 
 def _itself(example: Example) -> Example:

@@ -18,8 +18,9 @@ from backend import data_pipeline
 from backend.core.device import ComputePlan, plan_compute
 from backend.core.encoding.examples import Example, Question
 from backend.core.model_loader import load_base
+from backend.core.packed_attention import MicroBatch
 from backend.core.tokenizer import load_tokenizer
-from backend.errors import ModelError
+from backend.errors import ModelError, TrainingError
 from backend.inference import decode_proof
 from backend.inference.decoding import Decoding
 from backend.run.config import RunConfig, TuningConfig
@@ -34,6 +35,7 @@ from tests.backend.core.rows import (
     FULL,
     LORA,
     PLAN,
+    Watched,
     lively_model,
     random_rows,
     same_bits,
@@ -406,3 +408,27 @@ def test_a_model_that_could_not_be_asked_is_refused_before_it_is_trained(
         Evaluator(config, plan, state, tokenizer, held, lambda _: None)
 
     assert caught.value.code == "cannot-generate"
+
+
+def test_where_memory_runs_out_the_held_out_loss_is_that_of_smaller_micro_batches() -> None:
+    plain = ForwardPass(start(lively_model(), LORA).forward.model, packed=True)
+
+    def look(batch: MicroBatch) -> None:
+        if len(batch.input_ids) > 25:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    rows = random_rows([10] * 16)  # in four micro-batches of 40 tokens, unless the budget is smaller
+    narrow = Watched(plain.model, packed=True, look=look)
+    found = held_out_loss(narrow, rows, PLAN, budget=160)
+
+    assert found == held_out_loss(plain, rows, PLAN, budget=20)
+
+
+def test_a_held_out_row_that_does_not_fit_by_itself_is_one_sentence() -> None:
+    def look(_: MicroBatch) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    narrow = Watched(start(lively_model(), LORA).forward.model, packed=True, look=look)
+    with pytest.raises(TrainingError, match="Memory ran out while held-out rows were evaluated") as caught:
+        held_out_loss(narrow, ROWS, PLAN, budget=160)
+    assert caught.value.code == "out-of-memory"

@@ -89,18 +89,18 @@ class TestMismatched:
 class TestFile:
     def test_comes_back_bit_for_bit(self, tmp_path: Path) -> None:
         path = tmp_path / "reference.safetensors"
-        save_reference(path, "abc", PARTS)
-        assert read_reference(path, "abc") == PARTS
+        save_reference(path, "abc", PARTS, 64)
+        assert read_reference(path, "abc") == (PARTS, 64)
 
     def test_is_not_read_for_other_inputs(self, tmp_path: Path) -> None:
         path = tmp_path / "reference.safetensors"
-        save_reference(path, "abc", PARTS)
+        save_reference(path, "abc", PARTS, 64)
         assert read_reference(path, "abd") is None
 
     @pytest.mark.parametrize("keep", [0, 5, 40, -1])
     def test_damage_is_noticed(self, tmp_path: Path, keep: int) -> None:
         path = tmp_path / "reference.safetensors"
-        save_reference(path, "abc", PARTS)
+        save_reference(path, "abc", PARTS, 64)
         path.write_bytes(path.read_bytes()[:keep])
         assert read_reference(path, "abc") is None
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from backend.core.encoding.dataset import encode
+from backend.core.packed_attention import MicroBatch
 from backend.data.records import Row
 from backend.errors import Problem, TrainingError
 from backend.run.config import RunConfig, config_yaml
@@ -21,8 +23,11 @@ from backend.training import reference_pass
 from backend.training.batching import pack
 from backend.training.distributed import ALONE
 from backend.training.evaluation import held_out_loss
+from backend.training.forward import ForwardPass
 from backend.training.loop import TrainState
-from backend.training.reference_pass import ReferencePass
+from backend.training.loss import RowScores
+from backend.training.reference import read_reference
+from backend.training.reference_pass import ReferencePass, fingerprint
 from tests.backend.core.rows import PLAN, lively_model, start
 from tests.tiny import tiny_tokenizer
 
@@ -57,7 +62,7 @@ def state() -> TrainState:
 def _pass(config: RunConfig, state: TrainState) -> ReferencePass:
     rows = encode(ROWS[:9], TOKENIZER, config.data, method=config.objective.method)
     held_out = list(encode(ROWS[9:], TOKENIZER, config.data, method=config.objective.method))
-    return ReferencePass(config, state.forward, rows, held_out, PLAN, ALONE)
+    return ReferencePass(config, state.forward, rows, held_out, PLAN, ALONE, state.fitting)
 
 
 def _prepare(
@@ -167,7 +172,7 @@ def test_what_the_model_says_against_the_pairs_is_told(
 def test_rows_held_out_by_nobody_need_no_pass(state: TrainState, folder: RunDir) -> None:
     config = _config()
     rows = encode(ROWS, TOKENIZER, config.data, method="dpo")
-    alone = ReferencePass(config, state.forward, rows, [], PLAN, ALONE)
+    alone = ReferencePass(config, state.forward, rows, [], PLAN, ALONE, {})
     train, held_out = alone.objectives(folder, FACTS, lambda _: None, prove=True)
     batches = pack([rows[0], rows[1]], budget=100, group=2)
     assert train.of_step(batches, lambda *_: 0.0)(state.forward, batches[0]).means["rewards/chosen"][0] == 0.0
@@ -182,3 +187,57 @@ def test_another_precision_is_another_reference() -> None:
     }
     assert len(prints) == 2
     assert reference_pass.fingerprint(config, FACTS, replace(PLAN, lanes=7)) in prints
+
+
+ROOM = 70
+
+
+class _Narrow(ForwardPass):
+    """A model whose memory holds ``room`` tokens of a micro-batch."""
+
+    room = 10_000
+
+    def row_scores(self, batch: MicroBatch) -> RowScores:
+        if len(batch.input_ids) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().row_scores(batch)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_where_memory_runs_out_it_is_computed_in_the_size_that_fits_and_training_begins_in_it(
+    method: str, folder: RunDir, state: TrainState, tmp_path: Path
+) -> None:
+    tokens = {"training": {"per_device_train_batch_size": 18, "micro_batch_tokens": 1024}}
+    narrow = _Narrow(state.forward.model, packed=True)
+    object.__setattr__(narrow, "room", ROOM)
+    config, state.forward = _config(method, **tokens), narrow
+    heard: list[str] = []
+    _pass(config, state).objectives(folder, FACTS, lambda seen: heard.append(seen.note), prove=True)
+    ((asked, budget),) = state.fitting.items()
+    small = {"training": {"per_device_train_batch_size": 18, "micro_batch_tokens": budget}}
+    other = RunDir.create(tmp_path / "small", "pairs", config_yaml(config))
+    plain = start(lively_model())
+    plain.forward = ForwardPass(plain.forward.model, packed=True)
+    _pass(_config(method, **small), plain).objectives(other, FACTS, lambda _: None, prove=True)
+
+    assert (asked, budget < 1024) == (1024, True)
+    assert any("Memory ran out while answers were scored" in note for note in heard)
+    inputs = [fingerprint(each, FACTS, PLAN) for each in (config, _config(method, **small))]
+    kept, wanted = (
+        read_reference(run.reference_file, mark) for run, mark in zip((folder, other), inputs, strict=True)
+    )
+    assert kept == wanted
+
+    again = start(lively_model())
+    again.forward = ForwardPass(again.forward.model, packed=True)
+    _pass(config, again).objectives(folder, FACTS, lambda _: None, prove=True)
+    assert again.fitting == state.fitting
+
+
+def test_where_one_pair_does_not_fit_nothing_is_kept(folder: RunDir, state: TrainState) -> None:
+    narrow = _Narrow(state.forward.model, packed=True)
+    object.__setattr__(narrow, "room", 10)
+    state.forward = narrow
+    with pytest.raises(torch.OutOfMemoryError):
+        _pass(_config(), state).objectives(folder, FACTS, lambda _: None, prove=True)
+    assert not folder.reference_file.exists()
