@@ -115,7 +115,8 @@ def take_part(count: int, part: str | None) -> slice:
 def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Skipped]]:
     """Return the names to read for a split, and the others with the reason each is skipped.
 
-    Without a split: the ``train`` files if names say so, else all files that are not held out.
+    Without a split: the ``train`` files if names say so, else all files that are not held out. Among text files names
+    say so only if none of them leaves it open.
     """
     skipped = [Skipped(name, reason) for name in names if (reason := _skip_reason(name))]
     fit = [name for name in names if not _skip_reason(name)]
@@ -124,7 +125,10 @@ def choose(names: Sequence[str], split: str | None) -> tuple[list[str], list[Ski
         fit = [name for name in fit if _kind(name) != "text"]
     splits = {name: split_of(name) for name in fit}
     found = {of for of in splits.values() if of not in HELD_OUT}
-    wanted = {split_name(split)} if split is not None else found & {"train"} or found
+    # beside documents whose names say nothing, one called training is a chapter like them
+    chapters = None in found and all(_kind(name) == "text" for name in fit)
+    usual = found if chapters else found & {"train"} or found
+    wanted = {split_name(split)} if split is not None else usual
     skipped += [
         Skipped(name, f"it belongs to {f'the split {of!r}' if of else 'no split'}")
         for name, of in splits.items()

@@ -196,6 +196,15 @@ def test_choose_takes_everything_when_no_name_says_train():
     assert choose(["a.txt", "b.md"], None)[0] == ["a.txt", "b.md"]
 
 
+def test_a_document_called_training_is_a_chapter_among_others_that_name_no_split():
+    read, aside = choose(["data.md", "testing.md", "training.md"], None)
+    assert read == ["data.md", "training.md"]
+    assert [skipped.place for skipped in aside] == ["testing.md"]
+    assert choose(["train.txt", "valid.txt"], None)[0] == ["train.txt"]
+    assert choose(["data.csv", "train.csv"], None)[0] == ["train.csv"]
+    assert choose(["data.md", "training.md"], "train")[0] == ["training.md"]
+
+
 HELD_OUT = ["test", "validation", "valid", "val", "dev", "eval", "evaluation", "testing", "heldout"]
 
 
