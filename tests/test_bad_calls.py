@@ -24,13 +24,22 @@ from backend.core.gguf.file import GgufFile
 from backend.core.model_loader import load_skeleton
 from backend.data.chat import as_given, refuse_media
 from backend.data_pipeline import teacher_of
-from backend.errors import ConfigError, DataError, ExportError, ModelError, RunError, TunesmithError
+from backend.errors import (
+    ConfigError,
+    DataError,
+    ExportError,
+    InferenceError,
+    ModelError,
+    RunError,
+    TunesmithError,
+)
 from backend.export.contents import check_gguf
 from backend.export.hub import check_push
 from backend.export.plain import matrix_name
 from backend.export.vocabulary import check_tokenizer
+from backend.inference.decoding_mode import decoding_mode
+from backend.inference.engines import check_precision
 from backend.inference.model_source import ModelSource, tuned_folder
-from backend.inference.runner import decoding_mode
 from backend.manager.run_manager import RunManager
 from backend.run.config import RunConfig, TuningConfig
 from backend.run.folder import RunDir
@@ -125,7 +134,12 @@ BAD: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
         RunError,
         "no-such-run",
     ),
-    "inference.runner.decoding_mode": (without_cache, ModelError, "cannot-generate"),
+    "inference.engines.check_precision": (
+        lambda _: check_precision("int3"),
+        InferenceError,
+        "bad-precision",
+    ),
+    "inference.decoding_mode.decoding_mode": (without_cache, ModelError, "cannot-generate"),
     "manager.run_manager.require_unneeded": (at_work, RunError, "illegal-transition"),
     "run.folder.read_data_check": (
         lambda place: damaged(place).read_data_check(),

@@ -362,6 +362,7 @@ ELSEWHERE = {
     "server/inspection MAX_ANSWER_TOKENS": "tests/backend/server/test_inspection.py",
     "server/parsing _SHOWN_CHARACTERS": "tests/backend/server/test_parsing.py",
     "inference/loaded KEEP": "tests/backend/inference/test_loaded.py",
+    "inference/engine_runner MIN_SHARED": "tests/backend/inference/test_engine_runner.py",
     "inference/runner MIN_SHARED": "tests/backend/inference/test_decoding.py",
     "inference/constraint MAX_CHARACTERS": "tests/test_limits.py",
     "inference/constraint MAX_CHOICES": "tests/test_limits.py",
