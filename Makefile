@@ -85,6 +85,9 @@ bench-methods: $(STAMP) ## DPO and KTO beside TRL in one process: first losses, 
 bench-start: $(STAMP) ## Whole commands from start to exit: train, infer, --help; seconds, memory, where the time went
 	$(BIN)/python benchmarks/start_speed.py
 
+bench-infer: $(STAMP) ## Speed of answers beside transformers in one process: medians, ratios, memory
+	$(BIN)/python benchmarks/infer_speed.py $(if $(GGUF),--gguf $(GGUF))
+
 bench-busy: $(STAMP) ## Training speed while another process holds one core
 	$(BIN)/python benchmarks/busy_core.py
 
