@@ -32,15 +32,23 @@ def read_rows(model: Path, path: str) -> tuple[data_pipeline.Dataset, data_pipel
 
 
 def tunesmith(
-    model: Path, rows: data_pipeline.EncodedRows, batch: int, steps: int, *, share: bool = True
+    model: Path,
+    rows: data_pipeline.EncodedRows,
+    batch: int,
+    steps: int,
+    *,
+    share: bool = True,
+    layers: str = "auto",
+    dtype: str = "auto",
 ) -> float:
     """Seconds for all steps but the first; ``share`` False turns prefix sharing off."""
-    plan = plan_compute()
+    plan = plan_compute(dtype)
     torch.set_float32_matmul_precision(plan.matmul_precision)
     torch.set_num_threads(plan.threads)
     settings = TrainingConfig(per_device_train_batch_size=batch, max_steps=steps, learning_rate=2e-4)
     forward = choose_forward(
-        make_trainable(load_base(model, dtype=torch_dtype(plan)), TuningConfig(), seed=SEED)
+        make_trainable(load_base(model, dtype=torch_dtype(plan)), TuningConfig(), seed=SEED),
+        layers=layers,
     )
     state = loop.TrainState.start(forward, settings)
     with mock.patch.object(loop, "packing_of", loop.packing_of if share else _without_sharing):

@@ -55,12 +55,19 @@ class Clock(transformers.TrainerCallback):
 
 
 def trl(
-    model: Path, chats: Sequence[dict[str, Any]], batch: int, steps: int, *, best: bool, on_cpu: bool = True
+    model: Path,
+    chats: Sequence[dict[str, Any]],
+    batch: int,
+    steps: int,
+    *,
+    best: bool,
+    on_cpu: bool = True,
+    **more: Any,
 ) -> float:
-    """Seconds for all steps but the first, with SFTTrainer's defaults or the best settings found for a CPU."""
+    """Seconds for all steps but the first, with SFTTrainer's defaults or the best settings found, and ``more``."""
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(available_cores())
-    options: dict[str, Any] = {"gradient_checkpointing": False} if best else {}
+    options: dict[str, Any] = ({"gradient_checkpointing": False} if best else {}) | more
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -117,9 +124,25 @@ def main() -> int:
         "tunesmith, prefixes not shared": partial(
             tunesmith, model, rows, options.batch, options.steps, share=False
         ),
+        "tunesmith, layers of transformers": partial(
+            tunesmith, model, rows, options.batch, options.steps, layers="transformers"
+        ),
+        "tunesmith, the same in bfloat16": partial(
+            tunesmith, model, rows, options.batch, options.steps, layers="transformers", dtype="bfloat16"
+        ),
         "TRL default": partial(trl, model, chats, options.batch, options.steps, best=False),
         "TRL bf16 weights, no checkpointing": partial(
             trl, model, chats, options.batch, options.steps, best=True
+        ),
+        "TRL float32, no checkpointing": partial(
+            trl,
+            model,
+            chats,
+            options.batch,
+            options.steps,
+            best=False,
+            bf16=False,
+            gradient_checkpointing=False,
         ),
     }
     speeds: dict[str, list[float]] = {name: [] for name in contenders}
