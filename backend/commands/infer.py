@@ -47,8 +47,8 @@ Temperature = Annotated[float, Parameter(help="0 takes the likeliest token; high
 
 def infer(
     run: RunName,
-    *,
     prompt: Annotated[str | None, Parameter(help="One prompt.")] = None,
+    *,
     file: Annotated[
         Path | None, Parameter(help="Rows to answer: any file, folder or pattern, as data.train.")
     ] = None,
@@ -84,7 +84,7 @@ def infer(
 
     Examples
     --------
-    tunesmith infer RUN --prompt "Which store section does this food belong to? Bratwurst, pork"
+    tunesmith infer RUN "Which store section does this food belong to? Bratwurst, pork"
 
     tunesmith infer RUN --file questions.jsonl --out answers.jsonl
 

@@ -30,8 +30,11 @@ def name(trained: RunDir) -> str:
 
 
 class TestOnePrompt:
-    def test_the_answer_and_nothing_else(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["infer", name, "--prompt", "test input"]) == 0
+    @pytest.mark.parametrize("words", [["test input"], ["--prompt", "test input"]])
+    def test_the_answer_and_nothing_else(
+        self, name: str, words: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["infer", name, *words]) == 0
         assert capsys.readouterr() == ("expected output\n", "")
 
     def test_as_json(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
