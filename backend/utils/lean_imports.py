@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_loader
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,14 @@ def install() -> None:
     """Import leanly from now on in this process. What is already imported stays as it is."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def is_ours(command: Sequence[str]) -> bool:
+    """Return True if ``command`` (as ``sys.orig_argv``) starts a program of ours: by name, or with ``python -m``."""
+    words = list(command)
+    if "-m" in words[:-1]:
+        return words[words.index("-m") + 1].partition(".")[0] in {"backend", "tunesmith"}
+    return len(words) > 1 and Path(words[1]).name == "tunesmith"
 
 
 def is_awake(name: str) -> bool:

@@ -37,8 +37,9 @@ COUNTED = (
 
 CODE = """
 import importlib, json, sys
+from backend.utils.lean_imports import install, is_awake
+install()  # as in a program of ours
 from backend.commands.cli import main
-from backend.utils.lean_imports import is_awake
 asked = json.loads(sys.stdin.read())
 counts = {}
 def counted(path):

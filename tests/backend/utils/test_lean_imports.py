@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from backend.utils import lean_imports
-from backend.utils.lean_imports import install, is_awake
+from backend.utils.lean_imports import install, is_awake, is_ours
 
 NAME = "tunesmith_sleepy"
 
@@ -52,6 +52,29 @@ def imported(name: str = NAME) -> ModuleType:
 
 def reads() -> int:
     return vars(sys)["reads"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["python", "/usr/bin/tunesmith", "train", "rows.jsonl"], True),
+        (["python", "-P", "-u", "-m", "backend.trainer_main", "runs/a"], True),
+        (["python", "-m", "tunesmith", "--help"], True),
+        (["python", "/usr/bin/pytest", "-m", "model"], False),
+        (["python", "-m", "pytest", "-m", "tunesmith"], False),
+        (["python", "-c", "from backend.inferencer import Inferencer"], False),
+        (["python", "-m"], False),
+        (["python"], False),
+    ],
+)
+def test_a_program_of_ours_is_known_by_its_command(words: list[str], ours: bool) -> None:
+    assert is_ours(words) == ours
+
+
+def test_a_program_that_only_uses_the_back_end_imports_as_ever() -> None:
+    code = "import sys, backend; print([type(each).__name__ for each in sys.meta_path])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "_Finder" not in done.stdout
 
 
 @pytest.mark.usefixtures("package")
@@ -146,6 +169,8 @@ def test_a_mark_returns_the_function(decorated: object) -> None:
 
 
 def run(code: str) -> str:
+    """Run ``code`` as a program of ours would."""
+    code = f"from backend.utils.lean_imports import install; install()\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -156,7 +181,7 @@ class TestLibraries:
 
     def test_a_model_and_peft_import_no_compiler_no_spread_tensors_and_no_bitsandbytes(self) -> None:
         code = (
-            "import sys, backend, peft, transformers.models.llama.modeling_llama as llama\n"
+            "import sys, peft, transformers.models.llama.modeling_llama as llama\n"
             "from backend.utils.lean_imports import is_awake\n"
             "heavy = ['sympy', 'torch._inductor', 'torch.distributed.tensor', 'networkx']\n"
             "print([name for name in heavy if name in sys.modules], is_awake('torch._dynamo'), "
@@ -166,7 +191,7 @@ class TestLibraries:
 
     def test_the_compiler_compiles_when_it_is_asked_to(self) -> None:
         code = (
-            "import backend, torch, transformers.masking_utils\n"
+            "import torch, transformers.masking_utils\n"
             "double = torch.compile(lambda x: x * 2, backend='eager')\n"
             "print(double(torch.ones(2)).tolist(), torch._dynamo.config.error_on_nested_fx_trace)"
         )
@@ -175,7 +200,7 @@ class TestLibraries:
     def test_peft_knows_bitsandbytes_once_it_is_used(self) -> None:
         pytest.importorskip("bitsandbytes")
         code = (
-            "import backend, peft\n"
+            "import peft\n"
             "from peft.import_utils import is_bnb_4bit_available as is_there\n"
             "before = is_there()\n"
             "import bitsandbytes.nn\n"
