@@ -33,24 +33,6 @@ static inline void wide_store(bfloat16 *to, vec value, int64_t count) {
 
 static inline vec vec_pick(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-/* exp by a polynomial of degree 6 after x = n ln 2 + r, to about 2e-7; beyond the range of float32 the nearest end. */
-static inline vec vec_exp(vec x) {
-    x = vec_pick(x < -87.0f, vec_set(-87.0f), x);
-    x = vec_pick(x > 88.0f, vec_set(88.0f), x);
-    vec shifted = x * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum is rounded to a whole number */
-    vec n = shifted - 12582912.0f;
-    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = vec_set(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    ivec power = ((ivec)shifted - 0x4b400000 + 127) << 23;
-    return p * (vec)power;
-}
-
 #define REAL float
 #define NAMED(name) name##_f32
 #define LOAD vec_load_part

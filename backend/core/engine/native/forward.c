@@ -135,24 +135,6 @@ static void place(void *given, int64_t row, int thread) {
     }
 }
 
-/* e^x with an error of at most 2 units in the last place: 2^n e^r, |r| <= ln(2) / 2, e^r by its Taylor series.
-   Below -87 the result is 0, above 88 infinite; what is not a number stays so. */
-static inline vec vec_exp(vec x) {
-    const float shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number in the low bits */
-    ivec low = x < -87.0f, high = x > 88.0f;
-    vec safe = (vec)((ivec)x & ~(low | high));
-    vec shifted = safe * 1.44269504088896341f + shift;
-    ivec whole = (ivec)shifted - (ivec)vec_set(shift);
-    vec n = shifted - shift;
-    vec r = safe - n * 0.693359375f + n * 2.12194440e-4f;
-    vec sum = vec_set(1.0f / 5040.0f);
-    const float terms[] = {1.0f / 720.0f, 1.0f / 120.0f, 1.0f / 24.0f, 1.0f / 6.0f, 0.5f, 1.0f, 1.0f};
-    for (int i = 0; i < 7; i++) sum = sum * r + terms[i];
-    vec power = (vec)((whole + 127) << 23);
-    vec result = sum * power;
-    return (vec)(((ivec)result & ~(low | high)) | (high & (ivec)vec_set(INFINITY)));
-}
-
 static float dot(const float *a, const float *b, int64_t width) {
     vec sum = {0};
     int64_t i = 0;
