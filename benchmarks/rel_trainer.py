@@ -84,7 +84,8 @@ class Workshop:
         raw["training"] = {**steps, **raw.get("training", {}), **training}
         run = RunDir.create(self.folder / "runs", recipe, config_yaml(parse_config(raw)))
         if like is not None:
-            run.write_environment(Environment(plan=like.read_environment().plan))
+            known = like.read_environment()
+            run.write_environment(Environment(plan=known.plan, layers=known.layers))
         return run
 
 

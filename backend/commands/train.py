@@ -25,6 +25,7 @@ from backend.run.folder import RunDir
 from backend.run.methods import usual_method
 from backend.run.reports import DataCheck
 from backend.run.settings import resolve_config
+from backend.utils.path_utils import user_path
 
 _CONFIGS = (".yaml", ".yml", ".json")
 """Endings of a configuration; anything else in its place names rows."""
@@ -89,10 +90,12 @@ def train(
 def _rows_first(settings: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     """Return the rows that a command line names in place of a configuration, None if it does not, and its settings.
 
-    Whatever is no flag, no device and does not end like a configuration, in .yaml, .yml or .json, names rows: the
-    settings are then those with ``data.train``.
+    Whatever is no flag, no device, no folder of a model or run and does not end like a configuration, in .yaml, .yml
+    or .json, names rows: the settings are then those with ``data.train``.
     """
     if not settings or settings[0].startswith(("--", "/dev/")) or settings[0].lower().endswith(_CONFIGS):
+        return None, settings
+    if any((user_path(settings[0]) / f"config{ending}").is_file() for ending in _CONFIGS):
         return None, settings
     return settings[0], ["--data.train", *settings]
 

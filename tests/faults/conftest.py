@@ -42,7 +42,8 @@ def make_run(tiny_folder: Path, rows: Path) -> MakeRun:
         }
         run = RunDir.create(root, "tiny", config_yaml(parse_config(raw)))
         if like is not None:
-            run.write_environment(Environment(plan=like.read_environment().plan))
+            known = like.read_environment()
+            run.write_environment(Environment(plan=known.plan, layers=known.layers))
         return run
 
     return make

@@ -93,13 +93,13 @@ def test_one_that_was_stopped_remembers_how_long_it_has_waited(
 def test_the_best_of_all_steps(
     stopped_early: RunDir, tmp_path: Path, model: Path, rows: dict[str, str]
 ) -> None:
-    changes = EVERY_TWO | {"training.max_steps": 20, "evaluation.load_best_model_at_end": True}
+    changes = EVERY_TWO | {"training.max_steps": 10, "evaluation.load_best_model_at_end": True}
     run = made(tmp_path, model, rows, changes)
     outcome = trainer_main.run(run)
     losses = held_out_losses(run)
-    assert max(losses) == 20
+    assert max(losses) == 10
     assert outcome.step == min(losses, key=lambda step: losses[step])
-    assert outcome.message.startswith("Trained 20 steps. The result is the model of step")
+    assert outcome.message.startswith("Trained 10 steps. The result is the model of step")
 
 
 def test_a_damaged_best_gives_way_to_the_last_and_says_so(stopped_early: RunDir, tmp_path: Path) -> None:

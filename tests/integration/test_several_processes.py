@@ -109,7 +109,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, life: Life, model: Pat
     """
     asked = RUN | {"training.nproc_per_node": 1, "training.nnodes": 2}
     run = make_run(tmp_path_factory.mktemp("undisturbed"), model, rows, asked)
-    run.write_environment(Environment(plan=life.run.read_environment().plan))
+    known = life.run.read_environment()
+    run.write_environment(Environment(plan=known.plan, layers=known.layers))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     command = torchrun_command(run).replace("FIRST_MACHINE:29500", address)

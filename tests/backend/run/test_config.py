@@ -187,6 +187,7 @@ BOUNDS = {
     "tuning.lora_r": "[1, 1024]",
     "tuning.lora_alpha": "[1, 8192]",
     "tuning.lora_dropout": "[0, 1)",
+    "tuning.fake_quant_after_n_steps": "[0, inf)",
     "training.num_train_epochs": "(0, 10000]",
     "training.max_steps": "[-1, 100000000]",
     "training.per_device_train_batch_size": "[1, 65536]",
