@@ -49,9 +49,8 @@ def cell(name, number):
         return [{"name": "f", "description": word}]
     if name == "segments":
         return [{"text": word, "label": True}]
-    if name == "winner":
-        return "ab"[number % 2]
-    return [1, 2, number] if name in NUMBERS else word
+    by_name = {"winner": "ab"[number % 2]} | {key: [1, 2, number] for key in NUMBERS}
+    return by_name.get(name, word)
 
 
 def write(rows, folder, name):
