@@ -30,6 +30,7 @@ __all__ = [
     "memory_bytes",
     "plan_compute",
     "processor",
+    "products_in",
     "restored_globals",
     "seed_everything",
     "step_seed",
@@ -124,15 +125,15 @@ def restored_globals() -> Iterator[None]:
             np.random.set_state(drawn_by_numpy)
 
 
-_PROBING = threading.Lock()
+_SETTING = threading.Lock()
 
 
 @contextmanager
-def _medium_products() -> Iterator[None]:
-    """Set matmul precision "medium" inside the block; one thread at a time, since the setting is global."""
-    with _PROBING:
+def products_in(precision: str) -> Iterator[None]:
+    """Set torch's matmul precision inside the block; one thread at a time, since the setting is global."""
+    with _SETTING:
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("medium")
+        torch.set_float32_matmul_precision(precision)
         try:
             yield
         finally:
@@ -149,7 +150,7 @@ def _matmul_precision() -> str:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = x.double() @ w.double()
-    with _medium_products():
+    with products_in("medium"):
         error = float((F.linear(x, w.t().contiguous()).double() - exact).norm() / exact.norm())
     return "medium" if error < 1e-6 else "highest"
 

@@ -8,14 +8,13 @@ model needs. The result is an adapter like any other; merged into W and stored i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from backend.core.device import products_in
 from backend.core.model_loader import load_base
 from backend.core.q4_0 import layers_in_q4_0, round_q4_0
 from backend.errors import ModelError
@@ -51,7 +50,7 @@ class Rounding:
         """Round the weights for the adapter as it is after ``step`` steps; before step ``after`` do nothing."""
         if step < self._after:
             return
-        with _exact_products():
+        with products_in("highest"):  # full float32, as an export computes; no lane is at work here
             if not self._exact:
                 self._start()
             for name, exact in self._exact.items():
@@ -67,14 +66,3 @@ class Rounding:
                 self._exact[name] = layer.weight
             else:
                 own[name].weight.copy_(round_q4_0(layer.weight))
-
-
-@contextmanager
-def _exact_products() -> Iterator[None]:
-    """Compute products in full float32 inside the block, as an export does; no lane may be at work."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -1,7 +1,7 @@
 """What the engine must know of a model to compute it, read off the transformers model: one description for a family.
 
 ``describe`` either returns it or says why the engine cannot run the model. It promises nothing about the result: that
-is proved by running both (``inference/engine_proof``).
+is proved by running both (``inference/engines``).
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def test_two_who_probe_at_once_leave_the_precision_as_it_was() -> None:
     meeting, before = Meeting(), torch.get_float32_matmul_precision()
 
     def probe() -> None:
-        with device._medium_products():
+        with device.products_in("medium"):
             assert torch.get_float32_matmul_precision() == "medium"
             meeting.wait()
 
