@@ -114,16 +114,6 @@ def linear_loss(hidden: Tensor, weight: Tensor, token_loss: TokenLoss, bias: Ten
     return loss
 
 
-def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Return the summed cross-entropy in nats of ``labels`` [N] given ``hidden`` [N, h] and a head ``weight`` [V, h].
-
-    Differentiable as ``linear_loss`` is.
-    """
-    return linear_loss(hidden, weight, CrossEntropy(labels), bias)
-
-
 def logit_loss(logits: Tensor, token_loss: TokenLoss) -> Tensor:
     """Return ``token_loss`` of whole ``logits`` fp32 [N, V], as a scalar; differentiable once."""
     loss: Tensor = _LogitLoss.apply(logits, token_loss)
