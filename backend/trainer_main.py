@@ -59,10 +59,11 @@ from backend.training.distillation import Distillation
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
 from backend.training.earlier_adapter import earlier_adapter
 from backend.training.evaluation import Evaluator, HeldOut, held_out
-from backend.training.forward import ForwardPass, choose_forward
+from backend.training.forward import ForwardPass
 from backend.training.inputs import require_sound
 from backend.training.loop import TrainState, Variation, depends_on_cores, peak_learning_rate, train_steps
 from backend.training.objective import Objective
+from backend.training.proved import proved_forward
 from backend.training.provenance import (
     facts_of,
     layers_here,
@@ -386,7 +387,7 @@ def _initial_state(
         recompute_layers(trainable)
     layers = layers_here(known, config.training.layers_implementation)
     forward = replace(
-        choose_forward(trainable, longest_row=config.data.max_length, plan=plan, layers=layers),
+        proved_forward(trainable, config, inputs.facts, plan, layers),
         neftune_noise_alpha=config.training.neftune_noise_alpha or 0.0,
     )
     why = f" ({forward.layers})" if isinstance(forward.layers, str) else ""

@@ -69,15 +69,18 @@ def _forward(self: LoraLayer, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return fused
 
 
-def plain_adapter(layer: LoraLayer) -> str | None:
-    """Return the adapter's name if the layer is plain LoRA now: one adapter, unmerged, no variant, no dropout."""
+def plain_adapter(layer: LoraLayer, *, at_rest: bool = False) -> str | None:
+    """Return the adapter's name if the layer is plain LoRA now: one adapter, unmerged, no variant, no dropout.
+
+    ``at_rest``: the model does not train, so dropout does nothing.
+    """
     if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
         return None
     name: str = layer.active_adapters[0]
     plain = (
         name in layer.lora_A
         and name not in layer.lora_variant
-        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and (at_rest or isinstance(layer.lora_dropout[name], nn.Identity))
         and layer.lora_B[name].bias is None
     )
     return name if plain else None

@@ -22,7 +22,7 @@ from backend.core.engine.seat import Seat
 from backend.errors import InferenceError
 from backend.inference.decoding_mode import causal_of, decoding_mode
 from backend.inference.engine_runner import EngineRunner
-from backend.inference.engines import engine_of
+from backend.inference.engines import engine_of, with_current_weights
 from backend.inference.kv_cache import new_cache
 from backend.inference.runner import ModelRunner, Runner, prefill
 from backend.inference.sampling import Matcher, Sampler, Sampling
@@ -270,14 +270,18 @@ def check_prompt(prompt: Sequence[int], limit: int) -> None:
 
 @contextmanager
 def for_inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """Put a model in training into a state to generate in, inside the block: ordinary attention, eval mode."""
+    """Put a model in training into a state to generate in, inside the block: ordinary attention, eval mode.
+
+    Its own engine decodes it there, from the weights it has on entry, if it has one.
+    """
     causal = causal_of(model)
     packed, training = causal.config._attn_implementation == packed_attention.NAME, model.training
     if packed:
         causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
     model.eval()
     try:
-        yield
+        with with_current_weights(model):
+            yield
     finally:
         if packed:
             causal.set_attn_implementation(packed_attention.NAME)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,6 +19,7 @@ from backend.core.engine.forward import Reading
 from backend.core.engine.seat import Seat
 from backend.core.lanes import one_thread
 from backend.errors import InferenceError
+from backend.inference.decoding_mode import causal_of
 
 PRECISIONS = ("exact", "fast")
 """``exact``: the weights as they were loaded. ``fast``: in 8 bits, a scale for every 64 of a row."""
@@ -31,7 +34,10 @@ TOKENS = 12
 """Tokens of the trial row: one half is read at once, the other token by token."""
 LIKELIEST = 20
 _log = logging.getLogger("tunesmith.engine")
-_engines: WeakKeyDictionary[PreTrainedModel, Engine] = WeakKeyDictionary()
+_Model: TypeAlias = PreTrainedModel | PeftModel
+_engines: WeakKeyDictionary[_Model, Engine] = WeakKeyDictionary()
+_of_trained: WeakKeyDictionary[_Model, Engine] = WeakKeyDictionary()
+"""Engines of models that train, which decode only ``with_current_weights``."""
 
 
 def check_precision(precision: str) -> None:
@@ -42,9 +48,9 @@ def check_precision(precision: str) -> None:
         )
 
 
-def engine_of(model: PreTrainedModel | PeftModel) -> Engine | None:
+def engine_of(model: _Model) -> Engine | None:
     """Return the engine that decodes ``model``; None if transformers does."""
-    return None if isinstance(model, PeftModel) else _engines.get(model)
+    return _engines.get(model)
 
 
 def add_engine(model: PreTrainedModel, precision: str) -> str:
@@ -52,18 +58,54 @@ def add_engine(model: PreTrainedModel, precision: str) -> str:
 
     Both compute the log-probabilities of the likeliest tokens at every place of a few random tokens.
     """
+    engine = _proved(model, precision)
+    if isinstance(engine, str):
+        return engine
+    _engines[model] = engine
+    return ""
+
+
+def add_engine_of_trained(model: _Model) -> str:
+    """Let the engine decode ``model``, which trains, inside ``with_current_weights``; return "" or why it does not.
+
+    The model must be as it generates, in eval mode, and no matrix of its adapter zero, which would hide another.
+    """
+    engine = _proved(model, "exact")
+    if isinstance(engine, str):
+        return engine
+    _of_trained[model] = engine
+    return ""
+
+
+@contextmanager
+def with_current_weights(model: _Model) -> Iterator[None]:
+    """Decode a model that trains with the engine inside the block, if that was proved, from the weights of now."""
+    engine = _of_trained.get(model)
+    if engine is None:
+        yield
+        return
+    engine.reread(causal_of(model))
+    _engines[model] = engine
     try:
-        engine = Engine(model, eight_bits=precision == "fast")
+        yield
+    finally:
+        _engines.pop(model, None)
+
+
+def _proved(model: _Model, precision: str) -> Engine | str:
+    """Return an engine that agrees with ``model``, or why there is none."""
+    causal = causal_of(model)
+    try:
+        engine = Engine(causal, eight_bits=precision == "fast")
     except UnsupportedError as error:
         return str(error)
-    bound = FAST if precision == "fast" else EXACT[model.dtype]
-    apart = disagreement(model, engine)
+    bound = FAST if precision == "fast" else EXACT[causal.dtype]
+    apart = disagreement(causal, engine)
     if not apart <= bound:  # nor if it is not a number
         why = f"its log-probabilities differ from those of transformers by {apart:.2g} of their spread"
         _log.warning("the engine is not used: %s", why)
         return why
-    _engines[model] = engine
-    return ""
+    return engine
 
 
 @torch.inference_mode()

@@ -45,8 +45,9 @@ class LoadedBase:
         model = load_dense(source.base, dtype=torch_dtype(plan), quantization=source.quantization).to(
             plan.device
         )
-        prove_decoding(model)
         self.without_engine = add_engine(model, precision)
+        if self.without_engine:
+            prove_decoding(model)
         self.shared = SharedBase(model)
         self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()
 

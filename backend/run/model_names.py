@@ -34,8 +34,8 @@ MODEL_ALIASES = {
 }
 
 
-def cache_folder(kind: Literal["models", "tokens", "tfds"] = "models") -> Path:
-    """Where converted models, tokens of rows, or data sets of TFDS go, under TUNESMITH_CACHE or ~/.cache/tunesmith.
+def cache_folder(kind: Literal["models", "tokens", "tfds", "proofs"] = "models") -> Path:
+    """Where converted models, tokens of rows, data sets of TFDS, or proofs go, under TUNESMITH_CACHE or ~/.cache/tunesmith.
 
     Raises ConfigError where the user has no home folder, as in some containers, and the variable is not set.
     """

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.core.device import ComputePlan, is_out_of_memory
@@ -22,6 +23,7 @@ from backend.data_pipeline import Dataset
 from backend.errors import TrainingError
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling, for_inference
+from backend.inference.engines import add_engine_of_trained, engine_of
 from backend.run.config import RunConfig
 from backend.run.reports import EvalReport, Progress, Sample, Watcher
 from backend.training.batching import Packing
@@ -31,11 +33,12 @@ from backend.training.forward import ForwardPass
 from backend.training.loop import TrainState
 from backend.training.memory import first_that_fits
 from backend.training.objective import Means, Objective, Supervised, merged, trained_tokens
+from backend.training.proof import moved
 from backend.training.scoring import total_over
 from backend.training.texts import bits_per_byte, continuations, predicted_bytes
 
-ROWS_AT_ONCE = 64
-"""Held-out rows whose loss is packed together."""
+ROWS_AT_ONCE = 256
+"""Held-out rows whose loss is packed together, which shares their beginnings once for each micro-batch."""
 ANSWERS_AT_ONCE = 32
 """Questions decoded in one batch; a constant, so that answers do not depend on the number of cores."""
 SHORT_ANSWER_TOKENS = 32
@@ -147,9 +150,27 @@ def answers(
 
     starts = range(0, len(questions), ANSWERS_AT_ONCE)
     chunks = [questions[start : start + ANSWERS_AT_ONCE] for start in starts]
-    with for_inference(forward.model), Lanes(plan.lanes, plan.threads) as pool:
+    with for_inference(forward.model), _decoding_lanes(forward, plan) as pool:
         for chunk, generated in zip(chunks, pool.map(answer, chunks), strict=True):
             yield from zip(chunk, generated, strict=True)
+
+
+def _decoding_lanes(forward: ForwardPass, plan: ComputePlan) -> Lanes:
+    """Return the lanes that decode: one of all threads for the engine, whose bits do not depend on their number."""
+    if engine_of(forward.model) is None:
+        return Lanes(plan.lanes, plan.threads)
+    return Lanes(1, plan.lanes * plan.threads)
+
+
+def prove_generation(model: PreTrainedModel | PeftModel) -> None:
+    """Find out how to decode a model that trains: by the engine where that agrees, else as transformers can.
+
+    Raises ModelError ``cannot-generate`` if neither does.
+    """
+    with for_inference(model), moved(model):
+        without_engine = add_engine_of_trained(model)
+    if without_engine:
+        prove_decoding(model)
 
 
 @dataclass(frozen=True)
@@ -269,7 +290,7 @@ class Evaluator:
         self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
         self._held_out, self._watch, self._objective = held_out, watch, objective
         if held_out.panel or held_out.scored:
-            prove_decoding(state.forward.model)
+            prove_generation(state.forward.model)
         rows = state.forward.causal.get_input_embeddings().weight.shape[0]
         self._known = known_ids(tokenizer, rows)
         self._stop_ids = stop_token_ids(tokenizer, state.forward.causal.generation_config.eos_token_id)

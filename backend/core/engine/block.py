@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from backend.core.fused_lora import plain_adapter
 
 FAMILIES = frozenset(
     f"{family}ForCausalLM" for family in ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3", "Gemma")
@@ -78,10 +81,10 @@ def describe(model: PreTrainedModel) -> Block:
     _check(width == 2 * model.model.rotary_emb.inv_freq.numel(), "only part of each head is rotated")
     return Block(
         hidden=config.hidden_size,
-        heads=attention.q_proj.out_features // width,
-        kv_heads=attention.k_proj.out_features // width,
+        heads=base_of(attention.q_proj).out_features // width,
+        kv_heads=base_of(attention.k_proj).out_features // width,
         head_width=width,
-        inner=layers[0].mlp.gate_proj.out_features,
+        inner=base_of(layers[0].mlp.gate_proj).out_features,
         vocabulary=embedding.num_embeddings,
         eps=float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon),
         activation=ACTIVATIONS[config.hidden_act],
@@ -102,20 +105,52 @@ def rotary_table(rotary: nn.Module, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _check_plain(model: PreTrainedModel, layers: list[Any]) -> None:
-    """Check that every weight is a plain one on the CPU, and that nothing hooks into the model."""
-    dtypes = {part.dtype for part in model.parameters()}
+    """Check that weights are plain ones on the CPU, beside plain LoRA at most, and nothing hooks into the model."""
+    adapters = {
+        id(part) for module in model.modules() if isinstance(module, LoraLayer) for part in _added(module)
+    }
+    dtypes = {part.dtype for part in model.parameters() if id(part) not in adapters}
     _check(len(dtypes) == 1 and dtypes <= set(DTYPES), "its weights are neither float32 nor bfloat16")
     _check(all(part.device.type == "cpu" for part in model.parameters()), "it is not on the CPU")
     for module in model.modules():
         hooks: Any = module
         _check(not hooks._forward_hooks and not hooks._forward_pre_hooks, "something is hooked into it")
     linear = [part for layer in layers for half in (layer.self_attn, layer.mlp) for part in projections(half)]
-    _check(all(type(part) is nn.Linear for part in [*linear, model.lm_head]), "its weights are not plain")
+    plain = all(type(part) is nn.Linear for part in [*map(base_of, linear), model.lm_head])
+    _check(plain and isinstance(model.get_input_embeddings(), nn.Embedding), "its weights are not plain")
+    _check(all(map(_is_plain_lora, linear)), "its adapter is more than a product of two matrices")
 
 
 def projections(half: Any) -> list[Any]:
     """Return the matrices of an attention or feed-forward module."""
     return [module for name, module in half.named_children() if name.endswith("_proj")]
+
+
+def base_of(part: Any) -> Any:
+    """Return the layer that an adapter stands beside, or ``part`` itself if there is none."""
+    return part.get_base_layer() if isinstance(part, LoraLayer) else part
+
+
+def adapter_of(part: Any) -> tuple[Tensor, Tensor] | None:
+    """Return A [rank, width] and scale · B [rows, rank] beside ``part``, float32; None if no adapter acts on it."""
+    name = plain_adapter(part, at_rest=True) if isinstance(part, LoraLayer) else None
+    if name is None:
+        return None
+    a, b = part.lora_A[name].weight.data, part.lora_B[name].weight.data
+    return a.float().contiguous(), (b.float() * part.scaling[name]).contiguous()
+
+
+def _added(layer: Any) -> list[nn.Parameter]:
+    own = {id(part) for part in layer.get_base_layer().parameters()}
+    return [part for part in layer.parameters() if id(part) not in own]
+
+
+def _is_plain_lora(part: Any) -> bool:
+    """True if no adapter acts on ``part``, or one that ``adapter_of`` describes whole."""
+    acts = isinstance(part, LoraLayer) and not (
+        part.disable_adapters or part.merged or not part.active_adapters
+    )
+    return not acts or plain_adapter(part, at_rest=True) is not None
 
 
 def _check(fits: bool, why: str) -> None:

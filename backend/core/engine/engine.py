@@ -29,6 +29,7 @@ class _Loaded:
 class Engine:
     """The engine of ``model``, whose weights it reads where they lie, or a copy of them in ``eight_bits``.
 
+    A plain LoRA adapter that is not merged is computed beside them. After training ``reread`` the weights.
     Computes on as many threads as torch may use in the calling thread; the bits of an answer do not depend on them.
     Raises UnsupportedError for a model it cannot run.
     """
@@ -45,6 +46,11 @@ class Engine:
     def _load(self, model: PreTrainedModel, base: Weights | None) -> _Loaded:
         weights = read_weights(model, self.block, eight_bits=self.eight_bits, base=base)
         return _Loaded(weights, NativeModel(self.block, weights))
+
+    def reread(self, model: PreTrainedModel) -> None:
+        """Read the weights that ``model`` has now, adapter included; there are no others."""
+        self._base = self._now = self._load(model, None)
+        self._loaded = {}
 
     def use(self, model: PreTrainedModel, key: Hashable | None, known: Collection[Hashable] = ()) -> None:
         """Read the weights that ``model`` has now, named ``key``; None is the base, from which the others differ.

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from backend.core.engine.block import Block
 from backend.core.engine.library import function
-from backend.core.engine.matrix import Matrix, MatrixStruct, pointer, struct
+from backend.core.engine.matrix import Matrix, MatrixStruct, pointer
 from backend.core.engine.norm import rms_norm_twin
 from backend.core.engine.seat import Seat
 from backend.core.engine.weights import LayerWeights, Weights
 
 MOST_THREADS = 64
 """As in native/pool.h: every thread has scores of its own."""
+_LOWERED = 3
+"""As in native/forward.c: so many products have one input."""
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 _WORK = ("x", "normed", "queries", "keys", "values", "attended", "gated", "upped")
 
@@ -54,6 +56,7 @@ class ModelStruct(ctypes.Structure):
         ("embedding", MatrixStruct),
         ("head", MatrixStruct),
         ("norm", c_void_p),
+        ("rank", c_int64),
     ]  # fmt: skip
 
 
@@ -66,6 +69,7 @@ class BatchStruct(ctypes.Structure):
         ("asked", c_int64),
         *((name, c_void_p) for name in ("asked_rows", "logits", *_WORK, "scores")),
         ("longest", c_int64),
+        ("lowered", c_void_p),
     ]
 
 
@@ -77,14 +81,14 @@ class NativeModel:
         for made, layer, rotates in zip(layers, weights.layers, block.rotates, strict=True):
             for part in fields(LayerWeights):
                 given = getattr(layer, part.name)
-                setattr(made, part.name, struct(given) if isinstance(given, Matrix) else pointer(given))
+                setattr(made, part.name, given.struct if isinstance(given, Matrix) else pointer(given))
             made.rotates = rotates
         self._held = layers, weights
         sizes = (block.depth, block.hidden, block.heads, block.kv_heads, block.head_width, block.inner)
         self.struct = ModelStruct(
             ctypes.addressof(layers), *sizes, _ACTIVATIONS[block.activation],
             block.eps, block.attention_scale, block.embedding_scale,
-            struct(Matrix(weights.embedding)), struct(weights.head), pointer(weights.norm),
+            Matrix(weights.embedding).struct, weights.head.struct, pointer(weights.norm), weights.rank,
         )  # fmt: skip
 
 
@@ -118,11 +122,12 @@ def forward(
     widths = (block.hidden, block.hidden, query_width, kv_width, kv_width, query_width, inner, inner)
     work = [torch.empty(len(tokens), width) for width in widths]
     scores = torch.empty(MOST_THREADS, longest)  # memory that no thread touches is never taken
+    lowered = torch.empty(_LOWERED, len(tokens), native_model.struct.rank)
     cosines, sines = rotary
     given = (tokens, positions, addresses, capacities, cosines, sines)
     batch = BatchStruct(
         len(tokens), *map(pointer, given), len(asked), pointer(asked), pointer(logits),
-        *map(pointer, work), pointer(scores), longest,
+        *map(pointer, work), pointer(scores), longest, pointer(lowered),
     )  # fmt: skip
     native(ctypes.addressof(native_model.struct), ctypes.addressof(batch), threads)
     _lengthen(readings)
@@ -175,6 +180,9 @@ def forward_twin(
 def _linear(matrix: Matrix, x: Tensor, compute: torch.dtype) -> Tensor:
     weight = matrix.data if matrix.data.dtype == compute else matrix.dense().to(compute)
     y = F.linear(x.to(compute), weight).float()
+    if matrix.adapter is not None:
+        down, up = matrix.adapter
+        y = y.addmm(x @ down.data.t(), up.data.t())
     return y if matrix.bias is None else y + matrix.bias
 
 

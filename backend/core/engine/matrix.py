@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_int, c_int64, c_void_p
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -20,24 +21,42 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """``data`` [rows, width]; if that is int8, ``scale`` float32 [rows, groups]; ``bias`` float32 [rows] or None."""
+    """``data`` [rows, width]; if that is int8, ``scale`` float32 [rows, groups]; ``bias`` float32 [rows] or None.
+
+    An ``adapter`` beside it adds up · (down · x): the matrices down [rank, width] and up [rows, rank].
+    """
 
     data: Tensor
     scale: Tensor | None = None
     bias: Tensor | None = None
+    adapter: tuple[Matrix, Matrix] | None = None
+
+    @property
+    def rank(self) -> int:
+        """The rank of the adapter; 0 if there is none."""
+        return 0 if self.adapter is None else len(self.adapter[0].data)
 
     @property
     def bytes(self) -> int:
         """Bytes that a product reads."""
         parts = [part for part in (self.data, self.scale, self.bias) if part is not None]
-        return sum(part.numel() * part.element_size() for part in parts)
+        own = sum(part.numel() * part.element_size() for part in parts)
+        return own + sum(part.bytes for part in self.adapter or ())
 
     def dense(self) -> Tensor:
-        """Return the weights as float32 [rows, width]."""
+        """Return the weights as float32 [rows, width], without the adapter."""
         if self.scale is None:
             return self.data.float()
         scales = self.scale.repeat_interleave(GROUP, 1)[:, : self.data.shape[1]]
         return self.data.float() * scales
+
+    @cached_property
+    def struct(self) -> MatrixStruct:
+        """The matrix as C sees it, as long as this object lives; all its parts must be contiguous."""
+        rows, width = self.data.shape
+        addresses = (pointer(part) for part in (self.data, self.scale, self.bias))
+        beside = (ctypes.addressof(part.struct) for part in self.adapter or ())
+        return MatrixStruct(*addresses, rows, width, KINDS[self.data.dtype], *beside)
 
 
 def quantised(weight: Tensor, bias: Tensor | None = None) -> Matrix:
@@ -59,6 +78,7 @@ class MatrixStruct(ctypes.Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("data", "scale", "bias")),
         *((name, c_int64) for name in ("rows", "width", "kind")),
+        *((name, c_void_p) for name in ("down", "up")),
     ]
 
 
@@ -70,15 +90,8 @@ def pointer(tensor: Tensor | None) -> Pointer:
     return None if tensor is None else tensor.data_ptr()
 
 
-def struct(matrix: Matrix) -> MatrixStruct:
-    """Return ``matrix`` as C sees it; the caller keeps it alive, and has checked that its parts are contiguous."""
-    rows, width = matrix.data.shape
-    addresses = (pointer(part) for part in (matrix.data, matrix.scale, matrix.bias))
-    return MatrixStruct(*addresses, rows, width, KINDS[matrix.data.dtype])
-
-
 def product(matrix: Matrix, x: Tensor) -> Tensor:
-    """Return x · weightsᵀ + bias, float32 [count, rows], for x float32 [count, width].
+    """Return x · weightsᵀ + bias, float32 [count, rows], for x float32 [count, width]; without an adapter.
 
     Each value is one sum in a fixed order, whatever the other rows of ``x`` are. Tensors that the kernel cannot read
     go to the twin. Raises RuntimeError for an ``x`` of another width.
@@ -90,8 +103,8 @@ def product(matrix: Matrix, x: Tensor) -> Tensor:
     rows, width = matrix.data.shape
     if native is None or not readable or not matrix.data.is_contiguous() or x.shape[1:] != (width,):
         return product_twin(matrix, x)
-    y, seen = torch.empty(len(x), rows), struct(matrix)
-    native(ctypes.addressof(seen), x.data_ptr(), y.data_ptr(), len(x), rows, 0, rows, 0)
+    y = torch.empty(len(x), rows)
+    native(ctypes.addressof(matrix.struct), x.data_ptr(), y.data_ptr(), len(x), rows, 0, rows, 0)
     return y
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from backend.core.engine.block import Block
+from backend.core.engine.block import Block, adapter_of, base_of
 from backend.core.engine.matrix import Matrix, quantised
 
 
@@ -46,18 +46,29 @@ class Weights:
         matrices = [getattr(layer, part.name) for layer in self.layers for part in fields(LayerWeights)]
         return sum(part.bytes for part in [*matrices, self.head] if isinstance(part, Matrix))
 
+    @property
+    def rank(self) -> int:
+        """The largest rank of an adapter beside a matrix."""
+        matrices = [getattr(layer, part.name) for layer in self.layers for part in fields(LayerWeights)]
+        return max(part.rank for part in matrices if isinstance(part, Matrix))
+
 
 def read_weights(
     model: PreTrainedModel, block: Block, *, eight_bits: bool = False, base: Weights | None = None
 ) -> Weights:
     """Return the weights that ``model`` has now; in ``eight_bits`` a copy, else its own tensors.
 
-    Matrices that the model shares with ``base``, which must be of the same precision, are taken from there.
+    Matrices that the model shares with ``base``, which must be of the same precision, are taken from there. An
+    adapter that is not merged stays beside its matrix, in float32.
     """
     held = base.sources if base is not None else {}
     sources: dict[int, tuple[Tensor, Matrix]] = {}
 
-    def matrix(linear: Any) -> Matrix:
+    def matrix(given: Any) -> Matrix:
+        plain, adapter = plain_matrix(base_of(given)), adapter_of(given)
+        return plain if adapter is None else replace(plain, adapter=(Matrix(adapter[0]), Matrix(adapter[1])))
+
+    def plain_matrix(linear: Any) -> Matrix:
         weight, bias = linear.weight.data, linear.bias
         bias = None if bias is None else bias.data.float().contiguous()
         address = weight.data_ptr()

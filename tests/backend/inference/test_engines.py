@@ -6,9 +6,17 @@ import pytest
 import torch
 
 from backend.core.engine.engine import Engine
+from backend.core.engine.forward import Reading
+from backend.core.engine.seat import Seat
 from backend.inference import engines
-from backend.inference.engines import add_engine, disagreement, engine_of
-from tests.backend.core.engine.models import KINDS, model_of
+from backend.inference.engines import (
+    add_engine,
+    add_engine_of_trained,
+    disagreement,
+    engine_of,
+    with_current_weights,
+)
+from tests.backend.core.engine.models import KINDS, adapted, model_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -23,6 +31,29 @@ def test_every_family_is_proved(kind: str) -> None:
 @pytest.mark.parametrize("precision", engines.PRECISIONS)
 def test_weights_in_bfloat16_and_in_8_bits_agree_more_loosely(precision: str) -> None:
     assert add_engine(model_of("llama").bfloat16(), precision) == ""
+
+
+@torch.inference_mode()
+def test_a_model_that_trains_is_decoded_inside_the_block_alone_and_as_it_is_then() -> None:
+    model, reading = adapted("llama"), [1, 2, 3]
+    assert add_engine_of_trained(model) == ""
+    assert engine_of(model) is None
+    for name, part in model.named_parameters():
+        if "lora_A" in name:
+            part.data.mul_(2)
+    with with_current_weights(model):
+        engine = engine_of(model)
+        assert engine is not None
+        found = engine.read([Reading(Seat(engine.block), reading)])[0]
+    torch.testing.assert_close(found, model(torch.tensor([reading])).logits[0, -1], rtol=1e-4, atol=1e-4)
+    assert engine_of(model) is None
+
+
+def test_a_model_that_trains_without_an_engine_stays_with_transformers() -> None:
+    model = model_of("gpt2")
+    assert "none of the families" in add_engine_of_trained(model)
+    with with_current_weights(model):
+        assert engine_of(model) is None
 
 
 def test_a_model_it_cannot_run_stays_with_transformers_and_the_reason_is_told() -> None:

@@ -9,6 +9,8 @@ void rms_norm(const float *x, const float *weight, float *y, int64_t rows, int64
 
 enum { SILU, GELU_TANH };
 
+#define LOWERED 3 /* products of one input at most: queries, keys, values */
+
 typedef struct {
     matrix query, key, value, output, gate, up, down;
     const float *input_norm, *attended_norm; /* [hidden] */
@@ -22,6 +24,7 @@ typedef struct {
     float eps, attention_scale, embedding_scale;
     matrix embedding, head;
     const float *norm; /* [hidden] */
+    int64_t rank;      /* the largest of an adapter beside a matrix; 0 if there is none */
 } model;
 
 typedef struct {
@@ -37,6 +40,7 @@ typedef struct {
     float *x, *normed, *queries, *keys, *values, *attended, *gated, *upped; /* [count, width of each] */
     float *scores;             /* [MOST_THREADS, longest] */
     int64_t longest;
+    float *lowered;            /* [LOWERED, count, rank]: down . x of the products of one input */
 } batch;
 
 typedef struct {
@@ -48,6 +52,7 @@ typedef struct {
     float *to;
     int64_t chunk; /* weight rows in an item of a product */
     int64_t queries, keys; /* items of each */
+    const matrix *lowering[LOWERED];
 } task;
 
 static int64_t items(int64_t rows, int64_t chunk) { return (rows + chunk - 1) / chunk; }
@@ -59,10 +64,38 @@ static int64_t chunk_of(int64_t rows, int threads) {
     return chunk / 4 * 4;
 }
 
-static void multiply(const matrix *weights, const float *x, float *y, int64_t count, int64_t item, int64_t chunk,
+/* `number`: the place of the product among those of its input, see lower. */
+static void multiply(const task *t, const matrix *weights, const float *x, float *y, int64_t item, int number,
                      int add) {
-    const int64_t first = item * chunk, last = first + chunk < weights->rows ? first + chunk : weights->rows;
-    product_part(weights, x, y, count, weights->rows, first, last, add);
+    const int64_t first = item * t->chunk, rows = weights->rows, count = t->b->count;
+    const int64_t last = first + t->chunk < rows ? first + t->chunk : rows;
+    product_part(weights, x, y, count, rows, first, last, add);
+    if (weights->up)
+        product_part(weights->up, t->b->lowered + number * count * t->m->rank, y, count, rows, first, last, 1);
+}
+
+#define LOWER_CHUNK 4
+
+static void lower_part(void *given, int64_t item, int thread) {
+    (void)thread;
+    const task *t = given;
+    const int64_t each = items(t->m->rank, LOWER_CHUNK), number = item / each;
+    const matrix *down = t->lowering[number]->down;
+    const int64_t first = item % each * LOWER_CHUNK;
+    if (!down || first >= down->rows) return;
+    const int64_t last = first + LOWER_CHUNK < down->rows ? first + LOWER_CHUNK : down->rows;
+    product_part(down, t->from, t->b->lowered + number * t->b->count * t->m->rank, t->b->count, down->rows, first,
+                 last, 0);
+}
+
+/* Compute down . x for the adapters beside products of one input x; the products add up . (down . x) afterwards. */
+static void lower(int threads, task *t, const float *x, int count, const matrix *a, const matrix *b,
+                  const matrix *c) {
+    const matrix *given[LOWERED] = {a, b, c};
+    int adapted = 0;
+    for (int i = 0; i < count; i++) adapted |= (t->lowering[i] = given[i])->down != NULL;
+    t->from = x;
+    if (adapted) pool_run(threads, lower_part, t, count * items(t->m->rank, LOWER_CHUNK));
 }
 
 static void embed(void *given, int64_t row, int thread) {
@@ -94,11 +127,11 @@ static void project(void *given, int64_t item, int thread) {
     const task *t = given;
     const batch *b = t->b;
     if (item < t->queries)
-        multiply(&t->now->query, b->normed, b->queries, b->count, item, t->chunk, 0);
+        multiply(t, &t->now->query, b->normed, b->queries, item, 0, 0);
     else if (item < t->queries + t->keys)
-        multiply(&t->now->key, b->normed, b->keys, b->count, item - t->queries, t->chunk, 0);
+        multiply(t, &t->now->key, b->normed, b->keys, item - t->queries, 1, 0);
     else
-        multiply(&t->now->value, b->normed, b->values, b->count, item - t->queries - t->keys, t->chunk, 0);
+        multiply(t, &t->now->value, b->normed, b->values, item - t->queries - t->keys, 2, 0);
 }
 
 static void rotate(float *head, const float *cosines, const float *sines, int64_t width) {
@@ -198,7 +231,7 @@ static void attend(void *given, int64_t item, int thread) {
 static void add_attended(void *given, int64_t item, int thread) {
     (void)thread;
     const task *t = given;
-    multiply(&t->now->output, t->b->attended, t->b->x, t->b->count, item, t->chunk, 1);
+    multiply(t, &t->now->output, t->b->attended, t->b->x, item, 0, 1);
 }
 
 static inline vec activated(int64_t activation, vec x) {
@@ -214,8 +247,8 @@ static void gate_and_up(void *given, int64_t item, int thread) {
     const batch *b = t->b;
     const int64_t inner = t->m->inner, first = item * t->chunk;
     const int64_t last = first + t->chunk < inner ? first + t->chunk : inner;
-    multiply(&t->now->gate, b->normed, b->gated, b->count, item, t->chunk, 0);
-    multiply(&t->now->up, b->normed, b->upped, b->count, item, t->chunk, 0);
+    multiply(t, &t->now->gate, b->normed, b->gated, item, 0, 0);
+    multiply(t, &t->now->up, b->normed, b->upped, item, 1, 0);
     for (int64_t row = 0; row < b->count; row++) {
         float *gated = b->gated + row * inner, *upped = b->upped + row * inner;
         int64_t i = first;
@@ -232,7 +265,7 @@ static void gate_and_up(void *given, int64_t item, int thread) {
 static void add_down(void *given, int64_t item, int thread) {
     (void)thread;
     const task *t = given;
-    multiply(&t->now->down, t->b->gated, t->b->x, t->b->count, item, t->chunk, 1);
+    multiply(t, &t->now->down, t->b->gated, t->b->x, item, 0, 1);
 }
 
 static void pick(void *given, int64_t index, int thread) {
@@ -246,7 +279,9 @@ static void pick(void *given, int64_t index, int thread) {
 static void name_tokens(void *given, int64_t item, int thread) {
     (void)thread;
     const task *t = given;
-    multiply(&t->m->head, t->b->normed, t->b->logits, t->b->asked, item, t->chunk, 0);
+    const matrix *head = &t->m->head; /* an adapter beside it is not supported */
+    const int64_t first = item * t->chunk, last = first + t->chunk < head->rows ? first + t->chunk : head->rows;
+    product_part(head, t->b->normed, t->b->logits, t->b->asked, head->rows, first, last, 0);
 }
 
 void forward(const model *m, const batch *b, int64_t wanted_threads) {
@@ -258,17 +293,21 @@ void forward(const model *m, const batch *b, int64_t wanted_threads) {
         t.now = &m->layers[t.depth];
         t.from = b->x, t.to = b->normed, t.norm = t.now->input_norm;
         pool_run(threads, normalise, &t, b->count);
+        lower(threads, &t, b->normed, 3, &t.now->query, &t.now->key, &t.now->value);
         t.chunk = chunk_of((m->heads + 2 * m->kv_heads) * width, threads);
         t.queries = items(m->heads * width, t.chunk), t.keys = items(m->kv_heads * width, t.chunk);
         pool_run(threads, project, &t, t.queries + 2 * t.keys);
         pool_run(threads, place, &t, b->count);
         pool_run(threads, attend, &t, b->count * m->heads);
+        lower(threads, &t, b->attended, 1, &t.now->output, NULL, NULL);
         t.chunk = chunk_of(m->hidden, threads);
         pool_run(threads, add_attended, &t, items(m->hidden, t.chunk));
-        t.norm = t.now->attended_norm;
+        t.from = b->x, t.norm = t.now->attended_norm;
         pool_run(threads, normalise, &t, b->count);
+        lower(threads, &t, b->normed, 2, &t.now->gate, &t.now->up, NULL);
         t.chunk = chunk_of(m->inner, threads);
         pool_run(threads, gate_and_up, &t, items(m->inner, t.chunk));
+        lower(threads, &t, b->gated, 1, &t.now->down, NULL, NULL);
         t.chunk = chunk_of(m->hidden, threads);
         pool_run(threads, add_down, &t, items(m->hidden, t.chunk));
     }

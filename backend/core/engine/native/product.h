@@ -11,15 +11,16 @@ enum { FLOAT32, BFLOAT16, INT8 };
 
 #define GROUP 64 /* weights of a row that share a scale, in INT8 */
 
-typedef struct {
+typedef struct matrix {
     const void *data;   /* [rows, width] */
     const float *scale; /* INT8: [rows, width / GROUP rounded up] */
     const float *bias;  /* [rows] or NULL */
     int64_t rows, width, kind;
+    const struct matrix *down, *up; /* an adapter beside it, which adds up . (down . x): [rank, width], [rows, rank] */
 } matrix;
 
 /* y[i * y_step + r] = (or +=, if `add`) weights[r] . x[i] + bias[r], for `count` rows x[i] of `width` floats,
-   and the weight rows r from `first` to `last`. */
+   and the weight rows r from `first` to `last`. An adapter beside the weights is not looked at. */
 void product_part(const matrix *weights, const float *x, float *y, int64_t count, int64_t y_step, int64_t first,
                   int64_t last, int add);
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -16,6 +17,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
+from backend.utils.warning_utils import unwarned
 from tests.tiny import tiny_model
 
 SIZES = {
@@ -68,3 +70,18 @@ _MADE: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "gelu": lambda: tiny_model("llama", hidden_act="gelu"),
 }
+
+
+def adapted(kind: str, *, rank: int = 5, dropout: float = 0.0) -> PeftModel:
+    """A model of ``kind`` with LoRA on some of its matrices, not merged, whose logits depend on it."""
+    targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+    config = LoraConfig(
+        r=rank, lora_alpha=3, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]), unwarned():
+        torch.manual_seed(2)
+        model = get_peft_model(model_of(kind), config)
+        for name, part in model.named_parameters():
+            if "lora_" in name:
+                part.data = torch.randn_like(part) * 0.3
+    return model.eval()

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from backend.core.engine.block import UnsupportedError, describe, rotary_table
-from tests.backend.core.engine.models import model_of
+from backend.core.engine.block import UnsupportedError, adapter_of, base_of, describe, rotary_table
+from backend.utils.warning_utils import unwarned
+from tests.backend.core.engine.models import adapted, model_of
 from tests.tiny import tiny_model
 
 
@@ -53,6 +55,26 @@ def test_a_matrix_that_is_not_plain_is_refused() -> None:
     model.model.layers[1].mlp.up_proj.__class__ = type("Packed", (torch.nn.Linear,), {})
     with pytest.raises(UnsupportedError, match="not plain"):
         describe(model)
+
+
+def test_an_adapter_that_is_more_than_a_product_is_refused() -> None:
+    model = tiny_model("llama")
+    targets = LoraConfig(r=2, target_modules=["v_proj"], use_dora=True, task_type="CAUSAL_LM")
+    with unwarned():
+        adapter = get_peft_model(model, targets)
+    with pytest.raises(UnsupportedError, match="adapter is more"):
+        describe(adapter.get_base_model())
+
+
+def test_what_stands_beside_a_matrix() -> None:
+    layer = adapted("llama").get_base_model().model.layers[0].self_attn
+    assert base_of(layer.k_proj) is layer.k_proj
+    assert adapter_of(layer.k_proj) is None
+    found = adapter_of(layer.q_proj)
+    assert found is not None
+    torch.testing.assert_close(found[1] @ found[0], layer.q_proj.get_delta_weight("default"))
+    layer.q_proj.enable_adapters(False)
+    assert adapter_of(layer.q_proj) is None
 
 
 def test_the_rotary_table_is_that_of_transformers() -> None:

@@ -11,7 +11,7 @@ from backend.core.engine import engine as module
 from backend.core.engine.engine import Engine
 from backend.core.engine.forward import Reading
 from backend.core.engine.seat import Seat
-from tests.backend.core.engine.models import KINDS, model_of
+from tests.backend.core.engine.models import KINDS, adapted, model_of
 
 
 def _ids(count: int) -> list[int]:
@@ -41,6 +41,33 @@ def test_the_greedy_tokens_of_every_family_are_those_of_transformers(kind: str, 
     engine = Engine(model_of(kind))
     engine.native = engine.native and native
     assert _greedy(engine, _ids(17), 12) == _written_by_transformers(kind, _ids(17), 12)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("kind", ["qwen3", "odd widths"])
+@torch.inference_mode()
+def test_an_adapter_beside_the_weights_says_what_peft_says(kind: str, native: bool) -> None:
+    model = adapted(kind, dropout=0.1)
+    engine, ids = Engine(model.get_base_model()), _ids(17)
+    engine.native = engine.native and native
+    read = engine.read([Reading(Seat(engine.block), ids)])[0]
+    torch.testing.assert_close(read, model(torch.tensor([ids])).logits[0, -1], rtol=1e-4, atol=1e-4)
+    with model.disable_adapter():
+        assert not torch.allclose(read, model(torch.tensor([ids])).logits[0, -1], atol=0.1)
+
+
+@torch.inference_mode()
+def test_weights_that_training_has_changed_are_read_again() -> None:
+    model = adapted("llama")
+    engine, ids = Engine(model.get_base_model()), _ids(9)
+    before = engine.read([Reading(Seat(engine.block), ids)])[0]
+    for name, part in model.named_parameters():
+        if "lora_B" in name or "norm" in name:
+            part.data.mul_(1.5)
+    engine.reread(model.get_base_model())
+    after = engine.read([Reading(Seat(engine.block), ids)])[0]
+    torch.testing.assert_close(after, model(torch.tensor([ids])).logits[0, -1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(after, before, atol=1e-2)
 
 
 @torch.inference_mode()

@@ -10,16 +10,16 @@ from backend.core.engine.forward import NativeModel, Reading, forward, forward_t
 from backend.core.engine.library import library
 from backend.core.engine.seat import Seat
 from backend.core.engine.weights import Weights, read_weights
-from tests.backend.core.engine.models import model_of
+from tests.backend.core.engine.models import adapted, model_of
 
 native = pytest.mark.skipif(library() is None, reason="no kernels here")
 
 
 class Loaded:
-    """A model as both ways of computing it see it."""
+    """A model, with an adapter of some rank beside it, as both ways of computing it see it."""
 
-    def __init__(self, kind: str, *, eight_bits: bool = False) -> None:
-        self.model: PreTrainedModel = model_of(kind)
+    def __init__(self, kind: str, *, eight_bits: bool = False, rank: int = 0) -> None:
+        self.model: PreTrainedModel = adapted(kind, rank=rank).get_base_model() if rank else model_of(kind)
         self.block: Block = describe(self.model)
         self.weights: Weights = read_weights(self.model, self.block, eight_bits=eight_bits)
         self.native = NativeModel(self.block, self.weights)
@@ -44,9 +44,10 @@ def _ids(count: int, seed: int = 0) -> list[int]:
 @native
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma", "odd widths"])
 @pytest.mark.parametrize("eight_bits", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 5, 16])
 @torch.inference_mode()
-def test_kernel_and_twin_agree(kind: str, eight_bits: bool) -> None:
-    loaded = Loaded(kind, eight_bits=eight_bits)
+def test_kernel_and_twin_agree(kind: str, eight_bits: bool, rank: int) -> None:
+    loaded = Loaded(kind, eight_bits=eight_bits, rank=rank)
     ours, twins = ([loaded.seat() for _ in range(3)] for _ in range(2))
     for tokens in ([_ids(9), _ids(4, 1), _ids(1, 2)], [[5], [6], [7]]):
         mine, theirs = (
@@ -63,9 +64,9 @@ def test_kernel_and_twin_agree(kind: str, eight_bits: bool) -> None:
 
 
 @native
-@pytest.mark.parametrize("kind", ["llama", "odd widths"])
-def test_bits_depend_neither_on_threads_nor_on_pieces_nor_on_neighbours(kind: str) -> None:
-    loaded, ids = Loaded(kind), _ids(23)
+@pytest.mark.parametrize(("kind", "rank"), [("llama", 0), ("odd widths", 0), ("odd widths", 5)])
+def test_bits_depend_neither_on_threads_nor_on_pieces_nor_on_neighbours(kind: str, rank: int) -> None:
+    loaded, ids = Loaded(kind, rank=rank), _ids(23)
     alone = loaded.read([Reading(loaded.seat(), ids)], threads=1)
     for threads in (1, 2, 5):
         others = [Reading(loaded.seat(), _ids(count, count), asks=False) for count in (3, 40, 1)]
