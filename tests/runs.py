@@ -123,7 +123,7 @@ def result_bytes(run: RunDir) -> dict[str, bytes]:
 def child_environment(**changes: str) -> dict[str, str]:
     """This process's environment for a child, without our own variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TUNESMITH")}
-    return kept | {"PYTHONWARNINGS": "ignore"} | changes
+    return kept | {"PYTHONWARNINGS": "ignore", "TUNESMITH_PROOFS": "0"} | changes
 
 
 def start_trainer(run: RunDir, **environment: str) -> subprocess.Popen[str]:

@@ -35,7 +35,7 @@ MODEL_ALIASES = {
 
 
 def cache_folder(kind: Literal["models", "tokens", "tfds", "proofs"] = "models") -> Path:
-    """Where converted models, tokens of rows, data sets of TFDS, or proofs go, under TUNESMITH_CACHE or ~/.cache/tunesmith.
+    """Where converted models, tokens, data sets of TFDS, or proofs go, under TUNESMITH_CACHE or ~/.cache/tunesmith.
 
     Raises ConfigError where the user has no home folder, as in some containers, and the variable is not set.
     """

@@ -56,7 +56,9 @@ def proved_forward(
 def _as_before(model: PreTrainedModel | PeftModel, found: Mapping[str, object]) -> ForwardPass | None:
     """Return the forward pass that ``found`` describes; None if it does not fit the model after all."""
     forget_lengths(model)
-    packed, draws, layers, attention = (found.get(name) for name in ("packed", "draws", "layers", "attention"))
+    packed, draws, layers, attention = (
+        found.get(name) for name in ("packed", "draws", "layers", "attention")
+    )
     if not (isinstance(packed, bool) and isinstance(draws, bool) and isinstance(layers, str)):
         return None
     forward = ForwardPass(model, packed=packed, draws=draws, steady_length=steady_length(model))

@@ -29,7 +29,7 @@ MODELS = ("torch", "transformers", "peft")
 
 COUNTED = (
     "backend.training.inputs.data_report",
-    "backend.trainer_main.choose_forward",
+    "backend.training.proved.choose_forward",
     "backend.trainer_main.load_base",
     "backend.training.provenance.model_fingerprint",
 )

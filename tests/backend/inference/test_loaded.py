@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import InferenceError, ModelError, RunError
-from backend.inference import decode_proof
+from backend.inference import decode_proof, engines
 from backend.inference.loaded import LoadedBase
 from backend.inference.model_source import ModelSource, find_model
 from backend.inference.shared_base import KEEP
@@ -126,6 +126,7 @@ def test_a_model_that_cannot_be_decoded_is_refused_when_it_is_loaded(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode_proof, "_is_right", lambda *_: False)
+    monkeypatch.setattr(engines, "disagreement", lambda *_: 1e9)
 
     with pytest.raises(ModelError) as caught:
         LoadedBase(find_model(tiny_folder))

@@ -21,13 +21,21 @@ from backend.core.model_loader import load_base
 from backend.core.packed_attention import MicroBatch
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import ModelError, TrainingError
-from backend.inference import decode_proof
+from backend.inference import decode_proof, engines
 from backend.inference.decoding import Decoding
 from backend.run.config import RunConfig, TuningConfig
 from backend.run.reports import EvalReport, Progress
 from backend.run.settings import parse_config
 from backend.training import evaluation
-from backend.training.evaluation import Evaluator, HeldOut, answers, evaluate, held_out, held_out_loss
+from backend.training.evaluation import (
+    Evaluator,
+    HeldOut,
+    answers,
+    evaluate,
+    held_out,
+    held_out_loss,
+    prove_generation,
+)
 from backend.training.forward import ForwardPass, choose_forward
 from backend.training.loop import TrainState
 from backend.training.tuning import make_trainable
@@ -239,6 +247,25 @@ def test_an_answer_ends_at_its_limit(state: TrainState) -> None:
     assert said == _plain_answer(question.prompt_ids, 6)[:3]
 
 
+@pytest.mark.parametrize("tuning", [LORA, FULL])
+def test_the_engine_writes_what_the_model_says_after_each_change(
+    tuning: TuningConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = _state(tuning)
+    prove_generation(state.forward.model)
+
+    def said() -> list[list[int]]:
+        found = answers(state.forward, _questions(), PLAN, stop_ids=STOP, max_new_tokens=6)
+        return [ids for _, ids in found]
+
+    for _ in range(2):
+        shake(state)
+        by_engine = said()
+        with monkeypatch.context() as patch:
+            patch.setattr(engines, "_of_trained", {})
+            assert said() == by_engine
+
+
 def test_what_stands_for_no_token_is_never_said_in_an_evaluation(state: TrainState) -> None:
     (question, *_) = _questions()
     whole = _plain_answer(question.prompt_ids, 6)
@@ -402,6 +429,7 @@ def test_a_model_that_could_not_be_asked_is_refused_before_it_is_trained(
     state = TrainState.start(choose_forward(model, longest_row=64), config.training)
     held = held_out(data_pipeline.load(config.data, seed=0), tokenizer, config)
     monkeypatch.setattr(decode_proof, "_is_right", lambda *_: False)
+    monkeypatch.setattr(engines, "disagreement", lambda *_: 1e9)
 
     Evaluator(config, plan, state, tokenizer, HeldOut(held.examples), lambda _: None)  # nothing is asked
     with pytest.raises(ModelError) as caught:
