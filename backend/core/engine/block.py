@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -113,6 +114,9 @@ def _check_plain(model: PreTrainedModel, layers: list[Any]) -> None:
     _check(len(dtypes) == 1 and dtypes <= set(DTYPES), "its weights are neither float32 nor bfloat16")
     _check(all(part.device.type == "cpu" for part in model.parameters()), "it is not on the CPU")
     for module in model.modules():
+        _check(
+            not isinstance(module, AuxiliaryTrainingWrapper), "whole layers are trained beside its adapter"
+        )
         hooks: Any = module
         _check(not hooks._forward_hooks and not hooks._forward_pre_hooks, "something is hooked into it")
     linear = [part for layer in layers for half in (layer.self_attn, layer.mlp) for part in projections(half)]

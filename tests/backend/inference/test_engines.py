@@ -16,7 +16,7 @@ from backend.inference.engines import (
     engine_of,
     with_current_weights,
 )
-from tests.backend.core.engine.models import KINDS, adapted, model_of
+from tests.backend.core.engine.models import KINDS, adapted, lora_parameters, model_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,9 +38,8 @@ def test_a_model_that_trains_is_decoded_inside_the_block_alone_and_as_it_is_then
     model, reading = adapted("llama"), [1, 2, 3]
     assert add_engine_of_trained(model) == ""
     assert engine_of(model) is None
-    for name, part in model.named_parameters():
-        if "lora_A" in name:
-            part.data.mul_(2)
+    for part in lora_parameters(model):
+        part.data.mul_(1.5)
     with with_current_weights(model):
         engine = engine_of(model)
         assert engine is not None

@@ -81,7 +81,11 @@ def adapted(kind: str, *, rank: int = 5, dropout: float = 0.0) -> PeftModel:
     with torch.random.fork_rng(devices=[]), unwarned():
         torch.manual_seed(2)
         model = get_peft_model(model_of(kind), config)
-        for name, part in model.named_parameters():
-            if "lora_" in name:
-                part.data = torch.randn_like(part) * 0.3
+        for part in lora_parameters(model):
+            part.data = torch.randn_like(part) * 0.3
     return model.eval()
+
+
+def lora_parameters(model: PeftModel) -> list[torch.nn.Parameter]:
+    """The matrices of the adapter."""
+    return [part for name, part in model.named_parameters() if "lora_" in name]

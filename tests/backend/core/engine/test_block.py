@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -57,12 +59,21 @@ def test_a_matrix_that_is_not_plain_is_refused() -> None:
         describe(model)
 
 
-def test_an_adapter_that_is_more_than_a_product_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"use_dora": True}, "more than a product"),
+        ({"modules_to_save": ["norm"]}, "whole layers are trained"),
+        ({"modules_to_save": ["lm_head"]}, "not plain|whole layers are trained"),
+        ({"trainable_token_indices": [3]}, "not plain|whole layers are trained"),
+    ],
+)
+def test_an_adapter_that_is_more_than_a_product_is_refused(more: dict[str, Any], why: str) -> None:
     model = tiny_model("llama")
-    targets = LoraConfig(r=2, target_modules=["v_proj"], use_dora=True, task_type="CAUSAL_LM")
+    targets = LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM", **more)
     with unwarned():
         adapter = get_peft_model(model, targets)
-    with pytest.raises(UnsupportedError, match="adapter is more"):
+    with pytest.raises(UnsupportedError, match=why):
         describe(adapter.get_base_model())
 
 

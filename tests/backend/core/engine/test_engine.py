@@ -11,7 +11,7 @@ from backend.core.engine import engine as module
 from backend.core.engine.engine import Engine
 from backend.core.engine.forward import Reading
 from backend.core.engine.seat import Seat
-from tests.backend.core.engine.models import KINDS, adapted, model_of
+from tests.backend.core.engine.models import KINDS, adapted, lora_parameters, model_of
 
 
 def _ids(count: int) -> list[int]:
@@ -61,9 +61,8 @@ def test_weights_that_training_has_changed_are_read_again() -> None:
     model = adapted("llama")
     engine, ids = Engine(model.get_base_model()), _ids(9)
     before = engine.read([Reading(Seat(engine.block), ids)])[0]
-    for name, part in model.named_parameters():
-        if "lora_B" in name or "norm" in name:
-            part.data.mul_(1.5)
+    for part in [*lora_parameters(model), model.get_base_model().model.norm.weight]:
+        part.data.mul_(1.5)
     engine.reread(model.get_base_model())
     after = engine.read([Reading(Seat(engine.block), ids)])[0]
     torch.testing.assert_close(after, model(torch.tensor([ids])).logits[0, -1], rtol=1e-4, atol=1e-4)
