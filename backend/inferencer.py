@@ -100,8 +100,8 @@ class Inferencer:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The loaded model. Raises InferenceError ``closed`` after ``close``."""
-        return self._loaded.shared.model
+        """The loaded model, whole: the weights in use, merged. Raises InferenceError ``closed`` after ``close``."""
+        return self._loaded.shared.whole()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -279,7 +279,8 @@ class Inferencer:
     ) -> Decoding:
         renderer = self.renderer
         matchers = [renderer.matcher(constraint) for _ in prompts]
-        return Decoding(self.model, prompts, samplings, renderer.stop_ids, matchers, renderer.known)
+        model = self._loaded.shared.model
+        return Decoding(model, prompts, samplings, renderer.stop_ids, matchers, renderer.known)
 
     def _finish_all(
         self, decoding: Decoding, count: int, stop: str | Sequence[str]

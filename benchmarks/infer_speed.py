@@ -1,9 +1,13 @@
-"""Speed of answers beside transformers and, with a GGUF file, llama.cpp: one process, rounds in turns, medians.
+"""Speed of answers beside transformers, llama.cpp and OpenVINO GenAI: one process, rounds in turns, medians.
 
     make bench-infer
-    .venv/bin/python benchmarks/infer_speed.py --rounds 5 --prompts 200
+    .venv/bin/python benchmarks/infer_speed.py --rounds 5 --prompts 200 --new 64
 
-``one`` is one conversation: NEW tokens after a prompt of about 110. ``file`` is many questions of terminal-helper at
+llama.cpp and OpenVINO take part where ``xllamacpp`` and ``openvino_genai`` are installed. Both read the bundled GGUF
+file, whose weights have 4 bits; Tunesmith and transformers compute with the same values unpacked, or, if it is
+``fast``, rounded to 8 bits.
+
+``one`` is one conversation: new tokens after a prompt of about 110. ``file`` is many questions of terminal-helper at
 once, WORDS tokens each at most. Both count new tokens by the second, the reading of the prompt included. Trust the
 ratios, not one figure: a busy machine slows every contender alike. Peak memory is what a contender added while it was
 loaded and ran for the first time.
@@ -33,10 +37,11 @@ import transformers
 from backend.core.device import memory_bytes
 from backend.core.model_resolver import resolve_model
 from backend.inferencer import Inferencer
+from backend.run.model_names import MODEL_ALIASES
 from backend.utils.machine_utils import available_cores
 
 MODEL = "smollm2-135m"
-NEW, WORDS = 64, 48
+WORDS = 24
 CONVERSATION = "Write a long story about a fox, a crow and the sea. Use many details. " * 6
 QUESTIONS = Path(__file__).resolve().parents[1] / "examples/terminal-helper/train.jsonl"
 MIB = 2**20
@@ -112,12 +117,43 @@ def llama_cpp(name: str, file: Path, slots: int = 16) -> Contender:
     return Contender(name, one, many)
 
 
+def openvino(name: str, file: Path) -> Contender:
+    import openvino_genai
+
+    settings = openvino_genai.SchedulerConfig()
+    settings.cache_size, settings.max_num_batched_tokens = 1, 1024
+    pipeline = openvino_genai.ContinuousBatchingPipeline(str(file), settings, "CPU")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(Path(resolve_model(MODEL)))
+
+    def many(prompts: Sequence[str], most: int) -> int:
+        wanted = openvino_genai.GenerationConfig()
+        wanted.max_new_tokens, wanted.do_sample, wanted.apply_chat_template = most, False, False
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        texts = [
+            tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats
+        ]
+        answers = pipeline.generate(texts, [wanted] * len(texts))
+        return sum(len(tokenizer.encode(each.m_generation_ids[0])) for each in answers)
+
+    return Contender(name, lambda prompt, most: many([prompt], most), many)
+
+
+def bundled() -> Path:
+    """Return the GGUF file of the model that is installed with Tunesmith."""
+    found = importlib.util.find_spec(MODEL_ALIASES[MODEL].package)
+    (folder,) = found.submodule_search_locations or [] if found else []
+    return next(Path(folder).rglob("*.gguf"))
+
+
 def main() -> int:
     """Run all rounds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompts", type=int, default=64, help="questions of the file")
-    parser.add_argument("--gguf", type=Path, nargs="*", default=[], help="GGUF files for llama.cpp")
+    parser.add_argument("--prompts", type=int, default=16, help="questions of the file")
+    parser.add_argument("--new", type=int, default=32, help="new tokens of the conversation")
+    parser.add_argument(
+        "--gguf", type=Path, nargs="*", help="GGUF files for the others; the bundled one if left out"
+    )
     asked = parser.parse_args()
     transformers.logging.set_verbosity_error()
     makers: list[tuple[Callable[..., Contender], tuple[Any, ...], dict[str, Any]]] = [
@@ -127,8 +163,11 @@ def main() -> int:
         (with_transformers, ("transformers float32", torch.float32), {}),
         (with_transformers, ("transformers bfloat16", torch.bfloat16), {}),
     ]
+    files = asked.gguf or [bundled()]
     if importlib.util.find_spec("xllamacpp"):
-        makers += [(llama_cpp, (f"llama.cpp {file.stem}", file), {}) for file in asked.gguf]
+        makers += [(llama_cpp, (f"llama.cpp {file.stem}", file), {}) for file in files]
+    if importlib.util.find_spec("openvino_genai"):
+        makers += [(openvino, (f"OpenVINO {file.stem}", file), {}) for file in files]
     rows = [json.loads(line) for line in QUESTIONS.read_text(encoding="utf-8").splitlines()[: asked.prompts]]
     prompts = [row["messages"][0]["content"] for row in rows]
     contenders: list[Contender] = []
@@ -142,7 +181,7 @@ def main() -> int:
     for _ in range(asked.rounds):
         for each in contenders:
             for what, run in (
-                ("one", lambda each=each: each.one(CONVERSATION, NEW)),
+                ("one", lambda each=each: each.one(CONVERSATION, asked.new)),
                 ("file", lambda each=each: each.many(prompts, WORDS)),
             ):
                 started = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,11 +14,13 @@ from transformers import PreTrainedModel
 
 from backend.core.device import plan_compute, torch_dtype
 from backend.core.model_loader import load_dense
+from backend.errors import RunError
 from backend.inference.decode_proof import prove_decoding
-from backend.inference.engines import add_engine
+from backend.inference.engines import add_engine, engine_of
 from backend.inference.model_source import ModelSource
 from backend.inference.prompting import PromptRenderer
 from backend.inference.shared_base import KEEP, Adapter, SharedBase
+from backend.utils.unchanged import folder_marks
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,6 +34,7 @@ class LoadedBase:
     """The base of ``source`` in memory, the adapters merged over it, and a prompt renderer for each.
 
     ``without_engine`` says why transformers decodes the model and not our own engine; it is empty if the engine does.
+    Where that has weights of its own, in 8 bits or as they are stored, in bfloat16, no others stay in memory.
     Runs whose weights are in memory are locked against deletion until ``close``. Use it from one thread at a time.
     Raises ModelError: those of ``load_dense``, and ``cannot-generate``.
     """
@@ -46,9 +50,12 @@ class LoadedBase:
             plan.device
         )
         self.without_engine = add_engine(model, precision)
-        if self.without_engine:
+        engine, read = engine_of(model), None
+        if engine is None:
             prove_decoding(model)
-        self.shared = SharedBase(model)
+        elif engine.holds_its_own(model):
+            read = partial(_read_again, source)
+        self.shared = SharedBase(model, read=read)
         self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()
 
     def close(self) -> None:
@@ -74,7 +81,10 @@ class LoadedBase:
         return self._renderers.get(_key(source))
 
     def use(self, source: ModelSource, strength: float = 1.0) -> PreTrainedModel:
-        """Switch the model to ``source`` and return it. Raises as ``SharedBase.use``, or RunError ``no-such-run``."""
+        """Switch to ``source`` and return the model that decodes.
+
+        Raises what ``SharedBase.use`` raises, or RunError ``no-such-run``.
+        """
         if source.adapter not in self._held:
             self._held[source.adapter] = _hold(source)
         try:
@@ -99,6 +109,17 @@ def _key(source: ModelSource) -> _Key:
     files = (source.tokenizer / name for name in TOKENIZER_FILES)
     written = tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in files)
     return source.tokenizer, source.chat_template, source.template_time, written
+
+
+def _read_again(source: ModelSource) -> PreTrainedModel:
+    """Return the base of ``source`` in float32 once more. Raises RunError ``base-changed`` if it is another now."""
+    if folder_marks(source.base) != source.base_marks:
+        raise RunError(
+            f"The model in {source.base} has changed since it was loaded.",
+            remedy="Load it again.",
+            code="base-changed",
+        )
+    return load_dense(source.base, dtype=torch.float32, quantization=source.quantization)
 
 
 def _hold(source: ModelSource) -> ExitStack:

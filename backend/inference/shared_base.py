@@ -3,20 +3,26 @@
 Each adapter is merged into copies of the weights it changes; the base's own tensors are never written to. So decoding
 is as fast as with a merged model, and the base stays bit for bit the same. A merged set costs the memory of the
 weights its adapter changes (for all linear layers about as much as the base); ``keep`` sets are cached.
+
+Where our own engine decodes, it computes a plain adapter beside the weights, and nothing is merged until somebody
+asks for the ``whole`` model.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from backend.core.engine.block import UnsupportedError
+from backend.core.engine.engine import Engine
 from backend.core.model_loader import load_adapter, merge_adapter
 from backend.errors import InferenceError
 from backend.inference.engines import engine_of
@@ -39,15 +45,39 @@ class Adapter:
         return cls(folder, (folder / "adapter_model.safetensors").stat().st_mtime_ns)
 
 
-class SharedBase:
-    """A base ``model`` and the adapters merged over it. Use it from one thread at a time."""
+_Used: TypeAlias = tuple[Adapter, float]
+"""An adapter and its strength."""
 
-    def __init__(self, model: PreTrainedModel, *, keep: int = KEEP) -> None:
+
+class SharedBase:
+    """A base ``model`` and the adapters over it. Use it from one thread at a time.
+
+    ``model`` is what decodes. Whoever runs it in another way takes ``whole``: where the engine decodes, the
+    parameters of ``model`` may be those of the base alone, or, with ``read``, none at all. ``read`` returns the model
+    as it lies on the disk, when its weights are needed after all.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        keep: int = KEEP,
+        read: Callable[[], PreTrainedModel] | None = None,
+    ) -> None:
         self.model = model
         self._keep = keep
+        self._read = read
         self._own = {name: part.data for name, part in model.named_parameters()}
-        self._sets: OrderedDict[tuple[Adapter, float], dict[str, Tensor]] = OrderedDict()
-        self._used: tuple[Adapter, float] | None = None
+        self._sets: OrderedDict[_Used, dict[str, Tensor]] = OrderedDict()
+        self._beside: OrderedDict[_Used, None] = OrderedDict()
+        self._used: _Used | None = None
+        self._merged_in: _Used | None = None
+        if read is not None:
+            for (
+                part
+            ) in model.parameters():  # of the same shape, without memory; a pass over them says nothing
+                part.data = part.data.new_full((1,), torch.nan).expand(part.shape)
+            self._own = {}
 
     def use(self, adapter: Adapter | None, strength: float = 1.0) -> None:
         """Switch the model to ``adapter`` at ``strength``: 0 is the base, 1 the adapter as trained.
@@ -64,13 +94,53 @@ class SharedBase:
         wanted = (adapter, float(strength)) if adapter is not None and strength != 0 else None
         if wanted == self._used:
             return
+        engine = engine_of(self.model)
+        if engine is None:
+            self._merge(wanted)
+        else:
+            self._let_use(engine, wanted)
+        self._used = wanted
+
+    def whole(self) -> PreTrainedModel:
+        """Return the model with the weights of what is in use, merged; they stay so until the next call."""
+        self._merge(self._used)
+        return self.model
+
+    def _merge(self, wanted: _Used | None) -> None:
+        """Point the parameters of the model at the weights of ``wanted``."""
+        if wanted == self._merged_in and self._own:
+            return
+        self._read_again()
         changed = self._set(*wanted) if wanted is not None else {}
         for name, part in self.model.named_parameters():
             part.data = changed.get(name, self._own[name])
-        self._used = wanted
-        engine = engine_of(self.model)
-        if engine is not None:
-            engine.use(self.model, wanted, self._sets.keys())
+        self._merged_in = wanted
+
+    def _read_again(self) -> None:
+        """Read the weights of the base again if they are not in memory."""
+        if self._read is not None and not self._own:
+            self._own = {name: part.data for name, part in self._read().named_parameters()}
+
+    def _let_use(self, engine: Engine, wanted: _Used | None) -> None:
+        """Let the engine decode ``wanted``: its adapter beside the weights, or else merged."""
+        known = {*self._beside, *self._sets}
+        if wanted is not None and not (wanted in known and engine.has(wanted)):
+            try:
+                self._read_beside(engine, *wanted)
+            except UnsupportedError:
+                self._merge(wanted)
+                engine.read_as(wanted, self.model)
+        if wanted in self._beside:
+            self._beside.move_to_end(wanted)
+        while len(self._beside) > self._keep:
+            self._beside.popitem(last=False)
+        engine.use(wanted, [*self._beside, *self._sets])
+
+    def _read_beside(self, engine: Engine, adapter: Adapter, strength: float) -> None:
+        with self._unwrapped():
+            tuned = load_adapter(self.model, adapter.folder).get_base_model()
+            engine.read_adapter_as((adapter, strength), tuned, strength)
+        self._beside[adapter, strength] = None
 
     @property
     def used(self) -> tuple[Adapter, float] | None:
@@ -79,12 +149,12 @@ class SharedBase:
 
     @property
     def adapters(self) -> set[Adapter]:
-        """The adapters with merged weights in memory."""
-        return {adapter for adapter, _ in self._sets}
+        """The adapters in memory, merged or beside the weights."""
+        return {adapter for adapter, _ in [*self._sets, *self._beside]}
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of all weights in memory: the base's and those of every merged set."""
+        """Bytes of the weights in memory as parameters: the base's and those of every merged set."""
         sets = [self._own, *self._sets.values()]
         return sum(part.numel() * part.element_size() for held in sets for part in held.values())
 
@@ -105,7 +175,7 @@ class SharedBase:
 
     def _merged(self, folder: Path) -> dict[str, Tensor]:
         """Merge the adapter in ``folder`` and return the weights that it changes."""
-        with self._restored():
+        with self._unwrapped(), self._pointing_at_the_base():
             merge_adapter(load_adapter(self.model, folder))
             return {
                 name: part.data.detach()
@@ -114,16 +184,10 @@ class SharedBase:
             }
 
     @contextmanager
-    def _restored(self) -> Iterator[None]:
-        """Undo, after the block, what PEFT did to the model: its modules, weights and attributes.
-
-        PEFT replaces modules and adds attributes in place; merging writes new weights into them.
-        """
+    def _unwrapped(self) -> Iterator[None]:
+        """Undo, after the block, what PEFT did to the modules of the model and their attributes, in place."""
         modules = {name: module for name, module in self.model.named_modules() if name}
         attributes = set(vars(self.model))
-        before = {name: part.data for name, part in self.model.named_parameters()}
-        for name, part in self.model.named_parameters():
-            part.data = self._own[name]
         try:
             yield
         finally:
@@ -132,6 +196,18 @@ class SharedBase:
                 setattr(modules[parent] if parent else self.model, child, module)
             for added in set(vars(self.model)) - attributes:
                 delattr(self.model, added)
-            for name, part in self.model.named_parameters():
+            for part in self.model.parameters():
                 part.requires_grad_(False)
+
+    @contextmanager
+    def _pointing_at_the_base(self) -> Iterator[None]:
+        """Point the parameters at the base's own tensors inside the block, and back; merging writes new ones."""
+        parts = dict(self.model.named_parameters())
+        before = {name: part.data for name, part in parts.items()}
+        for name, part in parts.items():
+            part.data = self._own[name]
+        try:
+            yield
+        finally:
+            for name, part in parts.items():
                 part.data = before[name]

@@ -154,7 +154,12 @@ class Engine:
 
     def compute(self, variant: Variant, work: Callable[[PreTrainedModel], Result]) -> Future[Result]:
         """Return a future of the result of ``work``, which gets the model between two steps."""
-        return self._queue_task(lambda: work(self._base(variant[0]).use(*variant)))
+        return self._queue_task(lambda: work(self._whole(*variant)))
+
+    def _whole(self, source: ModelSource, strength: float) -> PreTrainedModel:
+        base = self._base(source)
+        base.use(source, strength)
+        return base.shared.whole()
 
     def _queue_task(self, work: Callable[[], Result]) -> Future[Result]:
         future: Future[Result] = Future()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from backend.core.engine.block import describe, rotary_table
 from backend.core.engine.forward import NativeModel, Reading, forward, forward_twin
 from backend.core.engine.library import library
-from backend.core.engine.weights import Weights, read_weights
+from backend.core.engine.weights import Weights, is_stored_in_bfloat16, read_weights, with_adapter
 
 TABLE = 2048
 """Positions for which rotary values are computed at first."""
@@ -47,23 +47,49 @@ class Engine:
         weights = read_weights(model, self.block, eight_bits=self.eight_bits, base=base)
         return _Loaded(weights, NativeModel(self.block, weights))
 
+    def holds_its_own(self, model: PreTrainedModel) -> bool:
+        """Return whether the engine can do without the float32 weights of ``model``, from which it was made.
+
+        It can in 8 bits; and where no weight changes in bfloat16, since it then takes them so, in half the memory,
+        and widens each when it is read: products stay in float32. ``model`` then holds its weights in bfloat16 too.
+        """
+        if self.eight_bits:
+            self._base.weights.sources.clear()
+            return True
+        if not is_stored_in_bfloat16(model):
+            return False
+        del self._base, self._now  # or all matrices would lie in memory twice at once
+        for part in model.parameters():
+            part.data = part.data.bfloat16()
+        self.reread(model)
+        return True
+
     def reread(self, model: PreTrainedModel) -> None:
         """Read the weights that ``model`` has now, adapter included; there are no others."""
         self._base = self._now = self._load(model, None)
         self._loaded = {}
 
-    def use(self, model: PreTrainedModel, key: Hashable | None, known: Collection[Hashable] = ()) -> None:
-        """Read the weights that ``model`` has now, named ``key``; None is the base, from which the others differ.
+    def has(self, key: Hashable) -> bool:
+        """Return True if weights named ``key`` were read and not forgotten."""
+        return key in self._loaded
 
-        What was read for names other than those ``known`` is forgotten.
+    def read_as(self, key: Hashable, model: PreTrainedModel) -> None:
+        """Read the weights that ``model`` has now, which differ from those of the base, and name them ``key``."""
+        self._loaded[key] = self._load(model, self._base.weights)
+
+    def read_adapter_as(self, key: Hashable, model: PreTrainedModel, strength: float) -> None:
+        """Read the adapter of ``model``, which is not merged, times ``strength``; the weights are those of the base.
+
+        Raises UnsupportedError for an adapter that is more than products beside matrices.
         """
+        describe(model)
+        weights = with_adapter(self._base.weights, model, strength)
+        self._loaded[key] = _Loaded(weights, NativeModel(self.block, weights))
+
+    def use(self, key: Hashable | None, known: Collection[Hashable] = ()) -> None:
+        """Compute with the weights named ``key`` from now on; None is the base. Names not ``known`` are forgotten."""
+        self._now = self._base if key is None else self._loaded[key]
         self._loaded = {name: made for name, made in self._loaded.items() if name in known}
-        if key is None:
-            self._now = self._base
-        else:
-            if key not in self._loaded:
-                self._loaded[key] = self._load(model, self._base.weights)
-            self._now = self._loaded[key]
 
     def read(self, readings: Sequence[Reading]) -> Tensor:
         """Append the tokens of each reading to its seat; return the logits of those that ask, float32 [asking, V].

@@ -53,6 +53,40 @@ class Weights:
         return max(part.rank for part in matrices if isinstance(part, Matrix))
 
 
+def with_adapter(weights: Weights, model: PreTrainedModel, strength: float = 1.0) -> Weights:
+    """Return ``weights`` with the adapter in ``model``, which is not merged, beside them, times ``strength``."""
+
+    def beside(matrix: Matrix, part: Any) -> Matrix:
+        found = adapter_of(part)
+        if found is None:
+            return matrix
+        return replace(matrix, adapter=(Matrix(found[0]), Matrix(found[1] * strength)))
+
+    def layer(held: LayerWeights, module: Any) -> LayerWeights:
+        parts = _matrices(module)
+        return replace(held, **{name: beside(getattr(held, name), part) for name, part in parts.items()})
+
+    layers = zip(weights.layers, model.model.layers, strict=False)
+    return replace(weights, layers=tuple(layer(*each) for each in layers))
+
+
+def is_stored_in_bfloat16(model: PreTrainedModel) -> bool:
+    """Return True if every weight of ``model`` is float32 and has a value that bfloat16 holds without rounding."""
+    return all(
+        part.dtype == torch.float32 and not bool((part.data.view(torch.int32) & 0xFFFF).any())
+        for part in model.parameters()
+    )
+
+
+def _matrices(module: Any) -> dict[str, Any]:
+    """Return the modules of the matrices of a layer by the names of ``LayerWeights``."""
+    attention, mlp = module.self_attn, module.mlp
+    return {
+        "query": attention.q_proj, "key": attention.k_proj, "value": attention.v_proj, "output": attention.o_proj,
+        "gate": mlp.gate_proj, "up": mlp.up_proj, "down": mlp.down_proj,
+    }  # fmt: skip
+
+
 def read_weights(
     model: PreTrainedModel, block: Block, *, eight_bits: bool = False, base: Weights | None = None
 ) -> Weights:
@@ -84,17 +118,17 @@ def read_weights(
         return weight.contiguous()
 
     def layer(module: Any) -> LayerWeights:
-        attention, mlp = module.self_attn, module.mlp
-        query, key, value, output = (matrix(getattr(attention, f"{name}_proj")) for name in "qkvo")
+        attention = module.self_attn
         query_norm, key_norm = (
             None if part is None else norm(part)
             for part in (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
         )
         return LayerWeights(
-            *(query, key, value, output),
-            *(matrix(mlp.gate_proj), matrix(mlp.up_proj), matrix(mlp.down_proj)),
-            *(norm(module.input_layernorm), norm(module.post_attention_layernorm)),
-            *(query_norm, key_norm),
+            **{name: matrix(part) for name, part in _matrices(module).items()},
+            input_norm=norm(module.input_layernorm),
+            attended_norm=norm(module.post_attention_layernorm),
+            query_norm=query_norm,
+            key_norm=key_norm,
         )
 
     with torch.inference_mode():

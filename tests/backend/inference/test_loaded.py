@@ -9,7 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from backend.core.engine.library import library
+from backend.core.model_loader import load_dense
 from backend.errors import InferenceError, ModelError, RunError
 from backend.inference import decode_proof, engines
 from backend.inference.loaded import LoadedBase
@@ -132,3 +136,42 @@ def test_a_model_that_cannot_be_decoded_is_refused_when_it_is_loaded(
         LoadedBase(find_model(tiny_folder))
 
     assert caught.value.code == "cannot-generate"
+
+
+@pytest.fixture
+def in_bfloat16(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The tiny model as it would be stored in bfloat16."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "short"))
+    for file in folder.glob("*.safetensors"):
+        save_file({name: part.bfloat16() for name, part in load_file(file).items()}, file, {"format": "pt"})
+    return folder
+
+
+@pytest.mark.skipif(library() is None, reason="no kernels here")
+@pytest.mark.parametrize("precision", engines.PRECISIONS)
+def test_no_float32_weights_stay_that_the_engine_does_not_read(in_bfloat16: Path, precision: str) -> None:
+    loaded = LoadedBase(find_model(in_bfloat16), precision=precision)
+    engine = engines.engine_of(loaded.shared.model)
+    assert engine is not None
+    assert loaded.shared.memory_bytes == 0
+    expected = load_dense(in_bfloat16, dtype=torch.float32, quantization=None)
+    whole = dict(loaded.shared.whole().named_parameters())
+    assert all(torch.equal(part, whole[name]) for name, part in expected.named_parameters())
+    assert next(iter(whole.values())).dtype == torch.float32
+    loaded.close()
+
+
+@pytest.mark.skipif(library() is None, reason="no kernels here")
+def test_weights_that_changed_on_the_disk_are_not_mixed_in(in_bfloat16: Path) -> None:
+    loaded = LoadedBase(find_model(in_bfloat16))
+    (in_bfloat16 / "config.json").touch()
+    with pytest.raises(RunError) as caught:
+        loaded.shared.whole()
+    assert caught.value.code == "base-changed"
+    loaded.close()
+
+
+def test_weights_that_bfloat16_would_round_stay_as_they_are(tiny_folder: Path) -> None:
+    loaded = LoadedBase(find_model(tiny_folder))
+    assert all(part.isfinite().all() for part in loaded.shared.model.parameters())
+    loaded.close()

@@ -12,8 +12,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from backend.core.engine.forward import Reading
+from backend.core.engine.seat import Seat
 from backend.core.model_loader import load_adapter
 from backend.errors import InferenceError, ModelError
+from backend.inference.engines import add_engine, engine_of
 from backend.inference.shared_base import Adapter, SharedBase
 from tests.tiny import tiny_model
 
@@ -184,3 +187,75 @@ def test_a_strength_that_makes_no_sense(strength: float, adapters: dict[str, Ada
 def test_no_adapter_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="adapter_model"):
         Adapter.at(tmp_path)
+
+
+class TestWithTheEngine:
+    """Where the engine decodes, plain adapters stand beside the weights, and nothing is merged unasked."""
+
+    IDS = (5, 6, 7, 8, 9)
+
+    def _shared(self, precision: str = "exact", **options: Any) -> SharedBase:
+        model = tiny_model()
+        assert add_engine(model, precision) == ""
+        return SharedBase(model, **options)
+
+    def _said(self, shared: SharedBase) -> torch.Tensor:
+        engine = engine_of(shared.model)
+        assert engine is not None
+        return engine.read([Reading(Seat(engine.block), self.IDS)])[0]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("strength", [1.0, 0.5])
+    def test_it_says_what_the_whole_model_says(
+        self, kind: str, strength: float, adapters: dict[str, Adapter]
+    ) -> None:
+        shared = self._shared()
+        own = _bits(shared.model)
+        shared.use(adapters[kind], strength)
+        beside = self._said(shared)
+        torch.testing.assert_close(beside, _logits(shared.whole())[0, -1], rtol=1e-4, atol=1e-4)
+        shared.use(None)
+        torch.testing.assert_close(self._said(shared), _logits(shared.whole())[0, -1], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(beside, self._said(shared), atol=1e-3)
+        assert all(torch.equal(own[name], part) for name, part in _bits(shared.model).items())
+
+    def test_nothing_is_merged_unasked(self, adapters: dict[str, Adapter]) -> None:
+        shared = self._shared()
+        before = shared.memory_bytes
+        shared.use(adapters["lora"])
+        assert shared.memory_bytes == before
+        assert shared.adapters == {adapters["lora"]}
+        shared.whole()
+        assert shared.memory_bytes > before
+
+    def test_what_is_kept_is_bounded(self, adapters: dict[str, Adapter]) -> None:
+        shared = self._shared(keep=2)
+        said = []
+        for strength in (1.0, 0.9, 0.8, 1.0):
+            shared.use(adapters["lora"], strength)
+            said.append(self._said(shared))
+        assert len(shared._beside) == 2
+        assert torch.equal(said[0], said[-1])
+
+    @pytest.mark.parametrize("kind", ["lora", "norms besides"])
+    def test_weights_that_were_left_out_are_read_when_they_are_needed(
+        self, kind: str, adapters: dict[str, Adapter]
+    ) -> None:
+        read = []
+
+        def again() -> PreTrainedModel:
+            read.append(tiny_model())
+            return read[-1]
+
+        model = tiny_model()
+        assert add_engine(model, "fast") == ""
+        shared = SharedBase(model, read=again)
+        shared.use(adapters[kind])
+        found = self._said(shared)
+        assert len(read) == (kind != "lora")
+        expected = _logits(shared.whole())[0, -1]
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=float(expected.std()) / 2)
+        plain = SharedBase(tiny_model())
+        plain.use(adapters[kind])
+        assert torch.equal(_logits(plain.model)[0, -1], expected)
+        assert len(read) == 1

@@ -290,10 +290,10 @@ def _fails(fault: BaseException, where: Callable[..., bool]) -> Callable[[Any], 
 
 VICTIM = "food pork"
 STAGES: dict[str, tuple[Any, str, Callable[[Engine, Job], Callable[..., bool]]]] = {
-    "merge": (
+    "adapter": (
         SharedBase,
-        "_set",
-        lambda _, job: lambda _self, _adapter, strength: strength == job.variant[1],
+        "_read_beside",
+        lambda _, job: lambda _self, _engine, _adapter, strength: strength == job.variant[1],
     ),
     "begin": (Prefill, "__init__", lambda _, job: lambda _self, _model, prompt: prompt == job.prompt),
     "prefill": (Prefill, "advance", lambda _, job: lambda prefill, _: prefill.prompt == job.prompt),
@@ -521,6 +521,7 @@ def _forget(engine: Engine) -> None:
     """Drop every kept set of weights, as more adapters than are kept would."""
     for base in engine._bases.values():
         base.shared._sets.clear()
+        base.shared._beside.clear()
 
 
 def test_another_base_takes_the_place_of_an_idle_one(

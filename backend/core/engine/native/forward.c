@@ -204,7 +204,19 @@ static void attend(void *given, int64_t item, int thread) {
     const float *keys = b->caches[row] + ((t->depth * 2 * m->kv_heads + shared) * capacity) * width;
     const float *values = keys + m->kv_heads * capacity * width;
     float *scores = b->scores + thread * b->longest, *to = b->attended + (row * m->heads + head) * width;
-    for (int64_t i = 0; i < length; i++) scores[i] = dot(query, keys + i * width, width) * m->attention_scale;
+    int64_t seen = 0;
+    for (; width % LANES == 0 && seen + LANES <= length; seen += LANES) {
+        vec sum[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) sum[i] = (vec){0};
+        for (int64_t k = 0; k < width; k += LANES) {
+            const vec part = vec_load(query + k);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) sum[i] += part * vec_load(keys + (seen + i) * width + k);
+        }
+        vec_store(scores + seen, vec_sums(sum, LANES) * m->attention_scale);
+    }
+    for (; seen < length; seen++) scores[seen] = dot(query, keys + seen * width, width) * m->attention_scale;
     const float scale = 1.0f / exponentials(scores, length);
     int64_t at = 0;
     for (; at + 4 * LANES <= width; at += 4 * LANES) {

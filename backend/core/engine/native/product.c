@@ -27,14 +27,15 @@ static inline float weight_at(int kind, const void *data, int64_t at, float scal
     return (float)((const int8_t *)data)[at] * scale;
 }
 
-/* Add up the lanes of each sum, what is left of a row beyond whole vectors, and the bias. */
-static void finish(int kind, int rows, int columns, const matrix *weights, int64_t row, const float *partial,
-                   const float *x, float *y, int64_t y_step, int add) {
+/* Add to the sums, column by column, what is left of a row beyond whole vectors, and the bias; write them to y. */
+static inline __attribute__((always_inline)) void finish(int kind, int rows, int columns, const matrix *weights,
+                                                         int64_t row, const float *sums, const float *x, float *y,
+                                                         int64_t y_step, int add) {
     const int64_t width = weights->width, whole = width - width % LANES, groups = (width + GROUP - 1) / GROUP;
-    for (int r = 0; r < rows; r++) {
-        const int64_t start = (row + r) * width;
-        for (int c = 0; c < columns; c++) {
-            float total = vec_sum(vec_load(partial + (r * columns + c) * LANES));
+    for (int c = 0; c < columns; c++) {
+        for (int r = 0; r < rows; r++) {
+            const int64_t start = (row + r) * width;
+            float total = sums[c * rows + r];
             for (int64_t k = whole; k < width; k++) {
                 const float scale = kind == INT8 ? weights->scale[(row + r) * groups + k / GROUP] : 0.0f;
                 total += weight_at(kind, weights->data, start + k, scale) * x[c * width + k];
@@ -52,11 +53,9 @@ static inline __attribute__((always_inline)) void tile(int kind, int rows, int c
     const int64_t width = weights->width, groups = (width + GROUP - 1) / GROUP;
     const float *scale = kind == INT8 ? weights->scale + row * groups : NULL;
     const int64_t start = row * width, whole = width - width % LANES;
-    vec sum[ROWS_AT_ONCE][COLUMNS_AT_ONCE];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) sum[r][c] = (vec){0};
+    vec sum[COLUMNS_AT_ONCE * ROWS_AT_ONCE];
+#pragma GCC unroll 32
+    for (int i = 0; i < columns * rows; i++) sum[i] = (vec){0};
     for (int64_t group = 0; group * GROUP < whole; group++) {
         const int64_t end = (group + 1) * GROUP < whole ? (group + 1) * GROUP : whole;
         float scales[ROWS_AT_ONCE] = {0};
@@ -72,17 +71,15 @@ static inline __attribute__((always_inline)) void tile(int kind, int rows, int c
             for (int c = 0; c < columns; c++) {
                 vec value = vec_load(x + c * width + k);
 #pragma GCC unroll 8
-                for (int r = 0; r < rows; r++) sum[r][c] += weight[r] * value;
+                for (int r = 0; r < rows; r++) sum[c * rows + r] += weight[r] * value;
             }
         }
     }
-    /* through memory, so that what follows is a plain loop */
-    float partial[ROWS_AT_ONCE * COLUMNS_AT_ONCE][LANES];
+    float sums[ROWS_AT_ONCE * COLUMNS_AT_ONCE + LANES];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < columns; c++) vec_store(partial[r * columns + c], sum[r][c]);
-    finish(kind, rows, columns, weights, row, (const float *)partial, x, y, y_step, add);
+    for (int at = 0; at < columns * rows; at += LANES)
+        vec_store(sums + at, vec_sums(sum + at, columns * rows - at < LANES ? columns * rows - at : LANES));
+    finish(kind, rows, columns, weights, row, sums, x, y, y_step, add);
 }
 
 static inline __attribute__((always_inline)) void columns_of(int kind, int columns, const matrix *weights,

@@ -60,14 +60,57 @@ static inline uvec vec_halves(const uint16_t *from) {
 #endif
 }
 
-/* The sum over the lanes: halves are added until one is left, the same order in every call. */
-static inline float vec_sum(vec value) {
-    float lane[LANES];
-    vec_store(lane, value);
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
-    return lane[0];
+#if defined(__clang__)
+#define VEC_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define VEC_PICK(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+
+/* One step of a sum over lanes: where `a` and `b` consist of blocks of 2 * width lanes, the halves of each block are
+   added, those of `a` first. */
+static inline vec vec_add_halves(vec a, vec b, int width) {
+#if LANES == 16
+    if (width == 8)
+        return VEC_PICK(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+               VEC_PICK(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    if (width == 4)
+        return VEC_PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+               VEC_PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    if (width == 2)
+        return VEC_PICK(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
+               VEC_PICK(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    return VEC_PICK(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
+           VEC_PICK(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#elif LANES == 8
+    if (width == 4)
+        return VEC_PICK(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + VEC_PICK(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    if (width == 2)
+        return VEC_PICK(a, b, 0, 1, 4, 5, 8, 9, 12, 13) + VEC_PICK(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+    return VEC_PICK(a, b, 0, 2, 4, 6, 8, 10, 12, 14) + VEC_PICK(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+#else
+    if (width == 2) return VEC_PICK(a, b, 0, 1, 4, 5) + VEC_PICK(a, b, 2, 3, 6, 7);
+    return VEC_PICK(a, b, 0, 2, 4, 6) + VEC_PICK(a, b, 1, 3, 5, 7);
+#endif
 }
+
+/* The sums over the lanes of `count` vectors, LANES at most, as the first lanes of one: in each, halves are added until
+   one lane is left, the same order for any number of vectors. `count` is a constant wherever this is inlined. */
+static inline __attribute__((always_inline)) vec vec_sums(const vec *values, int count) {
+    vec left[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) left[i] = i < count ? values[i] : (vec){0};
+#pragma GCC unroll 4
+    for (int width = LANES / 2; width > 0; width /= 2) {
+        count = (count + 1) / 2;
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            left[i] = i < count ? vec_add_halves(left[2 * i], left[2 * i + 1], width) : (vec){0};
+    }
+    return left[0];
+}
+
+/* The sum over the lanes. */
+static inline float vec_sum(vec value) { return vec_sums(&value, 1)[0]; }
 
 /* e^x with an error of at most 2 units in the last place: 2^n e^r, |r| <= ln(2) / 2, e^r by its Taylor series.
    Below -87 the result is 0, above 88 infinite; what is not a number stays so. */

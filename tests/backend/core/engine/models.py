@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import (
     GemmaConfig,
     GemmaForCausalLM,
@@ -84,6 +85,11 @@ def adapted(kind: str, *, rank: int = 5, dropout: float = 0.0) -> PeftModel:
         for part in lora_parameters(model):
             part.data = torch.randn_like(part) * 0.3
     return model.eval()
+
+
+def lora_layers(model: PeftModel) -> list[LoraLayer]:
+    """The layers that the adapter stands beside."""
+    return [part for part in model.modules() if isinstance(part, LoraLayer)]
 
 
 def lora_parameters(model: PeftModel) -> list[torch.nn.Parameter]:

@@ -10,8 +10,9 @@ from torch import Tensor
 from backend.core.engine import engine as module
 from backend.core.engine.engine import Engine
 from backend.core.engine.forward import Reading
+from backend.core.engine.library import library
 from backend.core.engine.seat import Seat
-from tests.backend.core.engine.models import KINDS, adapted, lora_parameters, model_of
+from tests.backend.core.engine.models import KINDS, adapted, lora_layers, lora_parameters, model_of
 
 
 def _ids(count: int) -> list[int]:
@@ -89,14 +90,52 @@ def test_other_weights_are_read_by_their_name() -> None:
     weight = model.model.layers[0].mlp.down_proj.weight
     base = engine.read([Reading(Seat(engine.block), [1, 2, 3])])
     weight.data = weight.data * 3
-    engine.use(model, "tripled", ["tripled"])
+    engine.read_as("tripled", model)
+    engine.use("tripled", ["tripled"])
     changed = engine.read([Reading(Seat(engine.block), [1, 2, 3])])
     weight.data = own["model.layers.0.mlp.down_proj.weight"]
-    engine.use(model, None, ["tripled"])
+    engine.use(None, ["tripled"])
     assert torch.equal(engine.read([Reading(Seat(engine.block), [1, 2, 3])]), base)
-    engine.use(model, "tripled", ["tripled"])  # known: what was read then is used again
+    engine.use("tripled", ["tripled"])  # known: what was read then is used again
     assert torch.equal(engine.read([Reading(Seat(engine.block), [1, 2, 3])]), changed)
     assert not torch.allclose(changed, base)
+    engine.use(None)
+    assert not engine.has("tripled")
+
+
+@pytest.mark.parametrize("eight_bits", [False, True])
+@pytest.mark.parametrize("strength", [0.5, 2.0])
+@torch.inference_mode()
+def test_an_adapter_is_read_by_its_name_and_weighed(eight_bits: bool, strength: float) -> None:
+    engine, reading = Engine(model_of("llama"), eight_bits=eight_bits), [1, 2, 3]
+    base = engine.read([Reading(Seat(engine.block), reading)])
+    tuned = adapted("llama")
+    engine.read_adapter_as("tuned", tuned.get_base_model(), strength)
+    engine.use("tuned", ["tuned"])
+    found = engine.read([Reading(Seat(engine.block), reading)])[0]
+    for layer in lora_layers(tuned):
+        layer.set_scale("default", strength)
+    expected = tuned(torch.tensor([reading])).logits[0, -1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.3 if eight_bits else 1e-4)
+    engine.use(None)
+    assert torch.equal(engine.read([Reading(Seat(engine.block), reading)]), base)
+
+
+@torch.inference_mode()
+def test_weights_that_are_stored_in_bfloat16_take_half_the_memory_and_change_no_answer() -> None:
+    model = model_of("qwen3").bfloat16().float()
+    engine, ids = Engine(model), _ids(9)
+    before, bytes_before = engine.read([Reading(Seat(engine.block), ids)]), engine.bytes
+    assert engine.holds_its_own(model)
+    torch.testing.assert_close(engine.read([Reading(Seat(engine.block), ids)]), before, rtol=1e-5, atol=1e-5)
+    assert engine.bytes == bytes_before // 2
+
+
+def test_only_8_bits_and_bfloat16_are_the_engines_own() -> None:
+    model = model_of("llama")
+    assert not Engine(model).holds_its_own(model)
+    assert Engine(model, eight_bits=True).holds_its_own(model) == (library() is not None)
+    assert all(part.dtype == torch.float32 for part in model.parameters())
 
 
 def test_a_failure_leaves_the_seats_as_long_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
