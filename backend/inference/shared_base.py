@@ -130,7 +130,7 @@ class SharedBase:
             except UnsupportedError:
                 self._merge(wanted)
                 engine.read_as(wanted, self.model)
-        if wanted in self._beside:
+        if wanted is not None and wanted in self._beside:
             self._beside.move_to_end(wanted)
         while len(self._beside) > self._keep:
             self._beside.popitem(last=False)

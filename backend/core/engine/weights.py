@@ -64,7 +64,8 @@ def with_adapter(weights: Weights, model: PreTrainedModel, strength: float = 1.0
 
     def layer(held: LayerWeights, module: Any) -> LayerWeights:
         parts = _matrices(module)
-        return replace(held, **{name: beside(getattr(held, name), part) for name, part in parts.items()})
+        changed: dict[str, Any] = {name: beside(getattr(held, name), part) for name, part in parts.items()}
+        return replace(held, **changed)
 
     layers = zip(weights.layers, model.model.layers, strict=False)
     return replace(weights, layers=tuple(layer(*each) for each in layers))
