@@ -6,9 +6,10 @@ so the model sees the ids it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from backend.inference.engines import check_precision
 from backend.inference.loaded import LoadedBase
 from backend.inference.model_source import ModelSource, find_model
 from backend.inference.prompting import Prompt
+from backend.inference.side_by_side import Waiting, side_by_side
 from backend.run.folder import RunDir
 
 __all__ = ["Answer", "Inferencer", "Prompt", "answer_seed"]
@@ -243,36 +245,46 @@ class Inferencer:
                 results.append(error)
         if len(rendered) < len(results):
             progress(len(results) - len(rendered))
-        with Lanes(self._loaded.lanes) as lanes:
-            chunks = list(_chunks(rendered))
-            for chunk, texts in zip(
-                chunks,
-                lanes.map(
-                    lambda chunk: self._decode(
-                        [rendered[index] for index in chunk],
-                        [_numbered(options, first + index) if numbered else options for index in chunk],
-                        stop,
-                        constraint,
-                    ),
-                    chunks,
-                ),
-                strict=True,
-            ):
-                for index, text in zip(chunk, texts, strict=True):
-                    results[index] = text
-                progress(len(chunk))
+        each = {index: _numbered(options, first + index) if numbered else options for index in rendered}
+        work = partial(self._decode, rendered, each, stop, constraint)
+        for index, answer in side_by_side(work, self._groups(rendered), self._loaded.lanes):
+            results[index] = answer.text if isinstance(answer, Answer) else answer
+            progress(1)
         return results
+
+    def _groups(self, rendered: Mapping[int, list[int]]) -> list[Waiting]:
+        """Return what each lane takes its prompts from: with the engine all from one, else a batch from each."""
+        if self._loaded.without_engine:
+            return [Waiting(chunk) for chunk in _chunks(rendered)]
+        # by their tokens, so that prompts with the same beginning are side by side
+        return [Waiting(sorted(rendered, key=rendered.__getitem__))] * self._loaded.lanes
 
     def _decode(
         self,
-        prompts: Sequence[list[int]],
-        samplings: Sequence[Sampling],
+        rendered: Mapping[int, list[int]],
+        samplings: Mapping[int, Sampling],
         stop: str | Sequence[str],
         constraint: Constraint | None,
-    ) -> list[str | TunesmithError]:
-        decoding = self._decoding(prompts, samplings, constraint)
-        results = self._finish_all(decoding, len(prompts), stop)
-        return [each.text if isinstance(each, Answer) else each for each in results]
+        waiting: Waiting,
+    ) -> Iterator[tuple[int, Answer | TunesmithError]]:
+        """Yield the answers to prompts of ``waiting`` as they are finished; others then take their place."""
+        decoding = self._decoding([], [], constraint)
+        indices: dict[int, int] = {}
+
+        def fill() -> None:
+            rows = decoding.rows
+            room = TOKENS_AT_ONCE - sum(len(rendered[indices[row]]) for row in rows)
+            taken = waiting.take(
+                ROWS_AT_ONCE - len(rows), room, lambda index: len(rendered[index]), alone=not rows
+            )
+            matchers = [self.renderer.matcher(constraint) for _ in taken]
+            prompts, own = [rendered[index] for index in taken], [samplings[index] for index in taken]
+            indices.update(zip(decoding.begin(prompts, own, matchers), taken, strict=True))
+
+        fill()
+        for row, answer in self._finished(decoding, stop):
+            yield indices[row], answer
+            fill()
 
     def _decoding(
         self, prompts: Sequence[list[int]], samplings: Sequence[Sampling], constraint: Constraint | None
@@ -286,22 +298,29 @@ class Inferencer:
         self, decoding: Decoding, count: int, stop: str | Sequence[str]
     ) -> list[Answer | TunesmithError]:
         """Decode until every row has finished; a row that failed has its error in its place."""
-        texts = [AnswerText(self.tokenizer, stop) for _ in range(count)]
-        tokens: list[list[NewToken]] = [[] for _ in texts]
-        failed: dict[int, TunesmithError] = {}
+        found = dict(self._finished(decoding, stop))
+        return [found[row] for row in range(count)]
+
+    def _finished(
+        self, decoding: Decoding, stop: str | Sequence[str]
+    ) -> Iterator[tuple[int, Answer | TunesmithError]]:
+        """Decode and yield each row as it finishes, with its error if it failed; rows may begin meanwhile."""
+        texts: dict[int, AnswerText] = {}
+        tokens: dict[int, list[NewToken]] = {}
         while decoding.rows:
             for token in decoding.step():
-                tokens[token.row].append(token)
+                text = texts.setdefault(token.row, AnswerText(self.tokenizer, stop))
+                tokens.setdefault(token.row, []).append(token)
+                failed: TunesmithError | None = None
                 try:
-                    texts[token.row].push(token)
+                    text.push(token)
                 except TunesmithError as error:
-                    failed[token.row] = error
-                if texts[token.row].finish and not token.finish:
+                    failed = error
+                if (failed or text.finish) and not token.finish:
                     decoding.drop(token.row)
-        return [
-            failed.get(row) or Answer(text.text, text.finish, tuple(generated))
-            for row, (text, generated) in enumerate(zip(texts, tokens, strict=True))
-        ]
+                if failed or text.finish or token.finish:
+                    del texts[token.row]
+                    yield token.row, failed or Answer(text.text, text.finish, tuple(tokens.pop(token.row)))
 
     def close(self) -> None:
         """Free the model and release its run; nothing else may be called afterwards. Closing twice is harmless."""
@@ -334,7 +353,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
         ) from error
 
 
-def _chunks(rendered: dict[int, list[int]]) -> Iterator[list[int]]:
+def _chunks(rendered: Mapping[int, list[int]]) -> Iterator[list[int]]:
     """Yield batches of prompt indices: similar in length, within ``ROWS_AT_ONCE`` and ``TOKENS_AT_ONCE``."""
     chunk: list[int] = []
     for index in sorted(rendered, key=lambda i: (len(rendered[i]), rendered[i])):

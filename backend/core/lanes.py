@@ -65,6 +65,10 @@ class Lanes:
                 if not future.cancelled():
                     future.exception()
 
+    def submit(self, work: Callable[[Item], Result], item: Item) -> Future[Result]:
+        """Begin ``work`` on ``item`` in the next lane that is free; return the future of its result."""
+        return self._pool.submit(work, item)
+
     def close(self) -> None:
         """Stop the threads after the work in flight."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -109,18 +109,31 @@ class Decoding:
         self._engine = engine_of(model)
         self._stop_ids = frozenset(stop_ids)
         self._limit = context_length(model)
-        for prompt in prompts:
-            check_prompt(prompt, self._limit)
-        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
-        held = list(matchers) or [None] * len(prompts)
+        self._known = known
         self._rows: dict[int, _Row] = {}
         self._count = 0
         self._runners: list[Runner] = []
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        self.begin(prompts, each, list(matchers) or [None] * len(prompts))
+
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        samplings: Sequence[Sampling],
+        matchers: Sequence[Matcher | None],
+    ) -> list[int]:
+        """Add a row for each of ``prompts``, which the next step reads; return their numbers.
+
+        The answers of other rows do not change. Raises InferenceError for an empty prompt or one that is too long.
+        """
+        for prompt in prompts:
+            check_prompt(prompt, self._limit)
         numbers = [
-            self._new_row(prompt, Sampler(wanted, prompt, matcher, known))
-            for prompt, wanted, matcher in zip(prompts, each, held, strict=True)
+            self._new_row(prompt, Sampler(sampling, prompt, matcher, self._known))
+            for prompt, sampling, matcher in zip(prompts, samplings, matchers, strict=True)
         ]
         self._start(numbers)
+        return numbers
 
     @property
     def rows(self) -> list[int]:
@@ -137,8 +150,11 @@ class Decoding:
     def _start(self, numbers: Sequence[int]) -> None:
         """Make runners that process these rows from their beginning in the next step, in as few batches as may be."""
         if self._engine is not None:
-            if numbers:
-                prompts = [self._rows[row].ids for row in numbers]
+            prompts = [self._rows[row].ids for row in numbers]
+            host = next((each for each in self._runners if isinstance(each, EngineRunner)), None)
+            if host is not None:
+                host.begin(prompts, numbers)
+            elif numbers:
                 self._runners.append(EngineRunner(self._engine, prompts, numbers))
             return
         if self._mode.batched:

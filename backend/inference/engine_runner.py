@@ -26,14 +26,21 @@ class EngineRunner:
         self._engine = engine
         self._seats: dict[int, Seat] = {}
         self._inputs: dict[int, Sequence[int]] = {}
-        if not prompts:
-            return
-        first, shared = Seat(engine.block), _shared(prompts)
-        if shared:
-            engine.read([Reading(first, prompts[0][:shared], asks=False)])
+        self._beginning, self._shared = (
+            Seat(engine.block),
+            list(prompts[0][: _shared(prompts)]) if prompts else [],
+        )
+        if self._shared:
+            engine.read([Reading(self._beginning, self._shared, asks=False)])
+        self.begin(prompts, numbers)
+
+    def begin(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int]) -> None:
+        """Add rows, of whose ``prompts`` the next ``logits`` reads what is not the beginning of the first rows."""
         for number, prompt in zip(numbers, prompts, strict=True):
-            self._seats[number] = first.copy()
-            self._inputs[number] = prompt[shared:]
+            shared = len(self._shared)
+            known = len(prompt) > shared and list(prompt[:shared]) == self._shared
+            self._seats[number] = self._beginning.copy() if known else Seat(self._engine.block)
+            self._inputs[number] = prompt[shared:] if known else prompt
 
     @property
     def slots(self) -> Sequence[int | None]:

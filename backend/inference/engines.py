@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
@@ -16,8 +16,10 @@ from transformers import PreTrainedModel
 from backend.core.engine.block import UnsupportedError
 from backend.core.engine.engine import Engine
 from backend.core.engine.forward import Reading
+from backend.core.engine.library import kernels
 from backend.core.engine.seat import Seat
 from backend.core.lanes import one_thread
+from backend.core.proofs import recall, remember
 from backend.errors import InferenceError
 from backend.inference.decoding_mode import causal_of
 
@@ -33,6 +35,7 @@ In bfloat16 it is transformers that rounds every value in between; the engine co
 TOKENS = 12
 """Tokens of the trial row: one half is read at once, the other token by token."""
 LIKELIEST = 20
+_KIND = "engine that decodes"
 _log = logging.getLogger("tunesmith.engine")
 _Model: TypeAlias = PreTrainedModel | PeftModel
 _engines: WeakKeyDictionary[_Model, Engine] = WeakKeyDictionary()
@@ -53,12 +56,15 @@ def engine_of(model: _Model) -> Engine | None:
     return _engines.get(model)
 
 
-def add_engine(model: PreTrainedModel, precision: str) -> str:
+def add_engine(
+    model: PreTrainedModel, precision: str, about: Callable[[], Mapping[str, object]] | None = None
+) -> str:
     """Decode ``model`` with the engine from now on, if it can and agrees; return "" or the reason why it does not.
 
-    Both compute the log-probabilities of the likeliest tokens at every place of a few random tokens.
+    Both compute the log-probabilities of the likeliest tokens at every place of a few random tokens. ``about``
+    returns what decides them; where they agreed about the same before, they are believed (``core/proofs``).
     """
-    engine = _proved(model, precision)
+    engine = _proved(model, precision, about)
     if isinstance(engine, str):
         return engine
     _engines[model] = engine
@@ -92,7 +98,9 @@ def with_current_weights(model: _Model) -> Iterator[None]:
         _engines.pop(model, None)
 
 
-def _proved(model: _Model, precision: str) -> Engine | str:
+def _proved(
+    model: _Model, precision: str, about: Callable[[], Mapping[str, object]] | None = None
+) -> Engine | str:
     """Return an engine that agrees with ``model``, or why there is none."""
     causal = causal_of(model)
     try:
@@ -100,11 +108,16 @@ def _proved(model: _Model, precision: str) -> Engine | str:
     except UnsupportedError as error:
         return str(error)
     bound = FAST if precision == "fast" else EXACT[causal.dtype]
+    decides = {**about(), "precision": precision, "kernels": kernels()} if about is not None else None
+    if decides is not None and recall(_KIND, decides) is not None:
+        return engine
     apart = disagreement(causal, engine)
     if not apart <= bound:  # nor if it is not a number
         why = f"its log-probabilities differ from those of transformers by {apart:.2g} of their spread"
         _log.warning("the engine is not used: %s", why)
         return why
+    if decides is not None:
+        remember(_KIND, decides, {"apart": apart})
     return engine
 
 

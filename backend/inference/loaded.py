@@ -17,7 +17,7 @@ from backend.core.model_loader import load_dense
 from backend.errors import RunError
 from backend.inference.decode_proof import prove_decoding
 from backend.inference.engines import add_engine, engine_of
-from backend.inference.model_source import ModelSource
+from backend.inference.model_source import ModelSource, fingerprint_of
 from backend.inference.prompting import PromptRenderer
 from backend.inference.shared_base import KEEP, Adapter, SharedBase
 from backend.utils.unchanged import folder_marks
@@ -49,7 +49,12 @@ class LoadedBase:
         model = load_dense(source.base, dtype=torch_dtype(plan), quantization=source.quantization).to(
             plan.device
         )
-        self.without_engine = add_engine(model, precision)
+
+        def about() -> dict[str, object]:
+            stored = source.quantization and source.quantization.words
+            return {"model": fingerprint_of(source.base), "stored": stored, "dtype": str(model.dtype)}
+
+        self.without_engine = add_engine(model, precision, about)
         engine, read = engine_of(model), None
         if engine is None:
             prove_decoding(model)

@@ -113,7 +113,7 @@ def base_of(run: RunDir, base_model: str | Path | None = None) -> Path:
     folder = _as_configured(run, facts) if base_model is None else resolve_model(str(base_model))
     if facts is None and base_model is None:
         return folder
-    now, before = _fingerprint(folder), facts.model if facts is not None else "not known yet"
+    now, before = fingerprint_of(folder), facts.model if facts is not None else "not known yet"
     if now != before:
         raise RunError(
             f"{folder} is not the base model that {run.id} was trained over: its fingerprint is {now}, "
@@ -127,7 +127,7 @@ def base_of(run: RunDir, base_model: str | Path | None = None) -> Path:
 def is_base_of(run: RunDir, place: str | Path) -> bool:
     """Return True if the model at ``place`` is the one that ``run`` was trained on. Raises ModelError."""
     facts = run.read_environment().facts
-    return facts is not None and facts.model == _fingerprint(resolve_model(str(place)))
+    return facts is not None and facts.model == fingerprint_of(resolve_model(str(place)))
 
 
 def base_revision(model: ModelConfig, facts: Facts | None) -> str | None:
@@ -147,7 +147,7 @@ def _as_configured(run: RunDir, facts: Facts | None) -> Path:
         ) from error
 
 
-_fingerprint = while_unchanged(model_fingerprint)
+fingerprint_of = while_unchanged(model_fingerprint)
 _verify = while_unchanged(verify_folder)
 
 

@@ -47,6 +47,15 @@ def test_lanes_really_run_side_by_side() -> None:
     assert sorted(places) == [0, 1, 2]
 
 
+def test_work_is_begun_without_waiting_for_it() -> None:
+    meeting = threading.Barrier(3)
+
+    with Lanes(2) as lanes:
+        futures = [lanes.submit(lambda _: meeting.wait(WAIT), item) for item in range(2)]
+        meeting.wait(WAIT)
+        assert len({future.result() for future in futures}) == 2
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_lane_computes_on_threads_of_its_own(threads: int) -> None:
     meeting = threading.Barrier(2)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import MambaConfig, MambaForCausalLM
 
 from backend.errors import InferenceError
+from backend.inference import decoding as decoding_module
 from backend.inference import kv_cache
 from backend.inference.decoding import (
     Decoding,
@@ -21,6 +22,7 @@ from backend.inference.decoding import (
     context_length,
     for_inference,
 )
+from backend.inference.engines import add_engine, engine_of
 from backend.inference.runner import MIN_SHARED
 from backend.inference.sampling import Sampler
 from backend.training.forward import choose_forward
@@ -39,6 +41,7 @@ from tests.backend.core.decoding import (
     say,
     to_the_end,
 )
+from tests.backend.core.engine.models import model_of
 from tests.backend.core.rows import FULL, LORA, lively_model
 from tests.tiny import tiny_model
 
@@ -214,6 +217,24 @@ def test_rows_that_join_say_what_they_would_say_alone(kind: str) -> None:
     said, _ = joined([(2 * n, prompt, wanted) for n, prompt in enumerate(PROMPTS)], model=model)
 
     assert said == [reference(prompt, 12, model=model) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("engine", [True, False])
+def test_rows_that_begin_later_say_what_they_would_say_alone(
+    engine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wanted = model_of("llama"), Sampling(max_new_tokens=6)
+    assert add_engine(model, "exact") == ""
+    monkeypatch.setattr(decoding_module, "engine_of", engine_of if engine else lambda _: None)
+    decoding = Decoding(model, PROMPTS[:1], wanted, ())
+    said = [[token.token_id for token in decoding.step()]]
+    said += [[] for _ in PROMPTS[1:]]
+    numbers = decoding.begin(PROMPTS[1:], [wanted] * len(said[1:]), [None] * len(said[1:]))
+    assert numbers == list(range(1, len(PROMPTS)))
+    while decoding.rows:
+        for token in decoding.step():
+            said[token.row].append(token.token_id)
+    assert said == [reference(prompt, 6, model=model) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("kind", ["states", "states and attention", "two ropes"])

@@ -48,6 +48,19 @@ def test_rows_leave_and_join() -> None:
     assert all(torch.equal(row, _alone(engine, ids)) for row, ids in zip(logits, expected, strict=True))
 
 
+def test_rows_begin_beside_others_with_what_the_first_shared_or_without() -> None:
+    engine = _engine()
+    runner = EngineRunner(engine, PROMPTS[:2], [0, 1])
+    runner.logits()
+    runner.advance({0: 7, 1: 8})
+    others = [PROMPTS[2], [60, 61], SHARED]
+    runner.begin(others, [2, 3, 4])
+    expected = [[*PROMPTS[0], 7], [*PROMPTS[1], 8], *others]
+    assert all(
+        torch.equal(row, _alone(engine, ids)) for row, ids in zip(runner.logits(), expected, strict=True)
+    )
+
+
 def test_a_prompt_of_one_token_and_no_prompts() -> None:
     engine = _engine()
     assert torch.equal(EngineRunner(engine, [[5]], [0]).logits()[0], _alone(engine, [5]))

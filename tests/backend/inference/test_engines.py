@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,6 +47,20 @@ def test_a_model_that_trains_is_decoded_inside_the_block_alone_and_as_it_is_then
         found = engine.read([Reading(Seat(engine.block), reading)])[0]
     torch.testing.assert_close(found, model(torch.tensor([reading])).logits[0, -1], rtol=1e-4, atol=1e-4)
     assert engine_of(model) is None
+
+
+def test_what_agreed_before_is_believed_about_the_same_model_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNESMITH_PROOFS", raising=False)
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    assert add_engine(model_of("llama"), "exact", lambda: {"model": "a"}) == ""
+    monkeypatch.setattr(engines, "disagreement", lambda *_: 1e9)
+    assert add_engine(model_of("llama"), "exact", lambda: {"model": "a"}) == ""
+    assert add_engine(model_of("llama"), "exact", lambda: {"model": "b"}) != ""
+    assert add_engine(model_of("llama"), "exact", lambda: {"model": "b"}) != ""
+    assert add_engine(model_of("llama"), "fast", lambda: {"model": "a"}) != ""
+    assert add_engine(model_of("llama"), "exact") != ""
 
 
 def test_a_model_that_trains_without_an_engine_stays_with_transformers() -> None:
