@@ -194,22 +194,6 @@ class TestFinishing:
         assert series(again) == series(undisturbed)
         assert result_bytes(again) == result_bytes(undisturbed)
 
-    def test_the_outcome_names_the_step_of_the_result_also_when_it_was_lost(
-        self, tmp_path: Path, learner: Path, rows_file: Path
-    ) -> None:
-        changes = SHORT | {
-            "training.max_steps": 12,
-            "training.learning_rate": 0.4,
-            "evaluation.eval_steps": 1,
-            "evaluation.early_stopping_patience": 2,
-        }
-        made = make_run(tmp_path, learner, rows_file, changes)
-        outcome = run(made)
-        made.outcome_file.unlink()  # it was killed just before it wrote that
-        again = run(made)
-        assert (again.status, again.step, again.result) == (outcome.status, outcome.step, outcome.result)
-        assert made.newest_checkpoint_step() > outcome.step
-
     def test_a_result_that_went_missing_is_made_again(self, undisturbed: RunDir, tmp_path: Path) -> None:
         again = RunDir(Path(shutil.copytree(undisturbed.path, tmp_path / undisturbed.id)))
         shutil.rmtree(again.adapter)

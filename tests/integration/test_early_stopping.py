@@ -74,6 +74,17 @@ def test_a_finished_one_trains_no_further(stopped_early: RunDir, tmp_path: Path)
     assert series(copied) == series(stopped_early)
 
 
+def test_its_outcome_is_the_same_where_it_was_killed_before_it_wrote_that(
+    stopped_early: RunDir, tmp_path: Path
+) -> None:
+    copied = RunDir(shutil.copytree(stopped_early.path, tmp_path / stopped_early.id))
+    copied.outcome_file.unlink()
+    before, again = stopped_early.read_outcome(), trainer_main.run(copied)
+    assert before is not None
+    assert (again.status, again.step, again.result) == (before.status, before.step, before.result)
+    assert (again.step or 0) < copied.newest_checkpoint_step()
+
+
 def test_one_that_was_stopped_remembers_how_long_it_has_waited(
     stopped_early: RunDir, tmp_path: Path, model: Path, rows: dict[str, str]
 ) -> None:

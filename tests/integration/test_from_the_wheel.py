@@ -24,10 +24,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(*words: str | Path, cwd: Path) -> str:
+    environment = child_environment()
+    environment.pop("PYTHONPATH", None)  # it may name the checkout, which would stand before the wheel
     child = subprocess.run(
         [str(word) for word in words],
         cwd=cwd,
-        env=child_environment(),
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
