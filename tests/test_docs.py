@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -18,32 +20,22 @@ from backend.run.config import config_schema
 from backend.run.files import Part, RunFiles
 from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides, dotted_names, parse_flags
-from tests.house import ROOMS, parsed
+from benchmarks import naive_bayes, reference, what_fits
+from tests.house import ROOMS, ROOT, parsed
 from tests.mutants.faults import FAULTS
+from tests.pages import FENCE, PAGES, blocks, text_of, typed_lines
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 SETTINGS = dotted_names(config_schema())
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"(?:\.venv/bin/)?tunesmith(?= )(.*)")
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _MACHINE = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp|mnt|opt|var)/\w|[A-Z]:\\\\")
 
 
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> Iterator[tuple[Path, str]]:
-    for page in PAGES:
-        yield from ((page, body) for kind, body in _FENCE.findall(text_of(page)) if kind == language)
-
-
 def shown_commands() -> Iterator[tuple[str, str]]:
     """(page, words after ``tunesmith``) of every command in a fenced block, in inline code and in the help."""
     for page in PAGES:
-        spans = [body for _, body in _FENCE.findall(text_of(page))]
-        spans += re.findall(r"`([^`\n]+)`", _FENCE.sub("", text_of(page)))
+        spans = [body for _, body in FENCE.findall(text_of(page))]
+        spans += re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(page)))
         for line in "\n".join(spans).splitlines():
             found = _COMMAND.match(line.strip().removeprefix("$ "))
             if found:
@@ -55,7 +47,7 @@ def made_targets() -> set[str]:
 
 
 COMMANDS = sorted(set(shown_commands()))
-LINKS = sorted({(page, link) for page in PAGES for link in _LINK.findall(_FENCE.sub("", text_of(page)))})
+LINKS = sorted({(page, link) for page in PAGES for link in _LINK.findall(FENCE.sub("", text_of(page)))})
 LOCAL = [(page, link) for page, link in LINKS if not re.match(r"[a-z]+:|#", link)]
 TARGETS = sorted(
     {
@@ -80,7 +72,7 @@ def test_the_tests_below_see_the_docs() -> None:
     ids=lambda page: page.name,
 )
 def test_no_line_of_prose_is_longer_than_118(page: Path) -> None:
-    lines = _FENCE.sub("", text_of(page)).splitlines()
+    lines = FENCE.sub("", text_of(page)).splitlines()
     assert [line for line in lines if len(line) > 118 and not line.startswith("|")] == []
 
 
@@ -265,8 +257,8 @@ def test_every_change_names_a_place_in_the_code() -> None:
     assert len(wishes) > 15
 
 
-def test_every_part_of_a_run_folder_stands_in_the_life_of_a_run() -> None:
-    told = text_of(ROOT / "docs" / "lifecycle.md")
+def test_every_part_of_a_run_folder_stands_in_its_specification() -> None:
+    told = text_of(ROOT / "docs" / "run-folder.md")
     parts = [part.name for part in vars(RunFiles).values() if isinstance(part, Part)]
     assert [name for name in parts if f"`{name}" not in told] == []
     assert len(parts) > 15
@@ -275,6 +267,84 @@ def test_every_part_of_a_run_folder_stands_in_the_life_of_a_run() -> None:
 def test_the_readme_counts_the_kinds_of_faults_that_the_data_check_knows() -> None:
     (told,) = re.findall(r"(\d+) kinds of fault", text_of(ROOT / "README.md"))
     assert int(told) == len({check.number for check in ALL})
+
+
+# --- what is typed ----------------------------------------------------------------------------------------
+
+PROGRAMS = {
+    "make",
+    "tunesmith",
+    ".venv/bin/tunesmith",
+    ".venv/bin/python",
+    "python3",
+    "pip",
+    "cp",
+    "torchrun",
+}
+
+
+def test_every_line_of_a_console_block_begins_with_a_program_that_is_there() -> None:
+    lines = typed_lines()
+    assert [(page, line) for page, line in lines if line.split()[0] not in PROGRAMS] == []
+    assert len(lines) > 50
+
+
+# --- pages and tables that are written from the code ------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["settings.md", "api.md"])
+def test_a_page_that_is_written_from_the_code_is_current(name: str) -> None:
+    assert text_of(ROOT / "docs" / name) == reference.PAGES[name](), "run: make reference"
+
+
+def test_every_error_code_has_its_entry() -> None:
+    told = re.findall(r"^## (.+)$", text_of(ROOT / "docs" / "errors.md"), re.MULTILINE)
+    assert sorted({code for code, *_ in reference.raised()}) == told, "run: make reference"
+    assert len(told) > 180
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/hardware.md"])
+def test_the_table_of_what_fits_is_that_of_the_estimates(page: str) -> None:
+    assert f"<!-- what fits -->\n{what_fits.table()}\n<!-- end -->" in text_of(ROOT / page), (
+        "run: make reference"
+    )
+
+
+# --- figures ----------------------------------------------------------------------------------------------
+
+FIGURES = json.loads(text_of(ROOT / "docs" / "figures.json"))
+_FIGURE = re.compile(r"\d[\d.,]*(?: min \d+ s| (?:%|s|ms|min|h|GB|MB|tokens/s)(?!\w)|x\b)")
+
+
+def test_every_figure_of_the_readme_is_kept_with_its_date_machine_and_command() -> None:
+    prose = re.sub(
+        r"<!-- what fits -->.*?<!-- end -->", "", FENCE.sub("", text_of(ROOT / "README.md")), flags=re.S
+    )
+    known = {figure["value"] for figure in FIGURES["figures"].values()}
+    assert {*_FIGURE.findall(prose)} - known == set()
+    assert len(_FIGURE.findall(prose)) > 4
+
+
+@pytest.mark.parametrize("name", FIGURES["figures"])
+def test_a_figure_stands_where_it_was_measured(name: str) -> None:
+    figure = FIGURES["figures"][name]
+    measured = figure.get("from", [figure["value"]])
+    source = text_of(ROOT / figure["source"])
+    assert [value for value in measured if value not in source] == []
+    assert figure["machine"] in FIGURES["machines"]
+    assert date.fromisoformat(figure["date"])
+    assert figure["command"]
+
+
+def test_a_figure_that_nobody_measured_would_be_seen() -> None:
+    assert _FIGURE.findall("in 4 min 56 s, 89.4 % instead of 0.0 %, 3.3x, 16 bits") == [
+        *("4 min 56 s", "89.4 %", "0.0 %", "3.3x")
+    ]
+
+
+def test_naive_bayes_scores_what_the_pages_say() -> None:
+    hits, asked = naive_bayes.right()
+    assert f"{hits / asked:.1%}".replace("%", " %") == FIGURES["figures"]["naive-bayes"]["value"]
 
 
 # --- docs/testing.md --------------------------------------------------------------------------------------

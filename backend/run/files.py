@@ -1,6 +1,6 @@
 """What lies where in a run folder: the only place that knows a file name inside one.
 
-A run is a folder; see docs/lifecycle.md for who writes what.
+A run is a folder; see docs/run-folder.md for who writes what.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One run folder: made, found, locked, read and written, each record typed.
 
-See docs/lifecycle.md for who writes what; ``run_files`` knows what lies where.
+See docs/run-folder.md for who writes what; ``run_files`` knows what lies where.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What docs/data.md says is what the code does."""
+"""What the pages about data say is what the code does."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,10 @@ from backend.data.fixes import FIXES
 from backend.data.locate import PACKED, SUFFIXES
 from backend.run.config import AugmentationConfig
 
-TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = "\n".join(
+    (DOCS / name).read_text(encoding="utf-8") for name in ("data.md", "checking.md", "augmentation.md")
+)
 CODE = set(re.findall(r"`([^`\n]+)`", TEXT))
 
 
@@ -20,7 +23,7 @@ def test_every_check_is_listed_under_its_number():
 
 
 def test_the_table_of_hits_has_every_check():
-    table = TEXT.split("### How often it is right")[1].split("## Fixes")[0]
+    table = TEXT.split("## How often it is right")[1].split("## Fixes")[0]
     assert re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", table, re.MULTILINE) == [
         (str(check.number), check.slug) for check in ALL
     ]
