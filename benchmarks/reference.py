@@ -236,7 +236,7 @@ def _entry(file: Path, name: str, members: tuple[str, ...]) -> str:
     head += (
         f"{_signature(start, name)}\n\n"
         if start
-        else f"```py\n{_fields(name, fields)}\n```\n\n"
+        else f"```text\n{_fields(name, fields)}\n```\n\n"
         if fields
         else ""
     )
@@ -273,7 +273,7 @@ def _signature(node: ast.FunctionDef, name: str = "") -> str:
     returns = "" if name or node.returns is None else f" -> {ast.unparse(node.returns)}"
     marks = "".join(f"@{kind}\n" for kind in kinds if kind in {"property", "classmethod", "contextmanager"})
     called = f"class {name}" if name else f"def {node.name}"
-    return f"```py\n{marks}{_folded(f'{called}({ast.unparse(shown)}){returns}: ...')}\n```"
+    return f"```text\n{marks}{_folded(f'{called}({ast.unparse(shown)}){returns}: ...')}\n```"
 
 
 def _folded(line: str) -> str:
