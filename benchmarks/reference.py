@@ -305,5 +305,7 @@ if __name__ == "__main__":
     for name, page in PAGES.items():
         (ROOT / "docs" / name).write_text(page(), encoding="utf-8")
     for path in (ROOT / "README.md", ROOT / "docs" / "hardware.md"):
-        filled = _TABLE.sub(f"<!-- what fits -->\n{table()}\n<!-- end -->", path.read_text(encoding="utf-8"))
+        filled = _TABLE.sub(
+            f"<!-- what fits -->\n\n{table()}\n\n<!-- end -->", path.read_text(encoding="utf-8")
+        )
         path.write_text(filled, encoding="utf-8")

@@ -274,6 +274,7 @@ WITHOUT_JSON = {
     ("chat",),  # a conversation
     ("config", "init"),  # prints a file
     ("config", "schema"),  # is JSON
+    ("start",),  # a conversation
     ("studio",),  # a server
 }
 

@@ -305,7 +305,7 @@ def test_every_error_code_has_its_entry() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/hardware.md"])
 def test_the_table_of_what_fits_is_that_of_the_estimates(page: str) -> None:
-    assert f"<!-- what fits -->\n{what_fits.table()}\n<!-- end -->" in text_of(ROOT / page), (
+    assert f"<!-- what fits -->\n\n{what_fits.table()}\n\n<!-- end -->" in text_of(ROOT / page), (
         "run: make reference"
     )
 

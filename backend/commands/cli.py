@@ -39,6 +39,8 @@ data = App(name="data", help="What is wrong with the rows, and what the model wi
 COMMANDS = (
     (app, "studio:studio",
     "Open the studio: the whole journey in a browser. It listens on this machine only, until Ctrl-C."),
+    (app, "start:start",
+    "Lead from a file of rows to an exported model: check, train, compare, chat and export, a question at a time."),
     (app, "train:train", "Fine-tune a model: ``tunesmith train [CONFIG|ROWS] [--section.key value …]``."),
     (app, "estimate:estimate",
     "Time, memory and disk of a run, with how far off the estimate may be: ``tunesmith estimate [CONFIG] …``."),
