@@ -34,9 +34,9 @@ ERRORS_HEAD = """# Error codes
 Written by `make reference` from the places in the code that raise them.
 
 Every error says what is wrong, where, and what to do, and has a stable code, which `--json` and the server print.
-This page lists all codes in alphabetical order with their words; `…` stands for what differs from case to case. Codes
-with underscores are answers of the [server](serving.md#errors), with their HTTP status. For symptoms without an error
-see [Troubleshooting](troubleshooting.md).
+This page lists all codes in alphabetical order with their words; `…` stands for what differs from case to case. The
+[server](serving.md#errors) writes codes with underscores, beside the HTTP status; those that only it gives are listed
+so. For symptoms without an error see [Troubleshooting](troubleshooting.md).
 """
 API_HEAD = """# Python API
 
@@ -138,6 +138,32 @@ def _cell(text: str) -> str:
 # --- errors -----------------------------------------------------------------------------------------------
 
 
+HANDED_ON = {  # codes that a function is given by its caller, and their words
+    "bad-config": ("…: …", "All problems of a configuration are told at once, each with its remedy."),
+    "damaged-config": ("… is damaged.", "Give a folder in Hugging Face layout, with a whole config.json."),
+    "server-failed": ("The server did not start. …", "Mend that, and try again."),
+    "tensorboard-failed": ("TensorBoard did not start. …", "Mend that, and try again."),
+    "damaged-tokenizer": (
+        "… is damaged.",
+        "Give a folder in Hugging Face layout, with a whole tokenizer.json.",
+    ),
+    "no-tokenizer": ("… has no readable tokenizer.json.", "Give a folder in Hugging Face layout."),
+    "non-finite-gradient": (
+        "The gradient became … at step …, in a step with the rows …",
+        "Lower training.learning_rate and look at these rows.",
+    ),
+    "non-finite-loss": (
+        "The loss became … at step …, in a step with the rows …",
+        "Lower training.learning_rate and look at these rows.",
+    ),
+    "bad_value": ("HTTP 400. …: …", ""),
+    "missing_field": ("HTTP 400. Missing field: ….", ""),
+    "unsupported_field": ("HTTP 400. Unsupported field: …. Remove it.", ""),
+    "unsupported-architecture": ("GGUF export does not support ….", "Export it with `to=merged` instead."),
+    "unsupported-positions": ("GGUF export does not support ….", "Export it with `to=merged` instead."),
+}
+
+
 def errors_page() -> str:
     """Return docs/errors.md: every code with what it says and what to do."""
     told: dict[str, list[str]] = {}
@@ -154,7 +180,8 @@ def errors_page() -> str:
 
 
 def raised() -> Iterator[tuple[str, str, str]]:
-    """Yield code, message and remedy of every error that the code makes with a code of its own."""
+    """Yield code, message and remedy of every error that the code makes."""
+    yield from ((code, *words) for code, words in HANDED_ON.items())
     for path in sorted(ROOT.glob("backend/**/*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for call in ast.walk(tree):

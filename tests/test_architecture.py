@@ -526,6 +526,7 @@ class TestWheel:
             "app/views/logo.svg",
             "app/examples/food-category.yaml",
             "backend/training/general.jsonl",
+            *("backend/py.typed", "app/py.typed", "tunesmith/py.typed"),
         } <= names
 
     def test_nothing_else_is(self, wheel: Path) -> None:
@@ -541,6 +542,7 @@ class TestWheel:
             }
         assert "tunesmith = tunesmith.__main__:main" in texts["entry_points.txt"]
         assert "Apache" in texts["LICENSE"]
+        assert "USDA" in texts["NOTICE"]
 
     def test_it_comes_up_from_the_wheel_alone(self, wheel: Path, tmp_path: Path) -> None:
         script = (

@@ -289,6 +289,13 @@ def test_every_line_of_a_console_block_begins_with_a_program_that_is_there() -> 
     assert len(lines) > 50
 
 
+def test_the_dockerfile_copies_what_is_there() -> None:
+    lines = re.findall(r"^COPY (?!--from)(.+)$", text_of(ROOT / "docs" / "Dockerfile"), re.MULTILINE)
+    sources = [name for line in lines for name in line.split()[:-1]]
+    assert [name for name in sources if not (ROOT / name).exists()] == []
+    assert {"pyproject.toml", "NOTICE", "constraints.txt"} <= {*sources}
+
+
 # --- pages and tables that are written from the code ------------------------------------------------------
 
 
@@ -301,6 +308,13 @@ def test_every_error_code_has_its_entry() -> None:
     told = re.findall(r"^## (.+)$", text_of(ROOT / "docs" / "errors.md"), re.MULTILINE)
     assert sorted({code for code, *_ in reference.raised()}) == told, "run: make reference"
     assert len(told) > 180
+
+
+def test_a_code_that_is_handed_on_is_in_the_code() -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOMS)
+    spelt = {code for code in reference.HANDED_ON if not code.startswith("non-finite-")}
+    assert [code for code in sorted(spelt) if f'"{code}"' not in sources] == []
+    assert 'f"non-finite-{what}"' in sources
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/hardware.md"])
