@@ -35,3 +35,8 @@ def on_config(config: Any, **_: Any) -> Any:
 def on_post_page(output: str, **_: Any) -> str:
     """Leave out the script that the theme fetches for pages opened as files; search then needs a server."""
     return re.sub(r'<script src="https?://[^"]*"></script>', "", output)
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """Do the same for pages that come from the theme, such as that of a wrong address."""
+    return on_post_page(output_content)
