@@ -21,6 +21,10 @@ import psutil
 import pytest
 
 from backend.utils.process_utils import collect_rarely
+from tests.cost import pytest_fixture_setup, pytest_runtest_makereport, pytest_runtest_protocol
+from tests.logs import logged
+
+__all__ = ["logged", "pytest_fixture_setup", "pytest_runtest_makereport", "pytest_runtest_protocol"]
 
 collect_rarely()
 

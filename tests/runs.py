@@ -15,7 +15,6 @@ from backend.run.folder import RunDir
 from backend.run.reports import Outcome, RunStatus
 from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides
-from tests.tiny import tiny_model_folder
 
 _FOODS = {"pork": "meat", "beef": "meat", "ham": "meat", "apple": "fruit", "pear": "fruit", "plum": "fruit"}
 ROWS = [
@@ -58,6 +57,8 @@ LEARN = SHORT | {
 
 def learner_folder(folder: Path) -> Path:
     """A tiny model whose embeddings are wide enough apart for an adapter to learn from."""
+    from tests.tiny import tiny_model_folder  # it loads torch, which most of what is here does without
+
     return tiny_model_folder(folder, initializer_range=0.5)
 
 

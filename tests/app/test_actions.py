@@ -15,6 +15,7 @@ from backend.run.reports import RunStatus
 from tests.app.reading import unescaped
 from tests.app.states import Runs
 from tests.eventually import eventually
+from tests.logs import Logged
 
 
 def test_what_can_be_mended_is_said_in_place() -> None:
@@ -63,12 +64,11 @@ def test_the_request_is_there_before_anything_else(runs: Runs, monkeypatch: pyte
 
 
 def test_a_run_that_was_over_already_is_no_fault(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     fake = create_autospec(process_manager.stop, side_effect=RunError("Over.", remedy="", code="not-running"))
     monkeypatch.setattr(process_manager, "stop", fake)
-    caplog.set_level("INFO")
     run = runs.stopped()
     stop_soon(run, "stop-requested")
-    assert eventually(lambda: "Over." in caplog.text)
+    assert eventually(lambda: "Over." in logged.text)
     assert run.status() is RunStatus.STOPPED

@@ -8,6 +8,7 @@ import pytest
 import streamlit as st
 
 from app.drafts import draft, keep_draft
+from tests.logs import Logged
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +59,8 @@ def test_a_damaged_draft_is_an_empty_one(root: Path, content: str) -> None:
     assert draft("new-run") == {}
 
 
-def test_a_disk_that_refuses_costs_only_the_memory_of_it(
-    root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_disk_that_refuses_costs_only_the_memory_of_it(root: Path, logged: Logged) -> None:
     (root / "drafts").write_text("a file in the way")
     keep_draft("new-run", {"name": "mine"})
     assert draft("new-run") == {"name": "mine"}
-    assert "could not be kept" in caplog.text
+    assert "could not be kept" in logged.text

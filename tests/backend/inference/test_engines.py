@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from backend.inference.engines import (
     with_current_weights,
 )
 from tests.backend.core.engine.models import KINDS, adapted, lora_parameters, model_of
+from tests.logs import Logged
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -77,7 +77,7 @@ def test_a_model_it_cannot_run_stays_with_transformers_and_the_reason_is_told() 
 
 
 def test_a_model_that_says_something_else_stays_with_transformers(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     model = model_of("llama")
     plain = type(model).forward
@@ -88,10 +88,9 @@ def test_a_model_that_says_something_else_stays_with_transformers(
         return output
 
     monkeypatch.setattr(type(model), "forward", scaled)
-    with caplog.at_level(logging.WARNING):
-        assert "differ from those of transformers" in add_engine(model, "fast")
+    assert "differ from those of transformers" in add_engine(model, "fast")
     assert engine_of(model) is None
-    assert len(caplog.records) == 1
+    assert len(logged.records) == 1
 
 
 def test_what_is_no_number_proves_nothing() -> None:

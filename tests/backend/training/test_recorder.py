@@ -28,6 +28,7 @@ from backend.training.loop import TrainState
 from backend.training.recorder import MetricsWriter, Recorder
 from backend.training.tuning import make_trainable
 from backend.utils.jsonl_utils import JsonlWriter, read_jsonl_tail
+from tests.logs import Logged
 from tests.runs import SHORT, lines, settings
 from tests.tiny import tiny_tokenizer
 
@@ -395,16 +396,14 @@ def test_without_tensorboard_there_is_the_line_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("refused", ["__init__", "add_scalar", "flush", "close"])
-def test_event_files_that_cannot_be_written_cost_no_line(
-    folder: Path, refused: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_event_files_that_cannot_be_written_cost_no_line(folder: Path, refused: str, logged: Logged) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
 
     with mock.patch.object(SummaryWriter, refused, autospec=True, side_effect=full):
         _write(folder, _step(1), _step(2))
 
     assert [record["step"] for record in _records(folder)] == [1, 2]
-    assert [record.message for record in caplog.records] == [
+    assert [record.getMessage() for record in logged.records] == [
         f"TensorBoard files cannot be written ({full}); metrics.jsonl goes on."
     ]
 

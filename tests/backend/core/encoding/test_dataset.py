@@ -19,6 +19,7 @@ from backend.data.records import Row
 from backend.errors import DataError
 from backend.run.config import DataConfig
 from tests.backend.chats import chat
+from tests.logs import Logged
 from tests.tiny import tiny_tokenizer
 
 CHATML = tiny_tokenizer("chatml")
@@ -88,11 +89,11 @@ class TestAllNow:
         assert not cache.exists()
 
     def test_a_disk_that_keeps_nothing_costs_no_row(
-        self, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, cache: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
     ) -> None:
         cache.write_text("a file where a folder should be")
         encoded = encode(many(), CHATML, limited("drop", 80))
-        assert "not kept" in caplog.text
+        assert "not kept" in logged.text
         monkeypatch.undo()
         assert plain(encoded) == plain(encode(many(), CHATML, limited("drop", 80)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from backend.core.tokenizer import Encoded
 from backend.data.records import Row
 from backend.errors import DataError
 from tests.backend.chats import assistant, chat, user
+from tests.logs import Logged
 from tests.tiny import FAMILIES, tiny_tokenizer
 
 ROWS = [Encoded([1, 2, 300], [False, True, True]), Encoded([7], [True]), Encoded([40_000, 5], [False, True])]
@@ -139,15 +139,14 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["ids", "trained", "ends", "manifest.json"])
     @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
     def test_what_is_damaged_is_gone_and_can_be_made_again(
-        self, tmp_path: Path, name: str, harm: str, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, name: str, harm: str, logged: Logged
     ) -> None:
         keep("k", tmp_path)
         path = tmp_path / "k" / name
         whole = path.read_bytes()
         path.write_bytes({"flip": bytes([whole[0] ^ 1]) + whole[1:], "cut": whole[:-2], "gone": b""}[harm])
-        with caplog.at_level(logging.WARNING):
-            assert load_cached("k", tmp_path) is None
-        assert "made again" in caplog.text
+        assert load_cached("k", tmp_path) is None
+        assert "made again" in logged.text
         assert keep("k", tmp_path) == ROWS
         assert path.read_bytes() == whole
 
@@ -164,7 +163,7 @@ class TestDamage:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_disk_that_is_full_in_the_middle_loses_no_row(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Logged
     ) -> None:
         def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -173,7 +172,7 @@ class TestDamage:
         found = plain(next(taken))
         monkeypatch.setattr(token_cache.os, "utime", full)
         assert found + [row for table in taken for row in plain(table)] == ROWS
-        assert "not kept for the next start" in caplog.text
+        assert "not kept for the next start" in logged.text
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("deed", ["utime", "memmap", "remove"])
@@ -209,14 +208,14 @@ class TestDamage:
             list(write_through("k", broken(), tmp_path))
         assert list(tmp_path.iterdir()) == []
 
-    def test_another_process_may_be_faster(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_another_process_may_be_faster(self, tmp_path: Path, logged: Logged) -> None:
         def late() -> Iterator[TokenTable]:
             keep("k", tmp_path)
             yield from tables()
 
         assert [row for table in write_through("k", late(), tmp_path) for row in plain(table)] == ROWS
         assert [path.name for path in tmp_path.iterdir()] == ["k"]
-        assert caplog.text == ""
+        assert logged.text == ""
 
 
 class TestRoom:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import torch
 
 from backend.core.engine import build, library
 from backend.errors import ModelError
+from tests.logs import Logged
 
 
 @pytest.fixture
@@ -30,6 +30,7 @@ def test_the_variant_follows_what_torch_sees(torchs: str, ours: str, monkeypatch
     assert library.variant() == ours
 
 
+@pytest.mark.process
 def test_a_cap_on_the_processor_is_honoured() -> None:
     script = "from backend.core.engine import library; print(library.variant())"
     environ = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
@@ -46,7 +47,7 @@ def test_the_kernels_can_be_switched_off(unloaded: None, monkeypatch: pytest.Mon
 
 
 def test_kernels_that_cannot_be_compiled_are_explained_once(
-    unloaded: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    unloaded: None, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     def refuse(variant: str) -> None:
         raise ModelError(f"no {variant}.", remedy="None.", code="cannot-compile")
@@ -54,9 +55,8 @@ def test_kernels_that_cannot_be_compiled_are_explained_once(
     monkeypatch.setattr(build, "variants", lambda: {library.variant(): ()})
     monkeypatch.setattr(build, "compiled", lambda _: None)
     monkeypatch.setattr(build, "compile_variant", refuse)
-    with caplog.at_level(logging.WARNING):
-        assert [library.function("rms_norm"), library.function("other")] == [None, None]
-    assert len(caplog.records) == 1
+    assert [library.function("rms_norm"), library.function("other")] == [None, None]
+    assert len(logged.records) == 1
 
 
 @pytest.mark.parametrize(
