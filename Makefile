@@ -37,14 +37,21 @@ shots: $(STAMP) ## Screenshots of every page in both themes and three widths, in
 film: $(STAMP) ## The moving picture of the README, from docs/images
 	$(BIN)/python benchmarks/film.py
 
-test: $(STAMP) ## Run the tests (those in a browser: make journeys)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/app/browser
+test: $(STAMP) ## Run the tests, but not those in a browser (make journeys) and the longest tables (make oracles)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/app/browser -m 'not long' \
+		--junitxml build/reports/test.xml
+	$(BIN)/python benchmarks/suite_times.py build/reports/test.xml
 
 journeys: $(STAMP) ## Run the journeys through the studio, in a real Chromium
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/app/browser
 
-test-fast: $(STAMP) ## Run the unit tests
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile tests/backend -m 'not model'
+test-fast: $(STAMP) ## Run the unit tests; names each that takes over a second, and fails for it
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backend -m 'not model and not slow and not long' \
+		--junitxml build/reports/unit.xml
+	$(BIN)/python benchmarks/suite_times.py build/reports/unit.xml --each 1 --whole 60
+
+oracles: $(STAMP) ## Every family and kind of adapter beside transformers and peft, the real model beside llama.cpp
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m long tests/integration
 
 coverage: $(STAMP) ## Branch coverage of backend/ by the unit tests of its rooms; fails below 90 %
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term tests/backend

@@ -75,6 +75,20 @@ SETTINGS = (
 )  # fmt: skip
 
 
+QUICK_TOGETHER = (
+    {"no colours, a dumb terminal", "time zone +14", "locale C", "RANK=0 WORLD_SIZE=2 by mistake"},
+    {"processor without AVX2", "one core"},
+)
+"""Settings that contradict nothing of each other: the quick slice has each group in one run."""
+
+
+def _grouped(settings: Sequence[Setting]) -> list[Setting]:
+    """Return fewer settings, those of a group as one."""
+    alone = [setting for setting in settings if not any(setting.name in group for group in QUICK_TOGETHER)]
+    groups = [[setting for setting in settings if setting.name in group] for group in QUICK_TOGETHER]
+    return alone + [_together(group) for group in groups if group]
+
+
 def _together(settings: Sequence[Setting]) -> Setting:
     """Return one machine with the habits of all of these; of two values of a variable the last one stands."""
     return Setting(
@@ -107,7 +121,7 @@ def _refusal(before: Sequence[str]) -> str:
     return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
 
 
-def _run(setting: Setting, tests: Sequence[str], workers: int, copy: Path) -> tuple[int, str]:
+def _run(setting: Setting, tests: Sequence[str], marks: str, workers: int, copy: Path) -> tuple[int, str]:
     """Return pytest's exit code and its last line."""
     refused = _refusal(setting.before)
     if refused:
@@ -122,6 +136,8 @@ def _run(setting: Setting, tests: Sequence[str], workers: int, copy: Path) -> tu
         str(workers),
         "--dist",
         "loadfile",
+        "-m",
+        marks,
         *tests,
     ]
     command += ["-p", "no:cacheprovider"]
@@ -150,9 +166,14 @@ def main() -> int:
         Path(folder).chmod(0o777)
         copy = _copied(Path(folder))
         chosen = [setting for setting in SETTINGS if re.search(asked.only, setting.name)]
-        for setting in [_together(chosen)] if asked.together else chosen:
+        if asked.together:
+            chosen = [_together(chosen)]
+        elif asked.quick:
+            chosen = _grouped(chosen)
+        marks = "not long and not slow" if asked.quick else "not long"
+        for setting in chosen:
             tests = asked.tests or (setting.quick if asked.quick else WHOLE)
-            code, said = _run(setting, tests, asked.n, copy)
+            code, said = _run(setting, tests, marks, asked.n, copy)
             red += code != 0
             print(f"{'red  ' if code else 'green'}  {setting.name:50}  {said}", flush=True)
     return int(red > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,20 @@ import pytest
 from backend.run.folder import RunDir
 from tests.runs import LEARN, learner_folder, make_run, tree, write_rows
 from tests.trainers import Trainers
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_no_setting_left_behind() -> Iterator[None]:
+    """Threads and precision are global in torch: two threads of a product wait for each other on a busy machine."""
+    torch = sys.modules.get("torch")  # most rooms know no tensors, and their tests need not load it
+    if torch is None:
+        yield
+        return
+    precision = torch.get_float32_matmul_precision()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,10 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.mark.parametrize(
     "words",
-    [["--to", "gguf", "--quantization", "F16"], ["--to", "merged", "--dtype", "bfloat16"]],
-    ids=lambda w: w[1],
+    [
+        pytest.param(["--to", "gguf", "--quantization", "F16"], id="gguf", marks=pytest.mark.long),
+        pytest.param(["--to", "merged", "--dtype", "bfloat16"], id="merged"),
+    ],
 )
 def test_smollm2_leaves_as_it_was_trained(
     words: list[str], run: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -27,6 +27,7 @@ def _in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("COLUMNS", "200")
 
 
+@pytest.mark.slow
 def test_pairs_of_runs_and_a_verdict(
     learner: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -222,7 +222,7 @@ def shell(words: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(["bash", "-c", line], env=environ, cwd=cwd, capture_output=True, check=False)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 class TestRealChildren:
     def test_a_reader_that_left_is_no_error(self) -> None:
         reader, writer = os.pipe()

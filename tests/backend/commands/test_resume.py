@@ -65,7 +65,7 @@ class TestResume:
 
 
 class TestResumeElsewhere:
-    @pytest.mark.process
+    @pytest.mark.slow
     @pytest.mark.usefixtures("light_trainer")
     def test_in_the_background(self, made: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
         found = shown(["resume", made.id, "--detach"], capsys)

@@ -54,7 +54,7 @@ def code(capsys: Screen, *words: str) -> str:
 
 
 class TestStopping:
-    @pytest.mark.process
+    @pytest.mark.slow
     @pytest.mark.usefixtures("light_trainer")
     def test_a_live_run_is_paused_resumed_and_stopped(self, new: RunDir, capsys: Screen) -> None:
         process_manager.start(new)

@@ -78,7 +78,7 @@ def test_a_line_for_a_person(three: list[RunDir], capsys: Screen) -> None:
     assert f"{three[0].id} is created." in capsys.readouterr().out
 
 
-@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.usefixtures("light_trainer")
 def test_a_free_slot_starts_the_first_one(three: list[RunDir], capsys: Screen) -> None:
     first, second, _ = three
@@ -89,7 +89,7 @@ def test_a_free_slot_starts_the_first_one(three: list[RunDir], capsys: Screen) -
     assert second.status() is RunStatus.QUEUED
 
 
-@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.usefixtures("light_trainer")
 def test_a_run_with_a_free_slot_does_not_wait(
     tmp_path: Path, learner: Path, rows_file: Path, capsys: Screen

@@ -189,7 +189,7 @@ class TestAFinishedRun:
 
 
 class TestALiveRun:
-    @pytest.mark.process
+    @pytest.mark.slow
     @pytest.mark.usefixtures("light_trainer")
     def test_it_is_followed_to_its_end(
         self, tmp_path: Path, learner: Path, rows_file: Path, capsys: Screen

@@ -483,7 +483,7 @@ class TestPacked:
 class TestImports:
     """peft imports bitsandbytes where it is installed, which would have ``kernels`` download code at once."""
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_kernels_is_never_imported(self, tmp_path: Path) -> None:
         (tmp_path / "kernels.py").write_text(
             "raise SystemExit('kernels would download now')", encoding="utf-8"

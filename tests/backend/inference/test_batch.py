@@ -217,7 +217,7 @@ def _stop(_done: int, _total: int) -> None:
     raise _StopError
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_what_a_killed_child_left_is_taken_up(model: Inferencer, trained: RunDir, tmp_path: Path) -> None:
     """``make rel-batch`` kills five times."""
     source, out, whole = _rows(tmp_path / "a.jsonl", 260), tmp_path / "out", tmp_path / "whole"

@@ -29,7 +29,7 @@ from backend.utils.process_utils import ProcessIdentity, send_signal
 from tests.backend.manager.conftest import processes_of, stand_in
 from tests.eventually import eventually
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.slow
 
 LONG = ("steps=100000", "pause=0.02")
 QUICK = Policy(term_seconds=0.2, grace_seconds=1.0)

@@ -222,7 +222,7 @@ def test_whoever_moves_the_queue_waits_for_another_who_does(
     assert (queue.waiting(), queue.slots(), starter.started) == (before, {"default": 1}, [])
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_whoever_ends_a_run_starts_the_next(root: Path) -> None:
     """The first run's supervisor starts the second with the real trainer, which is ended as it comes up."""
     first, second = (RunDir.create(root, name, "seed: 1") for name in ("first", "second"))
@@ -270,7 +270,7 @@ class TestPastWhateverBlocksTheHead:
         assert queue.schedule() == []
         assert runs[0].status() is RunStatus.QUEUED
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_a_real_start_that_the_folder_refuses(
         self, root: Path, runs: list[RunDir], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -107,7 +107,7 @@ def test_a_run_that_ends_while_the_queue_is_looked_at_does_not_cost_the_longest_
     assert queue.waiting() == []
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_b2_killed_supervisor_and_trainer_do_not_stop_the_queue(
     root: Path, runs: list[RunDir], monkeypatch: pytest.MonkeyPatch
 ) -> None:

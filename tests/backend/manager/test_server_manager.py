@@ -44,7 +44,7 @@ def test_there_is_none_before_it_is_started(manager: ServerManager, tmp_path: Pa
     assert not ServerManager(tmp_path / "missing").stop()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_life_after_a_sudden_death(manager: ServerManager, root: Path) -> None:
     """The one that dies is a stand-in; the one that follows is real, and finds the folder as the dead one left it."""
     with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +115,7 @@ def test_a_damaged_record_is_no_server(manager: ServerManager, root: Path) -> No
     assert manager.find() is None
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_two_servers_never_share_a_folder(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = root / ".server"
     folder.mkdir()

@@ -35,7 +35,7 @@ def end_of(run: RunDir) -> AttemptEnd:
 
 
 class TestEnds:
-    @pytest.mark.process
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("behaviour", "status", "reason", "named"),
         [
@@ -55,13 +55,13 @@ class TestEnds:
         assert (state.status, state.reason) == (status, reason)
         assert named in state.message
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_f25_a_crash_leaves_its_stack_in_the_log(self, run: RunDir) -> None:
         start(run, command=stand_in(run, "crash"))
         wait(run, timeout_seconds=20)
         assert "Segmentation fault" in run.train_log.read_text()
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_f27_ten_megabytes_of_output_block_nothing(self, run: RunDir) -> None:
         start(run, command=stand_in(run, "noise", "steps=2"))
         assert wait(run, timeout_seconds=30).status is RunStatus.FINISHED
@@ -69,27 +69,27 @@ class TestEnds:
         assert len(log) == 100_002
         assert log[-1] == "step 2"
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_w08_helpers_of_a_dead_trainer_are_swept_up(self, run: RunDir) -> None:
         start(run, command=stand_in(run, "child", "kill-self"))
         assert wait(run, timeout_seconds=20).reason == "killed"
 
 
 class TestTryingAgain:
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_by_default_a_killed_trainer_stays_down(self, run: RunDir) -> None:
         start(run, command=stand_in(run, "kill-self"))
         wait(run, timeout_seconds=20)
         assert run.latest_attempt_number() == 1
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_f26_a_crash_loop_is_broken(self, run: RunDir) -> None:
         start(run, policy=HASTY, command=stand_in(run, "kill-self"))
         state = wait(run, timeout_seconds=30)
         assert (state.status, state.reason) == (RunStatus.INTERRUPTED, "crash-loop")
         assert run.latest_attempt_number() == 4
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_f26_progress_earns_new_tries(self, run: RunDir) -> None:
         policy = Policy(restarts=1, backoff_seconds=0.01)
         start(run, policy=policy, command=stand_in(run, "die-each-5", "checkpoint", "steps=18"))
@@ -97,14 +97,14 @@ class TestTryingAgain:
         assert run.latest_attempt_number() == 4
         assert [record["step"] for record in run.metrics().records] == list(range(1, 19))
 
-    @pytest.mark.process
+    @pytest.mark.slow
     @pytest.mark.parametrize("behaviour", ["exit-0", "exit-7", "fail"])
     def test_an_end_of_its_own_is_final(self, run: RunDir, behaviour: str) -> None:
         start(run, policy=HASTY, command=stand_in(run, behaviour))
         wait(run, timeout_seconds=20)
         assert run.latest_attempt_number() == 1
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_a_stop_during_the_pause_is_heeded(self, run: RunDir) -> None:
         start(run, policy=Policy(restarts=3, backoff_seconds=60), command=stand_in(run, "kill-self"))
         eventually(lambda: run.latest_attempt_number() == 1 and run.read_attempt(1).end is not None)
@@ -121,7 +121,7 @@ class TestTryingAgain:
 
 
 class TestSignals:
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_f04_a_supervisor_told_to_end_stops_the_run_first(self, run: RunDir) -> None:
         start(run, command=stand_in(run, "steps=100000"))
         eventually(lambda: run.status() is RunStatus.RUNNING)
@@ -134,7 +134,7 @@ class TestSignals:
 
 
 class TestLaunching:
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_the_trainer_gets_lock_number_token_and_device(self, run: RunDir) -> None:
         program = "import os, json, sys; print(json.dumps(dict(os.environ)))"
         start(run, command=(sys.executable, "-c", program, str(run.path)))
@@ -148,7 +148,7 @@ class TestLaunching:
     def test_a_queue_device_shows_one_gpu(self, device: str, shown: str | None) -> None:
         assert supervisor._visible_devices(device).get("CUDA_VISIBLE_DEVICES") == shown
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_it_needs_no_torch(self) -> None:
         program = "import sys, backend.manager.supervisor; sys.exit('torch' in sys.modules)"
         ended = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=False)
@@ -199,7 +199,7 @@ class TestDoor:
             assert json.loads(stream.read())["code"] == "supervisor-broke"
         assert "of all things" in capsys.readouterr().err
 
-    @pytest.mark.process
+    @pytest.mark.slow
     def test_owning_checks_the_state_under_the_lock(self, run: RunDir) -> None:
         start(run, command=stand_in(run, "steps=1"))
         wait(run, timeout_seconds=20)
@@ -208,7 +208,7 @@ class TestDoor:
         assert not run.is_held()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_supervisor_records_itself(run: RunDir) -> None:
     start(run, command=stand_in(run, "steps=100000"))
     attempt = eventually(run.latest_attempt)

@@ -35,7 +35,7 @@ def test_there_is_none_before_it_is_started(manager: TensorBoardManager, tmp_pat
     assert not TensorBoardManager(tmp_path / "missing").stop()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_f32_a_life_with_a_sudden_death(manager: TensorBoardManager, root: Path) -> None:
     server = manager.start()
     with urllib.request.urlopen(f"{server.url}data/environment", timeout=5) as answer:  # noqa: S310  ours

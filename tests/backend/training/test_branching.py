@@ -116,6 +116,7 @@ class TestChangedConfig:
         assert skipped == ["foods.jsonl:1", "foods.jsonl:2"]
 
 
+@pytest.mark.slow
 class TestBranch:
     def test_it_trains_to_the_end_at_half_the_rate_and_the_other_is_untouched(self, stopped: RunDir) -> None:
         before = tree(stopped.path)

@@ -225,7 +225,7 @@ return {{'refused': refused, 'sum': added, 'told': told, 'names': names, 'other'
     return two(folder, body, after=f"answer['saved'] = os.path.exists({saved!r})")
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_two_add_up_to_the_same_bits(together: list[Any]) -> None:
     first, second = (seen["sum"] for seen in together)
     assert first == second
@@ -235,30 +235,30 @@ def test_two_add_up_to_the_same_bits(together: list[Any]) -> None:
     assert [seen["other"] for seen in together] == [2.0, 2.0]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_each_hears_all_by_rank(together: list[Any]) -> None:
     assert [seen["names"] for seen in together] == [["a", "b"]] * 2
     assert ALONE.gather(3) == [3]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_the_first_one_decides(together: list[Any]) -> None:
     assert [seen["told"] for seen in together] == [[{"step": 0}, "stop", None]] * 2
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_what_differs_is_refused_by_both(together: list[Any]) -> None:
     said = "Process 1 of 2 has another base model than process 0: b, not a."
     assert [seen["refused"] for seen in together] == [["RunError", "processes-disagree", said]] * 2
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_they_leave_together(together: list[Any]) -> None:
     """Whoever is done waits for the first one, which may still be saving."""
     assert [seen["saved"] for seen in together] == [True, True]
 
 
-@pytest.mark.process
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_f01_one_that_dies_is_noticed_at_once(tmp_path: Path, victim: int) -> None:
     body = f"""

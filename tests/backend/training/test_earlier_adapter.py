@@ -27,6 +27,7 @@ from tests.backend.core.rows import PLAN, random_rows, shake, start
 from tests.backend.test_trainer_main import at_step
 from tests.backend.training.variants import CASES, Case, tuning
 from tests.runs import SHORT, make_run, result_bytes
+from tests.tables import partly
 from tests.tiny import tiny_model_folder, tiny_tokenizer
 
 pytestmark = [
@@ -68,7 +69,10 @@ def _edited(adapter: Path, **settings: Any) -> Path:
     return adapter
 
 
-@pytest.mark.parametrize("case", [CASES[name] for name in FURTHER], ids=FURTHER)
+@pytest.mark.parametrize(
+    "case",
+    partly({name: (CASES[name],) for name in FURTHER}, ["llama plain", "gpt2 tokens"], pytest.mark.slow),
+)
 def test_every_kind_goes_on_from_what_it_was_and_is_saved_again(case: Case, tmp_path: Path) -> None:
     architecture, settings, overrides = case
     base = tiny_model_folder(tmp_path / "base", architecture=architecture, initializer_range=0.3, **overrides)
@@ -178,6 +182,7 @@ def test_its_fingerprint_is_that_of_weights_and_settings(adapter: Path, tmp_path
     assert adapter_fingerprint(_edited(copied, r=5)) != before
 
 
+@pytest.mark.slow
 class TestARun:
     @pytest.fixture
     def further(self, tmp_path: Path, trained: RunDir, learner: Path, rows_file: Path) -> RunDir:

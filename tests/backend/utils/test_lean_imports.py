@@ -176,7 +176,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.process
+@pytest.mark.slow
 class TestLibraries:
     """What this is for, on the libraries that are installed, each in a new process."""
 

@@ -30,7 +30,7 @@ def test_the_variant_follows_what_torch_sees(torchs: str, ours: str, monkeypatch
     assert library.variant() == ours
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_cap_on_the_processor_is_honoured() -> None:
     script = "from backend.core.engine import library; print(library.variant())"
     environ = {**os.environ, "ATEN_CPU_CAPABILITY": "default"}
