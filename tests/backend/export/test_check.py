@@ -41,6 +41,7 @@ def test_every_form_is_green(
     assert certificate.rows == len(llama.panel.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "family"),
     [("qwen2", "qwen3"), ("qwen3", "qwen3"), ("llama", "llama3"), ("llama", "mistral"), ("llama", "base")],

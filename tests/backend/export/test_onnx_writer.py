@@ -48,6 +48,7 @@ def logits_of(model: PreTrainedModel, ids: list[int]) -> Any:
     return model(input_ids=torch.tensor([ids])).logits[0].numpy()
 
 
+@pytest.mark.slow
 def test_names_are_those_that_readers_look_for(session: onnxruntime.InferenceSession) -> None:
     states = ["0.key", "0.value"]
     own = ["input_ids", "attention_mask", "position_ids"]
@@ -56,6 +57,7 @@ def test_names_are_those_that_readers_look_for(session: onnxruntime.InferenceSes
     assert session.get_inputs()[0].shape == ["batch", "tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 2, 40])
 def test_a_prompt_of_any_length_and_what_follows_it(
     length: int, session: onnxruntime.InferenceSession, model: PreTrainedModel
@@ -67,6 +69,7 @@ def test_a_prompt_of_any_length_and_what_follows_it(
     assert np.abs(np.concatenate([first[0], second[0]]) - wanted).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_rows_padded_on_the_left_say_what_they_say_alone(
     session: onnxruntime.InferenceSession, model: PreTrainedModel
 ) -> None:

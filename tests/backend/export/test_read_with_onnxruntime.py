@@ -15,6 +15,7 @@ from tests.backend.export import harm
 from tests.backend.export.conftest import Asked
 
 
+@pytest.mark.slow
 def test_a_graph_says_what_was_trained_and_one_that_lost_a_layer_is_red(
     learned: Asked, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

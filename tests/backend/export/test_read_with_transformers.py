@@ -12,6 +12,7 @@ from backend.export.readers import UnreadableError, read_back
 from tests.backend.export.conftest import Asked
 
 
+@pytest.mark.slow
 def test_an_adapter_is_laid_over_its_base(learned: Asked, tmp_path: Path) -> None:
     folder, _ = write_form(learned.fresh(), "adapter", "float32", tmp_path, max_shard_size="5GB")
     reading = read_back("transformers", folder, learned.panel, learned.answers, base=learned.trained.base)
