@@ -52,7 +52,7 @@ class TestBudget:
     def test_names_every_test_that_is_over_it(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        written = report(tmp_path / "r.xml", ("quick", 0.1, 0.1), ("slow", 1.1, 0.3), ("slower", 2.0, 2.0))
+        written = report(tmp_path / "r.xml", ("quick", 0.1, 0.1), ("slow", 1.1, 0.1), ("slower", 2.0, 2.0))
         assert main([str(written), "--each", "1"]) == 1
         said = capsys.readouterr().out
         assert said.index("Over 1 s: tests.a.slower") < said.index("Over 1 s: tests.a.slow\n")
