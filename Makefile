@@ -54,7 +54,8 @@ oracles: $(STAMP) ## Every family and kind of adapter beside transformers and pe
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m long tests/integration
 
 coverage: $(STAMP) ## Branch coverage of backend/ by the unit tests of its rooms; fails below 90 %
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term tests/backend
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term \
+		--cov-report=json:build/reports/coverage.json tests/backend
 
 COMPAT ?= $(or $(TMPDIR),/tmp)/tunesmith-compat
 # Left out: the comparison with the GGUF reader of transformers, which in 5.13 fails on files that name no BOS token,
@@ -197,6 +198,18 @@ naive-bayes: $(STAMP) ## What a bag of words scores on the food example
 
 map: $(STAMP) ## Draw the packages and their imports, docs/images/architecture.svg
 	$(BIN)/python benchmarks/architecture_map.py
+
+ROOM ?= backend/run
+mutation: $(STAMP) ## Mutants of every function of ROOM=backend/run, and those that no test of the room notices
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[mutation]
+	$(BIN)/python benchmarks/mutation.py $(ROOM)
+
+mutation-changed: $(STAMP) ## The same for the functions that differ from the branch main
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[mutation]
+	$(BIN)/python benchmarks/mutation.py backend --changed
+
+report: $(STAMP) ## One page from the reports of runs: tests, time, coverage, mutants, oracles and faults of each room
+	$(BIN)/python benchmarks/suite_report.py build/reports/index.html
 
 mutants: $(STAMP) ## Plant faults one by one and see that the tests notice them
 	$(BIN)/python benchmarks/mutants.py

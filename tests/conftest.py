@@ -37,6 +37,11 @@ hypothesis.settings.load_profile("tunesmith")
 _REAL_PARTS = ("tests/app/browser/", "tests/integration/", "tests/faults/")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Leave out pytest's capture of logs: it goes through every logger of every library six times a test."""
+    session.config.pluginmanager.unregister(name="logging-plugin")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browsers, servers and trainers first: at the end they would keep one worker busy and the others waiting."""

@@ -1,7 +1,4 @@
-"""What a test logged.
-
-pytest's own ``caplog`` costs every test that does not ask for it a third of its overhead, so its plugin is off.
-"""
+"""What a test logged: pytest's own ``caplog`` costs those that do not ask for it too, so conftest.py takes it out."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from tests.conftest import alive_since, living
 from tests.environment import built
 from tests.house import ROOT, TESTS, parsed
+from tests.logs import Logged
 
 ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 (RFC 5737): nobody's
 
@@ -218,3 +220,9 @@ def test_the_environment_of_the_tests_is_the_built_one() -> None:
     ours = built({}, "/empty")
     assert [name for name in os.environ if name.startswith(foreign) and name not in ours] == []
     assert (os.environ["TZ"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("UTC", "")
+
+
+def test_no_test_pays_for_logs_it_does_not_ask_for(request: pytest.FixtureRequest, logged: Logged) -> None:
+    assert request.config.pluginmanager.get_plugin("logging-plugin") is None
+    logging.getLogger("tunesmith.guards").info("said %d", 1)
+    assert logged.text == "said 1\n"
