@@ -27,6 +27,11 @@ def locks(tmp_path: Path) -> RunLocks:
     return RunLocks(tmp_path / "a run", tmp_path / "work")
 
 
+def told(error: RunError) -> tuple[str, str, str, NextStep | None, str]:
+    """All that a refusal says."""
+    return error.message, error.remedy, error.code, error.next_step, error.about
+
+
 class TestWorking:
     def test_a_lock_of_ones_own_is_not_inherited(self, locks: RunLocks) -> None:
         with locks.work() as (descriptor, adopted):
@@ -42,10 +47,15 @@ class TestWorking:
                 assert held == (heir, True)
 
     def test_the_second_worker_is_told_how_to_watch(self, locks: RunLocks) -> None:
-        with locks.work(), pytest.raises(RunError, match="Wait until it is over") as caught, locks.work():
+        with locks.work(), pytest.raises(RunError) as caught, locks.work():
             pytest.fail("two workers")
-        assert caught.value.code == "already-running"
-        assert (caught.value.next_step, caught.value.about) == (NextStep.WATCH, "a run")
+        assert told(caught.value) == (
+            "The run a run is being worked on already.",
+            "Wait until it is over, or stop it.",
+            "already-running",
+            NextStep.WATCH,
+            "a run",
+        )
 
     def test_f39_a_run_that_is_gone_has_no_worker(self, run: RunDir) -> None:
         shutil.rmtree(run.path)
@@ -64,11 +74,17 @@ class TestReading:
     def test_f39_nothing_deletes_under_a_reader(self, run: RunDir) -> None:
         with (
             run.hold_for_reading(),
-            pytest.raises(RunError, match="is being served, exported or sent") as caught,
+            pytest.raises(RunError) as caught,
             run.hold_for_deleting(),
         ):
             pytest.fail("held for deleting")
-        assert caught.value.code == "in-use"
+        assert told(caught.value) == (
+            f"The run {run.id} is in use: it is being served, exported or sent.",
+            "Stop the server, or let the export end; then delete the run.",
+            "in-use",
+            NextStep.STOP_SERVER,
+            "",
+        )
         assert not run.is_held()
 
     def test_f39_nothing_deletes_under_a_trainer(self, run: RunDir) -> None:
@@ -87,8 +103,15 @@ class TestReading:
 
     def test_a_run_that_is_gone(self, run: RunDir) -> None:
         shutil.rmtree(run.path)
-        with pytest.raises(RunError, match="gone"), run.hold_for_reading():
+        with pytest.raises(RunError) as caught, run.hold_for_reading():
             pytest.fail("held for reading")
+        assert told(caught.value) == (
+            f"The run {run.id} is gone or being deleted.",
+            "Choose another.",
+            "no-such-run",
+            NextStep.LIST_RUNS,
+            "",
+        )
 
     def test_reading_writes_nothing(self, run: RunDir) -> None:
         before = sorted(path.name for path in run.path.iterdir())
