@@ -32,7 +32,8 @@ from benchmarks.mutants import COPIED  # noqa: E402
 from tests.mutants.equivalent import EQUIVALENT  # noqa: E402
 
 RESULTS = ROOT / "build" / "reports" / "mutation.json"
-PYTEST = ("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist")
+PYTEST = ("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:unraisableexception")
+"""The last because mutmut leaves files open that our filters would take for a test's."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def mutmut(copy: Path, *words: str) -> str:
     command = [sys.executable, "-m", "mutmut", *words]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"mutmut {words[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        sys.exit(f"mutmut {words[0]} failed:\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
     return done.stdout
 
 
