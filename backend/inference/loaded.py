@@ -20,6 +20,7 @@ from backend.inference.engines import add_engine, engine_of
 from backend.inference.model_source import ModelSource, fingerprint_of
 from backend.inference.prompting import PromptRenderer
 from backend.inference.shared_base import KEEP, Adapter, SharedBase
+from backend.utils.machine_utils import give_back_memory
 from backend.utils.unchanged import folder_marks
 
 TOKENIZER_FILES = (
@@ -61,6 +62,8 @@ class LoadedBase:
         elif engine.holds_its_own(model):
             read = partial(_read_again, source)
         self.shared = SharedBase(model, read=read)
+        if read is not None:
+            give_back_memory()
         self._renderers: OrderedDict[_Key, PromptRenderer] = OrderedDict()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The cores and memory that this process may use, limits of containers included.
+"""The cores and memory that this process may use, limits of containers included; memory that it gives back.
 
 Limits are read from the process's control group and every group above it, in cgroup versions 1 and 2 (kernel
 documentation: admin-guide/cgroup-v1/memory, scheduler/sched-bwc, admin-guide/cgroup-v2).
@@ -6,6 +6,7 @@ documentation: admin-guide/cgroup-v1/memory, scheduler/sched-bwc, admin-guide/cg
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +32,16 @@ def available_cores(proc: Path = PROC) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [quota for folder in _groups(proc, "cpu") if (quota := _cores_of(folder))]
     return max(1, min([cores, *map(int, quotas)]))
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system where the C library would keep it for later (glibc); elsewhere do nothing."""
+    try:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (OSError, TypeError):  # there is no library of the whole process on Windows
+        return
+    if trim is not None:
+        trim(0)
 
 
 def available_memory(proc: Path = PROC) -> Memory:

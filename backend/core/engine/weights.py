@@ -133,9 +133,11 @@ def read_weights(
         )
 
     with torch.inference_mode():
+        embedding = model.get_input_embeddings().weight.data
         return Weights(
             layers=tuple(layer(module) for module in list(model.model.layers)[: block.depth]),
-            embedding=model.get_input_embeddings().weight.data.contiguous(),
+            # a tensor that is a part of a mapped file would keep all of it in memory
+            embedding=embedding.clone() if eight_bits else embedding.contiguous(),
             norm=norm(model.model.norm),
             head=matrix(model.lm_head),
             sources=sources,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from backend.utils.machine_utils import available_cores, available_memory
+from backend.utils.machine_utils import available_cores, available_memory, give_back_memory
 
 GB = 10**9
 Process = Callable[..., Path]
@@ -137,6 +139,24 @@ class TestCores:
         monkeypatch.delattr(os, "sched_getaffinity")
         monkeypatch.setattr(os, "cpu_count", lambda: 5)
         assert available_cores(tmp_path / "missing") == 5
+
+
+def test_freed_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(malloc_trim=kept.append))
+    give_back_memory()
+    assert kept == [0]
+
+
+@pytest.mark.parametrize("error", [OSError, TypeError])
+def test_where_it_cannot_nothing_happens(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def refuse(_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    give_back_memory()
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    give_back_memory()
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "0:/x\n", "::::\n"])
