@@ -150,13 +150,17 @@ def test_freed_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.
 
 @pytest.mark.parametrize("error", [OSError, TypeError])
 def test_where_it_cannot_nothing_happens(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
-    def refuse(_: object) -> object:
+    asked: list[object] = []
+
+    def refuse(name: object) -> object:
+        asked.append(name)
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     give_back_memory()
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     give_back_memory()
+    assert asked == [None]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense\n", "0:/x\n", "::::\n"])
