@@ -26,12 +26,14 @@ SHORT = ["--training.max_steps=2", "--evaluation.score_rows=0", "--evaluation.sa
 def shown(page: Path) -> list[tuple[list[str], str]]:
     """Return each command of a page with the output that the page shows for it, empty where it shows none."""
     found: list[tuple[list[str], str]] = []
+    before = ""
     for kind, body in FENCE.findall(text_of(page)):
         lines = body.splitlines()
         if kind == "console":
             found += [(shlex.split(line.removeprefix(".venv/bin/")), "") for line in lines]
-        if kind == "text" and found:
+        if (before, kind) == ("console", "text"):
             found[-1] = (found[-1][0], body)
+        before = kind
     return found
 
 
