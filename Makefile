@@ -121,6 +121,10 @@ bench-data: $(STAMP) ## Tokenising beside datasets.map, ingest of a large file, 
 bench-doctor: $(STAMP) ## Faults planted into clean rows: recall and precision of every check
 	$(BIN)/python benchmarks/doctor_table.py
 
+text-scores: $(STAMP) ## ROUGE and BLEU of pairs of texts by rouge-score and sacrebleu, for the tests of ours
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .[scores]
+	$(BIN)/python benchmarks/text_scores.py
+
 masks: $(STAMP) ## Our masks beside TRL's, over all chat templates in the packages of TRL and axolotl
 	$(BIN)/python benchmarks/mask_oracle.py $(if $(WHEELS),--wheels $(WHEELS))
 
