@@ -29,6 +29,9 @@ demo: $(STAMP) ## Fine-tune the default model on the food examples and score it
 	$(BIN)/tunesmith train examples/food-category.yaml
 	$(BIN)/tunesmith evaluate latest
 
+bench-verdicts: $(STAMP) ## Coverage of the intervals and wrong verdicts of evaluate, over 2,000 simulated evaluations
+	PYTHONPATH=. $(BIN)/python benchmarks/verdicts.py
+
 studio: $(STAMP) ## Open the studio in a browser
 	$(BIN)/tunesmith studio
 

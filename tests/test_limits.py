@@ -365,6 +365,12 @@ ELSEWHERE = {
     "inference/engine_runner MIN_SHARED": "tests/backend/inference/test_engine_runner.py",
     "inference/runner MIN_SHARED": "tests/backend/inference/test_decoding.py",
     "inference/constraint MAX_CHARACTERS": "tests/test_limits.py",
+    "inference/evals/patterns MAX_PATTERN_CHARACTERS": "tests/backend/inference/evals/test_patterns.py",
+    "inference/evals/json_text MAX_DEPTH": "tests/backend/inference/evals/test_json_text.py",
+    "inference/evals/verdicts MAX_CHARACTERS": "tests/backend/inference/evals/test_verdicts.py",
+    "inference/evals/python_check MAX_REPLY_BYTES": "tests/backend/inference/evals/test_python_check.py",
+    "inference/evals/paired ALPHA": "tests/backend/inference/evals/test_paired.py",
+    "inference/evals/sequential ALPHA": "tests/backend/inference/evals/test_sequential.py",
     "inference/constraint MAX_CHOICES": "tests/test_limits.py",
 }
 """Limits of time and taste, whose edge is tried with their room: the test file."""
