@@ -217,6 +217,29 @@ class Inferencer:
         progress: Callable[[int], None] = lambda _: None,
         **sampling: Any,
     ) -> list[str | TunesmithError]:
+        """Return the texts of ``answer_batch``, which takes the same options and raises the same errors."""
+        found = self.answer_batch(
+            prompts,
+            tools=tools,
+            stop=stop,
+            constraint=constraint,
+            first=first,
+            progress=progress,
+            **sampling,
+        )
+        return [each.text if isinstance(each, Answer) else each for each in found]
+
+    def answer_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        tools: Sequence[Sequence[dict[str, Any]] | None] | None = None,
+        stop: str | Sequence[str] = (),
+        constraint: Constraint | None = None,
+        first: int = 0,
+        progress: Callable[[int], None] = lambda _: None,
+        **sampling: Any,
+    ) -> list[Answer | TunesmithError]:
         """Return the answers in the order of ``prompts``; under greedy decoding, the same as one by one.
 
         If ``seed`` is given, every prompt samples with it, as if it were alone. Otherwise prompt i samples with seed
@@ -235,12 +258,12 @@ class Inferencer:
         options = _sampling(sampling)
         numbered = "seed" not in sampling
         self.renderer.matcher(constraint)  # raises here if nothing can satisfy it, and not once per row
-        results: list[str | TunesmithError] = []
+        results: list[Answer | TunesmithError] = []
         rendered: dict[int, list[int]] = {}
         for index, (prompt, own) in enumerate(zip(prompts, tools or [None] * len(prompts), strict=True)):
             try:
                 rendered[index] = self.render(prompt, tools=own)
-                results.append("")
+                results.append(Answer("", "", ()))
             except TunesmithError as error:
                 results.append(error)
         if len(rendered) < len(results):
@@ -248,7 +271,7 @@ class Inferencer:
         each = {index: _numbered(options, first + index) if numbered else options for index in rendered}
         work = partial(self._decode, rendered, each, stop, constraint)
         for index, answer in side_by_side(work, self._groups(rendered), self._loaded.lanes):
-            results[index] = answer.text if isinstance(answer, Answer) else answer
+            results[index] = answer
             progress(1)
         return results
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from transformers import ViTConfig, ViTModel
@@ -40,12 +41,13 @@ from backend.export.vocabulary import check_tokenizer
 from backend.inference.decoding_mode import decoding_mode
 from backend.inference.engines import check_precision
 from backend.inference.model_source import ModelSource, tuned_folder
+from backend.inferencer import Inferencer
 from backend.manager.run_manager import RunManager
 from backend.run.config import RunConfig, TuningConfig
 from backend.run.folder import RunDir
 from backend.run.lifecycle import Event
 from backend.run.locks import RunLocks
-from backend.run.records import read_data_check
+from backend.run.records import read_data_check, read_evaluations
 from backend.training.beside_lora import token_rows
 from backend.training.inputs import stopping
 from backend.training.lora import add_lora
@@ -78,6 +80,11 @@ def without_cache(_: Path) -> object:
 def without_teacher(place: Path) -> object:
     file = {"train": "rows.jsonl", "teacher_logprobs": str(place / "x.safetensors")}
     return teacher_of(RunConfig.model_validate({"data": file}), tiny_tokenizer(), [])
+
+
+def file_of(place: Path, name: str, text: str) -> Path:
+    (place / name).write_text(text, encoding="utf-8")
+    return place / name
 
 
 def nothing_to_load(place: Path) -> object:
@@ -141,6 +148,16 @@ BAD: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
     ),
     "inference.decoding_mode.decoding_mode": (without_cache, ModelError, "cannot-generate"),
     "manager.run_manager.require_unneeded": (at_work, RunError, "illegal-transition"),
+    "run.records.read_evaluations": (
+        lambda place: read_evaluations(file_of(place, "evaluation.json", "{")),
+        RunError,
+        "damaged-run",
+    ),
+    "inferencer.answer_batch": (
+        lambda _: Inferencer.answer_batch(Mock(Inferencer), ["a"], tools=[]),
+        InferenceError,
+        "bad-tools",
+    ),
     "run.folder.read_data_check": (
         lambda place: damaged(place).read_data_check(),
         RunError,

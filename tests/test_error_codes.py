@@ -116,7 +116,7 @@ CODES: dict[str, Callable[[Path], object]] = {
     "bad-port": lambda _: studio._checked(0),
     "bad-slice": lambda _: take_part(5, "[a:b]"),
     "bad-slots": lambda place: QueueManager(place).set_slots("default", -1),
-    "bad-tools": lambda _: Inferencer.infer_batch(Mock(Inferencer), ["a"], tools=[]),
+    "bad-tools": lambda _: Inferencer.answer_batch(Mock(Inferencer), ["a"], tools=[]),
     "bad_json": lambda _: parse(ChatRequest, b"{"),
     "bad_strength": lambda _: variant_of(Mock(adapter_strength=0.5), Mock(adapter=None)),
     "bad_token": lambda place: refused(place, host="localhost"),

@@ -119,6 +119,8 @@ def _push(
 ) -> int:
     """Upload an export that is there already under --out, or make one first."""
     lazy.hub.check_push(repo, dry_run=dry_run)
+    if options["checkpoint"] is None:
+        lazy.hub.check_evaluation(run)
     folder = options["out"]
     if folder is None or not folder.exists():
         try:

@@ -1,9 +1,7 @@
-"""``tunesmith infer``, ``chat`` and ``evaluate``: talk to a run, run it over a file, hold it against its base."""
+"""``tunesmith infer`` and ``chat``: talk to a run, run it over a file."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,19 +17,12 @@ from backend.commands.options import (
     Checkpoint,
     Precision,
     RunsFolder,
-    find_run,
     find_source,
 )
 from backend.commands.output import print_json, say, say_on
 from backend.commands.phrases import error_text
 from backend.commands.reading import AS_THE_FILE_SAYS, Columns, Reading
-from backend.commands.tables import table
-from backend.data.load import load_rows
-from backend.errors import ConfigError, DataError, InferenceError, Problem, TunesmithError
-from backend.inference.scores import Answers, Comparison, Preferences, compare, write_scores
-from backend.run.folder import RunDir
-from backend.run.settings import run_config
-from backend.utils.interval_utils import score_interval
+from backend.errors import ConfigError, DataError, InferenceError, Problem
 from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
@@ -179,125 +170,6 @@ def _answer_file(model: Inferencer, file: Path, out: Path, options: dict[str, An
         bad = f", {found.failed} rows could not be answered (see their error)" if found.failed else ""
         say(f"{found.answered} answers in {out}{before}{bad}")
     return 0 if found.answered else 2
-
-
-def _with_bar(
-    model: Inferencer, prompts: list[Any], max_new_tokens: int, *, quiet: bool
-) -> list[str | TunesmithError]:
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=quiet or not console.is_terminal) as bars:
-        task = bars.add_task("answering", total=len(prompts))
-        return model.infer_batch(
-            prompts, progress=lambda n: bars.advance(task, n), max_new_tokens=max_new_tokens
-        )
-
-
-def evaluate(
-    run: Annotated[str, Parameter(help="A run's folder, id or name, or latest.")],
-    *,
-    data: Annotated[
-        Path | None, Parameter(help="Rows to score; the run's held-out rows if left out.")
-    ] = None,
-    rows: Annotated[int, Parameter(help="Score at most this many rows.")] = 1000,
-    show: Annotated[int, Parameter(help="Answers to print side by side.")] = 5,
-    max_new_tokens: MaxNewTokens = 32,
-    base_model: BaseModel = None,
-    runs: RunsFolder = Path("runs"),
-    as_json: AsJson = False,
-) -> int:
-    """Score the base and the tuned model on held-out rows by exact match, side by side; the model card shows it.
-
-    Of pairs of answers it also says how often the better one is preferred.
-
-    Example
-    -------
-    tunesmith evaluate RUN
-    """
-    folder = find_run(runs, run)
-    config = run_config(folder)
-    given = load_rows(data).rows if data else lazy.data_pipeline.held_out_rows(config)
-    asked = [item for item in map(lazy.data_pipeline.as_prompt, given) if item[2]][:rows]
-    if not asked:
-        raise InferenceError(
-            "There are no rows with an answer to score.", remedy="Give --data.", code="no-rows"
-        )
-    pairs = [row for row in given if row.kind == "preference"][:rows]
-    answers: dict[str, Answers] = {}
-    logprobs: dict[str, list[tuple[float, float]]] = {}
-    for name in ("base", "tuned"):
-        if not as_json:
-            say(f"Answering {len(asked)} rows with the {name} model")
-        with lazy.inferencer.Inferencer(folder, base=name == "base", base_model=base_model) as model:
-            answers[name] = _with_bar(model, [item[1] for item in asked], max_new_tokens, quiet=as_json)
-            if pairs:
-                logprobs[name] = lazy.pair_accuracy.pair_logprobs(model, pairs, config.data)
-    found = compare(asked, **answers)
-    preferences = Preferences.of(**logprobs) if pairs else None
-    if data is None:
-        _keep_scores(folder, found, preferences)
-    if as_json:
-        counts = {"rows": len(asked), "unanswered": found.unanswered}
-        more = {"preferences": _as_shares(preferences)} if preferences else {}
-        print_json({"run": folder.id, **counts, "exact_match": found.exact_match, **more})
-    else:
-        _print_comparison(found, show)
-        _print_preferences(preferences)
-        say(f"Next: tunesmith chat {shlex.quote(run)}")
-    return 0
-
-
-def _as_shares(found: Preferences) -> dict[str, Any]:
-    """Return the number of pairs, and each share with its 95 % interval."""
-    counts = {"base": found.base, "tuned": found.tuned, "gained": found.gained}
-    return {"pairs": found.pairs} | {
-        name: {"share": count / found.pairs, "interval": score_interval(count, found.pairs)}
-        for name, count in counts.items()
-    }
-
-
-def _print_preferences(found: Preferences | None) -> None:
-    """Print how often the better answer of a pair is preferred; nothing without pairs."""
-    if found is None:
-        return
-
-    def words(count: int) -> str:
-        low, high = score_interval(count, found.pairs)
-        return f"{count / found.pairs:.1%} ({max(0.0, low):.0%} to {min(1.0, high):.0%})"
-
-    rows = [
-        ("it is the likelier one", words(found.base), words(found.tuned)),
-        ("training raised it more than the worse one", "", words(found.gained)),
-    ]
-    table([f"better answer of {found.pairs:,} pairs, 95 % interval", "base", "tuned"], rows)
-
-
-def _keep_scores(run: RunDir, found: Comparison, preferences: Preferences | None) -> None:
-    """Write the scores beside the result; where the disk refuses, say so and go on."""
-    try:
-        write_scores(run, found, preferences)
-    except OSError as error:
-        sys.stderr.write(f"The scores could not be kept in {run.scores_file} ({error.strerror or error}).\n")
-
-
-def _print_comparison(found: Comparison, show: int) -> None:
-    """Print ``show`` rows with both answers, and the scores."""
-    shown = [
-        (shown_prompt(item[1]), item[2], base.strip(), tuned.strip())
-        for item, base, tuned in zip(found.rows, *found.answers.values(), strict=True)
-    ]
-    table(["question", "expected", "base", "tuned"], shown[:show], title="A few answers")
-    shares = [f"{share:.1%}" for share in found.exact_match.values()]
-    table(["exact match", "base", "tuned"], [(f"{len(found.rows)} rows", *shares)])
-    if found.unanswered:
-        say(
-            f"{found.unanswered} rows are too long for the model or refused by its template: they count as wrong."
-        )
-
-
-def shown_prompt(prompt: Any) -> str:
-    """A prompt in a table: its last message."""
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
 def chat(

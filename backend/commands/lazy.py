@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from backend.core import device, tokenizer
     from backend.core.encoding import preview, template_faults
     from backend.export import hub, job
-    from backend.inference import batch, constraint, model_source, token_view
+    from backend.inference import batch, constraint, embedding, model_source, token_view
     from backend.server import engine, process
     from backend.training import agreement, branching, inputs, pair_accuracy, teaching
 
@@ -25,6 +25,7 @@ __all__ = [
     "constraint",
     "data_pipeline",
     "device",
+    "embedding",
     "engine",
     "hub",
     "inferencer",
@@ -48,6 +49,7 @@ _PACKAGES = {
     "constraint": "backend.inference",
     "data_pipeline": "backend",
     "device": "backend.core",
+    "embedding": "backend.inference",
     "engine": "backend.server",
     "hub": "backend.export",
     "inferencer": "backend",

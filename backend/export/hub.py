@@ -19,6 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from backend.errors import ExportError
 from backend.export.certificate import Light
 from backend.export.forms import list_files
+from backend.run.folder import RunDir
+from backend.run.records import read_evaluations
+from backend.run.reports import BASE
 from backend.run.root import CERTIFICATE
 from backend.utils.file_utils import DamagedFileError, read_json_object, sha256_file
 
@@ -74,6 +77,19 @@ def check_push(repo: str, *, dry_run: bool) -> str:
             code="no-token",
         )
     return token
+
+
+def check_evaluation(run: RunDir) -> None:
+    """Raise ExportError ``worse-than-base`` where an evaluation found the result worse than its base."""
+    outcome = run.read_outcome()
+    for found in read_evaluations(run.evaluation_file).of_step(outcome.step if outcome else 0):
+        for worse in found.worse_than(BASE):
+            raise ExportError(
+                f"{run.id} must not be published: in {worse.metric} of {found.source} it is worse than its base, by "
+                f"{-worse.difference:.3f} ({-worse.high:.3f} to {-worse.low:.3f}) on {worse.rows:,} rows.",
+                remedy="Look at the answers that turned, train again on other rows, and evaluate that run.",
+                code="worse-than-base",
+            )
 
 
 def _upload(api: HfApi, folder: Path, files: Iterable[str], repo: str, token: str, *, public: bool) -> str:

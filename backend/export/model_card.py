@@ -31,8 +31,8 @@ from backend.run.metrics import (
     preference_words,
 )
 from backend.run.model_names import MODEL_ALIASES
-from backend.run.records import read_rare_record
-from backend.run.reports import HeldOutScores
+from backend.run.records import read_evaluations, read_rare_record
+from backend.run.reports import BASE, Evaluation, HeldOutScores
 from backend.run.root import CARD
 from backend.run.schedule import learning_rate_factor, resolve_steps, steps_per_epoch, total_steps
 from backend.utils.interval_utils import score_interval
@@ -89,6 +89,7 @@ def write_card(folder: Path, trained: Trained, target: str, precision: str, cert
         _section("Data", _table(_data_facts(run))),
         _section("Curves", f"![Loss by step]({CURVES})" if curves else ""),
         _section("Before and after", _before_and_after(lines, None if trained.step else _scores(run))),
+        _section("Checks of its answers", "" if trained.step else _checks(run)),
         _section("Answers on held-out rows", _samples(samples)),
         _section("How to load", _how_to_load(folder, trained, target)),
         _section("Does it match the trained model?", _parity(certificate)),
@@ -237,6 +238,26 @@ def _scores(run: RunDir) -> HeldOutScores | None:
     except RunError:
         return None
     return found if found and found.step == _result_step(run) else None
+
+
+def _checks(run: RunDir) -> str:
+    """Return tables of the evaluations of this result, with the verdicts against the base; "" without any."""
+    try:
+        found = read_evaluations(run.evaluation_file).of_step(_result_step(run) or 0)
+    except RunError:
+        return ""
+    return "\n\n".join(map(_evaluation, found))
+
+
+def _evaluation(found: Evaluation) -> str:
+    shares = {(each.metric, each.model): each for each in found.scores}
+    table = [f"| {_cell(found.source)}, {found.rows:,} rows | base | tuned | verdict |", "|---|---|---|---|"]
+    for each in (each for each in found.verdicts if each.against == BASE):
+        sides = (shares[each.metric, BASE], shares[each.metric, found.models[-1]])
+        cells = [_cell(each.metric), *(_share_words(side.passed, side.rows) for side in sides)]
+        verdict = f"{each.verdict}, {each.difference:+.3f} ({each.low:+.3f} to {each.high:+.3f})"
+        table.append("| " + " | ".join([*cells, verdict]) + " |")
+    return "\n".join(table)
 
 
 def _before_and_after(lines: list[dict[str, Any]], scores: HeldOutScores | None) -> str:

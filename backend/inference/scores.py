@@ -1,4 +1,4 @@
-"""Exact match on held-out rows, of the base and of the tuned model."""
+"""Exact match on held-out rows, of the base and of the tuned model, and what is kept of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from backend.errors import TunesmithError
 from backend.run.folder import RunDir
-from backend.run.reports import HeldOutScores, same_answer
+from backend.run.records import read_evaluations
+from backend.run.reports import Evaluation, Evaluations, HeldOutScores, same_answer
 from backend.utils.file_utils import write_json_durably
 from backend.utils.record_utils import record_to_json
 
@@ -91,3 +92,19 @@ def write_scores(run: RunDir, found: Comparison, preferences: Preferences | None
         )
     with run.hold_for_reading():
         write_json_durably(run.scores_file, record_to_json(scores))
+
+
+def write_evaluation(run: RunDir, found: Evaluation) -> None:
+    """Keep an evaluation of the result of a run beside it, in place of an earlier one of the same source.
+
+    Those of the result of another step are dropped; a run without a result keeps none. Raises OSError, and RunError
+    where the file is damaged.
+    """
+    outcome = run.read_outcome()
+    if outcome is None or run.result_folder() is None:
+        return
+    now = replace(found, step=outcome.step)
+    others = read_evaluations(run.evaluation_file).of_step(outcome.step)
+    kept = Evaluations((*(each for each in others if each.source != found.source), now))
+    with run.hold_for_reading():
+        write_json_durably(run.evaluation_file, record_to_json(kept))

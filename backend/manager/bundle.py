@@ -31,6 +31,7 @@ def bundle_parts(run: RunDir, *, checkpoints: bool = False) -> list[Path]:
         run.samples_file,
         run.data_check_file,
         run.scores_file,
+        run.evaluation_file,
         run.outcome_file,
         run.labels_file,
         run.adapter,

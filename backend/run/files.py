@@ -70,6 +70,7 @@ class RunFiles:
     model = Part(TUNINGS["full"].result)  # the result of a full run, Hugging Face layout
     data_check_file = Part("data-check.json")  # what the data check found before the run began
     scores_file = Part("scores.json")  # what `tunesmith evaluate` found on the held-out rows
+    evaluation_file = Part("evaluation.json")  # what its checks said of base and result, with verdicts
     outcome_file = Part("outcome.json")  # how the latest attempt ended, in the trainer's words
 
     @property

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from backend.errors import RunError
 from backend.run.environment import Environment
-from backend.run.reports import Attempt, DataCheck, Outcome, QueueTicket, RunStatus
+from backend.run.reports import Attempt, DataCheck, Evaluations, Outcome, QueueTicket, RunStatus
 from backend.utils.file_utils import DamagedFileError, StrPath, read_bytes, read_json_object
 from backend.utils.record_utils import record_from_json
 
@@ -93,6 +93,11 @@ def read_ticket(path: StrPath) -> QueueTicket | None:
 def read_data_check(path: StrPath) -> DataCheck:
     """Return the findings of the data check; empty without the file. Raises RunError when damaged."""
     return read_rare_record(path, lambda value: record_from_json(DataCheck, value)) or DataCheck(())
+
+
+def read_evaluations(path: StrPath) -> Evaluations:
+    """Return the evaluations of a result; none without the file. Raises RunError when damaged."""
+    return read_rare_record(path, lambda value: record_from_json(Evaluations, value)) or Evaluations()
 
 
 def step_of(record: Mapping[str, object]) -> float:

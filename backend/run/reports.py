@@ -283,3 +283,75 @@ class HeldOutScores:
     base_prefers: float = 0.0
     tuned_prefers: float = 0.0
     gained: float = 0.0
+
+
+BASE = "base"
+"""The name of the base model in an evaluation."""
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """What one model scored in one metric of an evaluation: ``rows`` that it was decided for.
+
+    ``passed`` is the share of rows that passed, with its 95 % interval, and ``mean`` the mean score, all in [0, 1].
+    """
+
+    metric: str
+    model: str
+    rows: int
+    passed: float
+    low: float
+    high: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class MetricVerdict:
+    """How the scores of the tuned model differ from those of ``against`` in one metric.
+
+    ``difference`` is the mean over ``rows`` rows with its 95 % interval; ``p`` is corrected for all comparisons of
+    the evaluation; ``verdict`` is ``better``, ``no difference seen`` or ``worse``. ``gained`` and ``lost``
+    count rows.
+    """
+
+    metric: str
+    against: str
+    rows: int
+    difference: float
+    low: float
+    high: float
+    p: float
+    verdict: str
+    gained: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``tunesmith evaluate`` found of the result at ``step``, on the rows or the spec that ``source`` names.
+
+    ``chance`` is what always giving the commonest expected answer would score; None without expected answers.
+    """
+
+    step: int
+    source: str
+    rows: int
+    models: tuple[str, ...]
+    scores: tuple[MetricScore, ...]
+    verdicts: tuple[MetricVerdict, ...]
+    chance: float | None = None
+
+    def worse_than(self, model: str) -> tuple[MetricVerdict, ...]:
+        """Return the metrics in which the result is worse than ``model``."""
+        return tuple(each for each in self.verdicts if (each.against, each.verdict) == (model, "worse"))
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The evaluations of a run's result, the newest of each source."""
+
+    found: tuple[Evaluation, ...] = ()
+
+    def of_step(self, step: int) -> tuple[Evaluation, ...]:
+        """Return those of the result of a step."""
+        return tuple(each for each in self.found if each.step == step)

@@ -46,11 +46,16 @@ class Difference:
     gained: int
     lost: int
 
-    def verdict(self, p: float | None = None) -> Verdict:
-        """Return the verdict by ``p``, which may be corrected for many comparisons, by default by its own."""
-        if (self.p if p is None else p) >= ALPHA:
-            return Verdict.SAME
-        return Verdict.BETTER if self.mean > 0 else Verdict.WORSE
+    def verdict(self) -> Verdict:
+        """Return the verdict where this is the only comparison."""
+        return verdict_of(self.mean, self.p)
+
+
+def verdict_of(mean: float, p: float) -> Verdict:
+    """Return the verdict on a mean difference by its ``p``, which may be corrected for many comparisons."""
+    if p >= ALPHA:
+        return Verdict.SAME
+    return Verdict.BETTER if mean > 0 else Verdict.WORSE
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:

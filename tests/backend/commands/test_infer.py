@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.commands.cli import main
-from backend.commands.infer import shown_prompt
 from backend.inferencer import Inferencer
 from backend.run.folder import RunDir
 from tests.runs import ROWS, lines, make_run, tree, write_rows
@@ -153,81 +151,6 @@ class TestAFile:
         assert tree(tmp_path) == before
 
 
-class TestEvaluating:
-    @pytest.fixture
-    def trained(self, trained: RunDir, tmp_path: Path) -> RunDir:
-        """A copy: its scores are kept beside it."""
-        return RunDir(shutil.copytree(trained.path, tmp_path / trained.id))
-
-    def test_base_and_tuned_side_by_side(self, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["evaluate", name]) == 0
-        shown = capsys.readouterr().out
-        assert "Answering 4 rows with the base model" in shown
-        assert "Answering 4 rows with the tuned model" in shown
-        assert "A few answers" in shown
-        assert "0.0%" in shown
-        assert "Next: tunesmith chat" in shown
-
-    def test_as_json(self, trained: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["evaluate", str(trained.path), "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        metrics = lines(trained.metrics_file)[-1]
-        assert told["rows"] == metrics["rows"]
-        assert told["run"] == trained.id
-        assert told["exact_match"]["base"] == 0.0
-        kept = json.loads(trained.scores_file.read_text())
-        assert {"base": kept["base"], "tuned": kept["tuned"]} == told["exact_match"]
-        assert (kept["rows"], kept["step"]) == (told["rows"], 20)
-
-    def test_other_rows_and_fewer_of_them(
-        self, name: str, trained: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        other = write_rows(
-            tmp_path / "other.jsonl",
-            [
-                ROWS[0],
-                ROWS[6],
-                *({"prompt": text, "completion": "x"} for text in ("food ham", "word " * 600)),
-            ],
-        )
-        assert main(["evaluate", name, "--data", str(other), "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
-        assert told["exact_match"] == {"base": 0.0, "tuned": 0.5}
-        assert (told["rows"], told["unanswered"]) == (4, 1)
-        assert main(["evaluate", name, "--data", str(other), "--rows", "2", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["exact_match"]["tuned"] == 1.0
-        assert not trained.scores_file.exists()  # they are about other rows
-
-    def test_of_pairs_the_better_answer_is_expected(
-        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        right, wrong = ROWS[0]["completion"], "no"
-        pairs = [{"prompt": ROWS[0]["prompt"], "chosen": right, "rejected": wrong}]
-        swapped = [{"prompt": ROWS[0]["prompt"], "chosen": wrong, "rejected": right}]
-        for rows, share in ((pairs, 1.0), (swapped, 0.0)):
-            data = write_rows(tmp_path / "pairs.jsonl", rows)
-            assert main(["evaluate", name, "--data", str(data), "--json"]) == 0
-            told = json.loads(capsys.readouterr().out)
-            assert told["exact_match"]["tuned"] == share
-            preferred = told["preferences"]
-            assert (preferred["pairs"], preferred["tuned"]["share"], preferred["gained"]["share"]) == (
-                1,
-                share,
-                share,
-            )
-            low, high = preferred["tuned"]["interval"]
-            assert low <= share <= high
-        assert main(["evaluate", name, "--data", str(data)]) == 0
-        shown = capsys.readouterr().out
-        assert "better answer of 1 pairs, 95 % interval" in shown
-        assert "0.0% (0% to 79%)" in shown
-
-    def test_nothing_to_score(self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        (tmp_path / "asked.txt").write_text("test input\n")
-        assert main(["evaluate", name, "--data", "asked.txt"]) == 2
-        assert "no rows with an answer" in capsys.readouterr().err
-
-
 def _recorded(asked: list[Any]) -> Any:
     """``Inferencer.stream``, its prompts noted."""
     real = Inferencer.stream
@@ -318,10 +241,6 @@ class TestWhatAPersonMeans:
         made = make_run(tmp_path / "runs", learner, rows_file)
         assert main(["infer", made.id, "--prompt", "x"]) == 2
         assert "has no result: it is created" in capsys.readouterr().err
-
-    def test_a_prompt_in_a_table_is_its_last_message(self) -> None:
-        assert shown_prompt("text") == "text"
-        assert shown_prompt([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]) == "b"
 
 
 class TestAFileOfQuestions:

@@ -16,7 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from backend.errors import ExportError
 from backend.export.certificate import Certificate, Check, Light
-from backend.export.hub import push
+from backend.export.hub import check_evaluation, push
+from backend.run.folder import RunDir
+from backend.run.reports import Evaluation, Evaluations, MetricVerdict, Outcome, RunStatus
+from backend.utils.file_utils import write_json_durably
+from backend.utils.record_utils import record_to_json
 
 SECRET = "hf_secret_of_the_test"
 
@@ -46,6 +50,33 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = create_autospec(HfApi, instance=True)
     made.repo_info.return_value.private = True
     return made
+
+
+def evaluated(place: Path, verdict: str, step: int) -> RunDir:
+    """A run whose result is of step 5, with an evaluation."""
+    run = RunDir.create(place, "a", "seed: 1")
+    run.write_outcome(Outcome(RunStatus.FINISHED, "completed", "Done.", step=5))
+    found = MetricVerdict("label", "base", 40, -0.25, -0.4, -0.1, 0.01, verdict, 2, 12)
+    kept = Evaluations((Evaluation(step, "spec.yaml", 40, ("base", "tuned"), (), (found,)),))
+    write_json_durably(run.evaluation_file, record_to_json(kept))
+    return run
+
+
+def test_a_result_that_is_worse_than_its_base_stays_here(tmp_path: Path) -> None:
+    with pytest.raises(
+        ExportError, match=r"in label of spec.yaml it is worse than its base, by 0\.250"
+    ) as refused:
+        check_evaluation(evaluated(tmp_path, "worse", 5))
+    assert refused.value.code == "worse-than-base"
+
+
+@pytest.mark.parametrize(("verdict", "step"), [("better", 5), ("no difference seen", 5), ("worse", 4)])
+def test_one_that_is_not_goes_up(tmp_path: Path, verdict: str, step: int) -> None:
+    run = evaluated(tmp_path, verdict, step)
+    check_evaluation(run)
+    run.evaluation_file.unlink()
+    check_evaluation(run)
+    assert not run.evaluation_file.exists()
 
 
 def test_an_export_goes_up_privately(export: Path, api: Any) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from backend.errors import InferenceError, RunError
-from backend.inference.scores import Asked, Preferences, compare, write_scores
+from backend.inference.scores import Asked, Preferences, compare, write_evaluation, write_scores
 from backend.run.folder import RunDir
+from backend.run.records import read_evaluations
+from backend.run.reports import Evaluation
 
 ROWS: list[Asked] = [("a:1", "one?", "1"), ("a:2", "two?", "2"), ("a:3", "three?", "3")]
 TOO_LONG = InferenceError("It is too long.", remedy="Cut it.", code="too-long")
@@ -78,3 +80,26 @@ def test_nothing_is_written_into_a_run_that_is_being_deleted(trained: RunDir, tm
     with run.hold_for_deleting(), pytest.raises(RunError) as caught:
         write_scores(run, compare(ROWS, base=["1", "2", "3"], tuned=["1", "2", "3"]))
     assert (caught.value.code, run.scores_file.exists()) == ("no-such-run", False)
+
+
+def test_the_newest_evaluation_of_each_source_is_kept(trained: RunDir, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    for source, rows in (("a.yaml", 1), ("b.yaml", 2), ("a.yaml", 3)):
+        write_evaluation(run, Evaluation(0, source, rows, ("base", "tuned"), (), ()))
+    found = read_evaluations(run.evaluation_file).found
+    assert [(each.source, each.rows, each.step) for each in found] == [("b.yaml", 2, 20), ("a.yaml", 3, 20)]
+
+
+def test_a_run_without_a_result_keeps_no_evaluation(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path, "a", "seed: 1")
+    write_evaluation(run, Evaluation(0, "a.yaml", 1, ("base",), (), ()))
+    assert not run.evaluation_file.exists()
+
+
+def test_an_evaluation_beside_a_damaged_one_is_refused(trained: RunDir, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    run.evaluation_file.write_text("{")
+    with pytest.raises(RunError, match=r"evaluation\.json"):
+        write_evaluation(run, Evaluation(0, "a.yaml", 1, ("base",), (), ()))
+    with pytest.raises(RunError, match=r"evaluation\.json"):
+        read_evaluations(run.evaluation_file)

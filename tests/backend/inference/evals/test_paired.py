@@ -16,6 +16,7 @@ from backend.inference.evals.paired import (
     mcnemar,
     mean_interval,
     tango_interval,
+    verdict_of,
 )
 from benchmarks.verdicts import coverage
 
@@ -89,8 +90,8 @@ def test_a_difference_that_is_always_the_same_needs_some_rows(rows: int, verdict
 
 def test_a_corrected_p_decides_where_it_is_given() -> None:
     found = Difference(40, 0.2, 0.01, 0.4, 0.04, 10, 2)
-    assert (found.verdict(), found.verdict(0.06)) == (Verdict.BETTER, Verdict.SAME)
-    assert found.verdict(ALPHA) is Verdict.SAME
+    assert (found.verdict(), verdict_of(found.mean, 0.06)) == (Verdict.BETTER, Verdict.SAME)
+    assert verdict_of(-0.2, ALPHA) is Verdict.SAME
     assert [str(each) for each in Verdict] == ["better", "no difference seen", "worse"]
 
 
