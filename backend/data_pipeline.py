@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from backend.core.encoding.dataset import EncodedRows, encode
-from backend.core.encoding.examples import Example, Question
+from backend.core.encoding.examples import Question
 from backend.core.encoding.mixture import Mixture
-from backend.core.encoding.row import single_exchange
+from backend.core.encoding.prompts import Prompt, Prompts
+from backend.core.encoding.row import single_exchange, wrong_kind
 from backend.core.encoding.teacher import Teacher
 from backend.core.tokenizer import encode_prompt, encode_prompt_completion
 from backend.data.augmentation import oversample
 from backend.data.dataset import Dataset
+from backend.data.exact_json import plain
 from backend.data.formats import detect, fits, to_row
 from backend.data.load import Loaded, file_sha256, load_rows
 from backend.data.locate import locate
@@ -29,12 +31,15 @@ from backend.data.splits import group_text, split_rows, split_warnings
 from backend.data.store import rows_at, spill_to_disk
 from backend.errors import DataError
 from backend.run.config import AugmentationConfig, DataConfig, RunConfig
+from backend.run.methods import ANSWERS
 from backend.utils.path_utils import user_path
 
 __all__ = [
     "Dataset",
     "EncodedRows",
     "Mixture",
+    "Prompt",
+    "Prompts",
     "TrainRows",
     "as_prompt",
     "encode",
@@ -43,6 +48,7 @@ __all__ = [
     "kind_of",
     "load",
     "load_prompts",
+    "prompts_of",
     "questions",
     "teacher_of",
     "training_examples",
@@ -50,8 +56,8 @@ __all__ = [
 
 _FIRST = 200
 """Records by which the kind of rows is told."""
-TrainRows = EncodedRows | Mixture
-"""The training rows of a run as examples."""
+TrainRows = EncodedRows | Mixture | Prompts
+"""The training rows of a run, as examples or as the prompts that its answers are sampled to."""
 
 
 def load(data: DataConfig, *, seed: int, augmentation: AugmentationConfig | None = None) -> Dataset:
@@ -156,9 +162,12 @@ def training_examples(
 ) -> TrainRows:
     """Return the training rows as ``encode`` does, with the share of others that ``data.mix`` wants among them.
 
-    Rows of a kind that the method does not learn from, such as chats for cpt, are mixed in as ``sft`` learns them.
+    Rows of a kind that the method does not learn from, such as chats for cpt, are mixed in as ``sft`` learns them. A
+    method that samples its own answers gets prompts.
     """
     method = config.objective.method
+    if config.objective.facts.samples:
+        return prompts_of(dataset.train, config.data.train, tokenizer, config)
     taught = config.data.teacher_logprobs
     own = encode(dataset.train, tokenizer, config.data, method=method, all_now=all_now or taught is not None)
     if not dataset.mix:
@@ -168,14 +177,12 @@ def training_examples(
     return Mixture(own, other, config.data.mix_share, config.seed)
 
 
-def teacher_of(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example]
-) -> Teacher | None:
+def teacher_of(config: RunConfig, tokenizer: PreTrainedTokenizerBase, rows: TrainRows) -> Teacher | None:
     """Return the teacher of a run, which has read its training ``rows``; None for a run without one.
 
     Raises DataError: ``bad-teacher``, and ``another-teacher`` where it read other rows or read them otherwise.
     """
-    if config.data.teacher_logprobs is None:
+    if config.data.teacher_logprobs is None or isinstance(rows, Prompts):
         return None
     teacher = Teacher(user_path(config.data.teacher_logprobs))
     teacher.require_for(rows, tokenizer)
@@ -196,6 +203,54 @@ def questions(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Q
             ids = encode_prompt(tokenizer, asked, tools=row.tool_list())
         found.append(Question(row.place, str(asked[-1]["content"]), tuple(ids), answer))
     return found
+
+
+def prompts_of(
+    rows: Sequence[Row], source: str, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> Prompts:
+    """Return ``rows``, read from ``source``, as prompts with all their columns; an answer is what is expected.
+
+    Raises DataError as ``Prompts`` does, ``wrong-rows`` and whatever the chat template refuses, naming the row.
+    """
+    objective = config.objective
+    columns = _columns(source, config.data)
+    return Prompts(
+        _prompts(rows, columns, tokenizer, objective.method),
+        config.data,
+        answer_tokens=objective.max_completion_length,
+        generations=objective.num_generations,
+    )
+
+
+def _prompts(
+    rows: Sequence[Row],
+    columns: Mapping[str, Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    method: str,
+) -> Iterator[Prompt]:
+    for row in rows:
+        if row.kind != ANSWERS:
+            raise wrong_kind(row, method)
+        asked, expected = row.prompt_and_answer() or ("", "")
+        if isinstance(asked, str) or not asked:
+            raise DataError(f"{row.place} has no prompt.", remedy="Leave the row out.", code="empty-prompt")
+        ids = _prompt_ids(row, asked, tokenizer)
+        text = str(asked[-1]["content"])
+        yield Prompt(row.place, text, tuple(ids), expected, asked, columns.get(row.place, {}))
+
+
+def _prompt_ids(row: Row, asked: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if tokenizer.chat_template is not None:
+        return encode_prompt(tokenizer, asked, tools=row.tool_list())
+    answered = replace(row, messages=(*asked, {"role": "assistant", "content": ""}))
+    whole = encode_prompt_completion(tokenizer, *single_exchange(answered))
+    return whole.input_ids[: whole.trained.index(True)]
+
+
+def _columns(source: str, data: DataConfig) -> dict[str, dict[str, Any]]:
+    """Return the cells of each record of ``source`` by its place, numbers as numbers."""
+    items = itertools.chain.from_iterable(read_file(file, _options(data)) for file in locate(source).files)
+    return {item.place: plain(dict(item.cells)) for item in items if isinstance(item, Record)}
 
 
 def load_prompts(path: Path) -> list[tuple[str, Any, str]]:

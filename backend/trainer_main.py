@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.core.device import apply_plan, restored_globals, seed_everything, torch_dtype
-from backend.core.encoding.examples import require_fit
+from backend.core.encoding.examples import Example, require_fit
 from backend.core.encoding.teacher import Teacher
 from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
@@ -38,7 +38,7 @@ from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
-from backend.data_pipeline import Dataset, Mixture, TrainRows
+from backend.data_pipeline import Dataset, Mixture, Prompts, TrainRows
 from backend.errors import RunError, TunesmithError
 from backend.inference.decoding import context_length
 from backend.inference.model_source import base_revision
@@ -61,8 +61,10 @@ from backend.training.earlier_adapter import earlier_adapter
 from backend.training.evaluation import Evaluator, HeldOut, held_out
 from backend.training.forward import ForwardPass
 from backend.training.inputs import require_sound
+from backend.training.judge import Judge
 from backend.training.loop import TrainState, Variation, depends_on_cores, peak_learning_rate, train_steps
-from backend.training.objective import Objective
+from backend.training.objective import Objective, Supervised
+from backend.training.policy import PolicyGradient
 from backend.training.proved import proved_forward
 from backend.training.provenance import (
     facts_of,
@@ -78,6 +80,9 @@ from backend.training.recompute import recompute_layers
 from backend.training.recorder import Recorder
 from backend.training.reference import without_dropout
 from backend.training.reference_pass import ReferencePass
+from backend.training.reward_functions import RewardError
+from backend.training.rewards import Rewards
+from backend.training.rollouts import Rollouts
 from backend.training.rounding import Rounding
 from backend.training.tuning import make_trainable
 from backend.training.varied_rows import VariedRows
@@ -172,8 +177,15 @@ class _Inputs:
 
 def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
     """Train the run, from reading its configuration to saving its result."""
-    began = time.perf_counter()
     config = run_config(run_dir)
+    with Rewards.of(config.objective) as rewards:
+        return _train_as(config, rewards, run_dir, world, signals, watch)
+
+
+def _train_as(
+    config: RunConfig, rewards: Rewards, run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher
+) -> Outcome:
+    began = time.perf_counter()
     require_process_count(world, config)
     checkpoint = agreed_checkpoint(run_dir, _newest_checkpoint(run_dir, world), world)
     done = checkpoint is not None and bool(checkpoint.notes.get("done"))
@@ -193,12 +205,13 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
     state = _initial_state(inputs, plan, held, config, known)
     here = machine(kept, layers=state.forward.layers_used, quantized=config.model.quantization is not None)
-    reference_pass = ReferencePass(config, state.forward, rows, held.examples, plan, world, state.fitting)
-    objective, of_held_out = reference_pass.objectives(run_dir, inputs.facts, watch, prove=checkpoint is None)
+    objective, of_held_out = _objectives(
+        run_dir, config, state, inputs, held, plan, world, watch, prove=checkpoint is None
+    )
     if checkpoint is not None:
         restore(checkpoint, state)
     require_agreement(world, config, inputs.facts, state)
-    trained = _steps(config, state, inputs, plan, _taught(objective, inputs.teacher, config), world)
+    trained = _steps(config, state, inputs, plan, objective, rewards, world)
     reports: Iterable[StepReport] = () if done else compared(trained, state, world)
     if not world.is_main:
         return _follow(reports, rows, world)
@@ -210,11 +223,13 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
 
     steps = total_steps(rows.row_count, config.training)
     log.info("Training from step %d to %d on %d rows", state.step, steps, rows.row_count)
-    evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch, of_held_out)
+    judge = Judge(held.rewarded, rewards, config.objective.max_completion_length, inputs.tokenizer)
+    evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch, of_held_out, judge)
     notes = checkpoint.notes if checkpoint else {}
     with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
         if checkpoint is None and evaluator.possible:
             recorder.evaluation(evaluator(0, 0.0))
+        reports = _saved_where_rewards_fail(reports, run_dir, state, recorder)
         for report in _with_memory_noted(reports, run_dir, config, state, recorder, watch):
             recorder.step(report)
             watch(Progress("training", report))
@@ -231,6 +246,18 @@ def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) 
     folder = run_dir.path / TUNINGS[config.tuning.method].result
     result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
+
+
+def _saved_where_rewards_fail(
+    reports: Iterable[StepReport], run_dir: RunDir, state: TrainState, recorder: Recorder
+) -> Iterator[StepReport]:
+    """Yield ``reports``; where an answer cannot be rewarded, save a checkpoint of the steps before."""
+    try:
+        yield from reports
+    except RewardError:
+        if state.step > run_dir.newest_checkpoint_step():
+            recorder.checkpoint()
+        raise
 
 
 def _read(
@@ -268,7 +295,7 @@ def _read_inputs(
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.broadcast(now))
     dataset, rows = _read(run_dir, world, tokenizer, config, check=check)
     adapter = earlier_adapter(config.tuning.adapter_name_or_path, model_path)
-    facts = facts_of(dataset, model_path, tokenizer, adapter)
+    facts = facts_of(dataset, model_path, tokenizer, adapter, config.objective.reward_funcs)
     require_same_inputs(known.facts, facts)
     teacher = data_pipeline.teacher_of(config, tokenizer, rows)
     return _Inputs(model_path, tokenizer, dataset, rows, teacher, facts, adapter)
@@ -381,7 +408,7 @@ def _initial_state(
     trainable = make_trainable(
         base, config.tuning, seed=config.seed, tokenizer=inputs.tokenizer, adapter=inputs.adapter
     )
-    if config.objective.facts.needs_reference:
+    if config.objective.facts.needs_reference or config.objective.facts.samples:
         without_dropout(trainable)
     if config.training.gradient_checkpointing:
         recompute_layers(trainable)
@@ -402,15 +429,32 @@ def _initial_state(
     return state
 
 
-def _taught(objective: Objective, teacher: Teacher | None, config: RunConfig) -> Objective:
-    """Return the objective of the training rows with the teacher of the run, if it has one.
+def _objectives(
+    run_dir: RunDir,
+    config: RunConfig,
+    state: TrainState,
+    inputs: _Inputs,
+    held: HeldOut,
+    plan: ComputePlan,
+    world: World,
+    watch: Watcher,
+    *,
+    prove: bool,
+) -> tuple[Objective, Objective]:
+    """Return the objective of the training rows and that of the held-out ones.
 
-    Held-out rows are judged by their own answers in either case, so that runs can be compared.
+    Where there is a teacher, or answers are sampled, held-out rows are judged by their own answers, so that runs can
+    be compared.
     """
-    if teacher is None:
-        return objective
-    alphas = {"kd_alpha": config.objective.kd_alpha, "kd_ce_alpha": config.objective.kd_ce_alpha}
-    return Distillation(teacher, **alphas)
+    settings, rows = config.objective, inputs.rows
+    if isinstance(rows, Prompts):
+        return PolicyGradient(settings.temperature), Supervised()
+    passes = ReferencePass(config, state.forward, rows, held.examples, plan, world, state.fitting)
+    objective, of_held_out = passes.objectives(run_dir, inputs.facts, watch, prove=prove)
+    if inputs.teacher is not None:
+        alphas = {"kd_alpha": settings.kd_alpha, "kd_ce_alpha": settings.kd_ce_alpha}
+        objective = Distillation(inputs.teacher, **alphas)
+    return objective, of_held_out
 
 
 def _resolved(config: RunConfig, forward: ForwardPass) -> TrainingConfig:
@@ -425,13 +469,22 @@ def _steps(
     inputs: _Inputs,
     plan: ComputePlan,
     objective: Objective,
+    rewards: Rewards,
     world: World,
 ) -> Iterable[StepReport]:
     """Return the steps of the run, not yet taken, with the peak learning rate of its method and width."""
     training = _resolved(config, state.forward)
-    vary = _variation(inputs, config)
+    vary, rows = _variation(inputs, config), inputs.rows
+    examples: Sequence[Example] | Rollouts
+    if isinstance(rows, Prompts):
+        forward, settings = state.forward, config.objective
+        examples = Rollouts(
+            rows, forward, inputs.tokenizer, rewards, settings, plan, seed=config.seed, world=world
+        )
+    else:
+        examples = rows
     return train_steps(
-        state, inputs.rows, training, plan, seed=config.seed, objective=objective, vary=vary, world=world
+        state, examples, training, plan, seed=config.seed, objective=objective, vary=vary, world=world
     )
 
 
@@ -451,6 +504,8 @@ def _follow(reports: Iterable[StepReport], rows: TrainRows, world: World) -> Out
 def _variation(inputs: _Inputs, config: RunConfig) -> Variation | None:
     """Return the function that gives the rows of each epoch; None if they are the same ones in all of them."""
     rows, vary = inputs.rows, None
+    if isinstance(rows, Prompts):
+        return None
     if varies(config.augmentation):
         own = rows.own if isinstance(rows, Mixture) else rows
         train, limit = inputs.dataset.train, config.data.max_length

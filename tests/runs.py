@@ -99,7 +99,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def series(run: RunDir) -> list[dict[str, Any]]:
     """``metrics.jsonl`` without what depends on the clock."""
-    clock = {"seconds", "train/tokens_per_second"}
+    clock = {"seconds", "train/tokens_per_second", "train/step_time"}
     return [{k: v for k, v in line.items() if k not in clock} for line in lines(run.metrics_file)]
 
 

@@ -20,7 +20,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from backend.run.metrics import preference_words
+from backend.run.metrics import preference_words, reward_words
 from backend.run.reports import EvalReport, Progress, StepReport
 
 
@@ -79,7 +79,9 @@ class ProgressView:
         report = progress.report
         self._bars.update(self._task, description=progress.phase)
         if isinstance(report, StepReport):
-            parts = [f"loss {report.loss:.3f}", preference_words(report.measured)]
+            reward = reward_words(report.measured)
+            # on-policy, the loss of rewarded answers is about 0 by construction, and says nothing
+            parts = [reward or f"loss {report.loss:.3f}", preference_words(report.measured)]
             figures = " · ".join([*filter(None, parts), f"{report.tokens_per_second:,.0f} tokens/s"])
             self._bars.update(self._task, completed=report.step, total=report.total_steps, figures=figures)
         elif isinstance(report, EvalReport):
@@ -99,7 +101,10 @@ class ProgressView:
 
 def evaluation_line(report: EvalReport) -> str:
     """Return an evaluation as one line of text, with what is measured beside the loss."""
-    line = f"step {report.step}: held-out loss {report.loss:.4f} on {report.rows} rows"
+    reward = reward_words(report.measured)
+    loss = None if report.loss is None else f"held-out loss {report.loss:.4f}"
+    told = " · ".join(filter(None, [reward and f"held-out {reward}", loss]))
+    line = f"step {report.step}: {told} on {report.rows} rows"
     shapes = {"bits_per_byte": "{:.4f} bits per byte", "forgetting_loss": "general texts {:.4f}"}
     parts = [shape.format(report.measured[name]) for name, shape in shapes.items() if name in report.measured]
     parts += filter(None, [preference_words(report.measured)])

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     field_validator,
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from backend.run.methods import OBJECTIVES, TUNINGS, Objective
-from backend.utils.config_utils import dotted_names, field_schema, to_yaml
+from backend.utils.config_utils import dotted_names, field_schema, parse_value, to_yaml
 
 LONGEST_TEMPLATE = 100_000
 """Characters of a chat template that a run keeps."""
@@ -216,14 +217,26 @@ LossName = Literal[
     "sft",
     "kto",
     "apo_zero_unpaired",
+    "dapo",
+    "dr_grpo",
+    "grpo",
 ]
 
 
-class ObjectiveConfig(Section):
-    """What the model learns from: answers, plain text, pairs of answers, or answers judged good or bad."""
+def _assertion(value: Any) -> Any:
+    """Return a reward given as text, such as equals or {type: regex, value: yes}, as a mapping."""
+    read = parse_value(value) if isinstance(value, str) else value
+    return {"type": read} if isinstance(read, str) else read
 
-    method: Literal["sft", "cpt", "dpo", "kto", "orpo", "cpo", "simpo"] = "sft"
-    """sft learns answers, cpt plain text; dpo, orpo, cpo and simpo learn from pairs of answers, kto from marks."""
+
+Assertion = Annotated[dict[str, Any], BeforeValidator(_assertion)]
+
+
+class ObjectiveConfig(Section):
+    """What the model learns from: answers, plain text, answers compared or judged, or rewards for its own."""
+
+    method: Literal["sft", "cpt", "dpo", "kto", "orpo", "cpo", "simpo", "grpo"] = "sft"
+    """sft learns answers, cpt texts; dpo, orpo, cpo, simpo compare answers, kto has marks, grpo rewards its own."""
 
     beta: float | None = Field(None, gt=0, le=1000)
     """How firmly a preference loss holds on to the starting model; empty for 0.1, for simpo 2.5."""
@@ -255,6 +268,33 @@ class ObjectiveConfig(Section):
     kd_ce_alpha: float = Field(0.1, ge=0, le=1000)
     """Weight in distillation of the usual loss on the answers in the rows."""
 
+    rewards: list[Assertion] = []
+    """What grpo rewards: assertions such as {type: equals}, with a weight each; docs/grpo.md lists them."""
+
+    reward_funcs: list[str] = []
+    """Functions of your own that reward answers in grpo, as file.py:function with TRL's parameters."""
+
+    reward_weights: list[float] = []
+    """A weight for each of rewards, then of reward_funcs; empty for those in rewards, else 1."""
+
+    reward_timeout: float = Field(60.0, gt=0, le=86_400)
+    """Seconds that a function of reward_funcs may take for the answers to one prompt."""
+
+    num_generations: int = Field(8, ge=2, le=1024)
+    """Answers that grpo samples to each prompt and compares with each other."""
+
+    max_completion_length: int = Field(128, ge=1, le=65_536)
+    """Longest answer that grpo samples, in tokens."""
+
+    temperature: float = Field(1.0, gt=0, le=10)
+    """Temperature at which grpo samples; its gradient is that of the distribution at this temperature."""
+
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide rewards in grpo by their spread within a group of answers, within the step, or not."""
+
+    mask_truncated_completions: bool = False
+    """Learn nothing from answers that reach max_completion_length in grpo."""
+
     @property
     def facts(self) -> Objective:
         """The facts about the method."""
@@ -266,7 +306,7 @@ class ObjectiveConfig(Section):
         names: Sequence[str] = self.loss_type or self.facts.losses[:1]
         return dict(zip(names, self.loss_weights or itertools.repeat(1.0), strict=False))
 
-    @field_validator("loss_type", "loss_weights", mode="before")
+    @field_validator("loss_type", "loss_weights", "reward_weights", "reward_funcs", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Take one value, or text with commas between several, as a list."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from backend.errors import Problem
@@ -15,6 +16,13 @@ _ONLY_IN: Mapping[str, frozenset[str]] = {
     "undesirable_weight": frozenset({"kto"}),
     "cpo_alpha": frozenset({"cpo"}),
     "simpo_gamma": frozenset({"simpo"}),
+    **dict.fromkeys(
+        (
+            *("rewards", "reward_funcs", "reward_weights", "reward_timeout", "num_generations"),
+            *("max_completion_length", "temperature", "scale_rewards", "mask_truncated_completions"),
+        ),
+        frozenset({"grpo"}),
+    ),
 }
 """Settings of the objective with the methods that use them."""
 _SMOOTHED = ("sigmoid", "robust", "exo_pair")
@@ -28,6 +36,8 @@ _BESIDE_EARLIER = {
     *("method", "adapter_name_or_path", "lora_dropout", "qat_scheme", "fake_quant_after_n_steps")
 }
 """Settings that mean something beside an earlier adapter."""
+_FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
+_BY_LOSS = "goes by the held-out loss, which does not tell whether grpo goes well."
 _OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
@@ -38,6 +48,7 @@ def conflicts(config: RunConfig) -> list[Problem]:
         *_without_evaluations(config),
         *_of_objective(config.objective),
         *_beside_objective(config),
+        *_of_rewards(config),
         *_of_distillation(config),
         *_of_tuning(config.tuning),
         *_of_rounding(config),
@@ -135,26 +146,71 @@ def _beside_objective(config: RunConfig) -> Iterator[Problem]:
         "training.neftune_noise_alpha": config.training.neftune_noise_alpha,
         "tuning.lora_dropout": config.tuning.lora_dropout,
     }
+    with_itself = "the one before training" if facts.needs_reference else "the one that gave the answers"
     for name, value in noise.items():
-        if facts.needs_reference and value:
+        if (facts.needs_reference or facts.samples) and value:
             yield Problem(
                 name,
-                f"would make the model differ from itself: {method} compares it with the one before training.",
+                f"would make the model differ from itself: {method} compares it with {with_itself}.",
                 "Leave this setting out.",
             )
-    if facts.is_preference and config.data.mix:
+    if (facts.is_preference or facts.samples) and config.data.mix:
         yield Problem(
             "data.mix",
             f"mixes in single answers or texts, from which {method} does not learn.",
             "Leave this setting out.",
         )
     varied = config.augmentation.model_dump(exclude={"share"}, exclude_defaults=True)
-    if facts.is_preference and varied:
+    if (facts.is_preference or facts.samples) and varied:
         yield Problem(
             f"augmentation.{next(iter(varied))}",
             f"varies single answers, not the compared ones of {method}.",
             "Leave this setting out.",
         )
+
+
+def _of_rewards(config: RunConfig) -> Iterator[Problem]:
+    """Yield a problem for what grpo lacks or cannot have."""
+    objective, evaluation = config.objective, config.evaluation
+    if not objective.facts.samples:
+        return
+    rewards = len(objective.rewards) + len(objective.reward_funcs)
+    if not rewards:
+        yield Problem(
+            "objective.rewards",
+            "is empty, so that every answer would be worth the same.",
+            "Name what a good answer fulfils, such as [{type: equals}], or a function in objective.reward_funcs.",
+        )
+    if objective.reward_weights and len(objective.reward_weights) != rewards:
+        yield Problem(
+            "objective.reward_weights",
+            f"has {len(objective.reward_weights)} weights for {rewards} rewards.",
+            "Give one for each of objective.rewards, then of objective.reward_funcs.",
+        )
+    if objective.reward_weights and any("weight" in each for each in objective.rewards):
+        yield Problem(
+            "objective.reward_weights",
+            "is set beside a weight in objective.rewards.",
+            "Leave one of the two out.",
+        )
+    for name in (each for each in objective.reward_funcs if not _FUNCTION.fullmatch(each)):
+        yield Problem("objective.reward_funcs", f"{name!r} is no file.py:function.", "Write it like that.")
+    if len(objective.loss_type) > 1 or objective.loss_weights:
+        what = "has one loss without a weight." if objective.loss_weights else "has one loss at a time."
+        yield Problem("objective.loss_type", f"grpo {what}", "Name one, such as dapo.")
+    others = {
+        "data.truncation": (config.data.truncation == "cut", "would cut questions off."),
+        "tuning.qat_scheme": (
+            config.tuning.qat_scheme is not None,
+            "rounds weights, and answers are sampled without it.",
+        ),
+        "evaluation.load_best_model_at_end": (evaluation.load_best_model_at_end, _BY_LOSS),
+        "evaluation.early_stopping_patience": (evaluation.early_stopping_patience is not None, _BY_LOSS),
+    }
+    for name, (is_set, what) in others.items():
+        if is_set:
+            remedy = "Set data.truncation to drop or error." if name == "data.truncation" else "Leave it out."
+            yield Problem(name, what, remedy)
 
 
 def _of_distillation(config: RunConfig) -> Iterator[Problem]:

@@ -50,6 +50,7 @@ from backend.utils.reserve_utils import release, set_aside, with_reserve
 __all__ = ["CONFIG_END", "FLIGHT_STEPS", "RunDir"]
 
 FLIGHT_STEPS = 200
+KEPT_COMPLETIONS = 2_000
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,10 @@ class RunDir(RunFiles):
         """The open end of ``samples.jsonl``; every line has a ``step``."""
         return JsonlWriter(self.samples_file)
 
+    def completions_writer(self) -> JsonlWriter:
+        """The open end of ``completions.jsonl``, which keeps about the last ``KEPT_COMPLETIONS`` lines."""
+        return JsonlWriter(self.completions_file, keep_last=KEPT_COMPLETIONS)
+
     def flight_writer(self) -> JsonlWriter:
         """The open end of ``flight.jsonl``, which keeps about the last ``FLIGHT_STEPS`` lines."""
         return JsonlWriter(self.flight_file, keep_last=FLIGHT_STEPS)
@@ -266,13 +271,17 @@ class RunDir(RunFiles):
         """The sample generations since ``position``."""
         return read_jsonl_tail(self.samples_file, position)
 
+    def completions(self, position: TailPosition | None = None) -> JsonlTail:
+        """The sampled answers since ``position``, with their rewards."""
+        return read_jsonl_tail(self.completions_file, position)
+
     def flight(self) -> JsonlTail:
         """The last steps in detail."""
         return read_jsonl_tail(self.flight_file)
 
     def rewind_metrics(self, step: int) -> None:
         """Forget reports and samples past ``step``, so that a resumed series equals the undisturbed one."""
-        for path in (self.metrics_file, self.samples_file):
+        for path in (self.metrics_file, self.samples_file, self.completions_file):
             keep_lines(path, lambda record: step_of(record) <= step)
 
     @contextmanager

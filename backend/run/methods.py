@@ -37,7 +37,8 @@ class Objective:
 
     ``rows``: the kinds of rows that it learns from. ``losses``: values of ``objective.loss_type``, the default first.
     ``beta``: the default of ``objective.beta``. ``needs_reference``: its loss compares with the untrained model.
-    ``cuts_texts``: a text longer than an example may be becomes several. ``rate``: its peak learning rate as a share
+    ``cuts_texts``: a text longer than an example may be becomes several. ``samples``: it learns from answers that the
+    model gives while it trains, and of the rows needs the prompts only. ``rate``: its peak learning rate as a share
     of that of supervised fine-tuning.
     """
 
@@ -46,6 +47,7 @@ class Objective:
     beta: float | None = None
     needs_reference: bool = False
     cuts_texts: bool = False
+    samples: bool = False
     rate: float = 1.0
 
     @property
@@ -79,6 +81,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "orpo": Objective(frozenset({PAIRS}), beta=0.1, rate=0.05),
     "cpo": Objective(frozenset({PAIRS}), ("sigmoid", "hinge", "ipo"), beta=0.1, rate=0.05),
     "simpo": Objective(frozenset({PAIRS}), beta=2.5, rate=0.05),
+    "grpo": Objective(frozenset({ANSWERS}), ("dapo", "dr_grpo", "grpo"), samples=True, rate=0.05),
 }
 """By ``objective.method``; a test holds its keys against the choices of the configuration."""
 

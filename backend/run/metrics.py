@@ -28,6 +28,23 @@ MARGINS, ACCURACIES, KL = "rewards/margins", "rewards/accuracies", "kl"
 """What a preference method measures, after ``train/`` and ``eval/``."""
 UNDECIDED = "undecided between both answers"
 
+REWARD, REWARD_STD, FLAT_GROUPS = "reward", "reward_std", "frac_reward_zero_std"
+ENTROPY, MEAN_LENGTH, CLIPPED = "entropy", "completions/mean_length", "completions/clipped_ratio"
+"""What is measured of sampled answers, after ``train/`` and, of the first, ``eval/``."""
+
+
+def reward_words(measured: Mapping[str, object], prefix: str = "") -> str:
+    """Return the mean reward and the share of flat groups in words; "" for a method without rewards.
+
+    ``prefix`` is that of the names, such as ``train/``.
+    """
+    reward, flat = (number(measured.get(prefix + name)) for name in (REWARD, FLAT_GROUPS))
+    words = [
+        "" if math.isnan(reward) else f"reward {reward:.3f}",
+        "" if math.isnan(flat) else f"{flat:.0%} of groups flat",
+    ]
+    return " · ".join(filter(None, words))
+
 
 def preference_words(measured: Mapping[str, object], prefix: str = "") -> str:
     """Return how often and how clearly the better answer is preferred, in words; "" for other methods.
@@ -81,7 +98,9 @@ def metrics_scalars(report: StepReport | EvalReport) -> dict[str, float]:
             EPOCH: report.epoch,
             **{f"train/{name}": value for name, value in report.measured.items()},
         }
-    scalars: dict[str, float] = {EVAL_LOSS: report.loss, EVAL_TRAINED_TOKENS: report.trained_tokens}
+    scalars: dict[str, float] = {}
+    if report.loss is not None:
+        scalars = {EVAL_LOSS: report.loss, EVAL_TRAINED_TOKENS: report.trained_tokens}
     if report.exact_match is not None:
         scalars[EXACT_MATCH] = report.exact_match
     return scalars | {f"eval/{name}": value for name, value in report.measured.items()}

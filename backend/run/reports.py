@@ -30,12 +30,30 @@ class RunStatus(StrEnum):
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """An answer that a step sampled, and what it was worth: each reward, their weighted sum, and the advantage.
+
+    A reward is NaN where it says nothing of the answer. ``is_truncated``: it reached the longest allowed.
+    """
+
+    row: str
+    prompt: str
+    completion: str
+    reward: float
+    rewards: Mapping[str, float]
+    advantage: float
+    tokens: int
+    is_truncated: bool
+
+
+@dataclass(frozen=True)
 class StepReport:
     """One optimizer step, as the training loop reports it.
 
     ``loss`` is the mean cross-entropy in nats over the ``trained_tokens`` of the whole step, or that of a preference
     method over its pairs or answers; ``grad_norm`` is the global L2 norm before clipping; ``tokens`` counts every
-    token of the step's examples, shared or not. ``measured``: what else the method measures, by its name in TRL.
+    token of the step's examples, shared or not, and of sampled answers all. ``measured``: what else the method
+    measures, by its name in TRL. ``samples``: some of the answers that were sampled.
     """
 
     step: int
@@ -50,6 +68,7 @@ class StepReport:
     tokens_seen: int
     rows: tuple[str, ...] = ()
     measured: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[Rollout, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -82,13 +101,15 @@ class Sample:
 class EvalReport:
     """The held-out rows at one step: mean loss in nats per trained token, and scores where they make sense.
 
+    ``loss`` is None where rows have no answers.
+
     ``exact_match`` is a share in [0, 1], or None when answers are too long for it to mean anything. ``measured``:
     what else the method measures, by its name in TRL.
     """
 
     step: int
     epoch: float
-    loss: float
+    loss: float | None
     trained_tokens: int
     rows: int
     seconds: float

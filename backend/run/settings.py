@@ -74,7 +74,8 @@ def resolve_config(settings: Sequence[str], accept: Sequence[str] = ()) -> RunCo
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return ``config`` as a run keeps it: absolute paths, and the text of a chat template in place of its file.
 
-    Paths are those of data and its teacher, reviewed paraphrases and, where it is no name, of the model. A file that
+    Paths are those of data and its teacher, reviewed paraphrases, reward functions and, where it is no name, of the
+    model. A file that
     is edited later, or looked for from another folder, then changes nothing. Raises ModelError as ``template_text``.
     """
     data: dict[str, object] = {"train": absolute_source(config.data.train)}
@@ -95,6 +96,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         tuning["adapter_name_or_path"] = str(user_path(adapter).absolute())
     if template is not None:
         model["chat_template"] = template_text(template)
+    files = [name.rpartition(":") for name in config.objective.reward_funcs]
+    functions = [f"{user_path(file).absolute()}:{function}" for file, _, function in files]
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=data),
@@ -102,6 +105,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
                 update={"paraphrases": absolute_source(review) if review else ""}
             ),
             "model": config.model.model_copy(update=model),
+            "objective": config.objective.model_copy(update={"reward_funcs": functions}),
             "tuning": config.tuning.model_copy(update=tuning),
         }
     )

@@ -8,32 +8,31 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from backend import data_pipeline
 from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example, Question
+from backend.core.encoding.prompts import Prompt
 from backend.core.lanes import Lanes
 from backend.core.packed_attention import MicroBatch
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.vocabulary import known_ids
 from backend.data_pipeline import Dataset
 from backend.errors import TrainingError
-from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import Decoding, Sampling, for_inference
-from backend.inference.engines import add_engine_of_trained, engine_of
 from backend.run.config import RunConfig
 from backend.run.reports import EvalReport, Progress, Sample, Watcher
 from backend.training.batching import Packing
 from backend.training.distributed import ALONE
 from backend.training.forgetting import general_examples
 from backend.training.forward import ForwardPass
+from backend.training.generation import decoding_lanes, prove_generation
+from backend.training.judge import Judge
 from backend.training.loop import TrainState
 from backend.training.memory import first_that_fits
 from backend.training.objective import Means, Objective, Supervised, merged, trained_tokens
-from backend.training.proof import moved
 from backend.training.scoring import total_over
 from backend.training.texts import bits_per_byte, continuations, predicted_bytes
 
@@ -150,27 +149,9 @@ def answers(
 
     starts = range(0, len(questions), ANSWERS_AT_ONCE)
     chunks = [questions[start : start + ANSWERS_AT_ONCE] for start in starts]
-    with for_inference(forward.model), _decoding_lanes(forward, plan) as pool:
+    with for_inference(forward.model), decoding_lanes(forward, plan) as pool:
         for chunk, generated in zip(chunks, pool.map(answer, chunks), strict=True):
             yield from zip(chunk, generated, strict=True)
-
-
-def _decoding_lanes(forward: ForwardPass, plan: ComputePlan) -> Lanes:
-    """Return the lanes that decode: one of all threads for the engine, whose bits do not depend on their number."""
-    if engine_of(forward.model) is None:
-        return Lanes(plan.lanes, plan.threads)
-    return Lanes(1, plan.lanes * plan.threads)
-
-
-def prove_generation(model: PreTrainedModel | PeftModel) -> None:
-    """Find out how to decode a model that trains: by the engine where that agrees, else as transformers can.
-
-    Raises ModelError ``cannot-generate`` if neither does.
-    """
-    with for_inference(model), moved(model):
-        without_engine = add_engine_of_trained(model)
-    if without_engine:
-        prove_decoding(model)
 
 
 @dataclass(frozen=True)
@@ -178,7 +159,7 @@ class HeldOut:
     """The held-out rows: ``examples`` for the loss, ``panel`` for sample answers, ``scored`` for exact match.
 
     ``text_bytes``: the UTF-8 bytes that the trained tokens spell, 0 unless all rows are texts. ``general``: examples
-    that show what is forgotten.
+    that show what is forgotten. ``rewarded``: prompts whose likeliest answers are rewarded.
     """
 
     examples: Sequence[Example]
@@ -186,6 +167,7 @@ class HeldOut:
     scored: Sequence[Question] = ()
     text_bytes: int = 0
     general: Sequence[Example] = ()
+    rewarded: Sequence[Prompt] = ()
 
 
 def evaluate(
@@ -201,13 +183,17 @@ def evaluate(
     epoch: float,
     known: Tensor | None = None,
     objective: Objective | None = None,
+    judge: Judge | None = None,
 ) -> EvalReport:
     """Return the report of one evaluation: held-out loss, exact match, sample answers.
 
-    ``to_text`` decodes token ids; ``known`` is passed to ``answers``, ``objective`` to ``held_out_loss``.
+    ``to_text`` decodes token ids; ``known`` is passed to ``answers``, ``objective`` to ``held_out_loss``. ``judge``
+    measures the answers to ``held_out.rewarded``. Without examples there is no loss.
     """
     started = time.perf_counter()
-    found = held_out_loss(forward, held_out.examples, plan, budget=budget, objective=objective)
+    found = HeldOutLoss(0.0, 0, {})
+    if held_out.examples:
+        found = held_out_loss(forward, held_out.examples, plan, budget=budget, objective=objective)
     measured = dict(found.measured)
     if held_out.text_bytes:
         nats = found.loss * found.trained_tokens
@@ -221,13 +207,23 @@ def evaluate(
         )
         return tuple(Sample(q.row, q.prompt, q.expected, to_text(ids)) for q, ids in pairs)
 
+    if judge is not None and held_out.rewarded:
+        said = answers(
+            forward,
+            held_out.rewarded,
+            plan,
+            stop_ids=stop_ids,
+            max_new_tokens=judge.max_completion_length,
+            known=known,
+        )
+        measured |= judge([ids for _, ids in said])
     matches = [sample.exact_match for sample in answered(held_out.scored)]
     return EvalReport(
         step=step,
         epoch=epoch,
-        loss=found.loss,
+        loss=found.loss if held_out.examples else None,
         trained_tokens=found.trained_tokens,
-        rows=len(held_out.examples) // (objective.group if objective else 1),
+        rows=max(len(held_out.examples) // (objective.group if objective else 1), len(held_out.rewarded)),
         seconds=time.perf_counter() - started,
         exact_match=sum(matches) / len(matches) if matches else None,
         scored_rows=len(matches),
@@ -244,6 +240,8 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
     """
     if not dataset.validation:
         return HeldOut([])
+    if config.objective.facts.samples:
+        return _held_out_prompts(dataset, tokenizer, config)
     encoded = data_pipeline.encode(dataset.validation, tokenizer, config.data, method=config.objective.method)
     examples = list(encoded)
     kept = {example.row for example in examples}
@@ -269,6 +267,22 @@ def held_out(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunCo
     )
 
 
+def _held_out_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> HeldOut:
+    """Return the held-out rows of a run that samples answers: their prompts, and the loss of those with an answer."""
+    evaluation, held_by = config.evaluation, config.data.validation
+    source = held_by if isinstance(held_by, str) else config.data.train
+    prompts = data_pipeline.prompts_of(dataset.validation, source, tokenizer, config)
+    kept = {prompt.row for prompt in prompts if prompt.expected}
+    answered = [row for row in dataset.validation if row.place in kept]
+    rewarded = prompts[: evaluation.score_rows]
+    every = max(1, len(prompts) // max(1, evaluation.sample_rows))
+    return HeldOut(
+        list(data_pipeline.encode(answered, tokenizer, config.data)) if answered else [],
+        prompts[::every][: evaluation.sample_rows],
+        rewarded=rewarded,
+    )
+
+
 class Evaluator:
     """Evaluates the model in ``state`` as training goes on; ``possible`` is False without held-out rows.
 
@@ -285,11 +299,13 @@ class Evaluator:
         held_out: HeldOut,
         watch: Watcher,
         objective: Objective | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        self.possible = bool(held_out.examples)
+        self.possible = bool(held_out.examples or held_out.rewarded)
         self._config, self._plan, self._state, self._tokenizer = config, plan, state, tokenizer
         self._held_out, self._watch, self._objective = held_out, watch, objective
-        if held_out.panel or held_out.scored:
+        self._judge = judge
+        if held_out.panel or held_out.scored or held_out.rewarded:
             prove_generation(state.forward.model)
         rows = state.forward.causal.get_input_embeddings().weight.shape[0]
         self._known = known_ids(tokenizer, rows)
@@ -311,6 +327,7 @@ class Evaluator:
             epoch=epoch,
             known=self._known,
             objective=self._objective,
+            judge=self._judge,
         )
         self._watch(Progress("training", report))
         return report

@@ -18,7 +18,7 @@ from backend.core.model_folder import check_files, check_model_folder
 from backend.core.model_resolver import resolve_model
 from backend.core.packages import require_bitsandbytes
 from backend.core.tokenizer import load_tokenizer
-from backend.data.checks import ALL, Check
+from backend.data.checks import ALL, OF_PROMPTS, Check
 from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.doctor import NAMES, Finding, Report, examine
 from backend.data.fixes import mend
@@ -97,7 +97,12 @@ def read_inputs(config: RunConfig, *, all_now: bool = True) -> Inputs:
     train_rows = data_pipeline.training_examples(dataset, tokenizer, config, all_now=all_now)
     data_pipeline.teacher_of(config, tokenizer, train_rows)
     held_out = 0
-    if dataset.validation:
+    if config.objective.facts.samples:
+        from backend.training.rewards import Rewards  # noqa: PLC0415 - what judges texts is loaded here
+
+        Rewards.of(config.objective).close()
+        held_out = len(dataset.validation)
+    elif dataset.validation:
         method = config.objective.method
         held_out = data_pipeline.encode(dataset.validation, tokenizer, config.data, method=method).row_count
     asked_twice = len(dataset.trained_questions())
@@ -144,6 +149,7 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
     ``data.truncation`` and ``data.max_rejected_share`` may allow them.
     """
     thorough = len(dataset.source.rows) <= THOROUGH_ROWS
+    samples = config.objective.facts.samples
     return examine(
         dataset.source,
         config.data.train,
@@ -151,7 +157,11 @@ def data_report(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, config: Ru
         **seen_by(tokenizer),
         epochs=config.training.num_train_epochs,
         method=config.objective.method,
-        checks=[check for check in ALL if thorough or _matters(check)],
+        checks=[
+            check
+            for check in ALL
+            if (thorough or _matters(check)) and (not samples or check.slug in OF_PROMPTS)
+        ],
     )
 
 

@@ -33,6 +33,7 @@ from backend.training.gradients import StepGradients, step_gradients
 from backend.training.memory import first_that_fits
 from backend.training.objective import Objective, Supervised
 from backend.training.optimizer import build_optimizer, embeddings_and_head, gradient_norm
+from backend.training.rollouts import Drawn, Rollouts
 from backend.training.rounding import Rounding
 from backend.training.scoring import total_over
 from backend.training.tuning import trainable_parameters
@@ -70,7 +71,7 @@ Variation = Callable[[int, Sequence[int]], list[Example]]
 
 def train_steps(
     state: TrainState,
-    examples: Sequence[Example],
+    examples: Sequence[Example] | Rollouts,
     training: TrainingConfig,
     plan: ComputePlan,
     *,
@@ -82,8 +83,9 @@ def train_steps(
     """Train from ``state.step`` to the last step and yield a report after each; ``state`` is changed in place.
 
     ``objective`` is the loss to minimise, supervised by default; where it has groups, rows are groups of consecutive
-    examples. ``vary`` replaces the examples of an epoch (counted from 0) where augmentation changes them. ``world``
-    splits each step among processes; all of them yield the same reports.
+    examples. ``vary`` replaces the examples of an epoch (counted from 0) where augmentation changes them. Of
+    ``Rollouts`` the answers are sampled in each step; where none is better than others to the same prompt, the step
+    counts and changes nothing. ``world`` splits each step among processes; all of them yield the same reports.
     Deterministic on CPU: the same state, examples, settings and plan give the same bits, resumed or not, on any
     number of cores unless ``depends_on_cores``.
     Where memory runs out, the step is taken again from its beginning with ``micro_batch_tokens`` halved, and so are
@@ -107,39 +109,55 @@ def train_steps(
         while state.step < steps:
             started = time.perf_counter()
             indices = next(order).tolist()
-            chosen = (
-                vary(state.step // per_epoch, indices)
-                if vary
-                else examples_of(examples, indices, objective.group)
-            )
             step = state.step + 1
             rate = peak * factor(step)
-            compute = partial(
-                _gradients, state, chosen, plan, pool, world, objective=objective, seed=seed, step=step
-            )
-            smaller = partial(Packing.smaller, examples=chosen, group=objective.group)
-            packing, (batches, found) = first_that_fits(packing, compute, smaller)
-            if packing.budget < state.fitting.get(asked, asked):
-                state.fitting[asked] = packing.budget
-            norm = _update(state, found, training, rate=rate, step=step, batches=batches)
-            tokens = sum(batch.tokens for batch in batches)
-            state.step, state.tokens_seen = step, state.tokens_seen + tokens
+            if isinstance(examples, Rollouts):
+                drawn = examples(step, indices)
+            else:
+                drawn = _given(examples, indices, objective.group, vary, state.step // per_epoch)
+            chosen, loss, norm, trained_tokens = drawn.examples, 0.0, 0.0, 0
+            measured = dict(drawn.measured)
+            if chosen:
+                compute = partial(
+                    _gradients, state, chosen, plan, pool, world, objective=objective, seed=seed, step=step
+                )
+                smaller = partial(Packing.smaller, examples=chosen, group=objective.group)
+                packing, (batches, found) = first_that_fits(packing, compute, smaller)
+                if packing.budget < state.fitting.get(asked, asked):
+                    state.fitting[asked] = packing.budget
+                norm = _update(state, found, training, rate=rate, step=step, batches=batches)
+                loss, trained_tokens = found.loss, sum(len(batch.labels) for batch in batches)
+                measured |= objective.measured(found.means)
+            state.step, state.tokens_seen = step, state.tokens_seen + drawn.tokens
             if state.rounding:
                 state.rounding.follow(step)
+            seconds = time.perf_counter() - started
+            if isinstance(examples, Rollouts):  # as TRL calls them
+                measured |= {"num_tokens": state.tokens_seen, "step_time": seconds}
             yield StepReport(
                 step=step,
                 total_steps=steps,
                 epoch=step / per_epoch,
-                loss=found.loss,
+                loss=loss,
                 grad_norm=norm,
                 learning_rate=rate,
-                tokens=tokens,
-                trained_tokens=sum(len(batch.labels) for batch in batches),
-                seconds=time.perf_counter() - started,
+                tokens=drawn.tokens,
+                trained_tokens=trained_tokens,
+                seconds=seconds,
                 tokens_seen=state.tokens_seen,
-                rows=tuple(example.row for example in chosen[:: objective.group]),
-                measured=objective.measured(found.means),
+                rows=drawn.rows,
+                measured=measured,
+                samples=drawn.samples,
             )
+
+
+def _given(
+    examples: Sequence[Example], indices: Sequence[int], group: int, vary: Variation | None, epoch: int
+) -> Drawn:
+    """Return the rows of a step as they are in the data, or in an epoch of it."""
+    chosen = vary(epoch, indices) if vary else examples_of(examples, indices, group)
+    tokens = sum(len(example.input_ids) for example in chosen)
+    return Drawn(chosen, tuple(example.row for example in chosen[::group]), tokens, {})
 
 
 def depends_on_cores(forward: ForwardPass, plan: ComputePlan) -> bool:

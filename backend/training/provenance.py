@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from backend.core.device import plan_compute, processor
 from backend.core.model_folder import model_fingerprint
 from backend.core.model_resolver import hub_commit
 from backend.core.templates.template import template_time
+from backend.data.load import file_sha256
 from backend.data_pipeline import Dataset, TrainRows
 from backend.errors import RunError
 from backend.run.environment import ComputePlan, Environment, Facts, RejectedRow, RowsRead
@@ -25,12 +27,20 @@ NAMED_ROWS = 1000
 
 
 def facts_of(
-    dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None
+    dataset: Dataset,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    adapter: Path | None = None,
+    reward_funcs: Sequence[str] = (),
 ) -> Facts:
-    """Return the fingerprints of data, base model (in ``folder``), chat template and earlier ``adapter`` of a run."""
+    """Return the fingerprints of data, base model (in ``folder``), chat template and earlier ``adapter`` of a run.
+
+    The files of ``reward_funcs`` count as data.
+    """
     template = str(tokenizer.chat_template or "")
+    files = {name.rpartition(":")[0] for name in reward_funcs}
     return Facts(
-        data=dataset.fingerprints,
+        data=dataset.fingerprints | {name: file_sha256(name) for name in sorted(files)},
         model=model_fingerprint(folder),
         revision=hub_commit(folder),
         chat_template=hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest(),

@@ -55,11 +55,16 @@ class Recorder:
         self._metrics = MetricsWriter(run_dir.metrics_writer(), tensorboard, after_step=state.step)
         self._samples = run_dir.samples_writer()
         self._flight = run_dir.flight_writer()
+        samples = config.objective.facts.samples
+        self._completions = run_dir.completions_writer() if samples else None
 
     def step(self, report: StepReport) -> None:
         """Record one training step: always in the flight record, every ``logging_steps`` in the metrics."""
         if report.step % self._config.logging.logging_steps == 0 or report.step in {1, report.total_steps}:
             self._metrics.write(report)
+        if self._completions is not None:
+            for sample in report.samples:
+                self._completions.append({"step": report.step, **asdict(sample)})
         detail = {name: getattr(report, name) for name in ("step", "loss", "grad_norm", "learning_rate")}
         self._flight.append({**detail, "rows": list(report.rows), "memory_bytes": memory_bytes()})
 
@@ -68,7 +73,7 @@ class Recorder:
         self._metrics.write(report)
         for sample in report.samples:
             self._samples.append({"step": report.step, **asdict(sample), "exact_match": sample.exact_match})
-        better = is_better(report.step, report.loss, self._best_loss)
+        better = report.loss is not None and is_better(report.step, report.loss, self._best_loss)
         if better:
             self._best_loss, self._best_step = report.loss, report.step
             self._evaluations_since_best = 0
@@ -108,6 +113,8 @@ class Recorder:
         """Close every file."""
         for writer in (self._metrics, self._samples, self._flight):
             writer.close()
+        if self._completions is not None:
+            self._completions.close()
 
     def __enter__(self) -> Recorder:
         return self

@@ -15,7 +15,7 @@ import xxhash
 from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example
 from backend.data.checks.references import reference_doubts
-from backend.data_pipeline import TrainRows
+from backend.data_pipeline import EncodedRows, Mixture
 from backend.run.config import RunConfig
 from backend.run.environment import Facts
 from backend.run.folder import RunDir
@@ -62,7 +62,7 @@ class ReferencePass:
         self,
         config: RunConfig,
         forward: ForwardPass,
-        rows: TrainRows,
+        rows: EncodedRows | Mixture,
         held_out: Sequence[Example],
         plan: ComputePlan,
         world: World,

@@ -37,13 +37,15 @@ class Example:
     """One row as token ids; ``trained[i]`` is True if token i is a target of the loss. ``row`` is its place.
 
     ``label``: True for the better of two answers or a good one, False for the other; None where answers are not
-    compared or judged.
+    compared or judged. ``weight``: how much the log-probability of its trained tokens should grow, for an answer that
+    was rewarded.
     """
 
     input_ids: np.ndarray
     trained: np.ndarray
     row: str
     label: bool | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.input_ids) != len(self.trained):

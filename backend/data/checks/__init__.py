@@ -16,7 +16,16 @@ from backend.data.checks.secrets import SECRET_CHECKS
 from backend.data.checks.template import TEMPLATE_CHECKS
 from backend.data.checks.tokens import TOKEN_CHECKS
 
-__all__ = ["ALL", "Check", "Example", "Level", "Scan"]
+__all__ = ["ALL", "OF_PROMPTS", "Check", "Example", "Level", "Scan"]
+
+OF_PROMPTS = frozenset(
+    {
+        *("contamination", "near-contamination", "paraphrases", "duplicates", "near-duplicates"),
+        *("empty-prompts", "damaged-text", "placeholders", "web-junk", "mixed-scripts"),
+        *("secrets", "personal-data", "too-few-rows", "untrainable-rows"),
+    }
+)
+"""The checks that matter where a model answers by itself and a row needs no answer."""
 
 ALL: tuple[Check, ...] = tuple(
     sorted(
