@@ -54,6 +54,7 @@ from backend.run.reports import Attempt, DataCheck, Outcome, Progress, RunStatus
 from backend.run.schedule import resolve_steps, total_steps
 from backend.run.settings import run_config
 from backend.training.agreement import agreed_checkpoint, compared, require_agreement, require_process_count
+from backend.training.audit import audit, require_hope
 from backend.training.checkpoint import Checkpoint, newest_good, read_checkpoint, restore, save_result
 from backend.training.distillation import Distillation
 from backend.training.distributed import LostPeerError, StoppedWaitingError, World, joined
@@ -211,8 +212,9 @@ def _train_as(
     if checkpoint is not None:
         restore(checkpoint, state)
     require_agreement(world, config, inputs.facts, state)
-    trained = _steps(config, state, inputs, plan, objective, rewards, world)
-    reports: Iterable[StepReport] = () if done else compared(trained, state, world)
+    examples = _examples(config, state, inputs, plan, rewards, world)
+    trained = () if done else _steps(config, state, inputs, plan, objective, examples, world)
+    reports = compared(trained, state, world)
     if not world.is_main:
         return _follow(reports, rows, world)
     run_dir.rewind_metrics(state.step if checkpoint else -1)
@@ -227,9 +229,10 @@ def _train_as(
     evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch, of_held_out, judge)
     notes = checkpoint.notes if checkpoint else {}
     with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
+        if checkpoint is None:
+            _audit(run_dir, examples, inputs, config, watch)
         if checkpoint is None and evaluator.possible:
             recorder.evaluation(evaluator(0, 0.0))
-        reports = _saved_where_rewards_fail(reports, run_dir, state, recorder)
         for report in _with_memory_noted(reports, run_dir, config, state, recorder, watch):
             recorder.step(report)
             watch(Progress("training", report))
@@ -246,18 +249,6 @@ def _train_as(
     folder = run_dir.path / TUNINGS[config.tuning.method].result
     result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
-
-
-def _saved_where_rewards_fail(
-    reports: Iterable[StepReport], run_dir: RunDir, state: TrainState, recorder: Recorder
-) -> Iterator[StepReport]:
-    """Yield ``reports``; where an answer cannot be rewarded, save a checkpoint of the steps before."""
-    try:
-        yield from reports
-    except RewardError:
-        if state.step > run_dir.newest_checkpoint_step():
-            recorder.checkpoint()
-        raise
 
 
 def _read(
@@ -317,6 +308,17 @@ def _with_changes(
     return replace(here, changes=(*known.changes, change))
 
 
+def _saved_where_rewards_fail(
+    reports: Iterable[StepReport], run_dir: RunDir, state: TrainState, recorder: Recorder
+) -> Iterator[StepReport]:
+    try:
+        yield from reports
+    except RewardError:
+        if state.step > run_dir.newest_checkpoint_step():
+            recorder.checkpoint()
+        raise
+
+
 def _with_memory_noted(
     reports: Iterable[StepReport],
     run_dir: RunDir,
@@ -327,10 +329,11 @@ def _with_memory_noted(
 ) -> Iterator[StepReport]:
     """Yield ``reports``; where memory ran out at a step, record that less is computed at once from it on.
 
-    A checkpoint follows that step, so that a resume has the same size from the same step on.
+    A checkpoint follows that step, so that a resume has the same size from the same step on. Where an answer cannot
+    be rewarded, a checkpoint keeps the steps before.
     """
     asked, fitting = config.training.micro_batch_tokens, dict(state.fitting)
-    for report in reports:
+    for report in _saved_where_rewards_fail(reports, run_dir, state, recorder):
         ran_out = state.fitting != fitting
         fitting = dict(state.fitting)
         if ran_out:
@@ -469,23 +472,46 @@ def _steps(
     inputs: _Inputs,
     plan: ComputePlan,
     objective: Objective,
-    rewards: Rewards,
+    examples: Sequence[Example] | Rollouts,
     world: World,
 ) -> Iterable[StepReport]:
     """Return the steps of the run, not yet taken, with the peak learning rate of its method and width."""
     training = _resolved(config, state.forward)
-    vary, rows = _variation(inputs, config), inputs.rows
-    examples: Sequence[Example] | Rollouts
-    if isinstance(rows, Prompts):
-        forward, settings = state.forward, config.objective
-        examples = Rollouts(
-            rows, forward, inputs.tokenizer, rewards, settings, plan, seed=config.seed, world=world
-        )
-    else:
-        examples = rows
+    vary = _variation(inputs, config)
     return train_steps(
         state, examples, training, plan, seed=config.seed, objective=objective, vary=vary, world=world
     )
+
+
+def _examples(
+    config: RunConfig, state: TrainState, inputs: _Inputs, plan: ComputePlan, rewards: Rewards, world: World
+) -> Sequence[Example] | Rollouts:
+    """Return what the steps of the run learn from: its rows, or the answers that it samples to them."""
+    rows, settings = inputs.rows, config.objective
+    if not isinstance(rows, Prompts):
+        return rows
+    return Rollouts(
+        rows, state.forward, inputs.tokenizer, rewards, settings, plan, seed=config.seed, world=world
+    )
+
+
+def _audit(
+    run_dir: RunDir,
+    examples: Sequence[Example] | Rollouts,
+    inputs: _Inputs,
+    config: RunConfig,
+    watch: Watcher,
+) -> None:
+    """Record what answers earn before the first step. Raises TrainingError ``flat-rewards`` if that is hopeless."""
+    if not isinstance(examples, Rollouts) or not isinstance(inputs.rows, Prompts):
+        return
+    watch(Progress("auditing rewards"))
+    found = audit(examples, inputs.rows, config)
+    run_dir.write_reward_audit(found)
+    for line in found.lines():
+        log.info("%s", line)
+    watch(Progress("auditing rewards", note="\n".join(found.lines())))
+    require_hope(found)
 
 
 def _follow(reports: Iterable[StepReport], rows: TrainRows, world: World) -> Outcome:

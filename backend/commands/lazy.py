@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from backend.export import hub, job
     from backend.inference import batch, constraint, embedding, model_source, token_view
     from backend.server import engine, process
-    from backend.training import agreement, branching, inputs, pair_accuracy, teaching
+    from backend.training import agreement, audit, branching, inputs, pair_accuracy, teaching
 
 __all__ = [
     "agreement",
+    "audit",
     "batch",
     "branching",
     "constraint",
@@ -44,6 +45,7 @@ __all__ = [
 
 _PACKAGES = {
     "agreement": "backend.training",
+    "audit": "backend.training",
     "batch": "backend.inference",
     "branching": "backend.training",
     "constraint": "backend.inference",

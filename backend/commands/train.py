@@ -35,7 +35,7 @@ def train(
     *settings: Settings,
     runs: RunsFolder = Path("runs"),
     dry_run: Annotated[
-        bool, Parameter(negative=(), help="Check everything, load no weights, train nothing.")
+        bool, Parameter(negative=(), help="Check everything, train nothing; for grpo try what answers earn.")
     ] = False,
     detach: Detach = False,
     queue: Annotated[bool, Parameter(negative=(), help="Put the run into the queue instead.")] = False,
@@ -136,11 +136,16 @@ def _print_dry_run(config: RunConfig, *, as_json: bool) -> int:
 
     found = lazy.inputs.check_inputs(config)
     if as_json:
-        print_json({"dry_run": asdict(found), "config": config.model_dump(mode="json")})
+        earned = asdict(lazy.audit.audit_of(config)) if config.objective.facts.samples else None
+        print_json(
+            {"dry_run": asdict(found), "config": config.model_dump(mode="json"), "reward_audit": earned}
+        )
         return 0
     say("Everything that can be checked without loading weights is in order:")
     for name, value in vars(found).items():
         if name not in {"warnings", "findings", "stops"}:
             say(f"  {name.replace('_', ' ')}: {value}")
     _warn(found.warnings)
+    if config.objective.facts.samples:
+        say("\n".join(lazy.audit.audit_of(config).lines()))
     return 0

@@ -58,6 +58,7 @@ class RunFiles:
     rejected_file = Part("rejected.jsonl")  # rows that could not be read: place, reason, beginning
     metrics_file = Part("metrics.jsonl")  # a line a report: the truth for curves
     samples_file = Part("samples.jsonl")  # generations on the fixed panel at each evaluation
+    reward_audit_file = Part("reward-audit.json")  # what answers earned before training, for grpo
     completions_file = Part("completions.jsonl")  # sampled answers of the last steps, with their rewards
     flight_file = Part("flight.jsonl")  # the last steps in detail: rows, gradient norms, memory
     system_file = Part("system.jsonl")  # what the machine did while the run lived

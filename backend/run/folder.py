@@ -26,6 +26,7 @@ from backend.run.records import (
     read_data_check,
     read_environment,
     read_outcome,
+    read_reward_audit,
     read_ticket,
     step_of,
     utc_now,
@@ -40,6 +41,7 @@ from backend.run.reports import (
     RunState,
     RunStatus,
 )
+from backend.run.reward_audit import RewardAudit
 from backend.run.root import match_name, publish_new, stamps
 from backend.utils.file_utils import FileSystem, file_system, sweep_temporaries, write_json_durably
 from backend.utils.jsonl_utils import JsonlTail, JsonlWriter, TailPosition, keep_lines, read_jsonl_tail
@@ -133,6 +135,14 @@ class RunDir(RunFiles):
     def read_data_check(self) -> DataCheck:
         """Return the findings of the data check; empty if there are none. Raises RunError when damaged."""
         return read_data_check(self.data_check_file)
+
+    def write_reward_audit(self, found: RewardAudit) -> None:
+        """Keep what answers earned before training."""
+        write_json_durably(self.reward_audit_file, record_to_json(found))
+
+    def read_reward_audit(self) -> RewardAudit | None:
+        """Return what answers earned before training; None if there were none. Raises RunError when damaged."""
+        return read_reward_audit(self.reward_audit_file)
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write how the latest attempt ended: the trainer's last act."""

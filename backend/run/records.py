@@ -11,6 +11,7 @@ from typing import TypeVar
 from backend.errors import RunError
 from backend.run.environment import Environment
 from backend.run.reports import Attempt, DataCheck, Evaluations, Outcome, QueueTicket, RunStatus
+from backend.run.reward_audit import RewardAudit
 from backend.utils.file_utils import DamagedFileError, StrPath, read_bytes, read_json_object
 from backend.utils.record_utils import record_from_json
 
@@ -98,6 +99,11 @@ def read_data_check(path: StrPath) -> DataCheck:
 def read_evaluations(path: StrPath) -> Evaluations:
     """Return the evaluations of a result; none without the file. Raises RunError when damaged."""
     return read_rare_record(path, lambda value: record_from_json(Evaluations, value)) or Evaluations()
+
+
+def read_reward_audit(path: StrPath) -> RewardAudit | None:
+    """Return what answers earned before training; None without the file. Raises RunError when damaged."""
+    return read_rare_record(path, lambda value: record_from_json(RewardAudit, value))
 
 
 def step_of(record: Mapping[str, object]) -> float:

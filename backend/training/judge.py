@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from backend.core.encoding.prompts import Prompt
+from backend.core.encoding.prompts import Completion, Prompt
 from backend.core.tokenizer import decode
 from backend.run.metrics import REWARD
 from backend.training.advantages import mean
-from backend.training.completion import Completion
 from backend.training.rewards import Rewards
 
 

@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from backend.core.encoding.prompts import Prompt
+from backend.core.encoding.prompts import Completion, Prompt
 from backend.errors import ConfigError, Problem, TrainingError
-from backend.training.completion import Completion
 from backend.utils.path_utils import user_path
 
 _CHILD = Path(__file__).with_name("reward_child.py")

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.core.encoding.prompts import Prompt
+from backend.core.encoding.prompts import Completion, Prompt
 from backend.inference.evals.assertions import make_verifier
 from backend.inference.evals.verdicts import Answer, Verifier
 from backend.run.config import ObjectiveConfig
-from backend.training.completion import Completion
 from backend.training.reward_functions import RewardFunction
 
 

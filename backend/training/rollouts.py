@@ -6,7 +6,7 @@ and the number of the answer, so a run that is killed anywhere goes on to the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example
-from backend.core.encoding.prompts import Prompt
+from backend.core.encoding.prompts import Completion, Prompt
 from backend.core.lanes import Lanes
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.vocabulary import known_ids
@@ -27,7 +27,6 @@ from backend.inference.sampling import Sampler, Sampling
 from backend.run.config import ObjectiveConfig
 from backend.run.reports import Rollout
 from backend.training.advantages import advantages, flat, mean, std, token_weights
-from backend.training.completion import Completion
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
 from backend.training.rewards import Rewards
@@ -170,8 +169,7 @@ class Rollouts:
     def _drawn(self, answered: Sequence[Answered]) -> Drawn:
         """Return the answers of a step as examples, compared with each other."""
         objective = self._objective
-        values = np.stack([each.values for each in answered])
-        rewards = self._rewards.total(values)
+        values, rewards = self._judged(answered)
         better = advantages(rewards, objective.scale_rewards)
         completions = [completion for each in answered for completion in each.completions]
         prompts = [each.prompt for each in answered for _ in each.completions]
@@ -191,11 +189,41 @@ class Rollouts:
             int(lengths.sum()) + sum(len(prompt.prompt_ids) for prompt in prompts),
             self._measured(values, rewards, lengths, is_truncated),
             tuple(
-                _kept(each, self._rewards.names, rewards[place], better[place], number)
-                for place, each in enumerate(answered[:KEPT_PROMPTS])
-                for number in range(min(KEPT_ANSWERS, len(each.completions)))
+                each
+                for group in self._kept(answered[:KEPT_PROMPTS], rewards, better)
+                for each in group[:KEPT_ANSWERS]
             ),
         )
+
+    def compared(self, answered: Sequence[Answered]) -> tuple[list[Rollout], np.ndarray]:
+        """Return all answers with what they are worth, and their rewards, float64 [prompts, generations]."""
+        _, rewards = self._judged(answered)
+        better = advantages(rewards, self._objective.scale_rewards)
+        return [each for group in self._kept(answered, rewards, better) for each in group], rewards
+
+    def _judged(self, answered: Sequence[Answered]) -> tuple[np.ndarray, np.ndarray]:
+        values = np.stack([each.values for each in answered])
+        return values, self._rewards.total(values)
+
+    def _kept(
+        self, answered: Sequence[Answered], rewards: np.ndarray, better: np.ndarray
+    ) -> Iterator[list[Rollout]]:
+        """Yield the answers to each prompt as they are written down."""
+        names = self._rewards.names
+        for place, each in enumerate(answered):
+            yield [
+                Rollout(
+                    row=each.prompt.row,
+                    prompt=excerpt(each.prompt.prompt),
+                    completion=excerpt(completion.text),
+                    reward=float(rewards[place, number]),
+                    rewards=dict(zip(names, each.values[number].tolist(), strict=True)),
+                    advantage=float(better[place, number]),
+                    tokens=len(completion.ids),
+                    is_truncated=completion.is_truncated,
+                )
+                for number, completion in enumerate(each.completions)
+            ]
 
     def _measured(
         self, values: np.ndarray, rewards: np.ndarray, lengths: np.ndarray, is_truncated: np.ndarray
@@ -226,19 +254,3 @@ def answer_seed(seed: int, step: int, row: str, number: int) -> int:
 def _example(prompt: Prompt, completion: Completion, weight: float) -> Example:
     ids = np.array([*prompt.prompt_ids, *completion.ids], dtype=np.int64)
     return Example(ids, np.arange(len(ids)) >= len(prompt.prompt_ids), prompt.row, weight=weight)
-
-
-def _kept(
-    each: Answered, names: Sequence[str], rewards: np.ndarray, better: np.ndarray, number: int
-) -> Rollout:
-    completion = each.completions[number]
-    return Rollout(
-        row=each.prompt.row,
-        prompt=excerpt(each.prompt.prompt),
-        completion=excerpt(completion.text),
-        reward=float(rewards[number]),
-        rewards=dict(zip(names, each.values[number].tolist(), strict=True)),
-        advantage=float(better[number]),
-        tokens=len(completion.ids),
-        is_truncated=completion.is_truncated,
-    )

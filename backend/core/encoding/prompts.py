@@ -1,4 +1,4 @@
-"""The prompts of a run that samples its own answers, as token ids with what a reward may look at. NumPy only."""
+"""The prompts and answers of a run that samples its own, as token ids with what a reward may look at. NumPy only."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ class Prompt(Question):
 
     messages: Sequence[Mapping[str, Any]] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled answer: its token ids, the end token among them, and its text without.
+
+    ``is_truncated``: it reached the most tokens that an answer may have, or that fit the model.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    is_truncated: bool
 
 
 class Prompts(Sequence[Prompt]):
