@@ -29,6 +29,10 @@ CHOICES: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Answers marked good or bad",
             "The model learns from thumbs up and down, no pairs needed (KTO).",
         ),
+        "grpo": (
+            "Questions and a check for good answers",
+            "The model tries answers and learns from those that pass; name the check below as a reward (GRPO).",
+        ),
     }
 )
 """What a person has, with what comes of it, by the method that is usual for it."""

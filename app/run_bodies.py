@@ -12,7 +12,7 @@ import streamlit as st
 
 from app.run_buttons import Chosen
 from app.views.charts import COLOURS, draw_lines
-from app.views.curve_controls import CURVES, NOISY, PREFERENCES, draw_curve_controls
+from app.views.curve_controls import CURVES, NOISY, PREFERENCES, SAMPLED, draw_curve_controls
 from app.views.log_view import draw_explanation, draw_log
 from app.views.samples import draw_samples, panels
 from app.views.text import plain
@@ -46,7 +46,9 @@ def draw_curves(chosen: Chosen) -> None:
     raw, line = replace(view, smoothing=0.0), chosen.reading.line
     loss = {"training": line(TRAIN_LOSS, view), "held-out": line(EVAL_LOSS, raw)}
     faint = {"training": line(TRAIN_LOSS, raw)} if view.smoothing else {}
-    # Drawn first: the browser shows it while the other curves are computed.
+    # of rewarded answers the loss is about 0 whatever happens: the reward is what counts
+    _draw_charts(chosen, view, SAMPLED)
+    # Drawn before the others: the browser shows it while those are computed.
     draw_lines(
         {name: one for name, one in loss.items() if one.x},
         title="Loss",
@@ -72,16 +74,21 @@ def draw_curves(chosen: Chosen) -> None:
 
 def _draw_preferences(chosen: Chosen, view: View) -> None:
     """Draw what a preference run measures, with sentences on what it means; nothing for other runs."""
+    for sentence in preference_signs(chosen.run.metrics().records):
+        st.caption(f":material/lightbulb: {plain(sentence, 400)}")
+    _draw_charts(chosen, view, PREFERENCES)
+
+
+def _draw_charts(chosen: Chosen, view: View, wanted: Mapping[str, Mapping[str, str]]) -> None:
+    """Draw the charts of which the run has measured a line, the first of them large."""
     line, raw = chosen.reading.line, replace(view, smoothing=0.0)
     charts = {}
-    for title, tags in PREFERENCES.items():
+    for title, tags in wanted.items():
         lines = {name: line(tag, view if tag.startswith("train/") else raw) for name, tag in tags.items()}
         charts[title] = {name: one for name, one in lines.items() if one.x}
     charts = {title: lines for title, lines in charts.items() if lines}
     if not charts:
         return
-    for sentence in preference_signs(chosen.run.metrics().records):
-        st.caption(f":material/lightbulb: {plain(sentence, 400)}")
     (first, rewards), *others = charts.items()
     draw_lines(rewards, title=first, axis=view.axis, key=first, height=320)
     columns = st.columns(2)

@@ -205,7 +205,12 @@ def _train_as(
     apply_plan(plan)
     held = held_out(inputs.dataset, inputs.tokenizer, config) if world.is_main else HeldOut([])
     state = _initial_state(inputs, plan, held, config, known)
-    here = machine(kept, layers=state.forward.layers_used, quantized=config.model.quantization is not None)
+    here = machine(
+        kept,
+        layers=state.forward.layers_used,
+        quantized=config.model.quantization is not None,
+        reward_funcs=config.objective.reward_funcs,
+    )
     objective, of_held_out = _objectives(
         run_dir, config, state, inputs, held, plan, world, watch, prove=checkpoint is None
     )
@@ -245,7 +250,10 @@ def _train_as(
                 recorder.checkpoint()
                 return _stopped(reason, report)
     watch(Progress("saving the result"))
-    message = _result(run_dir, state, steps, recorder.result_step)
+    return _saved(run_dir, config, state, inputs, _result(run_dir, state, steps, recorder.result_step))
+
+
+def _saved(run_dir: RunDir, config: RunConfig, state: TrainState, inputs: _Inputs, message: str) -> Outcome:
     folder = run_dir.path / TUNINGS[config.tuning.method].result
     result = save_result(state.forward.model, inputs.tokenizer, folder, step=state.step)
     return Outcome(RunStatus.FINISHED, "completed", message, step=state.step, result=str(result))
@@ -286,7 +294,7 @@ def _read_inputs(
     tokenizer = load_tokenizer(model_path, chat_template=config.model.chat_template, now=world.broadcast(now))
     dataset, rows = _read(run_dir, world, tokenizer, config, check=check)
     adapter = earlier_adapter(config.tuning.adapter_name_or_path, model_path)
-    facts = facts_of(dataset, model_path, tokenizer, adapter, config.objective.reward_funcs)
+    facts = facts_of(dataset, model_path, tokenizer, adapter)
     require_same_inputs(known.facts, facts)
     teacher = data_pipeline.teacher_of(config, tokenizer, rows)
     return _Inputs(model_path, tokenizer, dataset, rows, teacher, facts, adapter)

@@ -10,15 +10,20 @@ from backend.manager.curves import AXES, View
 from backend.run.metrics import (
     ACCURACIES,
     BITS_PER_BYTE,
+    CLIPPED,
+    ENTROPY,
     EVAL_LOSS,
     EXACT_MATCH,
+    FLAT_GROUPS,
     FORGETTING_LOSS,
     GRAD_NORM,
     KD_LOSS,
     KL,
     LEARNING_RATE,
     MARGINS,
+    MEAN_LENGTH,
     NLL_LOSS,
+    REWARD,
     REWARDS_CHOSEN,
     REWARDS_REJECTED,
     TOKENS_PER_SECOND,
@@ -67,9 +72,21 @@ PREFERENCES = MappingProxyType(
     }
 )
 """The charts of a preference run: the lines of each by name, with their tags."""
+SAMPLED = MappingProxyType(
+    {
+        "Reward": {"training": f"train/{REWARD}", "held-out": f"eval/{REWARD}"},
+        "Share of questions whose answers all earn the same": {"training": f"train/{FLAT_GROUPS}"},
+        "Entropy in nats a token": {"training": f"train/{ENTROPY}"},
+        "Tokens of an answer, on average": {"training": f"train/{MEAN_LENGTH}"},
+        "Share of answers that reach the longest allowed": {"training": f"train/{CLIPPED}"},
+    }
+)
+"""The charts of a run that is rewarded for its answers: the lines of each by name, with their tags."""
 COMPARED = MappingProxyType(
     {
         **CURVES,
+        f"train/{REWARD}": "Reward",
+        f"eval/{REWARD}": "Held-out reward",
         f"eval/{ACCURACIES}": "Held-out preference accuracy",
         f"eval/{MARGINS}": "Held-out margin",
     }

@@ -35,6 +35,7 @@ from backend.run.metrics import (
     TOKENS_PER_SECOND,
     TRAIN_LOSS,
     preference_words,
+    reward_words,
 )
 from backend.run.outcomes import watched_exit_code
 from backend.run.reports import RunState, RunStatus
@@ -55,7 +56,8 @@ class Snapshot:
     """All that is shown of a run at one moment. ``eta_seconds`` is None unless it trains; losses are in nats.
 
     ``forgetting_loss`` is that on general texts. ``preference`` says of a preference method how often the better
-    answer is preferred, ``held_out_preference`` on held-out rows; "" for other methods.
+    answer is preferred, ``held_out_preference`` on held-out rows; "" for other methods. ``reward`` and
+    ``held_out_reward`` say what the answers of a rewarded run earn.
 
     ``loss_curve`` and ``eval_curve`` are (steps, values), thinned; ``system`` is the latest machine sample of a
     live run, ``log`` the last lines of its log.
@@ -74,6 +76,8 @@ class Snapshot:
     eta_seconds: float | None
     loss_curve: tuple[list[int], list[float]]
     eval_curve: tuple[list[int], list[float]]
+    reward: str = ""
+    held_out_reward: str = ""
     preference: str = ""
     held_out_preference: str = ""
     bits_per_byte: float | None = None
@@ -190,6 +194,8 @@ def take_snapshot(run: RunDir, scalars: RunScalars) -> Snapshot:
         total_steps=total_steps,
         loss=_latest(scalars, TRAIN_LOSS),
         eval_loss=_latest(scalars, EVAL_LOSS),
+        reward=reward_words(scalars.latest, "train/"),
+        held_out_reward=reward_words(scalars.latest, "eval/"),
         preference=preference_words(scalars.latest, "train/"),
         held_out_preference=preference_words(scalars.latest, "eval/"),
         bits_per_byte=_latest(scalars, BITS_PER_BYTE),
@@ -263,6 +269,8 @@ def progress_words(snapshot: Snapshot) -> str:
 def figures(snapshot: Snapshot) -> str:
     """Losses, speed and learning rate, as far as they are known."""
     known = [
+        ("{}", snapshot.reward or None),
+        ("held-out {}", snapshot.held_out_reward or None),
         ("loss {:.4f}", snapshot.loss),
         ("{}", snapshot.preference or None),
         ("held-out loss {:.4f}", snapshot.eval_loss),

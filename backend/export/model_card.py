@@ -156,6 +156,10 @@ def _objective_facts(config: RunConfig) -> Iterator[tuple[str, Any]]:
     yield "learned by", objective.method
     yield "losses", ", ".join(f"{name} × {weight:g}" for name, weight in objective.losses.items())
     yield "beta", f"{objective.beta_or_default:g}" if objective.facts.is_preference else None
+    if objective.facts.samples:
+        named = [*(each["type"] for each in objective.rewards), *objective.reward_funcs]
+        yield "rewards", ", ".join(Path(name).name for name in named)
+        yield "answers to each prompt", objective.num_generations
     yield "reference", "the model before training" if objective.facts.needs_reference else None
 
 

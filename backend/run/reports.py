@@ -33,13 +33,14 @@ class RunStatus(StrEnum):
 class Rollout:
     """An answer that a step sampled, and what it was worth: each reward, their weighted sum, and the advantage.
 
-    A reward is NaN where it says nothing of the answer. ``is_truncated``: it reached the longest allowed.
+    A reward that says nothing of the answer is left out of ``rewards``; ``reward`` is None if none does.
+    ``is_truncated``: the answer reached the longest allowed.
     """
 
     row: str
     prompt: str
     completion: str
-    reward: float
+    reward: float | None
     rewards: Mapping[str, float]
     advantage: float
     tokens: int

@@ -64,7 +64,7 @@ class RewardAudit:
             bar = "█" * round(20 * each.answers / most)
             yield f"  {each.low:8.3f} to {each.high:8.3f}  {each.answers:5,}  {bar}"
         for word, answer in (("Best", self.best), ("Worst", self.worst)):
-            if answer is not None:
+            if answer is not None and answer.reward is not None:
                 said = f"{_short(answer.prompt)} → {_short(answer.completion)}"
                 yield f"{word} ({answer.reward:.3f}), {answer.row}: {said}"
         if self.clipped_ratio:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from backend.core.model_resolver import resolve_model
 from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer
 from backend.errors import TrainingError
-from backend.inference.decode_proof import prove_decoding
 from backend.inference.decoding import context_length
 from backend.run.config import RunConfig
 from backend.run.reward_audit import RewardAudit, RewardBin
@@ -40,18 +40,18 @@ def audit(rollouts: Rollouts, prompts: Sequence[Prompt], config: RunConfig) -> R
     answered = rollouts.answered(0, panel)
     seconds = time.perf_counter() - started
     kept, rewards = rollouts.compared(answered)
-    known = [each for each in kept if np.isfinite(each.reward)]
+    known = [(each.reward, each) for each in kept if each.reward is not None]
     asked = total_steps(len(prompts), config.training) * min(config.training.rows_per_step, len(prompts))
     return RewardAudit(
         prompts=len(panel),
         generations=config.objective.num_generations,
-        reward=mean(rewards),
+        reward=mean(rewards) if known else 0.0,
         reward_std=float(std(rewards).item()),
         flat_share=float(flat(rewards).mean()),
         clipped_ratio=float(np.mean([each.is_truncated for each in kept])),
-        distribution=_distribution([each.reward for each in known]),
-        best=max(known, key=lambda each: each.reward, default=None),
-        worst=min(known, key=lambda each: each.reward, default=None),
+        distribution=_distribution([reward for reward, _ in known]),
+        best=max(known, key=itemgetter(0))[1] if known else None,
+        worst=min(known, key=itemgetter(0))[1] if known else None,
         seconds=round(seconds, 3),
         estimated_seconds=round(seconds / len(panel) * asked, 1),
     )
@@ -75,13 +75,19 @@ def require_hope(found: RewardAudit) -> None:
     """Raise TrainingError ``flat-rewards`` if the answers to nearly every prompt earn the same."""
     if not found.is_hopeless:
         return
-    well = found.best is not None and found.worst is not None and found.reward > 0 and found.reward_std == 0
+    if found.best is None:
+        raise TrainingError(
+            f"{found.summary} No reward says anything about these answers.",
+            remedy="Give the rows the answers that objective.rewards compare with, or name other rewards.",
+            code="flat-rewards",
+        )
+    well = found.reward > 0 and found.reward_std == 0
     what = (
         "The task is too easy, or the rewards do not tell answers apart" if well else "The task is too hard"
     )
-    shown = "" if found.best is None else f" The best of them is {found.best.completion[:200]!r}."
+    shown = f"The best of them is {found.best.completion[:200]!r}."
     raise TrainingError(
-        f"{found.summary} {what} for this model as it is.{shown}",
+        f"{found.summary} {what} for this model as it is. {shown}",
         remedy="Train it on right answers first (objective.method sft), then this adapter further with "
         "tuning.adapter_name_or_path; reward parts of an answer too; or raise objective.num_generations or "
         "objective.temperature.",
@@ -108,6 +114,5 @@ def audit_of(config: RunConfig) -> RewardAudit:
         adapter = earlier_adapter(config.tuning.adapter_name_or_path, folder)
         model = make_trainable(base, config.tuning, seed=config.seed, tokenizer=tokenizer, adapter=adapter)
         forward = ForwardPass(model, packed=False)
-        prove_decoding(model)
         rollouts = Rollouts(prompts, forward, tokenizer, rewards, config.objective, plan, seed=config.seed)
         return audit(rollouts, prompts, config)

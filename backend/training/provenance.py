@@ -27,20 +27,12 @@ NAMED_ROWS = 1000
 
 
 def facts_of(
-    dataset: Dataset,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerBase,
-    adapter: Path | None = None,
-    reward_funcs: Sequence[str] = (),
+    dataset: Dataset, folder: Path, tokenizer: PreTrainedTokenizerBase, adapter: Path | None = None
 ) -> Facts:
-    """Return the fingerprints of data, base model (in ``folder``), chat template and earlier ``adapter`` of a run.
-
-    The files of ``reward_funcs`` count as data.
-    """
+    """Return the fingerprints of data, base model (in ``folder``), chat template and earlier ``adapter`` of a run."""
     template = str(tokenizer.chat_template or "")
-    files = {name.rpartition(":")[0] for name in reward_funcs}
     return Facts(
-        data=dataset.fingerprints | {name: file_sha256(name) for name in sorted(files)},
+        data=dataset.fingerprints,
         model=model_fingerprint(folder),
         revision=hub_commit(folder),
         chat_template=hashlib.sha256(template.encode("utf-8", "surrogatepass")).hexdigest(),
@@ -80,10 +72,13 @@ def layers_here(known: Environment, asked: str) -> str:
     return "transformers" if (known.layers or TRANSFORMERS) == TRANSFORMERS else "auto"
 
 
-def machine(plan: ComputePlan, *, layers: str = "", quantized: bool = False) -> Environment:
+def machine(
+    plan: ComputePlan, *, layers: str = "", quantized: bool = False, reward_funcs: Sequence[str] = ()
+) -> Environment:
     """Return the environment of this attempt: versions, processor, plan, and whose ``layers`` run.
 
-    ``quantized``: with bitsandbytes.
+    ``quantized``: with bitsandbytes. The version of the file of a reward function is its SHA-256: it may be mended
+    between two attempts, which is then noted.
     """
     packages = ["torch", "transformers", "peft", "safetensors", "tokenizers", "numpy"]
     packages += ["bitsandbytes"] if quantized else []
@@ -91,10 +86,15 @@ def machine(plan: ComputePlan, *, layers: str = "", quantized: bool = False) -> 
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor(plan.device),
-        versions={name: version(name) for name in packages},
+        versions={name: version(name) for name in packages}
+        | {Path(file).name: file_sha256(file)[:12] for file in _files(reward_funcs)},
         plan=plan,
         layers=layers,
     )
+
+
+def _files(reward_funcs: Sequence[str]) -> list[str]:
+    return sorted({name.rpartition(":")[0] for name in reward_funcs})
 
 
 def machine_changes(known: Environment, here: Environment) -> str:

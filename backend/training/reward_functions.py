@@ -88,7 +88,7 @@ class RewardFunction:
                 )
                 self._reply(row, self._process)
             with suppress(BrokenPipeError):  # it ended by itself, which reading its reply will tell
-                _pipe(self._process.stdin).write(json.dumps(arguments) + "\n")
+                _pipe(self._process.stdin).write(json.dumps(arguments, default=str) + "\n")
                 _pipe(self._process.stdin).flush()
             values: list[float | None] = self._reply(row, self._process)["values"]
         except BaseException:

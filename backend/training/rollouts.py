@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from backend.core.device import ComputePlan, is_out_of_memory
 from backend.core.encoding.examples import Example
 from backend.core.encoding.prompts import Completion, Prompt
-from backend.core.lanes import Lanes
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.vocabulary import known_ids
 from backend.data.records import excerpt
@@ -29,6 +28,7 @@ from backend.run.reports import Rollout
 from backend.training.advantages import advantages, flat, mean, std, token_weights
 from backend.training.distributed import ALONE, World
 from backend.training.forward import ForwardPass
+from backend.training.generation import decoding_lanes, prove_generation
 from backend.training.rewards import Rewards
 
 ANSWERS_AT_ONCE = 32
@@ -62,7 +62,10 @@ class Drawn:
 
 
 class Rollouts:
-    """The prompts of a run, whose answers are sampled from the model in ``forward`` when a step asks for them."""
+    """The prompts of a run, whose answers are sampled from the model in ``forward`` when a step asks for them.
+
+    The constructor raises ModelError ``cannot-generate`` for a model that cannot decode.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Rollouts:
     ) -> None:
         self._prompts, self._forward, self._tokenizer, self._rewards = prompts, forward, tokenizer, rewards
         self._objective, self._plan, self._seed, self._world = objective, plan, seed, world
+        prove_generation(forward.model)
         self._stop_ids = stop_token_ids(tokenizer, forward.causal.generation_config.eos_token_id)
         self._known = known_ids(tokenizer, forward.causal.get_input_embeddings().weight.shape[0])
 
@@ -116,7 +120,7 @@ class Rollouts:
     def _sampled(self, step: int, prompts: Sequence[Prompt]) -> list[list[Completion]]:
         together = max(1, ANSWERS_AT_ONCE // self._objective.num_generations)
         chunks = [prompts[start : start + together] for start in range(0, len(prompts), together)]
-        with for_inference(self._forward.model), Lanes(self._plan.lanes, self._plan.threads) as pool:
+        with for_inference(self._forward.model), decoding_lanes(self._forward, self._plan) as pool:
             found = list(pool.map(lambda chunk: self._chunk(step, chunk), chunks))
         return [completions for chunk in found for completions in chunk]
 
@@ -216,8 +220,12 @@ class Rollouts:
                     row=each.prompt.row,
                     prompt=excerpt(each.prompt.prompt),
                     completion=excerpt(completion.text),
-                    reward=float(rewards[place, number]),
-                    rewards=dict(zip(names, each.values[number].tolist(), strict=True)),
+                    reward=None if np.isnan(rewards[place, number]) else float(rewards[place, number]),
+                    rewards={
+                        name: value
+                        for name, value in zip(names, each.values[number].tolist(), strict=True)
+                        if not np.isnan(value)
+                    },
                     advantage=float(better[place, number]),
                     tokens=len(completion.ids),
                     is_truncated=completion.is_truncated,

@@ -15,7 +15,9 @@ from backend.training.advantages import Scale, advantages, flat, mean, std, toke
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "grpo.json").read_text(encoding="utf-8"))
 NAN = float("nan")
 GROUPS = st.lists(
-    st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=3, max_size=3), min_size=1, max_size=5
+    st.lists(st.floats(-5, 5).map(lambda value: round(value, 3)), min_size=3, max_size=3),
+    min_size=1,
+    max_size=5,
 )
 
 
@@ -30,7 +32,9 @@ def golden_rewards() -> np.ndarray:
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_they_are_those_of_trl(scale: Scale) -> None:
     found = advantages(golden_rewards(), scale)
-    np.testing.assert_allclose(found.ravel(), GOLDEN["advantages"][scale], rtol=1e-6)  # TRL divides counts in float32
+    np.testing.assert_allclose(
+        found.ravel(), GOLDEN["advantages"][scale], rtol=1e-6
+    )  # TRL divides counts in float32
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
@@ -57,9 +61,7 @@ def test_the_advantages_of_a_group_add_up_to_nothing(groups: list[list[float]]) 
 @given(GROUPS, st.floats(-3, 3))
 def test_a_constant_added_to_every_reward_changes_nothing(groups: list[list[float]], shift: float) -> None:
     rewards = np.array(groups)
-    np.testing.assert_allclose(
-        advantages(rewards + shift, "none"), advantages(rewards, "none"), atol=1e-9
-    )
+    np.testing.assert_allclose(advantages(rewards + shift, "none"), advantages(rewards, "none"), atol=1e-9)
 
 
 def test_standard_deviation_and_mean_leave_out_what_is_not_known() -> None:

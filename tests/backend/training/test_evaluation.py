@@ -34,9 +34,9 @@ from backend.training.evaluation import (
     evaluate,
     held_out,
     held_out_loss,
-    prove_generation,
 )
 from backend.training.forward import ForwardPass, choose_forward
+from backend.training.generation import prove_generation
 from backend.training.loop import TrainState
 from backend.training.tuning import make_trainable
 from tests.backend.core.rows import (

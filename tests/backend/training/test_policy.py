@@ -32,7 +32,9 @@ def _golden_weights(case: dict[str, Any]) -> np.ndarray:
     return token_weights(better, LENGTHS, learned, case["loss_type"], GOLDEN["longest"])
 
 
-@pytest.mark.parametrize("case", GOLDEN["losses"], ids=lambda case: f"{case['loss_type']}, masks {case['masks']}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["losses"], ids=lambda case: f"{case['loss_type']}, masks {case['masks']}"
+)
 def test_loss_and_gradient_are_those_of_trl(case: dict[str, Any]) -> None:
     logits = torch.tensor(GOLDEN["logits"], dtype=torch.float64).requires_grad_()
     is_token = torch.arange(GOLDEN["longest"])[None] < torch.tensor(LENGTHS)[:, None]
@@ -94,5 +96,7 @@ def test_the_gradient_is_that_of_weighted_log_probabilities_one_answer_at_a_time
     state.forward.causal.set_attn_implementation(packed)
     for one, other in zip(found.gradients, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-5)
-    assert PolicyGradient(temperature).measured(found.means)["entropy"] == pytest.approx(entropy / tokens, rel=1e-4)
+    assert PolicyGradient(temperature).measured(found.means)["entropy"] == pytest.approx(
+        entropy / tokens, rel=1e-4
+    )
     assert found.loss == pytest.approx(-sum(each.weight * each.trained.sum() for each in examples), rel=1e-5)

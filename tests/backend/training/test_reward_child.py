@@ -13,7 +13,9 @@ from backend.training.reward_child import answer, load, serve
 
 def test_it_answers_each_line_until_there_are_no_more(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text("def f(completions, **rest): return [len(each) / 2 for each in completions]\n", encoding="utf-8")
+    file.write_text(
+        "def f(completions, **rest): return [len(each) / 2 for each in completions]\n", encoding="utf-8"
+    )
     requests = io.StringIO('{"completions": ["a", ""]}\n{"completions": 3}\n')
     replies = io.StringIO()
     serve(file, "f", requests, replies)

@@ -22,7 +22,8 @@ async def waits(completions, **rest):
 
 def by_column(prompts, completions, completion_ids, level, expected, **rest):
     print("seen", prompts)
-    return [level + len(ids) + (said == expected) for said, ids in zip(completions, completion_ids)]
+    each = zip(completions, completion_ids, level, expected)
+    return [height + len(ids) + (said == right) for said, ids, height, right in each]
 
 def chats(prompts, completions, **rest):
     return [float(prompts[0][-1]["content"] == "b?" and said[0]["content"] == "yes") for said in completions]
@@ -40,7 +41,9 @@ def counts(completions, calls=[], **rest):
     return [float(len(calls))] * len(completions)
 number = 3
 """
-PROMPT = Prompt("rows.jsonl:7", "a?", (1, 2), "yes", ({"role": "user", "content": "a?"},), {"level": 2, "prompt": "a?"})
+PROMPT = Prompt(
+    "rows.jsonl:7", "a?", (1, 2), "yes", ({"role": "user", "content": "a?"},), {"level": 2, "prompt": "a?"}
+)
 SAID = [Completion((5, 6), "yes", is_truncated=False), Completion((5,), "no", is_truncated=True)]
 
 
@@ -70,7 +73,11 @@ def test_it_sees_what_trl_would_show_and_its_values_are_the_rewards(call: Any, e
 
 @pytest.mark.parametrize("call", ["chats"], indirect=True)
 def test_a_row_of_messages_gives_messages(call: Any) -> None:
-    asked = ({"role": "user", "content": "a?"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "b?"})
+    asked = (
+        {"role": "user", "content": "a?"},
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "b?"},
+    )
     assert call(Prompt("chat.jsonl:1", "b?", (1,), "", asked, {}), SAID) == [1.0, 0.0]
     listed = Prompt("chat.jsonl:2", "b?", (1,), "", asked[2:], {"messages": [dict(asked[2])]})
     assert call(listed, SAID) == [1.0, 0.0]
@@ -107,7 +114,10 @@ def test_whatever_goes_wrong_is_one_sentence_with_the_row(call: Any, code: str, 
 
 
 def test_a_function_that_hangs_is_ended(file: Path) -> None:
-    with closing(RewardFunction(f"{file}:hangs", timeout=1.5)) as function, pytest.raises(RewardError) as failed:
+    with (
+        closing(RewardFunction(f"{file}:hangs", timeout=1.5)) as function,
+        pytest.raises(RewardError) as failed,
+    ):
         function(PROMPT, SAID)
     assert failed.value.code == "reward-too-slow"
     assert "did not end within 1.5 seconds" in failed.value.message
@@ -119,5 +129,8 @@ def test_a_file_that_cannot_be_read_is_told_before_anything_runs(tmp_path: Path)
     assert missing.value.code == "no-reward-file"
     broken = tmp_path / "broken.py"
     broken.write_text("def f(:\n", encoding="utf-8")
-    with closing(RewardFunction(f"{broken}:f", timeout=20.0)) as function, pytest.raises(RewardError, match="SyntaxError"):
+    with (
+        closing(RewardFunction(f"{broken}:f", timeout=20.0)) as function,
+        pytest.raises(RewardError, match="SyntaxError"),
+    ):
         function(PROMPT, SAID)
