@@ -510,7 +510,7 @@ def _audit(
     config: RunConfig,
     watch: Watcher,
 ) -> None:
-    """Record what answers earn before the first step. Raises TrainingError ``flat-rewards`` if that is hopeless."""
+    """Record what answers earn before the first step. Raises DataError ``flat-rewards`` if that is hopeless."""
     if not isinstance(examples, Rollouts) or not isinstance(inputs.rows, Prompts):
         return
     watch(Progress("auditing rewards"))

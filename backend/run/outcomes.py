@@ -11,7 +11,7 @@ from backend.utils.reserve_utils import is_disk_full
 STOP_EXIT_CODES = {"sighup": 129, "sigint": 130, "sigterm": 143}
 TRAINING_FAILURES = {
     "internal-error", "lost-peer", "non-finite-loss", "non-finite-gradient", "reference-differs", "out-of-memory",
-    "disk-full", "cannot-save"
+    "disk-full", "cannot-save", "reward-failed", "reward-too-slow", "bad-reward"
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from backend.core.model_loader import load_base
 from backend.core.model_resolver import resolve_model
 from backend.core.quantized import Quantization
 from backend.core.tokenizer import load_tokenizer
-from backend.errors import TrainingError
+from backend.errors import DataError
 from backend.inference.decoding import context_length
 from backend.run.config import RunConfig
 from backend.run.reward_audit import RewardAudit, RewardBin
@@ -72,11 +72,11 @@ def _distribution(rewards: Sequence[float]) -> tuple[RewardBin, ...]:
 
 
 def require_hope(found: RewardAudit) -> None:
-    """Raise TrainingError ``flat-rewards`` if the answers to nearly every prompt earn the same."""
+    """Raise DataError ``flat-rewards`` if the answers to nearly every prompt earn the same."""
     if not found.is_hopeless:
         return
     if found.best is None:
-        raise TrainingError(
+        raise DataError(
             f"{found.summary} No reward says anything about these answers.",
             remedy="Give the rows the answers that objective.rewards compare with, or name other rewards.",
             code="flat-rewards",
@@ -86,7 +86,7 @@ def require_hope(found: RewardAudit) -> None:
         "The task is too easy, or the rewards do not tell answers apart" if well else "The task is too hard"
     )
     shown = f"The best of them is {found.best.completion[:200]!r}."
-    raise TrainingError(
+    raise DataError(
         f"{found.summary} {what} for this model as it is. {shown}",
         remedy="Train it on right answers first (objective.method sft), then this adapter further with "
         "tuning.adapter_name_or_path; reward parts of an answer too; or raise objective.num_generations or "

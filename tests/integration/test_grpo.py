@@ -62,8 +62,7 @@ def undisturbed(
     trainers: Trainers, tmp_path_factory: pytest.TempPathFactory, learner: Path, prompts: Path
 ) -> RunDir:
     run = make_run(tmp_path_factory.mktemp("undisturbed"), learner, prompts, GRPO)
-    end = trainers.start(run).wait()
-    assert (end.code, end.err) == (0, "")
+    assert trainers.start(run).wait().code == 0
     return run
 
 
@@ -125,7 +124,7 @@ def test_a_task_that_teaches_nothing_is_refused_before_the_first_step(
 ) -> None:
     hard = GRPO | {"objective.rewards": [{"type": "equals", "value": "a giraffe"}]}
     run = make_run(tmp_path / "runs", learner, prompts, hard)
-    assert trainers.start(run).wait().code == 1
+    assert trainers.start(run).wait().code == 2
     outcome = run.read_outcome()
     assert outcome is not None
     assert outcome.code == "flat-rewards"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import TrainingError
+from backend.errors import DataError
 from backend.run.config import RunConfig
 from backend.run.settings import parse_config
 from backend.training.audit import PANEL, audit, audit_of, require_hope
@@ -41,7 +41,7 @@ def test_rewards_that_tell_no_answers_apart_are_refused_with_the_remedy(letter: 
     rollouts = rollouts_of(start(lively_model()).forward, reward=HasLetter(letter))
     found = audit(rollouts, some_prompts(6), _config())
     assert (found.flat_share, len(found.distribution)) == (1.0, 1)
-    with pytest.raises(TrainingError, match=words) as refused:
+    with pytest.raises(DataError, match=words) as refused:
         require_hope(found)
     assert refused.value.code == "flat-rewards"
     assert "sft" in refused.value.remedy
