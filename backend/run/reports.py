@@ -41,7 +41,7 @@ class Rollout:
     prompt: str
     completion: str
     reward: float | None
-    rewards: Mapping[str, float]
+    rewards: dict[str, float]
     advantage: float
     tokens: int
     is_truncated: bool

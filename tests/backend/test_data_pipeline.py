@@ -16,11 +16,13 @@ from backend.data.records import Row
 from backend.data.store import RowFile
 from backend.data_pipeline import (
     Dataset,
+    Prompts,
     encode,
     held_out_prompts,
     kind_of,
     load,
     load_prompts,
+    prompts_of,
     questions,
     training_examples,
 )
@@ -418,3 +420,47 @@ class TestContinuedPretraining:
         config = self.config(book, mix=str(rows_file), sha256={str(rows_file): "ab" * 32})
         with pytest.raises(DataError, match=r"foods\.jsonl changed since it was checked"):
             load(config.data, seed=1)
+
+
+class TestPromptsOfRewards:
+    """``prompts_of``: what a run that samples its answers asks."""
+
+    @staticmethod
+    def _read(path: Path, rows: list[dict[str, object]], *, family: str = "chatml") -> Prompts:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        config = RunConfig.model_validate(
+            {
+                "data": {"train": str(path), "validation": 0},
+                "objective": {"method": "grpo", "rewards": ["equals"], "max_completion_length": 8},
+            }
+        )
+        dataset = load(config.data, seed=1)
+        return prompts_of(dataset.train, str(path), tiny_tokenizer(family), config)  # type: ignore[arg-type]
+
+    def test_they_bring_what_is_expected_and_every_column(self, tmp_path: Path) -> None:
+        rows = [
+            {"prompt": "a?", "completion": "yes", "price": 2.5},
+            {"prompt": "b?", "completion": "no", "price": 3},
+        ]
+        found = self._read(tmp_path / "rows.jsonl", rows)
+        assert [(each.row, each.prompt, each.expected) for each in found] == [
+            ("rows.jsonl:1", "a?", "yes"),
+            ("rows.jsonl:2", "b?", "no"),
+        ]
+        assert found[0].columns == rows[0]
+        assert found[0].messages == [{"role": "user", "content": "a?"}]
+        assert tiny_tokenizer().decode(found[0].prompt_ids).endswith("<|im_start|>assistant\n")
+
+    def test_prompts_alone_will_do(self, tmp_path: Path) -> None:
+        found = self._read(tmp_path / "rows.jsonl", [{"prompt": "a?"}, {"prompt": "b?"}])
+        assert [each.expected for each in found] == ["", ""]
+
+    def test_without_a_template_a_prompt_is_text(self, tmp_path: Path) -> None:
+        found = self._read(tmp_path / "rows.jsonl", [{"prompt": "one two"}, {"prompt": "b?"}], family="base")
+        assert tiny_tokenizer("base").decode(found[0].prompt_ids) == "one two"
+
+    def test_rows_of_another_kind_are_refused_by_name(self, tmp_path: Path) -> None:
+        pairs = [{"prompt": "a?", "chosen": "yes", "rejected": "no"}]
+        with pytest.raises(DataError, match=r"rows\.jsonl:1 is a pair") as refused:
+            self._read(tmp_path / "rows.jsonl", pairs)
+        assert refused.value.code == "wrong-rows"

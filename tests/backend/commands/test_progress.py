@@ -127,3 +127,11 @@ def test_an_evaluation_in_one_line() -> None:
     line = "step 3: held-out loss 0.9877 on 12 rows · 1.2346 bits per byte · general texts 2.9000"
     assert evaluation_line(texts) == line
     assert evaluation_line(SCORED) == "step 3: held-out loss 0.9877 on 12 rows · 87.5% of 8 answers exact"
+
+
+def test_an_evaluation_of_rewards_names_them_before_the_loss() -> None:
+    earned = replace(EVALUATION, measured={"reward": 0.5})
+    assert evaluation_line(earned).startswith(
+        "step 3: held-out reward 0.500 · held-out loss 0.9876 on 12 rows"
+    )
+    assert evaluation_line(replace(earned, loss=None)) == "step 3: held-out reward 0.500 on 12 rows"

@@ -100,6 +100,10 @@ class TestWords:
         shown = figures(snapshot(preference="margin 2", held_out_preference="margin 1"))
         assert shown.startswith("loss 1.2500 · margin 2 · held-out loss 1.5000 · margin 1 · 3,400")
 
+    def test_rewards_stand_before_the_loss(self) -> None:
+        shown = figures(snapshot(reward="reward 0.5", held_out_reward="reward 0.4"))
+        assert shown.startswith("reward 0.5 · held-out reward 0.4 · loss 1.2500 · ")
+
     def test_texts_have_two_figures_more(self) -> None:
         assert "1.5000 · 0.9000 bits per byte · general texts 2.5000 · 3,400" in figures(
             snapshot(bits_per_byte=0.9, forgetting_loss=2.5)

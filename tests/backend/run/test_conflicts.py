@@ -11,6 +11,8 @@ from backend.run.conflicts import conflicts
 from backend.run.settings import parse_config
 from backend.utils.config_utils import apply_overrides
 
+GRPO = {"objective.method": "grpo", "objective.rewards": ["equals"]}
+
 
 def _raw(settings: dict[str, Any]) -> dict[str, Any]:
     return apply_overrides({}, {"data.train": "rows.jsonl"} | settings)
@@ -46,6 +48,15 @@ def _problems(settings: dict[str, Any]) -> list[str]:
         {"augmentation.typos": 0.01, "tuning.lora_dropout": 0.1, "training.neftune_noise_alpha": 5},
         {"objective.method": "cpt", "augmentation.share": 0.5},
         {"evaluation.early_stopping_patience": 2},
+        {"objective.method": "grpo", "objective.rewards": ["equals"], "objective.loss_type": "dr_grpo"},
+        {
+            "objective.method": "grpo",
+            "objective.rewards": ["equals"],
+            "objective.reward_funcs": "mine.py:f, other.py:g",
+            "objective.reward_weights": "1, 2, 0.5",
+            "objective.scale_rewards": "none",
+            "data.truncation": "drop",
+        },
         {"tuning.layers_to_transform": [1], "tuning.lora_target_modules": "q_proj, v_proj"},
         {"tuning.adapter_name_or_path": "a", "tuning.lora_dropout": 0.1},
         {"tuning.adapter_name_or_path": "a", "tuning.qat_scheme": "Q4_0"},
@@ -96,6 +107,26 @@ def test_settings_that_mean_something_together(settings: dict[str, Any]) -> None
         ({"objective.method": "kto", "training.neftune_noise_alpha": 5}, ["training.neftune_noise_alpha"]),
         ({"objective.method": "orpo", "augmentation.noise": 0.1}, ["augmentation.noise"]),
         ({"objective.method": "orpo", "data.mix": "general.jsonl"}, ["data.mix"]),
+        ({"objective.method": "grpo"}, ["objective.rewards"]),
+        ({"objective.rewards": ["equals"]}, ["objective.rewards"]),
+        ({"objective.temperature": 0.7}, ["objective.temperature"]),
+        (GRPO | {"objective.beta": 0.1}, ["objective.beta"]),
+        (GRPO | {"objective.reward_weights": "1, 2"}, ["objective.reward_weights"]),
+        (
+            GRPO | {"objective.rewards": [{"type": "equals", "weight": 2}], "objective.reward_weights": 1},
+            ["objective.reward_weights"],
+        ),
+        (GRPO | {"objective.reward_funcs": "mine.py"}, ["objective.reward_funcs"]),
+        (GRPO | {"objective.loss_type": "dapo, grpo"}, ["objective.loss_type"]),
+        (GRPO | {"objective.loss_weights": 2}, ["objective.loss_type"]),
+        (GRPO | {"data.truncation": "cut"}, ["data.truncation"]),
+        (GRPO | {"tuning.qat_scheme": "Q4_0"}, ["tuning.qat_scheme"]),
+        (GRPO | {"tuning.lora_dropout": 0.1}, ["tuning.lora_dropout"]),
+        (GRPO | {"training.neftune_noise_alpha": 5}, ["training.neftune_noise_alpha"]),
+        (GRPO | {"augmentation.noise": 0.1}, ["augmentation.noise"]),
+        (GRPO | {"data.mix": "general.jsonl"}, ["data.mix"]),
+        (GRPO | {"evaluation.load_best_model_at_end": True}, ["evaluation.load_best_model_at_end"]),
+        (GRPO | {"evaluation.early_stopping_patience": 2}, ["evaluation.early_stopping_patience"]),
         ({"objective.kd_alpha": 0.5}, ["objective.kd_alpha"]),
         ({"objective.kd_ce_alpha": 0.5}, ["objective.kd_ce_alpha"]),
         ({"data.teacher_logprobs": "t", "objective.kd_alpha": 0.0}, ["objective.kd_alpha"]),

@@ -22,6 +22,7 @@ from backend.run.metrics import (
     metrics_scalars,
     number,
     preference_words,
+    reward_words,
 )
 from backend.run.reports import EvalReport, StepReport
 
@@ -136,3 +137,21 @@ class TestForgetting:
     def test_nothing_where_either_is_missing(self) -> None:
         assert forgetting_words(self.RECORDS, 5) == forgetting_words(self.RECORDS[1:], 8) == ""
         assert forgetting_words(self.RECORDS, 0) == forgetting_words([], 3) == ""
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ({}, ""),
+        ({"reward": 0.51234}, "reward 0.512"),
+        ({"reward": 1, "frac_reward_zero_std": 0.25}, "reward 1.000 · 25% of groups flat"),
+    ],
+)
+def test_rewards_in_words(measured: dict[str, float], words: str) -> None:
+    assert reward_words(measured) == words
+    assert reward_words({f"train/{name}": value for name, value in measured.items()}, "train/") == words
+
+
+def test_an_evaluation_without_a_loss_has_none_among_its_curves() -> None:
+    report = EvalReport(3, 0.3, None, 0, 4, 0.5, measured={"reward": 0.5})
+    assert metrics_scalars(report) == {"eval/reward": 0.5}

@@ -253,3 +253,10 @@ def test_an_adapter_to_train_further_is_found_from_any_folder(
     monkeypatch.chdir(tmp_path)
     found = absolute(tuning={"adapter_name_or_path": given}).tuning.adapter_name_or_path
     assert found == {True: str(tmp_path / given), False: given}[kept]
+
+
+def test_reward_functions_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = absolute(objective={"method": "grpo", "reward_funcs": ["mine.py:f"]})
+    assert config.objective.reward_funcs == [f"{tmp_path}/mine.py:f"]
+    assert with_absolute_paths(config) == config
