@@ -65,8 +65,8 @@ OTHER_AND_WRONG: dict[str, tuple[Any, Any]] = {
     "objective.undesirable_weight": (1.3, 0),
     "objective.cpo_alpha": (0.0, -1),
     "objective.simpo_gamma": (0.0, -1),
-    "objective.rewards": ([{"type": "equals"}], ["equals", 3]),
-    "objective.reward_funcs": (["mine.py:f"], 3.5j),
+    "objective.rewards": ([{"type": "equals"}], 5),
+    "objective.reward_funcs": (["mine.py:f"], {"a": 1}),
     "objective.reward_weights": ([0.5], "much"),
     "objective.reward_timeout": (5.0, 0),
     "objective.num_generations": (2, 1),
@@ -141,6 +141,14 @@ BESIDE: dict[str, dict[str, Any]] = {
     "objective.cpo_alpha": {"objective.method": "cpo"},
     "objective.simpo_gamma": {"objective.method": "simpo"},
     "tuning.fake_quant_after_n_steps": {"tuning.qat_scheme": "Q4_0"},
+    **dict.fromkeys(
+        (
+            *("objective.reward_funcs", "objective.rewards", "objective.reward_timeout"),
+            *("objective.num_generations", "objective.max_completion_length", "objective.temperature"),
+            *("objective.scale_rewards", "objective.mask_truncated_completions", "objective.reward_weights"),
+        ),
+        {"objective.method": "grpo", "objective.rewards": ["equals"]},
+    ),
 }
 """What a setting needs beside it to mean anything."""
 NAMES = list(OTHER_AND_WRONG)
@@ -193,6 +201,10 @@ BOUNDS = {
     "objective.simpo_gamma": "[0, 1000]",
     "objective.kd_alpha": "[0, 1000]",
     "objective.kd_ce_alpha": "[0, 1000]",
+    "objective.reward_timeout": "(0, 86400]",
+    "objective.num_generations": "[2, 1024]",
+    "objective.max_completion_length": "[1, 65536]",
+    "objective.temperature": "(0, 10]",
     "tuning.lora_r": "[1, 1024]",
     "tuning.lora_alpha": "[1, 8192]",
     "tuning.lora_dropout": "[0, 1)",
