@@ -141,14 +141,20 @@ BESIDE: dict[str, dict[str, Any]] = {
     "objective.cpo_alpha": {"objective.method": "cpo"},
     "objective.simpo_gamma": {"objective.method": "simpo"},
     "tuning.fake_quant_after_n_steps": {"tuning.qat_scheme": "Q4_0"},
-    **dict.fromkeys(
-        (
-            *("objective.reward_funcs", "objective.rewards", "objective.reward_timeout"),
-            *("objective.num_generations", "objective.max_completion_length", "objective.temperature"),
-            *("objective.scale_rewards", "objective.mask_truncated_completions", "objective.reward_weights"),
-        ),
-        {"objective.method": "grpo", "objective.rewards": ["equals"]},
-    ),
+    **{
+        f"objective.{name}": {"objective.method": "grpo", "objective.rewards": ["equals"]}
+        for name in (
+            *(
+                "reward_funcs",
+                "rewards",
+                "reward_timeout",
+                "reward_weights",
+                "num_generations",
+                "temperature",
+            ),
+            *("max_completion_length", "scale_rewards", "mask_truncated_completions"),
+        )
+    },
 }
 """What a setting needs beside it to mean anything."""
 NAMES = list(OTHER_AND_WRONG)
