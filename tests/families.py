@@ -104,9 +104,12 @@ class Verdict:
     error: float = 0.0
 
 
-def tiny_config(family: str) -> PreTrainedConfig:
-    """The configuration of ``family`` with few and small layers."""
-    return CONFIG_MAPPING[family](**_settings(CONFIG_MAPPING[family]) | _ODD.get(family, {}))
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    """The configuration of ``family`` with few and small layers; ``changes`` are made where it has such settings."""
+    kind = CONFIG_MAPPING[family]
+    known = {**getattr(kind, "__dataclass_fields__", {}), **getattr(kind, "__annotations__", {})}
+    own = {name: value for name, value in changes.items() if name in known}
+    return kind(**_settings(kind) | _ODD.get(family, {}) | own)
 
 
 def _settings(kind: type[PreTrainedConfig]) -> dict[str, Any]:

@@ -326,6 +326,7 @@ BELOW = [path for path in BACKEND if not dotted(path).startswith(INTERFACES)]
 OTHER_PROGRAMS = {  # their options, spelled like some of ours
     Path("backend/export/model_card.py"),
     Path("backend/export/modelfile.py"),
+    Path("backend/export/quantizer.py"),
     Path("backend/manager/tensorboard_manager.py"),
     Path("backend/trainer_main.py"),
 }

@@ -214,3 +214,13 @@ def _trained_bpe(special: tuple[str, ...], *, split: bool) -> str:
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
     return tokenizer.to_str()
+
+
+def corpus() -> tuple[str, ...]:
+    """The texts that tiny tokenizers are trained on."""
+    return _CORPUS
+
+
+def chat_template() -> str:
+    """A ChatML template."""
+    return _CHATML

@@ -36,11 +36,14 @@ _FORMS = {
     "gguf": _Form(
         "GGUF",
         "One file for llama.cpp, LM Studio, Jan and the like.",
-        ("Q8_0", "F16", "BF16", "F32", "Q5_1", "Q5_0", "Q4_1", "Q4_0"),
+        ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "F16", "BF16", "F32", "Q5_1", "Q5_0", "Q4_1", "Q4_0"),
         "--quantization",
     ),
     "ollama": _Form(
-        "Ollama", "A GGUF file and its Modelfile.", ("Q8_0", "F16", "Q5_0", "Q4_0"), "--quantization"
+        "Ollama",
+        "A GGUF file and its Modelfile.",
+        ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "F16", "Q5_0", "Q4_0"),
+        "--quantization",
     ),
     "adapter": _Form("Adapter", "The small LoRA file, for transformers and peft; its base is needed too."),
     "merged": _Form(
@@ -49,6 +52,8 @@ _FORMS = {
     "lora-gguf": _Form("LoRA as GGUF", "The adapter for llama.cpp, beside a GGUF of its base."),
     "onnx": _Form("ONNX", "The whole model as a graph, for onnxruntime and programs built on it."),
 }
+_WEIGHED = frozenset({"Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q5_1", "Q5_0", "Q4_1", "Q4_0"})
+"""Precisions that an importance matrix goes with."""
 
 
 def _new() -> None:
@@ -79,6 +84,11 @@ def _new() -> None:
             left.selectbox("Precision", form.precisions, key=f"precision {target}") if form.precisions else ""
         )
         rows = right.number_input("Rows to compare on", 0, 1000, 32, help="0 compares nothing: never green.")
+        weighed = precision in _WEIGHED and st.toggle(
+            "Round by an importance matrix",
+            key=f"imatrix {target}",
+            help="Measured over rows of the training: where inputs are large, less is lost. It takes a while.",
+        )
         best = st.toggle(
             "The best checkpoint in place of the result",
             help="The one with the lowest held-out loss. If the last steps made the model worse, it answers better.",
@@ -87,6 +97,7 @@ def _new() -> None:
             out = target_folder(studio().root, f"{run}-best" if best else run, target, precision)
             words = ["export", str(finished[run].path), "--to", target, "--out", str(out), f"--rows={rows}"]
             words += [form.flag, precision] if precision else []
+            words += ["--imatrix"] if weighed else []
             st.session_state["exporting"] = [*words, *(["--checkpoint", "best"] if best else [])]
     _at_work()
 

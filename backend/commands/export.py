@@ -36,9 +36,17 @@ def export(
     quantization: Annotated[
         str,
         Parameter(
-            help="Precision of gguf and ollama: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, Q4_K_M …"
+            name=("--quantization", "--quantize"),
+            help="Precision of gguf and ollama: F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q4_0 …",
         ),
     ] = "Q8_0",
+    imatrix: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            help="Round gguf and ollama by an importance matrix, made of the run's training rows.",
+        ),
+    ] = False,
     shard_size: Annotated[str, Parameter(help="Largest file of merged, such as 5GB.")] = "5GB",
     rows: Annotated[int, Parameter(help="Held-out rows to compare on; 0 compares nothing.")] = 32,
     repo: Annotated[str | None, Parameter(help="For hub: the model repository, owner/name.")] = None,
@@ -68,7 +76,7 @@ def export(
     found = find_run(runs, run)
     options: dict[str, Any] = {
         "checkpoint": checkpoint, "base_model": base_model, "out": out, "dtype": dtype, "quantization": quantization,
-        "max_shard_size": shard_size, "rows": rows,
+        "max_shard_size": shard_size, "imatrix": imatrix, "rows": rows,
     }  # fmt: skip
     if repo is None:
         done = _export(found, to, options, as_json=as_json)

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
-from backend.errors import ModelError
+from backend.core.gguf.file import GgufFile, read_gguf
+from backend.errors import ExportError, ModelError
 from backend.export import contents
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.comparison import compare
-from backend.export.forms import Target, write_model_gguf
+from backend.export.forms import Target, convert_model, needs_converter, write_model_gguf
+from backend.export.gguf_converted import check_converted, lost_weights
 from backend.export.panel import Answer, Panel
 from backend.export.plain import update_errors
 from backend.export.readers import NoReaderError, Reader, UnreadableError, read_back
@@ -87,8 +89,11 @@ def check_contents(trained: Trained, target: Target, precision: str, payload: Pa
     """Return the check that every weight and setting in the export is the trained one."""
     try:
         problems = _differences(trained, target, precision, payload, scratch)
-        unknown = [] if problems else _unknown(trained, target, payload)
-    except ModelError as error:  # leave out the path: the export is moved before anyone reads this
+        unknown = [] if problems else _unknown(trained, target, precision, payload, scratch)
+    except (
+        ExportError,
+        ModelError,
+    ) as error:  # leave out the path: the export is moved before anyone reads this
         problems = [error.message.replace(str(payload), payload.name).rstrip(".")]
     except (
         OSError,
@@ -143,10 +148,21 @@ def _differences(trained: Trained, target: Target, precision: str, payload: Path
         return shared + contents.check_onnx(payload, *wanted)
     if target == "merged":
         return shared + contents.check_folder(payload, *wanted, stored=getattr(torch, precision), base=base)
+    if needs_converter(trained):
+        again = _converted_again(trained, scratch)
+        return shared + check_converted(read_gguf(payload), again, trained.tokenizer, precision)
     return shared + contents.check_gguf(payload, scratch / "back", *wanted, base=base, precision=precision)
 
 
-def _unknown(trained: Trained, target: Target, payload: Path) -> list[str]:
+def _converted_again(trained: Trained, scratch: Path) -> GgufFile:
+    """Return the trained model as a float32 file, converted once in ``scratch``."""
+    file = scratch / "again.gguf"
+    if not file.exists():
+        convert_model(trained, trained.merge(), file, "F32")
+    return read_gguf(file)
+
+
+def _unknown(trained: Trained, target: Target, precision: str, payload: Path, scratch: Path) -> list[str]:
     words = (trained.tokenizer, trained.end_ids)
     match target:
         case "adapter":
@@ -155,4 +171,9 @@ def _unknown(trained: Trained, target: Target, payload: Path) -> list[str]:
             return []
         case "merged" | "onnx":
             return contents.unknown_in_folder(payload, trained.model.config, *words)
-    return contents.unknown_in_gguf(payload, trained.tokenizer)
+    if not needs_converter(trained):
+        return contents.unknown_in_gguf(payload, trained.tokenizer)
+    if precision in {"F32", "F16", "BF16"}:  # the answers show that nothing is lost
+        return []
+    lost = lost_weights(model_weights(trained.merge()), _converted_again(trained, scratch))
+    return [f"the weight {name} is not in the file with the same numbers" for name in lost]

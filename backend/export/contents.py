@@ -38,6 +38,8 @@ from backend.export.gguf_keys import (
 from backend.export.gguf_writer import ARCHITECTURES, FILE_TYPES
 from backend.export.onnx_writer import ONNX_FILE
 from backend.export.plain import WEIGHTS, PlainLora, matrix_name, read_config
+from backend.export.quantizer import is_weighed
+from backend.export.rounding import distance, largest_error
 from backend.export.settings import check_config, check_rules, unknown_rules, unknown_settings
 from backend.export.trained import greedy_rules, model_weights
 from backend.export.vocabulary import check_ends, check_tokenizer, unknown_tokenizer_settings
@@ -45,9 +47,6 @@ from backend.export.vocabulary import check_ends, check_tokenizer, unknown_token
 Floats = npt.NDArray[np.float32]
 Readers = dict[str, Callable[[], Floats]]
 
-COARSE_ERRORS = {"Q6_K": 0.03, "Q5_K": 0.06, "Q4_K": 0.12, "Q3_K": 0.24, "Q2_K": 0.45}
-"""Largest allowed relative error of a tensor in a format that only llama.cpp writes; usual errors are 0.6 of it."""
-OTHER_ERROR = 0.15
 _FLOATS = frozenset({"F32", "F16", "BF16"})
 
 
@@ -142,7 +141,7 @@ def check_gguf(
     unpack_gguf(readable_model(file), scratch)
     found = json.loads((scratch / "config.json").read_text("utf-8"))
     ends = frozenset(int(file.metadata[key]) for key in END_KEYS if key in file.metadata)
-    ours = file.metadata.get("general.file_type") in FILE_TYPES.values()
+    ours = file.metadata.get("general.file_type") in FILE_TYPES.values() and not is_weighed(file)
     stored = _Stored(_kinds(file, config, weights), ours=ours)
     return [
         *check_keys(file, found, config, tokenizer, precision),
@@ -246,12 +245,7 @@ def is_rounded(
     wanted = _rounded(trained, kind, stored) if repeated else None
     if wanted is not None or values.shape != trained.shape:
         return np.array_equal(values, trained if wanted is None else wanted)
-    return _distance(values, trained) <= COARSE_ERRORS.get(kind.name if kind else "", OTHER_ERROR)
-
-
-def _distance(values: Floats, wanted: Floats) -> float:
-    """Return the relative root-mean-square difference."""
-    return float(np.linalg.norm(values - wanted) / (np.linalg.norm(wanted) or 1.0))
+    return distance(values, trained) <= largest_error(kind.name if kind else "")
 
 
 def _explain(
@@ -260,18 +254,18 @@ def _explain(
     """Return the likeliest explanation of a wrong weight, or just its distance from the trained one."""
     if values.shape != trained.shape:
         return f"has the shape {list(values.shape)} instead of {list(trained.shape)}"
-    apart = _distance(values, trained)
+    apart = distance(values, trained)
     before = _base_tensor(base, name)
-    if before is not None and _distance(values, before) < apart / 3:
+    if before is not None and distance(values, before) < apart / 3:
         return "holds the base model's values: the adapter was not merged into it"
     factor = float(np.vdot(values, trained) / (np.vdot(trained, trained) or 1.0))
-    if abs(factor - 1) > 0.01 and _distance(values, factor * trained) < apart / 3:
+    if abs(factor - 1) > 0.01 and distance(values, factor * trained) < apart / 3:
         return f"is {factor:.4g} times the trained weight: its scale is wrong"
     others = (other for other, tensor in weights.items() if other != name and tensor.shape == values.shape)
     for other in others:
-        if _distance(values, weights[other].detach().float().cpu().numpy()) < apart / 3:
+        if distance(values, weights[other].detach().float().cpu().numpy()) < apart / 3:
             return f"holds the values of {other}"
-    if values.ndim > 1 and apart > 0.5 and _distance(_row_norms(values), _row_norms(trained)) < apart / 3:
+    if values.ndim > 1 and apart > 0.5 and distance(_row_norms(values), _row_norms(trained)) < apart / 3:
         return "has its rows in another order: its heads are permuted"
     return f"differs from the trained weight by {apart:.1%}"
 

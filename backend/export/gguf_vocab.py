@@ -66,17 +66,24 @@ def read_vocabulary(
         role: getattr(tokenizer, f"{role}_token_id") for role in _ROLES
     }  # the package finds added tokens only
     special.special_token_ids = {role: index for role, index in ids.items() if index is not None}
-    around = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
+    add_bos, add_eos = adds_tokens(tokenizer)
     ends = stop_token_ids(tokenizer, eos_token_ids) - {tokenizer.eos_token_id}
     return Vocabulary(
         word_rule,
         tokens,
         kinds,
-        add_bos=tokenizer.bos_token_id is not None and around[0] == tokenizer.bos_token_id,
-        add_eos=around[-1] == tokenizer.eos_token_id,
+        add_bos=add_bos,
+        add_eos=add_eos,
         turn_ends=sorted(ends),
         special=special,
     )
+
+
+def adds_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:
+    """Return whether ``tokenizer`` puts its first token before a text, and its end token behind it."""
+    around = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
+    first = tokenizer.bos_token_id is not None and around[0] == tokenizer.bos_token_id
+    return first, around[-1] == tokenizer.eos_token_id
 
 
 def find_word_rule(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from backend.errors import ExportError, TunesmithError
 from backend.export.certificate import Certificate, Check, Light
 from backend.export.check import certify, unchecked
-from backend.export.forms import Target, check_form, choose_precision, list_files, write_form
+from backend.export.forms import (
+    GGUF_TARGETS,
+    Target,
+    check_form,
+    choose_precision,
+    list_files,
+    needs_converter,
+    write_form,
+)
 from backend.export.model_card import write_card
 from backend.export.panel import ROWS, Panel, answer, read_panel
 from backend.export.trained import Trained, load_trained
@@ -26,6 +35,8 @@ from backend.utils.file_utils import free_bytes, staged_folder, sweep_temporarie
 MAX_SHARD_SIZE = "5GB"
 
 Say = Callable[[str], None]
+Write = Callable[[Trained, Target, str, Path], tuple[Path, list[str]]]
+"""``write_form`` with its options."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ def export(
     dtype: str = "bfloat16",
     quantization: str = "Q8_0",
     max_shard_size: str = MAX_SHARD_SIZE,
+    imatrix: bool = False,
     rows: int = ROWS,
     say: Say = lambda _: None,
 ) -> ExportResult:
@@ -56,13 +68,13 @@ def export(
 
     ``checkpoint`` selects a step of the run ("latest", "best" or a number) instead of its result; ``base_model`` is
     the new place of the run's base, if it was moved. ``dtype`` is the precision of a merged model, ``quantization``
-    that of a GGUF file. ``rows`` held-out rows are compared; 0 checks nothing. A red export is written too, with its
-    red certificate.
+    that of a GGUF file; with ``imatrix`` it is rounded by an importance matrix. ``rows`` held-out rows are compared;
+    0 checks nothing. A red export is written too, with its red certificate.
 
     Raises RunError as ``find_model``, ModelError and ExportError: ``bad-target``, ``bad-precision``, ``exists``,
-    ``disk-full``, ``cannot-write``, ``no-adapter``, ``no-quantizer``, and those of the writers.
+    ``disk-full``, ``cannot-write``, ``no-adapter``, ``no-quantizer``, ``no-imatrix``, and those of the writers.
     """
-    precision = choose_precision(target, dtype, quantization)
+    precision = choose_precision(target, dtype, quantization, imatrix=imatrix)
     folder = tuned_folder(run, checkpoint)
     part = "" if checkpoint is None else folder.name
     out = (out or default_folder(run, target, precision, part)).absolute()
@@ -72,9 +84,10 @@ def export(
         say("Loading the trained model")
         trained = load_trained(run, part or None, base_model)
         check_form(trained, target)
-        _check_room(out, trained)
+        _check_room(out, trained, copies=3 if target in GGUF_TARGETS and needs_converter(trained) else 2)
         with _staged(out) as staging:
-            certificate = _fill(staging, trained, target, precision, max_shard_size, rows, say)
+            write = partial(write_form, max_shard_size=max_shard_size, imatrix=imatrix)
+            certificate = _fill(staging, trained, target, precision, write, rows, say)
             write_card(staging, trained, target, precision, certificate)
             certificate.write(staging)  # last: it names every other file with its hash
     return ExportResult(out, target, precision, list_files(out), certificate)
@@ -87,7 +100,7 @@ def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "
 
 
 def _fill(
-    staging: Path, trained: Trained, target: Target, precision: str, max_shard_size: str, rows: int, say: Say
+    staging: Path, trained: Trained, target: Target, precision: str, write: Write, rows: int, say: Say
 ) -> Certificate:
     """Ask the trained model, write the form, have it read. In this order, since merging consumes the adapter."""
     panel, unasked = None, "no rows were requested, so nothing was compared."
@@ -103,7 +116,7 @@ def _fill(
         say(f"Asking the trained model {len(panel.rows)} rows")
         answers = answer(trained.model, trained.tokenizer, panel, trained.end_ids)
     say(f"Writing {target} ({precision})")
-    payload, notes = write_form(trained, target, precision, staging, max_shard_size=max_shard_size)
+    payload, notes = write(trained, target, precision, staging)
     if panel is None:
         certificate = unchecked(trained, target, precision, unasked)
     else:
@@ -123,9 +136,12 @@ def _panel(trained: Trained, rows: int) -> Panel:
     return read_panel(trained.config, trained.tokenizer, trained.model, rows=rows, fingerprints=known)
 
 
-def _check_room(out: Path, trained: Trained) -> None:
-    """Raise ExportError (``disk-full``) unless the export and the files of its check fit on the disk."""
-    needed = 8 * sum(part.numel() for part in trained.model.parameters())  # twice the weights in float32
+def _check_room(out: Path, trained: Trained, *, copies: int) -> None:
+    """Raise ExportError (``disk-full``) unless the export and the files of its check fit on the disk.
+
+    ``copies`` is how often the weights lie there in float32 at one time.
+    """
+    needed = copies * 4 * sum(part.numel() for part in trained.model.parameters())
     place = next(folder for folder in (out, *out.parents) if folder.exists())
     free = free_bytes(place)
     if free < needed:

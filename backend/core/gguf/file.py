@@ -76,6 +76,23 @@ def read_gguf(path: Path) -> GgufFile:
         ) from error
 
 
+def read_pairs(path: Path) -> dict[str, bytes]:
+    """Return the entry of each key in the header of a GGUF file, as it is stored: key, type and value.
+
+    Raises ModelError ``damaged-gguf``.
+    """
+    file = read_gguf(path)
+    cursor = _Cursor(np.memmap(path, dtype=np.uint8, mode="r"))
+    cursor.position = 16
+    pairs = {}
+    for _ in range(cursor.scalar("<Q")):
+        start = cursor.position
+        key = cursor.string()
+        cursor.value(cursor.scalar("<I"))
+        pairs[key] = bytes(cursor.view[start : cursor.position])
+    return {key: pairs[key] for key in file.metadata}
+
+
 class _Cursor:
     """A position in the header; reading past the end raises ValueError or struct.error."""
 

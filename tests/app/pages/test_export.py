@@ -70,6 +70,16 @@ def test_the_command_says_what_was_chosen(
     assert list(app.session_state["exporting"]) == [*best, "--checkpoint", "best"]
 
 
+def test_few_bits_can_be_rounded_by_an_importance_matrix(open_page: OpenPage, runs: Runs, root: Path) -> None:
+    runs.finished("done")
+    app = open_page("export")
+    assert len(app.toggle) == 1
+    app.selectbox(key="precision gguf").set_value("Q4_K_M").run()
+    app.toggle(key="imatrix gguf").set_value(True).run()
+    press(app, "Export and check")
+    assert list(app.session_state["exporting"])[-3:] == ["--quantization", "Q4_K_M", "--imatrix"]
+
+
 def test_an_export_with_its_certificate_files_and_card(open_page: OpenPage, root: Path) -> None:
     make_export(root)
     app = open_page("export")

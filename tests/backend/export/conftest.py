@@ -86,9 +86,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Asked:
 def read_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Readers that take seconds to import transformers read in this process; llama.cpp in another as ever."""
     real, threads = subprocess.run, torch.get_num_threads()
-    known = {
-        module.__file__: partial(_read, module) for module in (read_with_transformers, read_with_onnxruntime)
-    }
+    modules = (read_with_transformers, read_with_onnxruntime)
+    known = {module.__file__: partial(read_in_process, module) for module in modules}
 
     def run(command: list[str], **options: Any) -> Any:
         return known.get(command[-1], real)(command, **options)
@@ -98,7 +97,9 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _read(module: ModuleType, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+def read_in_process(
+    module: ModuleType, command: list[str], **options: Any
+) -> subprocess.CompletedProcess[str]:
     """What the child would have done, on one thread, and how it would have ended."""
     job = json.loads(options["input"]) | {"threads": 1}
     with warnings.catch_warnings(), quiet_transformers():

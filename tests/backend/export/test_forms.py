@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from backend.core.gguf.file import read_gguf
 from backend.core.model_loader import load_base
 from backend.errors import ExportError
+from backend.export import converter, quantizer
 from backend.export.forms import Target, check_form, choose_precision, write_form
 from backend.export.quantizer import PROGRAM
 from backend.export.trained import load_trained, model_weights
@@ -51,8 +52,26 @@ def test_a_k_quant_without_its_program_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(quantizer.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ExportError, match=PROGRAM):
         choose_precision("gguf", "float32", "Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    ("target", "quantization", "named"),
+    [
+        ("merged", "Q4_K_M", "merged"),
+        ("lora-gguf", "Q4_K_M", "Q4_K_M"),
+        ("gguf", "Q8_0", "Q8_0"),
+        ("gguf", "F16", "F16"),
+    ],
+)
+def test_an_importance_matrix_that_does_nothing_is_refused(
+    target: str, quantization: str, named: str
+) -> None:
+    with pytest.raises(ExportError, match=f"does nothing for {named}") as caught:
+        choose_precision(target, "float16", quantization, imatrix=True)
+    assert caught.value.code == "no-imatrix"
 
 
 @pytest.mark.parametrize("target", ["adapter", "lora-gguf"])
@@ -63,12 +82,16 @@ def test_a_full_run_has_no_adapter(target: Target, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["gguf", "ollama"])
-def test_an_architecture_that_gguf_does_not_have_is_refused(target: Target, tmp_path: Path) -> None:
+def test_a_family_that_our_writer_does_not_know_needs_llama_cpps_converter(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(converter.VARIABLE, str(tmp_path))
     trained = load_trained(finished(tmp_path, architecture="gpt2", method="full"))
     check_form(trained, "merged")
     with pytest.raises(ExportError) as caught:
         check_form(trained, target)
-    assert caught.value.code == "unsupported-architecture"
+    assert caught.value.code == "no-converter"
+    assert "pip install" in caught.value.remedy
 
 
 def write(asked: Asked, target: Target, precision: str, folder: Path, shard: str = "5GB") -> Path:
@@ -143,6 +166,7 @@ def test_ollama_reserves_what_training_used_and_not_the_whole_context(
 def test_k_quants_are_made_from_a_float_file(
     llama: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quantizer.importlib.util, "find_spec", lambda _: None)
     program = tmp_path / PROGRAM
     program.write_text('#!/bin/sh\ncp "$1" "$2"\n')
     program.chmod(0o755)

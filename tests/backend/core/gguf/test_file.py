@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.core.gguf.file import read_gguf
+from backend.core.gguf.file import read_gguf, read_pairs
 from backend.errors import ModelError
 from tests.backend.core.tiny_gguf import tiny_gguf
 
@@ -38,6 +38,16 @@ def test_metadata_and_tensors_are_those_of_the_gguf_package(tiny_file: Path) -> 
     ]
     for tensor in theirs.tensors:
         assert np.array_equal(ours.tensors[tensor.name].rows.ravel(), tensor.data.view(np.uint8).ravel())
+
+
+def test_entries_of_keys_are_those_of_the_header(tiny_file: Path, tmp_path: Path) -> None:
+    pairs = read_pairs(tiny_file)
+    assert pairs.keys() == read_gguf(tiny_file).metadata.keys()
+    assert b"".join(pairs.values()) in tiny_file.read_bytes()
+    assert pairs["x.f"] == text("x.f") + struct.pack("<If", 6, 0.5)
+    (tmp_path / "cut.gguf").write_bytes(tiny_file.read_bytes()[:100])
+    with pytest.raises(ModelError, match="not a whole GGUF file"):
+        read_pairs(tmp_path / "cut.gguf")
 
 
 @pytest.mark.parametrize(
