@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import Progress
 
 from backend.commands import lazy
+from backend.commands.contenders import TUNED, Asking, answer_all, contenders
 from backend.commands.infer import MaxNewTokens
 from backend.commands.options import AsJson, BaseModel, RunsFolder, find_run
 from backend.commands.output import print_json, say
@@ -27,8 +26,7 @@ from backend.inference.evals.assertions import Means
 from backend.inference.evals.judge import Answered, Report, judge, shown_prompt, text_of
 from backend.inference.evals.report import as_json as report_json
 from backend.inference.evals.report import check_report_folder, grid, verdict_words, write_report
-from backend.inference.evals.shots import choose_shots, with_shots
-from backend.inference.evals.spec import EXACT_MATCH, Case, Spec, exact_match_spec, read_spec
+from backend.inference.evals.spec import EXACT_MATCH, Spec, exact_match_spec, read_spec
 from backend.inference.evals.verdicts import Answer
 from backend.inference.scores import Comparison, Preferences, compare, write_evaluation, write_scores
 from backend.run.folder import RunDir
@@ -40,9 +38,6 @@ from backend.utils.path_utils import user_path
 
 if TYPE_CHECKING:
     from backend.inferencer import Inferencer
-
-TUNED = "tuned"
-ALL = "all"
 
 
 def evaluate(
@@ -107,11 +102,11 @@ def evaluate(
                 "There are no rows with an answer to score.", remedy="Give --data.", code="no-rows"
             )
         tools = [*(None for _ in opened.cases), *(each.tools for each in questions.asked)]
-        asking = _Asking(cases, tools, max_new_tokens, quiet=as_json)
-        models = list(_models(folder, few_shot, checkpoint, others))
-        answers, preferences = _answer_all(folder, models, asking, questions.pairs, base_model)
+        asking = Asking(cases, tools, max_new_tokens, quiet=as_json)
+        models = list(contenders(folder, few_shot, checkpoint, others))
+        answers, general, preferences = answer_all(folder, models, asking, questions.pairs, base_model)
         source = " on ".join(path.name for path in (spec, data) if path) or "held-out rows"
-        report = judge(cases, answers, tuned=TUNED, source=source)
+        report = judge(cases, answers, general=general, tuned=TUNED, source=source)
     plain = [(each.place, each.prompt, each.known["expected"]) for each in questions.asked]
     found = _exact_match(plain, answers, len(opened.cases))
     _keep(folder, report, found, preferences, held_out=data is None, judged=data is None or spec is not None)
@@ -210,92 +205,6 @@ class _Vectors:
             self._model.close()
 
 
-# --- who is asked -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A model by its name in the report, how it is opened, and the examples before each question."""
-
-    name: str
-    source: RunDir
-    options: dict[str, Any]
-    shots: list[dict[str, Any]] = field(default_factory=list)
-
-
-def _models(
-    folder: RunDir, few_shot: int, checkpoints: Sequence[str], others: Sequence[RunDir]
-) -> Iterator[_Model]:
-    """Yield the models in the order of the report: the base first, the result last."""
-    yield _Model(BASE, folder, {"base": True})
-    if few_shot:
-        config = run_config(folder)
-        train = lazy.data_pipeline.load(config.data, seed=config.seed).train
-        shots = choose_shots(train, few_shot, config.seed)
-        yield _Model(f"{BASE}, {few_shot} examples", folder, {"base": True}, shots)
-    steps = [str(step) for step in folder.checkpoint_steps()] if ALL in checkpoints else checkpoints
-    for step in dict.fromkeys(steps):
-        name = f"step {step}" if step.isdigit() else step
-        yield _Model(name, folder, {"checkpoint": step})
-    for other in dict.fromkeys(each.id for each in others):
-        yield _Model(other, next(each for each in others if each.id == other), {})
-    yield _Model(TUNED, folder, {})
-
-
-@dataclass(frozen=True)
-class _Asking:
-    """The questions, with the tools of each, and how they are asked."""
-
-    cases: Sequence[Case]
-    tools: Sequence[list[dict[str, Any]] | None]
-    max_new_tokens: int
-    quiet: bool
-
-    def of(self, model: Inferencer, shots: Sequence[dict[str, Any]]) -> list[Answered]:
-        """Return the answers of a model, with a bar on a terminal."""
-        prompts = [with_shots(case.prompt, shots) if shots else case.prompt for case in self.cases]
-        console = Console(stderr=True)
-        with Progress(console=console, disable=self.quiet or not console.is_terminal) as bars:
-            task = bars.add_task("answering", total=len(prompts))
-            found = model.answer_batch(
-                prompts,
-                tools=self.tools,
-                progress=lambda n: bars.advance(task, n),
-                max_new_tokens=self.max_new_tokens,
-            )
-        return [_answer(each) for each in found]
-
-
-def _answer(given: Any) -> Answered:
-    """Return an answer of a model as checks take it; an error as it is."""
-    if isinstance(given, Exception):
-        return given  # type: ignore[return-value]
-    logprob = sum(token.logprob for token in given.tokens)
-    return Answer(given.text, given.finish, len(given.tokens), logprob)
-
-
-def _answer_all(
-    folder: RunDir,
-    models: Sequence[_Model],
-    asking: _Asking,
-    pairs: Sequence[Row],
-    base_model: str | None,
-) -> tuple[dict[str, list[Answered]], Preferences | None]:
-    """Return the answers of every model, and how base and result prefer the pairs, if there are some."""
-    answers: dict[str, list[Answered]] = {}
-    logprobs: dict[str, list[tuple[float, float]]] = {}
-    for each in models:
-        if not asking.quiet:
-            say(f"Answering {len(asking.cases)} rows with the {each.name} model")
-        moved = base_model if each.source == folder else None
-        with lazy.inferencer.Inferencer(each.source, base_model=moved, **each.options) as model:
-            answers[each.name] = asking.of(model, each.shots)
-            if pairs and each.name in {BASE, TUNED}:
-                data = run_config(folder).data
-                logprobs[each.name] = lazy.pair_accuracy.pair_logprobs(model, pairs, data)
-    return answers, Preferences.of(**logprobs) if pairs else None
-
-
 # --- what is kept and shown -------------------------------------------------------------------------------
 
 
@@ -366,6 +275,8 @@ def _print(report: Report, show: int) -> None:
     table(["check", "against", "the tuned model is"], verdicts)
     if evaluation.chance is not None:
         say(f"Always giving the commonest answer would be right in {evaluation.chance:.1%}.")
+    if evaluation.forgetting:
+        say(f"Probability of right answers to general questions: {verdict_words(evaluation.forgetting)}.")
     for model, labels in report.confusion.items():
         say(f"Macro F1 of the labels, {model}: {labels.macro_f1():.3f}.")
     unasked = sum(not isinstance(each, Answer) for each in report.answers[TUNED])

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from backend.core.encoding import preview, template_faults
     from backend.export import hub, job
     from backend.inference import batch, constraint, embedding, model_source, token_view
+    from backend.inference.evals import general
     from backend.server import engine, process
-    from backend.training import agreement, audit, branching, inputs, pair_accuracy, teaching
+    from backend.training import agreement, audit, branching, forgetting, inputs, pair_accuracy, teaching
 
 __all__ = [
     "agreement",
@@ -28,6 +29,8 @@ __all__ = [
     "device",
     "embedding",
     "engine",
+    "forgetting",
+    "general",
     "hub",
     "inferencer",
     "inputs",
@@ -53,6 +56,8 @@ _PACKAGES = {
     "device": "backend.core",
     "embedding": "backend.inference",
     "engine": "backend.server",
+    "forgetting": "backend.training",
+    "general": "backend.inference.evals",
     "hub": "backend.export",
     "inferencer": "backend",
     "inputs": "backend.training",

@@ -353,6 +353,7 @@ class Evaluation:
     """What ``tunesmith evaluate`` found of the result at ``step``, on the rows or the spec that ``source`` names.
 
     ``chance`` is what always giving the commonest expected answer would score; None without expected answers.
+    ``forgetting`` is how the probability of right answers to general questions differs from that of the base.
     """
 
     step: int
@@ -362,6 +363,7 @@ class Evaluation:
     scores: tuple[MetricScore, ...]
     verdicts: tuple[MetricVerdict, ...]
     chance: float | None = None
+    forgetting: MetricVerdict | None = None
 
     def worse_than(self, model: str) -> tuple[MetricVerdict, ...]:
         """Return the metrics in which the result is worse than ``model``."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 from backend.errors import TunesmithError
 from backend.inference.evals.assertions import combined
 from backend.inference.evals.labels import Confusion, commonest_share
-from backend.inference.evals.paired import difference, holm, verdict_of
+from backend.inference.evals.paired import Difference, difference, holm, verdict_of
 from backend.inference.evals.spec import Case, Prompt
 from backend.inference.evals.verdicts import Answer, Score
 from backend.run.reports import Evaluation, MetricScore, MetricVerdict
@@ -17,6 +18,7 @@ from backend.utils.interval_utils import score_interval
 
 OVERALL = "all checks"
 """The metric of a whole row: every check passes, or their weighted mean reaches the threshold of the row."""
+GENERAL = "general questions"
 Answered: TypeAlias = Answer | TunesmithError
 Scores: TypeAlias = Mapping[str, Score]
 """Metric -> what its checks say of one answer."""
@@ -73,13 +75,15 @@ def judge(
     cases: Sequence[Case],
     answers: Mapping[str, Sequence[Answered]],
     *,
+    general: Mapping[str, Sequence[float]] = MappingProxyType({}),
     tuned: str,
     source: str = "",
     step: int = 0,
 ) -> Report:
     """Return the report on the answers of each model, of which ``tuned`` is compared with every other.
 
-    There must be a case, and the first model is the one whose questions are told that turned. The verdicts are
+    ``general``: the probabilities of right answers to general questions, under the first model and ``tuned``. There
+    must be a case, and the first model is the one whose questions are told that turned. The verdicts are
     corrected for their number (Holm), over all metrics and models.
     """
     scores = {model: [scores_of(case, each) for case, each in zip(cases, given, strict=True)]
@@ -105,6 +109,7 @@ def judge(
         tuple(kept),
         tuple(_corrected(found)),
         commonest_share(expected) if expected else None,
+        _verdict(GENERAL, first, difference(general[tuned], general[first])) if general else None,
     )
     return Report(
         evaluation,
@@ -132,7 +137,10 @@ def _metric_score(metric: str, model: str, given: Sequence[Score]) -> MetricScor
 
 
 def _compared(metric: str, ours: Sequence[Score], theirs: Sequence[Score], model: str) -> MetricVerdict:
-    found = difference([each.score for each in ours], [each.score for each in theirs])
+    return _verdict(metric, model, difference([each.score for each in ours], [each.score for each in theirs]))
+
+
+def _verdict(metric: str, model: str, found: Difference) -> MetricVerdict:
     return MetricVerdict(
         metric,
         model,
@@ -141,7 +149,7 @@ def _compared(metric: str, ours: Sequence[Score], theirs: Sequence[Score], model
         found.low,
         found.high,
         found.p,
-        found.verdict(),
+        str(found.verdict()),
         found.gained,
         found.lost,
     )

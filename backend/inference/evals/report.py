@@ -98,6 +98,7 @@ def as_markdown(report: Report) -> str:
                 *([each.metric, each.against, verdict_words(each)] for each in found.verdicts),
             ]
         ),
+        _forgetting(found.forgetting),
         _section(f"Turned from right to wrong: {len(report.lost):,}", report.lost),
         _section(f"Turned from wrong to right: {len(report.gained):,}", report.gained),
     ]
@@ -106,6 +107,11 @@ def as_markdown(report: Report) -> str:
         mistakes += [[name, said or "(another text)", f"{rows:,}"] for name, said, rows in labels.worst()]
         parts += [f"## Labels: {model}\n\nMacro F1 {labels.macro_f1():.3f}.", _table(mistakes)]
     return writable("\n\n".join(part for part in parts if part) + "\n")
+
+
+def _forgetting(found: MetricVerdict | None) -> str:
+    told = "The probability of right answers to general questions, beside the base: "
+    return f"## Forgetting\n\n{told}{verdict_words(found)}." if found else ""
 
 
 def _section(title: str, turned: Sequence[Turned]) -> str:

@@ -59,6 +59,7 @@ class TestEvaluating:
         assert "Answering 4 rows with the base model" in shown
         assert "Answering 4 rows with the tuned model" in shown
         assert "A few answers" in shown
+        assert "Probability of right answers to general questions" in shown
         assert "0.0%" in shown
         assert "Next: tunesmith chat" in shown
 
@@ -158,6 +159,7 @@ class TestASpec:
         assert told["labels"]["tuned"]["macro_f1"] == 1
         assert 0 < told["chance"] <= 1
         assert told["lost"] == []
+        assert (told["forgetting"]["rows"], told["forgetting"]["against"]) == (40, "base")
         kept = read_evaluations(trained.evaluation_file).of_step(20)
         assert [each.source for each in kept] == ["spec.yaml on asked.jsonl"]
 

@@ -45,6 +45,15 @@ def test_a_model_that_is_better_and_one_that_is_not() -> None:
     assert found.worse_than("base") == ()
 
 
+def test_what_is_forgotten_is_told_apart() -> None:
+    general = {"base": [0.5, 0.6, 0.7] * 10, "tuned": [0.1, 0.3, 0.2] * 10}
+    given = {"base": answers(COLOURS), "tuned": answers(COLOURS)}
+    found = judge(cases({"type": "label"}), given, general=general, tuned="tuned").evaluation
+    assert found.forgetting
+    assert (found.forgetting.verdict, found.forgetting.difference) == ("worse", pytest.approx(-0.4))
+    assert found.worse_than("base") == ()
+
+
 def test_shuffled_answers_are_worse_and_are_told_first() -> None:
     shuffled = [*COLOURS[1:], COLOURS[0]]
     report = judged({"type": "label"}, base=COLOURS, tuned=shuffled)

@@ -33,6 +33,7 @@ from backend.inference.evals.verdicts import Answer
 from backend.run.reports import MetricScore, MetricVerdict
 
 FAILED = InferenceError("It is too long.", remedy="Cut it.", code="too-long")
+GENERAL = {"base": [0.5, 0.75, 0.25], "tuned": [0.5, 0.5, 0.25]}
 SPEC = "defaultTest: {assert: [{type: label}]}"
 ROWS = [
     {"place": f"a:{n}", "prompt": f"q|{n}", "row": {"prompt": f"q|{n}", "expected": "x"}} for n in range(3)
@@ -47,7 +48,7 @@ def report() -> Report:
         "base": [Answer("x"), Answer("y"), Answer("x")],
         "tuned": [Answer("\0<\ud800"), Answer("x"), FAILED],
     }
-    return judge(cases, given, tuned="tuned", source="a|b.yaml", step=7)
+    return judge(cases, given, general=GENERAL, tuned="tuned", source="a|b.yaml", step=7)
 
 
 def test_as_json_it_can_be_read_again(report: Report) -> None:
@@ -68,6 +69,7 @@ def test_as_a_page(report: Report) -> None:
     assert "\0" not in page
     assert page.encode("utf-8")
     assert "Macro F1" in page
+    assert "beside the base: no difference seen: -0.083" in page
 
 
 def test_as_junit(report: Report) -> None:
