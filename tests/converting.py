@@ -10,6 +10,8 @@ import tempfile
 import traceback
 from typing import Any
 
+import torch
+
 from backend.export import convert_with_llama_cpp
 
 
@@ -27,6 +29,7 @@ def _convert(job: dict[str, Any], errors: int) -> int:
     os.dup2(errors, 1)
     os.dup2(errors, 2)
     os.chdir(job["model"])
+    torch.set_num_threads(1)  # threads do not outlive a fork
     for name in [name for name in sys.modules if name.partition(".")[0] == "gguf"]:
         del sys.modules[name]
     try:

@@ -162,6 +162,8 @@ def build_model(made: Made, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = tiny_config(made.family, **_SIZES | ids | made.settings)
+        for name, value in made.settings.items():  # what published configurations say besides
+            setattr(config, name, value)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config).float().eval()
         with torch.no_grad():
             for part in model.parameters():
@@ -203,11 +205,11 @@ FAMILIES = (
     Made("Phi 2", "phi", GPT2),
     Made("GPT-2", "gpt2", GPT2),
     Made("GPT-NeoX", "gpt_neox", GPT2),
-    Made("Falcon H1", "falcon_h1", LLAMA3),
+    Made("Falcon H1", "falcon_h1", LLAMA3, {"head_dim": 64}),
     Made("StableLM", "stablelm", GPT2),
     Made("StarCoder2", "starcoder2", GPT2),
     Made("Cohere", "cohere", LLAMA3),
-    Made("Cohere 2", "cohere2", LLAMA3),
+    Made("Cohere 2", "cohere2", LLAMA3, {"rotary_pct": 1.0}),
     Made("GLM 4", "glm4", LLAMA3),
     Made("EXAONE 4", "exaone4", LLAMA3),
     Made("Hunyuan", "hunyuan_v1_dense", LLAMA3),
