@@ -47,7 +47,7 @@ from backend.run.config import RunConfig, TuningConfig
 from backend.run.folder import RunDir
 from backend.run.lifecycle import Event
 from backend.run.locks import RunLocks
-from backend.run.records import read_data_check, read_evaluations
+from backend.run.records import read_data_check, read_evaluations, read_reward_audit
 from backend.training.beside_lora import token_rows
 from backend.training.inputs import stopping
 from backend.training.lora import add_lora
@@ -69,6 +69,7 @@ def gone(place: Path) -> RunDir:
 def damaged(place: Path) -> RunDir:
     run = new_run(place)
     run.data_check_file.write_text('{"findings": 5}', encoding="utf-8")
+    run.reward_audit_file.write_text('{"prompts": 5}', encoding="utf-8")
     return run
 
 
@@ -157,6 +158,16 @@ BAD: dict[str, tuple[Callable[[Path], object], type[TunesmithError], str]] = {
         lambda _: Inferencer.answer_batch(Mock(Inferencer), ["a"], tools=[]),
         InferenceError,
         "bad-tools",
+    ),
+    "run.folder.read_reward_audit": (
+        lambda place: damaged(place).read_reward_audit(),
+        RunError,
+        "damaged-run",
+    ),
+    "run.records.read_reward_audit": (
+        lambda place: read_reward_audit(file_of(place, "reward-audit.json", "{")),
+        RunError,
+        "damaged-run",
     ),
     "run.folder.read_data_check": (
         lambda place: damaged(place).read_data_check(),

@@ -352,6 +352,7 @@ ELSEWHERE = {
     "manager/process_manager _AFTER_GRACE_SECONDS": "tests/backend/manager/test_process_manager.py",
     "manager/scalars _NUMBERS": "tests/backend/manager/test_scalars.py",
     "utils/unchanged _SETTLED_NS": "tests/backend/utils/test_unchanged.py",
+    "run/reward_audit MOST_FLAT": "tests/backend/run/test_reward_audit.py",
     "manager/preference_signs SMALL_KL": "tests/backend/manager/test_preference_signs.py",
     "manager/preference_signs BY_HEART_LOSS": "tests/backend/manager/test_preference_signs.py",
     "manager/preference_signs BY_HEART_SHARE": "tests/backend/manager/test_preference_signs.py",

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backend.run.reports import Rollout
+from backend.utils.text_utils import shorten
 
 MOST_FLAT = 0.9
 """Above this share of flat groups there is next to nothing to learn from."""
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,4 @@ class RewardAudit:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return repr(line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…")
+    return repr(shorten(text, 100))
