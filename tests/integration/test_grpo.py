@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from backend.manager import process_manager
 from backend.run.folder import RunDir
 from backend.run.reports import RunStatus
 from tests.runs import SHORT, lines, make_run, result_bytes, series, write_rows
 from tests.trainers import Trainers
 
+PATIENCE_SECONDS = 240.0
 PROMPTS = [{"prompt": f"food number {number}", "level": number} for number in range(24)]
 GRPO = SHORT | {
     "objective.method": "grpo",
@@ -130,3 +132,15 @@ def test_a_task_that_teaches_nothing_is_refused_before_the_first_step(
     assert outcome.code == "flat-rewards"
     assert _tagged(run, "train/reward") == []
     assert run.read_reward_audit() is not None
+
+
+def test_two_processes_share_the_questions_of_a_step_and_equal_one(
+    undisturbed: RunDir, tmp_path: Path, learner: Path, prompts: Path
+) -> None:
+    together = {"training.nproc_per_node": 2, "training.per_device_train_batch_size": 2}
+    run = make_run(tmp_path / "runs", learner, prompts, GRPO | together)
+    process_manager.start(run)
+    state = process_manager.wait(run, timeout_seconds=PATIENCE_SECONDS)
+    assert state.status is RunStatus.FINISHED, run.train_log.read_text()
+    for tag in ("train/reward", "train/entropy", "eval/reward"):
+        assert _tagged(run, tag)[:3] == pytest.approx(_tagged(undisturbed, tag)[:3], rel=1e-3, abs=1e-6)
