@@ -9,9 +9,8 @@ import argparse
 
 import numpy as np
 
-from backend.inference.evals.paired import Verdict, difference, mean_interval
+from backend.inference.evals.paired import Verdict, difference, mean_interval, share_interval
 from backend.inference.evals.sequential import Sequential
-from backend.utils.interval_utils import score_interval
 
 ROWS = (40, 160, 1_000)
 TABLES = {
@@ -50,7 +49,7 @@ def coverage(runs: int, rows: int, seed: int = 0) -> dict[str, float]:
             ours, theirs = passes(drawn, table, rows)
             found = difference(ours, theirs)
             held.setdefault(f"difference, {name}", []).append(found.low <= true <= found.high)
-            low, high = score_interval(int(ours.sum()), rows)
+            low, high = share_interval(int(ours.sum()), rows)
             held.setdefault(f"share of {share:.2f}", []).append(low <= share <= high)
     for _ in range(runs):
         ours, theirs = shares(drawn, rows)

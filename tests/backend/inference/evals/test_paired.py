@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from backend.inference.evals.paired import (
     holm,
     mcnemar,
     mean_interval,
+    share_interval,
     tango_interval,
     verdict_of,
 )
@@ -99,6 +102,21 @@ def test_a_mean_score_has_an_interval() -> None:
     low, high = mean_interval([0.2, 0.4, 0.6, 0.8] * 10)
     assert 0.4 < low < 0.5 < high < 0.6
     assert mean_interval([1.0] * 10) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("true", [0.1, 0.2, 0.25, 0.4, 0.5, 0.53, 0.7, 0.8, 0.9])
+def test_the_interval_of_a_share_holds_as_often_as_it_says(true: float) -> None:
+    """Exactly, over all counts of 40 rows."""
+    rows, held = 40, 0.0
+    for passed in range(rows + 1):
+        low, high = share_interval(passed, rows)
+        held += comb(rows, passed) * true**passed * (1 - true) ** (rows - passed) * (low <= true <= high)
+    assert 0.93 < held < 0.97
+
+
+@pytest.mark.parametrize(("passed", "low", "high"), [(0, 0.0, 0.1044), (40, 0.8956, 1.0), (20, 0.352, 0.648)])
+def test_the_interval_of_a_share(passed: int, low: float, high: float) -> None:
+    assert share_interval(passed, 40) == pytest.approx((low, high), abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_as_json_it_can_be_read_again(report: Report) -> None:
 def test_as_a_page(report: Report) -> None:
     page = as_markdown(report)
     assert "# Evaluation on 3 rows" in page
-    assert "| label | 66.7% (21% to 94%) | 33.3% (6% to 79%) |" in page
+    assert "| label | 66.7% (20% to 94%) | 33.3% (6% to 80%) |" in page
     assert "Turned from right to wrong: 2" in page
     assert r"q\|0" in page
     assert "\0" not in page
