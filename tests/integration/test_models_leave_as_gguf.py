@@ -9,7 +9,6 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from backend.core.gguf.file import GgufFile, read_gguf
-from backend.errors import ExportError
 from backend.export import converter
 from backend.export.certificate import Light
 from backend.export.forms import convert_model, write_model_gguf
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 BY_NAME = {made.name: made for made in FAMILIES}
 QUICK = ("Gemma 3 (text)", "Mistral", "Phi 3", "Granite", "SmolLM3", "Qwen 3")
-OURS = ("Llama 3", "Qwen 2.5", "Qwen 3")
+OURS = ("Llama 3", "Qwen 3")
 
 
 @pytest.fixture(autouse=True)
@@ -83,17 +82,6 @@ def test_a_wrong_file_is_red(precision: str, tmp_path: Path) -> None:
     _, certificate = export_of(asked, tmp_path / "out", "gguf", precision, swap)
     assert certificate.light == Light.RED
     assert any("blk.0.ffn_" in reason for reason in certificate.reasons)
-
-
-def test_what_the_converter_breaks_on_leaves_nothing(tmp_path: Path) -> None:
-    folder = build_folder(tmp_path / "model", BY_NAME["Gemma 3 (text)"])
-    trained = load_trained(finished_over(folder, tmp_path))
-    trained.model.config.architectures = ["NoSuchModel"]
-    (tmp_path / "out").mkdir()
-    with pytest.raises(ExportError) as caught:
-        convert_model(trained, trained.merge(), tmp_path / "out" / "file.gguf", "F32")
-    assert caught.value.code == "converter-failed"
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 SAID_OTHERWISE = {
