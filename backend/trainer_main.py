@@ -39,7 +39,7 @@ from backend.core.tokenizer import load_tokenizer
 from backend.data.augmentation import varies
 from backend.data.load import write_quarantine
 from backend.data_pipeline import Dataset, Mixture, Prompts, TrainRows
-from backend.errors import RunError, TunesmithError
+from backend.errors import RewardError, RunError, TunesmithError
 from backend.inference.decoding import context_length
 from backend.inference.model_source import base_revision
 from backend.run.checkpoints import saved_step
@@ -81,7 +81,6 @@ from backend.training.recompute import recompute_layers
 from backend.training.recorder import Recorder
 from backend.training.reference import without_dropout
 from backend.training.reference_pass import ReferencePass
-from backend.training.reward_functions import RewardError
 from backend.training.rewards import Rewards
 from backend.training.rollouts import Rollouts
 from backend.training.rounding import Rounding
@@ -178,21 +177,29 @@ class _Inputs:
 
 def _train(run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher) -> Outcome:
     """Train the run, from reading its configuration to saving its result."""
-    config = run_config(run_dir)
-    with Rewards.of(config.objective) as rewards:
-        return _train_as(config, rewards, run_dir, world, signals, watch)
-
-
-def _train_as(
-    config: RunConfig, rewards: Rewards, run_dir: RunDir, world: World, signals: StopSignals, watch: Watcher
-) -> Outcome:
     began = time.perf_counter()
+    config = run_config(run_dir)
     require_process_count(world, config)
     checkpoint = agreed_checkpoint(run_dir, _newest_checkpoint(run_dir, world), world)
     done = checkpoint is not None and bool(checkpoint.notes.get("done"))
     if checkpoint and world.broadcast(done and run_dir.result_folder() is not None):
         return _finished(run_dir, checkpoint)
+    with Rewards.of(config.objective) as rewards:
+        return _train_from(checkpoint, config, rewards, run_dir, world, signals, watch, began)
 
+
+def _train_from(
+    checkpoint: Checkpoint | None,
+    config: RunConfig,
+    rewards: Rewards,
+    run_dir: RunDir,
+    world: World,
+    signals: StopSignals,
+    watch: Watcher,
+    began: float,
+) -> Outcome:
+    """Train the run from ``checkpoint``, or from its first step."""
+    done = checkpoint is not None and bool(checkpoint.notes.get("done"))
     watch(Progress("reading the data"))
     seed_everything(config.seed)
     known = run_dir.read_environment()
@@ -214,10 +221,11 @@ def _train_as(
     objective, of_held_out = _objectives(
         run_dir, config, state, inputs, held, plan, world, watch, prove=checkpoint is None
     )
+    # before a checkpoint's weights: how to decode is found out with those of the start, in a resume too
+    examples = _examples(config, state, inputs, plan, rewards, world)
     if checkpoint is not None:
         restore(checkpoint, state)
     require_agreement(world, config, inputs.facts, state)
-    examples = _examples(config, state, inputs, plan, rewards, world)
     trained = () if done else _steps(config, state, inputs, plan, objective, examples, world)
     reports = compared(trained, state, world)
     if not world.is_main:
@@ -376,7 +384,12 @@ def _evaluate_and_save(
     )
     last, improved = report.step == report.total_steps, False
     if evaluator.possible and (last or _due(report.step, eval_every)):
-        improved = recorder.evaluation(evaluator(report.step, report.epoch, score=last))
+        try:
+            found = evaluator(report.step, report.epoch, score=last)
+        except RewardError:
+            recorder.checkpoint()
+            raise
+        improved = recorder.evaluation(found)
     over = last or recorder.should_stop_early
     if over or improved or _due(report.step, save_every):
         recorder.checkpoint(done=over)

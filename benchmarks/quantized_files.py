@@ -2,7 +2,7 @@
 
     python benchmarks/quantized_files.py --run RUN [--rows 160] [Q4_0 Q4_K_M …]
 
-Each file is exported and read by llama.cpp as ``tunesmith export`` does; the table is that of docs/export.md. The
+Each file is exported and read by llama.cpp as ``tunesmith export`` does. The
 trained model's own exact match stands in the first line.
 """
 

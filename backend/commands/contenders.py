@@ -52,8 +52,11 @@ def contenders(
     for step in dict.fromkeys(steps):
         name = f"step {step}" if step.isdigit() else step
         yield Contender(name, folder, {"checkpoint": step})
-    for other in dict.fromkeys(each.id for each in others):
-        yield Contender(other, next(each for each in others if each.id == other), {})
+    taken = {BASE, TUNED}
+    for other in {each.path.resolve(): each for each in others}.values():
+        name = str(other.path) if other.id in taken else other.id
+        taken.add(name)
+        yield Contender(name, other, {})
     yield Contender(TUNED, folder, {})
 
 

@@ -90,6 +90,7 @@ def evaluate(
     tunesmith evaluate RUN --spec spec.yaml --few-shot 4 --checkpoint all --out report
     """
     folder = find_run(runs, run)
+    spec = spec and user_path(spec)
     if out is not None:
         out = user_path(out)
         check_report_folder(out)
@@ -173,7 +174,6 @@ def _opened_spec(
 ) -> Iterator[Spec]:
     """The spec in a file, or exact match, until its checks have ended."""
     vectors = _Vectors(folder, base_model)
-    file = file and user_path(file)
     spec = read_spec(file, Means(vectors, python=python, folder=file.parent)) if file else exact_match_spec()
     try:
         yield spec

@@ -22,7 +22,7 @@ from backend.run.adapter_settings import (
     vllm_rank,
 )
 from backend.run.folder import RunDir
-from backend.run.root import EXPORTS
+from backend.run.root import EXPORTS, IMATRIX
 
 
 def serve(
@@ -184,6 +184,7 @@ def _llama_cpp(model: RunDir | str, host: str, port: int) -> list[str]:
         files = [file for place in _exports(model, "gguf", "ollama") for file in place.glob("*.gguf")]
     else:
         files = list(Path(model).rglob("*.gguf")) if Path(model).is_dir() else [Path(model)]
+    files = [file for file in files if not file.name.endswith(IMATRIX)]
     if not files or files[0].suffix != ".gguf":
         name = shown(model) if isinstance(model, RunDir) else "RUN"
         raise RunError(

@@ -16,7 +16,19 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-NETWORK = frozenset({"socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"})
+NETWORK = frozenset(
+    f"socket.{what}"
+    for what in (
+        "connect",
+        "bind",
+        "sendto",
+        "sendmsg",
+        "getaddrinfo",
+        "gethostbyname",
+        "gethostbyaddr",
+        "getnameinfo",
+    )
+)
 
 
 def refuse_network(event: str, _: tuple[Any, ...]) -> None:

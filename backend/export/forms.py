@@ -33,6 +33,7 @@ from backend.export.plain import WEIGHTS, check_plain, read_config
 from backend.export.trained import Trained, model_weights
 from backend.inference.decoding import context_length
 from backend.run.adapter_settings import ADAPTER_CONFIG
+from backend.run.root import IMATRIX
 from backend.utils.file_utils import scratch_folder
 
 Target = Literal["adapter", "merged", "gguf", "ollama", "lora-gguf", "onnx"]
@@ -203,7 +204,7 @@ def write_model_gguf(
     (convert_model if by_converter else _write_ours)(trained, model, target, written)
     if target == file:
         return
-    weights = file.with_name(f"{trained.slug}-imatrix.gguf") if imatrix else None
+    weights = file.with_name(f"{trained.slug}{IMATRIX}") if imatrix else None
     if weights:
         write_imatrix(weights, model, read_gguf(target), rows_for(model, trained.config, trained.tokenizer))
     quantizer.quantize(target, file, precision, weights)

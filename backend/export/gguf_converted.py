@@ -88,6 +88,8 @@ def _tensors(file: GgufFile, again: GgufFile, precision: str) -> Iterator[str]:
             yield f"{name} differs from the trained weight by {distance(_floats(found), _floats(wanted)):.1%}"
         elif found.kind != kinds.get(name, found.kind):
             yield f"{name} is stored as {found.kind.name} instead of {kinds[name].name}"
+        elif not mixed and found.kind.name not in {precision, wanted.kind.name}:
+            yield f"{name} is stored as {found.kind.name} instead of {precision}"
 
 
 def _is_same(found: GgufTensor, wanted: GgufTensor) -> bool:

@@ -84,6 +84,8 @@ def export(
         say("Loading the trained model")
         trained = load_trained(run, part or None, base_model)
         check_form(trained, target)
+        if imatrix:
+            _check_imatrix(trained, precision)
         _check_room(out, trained, copies=3 if target in GGUF_TARGETS and needs_converter(trained) else 2)
         with _staged(out) as staging:
             write = partial(write_form, max_shard_size=max_shard_size, imatrix=imatrix)
@@ -91,6 +93,22 @@ def export(
             write_card(staging, trained, target, precision, certificate)
             certificate.write(staging)  # last: it names every other file with its hash
     return ExportResult(out, target, precision, list_files(out), certificate)
+
+
+def _check_imatrix(trained: Trained, precision: str) -> None:
+    """Raise ExportError ``no-imatrix`` where one would spoil the file, or has no rows to be measured on."""
+    if precision == trained.config.tuning.qat_scheme:
+        raise ExportError(
+            f"The run was trained for {precision} as it is rounded without an importance matrix.",
+            remedy="Export it without `imatrix`.",
+            code="no-imatrix",
+        )
+    if trained.config.objective.facts.samples:
+        raise ExportError(
+            "The rows of this run need no answers, and an importance matrix is measured on answers.",
+            remedy="Export it without `imatrix`.",
+            code="no-imatrix",
+        )
 
 
 def default_folder(run: RunDir, target: str, precision: str, checkpoint: str = "") -> Path:

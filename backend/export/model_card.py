@@ -33,7 +33,7 @@ from backend.run.metrics import (
 from backend.run.model_names import MODEL_ALIASES
 from backend.run.records import read_evaluations, read_rare_record
 from backend.run.reports import BASE, Evaluation, HeldOutScores
-from backend.run.root import CARD
+from backend.run.root import CARD, IMATRIX
 from backend.run.schedule import learning_rate_factor, resolve_steps, steps_per_epoch, total_steps
 from backend.utils.interval_utils import score_interval
 from backend.utils.record_utils import record_from_json
@@ -315,7 +315,7 @@ def _samples(records: list[dict[str, Any]]) -> str:
 
 
 def _how_to_load(folder: Path, trained: Trained, target: str) -> str:
-    file = next((path.name for path in folder.glob("*.gguf")), "")
+    file = next((path.name for path in sorted(folder.glob("*.gguf")) if not path.name.endswith(IMATRIX)), "")
     named = trained.base_name or "path/to/the/base/model"
     form = _load_quantized(trained) if target == "adapter" and trained.quantization else _LOAD[target]
     body = form.replace("FOLDER", ".").replace("BASE", named).replace("FILE", file)

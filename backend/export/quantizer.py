@@ -79,6 +79,8 @@ def _by_package(source: Path, target: Path, precision: str, imatrix: Path | None
 
 def _stored(tensor: GgufTensor, kind: Kind, importance: Importance) -> npt.NDArray[Any]:
     """Return the rows of a float32 tensor in ``kind``; an importance matrix has one row, or one for each expert."""
+    if kind == tensor.kind:
+        return tensor.rows
     rows = tensor.rows.view(np.float32)
     weights = importance.get(tensor.name)
     if kind in BY_GGUF and (weights is None or kind in _UNWEIGHED):

@@ -95,7 +95,7 @@ def write_scores(run: RunDir, found: Comparison, preferences: Preferences | None
 
 
 def write_evaluation(run: RunDir, found: Evaluation) -> None:
-    """Keep an evaluation of the result of a run beside it, in place of an earlier one of the same source.
+    """Keep an evaluation of the result of a run beside it, in place of one of the same source on no more rows.
 
     Those of the result of another step are dropped; a run without a result keeps none. Raises OSError, and RunError
     where the file is damaged.
@@ -105,6 +105,6 @@ def write_evaluation(run: RunDir, found: Evaluation) -> None:
         return
     now = replace(found, step=outcome.step)
     others = read_evaluations(run.evaluation_file).of_step(outcome.step)
-    kept = Evaluations((*(each for each in others if each.source != found.source), now))
+    kept = Evaluations((*(each for each in others if each.source != now.source or each.rows > now.rows), now))
     with run.hold_for_reading():
         write_json_durably(run.evaluation_file, record_to_json(kept))

@@ -22,6 +22,8 @@ _STAMP = re.compile(r"^(\d{8}-\d{6})-")
 
 EXPORTS = "exports"
 """The folder for exports: in the current folder for a command, beside the runs in the studio."""
+IMATRIX = "-imatrix.gguf"
+"""What the name of an importance matrix ends in, which lies beside the model that was rounded by it."""
 CERTIFICATE, CARD = "certificate.json", "README.md"
 """Files of every export: the parity certificate for programs, and the model card."""
 

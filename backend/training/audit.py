@@ -35,7 +35,8 @@ BINS = 5
 
 def audit(rollouts: Rollouts, prompts: Sequence[Prompt], config: RunConfig) -> RewardAudit:
     """Return what sampled answers to a panel of ``prompts`` earn; nothing is changed."""
-    panel = prompts[:: max(1, len(prompts) // PANEL)][:PANEL]
+    count = min(PANEL, len(prompts))
+    panel = [prompts[place * len(prompts) // count] for place in range(count)]
     started = time.perf_counter()
     answered = rollouts.answered(0, panel)
     seconds = time.perf_counter() - started
@@ -81,7 +82,8 @@ def require_hope(found: RewardAudit) -> None:
             remedy="Give the rows the answers that objective.rewards compare with, or name other rewards.",
             code="flat-rewards",
         )
-    well = found.reward > 0 and found.reward_std == 0
+    lowest, highest = ((each.reward or 0.0) if each else 0.0 for each in (found.worst, found.best))
+    well = found.reward > 0 and 2 * found.reward >= lowest + highest
     what = (
         "The task is too easy, or the rewards do not tell answers apart" if well else "The task is too hard"
     )

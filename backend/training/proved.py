@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from backend.core import packed_attention
 from backend.core.engine.decoder import Decoder
+from backend.core.engine.library import kernels
 from backend.core.proofs import recall, remember
 from backend.core.rope import forget_lengths, steady_length
 from backend.run.config import RunConfig
@@ -32,7 +33,8 @@ def proved_forward(
         "settings": config.model.model_dump(mode="json", exclude={"model_name_or_path", "revision"}),
         "tuning": config.tuning.model_dump(mode="json", exclude={"adapter_name_or_path"}),
         "recomputes": config.training.gradient_checkpointing,
-        "reference": config.objective.facts.needs_reference,
+        "without_dropout": config.objective.facts.needs_reference or config.objective.facts.samples,
+        "kernels": kernels(),
         "longest": config.data.max_length,
         "plan": [plan.device, plan.dtype, plan.matmul_precision],
         "layers": layers,

@@ -25,6 +25,7 @@ def load(file: Path, name: str) -> Callable[..., Any]:
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look there
     spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found):
@@ -70,4 +71,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes our input
     own_replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(Path(sys.argv[1]), sys.argv[2], sys.stdin, own_replies)
+    own_requests = os.fdopen(os.dup(0), encoding="utf-8")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what the function starts must not read requests
+    serve(Path(sys.argv[1]), sys.argv[2], own_requests, own_replies)

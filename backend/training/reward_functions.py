@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,16 +15,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from backend.core.encoding.prompts import Completion, Prompt
-from backend.errors import ConfigError, Problem, TrainingError
+from backend.errors import ConfigError, Problem, RewardError
 from backend.utils.path_utils import user_path
 
 _CHILD = Path(__file__).with_name("reward_child.py")
 _OWN = frozenset({"prompt", "prompts", "completion", "completions", "completion_ids"})
 """Columns that TRL passes as what was asked and answered, and not under their own name."""
-
-
-class RewardError(TrainingError):
-    """An answer could not be rewarded; the message names the row. The weights are those of the step before."""
 
 
 class RewardFunction:
@@ -68,11 +66,11 @@ class RewardFunction:
     def close(self) -> None:
         """End the process of the function, if it runs."""
         if self._process is not None:
+            _end(self._process)
             for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:
                     with suppress(OSError):  # of what it never read
                         stream.close()
-            self._process.kill()
             self._process.wait()
             self._process = None
 
@@ -80,11 +78,12 @@ class RewardFunction:
         try:
             if self._process is None:
                 self._process = subprocess.Popen(
-                    [sys.executable, str(_CHILD), str(self._file), self._function],
+                    [sys.executable, "-P", str(_CHILD), str(self._file), self._function],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
                     encoding="utf-8",
+                    start_new_session=True,  # to end it with all that it starts
                 )
                 self._reply(row, self._process)
             with suppress(BrokenPipeError):  # it ended by itself, which reading its reply will tell
@@ -98,19 +97,28 @@ class RewardFunction:
 
     def _reply(self, row: str, process: subprocess.Popen[str]) -> dict[str, Any]:
         """Return the next reply; a process that takes too long is killed, which ends its replies."""
-        timer = threading.Timer(self._timeout, process.kill)
+        too_slow = threading.Event()
+
+        def end() -> None:
+            too_slow.set()
+            _end(process)
+
+        timer = threading.Timer(self._timeout, end)
         timer.start()
         try:
             line = _pipe(process.stdout).readline()
+            is_whole = line.endswith("\n")
+            if not is_whole:  # it ended, or closed its replies
+                process.wait()
         finally:
             timer.cancel()
-        if not line and process.wait() == -9:
+        if too_slow.is_set():
             what = f"did not end within {self._timeout:g} seconds"
             raise self._error(
                 row, what, "Raise objective.reward_timeout or mend the function.", "reward-too-slow"
             )
         reply: dict[str, Any] = (
-            json.loads(line) if line else {"error": f"its process ended ({process.returncode})"}
+            json.loads(line) if is_whole else {"error": f"its process ended ({process.returncode})"}
         )
         if "error" in reply:
             raise self._error(row, f"failed ({reply['error']})", "Mend the function.", "reward-failed")
@@ -122,6 +130,12 @@ class RewardFunction:
             remedy=f"{remedy} Then resume the run: nothing is lost.",
             code=code,
         )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill the process with all that it started, which would keep its replies open."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _pipe(stream: IO[str] | None) -> IO[str]:

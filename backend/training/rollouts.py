@@ -20,7 +20,7 @@ from backend.core.encoding.prompts import Completion, Prompt
 from backend.core.tokenizer import decode, stop_token_ids
 from backend.core.vocabulary import known_ids
 from backend.data.records import excerpt
-from backend.errors import InferenceError, TrainingError
+from backend.errors import InferenceError, RewardError, TrainingError
 from backend.inference.decoding import Decoding, NewToken, Prefill, for_inference
 from backend.inference.sampling import Sampler, Sampling
 from backend.run.config import ObjectiveConfig
@@ -95,9 +95,19 @@ class Rollouts:
         """
         numbered = list(enumerate(indices))
         mine = self._world.my_share(numbered)
-        answered = self.answered(step, [self._prompts[index] for _, index in mine])
-        shares = self._world.gather([(place, each) for (place, _), each in zip(mine, answered, strict=True)])
-        in_order = sorted((each for share in shares for each in share), key=lambda each: each[0])
+        found: list[tuple[int, Answered]] = []
+        failed: tuple[str, str, str] | None = None
+        try:
+            answered = self.answered(step, [self._prompts[index] for _, index in mine])
+            found = [(place, each) for (place, _), each in zip(mine, answered, strict=True)]
+        except RewardError as error:  # all processes end with it, so that the first can save
+            if self._world.size == 1:
+                raise
+            failed = error.message, error.remedy, error.code
+        shares = self._world.gather((found, failed))
+        for message, remedy, code in (each for _, each in shares if each is not None):
+            raise RewardError(message, remedy=remedy, code=code)
+        in_order = sorted((each for share, _ in shares for each in share), key=lambda each: each[0])
         return self._drawn([each for _, each in in_order])
 
     def answered(self, step: int, prompts: Sequence[Prompt]) -> list[Answered]:

@@ -85,4 +85,4 @@ def test_the_drawing_in_the_docstring_is_the_tree() -> None:
     kinds = TunesmithError.__subclasses__()
     kinds += [under for kind in kinds for under in kind.__subclasses__()]
     assert sorted(drawn) == sorted(kind.__name__ for kind in kinds)
-    assert len(drawn) == 8
+    assert len(drawn) == 9

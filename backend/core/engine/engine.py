@@ -96,6 +96,9 @@ class Engine:
 
         Long readings are cut into pieces. If this fails, the seats hold as many tokens as before.
         """
+        highest = max((token for reading in readings for token in reading.tokens), default=0)
+        if highest >= self.block.vocabulary:
+            raise IndexError(f"there is no token {highest} among {self.block.vocabulary}")
         before = [(reading.seat, reading.seat.length) for reading in readings]
         for reading in readings:
             reading.seat.reserve(reading.seat.length + len(reading.tokens))

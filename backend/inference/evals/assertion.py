@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import ConfigError, Problem
-from backend.inference.evals.verdicts import Row, UndecidedError
+from backend.inference.evals.verdicts import OVERALL, Row, UndecidedError
 
 KEYS = ("type", "value", "threshold", "weight", "metric")
 NOT = "not-"
+WITH_SCHEMA = ("is-json", "contains-json", "is-valid-openai-tools-call")
+"""Their value is a schema, in which nothing is filled in."""
+MOST = 1e15
+"""A threshold or weight is below this."""
 _FIELD = re.compile(r"\{\{\s*([^\W\d][\w-]*)\s*\}\}")
 _TEMPLATE = re.compile(r"\{\{|\{%")
 
@@ -42,8 +46,11 @@ class Assertion:
     def wanted(self, row: Row) -> Any:
         """Return the value, filled in from the row; without one, the answer that the row expects."""
         if self.value is not None:
-            return filled(self.value, row)
-        if not row.get("expected"):
+            found = filled(self.value, row)
+            if found == "" and self.value != "":  # any text contains an empty one
+                raise UndecidedError(f"{self.value} is empty in this row.")
+            return found
+        if row.get("expected") in ("", None):
             raise UndecidedError("The row has no expected answer.")
         return row["expected"]
 
@@ -64,7 +71,10 @@ def read_assertion(given: Mapping[str, Any], where: str) -> Assertion:
             f"{where}.{unknown[0]}", "An assertion has no such key here.", f"Its keys are {', '.join(keys)}."
         )
     value = given.get("value")
-    _check_templates(value, f"{where}.value")
+    if word not in WITH_SCHEMA:
+        check_templates(value, f"{where}.value")
+    if isinstance(value, str) and value.startswith("file://") and word != "python":
+        raise bad_assertion(f"{where}.value", "It names a file.", "Write the value itself.")
     return Assertion(
         word,
         given["type"].startswith(NOT),
@@ -85,7 +95,7 @@ def _number(given: Mapping[str, Any], key: str, where: str) -> float | None:
     found = given.get(key)
     if found is None:
         return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or found - found != 0:
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < MOST:
         raise bad_assertion(f"{where}.{key}", f"It is {found!r}.", "Use a number.")
     return float(found)
 
@@ -101,12 +111,14 @@ def _name(given: Mapping[str, Any], where: str) -> str:
     found = given.get("metric", given["type"])
     if not isinstance(found, str) or not found.strip():
         raise bad_assertion(f"{where}.metric", f"It is {found!r}.", "Use a short name.")
-    _check_templates(found, f"{where}.metric", allowed=False)
+    check_templates(found, f"{where}.metric", allowed=False)
+    if found.strip() == OVERALL:
+        raise bad_assertion(f"{where}.metric", "That is the name of the whole row.", "Use another name.")
     return found.strip()
 
 
-def _check_templates(value: Any, where: str, *, allowed: bool = True) -> None:
-    """Refuse every template that is more than the name of a column in double braces."""
+def check_templates(value: Any, where: str, *, allowed: bool = True) -> None:
+    """Refuse every template that is more than the name of a column in double braces. Raises ConfigError."""
     if isinstance(value, str):
         if _TEMPLATE.search(_FIELD.sub("", value) if allowed else value):
             raise bad_assertion(
@@ -114,9 +126,9 @@ def _check_templates(value: Any, where: str, *, allowed: bool = True) -> None:
                 "It has a template that computes something.",
                 "Only the name of a column in double braces can be filled in, such as {{expected}}.",
             )
-    elif isinstance(value, list):
-        for each in value:
-            _check_templates(each, where, allowed=allowed)
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            check_templates(each, where, allowed=allowed)
 
 
 def filled(value: Any, row: Row) -> Any:
@@ -131,10 +143,12 @@ def filled(value: Any, row: Row) -> Any:
         )
     if isinstance(value, list):
         return [filled(each, row) for each in value]
+    if isinstance(value, dict):
+        return {key: filled(each, row) for key, each in value.items()}
     return value
 
 
 def _column(row: Row, name: str) -> Any:
-    if name not in row:
+    if row.get(name) is None:
         raise UndecidedError(f"The row has no {name}.")
     return row[name]

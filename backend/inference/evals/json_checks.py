@@ -29,7 +29,7 @@ def is_json(asked: Assertion) -> Judge:
             value = read_json_text(answer.text)
         except NotJsonError as error:
             return verdict(False, f"It is not JSON: {error}.")
-        fault = schema.fault(value) if schema else ""
+        fault = _fault(schema, value) if schema else ""
         return verdict(not fault, f"It does not fit the schema: {fault}.")
 
     return judge
@@ -43,7 +43,7 @@ def contains_json(asked: Assertion) -> Judge:
         require_short(answer.text)
         fault = "there is none"
         for value in json_inside(answer.text):
-            fault = schema.fault(value) if schema else ""
+            fault = _fault(schema, value) if schema else ""
             if not fault:
                 return verdict(True, "")
         return verdict(False, f"It contains no JSON that fits: {fault}.")
@@ -97,7 +97,7 @@ def json_fields(asked: Assertion) -> Judge:
         wrong = [
             name for name in fields if name not in found or canonical(found[name]) != canonical(wanted[name])
         ]
-        share = 1 - len(wrong) / len(fields)
+        share = (len(fields) - len(wrong)) / len(fields)
         return verdict(share >= least, f"Missing or other: {', '.join(map(shown, wrong))}.", score=share)
 
     return judge
@@ -127,6 +127,13 @@ def _schema(asked: Assertion) -> Schema | None:
         raise asked.refused("value", f"This is no JSON schema: {error}.", "Mend it.") from error
 
 
+def _fault(schema: Schema, value: Any) -> str:
+    try:
+        return schema.fault(value)
+    except ValueError as error:
+        raise UndecidedError(f"The schema cannot be used: {error}.") from error
+
+
 def _declared(tools: Any) -> dict[str, Any]:
     """Return name -> schema of the arguments, of tools in OpenAI's form."""
     if isinstance(tools, str):
@@ -143,8 +150,10 @@ def _declared(tools: Any) -> dict[str, Any]:
 
 
 def _calls_in(text: str) -> Sequence[Mapping[str, Any]]:
+    """Return the calls of a text that is JSON, or of those between ``<tool_call>`` tags, as Hermes and Qwen write."""
+    marked = [each.partition("</tool_call>")[0] for each in text.split("<tool_call>")[1:]]
     try:
-        value = read_json_text(text)
+        value = [read_json_text(each) for each in marked] if marked else read_json_text(text)
     except NotJsonError:
         return ()
     calls = value.get("tool_calls", [value]) if isinstance(value, dict) else value

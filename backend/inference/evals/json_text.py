@@ -6,8 +6,11 @@ Whatever the text, this takes a bounded time and raises nothing but ``NotJsonErr
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from fractions import Fraction
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -21,8 +24,11 @@ from backend.inference.evals.patterns import found_in, pattern_fault
 from backend.utils.text_utils import shorten
 
 MAX_DEPTH = 100
+MAX_REFERENCES = 3_000
+"""References of a schema that are followed for one value; branches that refer to themselves would make millions."""
 MAX_SCANNED = 2_000_000
 """Most characters that are read, some of them again and again, to find JSON inside other text."""
+_references_left: ContextVar[list[int]] = ContextVar("references_left")
 _OPENING = re.compile(r"[\[{]")
 
 
@@ -120,13 +126,19 @@ class Schema:
         self._validator = _Validator(schema, registry=Registry())
 
     def fault(self, value: Any) -> str:
-        """Return the first reason why ``value`` is not valid, with its place; "" if it is."""
+        """Return the first reason why ``value`` is not valid, with its place; "" if it is.
+
+        Raises ValueError with the reason where the schema cannot be used.
+        """
+        _references_left.set([MAX_REFERENCES])
         try:
             error = next(iter(self._validator.iter_errors(value)), None)
         except Unresolvable as unknown:
-            return f"the schema refers to {unknown.ref}, which is not in it"
+            raise ValueError(f"it refers to {unknown.ref}, which is not in it") from None
         except RecursionError:
-            return "the schema refers to itself without an end"
+            raise ValueError("it refers to itself without an end") from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as wrong:
+            raise ValueError(f"a part of it is no schema ({shorten(str(wrong), 100)})") from None
         if error is None:
             return ""
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
@@ -179,6 +191,31 @@ def _unique_items(_: Any, unique: bool, instance: Any, __: Any) -> Iterator[Vali
         yield ValidationError("it has two equal items")
 
 
+def _multiple_of(_: Any, step: Any, instance: Any, __: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, bool) or not isinstance(instance, int | float):
+        return
+    if not _is_multiple(instance, step):
+        yield ValidationError(f"{shorten(repr(instance), 60)} is not a multiple of {step}")
+
+
+def _is_multiple(value: float, step: float) -> bool:
+    """Compare as they are written: 19.99 is a multiple of 0.01, though its nearest binary fraction is not."""
+    if any(isinstance(each, float) and not math.isfinite(each) for each in (value, step)):
+        return False
+    return Fraction(repr(value)) % Fraction(repr(step)) == 0
+
+
+def _counted(follow: Any) -> Any:
+    def following(validator: Any, reference: Any, instance: Any, schema: Any) -> Any:
+        left = _references_left.get()
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError("it refers to itself too often")
+        return follow(validator, reference, instance, schema)
+
+    return following
+
+
 _Validator: Any = extend(
     Draft202012Validator,
     {
@@ -186,6 +223,8 @@ _Validator: Any = extend(
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
+        "multipleOf": _multiple_of,
+        **{word: _counted(Draft202012Validator.VALIDATORS[word]) for word in ("$ref", "$dynamicRef")},
     },
 )
-"""The keywords whose usual code takes a time that grows with the square of a text, or with its power."""
+"""The keywords whose usual code takes a time that grows with the square of a text, or with its power, or fails."""

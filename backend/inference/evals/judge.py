@@ -12,11 +12,9 @@ from backend.inference.evals.assertions import combined
 from backend.inference.evals.labels import Confusion, commonest_share
 from backend.inference.evals.paired import Difference, difference, holm, share_interval, verdict_of
 from backend.inference.evals.spec import Case, Prompt
-from backend.inference.evals.verdicts import Answer, Score
+from backend.inference.evals.verdicts import OVERALL, Answer, Score
 from backend.run.reports import Evaluation, MetricScore, MetricVerdict
 
-OVERALL = "all checks"
-"""The metric of a whole row: every check passes, or their weighted mean reaches the threshold of the row."""
 GENERAL = "general questions"
 Answered: TypeAlias = Answer | TunesmithError
 Scores: TypeAlias = Mapping[str, Score]
@@ -83,7 +81,7 @@ def judge(
 
     ``general``: the probabilities of right answers to general questions, under the first model and ``tuned``. There
     must be a case, and the first model is the one whose questions are told that turned. The verdicts are
-    corrected for their number (Holm), over all metrics and models.
+    corrected for their number (Holm), over all metrics and models; a metric whose checks weigh nothing has none.
     """
     scores = {model: [scores_of(case, each) for case, each in zip(cases, given, strict=True)]
               for model, given in answers.items()}  # fmt: skip
@@ -91,14 +89,16 @@ def judge(
     metrics.remove(OVERALL)
     if len(metrics) > 1:
         metrics.insert(0, OVERALL)
+    counted = {OVERALL} | {check.name for case in cases for check in case.checks if check.weight}
     kept: list[MetricScore] = []
     found: list[MetricVerdict] = []
     for metric in metrics:
         column = _column(scores, metric)
         kept += [_metric_score(metric, model, given) for model, given in column.items() if given]
-        found += [_compared(metric, column[tuned], given, model)
-                  for model, given in column.items() if given and model != tuned]  # fmt: skip
-    expected = [str(case.row["expected"]) for case in cases if case.row.get("expected")]
+        if metric in counted:
+            found += [_compared(metric, column[tuned], given, model, len(metrics) * (len(answers) - 1))
+                      for model, given in column.items() if given and model != tuned]  # fmt: skip
+    expected = [str(case.row["expected"]) for case in cases if case.row.get("expected") not in ("", None)]
     first = next(iter(answers))
     evaluation = Evaluation(
         step,
@@ -135,8 +135,11 @@ def _metric_score(metric: str, model: str, given: Sequence[Score]) -> MetricScor
     return MetricScore(metric, model, len(given), passed / len(given), low, high, mean)
 
 
-def _compared(metric: str, ours: Sequence[Score], theirs: Sequence[Score], model: str) -> MetricVerdict:
-    return _verdict(metric, model, difference([each.score for each in ours], [each.score for each in theirs]))
+def _compared(
+    metric: str, ours: Sequence[Score], theirs: Sequence[Score], model: str, comparisons: int
+) -> MetricVerdict:
+    mine, other = [each.score for each in ours], [each.score for each in theirs]
+    return _verdict(metric, model, difference(mine, other, comparisons))
 
 
 def _verdict(metric: str, model: str, found: Difference) -> MetricVerdict:
@@ -194,7 +197,8 @@ def _confusion(cases: Sequence[Case], answers: Mapping[str, Sequence[Answered]])
     places = [
         number
         for number, case in enumerate(cases)
-        if case.row.get("expected") and any(getattr(check, "word", "") == "label" for check in case.checks)
+        if case.row.get("expected") not in ("", None)
+        and any(getattr(check, "word", "") == "label" for check in case.checks)
     ]
     expected = [str(cases[number].row["expected"]) for number in places]
     return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from backend.inference.evals.assertion import Assertion
 from backend.inference.evals.text_checks import Judge, shown, verdict
-from backend.inference.evals.verdicts import Answer, Row, Score
+from backend.inference.evals.verdicts import Answer, Row, Score, UndecidedError
 
 OTHER = ""
 """What an answer counts as that is none of the labels."""
@@ -29,7 +29,9 @@ def label(asked: Assertion) -> Judge:
     known = {label_of(each) for each in given or ()}
 
     def judge(answer: Answer, row: Row) -> Score:
-        wanted, found = str(row.get("expected", "")), label_of(answer.text)
+        if row.get("expected") in ("", None):
+            raise UndecidedError("The row has no expected answer.")
+        wanted, found = str(row["expected"]), label_of(answer.text)
         if known and found not in known:
             return verdict(False, f"{shown(answer.text)} is none of the labels.")
         return verdict(found == label_of(wanted), f"It is {shown(answer.text)}, not {shown(wanted)}.")

@@ -58,11 +58,12 @@ def verdict_of(mean: float, p: float) -> Verdict:
     return Verdict.BETTER if mean > 0 else Verdict.WORSE
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+def difference(ours: Sequence[float], theirs: Sequence[float], comparisons: int = 1) -> Difference:
     """Return how the scores, 0 to 1, of one model differ from those of another on the same rows; at least one.
 
     Of passed and failed rows, coded 1 and 0, test and interval are those of McNemar (1947) and Tango (1998). Of other
-    scores they come from a symmetric bootstrap of Student's t (Hall 1988) with a fixed seed.
+    scores they come from a symmetric bootstrap of Student's t (Hall 1988) with a fixed seed, drawn
+    often enough for a p that is corrected for so many ``comparisons``.
     """
     deltas = np.asarray(ours, float) - np.asarray(theirs, float)
     rows, mean = len(deltas), float(deltas.mean())
@@ -70,7 +71,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     if set(np.unique(deltas)) <= {-1.0, 0.0, 1.0}:
         low, high = tango_interval(gained, lost, rows)
         return Difference(rows, mean, low, high, mcnemar(gained, lost), gained, lost)
-    spread, p = _bootstrapped(deltas)
+    spread, p = _bootstrapped(deltas, max(RESAMPLES, round(2 / ALPHA) * comparisons))
     return Difference(rows, mean, max(-1.0, mean - spread), min(1.0, mean + spread), p, gained, lost)
 
 
@@ -110,7 +111,7 @@ def tango_interval(gained: int, lost: int, rows: int) -> tuple[float, float]:
     return edge(-1.0, 1), edge(1.0, -1)
 
 
-def _bootstrapped(deltas: NDArray[np.float64]) -> tuple[float, float]:
+def _bootstrapped(deltas: NDArray[np.float64], resamples: int = RESAMPLES) -> tuple[float, float]:
     """Return half the width of the interval of the mean, and the p of no difference."""
     rows, mean = len(deltas), deltas.mean()
     error = deltas.std() / math.sqrt(rows)
@@ -120,15 +121,15 @@ def _bootstrapped(deltas: NDArray[np.float64]) -> tuple[float, float]:
     drawn = np.random.default_rng(SEED)
     distances: list[NDArray[np.float64]] = []
     at_once = max(1, _NUMBERS_AT_ONCE // rows)
-    for start in range(0, RESAMPLES, at_once):
-        picked = drawn.integers(0, rows, (min(at_once, RESAMPLES - start), rows))
+    for start in range(0, resamples, at_once):
+        picked = drawn.integers(0, rows, (min(at_once, resamples - start), rows))
         sample = deltas[picked]
         errors = sample.std(axis=1) / math.sqrt(rows)
         away = np.abs(sample.mean(axis=1) - mean)
         distances.append(np.divide(away, errors, out=np.full_like(away, np.inf), where=errors > 0))
     all_distances = np.concatenate(distances)
     widest = float(np.quantile(all_distances, 1 - ALPHA, method="higher"))
-    p = (1 + int((all_distances >= abs(mean) / error).sum())) / (1 + RESAMPLES)
+    p = (1 + int((all_distances >= abs(mean) / error).sum())) / (1 + resamples)
     return min(2.0, widest * float(error)), p
 
 

@@ -6,9 +6,11 @@ It is somebody's code, so it runs only where it is asked for. The process stays 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -56,10 +58,34 @@ class PythonCheck:
 
     def close(self) -> None:
         """End the process."""
-        if self._child is not None:
-            self._child.kill()
-            self._child.communicate()
-            self._child = None
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(OSError):
+            os.killpg(child.pid, signal.SIGKILL)  # with what the function has started
+        for pipe in (child.stdin, child.stdout):
+            with contextlib.suppress(OSError):
+                cast("IO[bytes]", pipe).close()
+        child.wait()
+
+    def prove(self) -> None:
+        """Start the process, so that a file that cannot be used is told of before a model is asked.
+
+        Raises InferenceError ``bad-python-check``.
+        """
+        try:
+            self._start()
+        except UndecidedError as error:
+            raise self._unusable(str(error)) from error
+        finally:
+            self.close()
+
+    def _unusable(self, why: str) -> InferenceError:
+        return InferenceError(
+            f"{self._file} cannot be used as a check: {shorten(why, 200).rstrip('.')}.",
+            remedy=f"Give a file with a function {self._function}(output, context).",
+            code="bad-python-check",
+        )
 
     def _told(self) -> str:
         return f"{self._function} of {self._file.name}"
@@ -77,16 +103,14 @@ class PythonCheck:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, str(_CHILD), str(self._file), self._function]
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
         self._child = child
         ready = self._reply(child, START_SECONDS)
         if "error" in ready:
             self.close()
-            raise InferenceError(
-                f"{self._file} cannot be used as a check: {shorten(str(ready['error']), 200)}.",
-                remedy=f"Give a file with a function {self._function}(output, context).",
-                code="bad-python-check",
-            )
+            raise self._unusable(str(ready["error"]))
         return child
 
     def _reply(self, child: subprocess.Popen[bytes], seconds: float) -> Mapping[str, Any]:
@@ -120,7 +144,9 @@ class PythonCheck:
                 f"{self._told()} returned {shorten(str(value), 60)}, not a number from 0 to 1."
             )
         if not isinstance(passed, bool):
-            passed = score >= (0.5 if self._threshold is None else self._threshold)
+            passed = score > 0 if self._threshold is None else score >= self._threshold
+        elif self._threshold is not None:
+            passed = passed and score >= self._threshold
         return Score(passed, float(score), "" if passed else str(found.get("reason") or f"It got {score:g}."))
 
 
@@ -140,4 +166,6 @@ def python_check(asked: Assertion, folder: Path, *, allowed: bool) -> PythonChec
             f"There is no file {file}.",
             "Write file.py:function; code in the value itself is not run.",
         )
-    return PythonCheck(file, function or DEFAULT_FUNCTION, asked.threshold)
+    check = PythonCheck(file, function or DEFAULT_FUNCTION, asked.threshold)
+    check.prove()
+    return check

@@ -10,7 +10,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from backend.errors import InferenceError, TunesmithError
-from backend.inference.evals.judge import OVERALL, Report, Turned, text_of
+from backend.inference.evals.judge import Report, Turned, text_of
+from backend.inference.evals.verdicts import OVERALL
 from backend.run.reports import MetricScore, MetricVerdict
 from backend.utils.file_utils import staged_folder
 from backend.utils.record_utils import record_to_json
@@ -164,9 +165,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.inference.evals.judge import OVERALL, scores_of
+from backend.inference.evals.judge import scores_of
 from backend.inference.evals.spec import Case, read_spec
-from backend.inference.evals.verdicts import Answer
+from backend.inference.evals.verdicts import OVERALL, Answer
 
 HERE = Path(__file__).parent
 SPEC = read_spec(HERE / "spec.yaml")
@@ -174,9 +175,11 @@ ROWS = [json.loads(line) for line in (HERE / "cases.jsonl").read_text(encoding="
 CASES = SPEC.with_rows([(row["place"], row["prompt"], row["row"]) for row in ROWS])
 
 
-def answer(prompt):
-    messages = [{{"role": "user", "content": prompt}}] if isinstance(prompt, str) else prompt
+def answer(case):
+    messages = [{{"role": "user", "content": case.prompt}}] if isinstance(case.prompt, str) else case.prompt
     body = {{"model": os.environ["MODEL"], "messages": messages, "temperature": 0, "max_tokens": {tokens}}}
+    if isinstance(case.row.get("tools"), list):
+        body["tools"] = case.row["tools"]
     request = urllib.request.Request(
         os.environ["OPENAI_BASE_URL"].rstrip("/") + "/chat/completions",
         json.dumps(body).encode(),
@@ -191,7 +194,7 @@ def answer(prompt):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.place)
 def test_answer(case: Case) -> None:
-    found = scores_of(case, answer(case.prompt))[OVERALL]
+    found = scores_of(case, answer(case))[OVERALL]
     assert found.passed, found.reason
 '''
 
@@ -222,6 +225,7 @@ def write_report(
         "cases.jsonl": lines.encode(),
         "test_answers.py": _TESTS.format(name="test_answers.py", tokens=max_new_tokens).encode(),
     }
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with staged_folder(folder) as staging:
         for name, content in files.items():
             (staging / name).write_bytes(content)

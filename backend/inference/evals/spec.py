@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from backend.data.records import Message
 from backend.errors import ConfigError, Problem
-from backend.inference.evals.assertion import filled
+from backend.inference.evals.assertion import check_templates, filled
 from backend.inference.evals.assertions import ALONE, Means, close_all, make_verifiers
 from backend.inference.evals.verdicts import Row, UndecidedError, Verifier
 from backend.utils.config_utils import parse_yaml
@@ -160,6 +160,7 @@ def _template(prompts: Any) -> str | None:
         )
     if given[0].startswith("file://"):
         raise _bad("prompts", "It names a file.", "Write the prompt itself.")
+    check_templates(given[0], "prompts")
     return given[0]
 
 

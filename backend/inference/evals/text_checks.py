@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from backend.run.reports import same_answer
 from backend.utils.text_utils import shorten
 
 Judge: TypeAlias = Callable[[Answer, Row], Score]
+_ITEM = re.compile(r'"([^"]*)"|([^,\s"][^,]*)')
 
 
 def verdict(passed: bool, otherwise: str, *, score: float | None = None) -> Score:
@@ -165,11 +167,11 @@ def perplexity(asked: Assertion) -> Judge:
 
 
 def _texts(asked: Assertion, row: Row) -> Sequence[str]:
-    """Return the values of a list, or of a text with commas between them."""
+    """Return the values of a list, or of a text with commas between them, of which quotation marks keep some."""
     wanted = asked.wanted(row)
-    texts = [str(each) for each in wanted] if isinstance(wanted, list) else str(wanted).split(",")
-    found = texts if isinstance(wanted, list) else [each.strip() for each in texts]
-    if not any(found):
+    named = [quoted or plain.strip() for quoted, plain in _ITEM.findall(str(wanted))]
+    found = [text for each in (wanted if isinstance(wanted, list) else named) if (text := str(each))]
+    if not found:
         raise UndecidedError("There are no values to look for.")
     return found
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 MAX_CHARACTERS = 50_000
 """Longest text that is measured, searched or held against a schema, each of which takes up to a second."""
+OVERALL = "all checks"
+"""The metric of a whole row: every check passes, or their weighted mean reaches the threshold of the row."""
 Row: TypeAlias = Mapping[str, Any]
 """What a check knows of a row: ``prompt``, ``expected``, and its other columns or variables."""
 

@@ -132,6 +132,6 @@ def test_an_evaluation_in_one_line() -> None:
 def test_an_evaluation_of_rewards_names_them_before_the_loss() -> None:
     earned = replace(EVALUATION, measured={"reward": 0.5})
     assert evaluation_line(earned).startswith(
-        "step 3: held-out reward 0.500 · held-out loss 0.9876 on 12 rows"
+        "step 3: held-out reward 0.500 · held-out loss 0.9877 on 12 rows"
     )
     assert evaluation_line(replace(earned, loss=None)) == "step 3: held-out reward 0.500 on 12 rows"

@@ -35,7 +35,7 @@ def test_what_an_objective_learns_from() -> None:
     [
         ("preference", ["dpo", "kto", "orpo", "cpo", "simpo"]),
         ("judged", ["kto"]),
-        ("chat", ["sft"]),
+        ("chat", ["sft", "grpo"]),
         ("text", ["cpt", "sft"]),
         ("tokens", ["sft", "cpt"]),
     ],

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from backend.core.encoding.prompts import Completion, Prompt
-from backend.errors import ConfigError
-from backend.training.reward_functions import RewardError, RewardFunction
+from backend.errors import ConfigError, RewardError
+from backend.training.reward_functions import RewardFunction
 
 SOURCE = """
 import os, time

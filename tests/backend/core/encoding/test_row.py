@@ -171,7 +171,7 @@ def test_a_judged_answer_is_encoded_like_any_other(label: bool) -> None:
             "dpo` (or kto, orpo, cpo, simpo)",
         ),
         (Row("r:7", messages=(user("x"), assistant("y")), label=True), "dpo", "kto`"),
-        (chat("r:7", "x", "y"), "kto", "sft`"),
+        (chat("r:7", "x", "y"), "kto", "sft` (or grpo)"),
         (Row("r:7", text="x"), "kto", "cpt` (or sft)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from typing import Any
@@ -124,13 +125,43 @@ def test_items_are_unique_where_jsonschema_says_so(value: Any) -> None:
         (SCHEMA, {}, "'a' is a required property"),
         (SCHEMA, {"a": "1"}, "a: '1' is not of type 'integer'"),
         ({"items": {"minimum": 3}}, [3, 1], "[1]: 1 is less than the minimum of 3"),
-        ({"$ref": "#"}, 1, "without an end"),
-        ({"$ref": "https://example.org/a.json"}, 1, "https://example.org/a.json"),
         (False, 1, "False schema does not allow 1"),
     ],
 )
 def test_a_fault_has_a_place_and_a_reason(schema: Any, value: Any, fault: str) -> None:
     assert fault in Schema(schema).fault(value)
+
+
+TREE = {"$ref": "#/$defs/tree", "$defs": {"tree": {"oneOf": [
+    {"properties": {"and": {"$ref": "#/$defs/tree"}}, "required": ["and"]},
+    {"properties": {"and": {"$ref": "#/$defs/tree"}, "or": {}}, "required": ["and", "or"]},
+    {"type": "integer"},
+]}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "reason"),
+    [
+        ({"$ref": "#"}, 1, "without an end"),
+        ({"$ref": "https://example.org/a.json"}, 1, "https://example.org/a.json"),
+        ({"allOf": [{}], "$ref": "#/allOf/x"}, 1, "x"),
+        ({"minLength": 1, "$ref": "#/minLength/x"}, 1, "no schema"),
+        ({"required": [], "$ref": "#/required"}, 1, "no schema"),
+        (TREE, functools.reduce(lambda inner, _: {"and": inner}, range(30), 1), "too often"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_no_fault_of_the_value(schema: Any, value: Any, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Schema(schema).fault(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "step", "fits"),
+    [(19.99, 0.01, True), (19.995, 0.01, False), (10**400, 0.5, True), (float("inf"), 0.5, False),
+     (10**400 + 1, 2, False), (True, 2, True), ("x", 2, True)],
+)  # fmt: skip
+def test_a_multiple_is_one_of_the_numbers_as_written(value: Any, step: float, fits: bool) -> None:
+    assert (Schema({"multipleOf": step}).fault(value) == "") is fits
 
 
 @pytest.mark.parametrize(
