@@ -367,6 +367,7 @@ ELSEWHERE = {
     "inference/runner MIN_SHARED": "tests/backend/inference/test_decoding.py",
     "inference/constraint MAX_CHARACTERS": "tests/test_limits.py",
     "inference/evals/patterns MAX_PATTERN_CHARACTERS": "tests/backend/inference/evals/test_patterns.py",
+    "inference/evals/assertion MOST": "tests/backend/inference/evals/test_assertion.py",
     "inference/evals/json_text MAX_DEPTH": "tests/backend/inference/evals/test_json_text.py",
     "inference/evals/verdicts MAX_CHARACTERS": "tests/backend/inference/evals/test_verdicts.py",
     "inference/evals/python_check MAX_REPLY_BYTES": "tests/backend/inference/evals/test_python_check.py",

@@ -170,6 +170,7 @@ def test_llama_cpp_is_given_the_newest_export_of_the_run(
         folder.mkdir(parents=True)
         (folder / "tiny.gguf").touch()
         os.utime(folder / "tiny.gguf", (age, age))
+    (made / "tiny-imatrix.gguf").touch()  # no model
     assert main(["serve", str(run.path), "--with", "llama.cpp"]) == 0
     assert shlex.split(capsys.readouterr().out)[2] == str(made / "tiny.gguf")
 

@@ -58,6 +58,15 @@ def test_it_is_where_the_variable_says_or_beside_python(
     assert find_converter() == tmp_path / "llama.cpp"
 
 
+def test_a_relative_place_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = stand_in(tmp_path, LOOKS, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(converter.VARIABLE, "llama.cpp")
+    assert find_converter() == tmp_path / "llama.cpp"
+    convert(model, tmp_path / "out", precision="F32", name="tiny", tokens=TOKENS)
+    assert (tmp_path / "out").exists()
+
+
 def test_how_it_is_installed_is_pinned_by_hash() -> None:
     said = how_to_install()
     requirements = Path(said.partition(" -r ")[2].partition("`")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -15,6 +16,8 @@ from backend.export import job
 from backend.export.certificate import Light
 from backend.export.job import default_folder, export
 from backend.export.modelfile import MODELFILE
+from backend.export.trained import load_trained
+from backend.run.config import RunConfig
 from backend.run.folder import RunDir
 from backend.utils import file_utils
 from backend.utils.lock_utils import is_folder_held
@@ -149,6 +152,25 @@ def test_what_cannot_be_is_refused_at_once(
     with pytest.raises(ExportError) as caught:
         export(run, out=tmp_path / "out", **options)
     assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tuning": {"qat_scheme": "Q4_0"}}, "trained for Q4_0"),
+        ({"objective": {"method": "grpo", "rewards": [{"type": "equals"}]}}, "need no answers"),
+    ],
+)
+def test_an_importance_matrix_that_would_spoil_the_file_is_refused(
+    changes: dict[str, Any], reason: str, run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = load_trained(run, None, None)
+    config = RunConfig.model_validate({**trained.config.model_dump(), **changes})
+    monkeypatch.setattr(job, "load_trained", lambda *_: replace(trained, config=config))
+    with pytest.raises(ExportError, match=reason) as caught:
+        export(run, "gguf", quantization="Q4_0", imatrix=True, out=tmp_path / "out")
+    assert caught.value.code == "no-imatrix"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -247,6 +247,7 @@ def test_the_certificate_is_told_as_it_is(learned: Asked, tmp_path: Path) -> Non
 )
 def test_each_form_says_how_it_is_loaded(target: str, said: str, learned: Asked, tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
+    (tmp_path / "a-imatrix.gguf").touch()  # no model
     _, body = card(learned, tmp_path, target=target)
     assert said in body
     code = [part.removeprefix("python\n") for part in body.split("```") if part.startswith("python\n")]

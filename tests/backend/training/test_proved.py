@@ -57,8 +57,10 @@ def test_another_model_or_setting_is_proved_anew(config: RunConfig, monkeypatch:
     _proved(config)
     _refusing(monkeypatch)
     wider = config.tuning.model_copy(update={"lora_r": config.tuning.lora_r + 1})
+    rewarded = config.objective.model_copy(update={"method": "grpo"})  # which trains without dropout
     for other, facts in (
         (config, Facts(data={}, model="another")),
+        (config.model_copy(update={"objective": rewarded}), FACTS),
         (config.model_copy(update={"tuning": wider}), FACTS),
     ):
         with pytest.raises(AssertionError, match="proved anew"):

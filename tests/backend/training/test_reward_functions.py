@@ -14,8 +14,15 @@ from backend.errors import ConfigError, RewardError
 from backend.training.reward_functions import RewardFunction
 
 SOURCE = """
+from __future__ import annotations
 import os, time
+import distributed
+from dataclasses import dataclass
 from helper import ONE
+
+@dataclass
+class Price:
+    value: float = distributed.HERE
 
 async def waits(completions, **rest):
     return [ONE for _ in completions]
@@ -31,6 +38,11 @@ def chats(prompts, completions, **rest):
 def silent(completions, **rest): return [None, 1.0]
 def raises(completions, **rest): raise KeyError("price")
 def hangs(completions, **rest): time.sleep(60)
+def forks(completions, **rest):
+    os.fork()
+    time.sleep(60)
+def is_killed(completions, **rest): os.kill(os.getpid(), 9)
+def reads_input(completions, **rest): return [float(input() == "x") for _ in completions]
 def too_few(completions, **rest): return [1.0]
 def not_finite(completions, **rest): return [1.0, float("nan")]
 def no_list(completions, **rest): return 1.0
@@ -51,6 +63,7 @@ SAID = [Completion((5, 6), "yes", is_truncated=False), Completion((5,), "no", is
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rewards")
     (folder / "helper.py").write_text("ONE = 1.0\n", encoding="utf-8")
+    (folder / "distributed.py").write_text("HERE = 2.0\n", encoding="utf-8")  # as a module of ours is called
     path = folder / "mine.py"
     path.write_text(SOURCE, encoding="utf-8")
     return path
@@ -99,6 +112,8 @@ def test_one_process_answers_all_calls_until_it_is_closed(call: Any) -> None:
         ("no_list", "reward-failed", "TypeError"),
         ("no_numbers", "reward-failed", "ValueError"),
         ("leaves", "reward-failed", "its process ended"),
+        ("is_killed", "reward-failed", "its process ended (-9)"),
+        ("reads_input", "reward-failed", "EOFError"),
         ("number", "reward-failed", "no function number"),
         ("missing", "reward-failed", "no function missing"),
     ],
@@ -113,9 +128,10 @@ def test_whatever_goes_wrong_is_one_sentence_with_the_row(call: Any, code: str, 
     assert "\n" not in failed.value.message
 
 
-def test_a_function_that_hangs_is_ended(file: Path) -> None:
+@pytest.mark.parametrize("name", ["hangs", "forks"])
+def test_a_function_that_hangs_is_ended_with_what_it_started(file: Path, name: str) -> None:
     with (
-        closing(RewardFunction(f"{file}:hangs", timeout=1.5)) as function,
+        closing(RewardFunction(f"{file}:{name}", timeout=1.5)) as function,
         pytest.raises(RewardError) as failed,
     ):
         function(PROMPT, SAID)

@@ -147,6 +147,13 @@ def test_a_failure_leaves_the_seats_as_long_as_they_were(monkeypatch: pytest.Mon
     assert seat.length == 0
 
 
+def test_a_token_that_the_model_lacks_is_refused_before_any_memory_is_read() -> None:
+    engine = Engine(model_of("llama"))
+    for token in (engine.block.vocabulary, 10**6):
+        with pytest.raises(IndexError, match=f"no token {token}"):
+            engine.read([Reading(Seat(engine.block), [1, token])])
+
+
 def test_an_engine_does_not_keep_its_model() -> None:
     model = model_of("llama")
     engine, seen = Engine(model), weakref.ref(model)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backend.errors import ConfigError
-from backend.inference.evals.assertion import filled, read_assertion
+from backend.inference.evals.assertion import check_templates, filled, read_assertion
 from backend.inference.evals.verdicts import UndecidedError
 
 ROW = {"prompt": "p", "expected": "yes", "name": "Ann", "names": ["a", "b"], "two-words": 2}
@@ -42,6 +42,11 @@ def test_an_assertion_has_a_word_and_defaults() -> None:
         ({"type": "contains", "value": "{{ name | upper }}"}, "x.value"),
         ({"type": "contains", "value": "{% if name %}a{% endif %}"}, "x.value"),
         ({"type": "contains-all", "value": ["a", "{{ a.b }}"]}, "x.value"),
+        ({"type": "equals", "value": {"a": "{{ a.b }}"}}, "x.value"),
+        ({"type": "contains", "value": "file://answer.txt"}, "x.value"),
+        ({"type": "contains", "threshold": 10**400}, "x.threshold"),
+        ({"type": "contains", "weight": 1e15}, "x.weight"),
+        ({"type": "contains", "metric": "all checks "}, "x.metric"),
     ],
 )
 def test_what_it_cannot_have_is_refused_with_its_place(given: Any, field: str) -> None:
@@ -58,6 +63,7 @@ def test_what_it_cannot_have_is_refused_with_its_place(given: Any, field: str) -
         ("{{names}}", ["a", "b"]),
         (["{{name}}", "b"], ["Ann", "b"]),
         ({"type": "object"}, {"type": "object"}),
+        ({"who": "{{name}}"}, {"who": "Ann"}),
         ("a { b } {c", "a { b } {c"),
     ],
 )
@@ -68,6 +74,21 @@ def test_columns_of_the_row_are_filled_in(value: Any, found: Any) -> None:
 def test_a_column_that_is_not_there_leaves_it_undecided() -> None:
     with pytest.raises(UndecidedError, match="no town"):
         filled("{{town}}", ROW)
+
+
+def test_a_template_that_computes_something_is_refused() -> None:
+    check_templates("{{name}} and {{ two-words }}", "prompts")
+    with pytest.raises(ConfigError, match="computes"):
+        check_templates("{{ name | upper }}", "prompts")
+
+
+@pytest.mark.parametrize("row", [{"expected": ""}, {"expected": None}, {}])
+def test_an_empty_column_leaves_it_undecided(row: dict[str, Any]) -> None:
+    with pytest.raises(UndecidedError):
+        read_assertion({"type": "contains", "value": "{{expected}}"}, "x").wanted(row)
+    with pytest.raises(UndecidedError):
+        read_assertion({"type": "contains"}, "x").wanted(row)
+    assert read_assertion({"type": "equals"}, "x").wanted({"expected": 0}) == 0
 
 
 def test_without_a_value_the_expected_answer_is_wanted() -> None:

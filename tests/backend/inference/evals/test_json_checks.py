@@ -76,6 +76,25 @@ def test_calls_are_held_against_the_tools(calls: Any, reason: str) -> None:
     assert reason in found.reason
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', ""),
+        ('Well. <tool_call>{"name": "add", "arguments": {"a": "x"}}</tool_call>', "do not fit"),
+        ("<tool_call>add</tool_call>", "no tool call"),
+    ],
+)
+def test_calls_between_tags_are_calls(text: str, reason: str) -> None:
+    found = score(text, "is-valid-openai-tools-call", [TOOL])
+    assert (found.passed, found.decided) == (not reason, True)
+    assert reason in found.reason
+
+
+def test_a_schema_that_refers_nowhere_leaves_it_undecided() -> None:
+    for kind in ("is-json", "not-is-json", "contains-json"):
+        assert not score("{}", kind, {"$ref": "#/$defs/none"}).decided
+
+
 def test_tools_of_the_row_and_calls_of_the_answer() -> None:
     answer = Answer("", tool_calls=(called(),))
     assert score(answer, "is-valid-openai-tools-call", row={"tools": [TOOL]}).passed

@@ -8,9 +8,9 @@ import pytest
 
 from backend.errors import InferenceError
 from backend.inference.evals.assertions import make_verifiers
-from backend.inference.evals.judge import OVERALL, Answered, Report, judge, scores_of, shown_prompt, text_of
+from backend.inference.evals.judge import Answered, Report, judge, scores_of, shown_prompt, text_of
 from backend.inference.evals.spec import Case
-from backend.inference.evals.verdicts import Answer, Score
+from backend.inference.evals.verdicts import OVERALL, Answer, Score
 
 FAILED = InferenceError("It is too long.", remedy="Cut it.", code="too-long")
 COLOURS = ["red", "blue", "red", "green"] * 10
@@ -42,6 +42,16 @@ def test_a_model_that_is_better_and_one_that_is_not() -> None:
     assert (verdicts["base"].difference, verdicts["base"].gained, verdicts["base"].lost) == (0.5, 20, 0)
     assert verdicts["base"].low < 0.5 < verdicts["base"].high
     assert found.chance == 0.5
+    assert found.worse_than("base") == ()
+
+
+def test_what_weighs_nothing_is_shown_and_has_no_verdict() -> None:
+    short = {"type": "word-count", "value": {"max": 1}, "weight": 0, "metric": "short"}
+    found = judged(
+        {"type": "starts-with", "value": "a"}, short, base=["a"] * 40, tuned=["a b"] * 40
+    ).evaluation
+    assert {each.metric for each in found.scores} == {OVERALL, "starts-with", "short"}
+    assert {each.metric for each in found.verdicts} == {OVERALL, "starts-with"}
     assert found.worse_than("base") == ()
 
 

@@ -140,3 +140,18 @@ def test_no_code_is_run_unless_it_is_allowed(file: Path) -> None:
     with pytest.raises(ConfigError, match="would run the code"):
         make_verifier({"type": "python", "value": "checks.py"}, "x", Means(folder=file.parent))
     assert python_check.MAX_SECONDS <= 10
+
+
+def test_a_function_that_is_not_there_is_told_before_anything_is_asked(file: Path, made: Any) -> None:
+    with pytest.raises(InferenceError, match="missing"):
+        PythonCheck(file, "missing", None).prove()
+    with pytest.raises(InferenceError) as refused:
+        made("checks.py:missing")
+    assert refused.value.code == "bad-python-check"
+    PythonCheck(file, "share", None).prove()
+
+
+def test_without_a_threshold_any_share_passes_and_with_one_a_mapping_needs_it_too(made: Any) -> None:
+    assert made("checks.py:share")(Answer("a"), {}).passed
+    assert not made("checks.py:share")(Answer(""), {}).passed
+    assert not made("checks.py:get_assert", threshold=0.5)(Answer("no"), {"wanted": "yes"}).passed

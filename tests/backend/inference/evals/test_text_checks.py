@@ -62,6 +62,12 @@ def test_texts_that_pass_and_do_not(text: str, kind: str, value: Any, passed: bo
     assert bool(found.reason) is not passed
 
 
+def test_quotation_marks_keep_a_comma_and_an_empty_value_is_none() -> None:
+    assert score("in San Jose, CA", "contains-any", '"San Jose, CA", LA').passed
+    assert not score("in San Jose", "contains-any", '"San Jose, CA", LA').passed
+    assert not score("no", "contains-any", "yes, yeah,").passed
+
+
 def test_a_part_of_several_values_is_a_part_of_the_score() -> None:
     found = score("abc", "contains-all", ["a", "b", "x", "y"])
     assert (found.passed, found.score, found.reason) == (False, 0.5, "It does not contain 'x', 'y'.")
