@@ -100,7 +100,7 @@ def require_hope(found: RewardAudit) -> None:
 def audit_of(config: RunConfig) -> RewardAudit:
     """Load the model that a run of ``config`` starts from, and return its audit; nothing is written.
 
-    Raises what loading data and model raises, and RewardError.
+    Raises DataError and ModelError as loading data and model does, and RewardError.
     """
     folder = resolve_model(config.model.model_name_or_path, revision=config.model.revision)
     tokenizer = load_tokenizer(folder, chat_template=config.model.chat_template)
