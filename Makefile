@@ -75,7 +75,7 @@ compat: $(STAMP) ## The unit tests under the oldest versions that pyproject.toml
 	$(COMPAT)/bin/python -m pytest -q -n 2 --dist loadfile -m 'not model' -k 'not transformers_own_reading' \
 		-W 'ignore:Could not find a config file:UserWarning' tests/backend
 
-check: lint types contracts test matrix journeys ## Everything CI runs
+check: lint types contracts test oracles matrix journeys ## Everything CI runs
 
 lint: $(STAMP) ## Lint and formatting
 	$(BIN)/ruff check .

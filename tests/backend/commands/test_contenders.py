@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from backend.commands.contenders import Asking, answer_all, contenders
@@ -15,6 +18,13 @@ def test_the_base_comes_first_and_the_result_last(trained: RunDir) -> None:
     found = list(contenders(trained, 0, (), [trained, trained]))
     assert [each.name for each in found] == ["base", trained.id, "tuned"]
     assert found[0].options == {"base": True}
+
+
+def test_a_run_whose_folder_is_called_base_is_told_from_the_base(trained: RunDir, tmp_path: Path) -> None:
+    others = [RunDir(Path(shutil.copytree(trained.path, tmp_path / name / "base"))) for name in ("a", "b")]
+    found = list(contenders(trained, 0, (), others))
+    assert [each.name for each in found] == ["base", *(str(other.path) for other in others), "tuned"]
+    assert [each.source.path for each in found[1:3]] == [other.path for other in others]
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,13 @@ def test_the_newest_evaluation_of_each_source_is_kept(trained: RunDir, tmp_path:
     assert [(each.source, each.rows, each.step) for each in found] == [("b.yaml", 2, 20), ("a.yaml", 3, 20)]
 
 
+def test_one_on_fewer_rows_does_not_take_the_place_of_one_on_more(trained: RunDir, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(trained.path, tmp_path / trained.id)))
+    for rows in (160, 3, 5):
+        write_evaluation(run, Evaluation(0, "held-out rows", rows, ("base", "tuned"), (), ()))
+    assert [each.rows for each in read_evaluations(run.evaluation_file).found] == [160, 5]
+
+
 def test_a_run_without_a_result_keeps_no_evaluation(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path, "a", "seed: 1")
     write_evaluation(run, Evaluation(0, "a.yaml", 1, ("base",), (), ()))

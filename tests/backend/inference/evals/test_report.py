@@ -129,7 +129,7 @@ def server() -> Iterator[str]:
 
 
 def test_its_tests_ask_any_server_of_openais_kind(report: Report, server: str, tmp_path: Path) -> None:
-    files = write_report(tmp_path / "report", report, SPEC, ROWS, 8)
+    files = write_report(tmp_path / "new" / "report", report, SPEC, ROWS, 8)
     assert [path.name for path in files if not path.is_file()] == []
     command = [
         sys.executable,
