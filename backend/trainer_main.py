@@ -241,7 +241,10 @@ def _train_from(
     judge = Judge(held.rewarded, rewards, config.objective.max_completion_length, inputs.tokenizer)
     evaluator = Evaluator(config, plan, state, inputs.tokenizer, held, watch, of_held_out, judge)
     notes = checkpoint.notes if checkpoint else {}
-    with Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder:
+    with (
+        Recorder(run_dir, config, state, inputs.tokenizer, inputs.facts, notes) as recorder,
+        _steps_kept(run_dir, state, recorder),
+    ):
         if checkpoint is None:
             _audit(run_dir, examples, inputs, config, watch)
         if checkpoint is None and evaluator.possible:
@@ -324,13 +327,13 @@ def _with_changes(
     return replace(here, changes=(*known.changes, change))
 
 
-def _saved_where_rewards_fail(
-    reports: Iterable[StepReport], run_dir: RunDir, state: TrainState, recorder: Recorder
-) -> Iterator[StepReport]:
+@contextlib.contextmanager
+def _steps_kept(run_dir: RunDir, state: TrainState, recorder: Recorder) -> Iterator[None]:
+    """Save a checkpoint of the steps before, where an answer cannot be rewarded inside the block."""
     try:
-        yield from reports
+        yield
     except RewardError:
-        if state.step > run_dir.newest_checkpoint_step():
+        if state.step > max(0, run_dir.newest_checkpoint_step()):
             recorder.checkpoint()
         raise
 
@@ -345,11 +348,10 @@ def _with_memory_noted(
 ) -> Iterator[StepReport]:
     """Yield ``reports``; where memory ran out at a step, record that less is computed at once from it on.
 
-    A checkpoint follows that step, so that a resume has the same size from the same step on. Where an answer cannot
-    be rewarded, a checkpoint keeps the steps before.
+    A checkpoint follows that step, so that a resume has the same size from the same step on.
     """
     asked, fitting = config.training.micro_batch_tokens, dict(state.fitting)
-    for report in _saved_where_rewards_fail(reports, run_dir, state, recorder):
+    for report in reports:
         ran_out = state.fitting != fitting
         fitting = dict(state.fitting)
         if ran_out:
@@ -384,12 +386,7 @@ def _evaluate_and_save(
     )
     last, improved = report.step == report.total_steps, False
     if evaluator.possible and (last or _due(report.step, eval_every)):
-        try:
-            found = evaluator(report.step, report.epoch, score=last)
-        except RewardError:
-            recorder.checkpoint()
-            raise
-        improved = recorder.evaluation(found)
+        improved = recorder.evaluation(evaluator(report.step, report.epoch, score=last))
     over = last or recorder.should_stop_early
     if over or improved or _due(report.step, save_every):
         recorder.checkpoint(done=over)

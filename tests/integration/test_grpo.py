@@ -99,17 +99,19 @@ def test_killed_while_sampling_or_updating_it_ends_in_the_same_bits(
     assert lines(run.completions_file) == lines(undisturbed.completions_file)
 
 
+@pytest.mark.parametrize("evaluated_every", [0, 3])
 def test_a_reward_function_that_raises_ends_the_run_with_the_row_and_loses_nothing(
-    trainers: Trainers, tmp_path: Path, learner: Path, prompts: Path
+    trainers: Trainers, tmp_path: Path, learner: Path, prompts: Path, evaluated_every: int
 ) -> None:
     log, file = tmp_path / "calls", tmp_path / "mine.py"
-    # 16 prompts of the audit, those of two held-out rows, then four in each step: it fails in the fourth
+    # 16 prompts of the audit, those of two held-out rows, then four in each step: it fails in the fourth, or in
+    # the evaluation after the third
     file.write_text(FAILING.format(log=str(log), after=16 + 2 + 3 * 4), encoding="utf-8")
     mine = GRPO | {
         "objective.rewards": [],
         "objective.reward_funcs": [f"{file}:fails"],
         "training.save_steps": 0,
-        "evaluation.eval_steps": 0,
+        "evaluation.eval_steps": evaluated_every,
     }
     run = make_run(tmp_path / "runs", learner, prompts, mine)
     assert trainers.start(run).wait().code == 1
